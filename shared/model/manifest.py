@@ -1,0 +1,96 @@
+"""The manifest of a model version: everything needed to serve it, beside the weights."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+ONNX_FILE = "model.onnx"
+WEIGHTS_FILE = "weights.safetensors"
+MANIFEST_FILE = "manifest.json"
+
+ChannelOrder = Literal["bgr", "rgb"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Frozen):
+    """Checksum and size of one file of the version."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=1)
+
+
+class GoldenCrop(_Frozen):
+    """A face with the embedding this version must give for it when it is loaded.
+
+    Attributes:
+        png: Base64 of a 112x112 PNG.
+        embedding: Base64 of the unit embedding, little-endian float32.
+        magnitude: Norm of the raw output.
+    """
+
+    png: str
+    embedding: str
+    magnitude: float = Field(gt=0)
+
+
+class Manifest(_Frozen):
+    """Describes one immutable model version.
+
+    Attributes:
+        model_version: Its name; also the name of its folder in the object store.
+        architecture: ``iresnet18`` and so on, read from the weights' shapes.
+        scale: What a pixel is multiplied by before it enters the network.
+        threshold: Cosine similarity from which two faces are called the same person.
+        magnitude_quantiles: Rising magnitudes of a reference set at evenly spaced
+            quantiles 0..1; a magnitude's place among them is the face's quality.
+        parent_version: What it was fine-tuned from; None for an import.
+        job_id: The trainer's job that made it.
+        data_snapshot: Feedback it was trained on; None for an import.
+        compatible_versions: Other versions whose stored embeddings it compares with,
+            by measurement.
+        metrics: Figures measured when it was made, by name.
+        files: Checksums of the other files in the folder.
+        golden: Faces for the self-check on load.
+    """
+
+    format: Literal[1] = 1
+    model_version: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")
+    architecture: str
+    embedding_size: int = Field(ge=1)
+    input_size: Literal[112] = 112
+    scale: float = 1 / 255
+    channel_order: ChannelOrder
+    threshold: float = Field(ge=-1, le=1)
+    magnitude_quantiles: tuple[float, ...] = Field(min_length=2)
+    parent_version: str | None
+    job_id: str
+    data_snapshot: str | None
+    created_at: datetime
+    compatible_versions: tuple[str, ...] = ()
+    metrics: dict[str, float] = {}
+    files: dict[str, FileEntry]
+    golden: tuple[GoldenCrop, ...] = Field(min_length=1)
+
+    def quality(self, magnitudes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Place each magnitude (any shape) among the reference quantiles, 0..1."""
+        places = np.linspace(0.0, 1.0, len(self.magnitude_quantiles))
+        return np.interp(magnitudes, self.magnitude_quantiles, places).astype(np.float32)
+
+    def write(self, folder: Path) -> None:
+        (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a version's folder.
+
+    Raises:
+        pydantic.ValidationError: If it does not follow the format.
+    """
+    return Manifest.model_validate_json((folder / MANIFEST_FILE).read_text())
