@@ -1,0 +1,226 @@
+"""What the job runner hands to the learning, and what it gets back.
+
+Free of torch, so that the trainer's server process can import it. The work itself is
+`services.trainer.learning.run_training`, which only the training child imports.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import InvalidInput
+from shared.model.faces import FaceImage
+from shared.model.manifest import Manifest
+
+
+class Recipe(StrEnum):
+    """Loss and its surroundings; see `services.trainer.losses`."""
+
+    COSINE = "cosine"
+    HADSELL = "hadsell"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec:
+    """How to fine-tune; the defaults are the measured ones.
+
+    Attributes:
+        job_id: The job; the version it makes is named for it.
+        parent_version: Model version to start from.
+        epochs: Passes over the training people's pairs.
+        learning_rate: Peak learning rate of AdamW.
+        batch_size: Labelled pairs a step.
+        genuine_margin: Cosine similarity above which a genuine pair costs nothing;
+            None derives it from the parent's threshold.
+        impostor_margin: Cosine similarity below which an impostor pair costs nothing;
+            None derives it from the parent's threshold.
+        seed: Of the split, the order, and the augmentation.
+        recipe: Which loss.
+
+    Raises:
+        InvalidInput: Names the option that is out of its range.
+    """
+
+    job_id: str
+    parent_version: str
+    epochs: int = 10
+    learning_rate: float = 3e-4
+    batch_size: int = 16
+    genuine_margin: float | None = None
+    impostor_margin: float | None = None
+    seed: int = 0
+    recipe: Recipe = Recipe.COSINE
+
+    def __post_init__(self) -> None:
+        _within("options.epochs", self.epochs, 1, 1000)
+        _within("options.learning_rate", self.learning_rate, 1e-8, 1.0)
+        _within("options.batch_size", self.batch_size, 2, 1024)
+        for name in ("genuine_margin", "impostor_margin"):
+            margin = getattr(self, name)
+            if margin is not None:
+                _within(f"options.{name}", margin, -1.0, 1.0)
+        _within("options.seed", self.seed, 0, 2**63 - 1)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidInput(name, f"{value} is outside {low}..{high}")
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one annotator said of a pair; `same` is None for unsure."""
+
+    annotator: str
+    same: bool | None
+
+
+@dataclass(frozen=True)
+class LabelledPair:
+    """Two images, by hash, and the consensus on them.
+
+    Attributes:
+        same: True when they show one person.
+        confidence: Share of the weighted votes that agree, 0..1.
+        votes: The votes behind it.
+    """
+
+    sha256_a: str
+    sha256_b: str
+    same: bool
+    confidence: float = 1.0
+    votes: tuple[Vote, ...] = ()
+
+
+class FeedbackSource(Protocol):
+    """One frozen snapshot of the feedback."""
+
+    @property
+    def snapshot_id(self) -> str: ...
+
+    def pairs(self) -> Iterator[LabelledPair]:
+        """Give every pair with a consensus, the same ones in the same order each time."""
+
+    def image(self, sha256: str) -> FaceImage:
+        """Fetch an image as it was sent.
+
+        Raises:
+            NotFound: If the snapshot does not hold it.
+        """
+
+
+@dataclass(frozen=True)
+class ReferenceFaces:
+    """Faces that the parent is good at, and the child must stay good at.
+
+    Attributes:
+        crops: uint8 N,112,112,3 BGR.
+        persons: int N, who is on each crop.
+    """
+
+    crops: NDArray[np.uint8]
+    persons: NDArray[np.int64]
+
+
+class EpochState(Protocol):
+    """Where a job keeps what it needs to go on after a kill; one file, replaced whole."""
+
+    def save(self, file: Path) -> None:
+        """Keep the file's content durably in place of what was kept before."""
+
+    def load(self, file: Path) -> bool:
+        """Write what was kept to `file`; False when nothing was."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands.
+
+    Attributes:
+        fraction: Share of the work done, 0..1.
+        message: For a person to read.
+        figures: Numbers by name, for instance epoch, loss, images_per_second.
+    """
+
+    fraction: float
+    message: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+# Called at least once a training step; raising from it stops the training there.
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class GateCheck:
+    """One figure of a candidate held against its limit."""
+
+    name: str
+    passed: bool
+    value: float
+    limit: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class GateVerdict:
+    """Whether a candidate may serve, and every check behind it."""
+
+    checks: tuple[GateCheck, ...]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """A finished training.
+
+    Attributes:
+        folder: The version's files, ready to publish.
+        manifest: What `folder` holds.
+        gate: The verdict; a refused candidate is published too, but not promoted.
+    """
+
+    folder: Path
+    manifest: Manifest
+    gate: GateVerdict
+
+
+class RunTraining(Protocol):
+    """The signature of `services.trainer.learning.run_training`."""
+
+    def __call__(
+        self,
+        spec: TrainingSpec,
+        *,
+        feedback: FeedbackSource,
+        parent: Path,
+        reference: ReferenceFaces | None,
+        workdir: Path,
+        state: EpochState,
+        report: Report,
+    ) -> TrainingOutcome:
+        """Fine-tune the version in the folder `parent` on the feedback.
+
+        Args:
+            spec: How.
+            feedback: On what.
+            parent: Folder of the parent's version: weights and manifest.
+            reference: Faces to stay good at; None where the parent has none.
+            workdir: An empty folder of this job's own; the version is made below it.
+            state: Keeps the state of each finished epoch; a job started again with the
+                same spec, snapshot and state gives the identical result.
+            report: Takes the progress; may raise to stop.
+
+        Raises:
+            PreconditionFailed: If the feedback is too little to learn from and to judge by;
+                says what is missing.
+            CorruptData: If the training diverged; says at which step.
+        """
