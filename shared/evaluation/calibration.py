@@ -1,0 +1,56 @@
+"""From raw outputs to numbers a person can use: threshold, probability, quality."""
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from sklearn.linear_model import LogisticRegression
+
+from shared.evaluation.metrics import roc, tar_at_far
+from shared.evaluation.scores import Scores
+
+
+def best_accuracy_threshold(scores: Scores) -> float:
+    """Threshold with the fewest wrong decisions on these pairs."""
+    threshold, _ = roc(scores).best()
+    return threshold
+
+
+def far_threshold(scores: Scores, far: float) -> float:
+    """Lowest threshold whose FAR on these pairs does not exceed `far`.
+
+    Raises:
+        InvalidInput: If the impostor pairs are too few to measure it.
+    """
+    return tar_at_far(scores, far).threshold
+
+
+class ProbabilityCurve(BaseModel):
+    """Logistic map from similarity to the probability that a pair is genuine (Platt 1999)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slope: float
+    intercept: float
+
+    def __call__(self, similarity: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probability 0..1 for similarities of any shape, at a prior of one half."""
+        return np.asarray(1 / (1 + np.exp(-(self.slope * similarity + self.intercept))))
+
+
+def fit_probability(scores: Scores) -> ProbabilityCurve:
+    """Fit similarity -> probability, both classes weighing the same whatever their number."""
+    scores.need_both_classes("the probability")
+    model = LogisticRegression(class_weight="balanced", C=1e3)
+    model.fit(scores.similarity[:, None], scores.genuine)
+    return ProbabilityCurve(slope=float(model.coef_[0, 0]), intercept=float(model.intercept_[0]))
+
+
+def magnitude_quantiles(magnitudes: NDArray[np.float32], count: int = 101) -> tuple[float, ...]:
+    """Evenly spaced quantiles of a reference set's magnitudes, for `Manifest.quality`.
+
+    Args:
+        magnitudes: (N,), of faces such as the version will meet.
+        count: Quantiles to give, ends included.
+    """
+    quantiles = np.quantile(magnitudes.astype(np.float64), np.linspace(0, 1, count))
+    return tuple(float(value) for value in quantiles)
