@@ -1,0 +1,114 @@
+"""Postgres through a pool, with bounded waiting and the domain's errors."""
+
+import math
+import select
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg.abc import RV, PQGen
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from shared.errors import Conflict, Unavailable
+from shared.settings import DatabaseSettings
+
+_IDLE_IN_TRANSACTION_S = 30
+
+
+class BoundedConnection(AsyncConnection[TupleRow]):
+    """Gives a server that stays silent up, instead of waiting for ever.
+
+    ``statement_timeout`` is kept by the server, so a frozen server never keeps it.
+    """
+
+    wait_limit_s = 30.0
+
+    async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:  # noqa: ASYNC109
+        if timeout is not None:
+            return await super().wait(gen, interval, timeout)
+        try:
+            return await super().wait(gen, interval, self.wait_limit_s)
+        except errors._WaitTimeout:
+            self.pgconn.finish()
+            raise psycopg.OperationalError(
+                f"no answer from Postgres within {self.wait_limit_s:g} s"
+            ) from None
+
+
+Pool: TypeAlias = AsyncConnectionPool[BoundedConnection]
+
+
+async def open_pool(settings: DatabaseSettings) -> Pool:
+    """Open a pool of connections without waiting for the server to be there.
+
+    A statement that takes longer than ``database_timeout_s`` is cancelled.
+    """
+    url = settings.database_url.get_secret_value()
+    timeout_s = settings.database_timeout_s
+
+    async def configure(connection: BoundedConnection) -> None:
+        # The server's own limit comes first: it leaves the connection usable.
+        connection.wait_limit_s = timeout_s * 1.2
+
+    pool = AsyncConnectionPool(
+        url,
+        connection_class=BoundedConnection,
+        kwargs=_connection_options(url, timeout_s),
+        min_size=1,
+        max_size=settings.database_pool_size,
+        timeout=timeout_s,
+        # Bounds the pool's exponential back-off too: it is back soon after the server is.
+        reconnect_timeout=timeout_s,
+        configure=configure,
+        check=_check,
+        open=False,
+    )
+    await pool.open(wait=False)
+    return pool
+
+
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncIterator[BoundedConnection]:
+    """Run the block in one transaction: committed at its end, rolled back on an error.
+
+    Raises:
+        Unavailable: If Postgres is away, frozen, full, shutting down or too slow, or all
+            connections are taken. If the connection is lost at the very commit, the
+            transaction may have been applied: make the block safe to repeat.
+        Conflict: If a concurrent transaction won.
+    """
+    try:
+        async with pool.connection() as connection:
+            yield connection
+    except (errors.SerializationFailure, errors.DeadlockDetected) as error:
+        raise Conflict(f"a concurrent change came first: {_reason(error)}") from error
+    except (psycopg.OperationalError, errors.IdleInTransactionSessionTimeout) as error:
+        raise Unavailable(f"the database cannot answer now: {_reason(error)}") from error
+
+
+def _connection_options(url: str, timeout_s: float) -> dict[str, Any]:
+    given = conninfo_to_dict(url).get("options") or ""
+    limits = (
+        f"-c statement_timeout={int(timeout_s * 1000)} "
+        f"-c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_S * 1000}"
+    )
+    return {"options": f"{limits} {given}".strip(), "connect_timeout": math.ceil(timeout_s)}
+
+
+async def _check(connection: BoundedConnection) -> None:
+    """Refuse a connection that the server has closed, without a round trip when it is well.
+
+    An idle connection has nothing to read, unless the server said goodbye.
+    """
+    poll = select.poll()
+    poll.register(connection.pgconn.socket, select.POLLIN)
+    if poll.poll(0):
+        await AsyncConnectionPool.check_connection(connection)
+
+
+def _reason(error: psycopg.Error) -> str:
+    return str(error).strip() or type(error).__name__
