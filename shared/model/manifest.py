@@ -6,7 +6,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from shared.errors import CorruptData
 
 ONNX_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
@@ -78,6 +80,14 @@ class Manifest(_Frozen):
     files: dict[str, FileEntry]
     golden: tuple[GoldenCrop, ...] = Field(min_length=1)
 
+    @field_validator("magnitude_quantiles")
+    @classmethod
+    def _rising(cls, quantiles: tuple[float, ...]) -> tuple[float, ...]:
+        steps = np.diff(quantiles)
+        if not (np.isfinite(quantiles).all() and (steps >= 0).all() and quantiles[0] > 0):
+            raise ValueError("must be positive, finite and rising")
+        return quantiles
+
     def quality(self, magnitudes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Place each magnitude (any shape) among the reference quantiles, 0..1."""
         places = np.linspace(0.0, 1.0, len(self.magnitude_quantiles))
@@ -91,6 +101,9 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a version's folder.
 
     Raises:
-        pydantic.ValidationError: If it does not follow the format.
+        CorruptData: If it is missing or does not follow the format.
     """
-    return Manifest.model_validate_json((folder / MANIFEST_FILE).read_text())
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CorruptData(f"{folder} holds no usable {MANIFEST_FILE}: {error}") from error

@@ -1,0 +1,129 @@
+"""Making a model version: the three files of one immutable folder."""
+
+import copy
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from shared.errors import AlreadyExists
+from shared.model.iresnet import INPUT_SIZE, IResNet
+from shared.model.manifest import (
+    ONNX_FILE,
+    WEIGHTS_FILE,
+    ChannelOrder,
+    FileEntry,
+    Manifest,
+)
+from shared.model.selfcheck import make_golden, require_same
+from shared.model.session import OnnxSession
+from shared.model.torch_session import TorchSession
+
+_GATE_BATCHES = (1, 2, 32)
+
+
+def export_version(
+    network: IResNet,
+    folder: Path,
+    *,
+    model_version: str,
+    channel_order: ChannelOrder,
+    threshold: float,
+    magnitude_quantiles: Sequence[float],
+    golden_crops: NDArray[np.uint8],
+    job_id: str,
+    parent_version: str | None = None,
+    data_snapshot: str | None = None,
+    compatible_versions: Sequence[str] = (),
+    metrics: Mapping[str, float] | None = None,
+) -> Manifest:
+    """Write a version's ONNX file, weights and manifest, if the ONNX file proves faithful.
+
+    Args:
+        network: Is not changed; dropout and batch statistics are off in what is written.
+        folder: Appears complete or not at all.
+        model_version: The version's name.
+        channel_order: What the network was trained with.
+        threshold: See `Manifest`, as for the other fields that are passed on.
+        magnitude_quantiles: See `Manifest`.
+        golden_crops: uint8 [N, 112, 112, 3], BGR; a few faces for the self-check on load.
+        job_id: See `Manifest`.
+        parent_version: See `Manifest`.
+        data_snapshot: See `Manifest`.
+        compatible_versions: See `Manifest`.
+        metrics: See `Manifest`.
+
+    Raises:
+        AlreadyExists: If the folder exists.
+        CorruptData: If onnxruntime and torch differ at batch 1, 2 or 32, or the output is
+            NaN or zero.
+        pydantic.ValidationError: If a field breaks the manifest's format.
+    """
+    if folder.exists():
+        raise AlreadyExists(f"{folder} exists; a model version is never overwritten")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        frozen = copy.deepcopy(network).cpu().float().eval()
+        _write_onnx(frozen, draft / ONNX_FILE)
+        save_file(frozen.state_dict(), draft / WEIGHTS_FILE)
+        session = OnnxSession(draft / ONNX_FILE, channel_order)
+        _require_parity(session, TorchSession(frozen, channel_order), golden_crops)
+        manifest = Manifest(
+            model_version=model_version,
+            architecture=network.spec.name,
+            embedding_size=network.spec.embedding_size,
+            channel_order=channel_order,
+            threshold=threshold,
+            magnitude_quantiles=tuple(magnitude_quantiles),
+            parent_version=parent_version,
+            job_id=job_id,
+            data_snapshot=data_snapshot,
+            created_at=datetime.now(UTC),
+            compatible_versions=tuple(compatible_versions),
+            metrics=dict(metrics or {}),
+            files={name: _describe(draft / name) for name in (ONNX_FILE, WEIGHTS_FILE)},
+            golden=make_golden(session, golden_crops),
+        )
+        manifest.write(draft)
+        draft.chmod(0o755)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return manifest
+
+
+def _write_onnx(network: IResNet, path: Path) -> None:
+    # A batch of one would be taken for a constant.
+    example = torch.zeros(2, 3, INPUT_SIZE, INPUT_SIZE)
+    torch.onnx.export(
+        network,
+        (example,),
+        path,
+        dynamo=True,
+        external_data=False,
+        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        input_names=["images"],
+        output_names=["features"],
+        verbose=False,
+    )
+
+
+def _require_parity(onnx: OnnxSession, torch_: TorchSession, crops: NDArray[np.uint8]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, *crops.shape[1:]), np.uint8)
+    faces = np.concatenate([crops, noise])
+    for batch in _GATE_BATCHES:
+        want, got = torch_.run(faces[:batch]), onnx.run(faces[:batch])
+        require_same(f"ONNX against torch at batch {batch}", want, got)
+
+
+def _describe(path: Path) -> FileEntry:
+    data = path.read_bytes()
+    return FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))

@@ -1,0 +1,104 @@
+"""A version's golden faces: what it gave when it was made, and must give when it is loaded."""
+
+import base64
+import binascii
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import CorruptData
+from shared.model.manifest import GoldenCrop, Manifest
+from shared.model.preprocess import CROP_SIZE
+from shared.model.session import Session, split_features
+
+MIN_COSINE = 0.9999
+MAX_MAGNITUDE_ERROR = 1e-3
+
+
+def require_same(name: str, want: NDArray[np.float32], got: NDArray[np.float32]) -> None:
+    """Hold two sets of features against each other, row by row.
+
+    Args:
+        name: What they are, for the error.
+        want: float32 [N, D].
+        got: float32 [N, D].
+
+    Raises:
+        CorruptData: If a cosine is below 0.9999, a magnitude off by more than 1e-3 of
+            itself, or a row unusable.
+    """
+    if want.shape != got.shape:
+        raise CorruptData(f"{name}: shape {got.shape} instead of {want.shape}")
+    want_embeddings, want_magnitudes = split_features(want)
+    embeddings, magnitudes = split_features(got)
+    cosine = np.einsum("nd,nd->n", want_embeddings, embeddings, dtype=np.float64).min()
+    error = np.abs(magnitudes / want_magnitudes - 1).max()
+    if cosine < MIN_COSINE or error > MAX_MAGNITUDE_ERROR:
+        raise CorruptData(
+            f"{name}: cosine {cosine:.6f} (at least {MIN_COSINE} is needed), "
+            f"relative error of the magnitude {error:.2g} (at most {MAX_MAGNITUDE_ERROR})"
+        )
+
+
+def make_golden(session: Session, crops: NDArray[np.uint8]) -> tuple[GoldenCrop, ...]:
+    """Record what a session gives for some faces.
+
+    Args:
+        session: The version as it was made.
+        crops: uint8 [N, 112, 112, 3], BGR.
+    """
+    embeddings, magnitudes = split_features(session.run(crops))
+    return tuple(
+        GoldenCrop(
+            png=base64.b64encode(cv2.imencode(".png", crop)[1].tobytes()).decode(),
+            embedding=base64.b64encode(embedding.astype("<f4").tobytes()).decode(),
+            magnitude=float(magnitude),
+        )
+        for crop, embedding, magnitude in zip(crops, embeddings, magnitudes, strict=True)
+    )
+
+
+def golden_crops(manifest: Manifest) -> NDArray[np.uint8]:
+    """Decode the golden faces, for the self-check or to warm an engine up.
+
+    Returns:
+        uint8 [N, 112, 112, 3], BGR.
+
+    Raises:
+        CorruptData: If one is not a PNG of that size.
+    """
+    crops = []
+    for number, golden in enumerate(manifest.golden):
+        data = np.frombuffer(_from_base64(golden.png, f"golden[{number}].png"), np.uint8)
+        crop = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        if crop is None or crop.shape != (CROP_SIZE, CROP_SIZE, 3):
+            raise CorruptData(f"golden[{number}].png of {manifest.model_version} is no 112x112 PNG")
+        crops.append(crop.astype(np.uint8, copy=False))
+    return np.stack(crops)
+
+
+def check_golden(session: Session, manifest: Manifest) -> None:
+    """Make sure that a loaded version computes what it computed when it was made.
+
+    Raises:
+        CorruptData: If it does not, or if the manifest's golden faces are damaged.
+    """
+    features = session.run(golden_crops(manifest))
+    want = np.empty((len(manifest.golden), manifest.embedding_size), np.float32)
+    for number, golden in enumerate(manifest.golden):
+        data = _from_base64(golden.embedding, f"golden[{number}].embedding")
+        if len(data) != want[number].nbytes:
+            raise CorruptData(
+                f"golden[{number}].embedding of {manifest.model_version} has {len(data)} bytes "
+                f"instead of {want[number].nbytes}"
+            )
+        want[number] = np.frombuffer(data, "<f4") * golden.magnitude
+    require_same(f"self-check of {manifest.model_version}", want, features)
+
+
+def _from_base64(text: str, field: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise CorruptData(f"{field} is not base64: {error}") from error

@@ -1,0 +1,246 @@
+"""Engines that turn crops into features, behind one protocol; this module needs no torch."""
+
+import math
+import os
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from shared.errors import CorruptData, InvalidInput, PreconditionFailed
+from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, ChannelOrder, Manifest, read_manifest
+from shared.model.preprocess import CROP_SIZE, network_input
+
+Engine = Literal["onnxruntime", "torch"]
+Device = Literal["cpu", "cuda"]
+
+
+class Session(Protocol):
+    """A network ready to run. Calls may come from any thread, one at a time."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def embedding_size(self) -> int: ...
+
+    def run(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute features; their direction is the embedding, their norm the magnitude.
+
+        Args:
+            crops: uint8 [N, 112, 112, 3], N >= 1, aligned, BGR whatever the network wants.
+
+        Returns:
+            float32 [N, embedding_size], not normalised and not checked.
+
+        Raises:
+            InvalidInput: If the crops have another shape or type.
+        """
+        ...
+
+
+def check_crops(crops: NDArray[np.uint8]) -> None:
+    """Refuse what an engine would take without a word, such as an empty batch.
+
+    Raises:
+        InvalidInput: If the crops are not uint8 [N, 112, 112, 3] with N >= 1.
+    """
+    if crops.dtype != np.uint8 or crops.shape[1:] != (CROP_SIZE, CROP_SIZE, 3) or len(crops) == 0:
+        raise InvalidInput(
+            "crops",
+            f"{crops.dtype} {list(crops.shape)} instead of uint8 [N, 112, 112, 3] with N >= 1",
+        )
+
+
+def _load_cuda_libraries() -> None:
+    # onnxruntime prints what it does not find, and stdout belongs to our callers.
+    with redirect_stdout(sys.stderr):
+        ort.preload_dlls()
+
+
+class OnnxSession:
+    """Runs an ONNX file with onnxruntime.
+
+    Args:
+        path: A network from float32 [batch, 3, 112, 112] to float32 [batch, size].
+        channel_order: What the network wants.
+        scale: What a pixel is multiplied by.
+        device: Never replaced by another one.
+        threads: CPU threads for one run; `cpu_threads()` when None.
+
+    Raises:
+        CorruptData: If the file is no such network.
+        PreconditionFailed: If the device is not there.
+    """
+
+    engine: Engine = "onnxruntime"
+
+    def __init__(
+        self,
+        path: Path,
+        channel_order: ChannelOrder,
+        scale: float = 1 / 255,
+        *,
+        device: Device = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        self.device = device
+        self._channel_order = channel_order
+        self._scale = scale
+        self._session = _open_onnx(path, device, threads or cpu_threads())
+        self._input, self.embedding_size = _check_signature(path, self._session)
+
+    def run(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Session.run`."""
+        check_crops(crops)
+        images = network_input(crops, self._channel_order, self._scale)
+        features: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
+        return features
+
+
+def _open_onnx(path: Path, device: Device, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    if device == "cuda":
+        _load_cuda_libraries()
+        # TF32 would use up the self-check's tolerance.
+        providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    try:
+        session = ort.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        raise CorruptData(f"{path} is not an ONNX network that can be loaded: {error}") from error
+    if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise PreconditionFailed(
+            "device cuda was asked for, but onnxruntime cannot use a CUDA GPU here; it needs an "
+            "NVIDIA GPU, onnxruntime-gpu, CUDA 13 and cuDNN 9. Ask for device cpu otherwise"
+        )
+    return session
+
+
+def _check_signature(path: Path, session: ort.InferenceSession) -> tuple[str, int]:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    signature = [(each.type, each.shape) for each in (*inputs, *outputs)]
+    match signature:
+        case [
+            ("tensor(float)", [str(), 3, 112, 112]),
+            ("tensor(float)", [str(), int(embedding_size)]),
+        ]:
+            return inputs[0].name, embedding_size
+    raise CorruptData(
+        f"{path} takes and gives {signature} instead of one float [batch, 3, 112, 112] and "
+        "one float [batch, size]"
+    )
+
+
+def open_session(
+    folder: Path,
+    engine: Engine = "onnxruntime",
+    device: Device = "cpu",
+    threads: int | None = None,
+) -> Session:
+    """Open a model version's folder with the engine of choice.
+
+    Args:
+        folder: Holds the version's files and manifest.
+        engine: torch is imported only when asked for.
+        device: Never replaced by another one.
+        threads: CPU threads for one run; `cpu_threads()` when None.
+
+    Raises:
+        CorruptData: If the folder's files are damaged or do not fit each other.
+        PreconditionFailed: If the device or torch is not there.
+    """
+    manifest = read_manifest(folder)
+    session = _open(folder, manifest, engine, device, threads)
+    if session.embedding_size != manifest.embedding_size:
+        raise CorruptData(
+            f"{folder}: the network gives {session.embedding_size} numbers, "
+            f"its manifest says {manifest.embedding_size}"
+        )
+    return session
+
+
+def _open(
+    folder: Path, manifest: Manifest, engine: Engine, device: Device, threads: int | None
+) -> Session:
+    order, scale = manifest.channel_order, manifest.scale
+    if engine == "onnxruntime":
+        return OnnxSession(folder / ONNX_FILE, order, scale, device=device, threads=threads)
+    try:
+        from shared.model.checkpoint import load_checkpoint  # noqa: PLC0415
+        from shared.model.torch_session import TorchSession  # noqa: PLC0415
+    except ImportError as error:
+        raise PreconditionFailed(f"engine torch was asked for, but {error}") from error
+    try:
+        network = load_checkpoint(folder / WEIGHTS_FILE).network
+    except InvalidInput as error:
+        raise CorruptData(f"{folder}: {error.why}") from error
+    return TorchSession(network, order, scale, device=device, threads=threads)
+
+
+def split_features(
+    raw: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Split features into direction and length (MagFace, section 3: a = |f|).
+
+    Args:
+        raw: float32 [N, D] as a session gives them.
+
+    Returns:
+        Unit embeddings, float32 [N, D], and magnitudes, float32 [N].
+
+    Raises:
+        CorruptData: If a row is zero or not finite; it names the first such row.
+    """
+    wide = raw.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1)
+    magnitudes = norms.astype(np.float32)
+    bad = np.flatnonzero(~(np.isfinite(magnitudes) & (magnitudes > 0)))
+    if bad.size:
+        row = int(bad[0])
+        what = "all zeros" if norms[row] == 0 else "NaN or infinity"
+        raise CorruptData(
+            f"row {row}: the network's output is {what} "
+            f"({bad.size} of {len(raw)} rows are unusable)"
+        )
+    return (wide / norms[:, None]).astype(np.float32), magnitudes
+
+
+def _read_quota(group: Path) -> float:
+    version_2, version_1 = group / "cpu.max", group / "cpu.cfs_quota_us"
+    if version_2.is_file():
+        quota, period = version_2.read_text().split()
+    elif version_1.is_file():
+        quota, period = version_1.read_text().strip(), (group / "cpu.cfs_period_us").read_text()
+    else:
+        return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+
+
+def cpu_threads(root: Path = Path("/")) -> int:
+    """Count the CPUs that this process may keep busy: its affinity, less a cgroup's quota.
+
+    A fraction is rounded down, since one thread too many is throttled with all the others.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+    """
+    quotas = [math.inf]
+    memberships = (root / "proc/self/cgroup").read_text().splitlines()
+    for _, controllers, path in (line.split(":", 2) for line in memberships):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        own = top / path.lstrip("/")
+        # Any group on the way up may hold the quota, and a container shows only the upper ones.
+        quotas += [_read_quota(group) for group in (own, *own.parents) if group.is_relative_to(top)]
+    return max(1, int(min(len(os.sched_getaffinity(0)), *quotas)))
