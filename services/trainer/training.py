@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import InvalidInput
-from shared.model.faces import FaceImage
 from shared.model.manifest import Manifest
+
+if TYPE_CHECKING:  # it needs OpenCV, which the trainer's server does without
+    from shared.model.faces import FaceImage
 
 
 class Recipe(StrEnum):
@@ -106,7 +108,7 @@ class FeedbackSource(Protocol):
     def pairs(self) -> Iterator[LabelledPair]:
         """Give every pair with a consensus, the same ones in the same order each time."""
 
-    def image(self, sha256: str) -> FaceImage:
+    def image(self, sha256: str) -> "FaceImage":
         """Fetch an image as it was sent.
 
         Raises:
