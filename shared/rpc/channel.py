@@ -1,0 +1,58 @@
+"""Opens channels to our services, all with the same policy."""
+
+import json
+from typing import Any
+
+import grpc
+
+_MAX_MESSAGE_BYTES = 64 * 2**20
+
+_SERVICE_CONFIG: dict[str, Any] = {
+    # Health is checked by this policy alone.
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": ""},
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                # RESOURCE_EXHAUSTED is also what a message above the limit gets.
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    # A server that restarts is found again in a moment, not after minutes of back-off.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    # A peer that is frozen or cut off is noticed while a call waits for it.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """Open an asyncio channel.
+
+    Calls go round the healthy replicas behind the address; one that ends UNAVAILABLE is
+    tried up to five times within about two seconds, so a call must be safe to repeat.
+    Give each call a ``timeout``: the channel sets none.
+
+    Args:
+        address: ``host:port``, or any gRPC target such as ``dns:///embedder:50051``.
+    """
+    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+
+
+def open_sync_channel(address: str) -> grpc.Channel:
+    """Open a blocking channel with the policy of `open_channel`."""
+    return grpc.insecure_channel(address, options=_OPTIONS)

@@ -1,0 +1,122 @@
+"""Runs a gRPC server from its start to its graceful end, the same for every service."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from shared.rpc.errors import ErrorInterceptor
+from shared.rpc.lifecycle import Lifecycle
+from shared.rpc.metrics import MetricsInterceptor
+from shared.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+Build: TypeAlias = Callable[[grpc.aio.Server, Lifecycle], AbstractAsyncContextManager[None]]
+
+# Long enough for clients that watch our health to take their next call elsewhere.
+_DRAIN_S = 0.2
+
+
+def run_server(settings: ServerSettings, service_name: str, build: Build) -> None:
+    """Serve until SIGTERM or SIGINT, then end the calls in flight and return.
+
+    Args:
+        settings: How to listen and stop.
+        service_name: Full proto name, e.g. ``magface.v1.FeedbackService``.
+        build: Async context manager that adds the servicer to the server, opens what it
+            needs and closes it again after the last call. It calls ``set_ready(True)`` of
+            the lifecycle, then or later, when calls can be served.
+    """
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    asyncio.run(_serve_until_signal(settings, service_name, build))
+
+
+async def _serve_until_signal(settings: ServerSettings, service_name: str, build: Build) -> None:
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    async with running_server(settings, service_name, build) as address:
+        logger.info("%s listens on %s", service_name, address)
+        await asked.wait()
+        logger.info("%s stops", service_name)
+
+
+@asynccontextmanager
+async def running_server(
+    settings: ServerSettings, service_name: str, build: Build
+) -> AsyncIterator[str]:
+    """Serve inside the block, as `run_server` does; yields the bound ``host:port``.
+
+    Raises:
+        RuntimeError: If the address cannot be bound.
+    """
+    lifecycle = Lifecycle(service_name)
+    await lifecycle.set_ready(False)
+    server = _make_server(settings)
+    async with build(server, lifecycle):
+        health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
+        names = (service_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        host = settings.listen.rpartition(":")[0]
+        address = f"{host}:{server.add_insecure_port(settings.listen)}"
+        await server.start()
+        try:
+            with _metrics_page(host, settings.metrics_port):
+                with _endpoint_file(settings.endpoint_file, address):
+                    yield address
+                await lifecycle.begin_stop()
+                await asyncio.sleep(min(_DRAIN_S, settings.stop_grace_s))
+        finally:
+            await server.stop(settings.stop_grace_s)
+
+
+def _make_server(settings: ServerSettings) -> grpc.aio.Server:
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Otherwise a second server binds the same port without an error.
+        ("grpc.so_reuseport", 0),
+        # Our channels send a keepalive every 10 s.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ]
+    return grpc.aio.server(interceptors=(MetricsInterceptor(), ErrorInterceptor()), options=options)
+
+
+@contextmanager
+def _metrics_page(host: str, port: int) -> Iterator[None]:
+    if port == 0:
+        yield
+        return
+    page, thread = start_http_server(port, addr=host.strip("[]"))
+    try:
+        yield
+    finally:
+        page.shutdown()
+        page.server_close()
+        thread.join()
+
+
+@contextmanager
+def _endpoint_file(path: Path | None, address: str) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(address)
+    partial.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
