@@ -5,7 +5,7 @@ import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -17,6 +17,13 @@ from shared.model.preprocess import CROP_SIZE, network_input
 
 Engine = Literal["onnxruntime", "torch"]
 Device = Literal["cpu", "cuda"]
+
+# An ONNX file of one Relu over one float, to ask onnxruntime what it can run on.
+_ONE_RELU: Final = (
+    b'\x08\x08\x12\x00:2\n\x0c\n\x01a\x12\x01b"\x04Relu\x12\x00'
+    b"Z\x0f\n\x01a\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
+    b"b\x0f\n\x01b\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
 
 
 class Session(Protocol):
@@ -105,7 +112,27 @@ class OnnxSession:
         return features
 
 
-def _open_onnx(path: Path, device: Device, threads: int) -> ort.InferenceSession:
+def require_device(engine: Engine, device: Device) -> None:
+    """Make sure that sessions can be opened here, before there is a model to open.
+
+    Args:
+        engine: torch is imported only when asked for.
+        device: Never replaced by another one.
+
+    Raises:
+        PreconditionFailed: If the device or torch is not there.
+    """
+    if engine == "onnxruntime":
+        _open_onnx(_ONE_RELU, device, threads=1)
+        return
+    try:
+        from shared.model.torch_session import require_torch_device  # noqa: PLC0415
+    except ImportError as error:
+        raise PreconditionFailed(f"engine torch was asked for, but {error}") from error
+    require_torch_device(device)
+
+
+def _open_onnx(model: Path | bytes, device: Device, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -115,9 +142,10 @@ def _open_onnx(path: Path, device: Device, threads: int) -> ort.InferenceSession
         # TF32 would use up the self-check's tolerance.
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
     try:
-        session = ort.InferenceSession(path, options, providers=providers)
+        session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # onnxruntime's errors share no base class of their own
-        raise CorruptData(f"{path} is not an ONNX network that can be loaded: {error}") from error
+        name = model if isinstance(model, Path) else "the network to try the device with"
+        raise CorruptData(f"{name} is not an ONNX network that can be loaded: {error}") from error
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise PreconditionFailed(
             "device cuda was asked for, but onnxruntime cannot use a CUDA GPU here; it needs an "

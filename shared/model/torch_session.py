@@ -11,6 +11,19 @@ from shared.model.preprocess import network_input
 from shared.model.session import Device, Engine, check_crops, cpu_threads
 
 
+def require_torch_device(device: Device) -> None:
+    """Make sure that torch can use a device.
+
+    Raises:
+        PreconditionFailed: If it is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PreconditionFailed(
+            "device cuda was asked for, but torch cannot use a CUDA GPU here; "
+            "ask for device cpu otherwise"
+        )
+
+
 class TorchSession:
     """Runs a network with torch; the same results as `OnnxSession`.
 
@@ -36,11 +49,7 @@ class TorchSession:
         device: Device = "cpu",
         threads: int | None = None,
     ) -> None:
-        if device == "cuda" and not torch.cuda.is_available():
-            raise PreconditionFailed(
-                "device cuda was asked for, but torch cannot use a CUDA GPU here; "
-                "ask for device cpu otherwise"
-            )
+        require_torch_device(device)
         torch.set_num_threads(threads or cpu_threads())
         self.device = device
         self._network = network.to(device).eval()

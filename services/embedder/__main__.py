@@ -1,0 +1,21 @@
+"""Starts the embedder: ``python -m services.embedder``."""
+
+import sys
+
+from services.embedder.server import SERVICE_NAME, embedder
+from services.embedder.settings import EmbedderSettings
+from shared.errors import MagFaceError
+from shared.rpc.server import run_server
+
+
+def main() -> None:
+    settings = EmbedderSettings()
+    try:
+        build = embedder(settings)
+    except MagFaceError as error:
+        sys.exit(f"the embedder cannot start: {error}")
+    run_server(settings, SERVICE_NAME, build)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""How much work the server takes on at once; what is more is refused at once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from services.embedder import metrics
+from shared.errors import Overloaded
+
+_SOONEST_RETRY_S = 0.1
+_LATEST_RETRY_S = 10.0
+
+
+class Admission:
+    """Counts images and their bytes from admission until they are answered.
+
+    Belongs to the loop's thread. Health checks and GetModel do not pass here, so
+    a full server goes on answering them.
+
+    Args:
+        max_images: Most images in flight.
+        max_bytes: Most bytes of encoded pictures in flight.
+    """
+
+    def __init__(self, max_images: int, max_bytes: int) -> None:
+        self._max_images = max_images
+        self._max_bytes = max_bytes
+        self._images = 0
+        self._bytes = 0
+
+    @contextmanager
+    def admit(self, images: int, size: int, seconds_per_image: float) -> Iterator[None]:
+        """Hold a place for so many images of so many bytes.
+
+        Args:
+            images: At least 1.
+            size: Bytes of their encoded pictures.
+            seconds_per_image: The engine's speed, for the time named to the refused.
+
+        Raises:
+            Overloaded: If they do not fit beside what is in flight. Alone they always do.
+        """
+        full = self._images + images > self._max_images or self._bytes + size > self._max_bytes
+        if full and self._images:
+            metrics.REFUSED_CALLS.inc()
+            wait = self._images * seconds_per_image
+            raise Overloaded(
+                f"{self._images} images are in flight and {images} more do not fit "
+                f"(at most {self._max_images} images and {self._max_bytes} bytes)",
+                min(max(wait, _SOONEST_RETRY_S), _LATEST_RETRY_S),
+            )
+        self._count(images, size)
+        try:
+            yield
+        finally:
+            self._count(-images, -size)
+
+    def _count(self, images: int, size: int) -> None:
+        self._images += images
+        self._bytes += size
+        metrics.IMAGES_IN_FLIGHT.set(self._images)

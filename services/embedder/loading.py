@@ -1,0 +1,53 @@
+"""Makes a published model version ready to compute, without touching the one that serves."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.embedder.engine import LoadedModel
+from shared.model.manifest import read_manifest
+from shared.model.preprocess import CROP_SIZE
+from shared.model.selfcheck import check_golden
+from shared.model.session import Device, Engine, Session, open_session
+from shared.registry.versions import VersionStore
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Fetches, opens, checks and warms versions; blocks, so call it on a thread of its own.
+
+    Attributes:
+        versions: Where they come from.
+        engine: What they will run on.
+        device: Where they will run.
+        threads: CPU threads for one run.
+        batch_images: Largest batch they will see.
+    """
+
+    versions: VersionStore
+    engine: Engine
+    device: Device
+    threads: int
+    batch_images: int
+
+    def load(self, model_version: str) -> LoadedModel:
+        """Load one version.
+
+        Raises:
+            NotFound: If it is not published.
+            CorruptData: If its files are damaged, or it does not compute what it should.
+            PreconditionFailed: If the device is not there.
+            Unavailable: If there is no local copy and the store cannot be reached.
+        """
+        folder = self.versions.fetch(model_version, rehash=True)
+        manifest = read_manifest(folder)
+        session = open_session(folder, self.engine, self.device, self.threads)
+        check_golden(session, manifest)
+        self._warm(session)
+        return LoadedModel(manifest, session)
+
+    def _warm(self, session: Session) -> None:
+        # A GPU chooses its algorithms by batch size; on a CPU the self-check was warm-up enough.
+        sizes = (1, self.batch_images) if self.device == "cuda" else ()
+        for size in sizes:
+            session.run(np.zeros((size, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8))

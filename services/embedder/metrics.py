@@ -1,0 +1,40 @@
+"""What the embedder tells Prometheus; RPC counts and times come from shared.rpc."""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+BATCH_IMAGES: Final = Histogram(
+    "magface_embedder_batch_images",
+    "Images computed in one batch",
+    buckets=(1, 2, 4, 8, 16, 32, 64),
+)
+ENGINE_SECONDS: Final = Histogram(
+    "magface_embedder_engine_seconds",
+    "Time the engine took for one batch",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+)
+IMAGES_IN_FLIGHT: Final = Gauge(
+    "magface_embedder_images_in_flight", "Images admitted and not yet answered"
+)
+REFUSED_CALLS: Final = Counter(
+    "magface_embedder_refused_calls_total", "Calls refused because the server was full"
+)
+DROPPED_IMAGES: Final = Counter(
+    "magface_embedder_dropped_images_total",
+    "Images dropped before they were computed, by why",
+    ["why"],
+)
+SWAPS: Final = Counter(
+    "magface_embedder_swaps_total",
+    "Attempts to change the serving version, by outcome",
+    ["outcome"],
+)
+SWAP_FAILING: Final = Gauge(
+    "magface_embedder_swap_failing",
+    "1 while the version that the registry asks for cannot be loaded",
+)
+REGISTRY_REACHABLE: Final = Gauge(
+    "magface_embedder_registry_reachable", "1 while the serving pointer can be read"
+)
+SERVING: Final = Gauge("magface_embedder_serving", "1 for what serves", ["model_version"])

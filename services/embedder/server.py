@@ -1,0 +1,88 @@
+"""Puts the parts of the embedder together."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import grpc
+from magface.v1 import embedder_pb2_grpc
+
+from services.embedder.admission import Admission
+from services.embedder.batcher import Batcher
+from services.embedder.decoding import Decoder
+from services.embedder.embedding import FaceEmbedder
+from services.embedder.engine import Engine
+from services.embedder.loading import Loader
+from services.embedder.servicer import EmbedderServicer
+from services.embedder.settings import EmbedderSettings
+from services.embedder.swap import LastServed, Swapper
+from services.embedder.work import deliver_on
+from shared.model.faces import FaceReader
+from shared.model.session import require_device
+from shared.registry.pointer import read_pointer
+from shared.registry.versions import VersionStore
+from shared.rpc.lifecycle import Lifecycle
+from shared.rpc.server import Build
+from shared.storage.objects import ObjectStore
+
+SERVICE_NAME = "magface.v1.EmbedderService"
+# A frozen store must not keep the pointer from being read again within two seconds.
+_POINTER_TIMEOUT_S = 1.0
+
+
+def embedder(settings: EmbedderSettings) -> Build:
+    """Say how to build the service, for `run_server`.
+
+    Raises:
+        PreconditionFailed: If the engine, the device or the detector's model is not there.
+    """
+    require_device(settings.engine, settings.device)
+    reader = FaceReader(settings)
+
+    @asynccontextmanager
+    async def build(server: grpc.aio.Server, lifecycle: Lifecycle) -> AsyncIterator[None]:
+        deliver = deliver_on(asyncio.get_running_loop())
+        batcher = Batcher(settings.batch_images)
+        engine = Engine(batcher, settings.batch_images, deliver)
+        decoder = Decoder(reader, settings.decode_threads, deliver)
+        admission = Admission(settings.max_images, settings.max_bytes)
+        swapper = _swapper(settings, engine)
+        faces = FaceEmbedder(engine, batcher, decoder, admission)
+        servicer = EmbedderServicer(faces, engine, swapper)
+        embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
+        engine.start()
+        following = asyncio.create_task(swapper.run())
+        announcing = asyncio.create_task(_announce(swapper, lifecycle))
+        try:
+            yield
+        finally:
+            for task in (announcing, following):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            await asyncio.to_thread(decoder.stop)
+            await asyncio.to_thread(engine.stop)
+
+    return build
+
+
+def _swapper(settings: EmbedderSettings, engine: Engine) -> Swapper:
+    timeout = min(settings.s3_timeout_s, _POINTER_TIMEOUT_S)
+    pointers = ObjectStore(settings.model_copy(update={"s3_timeout_s": timeout}))
+    loader = Loader(
+        VersionStore(ObjectStore(settings), settings.cache_dir),
+        settings.engine,
+        settings.device,
+        settings.engine_threads,
+        settings.batch_images,
+    )
+    last_served = LastServed(settings.cache_dir / "last-served")
+    return Swapper(
+        engine, partial(read_pointer, pointers), loader.load, last_served, settings.poll_interval_s
+    )
+
+
+async def _announce(swapper: Swapper, lifecycle: Lifecycle) -> None:
+    await swapper.ready.wait()
+    await lifecycle.set_ready(True)

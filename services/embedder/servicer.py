@@ -1,0 +1,105 @@
+"""The edge to gRPC: unpack, call, pack."""
+
+import time
+from math import inf
+
+import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
+from magface.v1 import embedder_pb2 as pb
+from magface.v1 import embedder_pb2_grpc
+
+from services.embedder.embedding import (
+    EmbeddedFace,
+    FaceEmbedder,
+    Side,
+    StoredEmbedding,
+)
+from services.embedder.engine import Engine
+from services.embedder.swap import Swapper
+from shared.errors import InvalidInput
+from shared.rpc.faces import face_from_proto
+from shared.rpc.handlers import Context
+
+
+class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
+    """See ``protos/magface/v1/embedder.proto``."""
+
+    def __init__(self, embedder: FaceEmbedder, engine: Engine, swapper: Swapper) -> None:
+        self._embedder = embedder
+        self._engine = engine
+        self._swapper = swapper
+
+    async def Embed(  # noqa: N802
+        self, request: pb.EmbedRequest, context: Context
+    ) -> pb.EmbedResponse:
+        faces = [
+            face_from_proto(image, f"images[{index}]") for index, image in enumerate(request.images)
+        ]
+        embedded = await self._embedder.embed(faces, _deadline(context))
+        return pb.EmbedResponse(
+            faces=[_pack_face(face) for face in embedded.faces],
+            model_version=embedded.model_version,
+        )
+
+    async def Verify(  # noqa: N802
+        self, request: pb.VerifyRequest, context: Context
+    ) -> pb.VerifyResponse:
+        a, b = _unpack_side(request.a, "a"), _unpack_side(request.b, "b")
+        verdict = await self._embedder.verify(a, b, _deadline(context))
+        return pb.VerifyResponse(
+            similarity=verdict.similarity,
+            threshold=verdict.threshold,
+            decision=pb.DECISION_SAME if verdict.same else pb.DECISION_DIFFERENT,
+            model_version=verdict.model_version,
+            face_a=_pack_face(verdict.face_a) if verdict.face_a else None,
+            face_b=_pack_face(verdict.face_b) if verdict.face_b else None,
+        )
+
+    async def GetModel(  # noqa: N802
+        self,
+        request: pb.GetModelRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> pb.GetModelResponse:
+        response = pb.GetModelResponse(
+            pending_version=self._swapper.pending_version, swap_error=self._swapper.swap_error
+        )
+        if serving := self._engine.serving:
+            manifest, session = serving.model.manifest, serving.model.session
+            since = Timestamp()
+            since.FromDatetime(serving.since)
+            response.MergeFrom(
+                pb.GetModelResponse(
+                    model_version=manifest.model_version,
+                    architecture=manifest.architecture,
+                    embedding_size=manifest.embedding_size,
+                    channel_order=manifest.channel_order,
+                    threshold=manifest.threshold,
+                    engine=f"{session.engine}:{session.device}",
+                    serving_since=since,
+                    compatible_versions=manifest.compatible_versions,
+                )
+            )
+        return response
+
+
+def _deadline(context: Context) -> float:
+    left = context.time_remaining()
+    return inf if left is None else time.monotonic() + left
+
+
+def _unpack_side(side: pb.VerifySide, field: str) -> Side:
+    match side.WhichOneof("side"):
+        case "image":
+            return face_from_proto(side.image, f"{field}.image")
+        case "stored":
+            return StoredEmbedding(side.stored.embedding, side.stored.model_version)
+        case _:
+            raise InvalidInput(field, "is not set; give an image or a stored embedding")
+
+
+def _pack_face(face: EmbeddedFace) -> pb.FaceEmbedding:
+    return pb.FaceEmbedding(
+        embedding=np.asarray(face.embedding, dtype="<f4").tobytes(),
+        magnitude=face.magnitude,
+        quality=face.quality,
+    )

@@ -1,0 +1,36 @@
+"""What the embedder takes from the environment."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from shared.model.session import Device, Engine, cpu_threads
+from shared.settings import ImageLimits, ObjectStoreSettings, ServerSettings
+
+MAX_IMAGES_A_CALL = 64
+
+
+class EmbedderSettings(ServerSettings, ObjectStoreSettings, ImageLimits):
+    """Settings of the embedder, each as ``MAGFACE_…``.
+
+    Attributes:
+        engine: What computes.
+        device: Where; one that is not there is an error at the start.
+        engine_threads: CPU threads of the engine; the CPUs of the cgroup's quota by default.
+        decode_threads: Threads that decode pictures; as many by default.
+        batch_images: Most images in one batch.
+        max_images: Images in flight, from which on calls are refused.
+        max_bytes: Bytes of encoded pictures in flight, from which on calls are refused.
+        cache_dir: Local copies of model versions, for a start without the store.
+        poll_interval_s: Seconds between two looks at what should serve.
+    """
+
+    engine: Engine = "onnxruntime"
+    device: Device = "cpu"
+    engine_threads: int = Field(default_factory=cpu_threads, ge=1)
+    decode_threads: int = Field(default_factory=cpu_threads, ge=1)
+    batch_images: int = Field(default=32, ge=1)
+    max_images: int = Field(default=128, ge=MAX_IMAGES_A_CALL)
+    max_bytes: int = Field(default=256 * 2**20, ge=2**20)
+    cache_dir: Path = Path("embedder-cache")
+    poll_interval_s: float = Field(default=0.5, gt=0)

@@ -1,0 +1,84 @@
+"""What one request hands from thread to thread: its crops, and the answer to them."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.model.manifest import Manifest
+from shared.model.preprocess import CROP_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one model version says of all crops of one piece of work.
+
+    Attributes:
+        embeddings: float32, (N, D), unit rows.
+        magnitudes: float32, (N,), norms of the raw outputs.
+        manifest: Of the version that computed them.
+    """
+
+    embeddings: NDArray[np.float32]
+    magnitudes: NDArray[np.float32]
+    manifest: Manifest
+
+
+Outcome = Answer | Exception
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """The crops of one request. It is never split, so that one version answers all of them.
+
+    Attributes:
+        crops: uint8, (N, 112, 112, 3), BGR; complete before the batcher gets it.
+        reply: Takes the outcome; called on the caller's own thread.
+        deadline: By `time.monotonic`; nothing is computed after it.
+        abandoned: Set once the caller has gone.
+    """
+
+    crops: NDArray[np.uint8]
+    reply: Callable[[Outcome], None]
+    deadline: float = inf
+    abandoned: bool = False
+
+    @property
+    def images(self) -> int:
+        return len(self.crops)
+
+    @property
+    def expired(self) -> bool:
+        return self.deadline <= time.monotonic()
+
+
+def new_work(images: int, reply: Callable[[Outcome], None], deadline: float = inf) -> Work:
+    """Make work with room for the crops of so many images."""
+    crops = np.empty((images, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
+    return Work(crops, reply, deadline)
+
+
+Settled = Sequence[tuple[Work, Outcome]]
+Deliver = Callable[[Settled], None]
+
+
+def deliver_on(loop: asyncio.AbstractEventLoop) -> Deliver:
+    """Bring outcomes from any thread to the loop that waits for them.
+
+    A whole batch is delivered with one wake-up: each would give the interpreter
+    lock away, and cost the engine thread a wait to get it back.
+    """
+
+    def settle(settled: Settled) -> None:
+        for work, outcome in settled:
+            if not work.abandoned:
+                work.reply(outcome)
+
+    def deliver(settled: Settled) -> None:
+        loop.call_soon_threadsafe(settle, settled)
+
+    return deliver
