@@ -1,0 +1,19 @@
+"""`python -m services.feedback` serves FeedbackService until SIGTERM."""
+
+from functools import partial
+from typing import Final
+
+from services.feedback.opening import feedback_service
+from services.feedback.settings import FeedbackSettings
+from shared.rpc.server import run_server
+
+SERVICE: Final = "magface.v1.FeedbackService"
+
+
+def main() -> None:
+    settings = FeedbackSettings()
+    run_server(settings, SERVICE, partial(feedback_service, settings))
+
+
+if __name__ == "__main__":
+    main()

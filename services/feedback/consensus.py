@@ -1,0 +1,37 @@
+"""From what several people say about a pair to what is held to be true."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.feedback.domain import Label
+
+
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """What people agree on.
+
+    Attributes:
+        label: None while they are divided or too few.
+        confidence: Share of the votes that agree with the label, 0..1; 0 without one.
+    """
+
+    label: Label | None
+    confidence: float
+
+
+def majority(votes: Mapping[str, Label], minimum_votes: int) -> Consensus:
+    """Take the label that more than half of the annotators gave.
+
+    An UNSURE counts as a vote: against either label, and for UNSURE.
+
+    Args:
+        votes: The current vote of each annotator.
+        minimum_votes: With fewer votes there is no consensus.
+    """
+    if not votes or len(votes) < minimum_votes:
+        return Consensus(None, 0.0)
+    label, count = Counter(votes.values()).most_common(1)[0]
+    if 2 * count <= len(votes):
+        return Consensus(None, 0.0)
+    return Consensus(label, count / len(votes))

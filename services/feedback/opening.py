@@ -1,0 +1,121 @@
+"""Brings the service up, whether or not its database and object store are there yet."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import grpc
+from magface.v1 import feedback_pb2_grpc
+
+from services.feedback.derive import follow_rule
+from services.feedback.images import ImageVault
+from services.feedback.ledger import Ledger
+from services.feedback.servicer import FeedbackServicer
+from services.feedback.settings import FeedbackSettings
+from services.feedback.store import FeedbackStore
+from services.feedback.writer import BatchWriter
+from shared.errors import Conflict, Unavailable
+from shared.rpc.lifecycle import Lifecycle
+from shared.storage.migrations import apply_migrations
+from shared.storage.objects import ObjectStore
+from shared.storage.postgres import Pool, open_pool
+
+logger = logging.getLogger(__name__)
+
+SCHEMA: Final = "feedback"
+MIGRATIONS: Final = Path(__file__).with_name("migrations")
+_RETRY_S: Final = 0.5
+
+
+@asynccontextmanager
+async def feedback_service(
+    settings: FeedbackSettings, server: grpc.aio.Server, lifecycle: Lifecycle
+) -> AsyncIterator[None]:
+    """Add the service to a server; it is ready once its stores can be reached.
+
+    Raises:
+        PreconditionFailed: At the end, if the database cannot be migrated; the process has
+            then sent itself SIGTERM.
+    """
+    servicer = FeedbackServicer()
+    feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
+    objects = ObjectStore(settings)
+    async with opened_store(settings, objects) as (store, pool):
+
+        async def come_up() -> None:
+            await prepare(settings, objects)
+            servicer.open(store)
+            await lifecycle.set_ready(True)
+            await _follow_rule(pool, settings.feedback_minimum_votes)
+
+        opening = asyncio.create_task(come_up())
+        opening.add_done_callback(_stop_if_failed)
+        try:
+            yield
+        finally:
+            opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await opening
+
+
+@asynccontextmanager
+async def opened_store(
+    settings: FeedbackSettings, objects: ObjectStore
+) -> AsyncIterator[tuple[FeedbackStore, Pool]]:
+    """Put a store together, without waiting for what it stands on."""
+    minimum_votes = settings.feedback_minimum_votes
+    vault = ImageVault(
+        objects, settings, settings.feedback_image_threads, wait_s=3 * settings.s3_timeout_s
+    )
+    pool = await open_pool(settings)
+    try:
+        ledger = Ledger(pool, minimum_votes)
+        writer = BatchWriter(
+            ledger,
+            batch=settings.feedback_batch_labels,
+            queued=settings.feedback_queued_labels,
+            wait_s=2 * settings.database_timeout_s,
+        )
+        async with writer:
+            yield FeedbackStore(pool, vault, ledger, writer, minimum_votes), pool
+    finally:
+        vault.close()
+        await pool.close()
+
+
+async def prepare(settings: FeedbackSettings, objects: ObjectStore) -> None:
+    """Wait for database and object store, and bring both to where the service needs them.
+
+    Raises:
+        PreconditionFailed: If the database cannot be migrated.
+    """
+    url = settings.database_url.get_secret_value()
+    while True:
+        try:
+            await asyncio.to_thread(apply_migrations, url, SCHEMA, MIGRATIONS)
+            await asyncio.to_thread(objects.ensure_bucket)
+        except Unavailable as error:
+            logger.warning("not ready yet: %s", error)
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return
+
+
+async def _follow_rule(pool: Pool, minimum_votes: int) -> None:
+    while True:
+        try:
+            return await follow_rule(pool, minimum_votes)
+        except (Unavailable, Conflict) as error:
+            logger.warning("deriving the consensus again: %s", error)
+            await asyncio.sleep(_RETRY_S)
+
+
+def _stop_if_failed(opening: asyncio.Task[None]) -> None:
+    if not opening.cancelled() and (error := opening.exception()):
+        logger.critical("the service cannot start: %s", error)
+        signal.raise_signal(signal.SIGTERM)

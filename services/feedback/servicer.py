@@ -1,0 +1,152 @@
+"""Unpacks requests, calls the store, packs its answers."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from magface.v1 import feedback_pb2 as pb
+from magface.v1 import feedback_pb2_grpc
+
+from services.feedback.domain import Feedback, Label, LabelledPair, Opinion, PairSummary
+from services.feedback.store import FeedbackStore
+from shared.errors import InvalidInput, Unavailable
+from shared.rpc.faces import face_or_hash_from_proto, face_to_proto
+from shared.rpc.handlers import Context
+
+_LABELS: Final[dict[pb.Label.ValueType, Label]] = {
+    pb.LABEL_SAME: Label.SAME,
+    pb.LABEL_DIFFERENT: Label.DIFFERENT,
+    pb.LABEL_UNSURE: Label.UNSURE,
+}
+_NUMBERS: Final = {label: number for number, label in _LABELS.items()}
+
+
+class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
+    """The contract's FeedbackService over a store, UNAVAILABLE until it is given one."""
+
+    def __init__(self) -> None:
+        self._opened: FeedbackStore | None = None
+
+    def open(self, store: FeedbackStore) -> None:
+        """Serve from this store from now on."""
+        self._opened = store
+
+    @property
+    def _store(self) -> FeedbackStore:
+        if self._opened is None:
+            raise Unavailable("the service still waits for its database and object store")
+        return self._opened
+
+    async def SubmitFeedback(  # noqa: N802
+        self,
+        request: pb.SubmitFeedbackRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.SubmitFeedbackResponse:
+        receipt = await self._store.submit(_feedback(request))
+        return pb.SubmitFeedbackResponse(
+            label_id=receipt.label_id,
+            pair_id=receipt.pair_id,
+            sha256_a=receipt.image_a,
+            sha256_b=receipt.image_b,
+            created=receipt.created,
+        )
+
+    async def ListPairs(  # noqa: N802
+        self,
+        request: pb.ListPairsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListPairsResponse:
+        consensus = _label("consensus", request.consensus) if request.consensus else None
+        pairs, token = await self._store.list_pairs(
+            consensus, request.page_size, request.page_token
+        )
+        return pb.ListPairsResponse(pairs=map(_pair, pairs), next_page_token=token)
+
+    async def GetImage(  # noqa: N802
+        self,
+        request: pb.GetImageRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.GetImageResponse:
+        face, stored_at = await self._store.get_image(request.sha256)
+        return pb.GetImageResponse(image=face_to_proto(face), stored_at=_timestamp(stored_at))
+
+    async def ExportPairs(  # noqa: N802
+        self,
+        request: pb.ExportPairsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[pb.ExportPairsResponse]:
+        async for snapshot_id, pairs in self._store.export(request.snapshot_id):
+            yield pb.ExportPairsResponse(snapshot_id=snapshot_id, pairs=map(_labelled_pair, pairs))
+
+    async def GetStats(  # noqa: N802
+        self,
+        request: pb.GetStatsRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> pb.GetStatsResponse:
+        stats = await self._store.stats()
+        return pb.GetStatsResponse(
+            images=stats.images,
+            pairs=stats.pairs,
+            labels=stats.labels,
+            annotators=stats.annotators,
+            pairs_same=stats.pairs_same,
+            pairs_different=stats.pairs_different,
+            pairs_undecided=stats.pairs_undecided,
+        )
+
+
+def _feedback(request: pb.SubmitFeedbackRequest) -> Feedback:
+    opinion = request.opinion
+    return Feedback(
+        image_a=face_or_hash_from_proto(request.image_a, "image_a"),
+        image_b=face_or_hash_from_proto(request.image_b, "image_b"),
+        label=_label("label", request.label),
+        annotator=request.annotator,
+        idempotency_key=request.idempotency_key,
+        opinion=Opinion(opinion.model_version, opinion.similarity, opinion.threshold)
+        if request.HasField("opinion")
+        else None,
+    )
+
+
+def _label(field: str, number: pb.Label.ValueType) -> Label:
+    label = _LABELS.get(number)
+    if label is None:
+        raise InvalidInput(
+            field, f"is {number}; LABEL_SAME, LABEL_DIFFERENT and LABEL_UNSURE are possible"
+        )
+    return label
+
+
+def _pair(pair: PairSummary) -> pb.Pair:
+    return pb.Pair(
+        pair_id=pair.pair_id,
+        sha256_a=pair.image_a,
+        sha256_b=pair.image_b,
+        consensus=_NUMBERS[pair.consensus] if pair.consensus else pb.LABEL_UNSPECIFIED,
+        confidence=pair.confidence,
+        votes_same=pair.votes_same,
+        votes_different=pair.votes_different,
+        votes_unsure=pair.votes_unsure,
+        last_labelled=_timestamp(pair.last_labelled),
+    )
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp
+
+
+def _labelled_pair(pair: LabelledPair) -> pb.LabelledPair:
+    return pb.LabelledPair(
+        sha256_a=pair.image_a,
+        sha256_b=pair.image_b,
+        label=_NUMBERS[pair.label],
+        confidence=pair.confidence,
+        votes=[
+            pb.Vote(annotator=annotator, label=_NUMBERS[label])
+            for annotator, label in pair.votes.items()
+        ],
+    )

@@ -1,0 +1,23 @@
+"""Settings of the feedback service."""
+
+from pydantic import Field
+
+from shared.settings import DatabaseSettings, ImageLimits, ObjectStoreSettings, ServerSettings
+
+
+class FeedbackSettings(DatabaseSettings, ObjectStoreSettings, ServerSettings, ImageLimits):
+    """Everything that `python -m services.feedback` takes from the environment.
+
+    Attributes:
+        feedback_minimum_votes: Annotators that must have voted before a pair has a
+            consensus. Changing it derives every consensus anew at the next start.
+        feedback_batch_labels: Labels that one transaction stores at most.
+        feedback_queued_labels: Labels that may wait for their transaction; beyond,
+            submitting is answered with RESOURCE_EXHAUSTED.
+        feedback_image_threads: Threads that check pictures and talk to the object store.
+    """
+
+    feedback_minimum_votes: int = Field(default=1, ge=1)
+    feedback_batch_labels: int = Field(default=256, ge=1)
+    feedback_queued_labels: int = Field(default=4096, ge=1)
+    feedback_image_threads: int = Field(default=8, ge=1)
