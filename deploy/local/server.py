@@ -123,7 +123,7 @@ class LocalServer(ABC):
             Unavailable: It has ended; with the end of its log.
         """
         if not self.running:
-            raise Unavailable(f"{self.name} {self._how_it_ended()}")
+            raise Unavailable(f"{self.name} {self.how_it_ended()}")
         return self._answers()
 
     def start(self) -> None:
@@ -137,10 +137,7 @@ class LocalServer(ABC):
         while not self.is_ready():
             if time.monotonic() > deadline:
                 self.kill()
-                raise Unavailable(
-                    f"{self.name} did not answer within {self.ready_timeout_s:.0f} s; "
-                    f"the end of {self.log_file}:\n{self.log_tail()}"
-                )
+                raise Unavailable(self.how_it_kept_silent())
             time.sleep(_POLL_S)
 
     def ask_to_stop(self) -> None:
@@ -170,12 +167,20 @@ class LocalServer(ABC):
             return ""
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
 
-    def _how_it_ended(self) -> str:
+    def how_it_ended(self) -> str:
+        """Says for a person how the process ended, with the end of its log."""
         code = None if self._process is None else self._process.returncode
         if code is None:
             return "is not running"
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         return f"{how}; the end of {self.log_file}:\n{self.log_tail()}"
+
+    def how_it_kept_silent(self) -> str:
+        """Says for a person that it did not get ready in time, with the end of its log."""
+        return (
+            f"{self.name} did not answer within {self.ready_timeout_s:g} s; "
+            f"the end of {self.log_file}:\n{self.log_tail()}"
+        )
 
     def __enter__(self) -> Self:
         self.start()

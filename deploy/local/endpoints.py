@@ -1,0 +1,51 @@
+"""``endpoints.json``: where the parts of a running stack are, for its clients."""
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from deploy.local.files import write_atomically
+
+_FILE_NAME = "endpoints.json"
+
+
+class S3Endpoint(BaseModel):
+    """What an S3 client needs."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+
+
+class Endpoints(BaseModel):
+    """What a stack offers.
+
+    Attributes:
+        embedder: gRPC target of all embedders together.
+        feedback: ``host:port``.
+        trainer: ``host:port``.
+        embedders: ``host:port`` of each embedder.
+        pid: Process id of the supervisor.
+    """
+
+    embedder: str
+    feedback: str
+    trainer: str
+    embedders: list[str]
+    s3: S3Endpoint
+    database_url: str
+    pid: int
+
+    def write(self, folder: Path) -> None:
+        write_atomically(folder / _FILE_NAME, self.model_dump_json(indent=2) + "\n")
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        (folder / _FILE_NAME).unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Endpoints | None":
+        """Reads the file; None where no stack is ready."""
+        path = folder / _FILE_NAME
+        return cls.model_validate_json(path.read_text()) if path.exists() else None

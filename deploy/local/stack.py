@@ -1,0 +1,164 @@
+"""The whole product in one folder: Postgres, an S3 server and all services."""
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from deploy.local.endpoints import Endpoints, S3Endpoint
+from deploy.local.files import PortBook
+from deploy.local.objectstore import NanioServer, S3Server
+from deploy.local.postgres import PostgresServer
+from deploy.local.service import ServiceServer
+from deploy.local.supervisor import Supervisor
+from shared.errors import PreconditionFailed
+
+_DATABASE = "magface"
+
+
+class Stack:
+    """Starts everything in dependency order and keeps it running.
+
+    As a context manager it starts on entry and stops on exit. Data lies below the folder
+    and is found again by the next stack on it; nothing outside is changed.
+
+    Args:
+        folder: Made when absent.
+        embedders: How many replicas of the embedder.
+        report: Gets a line for a person about each start, death and return.
+        stop: Set, from a signal handler for instance, to end `start` and `watch` early.
+        object_store: Kind of S3 server; always the same one for one folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        embedders: int = 1,
+        report: Callable[[str], None] = lambda _: None,
+        stop: threading.Event | None = None,
+        object_store: Callable[[Path, Path], S3Server] = NanioServer,
+    ) -> None:
+        self.folder = folder.absolute()
+        logs = self.folder / "logs"
+        self._lock: IO[str] | None = None
+        self._supervisor = Supervisor(report, stop or threading.Event())
+        self._database_url = ""
+        self.postgres = PostgresServer(self.folder / "postgres", logs / "postgres.log")
+        self.object_store = object_store(self.folder / "objects", logs / "objects.log")
+        self.feedback = self._service("feedback", "services.feedback", self._settings)
+        self.trainer = self._service("trainer", "services.trainer", self._trainer_settings)
+        self.embedders = [
+            self._service(f"embedder-{number}", "services.embedder", self._settings)
+            for number in range(1, embedders + 1)
+        ]
+
+    def start(self) -> Endpoints:
+        """Starts all parts, waits until each is ready, and writes ``endpoints.json``.
+
+        Raises:
+            PreconditionFailed: Another stack runs in the folder, or something is not installed.
+            Unavailable: A part could not be started; what had been is stopped.
+            StopRequested: `stop` was set meanwhile; what had been started is stopped.
+        """
+        self._take_lock()
+        try:
+            Endpoints.remove(self.folder)
+            self._supervisor.bring_up([self.postgres, self.object_store])
+            self._database_url = self.postgres.create_database(_DATABASE)
+            services = [self.feedback, self.trainer, *self.embedders]
+            for service in services:
+                service.reserve_port()
+            self._supervisor.bring_up(services)
+            endpoints = self._endpoints()
+            endpoints.write(self.folder)
+        except BaseException:
+            self.stop()
+            raise
+        return endpoints
+
+    def watch(self) -> None:
+        """Restarts whatever ends, until `stop` is set."""
+        self._supervisor.watch()
+
+    def stop(self) -> None:
+        """Stops all parts, services first."""
+        Endpoints.remove(self.folder)
+        self._supervisor.stop_all()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _service(
+        self, name: str, module: str, settings: Callable[[], Mapping[str, str]]
+    ) -> ServiceServer:
+        return ServiceServer(
+            name, module, self.folder, PortBook(self.folder / "ports.json"), settings
+        )
+
+    def _settings(self) -> dict[str, str]:
+        store = self.object_store.settings()
+        return {
+            "MAGFACE_DATABASE_URL": self._database_url,
+            "MAGFACE_S3_ENDPOINT": store.s3_endpoint,
+            "MAGFACE_S3_ACCESS_KEY": store.s3_access_key,
+            "MAGFACE_S3_SECRET_KEY": store.s3_secret_key.get_secret_value(),
+            "MAGFACE_S3_BUCKET": store.s3_bucket,
+            "MAGFACE_S3_SECURE": "false",
+        }
+
+    def _trainer_settings(self) -> dict[str, str]:
+        return {**self._settings(), "MAGFACE_FEEDBACK_ADDRESS": self.feedback.address}
+
+    def _endpoints(self) -> Endpoints:
+        store = self.object_store.settings()
+        addresses = [embedder.address for embedder in self.embedders]
+        return Endpoints(
+            # gRPC's own way to name several servers at once.
+            embedder=addresses[0] if len(addresses) == 1 else f"ipv4:{','.join(addresses)}",
+            feedback=self.feedback.address,
+            trainer=self.trainer.address,
+            embedders=addresses,
+            s3=S3Endpoint(
+                endpoint=store.s3_endpoint,
+                access_key=store.s3_access_key,
+                secret_key=store.s3_secret_key.get_secret_value(),
+                bucket=store.s3_bucket,
+            ),
+            database_url=self._database_url,
+            pid=os.getpid(),
+        )
+
+    def _take_lock(self) -> None:
+        """Holds the folder for us; the kernel lets go of it however we end."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = (self.folder / "lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            lock.close()
+            raise PreconditionFailed(
+                f"another stack (process {owner}) runs in {self.folder}: "
+                "stop it, or choose another --dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()

@@ -1,0 +1,21 @@
+"""Asks a server the standard gRPC health question: ``python -m shared.rpc.health HOST:PORT``."""
+
+import sys
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+
+def is_serving(address: str, timeout_s: float = 1.0) -> bool:
+    """Says whether the server answers within ``timeout_s`` that it serves."""
+    request = health_pb2.HealthCheckRequest()
+    with grpc.insecure_channel(address) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout_s)
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if is_serving(sys.argv[1], timeout_s=3.0) else 1)
