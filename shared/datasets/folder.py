@@ -1,0 +1,73 @@
+"""A folder per identity."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from shared.errors import InvalidInput
+
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def read_identities(folder: Path) -> dict[str, list[Path]]:
+    """List the images of each identity.
+
+    Args:
+        folder: One folder an identity in it; hidden ones, those without an image,
+            and files of other kinds are passed over.
+
+    Returns:
+        Image paths by identity, both sorted by name, so the same on every machine.
+
+    Raises:
+        InvalidInput: If there is no such folder, or no identity in it.
+    """
+    if not folder.is_dir():
+        raise InvalidInput(str(folder), "is not a folder")
+    identities = {}
+    for person in sorted(folder.iterdir(), key=lambda path: path.name):
+        if person.is_dir() and not person.name.startswith("."):
+            images = [file for file in person.iterdir() if _is_image(file)]
+            if images:
+                identities[person.name] = sorted(images, key=lambda path: path.name)
+    if not identities:
+        raise InvalidInput(str(folder), "has no folder with images in it, one folder an identity")
+    return identities
+
+
+def split_identities(
+    identities: Iterable[str], sizes: Mapping[str, int], seed: int
+) -> dict[str, list[str]]:
+    """Deal identities out to named splits; nobody is in two.
+
+    Args:
+        identities: Names, in any order.
+        sizes: How many each split gets.
+        seed: Same names, sizes and seed give the same splits.
+
+    Raises:
+        InvalidInput: If there are not enough, or a size is not positive.
+    """
+    names = sorted(set(identities))
+    for split, size in sizes.items():
+        if size < 1:
+            raise InvalidInput(split, f"asks for {size} identities; it needs at least one")
+    if sum(sizes.values()) > len(names):
+        wanted = ", ".join(f"{split} {size}" for split, size in sizes.items())
+        raise InvalidInput(
+            "identities", f"there are {len(names)}; the splits ask for more ({wanted})"
+        )
+    order = np.random.default_rng(seed).permutation(len(names)).tolist()
+    splits = {}
+    for split, size in sizes.items():
+        splits[split] = sorted(names[place] for place in order[:size])
+        order = order[size:]
+    return splits
+
+
+def _is_image(file: Path) -> bool:
+    return (
+        file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    )

@@ -1,0 +1,35 @@
+"""Opens a file of labelled pairs by what it is."""
+
+from pathlib import Path
+
+from shared.datasets.pairs import PairSet
+from shared.datasets.pairs_bin import read_bin
+from shared.datasets.pairs_json import read_pairs_json
+from shared.datasets.pairs_lfw import read_lfw_pairs
+from shared.errors import InvalidInput
+
+
+def read_pair_file(path: Path, images: Path | None = None) -> PairSet:
+    """Read a pairs JSON, an LFW ``pairs.txt`` or an InsightFace ``.bin``, by its suffix.
+
+    Args:
+        path: The file.
+        images: Folder that the paths in it are relative to; the file's own when None.
+
+    Raises:
+        InvalidInput: If the file is missing, of another kind, or breaks its format.
+    """
+    if not path.is_file():
+        raise InvalidInput(str(path), "is not a file")
+    match path.suffix.lower():
+        case ".json":
+            return read_pairs_json(path, images)
+        case ".txt":
+            return read_lfw_pairs(path, images)
+        case ".bin":
+            return read_bin(path)
+        case suffix:
+            raise InvalidInput(
+                str(path),
+                f"ends in {suffix!r}; pairs come as .json, .txt (LFW) or .bin (InsightFace)",
+            )

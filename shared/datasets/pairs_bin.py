@@ -1,0 +1,98 @@
+"""InsightFace's ``.bin`` sets: a pickle of two lists, encoded images and booleans.
+
+A pickle can run anything while it is read. These need few kinds of instruction, so every
+other one is refused before the file is unpickled at all, and the unpickler finds no class.
+"""
+
+import io
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from shared.datasets.pairs import PairSet, PairSetBuilder
+from shared.errors import InvalidInput
+
+FOLDS: Final = 10
+
+_FRAMING: Final = ("PROTO", "FRAME", "STOP", "MARK")
+_LISTS: Final = ("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "TUPLE", "TUPLE2")
+# Python 2 wrote bytes as strings, and protocol 0 writes booleans as INT.
+_BYTES: Final = (
+    "SHORT_BINBYTES",
+    "BINBYTES",
+    "BINBYTES8",
+    "SHORT_BINSTRING",
+    "BINSTRING",
+    "STRING",
+)
+_BOOLEANS: Final = ("NEWTRUE", "NEWFALSE", "INT")
+_MEMO_WRITES: Final = ("PUT", "BINPUT", "LONG_BINPUT")
+_MEMO: Final = (*_MEMO_WRITES, "MEMOIZE", "GET", "BINGET", "LONG_BINGET")
+_ALLOWED: Final = frozenset((*_FRAMING, *_LISTS, *_BYTES, *_BOOLEANS, *_MEMO))
+
+
+def read_bin(path: Path) -> PairSet:
+    """Read a ``.bin``; images 2k and 2k+1 make pair k, and the folds are ten equal runs.
+
+    Sets of fewer than ten pairs have no folds. Aligned crops, 112x112 in every set released.
+
+    Raises:
+        InvalidInput: If the file is not such a pickle, whatever it would do when read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(str(path), f"cannot be read: {error.strerror}") from error
+    images, labels = _check_content(_unpickle(data, str(path)), str(path))
+    builder = PairSetBuilder()
+    for number, genuine in enumerate(labels):
+        first, second = (builder.image(images[2 * number + side]) for side in (0, 1))
+        fold = number * FOLDS // len(labels) if len(labels) >= FOLDS else None
+        builder.pair(first, second, genuine, fold)
+    return builder.build()
+
+
+class _ClosedUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"asks for {module}.{name}")
+
+
+def _unpickle(data: bytes, field: str) -> Any:
+    _check_instructions(data, field)
+    try:
+        return _ClosedUnpickler(io.BytesIO(data), encoding="bytes").load()
+    # A broken pickle fails in any of a dozen ways; none of them is worth telling apart.
+    except Exception as error:
+        raise InvalidInput(field, f"is not a readable pickle: {error}") from error
+
+
+def _check_instructions(data: bytes, field: str) -> None:
+    try:
+        for count, (code, argument, position) in enumerate(pickletools.genops(data)):
+            if code.name not in _ALLOWED:
+                raise InvalidInput(
+                    field,
+                    f"is refused: at byte {position} its pickle has {code.name} "
+                    f"{argument or ''}, and a .bin set consists of lists, bytes and booleans only",
+                )
+            # The memo is an array: a large number alone would fill the memory.
+            if code.name in _MEMO_WRITES and int(argument or 0) > count:
+                raise InvalidInput(field, f"has a damaged pickle memo at byte {position}")
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InvalidInput(field, f"is not a complete pickle: {error}") from error
+
+
+def _check_content(content: Any, field: str) -> tuple[list[bytes], list[bool]]:
+    if not isinstance(content, tuple | list) or len(content) != 2:
+        raise InvalidInput(field, "does not hold two lists, of images and of booleans")
+    images, labels = content
+    if not isinstance(images, list) or not all(isinstance(image, bytes) for image in images):
+        raise InvalidInput(field, "its first part is not a list of encoded images")
+    if not isinstance(labels, list) or not all(isinstance(label, bool) for label in labels):
+        raise InvalidInput(field, "its second part is not a list of booleans")
+    if len(images) != 2 * len(labels):
+        raise InvalidInput(
+            field, f"has {len(images)} images for {len(labels)} pairs, not two a pair"
+        )
+    return images, labels

@@ -1,0 +1,82 @@
+"""LFW's ``pairs.txt``: http://vis-www.cs.umass.edu/lfw/README.txt, section on pairs."""
+
+from pathlib import Path
+
+from shared.datasets.folder import IMAGE_SUFFIXES
+from shared.datasets.pairs import PairSet, PairSetBuilder
+from shared.errors import InvalidInput
+
+
+def read_lfw_pairs(path: Path, images: Path | None = None) -> PairSet:
+    """Read a ``pairs.txt`` with its folds.
+
+    The first line is ``folds<TAB>pairs`` or, for one fold, ``pairs``: so many genuine
+    pairs (``name n1 n2``) and then as many impostor pairs (``name1 n1 name2 n2``) a fold.
+
+    Args:
+        path: The file.
+        images: Folder of identities, ``name/name_0001.jpg``; the file's own when None.
+
+    Raises:
+        InvalidInput: Naming the line that breaks the format or names a missing image.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(str(path), f"cannot be read as text: {error}") from error
+    rows = [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not rows:
+        raise InvalidInput(str(path), "is empty")
+    folds, per_class = _read_header(rows[0][1], f"{path}: line {rows[0][0]}")
+    _check_count(len(rows) - 1, folds, per_class, path)
+    folder = path.parent if images is None else images
+    builder = PairSetBuilder()
+    for position, (number, words) in enumerate(rows[1:]):
+        field = f"{path}: line {number}"
+        fold, within = divmod(position, 2 * per_class)
+        genuine = within < per_class
+        first, second = (
+            builder.image(_find_image(folder, name, index, field), name)
+            for name, index in _read_row(words, genuine, field)
+        )
+        builder.pair(first, second, genuine, fold if folds > 1 else None)
+    return builder.build()
+
+
+def _read_header(words: list[str], field: str) -> tuple[int, int]:
+    if len(words) in (1, 2) and all(word.isdecimal() and int(word) > 0 for word in words):
+        numbers = [int(word) for word in words]
+        return (1, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
+    raise InvalidInput(
+        field, "must say how many folds there are and how many genuine pairs each has"
+    )
+
+
+def _check_count(count: int, folds: int, per_class: int, path: Path) -> None:
+    expected = folds * 2 * per_class
+    if count != expected:
+        raise InvalidInput(
+            str(path),
+            f"has {count} pairs; its first line promises {folds} x 2 x {per_class} = {expected}",
+        )
+
+
+def _read_row(words: list[str], genuine: bool, field: str) -> list[tuple[str, int]]:
+    try:
+        if genuine:
+            name, first, second = words
+            return [(name, int(first)), (name, int(second))]
+        name, first, other, second = words
+        return [(name, int(first)), (other, int(second))]
+    except ValueError as error:
+        form = "`name n1 n2` (a genuine pair)" if genuine else "`name1 n1 name2 n2` (an impostor)"
+        raise InvalidInput(field, f"is {' '.join(words)!r}; {form} belongs here") from error
+
+
+def _find_image(folder: Path, name: str, index: int, field: str) -> Path:
+    stem = f"{name}_{index:04d}"
+    for suffix in IMAGE_SUFFIXES:
+        candidate = folder / name / f"{stem}{suffix}"
+        if candidate.is_file():
+            return candidate
+    raise InvalidInput(field, f"names {folder / name / stem}.jpg, which is not there")

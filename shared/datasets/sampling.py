@@ -1,0 +1,217 @@
+"""Chooses labelled pairs among people: as many genuine as impostor, the same for a seed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.datasets.folder import split_identities
+from shared.datasets.pairs import PairSet
+from shared.errors import InvalidInput
+
+# How many times more impostor pairs than needed are looked at to find hard ones.
+_HARD_POOL: Final = 20
+
+Similarity = Callable[[Sequence[Path], NDArray[np.int32]], NDArray[np.float32]]
+"""From images and pairs of places among them (P, 2) to the similarity of each pair (P,)."""
+
+
+@dataclass(frozen=True)
+class SampleSize:
+    """How much to choose.
+
+    Attributes:
+        pairs: Pairs in all, half of them genuine; one more genuine when it is odd.
+        identities: People to choose; everybody with two images or more when None.
+        images: Images of each. People who have so many are chosen first; of others, who
+            have at least two, all are taken. All of everybody's when None.
+    """
+
+    pairs: int
+    identities: int | None = None
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pairs < 2:
+            raise InvalidInput("pairs", f"is {self.pairs}; both kinds of pair need at least 2")
+        if self.identities is not None and self.identities < 2:
+            raise InvalidInput("identities", f"is {self.identities}; impostors need at least 2")
+        if self.images is not None and self.images < 2:
+            raise InvalidInput("images", f"is {self.images}; genuine pairs need at least 2")
+
+
+@dataclass(frozen=True)
+class HardPairs:
+    """A wish for pairs that a model finds hard.
+
+    Attributes:
+        similarity: What that model says; it is asked once for all candidates.
+        share: Share of the pairs that are the hardest there are, 0..1; the others are
+            chosen as without it.
+    """
+
+    similarity: Similarity
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise InvalidInput("share", f"is {self.share}; it lies between 0 and 1")
+
+
+def sample_pairs(
+    identities: Mapping[str, Sequence[Path]],
+    size: SampleSize,
+    seed: int,
+    hard: HardPairs | None = None,
+) -> PairSet:
+    """Choose people, images of them, and pairs of these images.
+
+    No pair occurs twice and none is an image with itself. Genuine pairs are dealt out
+    person by person, so that those with many images do not crowd out the others.
+
+    Args:
+        identities: Images of each person.
+        size: How much to choose.
+        seed: Same people, size and seed give the same set.
+        hard: Prefer pairs that a model finds hard.
+
+    Raises:
+        InvalidInput: If there are not enough people or pairs.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = _choose_images(identities, size, rng)
+    images = tuple(image for files in chosen.values() for image in files)
+    people = np.repeat(np.arange(len(chosen)), [len(files) for files in chosen.values()])
+    genuine = _genuine_pairs(people, rng)
+    impostor_count, genuine_count = size.pairs // 2, size.pairs - size.pairs // 2
+    pool = impostor_count * (_HARD_POOL if hard else 1)
+    impostor = _impostor_pairs(people, pool, len(genuine), rng)
+    _check_enough("genuine", genuine_count, len(genuine))
+    _check_enough("impostor", impostor_count, len(impostor))
+    if hard:
+        genuine = _hard_first(genuine, -hard.similarity(images, genuine), genuine_count, hard)
+        impostor = _hard_first(impostor, hard.similarity(images, impostor), impostor_count, hard)
+    pairs = np.concatenate([genuine[:genuine_count], impostor[:impostor_count]])
+    order = rng.permutation(len(pairs))
+    names = list(chosen)
+    return PairSet(
+        images=images,
+        pairs=pairs[order],
+        labels=(order < genuine_count),
+        identities=tuple(names[person] for person in people),
+    )
+
+
+def sample_splits(
+    identities: Mapping[str, Sequence[Path]],
+    sizes: Mapping[str, SampleSize],
+    seed: int,
+    hard: HardPairs | None = None,
+) -> dict[str, PairSet]:
+    """Choose one set of pairs for each named split; nobody is in two of them.
+
+    Args:
+        identities: Images of each person.
+        sizes: How much each split gets; each must say how many identities.
+        seed: Same people, sizes and seed give the same sets.
+        hard: Prefer pairs that a model finds hard.
+
+    Raises:
+        InvalidInput: If there are not enough people or pairs, or a split does not
+            say how many people it gets.
+    """
+    counts = {}
+    for split, size in sizes.items():
+        if size.identities is None:
+            raise InvalidInput(f"{split}.identities", "is not set; a split needs a number")
+        counts[split] = size.identities
+    images = max((size.images or 2 for size in sizes.values()), default=2)
+    rng = np.random.default_rng(seed)
+    splits = split_identities(
+        _choose_people(identities, sum(counts.values()), images, rng), counts, seed
+    )
+    return {
+        split: sample_pairs({name: identities[name] for name in splits[split]}, size, seed, hard)
+        for split, size in sizes.items()
+    }
+
+
+def _choose_people(
+    identities: Mapping[str, Sequence[Path]],
+    wanted: int | None,
+    images: int,
+    rng: np.random.Generator,
+) -> list[str]:
+    """Names, sorted, of so many people (None: of everybody) with two images or more."""
+    names = sorted(name for name, files in identities.items() if len(files) > 1)
+    if len(names) < max(wanted or 2, 2):
+        raise InvalidInput(
+            "identities", f"asks for {wanted or 2}; {len(names)} people have two images or more"
+        )
+    names = [names[place] for place in rng.permutation(len(names))]
+    names.sort(key=lambda name: -min(len(identities[name]), images))
+    return sorted(names[:wanted])
+
+
+def _choose_images(
+    identities: Mapping[str, Sequence[Path]], size: SampleSize, rng: np.random.Generator
+) -> dict[str, list[Path]]:
+    chosen = {}
+    for name in _choose_people(identities, size.identities, size.images or 2, rng):
+        files = sorted(identities[name])
+        keep = len(files) if size.images is None else min(size.images, len(files))
+        kept = sorted(rng.choice(len(files), keep, replace=False).tolist())
+        chosen[name] = [files[image] for image in kept]
+    return chosen
+
+
+def _genuine_pairs(people: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int32]:
+    """All of them, the first of each person before the second of anyone."""
+    pairs: list[tuple[int, int]] = []
+    turns: list[int] = []
+    for person in range(int(people.max()) + 1):
+        own = list(combinations(np.flatnonzero(people == person).tolist(), 2))
+        pairs.extend(own[place] for place in rng.permutation(len(own)))
+        turns.extend(range(len(own)))
+    # Within a turn the order is random, or a small set would hold only the first names.
+    order = np.lexsort((rng.permutation(len(pairs)), np.array(turns)))
+    return np.array(pairs, dtype=np.int32)[order]
+
+
+def _impostor_pairs(
+    people: NDArray[np.int64], wanted: int, genuine_count: int, rng: np.random.Generator
+) -> NDArray[np.int32]:
+    """Up to ``wanted`` different ones, evenly over all that exist, in random order."""
+    count = len(people)
+    total = count * (count - 1) // 2
+    # At most genuine_count of the drawn pairs are of one person: enough others remain.
+    drawn = rng.choice(total, min(total, wanted + genuine_count), replace=False)
+    # Pair k of the strict upper triangle, row by row.
+    rows = np.concatenate([[0], np.cumsum(np.arange(count - 1, 0, -1))])
+    first = np.searchsorted(rows, drawn, side="right") - 1
+    second = drawn - rows[first] + first + 1
+    different = people[first] != people[second]
+    return np.stack([first, second], axis=1)[different][:wanted].astype(np.int32)
+
+
+def _hard_first(
+    pairs: NDArray[np.int32], hardness: NDArray[np.float32], count: int, hard: HardPairs
+) -> NDArray[np.int32]:
+    """Move the hardest to the front, as many as asked, and keep the order of the others."""
+    hardest = np.argsort(-hardness, kind="stable")[: round(count * hard.share)]
+    others = np.ones(len(pairs), dtype=np.bool_)
+    others[hardest] = False
+    return np.concatenate([pairs[hardest], pairs[others]])
+
+
+def _check_enough(kind: str, wanted: int, there: int) -> None:
+    if wanted > there:
+        raise InvalidInput(
+            "pairs",
+            f"asks for {wanted} {kind} pairs; these people and images give {there}: "
+            "take more identities or more images of each",
+        )
