@@ -195,7 +195,8 @@ def _impostor_pairs(
     first = np.searchsorted(rows, drawn, side="right") - 1
     second = drawn - rows[first] + first + 1
     different = people[first] != people[second]
-    return np.stack([first, second], axis=1)[different][:wanted].astype(np.int32)
+    pairs = np.stack([first, second], axis=1, dtype=np.int32, casting="same_kind")
+    return pairs[different][:wanted]
 
 
 def _hard_first(
