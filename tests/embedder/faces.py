@@ -1,0 +1,34 @@
+"""Pictures to embed: what they show does not matter here."""
+
+import cv2
+import numpy as np
+from magface.v1 import embedder_pb2 as pb
+from magface.v1 import image_pb2
+
+
+def crops(count: int, seed: int = 0) -> np.ndarray:
+    """uint8, (count, 112, 112, 3): smooth random pictures, all different."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, 7, 7, 3), dtype=np.uint8)
+    return np.stack([cv2.resize(c, (112, 112), interpolation=cv2.INTER_CUBIC) for c in coarse])
+
+
+def png(crop: np.ndarray) -> bytes:
+    return cv2.imencode(".png", crop)[1].tobytes()
+
+
+def image(crop: np.ndarray) -> image_pb2.Image:
+    return image_pb2.Image(data=png(crop), alignment=image_pb2.ALIGNMENT_ALIGNED)
+
+
+def image_side(crop: np.ndarray) -> pb.VerifySide:
+    return pb.VerifySide(image=image(crop))
+
+
+def stored_side(embedding: np.ndarray | bytes, version: str) -> pb.VerifySide:
+    data = embedding if isinstance(embedding, bytes) else embedding.astype("<f4").tobytes()
+    return pb.VerifySide(stored=pb.StoredEmbedding(embedding=data, model_version=version))
+
+
+def vector(face: pb.FaceEmbedding) -> np.ndarray:
+    return np.frombuffer(face.embedding, "<f4")
