@@ -194,9 +194,9 @@ def _impostor_pairs(
     rows = np.concatenate([[0], np.cumsum(np.arange(count - 1, 0, -1))])
     first = np.searchsorted(rows, drawn, side="right") - 1
     second = drawn - rows[first] + first + 1
-    different = people[first] != people[second]
-    pairs = np.stack([first, second], axis=1, dtype=np.int32, casting="same_kind")
-    return pairs[different][:wanted]
+    different = np.flatnonzero(people[first] != people[second])[:wanted]
+    pairs = np.stack([first[different], second[different]], axis=1)
+    return pairs.astype(np.int32)
 
 
 def _hard_first(
