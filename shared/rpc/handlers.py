@@ -4,17 +4,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+if TYPE_CHECKING:
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+else:
+    # Generic in its stubs only.
+    Handler = grpc.RpcMethodHandler
 Guard: TypeAlias = Callable[[Context], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True)
-class _GuardedHandler(grpc.RpcMethodHandler[Any, Any]):
+class _GuardedHandler(Handler):
     request_streaming: bool
     response_streaming: bool
     request_deserializer: Any
