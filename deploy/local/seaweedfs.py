@@ -43,7 +43,7 @@ class SeaweedServer(S3Server):
             "master.volumeSizeLimitMB": 1024,
             "master.electionTimeout": "1s",
             "master.heartbeatInterval": "100ms",
-            "volume.max": 20,
+            "volume.max": 1000,
             "volume.preStopSeconds": 0,
             "filer": "true",
             # Otherwise these two sockets would lie in /tmp as well.
