@@ -1,7 +1,8 @@
 """Jobs in Postgres, for those who ask for them; `leases` is for those who do them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
@@ -15,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from services.trainer.training import GateVerdict
 from services.trainer.verdicts import verdict_from_json
-from shared.errors import InvalidInput, NotFound, PreconditionFailed
+from shared.errors import InvalidInput, NotFound, PreconditionFailed, Unavailable
 from shared.storage.postgres import Pool, transaction
 
 _WATCH_INTERVAL_S = 0.2
@@ -111,7 +112,7 @@ class Jobs:
             await cursor.execute("SELECT * FROM trainer.jobs WHERE job_id = %s", (job_id,))
             return job_from_row(_found(await cursor.fetchone(), job_id))
 
-    async def page(self, size: int, before: int | None = None) -> list[Job]:
+    async def list(self, size: int, before: int | None = None) -> Sequence[Job]:
         """List up to `size` jobs, newest first, those with a `seq` under `before` only."""
         async with transaction(self._pool) as connection:
             cursor = connection.cursor(row_factory=dict_row)
@@ -122,11 +123,12 @@ class Jobs:
             )
             return [job_from_row(row) async for row in cursor]
 
-    async def watch(self, job_id: UUID) -> AsyncIterator[JobEvent]:
+    async def watch(self, job_id: UUID, stopping: asyncio.Event) -> AsyncIterator[JobEvent]:
         """Give the job's events from its beginning, then as they come, until it ends.
 
         Raises:
             NotFound: If there is no job of that id.
+            Unavailable: If `stopping` is set before the job ends.
         """
         seen = 0
         while True:
@@ -135,9 +137,11 @@ class Jobs:
                 seen = event.event_id
                 if event.job.state.ended:
                     return
-            await asyncio.sleep(_WATCH_INTERVAL_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), _WATCH_INTERVAL_S)
+                raise Unavailable("the trainer stops; watch the job again when it is back")
 
-    async def _events(self, job_id: UUID, after: int) -> list[JobEvent]:
+    async def _events(self, job_id: UUID, after: int) -> Sequence[JobEvent]:
         async with transaction(self._pool) as connection:
             cursor = connection.cursor(row_factory=dict_row)
             # Events first: the job is then at least as far as the last of them.
@@ -183,12 +187,10 @@ class Jobs:
             return job
 
 
-def check_requested_by(requested_by: str) -> None:
+def check_requested_by(requested_by: str, field: str = "requested_by") -> None:
     """Refuse a name that is not 1..128 characters, with InvalidInput."""
     if not 1 <= len(requested_by) <= 128:
-        raise InvalidInput(
-            "requested_by", f"has {len(requested_by)} characters; say who asks in 1..128"
-        )
+        raise InvalidInput(field, f"has {len(requested_by)} characters; say who asks in 1..128")
 
 
 async def create_job(

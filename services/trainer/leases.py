@@ -167,6 +167,15 @@ class Leases:
             await record_event(connection, job_from_row(row))
 
 
+async def hold(connection: AsyncConnection, claim: Claim) -> None:
+    """Keep the job from being claimed anew until the caller's transaction ends.
+
+    Raises:
+        Conflict: If it was claimed by another runner.
+    """
+    await _fenced(connection, claim, "lease_expires_at = lease_expires_at", {})
+
+
 async def finish_job(connection: AsyncConnection, claim: Claim, ending: Ending) -> None:
     """End a job within the caller's transaction; see `Leases.finish`."""
     row = await _fenced(

@@ -4,7 +4,7 @@ The history of serving only grows: a promotion and a rollback each add the next
 generation. Of two made at the same time one gets it, and the other a `Conflict`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -84,7 +84,7 @@ class Versions:
         async with transaction(self._pool) as connection:
             return await _get(connection, model_version)
 
-    async def page(self, size: int, before: int | None = None) -> list[Version]:
+    async def list(self, size: int, before: int | None = None) -> Sequence[Version]:
         """List up to `size` versions, newest first, those with a `seq` under `before` only."""
         async with transaction(self._pool) as connection:
             cursor = connection.cursor(row_factory=dict_row)
@@ -101,7 +101,7 @@ class Versions:
         async with transaction(self._pool) as connection:
             return await read_serving(connection)
 
-    async def history(self) -> list[Serving]:
+    async def history(self) -> Sequence[Serving]:
         """Give every promotion and rollback, the latest first."""
         async with transaction(self._pool) as connection:
             cursor = connection.cursor(row_factory=class_row(Serving))
@@ -134,7 +134,10 @@ class Versions:
             version = await _get(connection, model_version)
             overridden = version.gate is not None and not version.gate.passed
             if overridden and not override_gate:
-                raise PreconditionFailed(_refusal(version))
+                raise PreconditionFailed(
+                    f"the gate refused {model_version} ({describe_refusal(version.gate)}); to"
+                    " promote it all the same, override the gate and say why"
+                )
             now = await read_serving(connection)
             generation = now.generation if now else 0
             if expected_generation not in (None, generation):
@@ -262,10 +265,9 @@ def _version(row: DictRow) -> Version:
     )
 
 
-def _refusal(version: Version) -> str:
-    checks = version.gate.checks if version.gate else ()
-    failed = "; ".join(f"{c.name} {c.value:g} against {c.limit:g}" for c in checks if not c.passed)
-    return (
-        f"the gate refused {version.name} ({failed or 'without a check'}); to promote it all the"
-        " same, override the gate and say why"
-    )
+def describe_refusal(gate: GateVerdict | None) -> str:
+    """List the checks that a candidate failed, with their figures."""
+    failed = [check for check in (gate.checks if gate else ()) if not check.passed]
+    if not failed:
+        return "nothing was checked"
+    return "; ".join(f"{check.name} {check.value:g} against {check.limit:g}" for check in failed)

@@ -1,0 +1,100 @@
+"""Turns the folder that a job made into a model version, and into the serving one if it may."""
+
+import asyncio
+from pathlib import Path
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from services.trainer.jobs import Job, JobKind, JobState
+from services.trainer.leases import Claim, Ending, finish_job, hold
+from services.trainer.publish import PointerPublisher
+from services.trainer.training import GateVerdict
+from services.trainer.versions import add_version, append_serving, describe_refusal, read_serving
+from shared.errors import AlreadyExists
+from shared.model.manifest import Manifest, read_manifest
+from shared.registry.versions import VersionStore
+from shared.storage.postgres import Pool, transaction
+
+
+class Completion:
+    """Ends jobs that succeeded: first the files, then the rows that name them."""
+
+    def __init__(self, pool: Pool, store: VersionStore, pointer: PointerPublisher) -> None:
+        self._pool = pool
+        self._store = store
+        self._pointer = pointer
+
+    async def publish(self, job: Job, folder: Path) -> Manifest:
+        """Put the files of the version that the job made into the object store.
+
+        An attempt that was stopped after this leaves nothing but the files, and the next
+        one finds them.
+
+        Returns:
+            The manifest as it is published.
+
+        Raises:
+            CorruptData: If the folder does not match its manifest.
+            AlreadyExists: If another job's version has the same name.
+            Unavailable: If the store cannot be reached.
+        """
+        return await asyncio.to_thread(self._publish, job.job_id, folder)
+
+    def _publish(self, job_id: UUID, folder: Path) -> Manifest:
+        version = read_manifest(folder).model_version
+        try:
+            self._store.publish(folder)
+        except AlreadyExists:
+            # An earlier attempt got as far as here, on a machine that rounds otherwise:
+            # what it published stands.
+            if self._store.manifest(version).job_id != str(job_id):
+                raise
+        return self._store.manifest(version)
+
+    async def record(self, claim: Claim, manifest: Manifest, gate: GateVerdict | None) -> None:
+        """Record a published version, its promotion and the end of its job, all at once.
+
+        Raises:
+            Conflict: If the job was claimed by another runner.
+            Unavailable: If Postgres cannot be reached.
+        """
+        async with transaction(self._pool) as connection:
+            await hold(connection, claim)
+            # Waits for promotions under way, so that none comes between the look and the entry.
+            await connection.execute(
+                "LOCK TABLE trainer.serving_history IN SHARE ROW EXCLUSIVE MODE"
+            )
+            await add_version(connection, manifest, gate, claim.job.job_id)
+            message = await _promote_if_due(connection, claim.job, manifest, gate)
+            ending = Ending(JobState.SUCCEEDED, message, manifest.model_version, gate)
+            await finish_job(connection, claim, ending)
+        await self._pointer.try_to_publish()
+
+
+async def _promote_if_due(
+    connection: AsyncConnection, job: Job, manifest: Manifest, gate: GateVerdict | None
+) -> str:
+    """Let the new version serve if its job asks for it and nothing stands against it."""
+    version = manifest.model_version
+    now = await read_serving(connection)
+    if job.kind is JobKind.IMPORT:
+        if not job.spec["promote_if_first"] or now is not None:
+            return f"imported as {version}"
+        await append_serving(
+            connection, now, version, who=job.requested_by, why="first version, bundled"
+        )
+        return f"imported as {version}, which serves now"
+    if gate is None or not gate.passed:
+        return f"the gate refused {version}: {describe_refusal(gate)}"
+    if job.spec["no_promotion"]:
+        return f"the gate passed {version}; it is kept out of service as asked"
+    if now is None or now.model_version != manifest.parent_version:
+        serving = now.model_version if now else "nothing"
+        return (
+            f"the gate passed {version}, but {serving} serves by now instead of its parent"
+            f" {manifest.parent_version}, with which it was compared; promote it by hand if it"
+            " should serve"
+        )
+    await append_serving(connection, now, version, who=job.requested_by, why="gate passed")
+    return f"the gate passed {version}, which serves now"

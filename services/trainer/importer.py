@@ -1,0 +1,89 @@
+"""Makes a model version of a MagFace checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+from shared.datasets.render import render_person
+
+from services.trainer.specs import ImportSpec
+from services.trainer.training import Progress, Report
+from shared.model.checkpoint import load_checkpoint
+from shared.model.export import export_version
+from shared.model.session import Session, split_features
+from shared.model.torch_session import TorchSession
+
+_PEOPLE = 32
+_IMAGES_A_PERSON = 4
+_GOLDEN = 4
+_BATCH = 32
+_QUANTILES = 101
+
+
+def import_checkpoint(
+    checkpoint: Path,
+    spec: ImportSpec,
+    job_id: UUID,
+    workdir: Path,
+    *,
+    report: Report,
+    magnitude_quantiles: Sequence[float] | None = None,
+) -> Path:
+    """Load a checkpoint and export it with what a version needs besides its weights.
+
+    Args:
+        checkpoint: An official file or a safetensors file.
+        spec: What the file does not say about itself.
+        job_id: The version is named for it, so that the same job makes the same version.
+        workdir: The version's folder is made below it.
+        report: Takes the progress.
+        magnitude_quantiles: See `Manifest`; None measures the network's own on rendered
+            faces, good and bad ones, since a checkpoint brings no reference faces along.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        InvalidInput: If the file is no whole, plain checkpoint; says what is wrong with it.
+        CorruptData: If the network gives NaN or nothing, or its ONNX form differs from it.
+    """
+    report(Progress(0.1, "reading the checkpoint"))
+    loaded = load_checkpoint(checkpoint)
+    name = f"{loaded.spec.name}-{job_id.hex[:8]}"
+    report(Progress(0.3, f"read {loaded.entries} entries of {loaded.spec.name}"))
+    crops = _rendered_crops()
+    if magnitude_quantiles is None:
+        session = TorchSession(loaded.network, spec.channel_order)
+        magnitude_quantiles = _measure_quantiles(session, crops)
+    report(Progress(0.5, f"exporting {name}"))
+    folder = workdir / name
+    export_version(
+        loaded.network,
+        folder,
+        model_version=name,
+        channel_order=spec.channel_order,
+        threshold=spec.threshold,
+        magnitude_quantiles=magnitude_quantiles,
+        golden_crops=crops[:: len(crops) // _GOLDEN][:_GOLDEN],
+        job_id=str(job_id),
+    )
+    return folder
+
+
+def _measure_quantiles(session: Session, crops: NDArray[np.uint8]) -> list[float]:
+    batches = np.array_split(crops, len(crops) // _BATCH)
+    magnitudes = np.concatenate([split_features(session.run(batch))[1] for batch in batches])
+    quantiles: list[float] = np.quantile(magnitudes, np.linspace(0, 1, _QUANTILES)).tolist()
+    return quantiles
+
+
+def _rendered_crops() -> NDArray[np.uint8]:
+    return np.stack(
+        [
+            render_person(person, image)
+            for person in range(_PEOPLE)
+            for image in range(_IMAGES_A_PERSON)
+        ]
+    )

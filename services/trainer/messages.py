@@ -1,0 +1,89 @@
+"""What the runner and its worker say to each other: one JSON document a line."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from services.trainer.jobs import JobKind
+from services.trainer.training import GateVerdict
+
+
+class _Message(BaseModel):
+    # A training that diverges has NaN to report, which JSON cannot write as a number.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Assignment(_Message):
+    """The job, to the worker's stdin, which then stays open for as long as the runner lives.
+
+    Attributes:
+        parent_pid: The runner's process; the worker ends with it.
+        data_snapshot: Feedback that an earlier attempt froze.
+        workdir: An empty folder of this attempt's own.
+    """
+
+    parent_pid: int
+    job_id: UUID
+    kind: JobKind
+    spec: dict[str, Any]
+    data_snapshot: str | None
+    workdir: Path
+
+
+class ProgressMade(_Message):
+    """See `services.trainer.training.Progress`."""
+
+    type: Literal["progress"] = "progress"
+    fraction: float = Field(ge=0, le=1)
+    message: str
+    figures: dict[str, float] = {}
+
+
+class SnapshotTaken(_Message):
+    """The feedback is frozen; a later attempt must be assigned this snapshot."""
+
+    type: Literal["snapshot"] = "snapshot"
+    snapshot_id: str
+
+
+class Done(_Message):
+    """The last message of a job that made a version.
+
+    Attributes:
+        folder: The version's files, ready to publish.
+        gate: None when nobody judged it, as for an import.
+    """
+
+    type: Literal["done"] = "done"
+    folder: Path
+    gate: GateVerdict | None
+
+
+class Failed(_Message):
+    """The last message of a job that cannot be done.
+
+    Attributes:
+        why: For a person to read.
+        transient: Something it needs was away; the same may succeed later.
+    """
+
+    type: Literal["failed"] = "failed"
+    why: str
+    transient: bool
+
+
+WorkerMessage = Annotated[ProgressMade | SnapshotTaken | Done | Failed, Field(discriminator="type")]
+_WORKER_MESSAGE: TypeAdapter[ProgressMade | SnapshotTaken | Done | Failed] = TypeAdapter(
+    WorkerMessage
+)
+
+
+def read_message(line: bytes) -> ProgressMade | SnapshotTaken | Done | Failed:
+    """Read one line of a worker's stdout.
+
+    Raises:
+        pydantic.ValidationError: If it is none of the messages.
+    """
+    return _WORKER_MESSAGE.validate_json(line)

@@ -1,0 +1,158 @@
+"""Translates between the contract's messages and the domain's words."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from magface.v1 import trainer_pb2 as pb
+
+from services.trainer.jobs import Job, JobEvent, JobKind, JobState
+from services.trainer.specs import TrainOptions
+from services.trainer.training import GateVerdict, Recipe
+from services.trainer.versions import Serving, Version
+from shared.errors import InvalidInput
+from shared.model.manifest import ChannelOrder
+
+_KINDS: Final = {JobKind.TRAIN: pb.JOB_KIND_TRAIN, JobKind.IMPORT: pb.JOB_KIND_IMPORT}
+_STATES: Final = {
+    JobState.QUEUED: pb.JOB_STATE_QUEUED,
+    JobState.RUNNING: pb.JOB_STATE_RUNNING,
+    JobState.SUCCEEDED: pb.JOB_STATE_SUCCEEDED,
+    JobState.FAILED: pb.JOB_STATE_FAILED,
+    JobState.CANCELLED: pb.JOB_STATE_CANCELLED,
+}
+_RECIPES: Final[dict[pb.Recipe.ValueType, Recipe]] = {
+    pb.RECIPE_UNSPECIFIED: Recipe.COSINE,
+    pb.RECIPE_COSINE: Recipe.COSINE,
+    pb.RECIPE_HADSELL: Recipe.HADSELL,
+}
+_ORDERS: Final[dict[pb.ChannelOrder.ValueType, ChannelOrder]] = {
+    pb.CHANNEL_ORDER_UNSPECIFIED: "bgr",
+    pb.CHANNEL_ORDER_BGR: "bgr",
+    pb.CHANNEL_ORDER_RGB: "rgb",
+}
+
+
+def read_job_id(job_id: str) -> UUID:
+    """Unpack a job's id.
+
+    Raises:
+        InvalidInput: If it cannot be one.
+    """
+    try:
+        return UUID(job_id)
+    except ValueError as error:
+        raise InvalidInput("job_id", f"{job_id!r} is no job's id, which is a UUID") from error
+
+
+def read_options(options: pb.TrainingOptions) -> TrainOptions:
+    """Unpack training options; their ranges are looked at later.
+
+    Raises:
+        InvalidInput: If the recipe is a number this contract does not have.
+    """
+    recipe = _RECIPES.get(options.recipe)
+    if recipe is None:
+        raise InvalidInput("options.recipe", f"is {options.recipe}, which is not a Recipe")
+    given = {field.name: value for field, value in options.ListFields()} | {"recipe": recipe}
+    given.pop("parent_version", None)
+    return TrainOptions.model_validate(given)
+
+
+def read_channel_order(number: pb.ChannelOrder.ValueType) -> ChannelOrder:
+    """Unpack a channel order.
+
+    Raises:
+        InvalidInput: If it is a number this contract does not have.
+    """
+    order = _ORDERS.get(number)
+    if order is None:
+        raise InvalidInput("options.channel_order", f"is {number}, which is not a ChannelOrder")
+    return order
+
+
+async def read_upload(
+    requests: AsyncIterator[pb.ImportModelRequest],
+) -> tuple[pb.ImportOptions, AsyncIterator[bytes]]:
+    """Split an upload into its options and the file.
+
+    Raises:
+        InvalidInput: If the options do not come first.
+    """
+    first = await anext(requests, None)
+    if first is None or first.WhichOneof("part") != "options":
+        raise InvalidInput("options", "is missing; it must be the first message of the upload")
+    return first.options, _chunks(requests)
+
+
+async def _chunks(requests: AsyncIterator[pb.ImportModelRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("part") != "chunk":
+            raise InvalidInput("chunk", "is missing; all messages but the first carry one")
+        yield request.chunk
+
+
+def pack_job(job: Job) -> pb.Job:
+    """Pack a job."""
+    return pb.Job(
+        job_id=str(job.job_id),
+        kind=_KINDS[job.kind],
+        state=_STATES[job.state],
+        requested_by=job.requested_by,
+        created_at=_timestamp(job.created_at),
+        started_at=_timestamp(job.started_at) if job.started_at else None,
+        ended_at=_timestamp(job.ended_at) if job.ended_at else None,
+        progress=job.progress,
+        message=job.message,
+        model_version=job.model_version or "",
+        gate=_pack_gate(job.gate) if job.gate else None,
+    )
+
+
+def pack_event(event: JobEvent) -> pb.WatchJobResponse:
+    """Pack an event of a job."""
+    return pb.WatchJobResponse(
+        job=pack_job(event.job), at=_timestamp(event.at), figures=event.figures
+    )
+
+
+def pack_version(version: Version, serving: Serving | None) -> pb.ModelVersion:
+    """Pack a model version, given what serves."""
+    manifest = version.manifest
+    return pb.ModelVersion(
+        model_version=manifest.model_version,
+        architecture=manifest.architecture,
+        embedding_size=manifest.embedding_size,
+        channel_order=manifest.channel_order,
+        threshold=manifest.threshold,
+        parent_version=manifest.parent_version or "",
+        job_id=str(version.job_id),
+        created_at=_timestamp(manifest.created_at),
+        serving=serving is not None and serving.model_version == manifest.model_version,
+        gate=_pack_gate(version.gate) if version.gate else None,
+        compatible_versions=manifest.compatible_versions,
+    )
+
+
+def _pack_gate(gate: GateVerdict) -> pb.GateVerdict:
+    return pb.GateVerdict(
+        passed=gate.passed,
+        checks=[
+            pb.GateCheck(
+                name=check.name,
+                passed=check.passed,
+                value=check.value,
+                limit=check.limit,
+                detail=check.detail,
+            )
+            for check in gate.checks
+        ],
+    )
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp

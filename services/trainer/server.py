@@ -1,0 +1,99 @@
+"""Puts the parts of the trainer together, whether or not its stores are there yet."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import grpc
+from magface.v1 import trainer_pb2_grpc
+
+from services.trainer.completion import Completion
+from services.trainer.first_start import import_default_if_empty
+from services.trainer.jobs import Jobs
+from services.trainer.leases import Leases
+from services.trainer.publish import PointerPublisher
+from services.trainer.runner import Runner
+from services.trainer.servicer import TrainerServicer
+from services.trainer.settings import TrainerSettings
+from services.trainer.trainer import Trainer
+from services.trainer.uploads import Uploads
+from services.trainer.versions import Versions
+from shared.errors import Unavailable
+from shared.registry.versions import VersionStore
+from shared.rpc.lifecycle import Lifecycle
+from shared.storage.migrations import apply_migrations
+from shared.storage.objects import ObjectStore
+from shared.storage.postgres import Pool, open_pool
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME: Final = "magface.v1.TrainerService"
+SCHEMA: Final = "trainer"
+MIGRATIONS: Final = Path(__file__).with_name("migrations")
+_RETRY_S = 0.5
+
+
+@asynccontextmanager
+async def trainer_service(
+    settings: TrainerSettings, server: grpc.aio.Server, lifecycle: Lifecycle
+) -> AsyncIterator[None]:
+    """Add the service to a server; it is ready once its stores can be reached.
+
+    Raises:
+        ExceptionGroup: If the database cannot be migrated, or the runner or the reconciler
+            fails unexpectedly; the server stops then.
+    """
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    servicer = TrainerServicer(lifecycle.stopping)
+    trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server)
+    objects = ObjectStore(settings)
+    pool = await open_pool(settings)
+    try:
+        async with asyncio.TaskGroup() as group:
+            life = group.create_task(_live(settings, pool, objects, servicer, lifecycle))
+            yield
+            life.cancel()
+    finally:
+        await pool.close()
+
+
+async def _live(
+    settings: TrainerSettings,
+    pool: Pool,
+    objects: ObjectStore,
+    servicer: TrainerServicer,
+    lifecycle: Lifecycle,
+) -> None:
+    await _prepare(settings, pool, objects)
+    pointer = PointerPublisher(pool, objects)
+    uploads = Uploads(objects, settings.work_dir, settings.upload_max_bytes)
+    servicer.open(Trainer(Jobs(pool), Versions(pool), uploads, pointer))
+    await lifecycle.set_ready(True)
+    store = VersionStore(objects, settings.work_dir / "versions")
+    completion = Completion(pool, store, pointer)
+    runner = Runner(Leases(pool), completion, settings.work_dir)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(runner.run())
+        group.create_task(pointer.reconcile())
+
+
+async def _prepare(settings: TrainerSettings, pool: Pool, objects: ObjectStore) -> None:
+    """Wait for database and object store, and bring both to where the service needs them.
+
+    Raises:
+        PreconditionFailed: If the database cannot be migrated.
+    """
+    url = settings.database_url.get_secret_value()
+    while True:
+        try:
+            await asyncio.to_thread(apply_migrations, url, SCHEMA, MIGRATIONS)
+            await asyncio.to_thread(objects.ensure_bucket)
+            await import_default_if_empty(pool)
+        except Unavailable as error:
+            logger.warning("not ready yet: %s", error)
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return

@@ -1,0 +1,146 @@
+"""Unpacks requests, calls the trainer, packs its answers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from magface.v1 import trainer_pb2 as pb
+from magface.v1 import trainer_pb2_grpc
+
+from services.trainer.packing import (
+    pack_event,
+    pack_job,
+    pack_version,
+    read_channel_order,
+    read_job_id,
+    read_options,
+    read_upload,
+)
+from services.trainer.paging import read_page
+from services.trainer.trainer import Trainer
+from shared.errors import Unavailable
+from shared.rpc.handlers import Context
+
+
+class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
+    """The contract's TrainerService over a trainer, UNAVAILABLE until it is given one.
+
+    Args:
+        stopping: Set when the server begins to stop; watchers are sent away then.
+    """
+
+    def __init__(self, stopping: asyncio.Event) -> None:
+        self._stopping = stopping
+        self._opened: Trainer | None = None
+
+    def open(self, trainer: Trainer) -> None:
+        """Serve with this trainer from now on."""
+        self._opened = trainer
+
+    @property
+    def _trainer(self) -> Trainer:
+        if self._opened is None:
+            raise Unavailable("the trainer still waits for its database and object store")
+        return self._opened
+
+    async def StartTraining(  # noqa: N802
+        self,
+        request: pb.StartTrainingRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.StartTrainingResponse:
+        job = await self._trainer.start_training(
+            read_options(request.options),
+            request.options.parent_version,
+            requested_by=request.requested_by,
+            no_promotion=request.no_promotion,
+        )
+        return pb.StartTrainingResponse(job=pack_job(job))
+
+    async def GetJob(  # noqa: N802
+        self,
+        request: pb.GetJobRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.GetJobResponse:
+        job = await self._trainer.jobs.get(read_job_id(request.job_id))
+        return pb.GetJobResponse(job=pack_job(job))
+
+    async def ListJobs(  # noqa: N802
+        self,
+        request: pb.ListJobsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListJobsResponse:
+        page = read_page(request.page_size, request.page_token)
+        jobs, token = page.cut(await self._trainer.jobs.list(page.limit, page.before))
+        return pb.ListJobsResponse(jobs=map(pack_job, jobs), next_page_token=token)
+
+    async def WatchJob(  # noqa: N802
+        self,
+        request: pb.WatchJobRequest,
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[pb.WatchJobResponse]:
+        job_id = read_job_id(request.job_id)
+        async for event in self._trainer.jobs.watch(job_id, self._stopping):
+            yield pack_event(event)
+
+    async def CancelJob(  # noqa: N802
+        self,
+        request: pb.CancelJobRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.CancelJobResponse:
+        job = await self._trainer.jobs.cancel(read_job_id(request.job_id), request.requested_by)
+        return pb.CancelJobResponse(job=pack_job(job))
+
+    async def ListModels(  # noqa: N802
+        self,
+        request: pb.ListModelsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListModelsResponse:
+        page = read_page(request.page_size, request.page_token)
+        found = await self._trainer.versions.list(page.limit, page.before)
+        serving = await self._trainer.versions.serving()
+        versions, token = page.cut(found)
+        return pb.ListModelsResponse(
+            models=[pack_version(version, serving) for version in versions],
+            next_page_token=token,
+            serving_generation=serving.generation if serving else 0,
+        )
+
+    async def ImportModel(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.ImportModelRequest],
+        context: Context,  # noqa: ARG002
+    ) -> pb.ImportModelResponse:
+        options, chunks = await read_upload(request_iterator)
+        job = await self._trainer.import_model(
+            chunks,
+            channel_order=read_channel_order(options.channel_order),
+            threshold=options.threshold if options.HasField("threshold") else None,
+            requested_by=options.requested_by,
+        )
+        return pb.ImportModelResponse(job=pack_job(job))
+
+    async def PromoteModel(  # noqa: N802
+        self,
+        request: pb.PromoteModelRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.PromoteModelResponse:
+        named = request.HasField("expected_generation")
+        serving = await self._trainer.promote(
+            request.model_version,
+            who=request.requested_by,
+            why=request.reason,
+            override_gate=request.override_gate,
+            expected_generation=request.expected_generation if named else None,
+        )
+        return pb.PromoteModelResponse(
+            model_version=serving.model_version, serving_generation=serving.generation
+        )
+
+    async def Rollback(  # noqa: N802
+        self,
+        request: pb.RollbackRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.RollbackResponse:
+        serving = await self._trainer.rollback(who=request.requested_by, why=request.reason)
+        return pb.RollbackResponse(
+            model_version=serving.model_version, serving_generation=serving.generation
+        )

@@ -1,0 +1,64 @@
+"""What a job's `spec` says, kind by kind."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.trainer.training import Recipe, TrainingSpec
+from shared.model.manifest import ChannelOrder
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImportSpec(_Spec):
+    """Make a model version of a checkpoint.
+
+    Attributes:
+        upload: SHA-256 of the uploaded file; None for the bundled default.
+        promote_if_first: Let it serve, if nothing does by then.
+    """
+
+    upload: str | None
+    channel_order: ChannelOrder
+    threshold: float = Field(ge=-1, le=1)
+    promote_if_first: bool = False
+
+
+class TrainOptions(_Spec):
+    """Fields of `TrainingSpec`; one that is None takes its default."""
+
+    epochs: int | None = None
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    genuine_margin: float | None = None
+    impostor_margin: float | None = None
+    seed: int | None = None
+    recipe: Recipe | None = None
+
+
+class TrainSpec(_Spec):
+    """Fine-tune a model version on the feedback.
+
+    Attributes:
+        no_promotion: Keep the candidate out of service even if the gate passes it.
+    """
+
+    parent_version: str
+    options: TrainOptions
+    no_promotion: bool = False
+
+    def for_job(self, job_id: str) -> TrainingSpec:
+        """Say it in the words of the learning.
+
+        Raises:
+            InvalidInput: Names the option that is out of its range.
+        """
+        given: dict[str, Any] = self.options.model_dump(exclude_none=True)
+        return TrainingSpec(job_id=job_id, parent_version=self.parent_version, **given)
+
+
+def upload_key(sha256: str) -> str:
+    """Name the object of an uploaded checkpoint."""
+    return f"uploads/{sha256}"

@@ -1,0 +1,115 @@
+"""What can be asked of the trainer, in the domain's words."""
+
+import math
+from collections.abc import AsyncIterator
+
+from services.trainer.jobs import Job, JobKind, Jobs, check_requested_by
+from services.trainer.publish import PointerPublisher
+from services.trainer.specs import ImportSpec, TrainOptions, TrainSpec
+from services.trainer.uploads import Uploads
+from services.trainer.versions import Serving, Versions
+from shared.errors import InvalidInput, PreconditionFailed
+from shared.model.manifest import ChannelOrder
+
+_UNCALIBRATED_THRESHOLD = 0.4
+
+
+class Trainer:
+    """Queues work, and decides which version serves.
+
+    Attributes:
+        jobs: To look jobs up, follow and cancel them.
+        versions: To look versions up.
+    """
+
+    def __init__(
+        self, jobs: Jobs, versions: Versions, uploads: Uploads, pointer: PointerPublisher
+    ) -> None:
+        self.jobs = jobs
+        self.versions = versions
+        self._uploads = uploads
+        self._pointer = pointer
+
+    async def start_training(
+        self, options: TrainOptions, parent_version: str, *, requested_by: str, no_promotion: bool
+    ) -> Job:
+        """Queue a fine-tuning.
+
+        Args:
+            options: How to train.
+            parent_version: What to start from; the serving version when empty.
+            requested_by: Who asks.
+            no_promotion: Keep the candidate out of service even if the gate passes it.
+
+        Raises:
+            InvalidInput: Names the option that is out of its range.
+            NotFound: If there is no such parent.
+            PreconditionFailed: If no parent is named and nothing serves.
+        """
+        parent = parent_version or await self._serving_version()
+        spec = TrainSpec(parent_version=parent, options=options, no_promotion=no_promotion)
+        spec.for_job("")
+        await self.versions.get(parent)
+        return await self.jobs.create(JobKind.TRAIN, spec.model_dump(mode="json"), requested_by)
+
+    async def _serving_version(self) -> str:
+        serving = await self.versions.serving()
+        if serving is None:
+            raise PreconditionFailed(
+                "no version serves yet to start from; import one, or name options.parent_version"
+            )
+        return serving.model_version
+
+    async def import_model(
+        self,
+        chunks: AsyncIterator[bytes],
+        *,
+        channel_order: ChannelOrder,
+        threshold: float | None,
+        requested_by: str,
+    ) -> Job:
+        """Take a checkpoint in, and queue the job that makes a version of it.
+
+        Args:
+            chunks: The file.
+            channel_order: What the network was trained with.
+            threshold: Cosine similarity from which two faces are the same person.
+            requested_by: Who asks.
+
+        Raises:
+            InvalidInput: If an option is out of its range, or the file empty or too large.
+        """
+        check_requested_by(requested_by, "options.requested_by")
+        if threshold is None:
+            threshold = _UNCALIBRATED_THRESHOLD
+        if not math.isfinite(threshold) or abs(threshold) > 1:
+            raise InvalidInput("options.threshold", f"{threshold} is outside -1..1")
+        upload = await self._uploads.store(chunks)
+        spec = ImportSpec(upload=upload, channel_order=channel_order, threshold=threshold)
+        return await self.jobs.create(JobKind.IMPORT, spec.model_dump(mode="json"), requested_by)
+
+    async def promote(
+        self,
+        model_version: str,
+        *,
+        who: str,
+        why: str,
+        override_gate: bool,
+        expected_generation: int | None,
+    ) -> Serving:
+        """Make a version the serving one, and publish that; see `Versions.promote`."""
+        serving = await self.versions.promote(
+            model_version,
+            who=who,
+            why=why,
+            override_gate=override_gate,
+            expected_generation=expected_generation,
+        )
+        await self._pointer.try_to_publish()
+        return serving
+
+    async def rollback(self, *, who: str, why: str) -> Serving:
+        """Make the version before serve again, and publish that; see `Versions.rollback`."""
+        serving = await self.versions.rollback(who=who, why=why)
+        await self._pointer.try_to_publish()
+        return serving

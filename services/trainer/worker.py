@@ -1,0 +1,164 @@
+"""``python -m services.trainer.worker``: does one job, as a child of the trainer.
+
+Reads its assignment from stdin and writes messages to stdout; see `messages`. It knows no
+Postgres: whatever becomes of what it says is the runner's affair.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from services.trainer.epoch_state import StoredEpochState
+from services.trainer.jobs import JobKind
+from services.trainer.messages import Assignment, Done, Failed, ProgressMade, SnapshotTaken
+from services.trainer.settings import WorkerSettings
+from services.trainer.specs import ImportSpec, TrainSpec, upload_key
+from services.trainer.training import Progress, ReferenceFaces
+from shared.errors import MagFaceError, Unavailable
+from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
+from shared.storage.objects import ObjectStore
+
+_PR_SET_PDEATHSIG = 1
+_NICENESS = 10
+_PROGRESS_INTERVAL_S = 0.2
+
+
+class Voice:
+    """Speaks to the runner."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe = pipe
+        self._last_progress = 0.0
+
+    def say(self, message: ProgressMade | SnapshotTaken | Done | Failed) -> None:
+        self._pipe.write(message.model_dump_json().encode() + b"\n")
+        self._pipe.flush()
+
+    def report(self, progress: Progress) -> None:
+        """Tell the progress, unless some was told a moment ago."""
+        now = time.monotonic()
+        if now - self._last_progress < _PROGRESS_INTERVAL_S:
+            return
+        self._last_progress = now
+        made = ProgressMade(
+            fraction=progress.fraction, message=progress.message, figures=dict(progress.figures)
+        )
+        self.say(made)
+
+
+def main() -> None:
+    """Do the job that stdin assigns."""
+    _die_with_parent()
+    voice = Voice(_take_stdout())
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    assignment = Assignment.model_validate_json(sys.stdin.buffer.readline())
+    if os.getppid() != assignment.parent_pid:
+        sys.exit("the runner has ended")
+    threading.Thread(target=_end_at_eof, daemon=True).start()
+    os.nice(_NICENESS)
+    try:
+        voice.say(_do(assignment, voice))
+    except MagFaceError as error:
+        voice.say(Failed(why=str(error), transient=isinstance(error, Unavailable)))
+
+
+def _do(assignment: Assignment, voice: Voice) -> Done:
+    settings = WorkerSettings()
+    objects = ObjectStore(settings)
+    match assignment.kind:
+        case JobKind.IMPORT:
+            return _import(assignment, objects, voice)
+        case JobKind.TRAIN:
+            return _train(assignment, settings, objects, voice)
+
+
+def _import(assignment: Assignment, objects: ObjectStore, voice: Voice) -> Done:
+    from services.trainer.importer import import_checkpoint  # noqa: PLC0415
+
+    spec = ImportSpec.model_validate(assignment.spec)
+    if spec.upload is None:
+        checkpoint = DEFAULT_CHECKPOINT
+        quantiles = default_calibration().magnitude_quantiles
+    else:
+        checkpoint = assignment.workdir / "uploaded-file"
+        objects.get_file(upload_key(spec.upload), checkpoint, sha256=spec.upload)
+        quantiles = None
+    folder = import_checkpoint(
+        checkpoint,
+        spec,
+        assignment.job_id,
+        assignment.workdir,
+        report=voice.report,
+        magnitude_quantiles=quantiles,
+    )
+    return Done(folder=folder, gate=None)
+
+
+def _train(
+    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
+) -> Done:
+    from services.trainer.feedback_source import PulledFeedback  # noqa: PLC0415
+    from services.trainer.learning import run_training  # noqa: PLC0415
+    from shared.registry.versions import VersionStore  # noqa: PLC0415
+    from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
+
+    workdir = assignment.workdir
+    spec = TrainSpec.model_validate(assignment.spec)
+    voice.report(Progress(0.0, "pulling the feedback"))
+    with open_sync_channel(settings.feedback_address) as channel:
+        feedback = PulledFeedback(channel, assignment.data_snapshot, workdir / "images")
+        voice.say(SnapshotTaken(snapshot_id=feedback.snapshot_id))
+        feedback.fetch_all(
+            lambda done, of: voice.report(Progress(0.0, f"pulled {done} of {of} images"))
+        )
+        outcome = run_training(
+            spec.for_job(str(assignment.job_id)),
+            feedback=feedback,
+            parent=VersionStore(objects, workdir / "versions").fetch(spec.parent_version),
+            reference=_reference(settings),
+            workdir=_made(workdir / "training"),
+            state=StoredEpochState(objects, assignment.job_id),
+            report=voice.report,
+        )
+    return Done(folder=outcome.folder, gate=outcome.gate)
+
+
+def _reference(settings: WorkerSettings) -> ReferenceFaces | None:
+    from services.trainer.reference import read_reference  # noqa: PLC0415
+
+    folder = settings.reference_faces
+    return read_reference(folder, settings) if folder else None
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _take_stdout() -> BinaryIO:
+    """Keep stdout for messages; whatever a library prints goes to stderr."""
+    pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return pipe
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _end_at_eof() -> None:
+    """End this process and its children when the runner closes our stdin by dying."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
