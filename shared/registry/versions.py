@@ -18,7 +18,7 @@ from shared.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,127}$")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
 
 class VersionStore:
@@ -139,7 +139,7 @@ class VersionStore:
             yield
 
     def _folder(self, model_version: str) -> Path:
-        if not _NAME.match(model_version):
+        if not _NAME.fullmatch(model_version):
             raise InvalidInput("model_version", f"{model_version!r} is no version's name")
         return self._cache_dir / model_version
 

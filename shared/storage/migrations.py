@@ -10,7 +10,7 @@ from psycopg import sql
 
 from shared.errors import PreconditionFailed, Unavailable
 
-_NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
+_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _LOCK_WAIT = "5min"
 
 
@@ -37,7 +37,8 @@ def apply_migrations(database_url: str, schema: str, folder: Path) -> list[str]:
 
     Raises:
         PreconditionFailed: If a file that was applied has changed or is gone, a file is
-            misnamed or misnumbered, or its SQL fails (then nothing of that file stays).
+            misnamed or misnumbered or there is none, or its SQL fails (then nothing of that
+            file stays).
         Unavailable: If the database cannot be reached.
     """
     migrations = _read(folder)
@@ -55,10 +56,12 @@ def apply_migrations(database_url: str, schema: str, folder: Path) -> list[str]:
 def _read(folder: Path) -> list[_Migration]:
     found: list[_Migration] = []
     for path in sorted(folder.glob("*.sql")):
-        match = _NAME.match(path.name)
+        match = _NAME.fullmatch(path.name)
         if match is None:
             raise PreconditionFailed(f"migration {path} is not named like 0001_name.sql")
         found.append(_Migration(int(match[1]), path.name, path.read_bytes()))
+    if not found:
+        raise PreconditionFailed(f"there are no migrations in {folder}: is it installed whole?")
     numbers = [migration.number for migration in found]
     if numbers != list(range(1, len(found) + 1)):
         raise PreconditionFailed(
