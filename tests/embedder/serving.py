@@ -1,0 +1,55 @@
+"""The real server in this process, and what tests ask of it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+from magface.v1 import embedder_pb2 as pb
+from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
+
+from services.embedder.server import SERVICE_NAME, embedder
+from services.embedder.settings import EmbedderSettings
+from shared.rpc.server import running_server
+from tests.embedder.waiting import until
+
+
+class Client:
+    """A stub, and a view of what serves."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.stub = EmbedderServiceStub(channel)
+
+    async def embed(self, *images) -> pb.EmbedResponse:
+        return await self.stub.Embed(pb.EmbedRequest(images=images), timeout=20)
+
+    async def verify(self, a: pb.VerifySide, b: pb.VerifySide) -> pb.VerifyResponse:
+        return await self.stub.Verify(pb.VerifyRequest(a=a, b=b), timeout=20)
+
+    async def model(self) -> pb.GetModelResponse:
+        return await self.stub.GetModel(pb.GetModelRequest(), timeout=5)
+
+    async def until_serving(self, version: str, seconds: float = 20.0) -> None:
+        await self._until(lambda model: model.model_version == version, seconds)
+
+    async def until_swap_error(self, seconds: float = 20.0) -> pb.GetModelResponse:
+        return await self._until(lambda model: model.swap_error, seconds)
+
+    async def _until(self, condition, seconds: float) -> pb.GetModelResponse:
+        seen: list[pb.GetModelResponse] = []
+
+        async def look() -> bool:
+            seen.append(await self.model())
+            return bool(condition(seen[-1]))
+
+        await until(look, seconds)
+        return seen[-1]
+
+
+@asynccontextmanager
+async def running_embedder(settings: EmbedderSettings) -> AsyncIterator[Client]:
+    async with (
+        running_server(settings, SERVICE_NAME, embedder(settings)) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        yield Client(channel)
