@@ -68,7 +68,7 @@ class S3Server(LocalServer):
         store = ObjectStore(self.settings().model_copy(update={"s3_timeout_s": _PROBE_TIMEOUT_S}))
         try:
             store.ensure_bucket()
-            store.put(_PROBE_KEY, b"")
+            store.put(_PROBE_KEY, b"x")
             store.remove(_PROBE_KEY)
         except Unavailable:
             return False

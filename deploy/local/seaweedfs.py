@@ -41,8 +41,8 @@ class SeaweedServer(S3Server):
             "ip.bind": "127.0.0.1",
             "master.telemetry": "false",
             "master.volumeSizeLimitMB": 1024,
-            "master.electionTimeout": "1s",
-            "master.heartbeatInterval": "100ms",
+            # A volume server that comes before the master's election waits 5 s to come again.
+            "master.peers": "none",
             "volume.max": 1000,
             "volume.preStopSeconds": 0,
             "filer": "true",
