@@ -110,6 +110,8 @@ class PostgresServer(LocalServer):
             capture_output=True,
             text=True,
             check=False,
+            # Ctrl-C in a terminal is for the supervisor alone.
+            start_new_session=True,
         )
         if done.returncode != 0:
             raise Unavailable(f"Postgres could not make {self._data}:\n{done.stdout}{done.stderr}")

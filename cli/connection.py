@@ -1,0 +1,105 @@
+"""Finds the services: in a running stack's folder, or by the environment."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import grpc
+import typer
+from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
+from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
+from magface.v1.trainer_pb2_grpc import TrainerServiceStub
+
+from deploy.local.endpoints import Endpoints
+from shared.errors import PreconditionFailed, Unavailable
+from shared.rpc.channel import open_sync_channel
+from shared.rpc.errors import domain_errors
+
+Service = Literal["embedder", "feedback", "trainer"]
+
+DEFAULT_DIR = Path("run")
+CALL_TIMEOUT_S = 60.0
+_LONGEST_PAGE = 1000
+
+_Item = TypeVar("_Item")
+
+DirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        file_okay=False,
+        help="Folder of a running `magface up`. Without it the services are those of "
+        "MAGFACE_EMBEDDER_ADDRESS and so on, or of the stack in ./run.",
+    ),
+]
+
+
+def service_address(service: Service, folder: Path | None) -> str:
+    """Finds a service's gRPC target: ``folder`` first, then the environment, then ./run.
+
+    Raises:
+        PreconditionFailed: None of them says.
+    """
+    variable = f"MAGFACE_{service.upper()}_ADDRESS"
+    if folder is None and os.environ.get(variable):
+        return os.environ[variable]
+    endpoints = Endpoints.read(folder or DEFAULT_DIR)
+    if endpoints is None:
+        raise PreconditionFailed(
+            f"no stack is ready in {(folder or DEFAULT_DIR).absolute()}: start one with "
+            f"`magface up --dir DIR`, name its folder with --dir, or set {variable}"
+        )
+    return str(getattr(endpoints, service))
+
+
+@contextmanager
+def embedder(folder: Path | None) -> Iterator[EmbedderServiceStub]:
+    """Calls the embedder; failed calls raise the domain's errors."""
+    with _channel("embedder", folder) as channel:
+        yield EmbedderServiceStub(channel)
+
+
+@contextmanager
+def feedback(folder: Path | None) -> Iterator[FeedbackServiceStub]:
+    """Calls the feedback service; failed calls raise the domain's errors."""
+    with _channel("feedback", folder) as channel:
+        yield FeedbackServiceStub(channel)
+
+
+@contextmanager
+def trainer(folder: Path | None) -> Iterator[TrainerServiceStub]:
+    """Calls the trainer; failed calls raise the domain's errors."""
+    with _channel("trainer", folder) as channel:
+        yield TrainerServiceStub(channel)
+
+
+def collect_pages(
+    fetch: Callable[[int, str], tuple[Sequence[_Item], str]], limit: int
+) -> list[_Item]:
+    """Gathers the first items of a paged list.
+
+    Args:
+        fetch: Gives a page's items and the next page's token for a page size and a token.
+        limit: Most items to gather.
+    """
+    items: list[_Item] = []
+    token = ""
+    while len(items) < limit:
+        page, token = fetch(min(limit - len(items), _LONGEST_PAGE), token)
+        items += page
+        if not token:
+            break
+    return items
+
+
+@contextmanager
+def _channel(service: Service, folder: Path | None) -> Iterator[grpc.Channel]:
+    address = service_address(service, folder)
+    with open_sync_channel(address) as channel:
+        try:
+            with domain_errors():
+                yield channel
+        except Unavailable as error:
+            raise Unavailable(f"the {service} at {address}: {error}") from error

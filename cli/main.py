@@ -1,0 +1,38 @@
+"""The ``magface`` command."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from cli import dataset, faces, feedback, models, training, up
+from shared.errors import MagFaceError
+
+
+class _ReadableErrors(TyperGroup):
+    """Ends a command that failed foreseeably with one line instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (MagFaceError, OSError) as error:
+            typer.echo(f"magface: {error}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_ReadableErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A face verifier that learns from being corrected.",
+)
+app.command()(up.up)
+app.command()(faces.embed)
+app.command()(faces.verify)
+app.add_typer(feedback.app, name="feedback")
+app.command()(training.train)
+app.add_typer(training.jobs, name="jobs")
+app.add_typer(models.app, name="models")
+app.add_typer(dataset.app, name="dataset")

@@ -1,0 +1,187 @@
+"""``magface models``."""
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from magface.v1 import trainer_pb2
+from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.job_progress import job_facts, wait_for_job
+from cli.output import JsonOption, emit, facts, remarks, table, to_plain
+from cli.training import ByOption, user_name
+
+_CHUNK_BYTES: Final = 2**20
+_UPLOAD_TIMEOUT_S: Final = 600.0
+
+app = typer.Typer(no_args_is_help=True, help="Model versions, and which of them serves.")
+
+ReasonOption = Annotated[str, typer.Option("--reason", help="Kept in the history.")]
+
+
+class ChannelOrder(StrEnum):
+    """In which order a network wants its channels."""
+
+    BGR = "bgr"
+    RGB = "rgb"
+
+
+_CHANNEL_ORDERS: Final = {
+    ChannelOrder.BGR: trainer_pb2.CHANNEL_ORDER_BGR,
+    ChannelOrder.RGB: trainer_pb2.CHANNEL_ORDER_RGB,
+}
+
+
+@app.command("list")
+def list_models(
+    limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 20,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List model versions, newest first."""
+    generation = 0
+    with trainer(folder) as stub:
+
+        def fetch(size: int, token: str) -> tuple[Sequence[trainer_pb2.ModelVersion], str]:
+            nonlocal generation
+            request = trainer_pb2.ListModelsRequest(page_size=size, page_token=token)
+            page = stub.ListModels(request, timeout=CALL_TIMEOUT_S)
+            generation = page.serving_generation
+            return page.models, page.next_page_token
+
+        models = collect_pages(fetch, limit)
+    plain = [to_plain(model) for model in models]
+    columns = ("model_version", "architecture", "parent", "threshold", "created", "gate", "")
+    rows = [_row(model) for model in plain]
+    result = {"models": plain, "serving_generation": generation}
+    emit(as_json, result, table(*columns, rows=rows))
+
+
+@app.command("import")
+def import_model(
+    *,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, show_default=False, help="Official .pth, or .safetensors."
+        ),
+    ],
+    channel_order: Annotated[
+        ChannelOrder | None,
+        typer.Option(help="bgr, as official MagFace, unless --probe finds out."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="SAME from this similarity; 0.4, or what --probe finds.")
+    ] = None,
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Labelled pairs of faces: measure both channel orders here, take the better.",
+        ),
+    ] = None,
+    by: ByOption = user_name(),
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model version of a checkpoint; it does not serve until it is promoted."""
+    if probe is not None and channel_order is not None:
+        raise typer.BadParameter("--probe finds the channel order out; leave --channel-order away")
+    measured: dict[str, Any] | None = None
+    if probe is not None:
+        from cli.probe import probe_channel_order
+
+        measured = probe_channel_order(file, probe)
+        channel_order = ChannelOrder(measured["channel_order"])
+        threshold = measured["threshold"] if threshold is None else threshold
+    options = trainer_pb2.ImportOptions(
+        channel_order=_CHANNEL_ORDERS[channel_order or ChannelOrder.BGR],
+        threshold=threshold,
+        requested_by=by,
+    )
+    with trainer(folder) as stub:
+        with _upload_progress() as progress:
+            task = progress.add_task("uploading", total=file.stat().st_size)
+            parts = _parts(options, file, progress, task)
+            job = stub.ImportModel(parts, timeout=_UPLOAD_TIMEOUT_S).job
+        job = wait_for_job(stub, job)
+    result = {"job": to_plain(job), "model_version": job.model_version, "probe": measured}
+    emit(as_json, result, job_facts(job))
+
+
+@app.command()
+def promote(
+    *,
+    model_version: Annotated[str, typer.Argument(show_default=False)],
+    reason: ReasonOption,
+    override_gate: Annotated[
+        bool, typer.Option("--override-gate", help="Although the gate refused it.")
+    ] = False,
+    by: ByOption = user_name(),
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a version the serving one."""
+    request = trainer_pb2.PromoteModelRequest(
+        model_version=model_version, requested_by=by, reason=reason, override_gate=override_gate
+    )
+    with trainer(folder) as stub:
+        result = to_plain(stub.PromoteModel(request, timeout=CALL_TIMEOUT_S))
+    emit(as_json, result, facts(result))
+
+
+@app.command()
+def rollback(
+    reason: ReasonOption,
+    by: ByOption = user_name(),
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the version that served before serve again."""
+    request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason)
+    with trainer(folder) as stub:
+        result = to_plain(stub.Rollback(request, timeout=CALL_TIMEOUT_S))
+    emit(as_json, result, facts(result))
+
+
+def _row(model: dict[str, Any]) -> list[object]:
+    return [
+        model["model_version"],
+        model["architecture"],
+        model["parent_version"],
+        f"{model['threshold']:.3f}",
+        model["created_at"],
+        _gate(model["gate"]),
+        "[green]serves[/]" if model["serving"] else "",
+    ]
+
+
+def _gate(gate: dict[str, Any] | None) -> str:
+    if gate is None:
+        return ""
+    return "passed" if gate["passed"] else "[red]refused[/]"
+
+
+def _upload_progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=remarks,
+        transient=True,
+        disable=not remarks.is_terminal,
+    )
+
+
+def _parts(
+    options: trainer_pb2.ImportOptions, file: Path, progress: Progress, task: TaskID
+) -> Iterator[trainer_pb2.ImportModelRequest]:
+    yield trainer_pb2.ImportModelRequest(options=options)
+    with file.open("rb") as content:
+        while chunk := content.read(_CHUNK_BYTES):
+            yield trainer_pb2.ImportModelRequest(chunk=chunk)
+            progress.advance(task, len(chunk))

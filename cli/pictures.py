@@ -1,0 +1,74 @@
+"""Reads picture files into the contract's images."""
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from magface.v1 import image_pb2
+from PIL import Image, UnidentifiedImageError
+
+from shared.errors import InvalidInput
+from shared.rpc.errors import domain_errors
+
+_CROP_SIZE: Final = (112, 112)
+
+
+class Alignment(StrEnum):
+    """How the face lies in a picture."""
+
+    AUTO = "auto"
+    ALIGNED = "aligned"
+    DETECT = "detect"
+
+
+AlignmentOption = Annotated[
+    Alignment,
+    typer.Option(
+        "--alignment",
+        help="aligned: a face crop; detect: any photo, its most prominent face is found; "
+        "auto: aligned when the picture is 112x112, otherwise detect.",
+    ),
+]
+
+PictureArgument = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, readable=True, show_default=False)
+]
+
+
+def to_image(data: bytes, alignment: Alignment) -> image_pb2.Image:
+    """Packs a picture's bytes; what is wrong with them is for the server to say."""
+    aligned = alignment is Alignment.ALIGNED or (
+        alignment is Alignment.AUTO and _size(data) in (_CROP_SIZE, None)
+    )
+    way = image_pb2.ALIGNMENT_ALIGNED if aligned else image_pb2.ALIGNMENT_DETECT
+    return image_pb2.Image(data=data, alignment=way)
+
+
+@contextmanager
+def naming_files(files: Mapping[str, str]) -> Iterator[None]:
+    """Lets an error of the call in the block name the file, not the request's field.
+
+    Args:
+        files: Name of each file by the field it was sent in, e.g. ``images[3]``.
+    """
+    try:
+        with domain_errors():
+            yield
+    except InvalidInput as error:
+        for field, name in files.items():
+            if error.field == field or error.field.startswith(f"{field}."):
+                raise InvalidInput(name, error.why) from error
+        raise
+
+
+def _size(data: bytes) -> tuple[int, int] | None:
+    """Width and height as the file's header says; None when there is no telling."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.size
+    except (UnidentifiedImageError, OSError, ValueError):
+        return None
