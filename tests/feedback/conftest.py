@@ -28,9 +28,11 @@ def database_url(feedback_database: str) -> str:
 
 @pytest.fixture(scope="session")
 def feedback_bucket(seaweedfs: SeaweedServer) -> ObjectStoreSettings:
-    """One bucket for all these tests: the first write to a new one takes SeaweedFS a second."""
+    """One bucket for all these tests: the first write to a new one takes SeaweedFS seconds."""
     settings = seaweedfs.settings().model_copy(update={"s3_bucket": "feedback"})
-    ObjectStore(settings).ensure_bucket()
+    patient = ObjectStore(settings.model_copy(update={"s3_timeout_s": 30.0}))
+    patient.ensure_bucket()
+    patient.put("first", b"")
     return settings
 
 

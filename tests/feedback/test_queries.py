@@ -1,0 +1,76 @@
+"""Each query finds its rows through an index, whatever the size of the tables."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from services.feedback import queries
+from services.feedback.opening import MIGRATIONS, SCHEMA
+from shared.storage.migrations import apply_migrations
+from tests.feedback.filling import fill
+
+_A, _B = b"\0" * 32, b"\1" * 32
+_SAMPLES: dict[str, dict[str, Any]] = {
+    "IMAGES": {"hashes": [_A, _B]},
+    "LABELS_BY_KEY": {"keys": ["filled-1", "filled-2"]},
+    "LOCK_PAIRS": {"a": [_A], "b": [_B]},
+    "CURRENT_VOTES": {"pairs": [1, 2, 3]},
+    "CONSENSUS_BEFORE": {"pairs": [1, 2, 3]},
+    "COUNT": {"images": 1, "labels": 1, "same": 1, "different": 0, "undecided": 0},
+    "STATS": {},
+    "LIST_PAIRS": {"before": 2**63 - 1, "limit": 101},
+    "LIST_PAIRS_OF_CONSENSUS": {"consensus": "same", "before": 9_000, "limit": 101},
+    "LOCK_PAIRS_AFTER": {"after": 7, "limit": 1000},
+    "TAKE_SNAPSHOT": {"minimum_votes": 1},
+    "FIND_SNAPSHOT": {"snapshot_id": "00000000-0000-0000-0000-000000000000"},
+    "EXPORT_PAGE": {"after": 5_000, "limit": 500, "max_label_id": 24_000},
+}
+# Sixteen counters, one rule, and as many annotators as there are people.
+_MAY_BE_SCANNED = {"counters", "consensus_rule", "annotators", "snapshots"}
+# Rows that a call brings along go in by the key that ON CONFLICT names.
+_BRINGS_ITS_ROWS = {"INSERT_IMAGE", "INSERT_PAIRS", "INSERT_LABELS", "STORE_CONSENSUS"}
+
+
+@pytest.fixture(scope="module")
+def filled(feedback_database: str) -> str:
+    with psycopg.connect(feedback_database) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS feedback CASCADE")
+    apply_migrations(feedback_database, SCHEMA, MIGRATIONS)
+    fill(feedback_database, images=2_000, pairs=12_000, labels=24_000)
+    return feedback_database
+
+
+def _plan(database_url: str, query: str, sample: dict[str, Any]) -> dict[str, Any]:
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute(f"EXPLAIN (FORMAT JSON) {query}".encode(), sample).fetchone()
+    assert row is not None
+    plan: dict[str, Any] = row[0][0]["Plan"]
+    return plan
+
+
+def _scanned(plan: dict[str, Any]) -> set[str]:
+    here = {plan["Relation Name"]} if plan["Node Type"] == "Seq Scan" else set()
+    return here.union(*map(_scanned, plan.get("Plans", [])))
+
+
+@pytest.mark.parametrize("name", _SAMPLES)
+def test_rows_are_found_through_an_index(filled: str, name: str) -> None:
+    plan = _plan(filled, getattr(queries, name), _SAMPLES[name])
+    assert _scanned(plan) <= _MAY_BE_SCANNED
+
+
+def test_the_check_sees_a_scan(filled: str) -> None:
+    plan = _plan(filled, "SELECT * FROM feedback.labels WHERE annotator = 'ann-1'", {})
+    assert _scanned(plan) == {"labels"}
+
+
+def test_an_export_page_is_read_in_order_without_sorting_the_labels(filled: str) -> None:
+    text = str(_plan(filled, queries.EXPORT_PAGE, _SAMPLES["EXPORT_PAGE"]))
+    assert "labels_current" in text
+
+
+def test_every_query_is_checked() -> None:
+    named = {name for name in vars(queries) if name.isupper()}
+    statements = {"LOCK_LABELS", "RULE", "SET_RULE"}
+    assert named == set(_SAMPLES) | _BRINGS_ITS_ROWS | statements
