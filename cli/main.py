@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli import dataset, faces, feedback, models, training, up
+from cli.demo import command as demo
 from shared.errors import MagFaceError
 
 
@@ -36,3 +37,4 @@ app.command()(training.train)
 app.add_typer(training.jobs, name="jobs")
 app.add_typer(models.app, name="models")
 app.add_typer(dataset.app, name="dataset")
+app.command()(demo.demo)

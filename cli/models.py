@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from magface.v1 import trainer_pb2
+from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
@@ -104,11 +105,7 @@ def import_model(
         requested_by=by,
     )
     with trainer(folder) as stub:
-        with _upload_progress() as progress:
-            task = progress.add_task("uploading", total=file.stat().st_size)
-            parts = _parts(options, file, progress, task)
-            job = stub.ImportModel(parts, timeout=_UPLOAD_TIMEOUT_S).job
-        job = wait_for_job(stub, job)
+        job = wait_for_job(stub, upload_checkpoint(stub, file, options))
     result = {"job": to_plain(job), "model_version": job.model_version, "probe": measured}
     emit(as_json, result, job_facts(job))
 
@@ -146,6 +143,16 @@ def rollback(
     with trainer(folder) as stub:
         result = to_plain(stub.Rollback(request, timeout=CALL_TIMEOUT_S))
     emit(as_json, result, facts(result))
+
+
+def upload_checkpoint(
+    stub: TrainerServiceStub, file: Path, options: trainer_pb2.ImportOptions
+) -> trainer_pb2.Job:
+    """Sends a checkpoint file and gives the job that makes a version of it."""
+    with _upload_progress() as progress:
+        task = progress.add_task("uploading", total=file.stat().st_size)
+        parts = _parts(options, file, progress, task)
+        return stub.ImportModel(parts, timeout=_UPLOAD_TIMEOUT_S).job
 
 
 def _row(model: dict[str, Any]) -> list[object]:

@@ -1,0 +1,102 @@
+"""The command: starts a stack of its own, runs the loop on it, and shows what came out."""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+
+from cli.output import JsonOption, emit, remarks, table
+
+
+def demo(
+    faces: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder per identity of aligned 112x112 faces; made-up people without it.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Official checkpoint; the bundled one without it."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Gets summary.json and the stack's data.")
+    ] = Path("out/demo"),
+    seed: Annotated[int, typer.Option(help="Of people and pairs.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole loop on embedded parts and show what the model learned."""
+    from cli.demo.loop import run_loop, serve_checkpoint
+    from cli.demo.people import people_of_folder, rendered_people
+
+    def say(line: str) -> None:
+        remarks.print(f"==> {line}", markup=False, highlight=False)
+
+    # Each run is a first run: what an earlier one learned would hide what this one learns.
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    say("choosing people" if faces else "rendering people")
+    people = people_of_folder(faces, seed) if faces else rendered_people(out / "people", seed)
+    say("starting Postgres, an S3 server and the services")
+    with _running_stack(out / "stack", say) as stack:
+        if checkpoint is not None:
+            serve_checkpoint(stack, checkpoint)
+        summary = run_loop(stack, people, say)
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    emit(as_json, summary, _readable(summary))
+    say(f"the same as JSON: {out / 'summary.json'}")
+    if not _worked(summary):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _running_stack(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
+    """A stack with a thread that watches over it; gives its folder."""
+    from deploy.local.stack import Stack
+
+    stop = threading.Event()
+    with Stack(folder, report=say, stop=stop) as stack:
+        watcher = threading.Thread(target=stack.watch, name="stack-watch")
+        watcher.start()
+        try:
+            yield folder
+        finally:
+            stop.set()
+            watcher.join()
+
+
+def _worked(summary: dict[str, Any]) -> bool:
+    swap = summary["swap"]
+    learned: bool = summary["after"]["accuracy"] > summary["before"]["accuracy"]
+    return learned and not swap["failed"] and not swap["mixed_versions"]
+
+
+def _readable(summary: dict[str, Any]) -> RenderableType:
+    before, after = summary["before"], summary["after"]
+    fixed, swap = summary["at_0_4"], summary["swap"]
+    rows = [[name, _show(before[name]), _show(after[name])] for name in before]
+    rows.append(["accuracy at 0.4", _show(fixed["before"]), _show(fixed["after"])])
+    title = (
+        f"{summary['test_pairs']} pairs of people never seen, "
+        f"after {summary['feedback_pairs']} corrections"
+    )
+    shown = table("", "before", "after", rows=rows, title=title)
+    shown.caption = (
+        f"swapped under {swap['requests']} Verify calls: {swap['failed']} failed, "
+        f"{swap['mixed_versions']} mixed versions; {summary['seconds']:.0f} s in all"
+    )
+    return shown
+
+
+def _show(value: float) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,136 @@
+"""The loop itself: measure, correct, learn, swap under traffic, measure again."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from magface.v1 import embedder_pb2, trainer_pb2
+from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
+from magface.v1.trainer_pb2_grpc import TrainerServiceStub
+
+from cli import connection
+from cli.bulk_feedback import import_pair_set
+from cli.demo.measure import measure, score_by_service
+from cli.demo.people import DemoPeople
+from cli.demo.traffic import VerifyTraffic
+from cli.job_progress import wait_for_job
+from cli.models import upload_checkpoint
+from cli.output import to_plain
+from cli.pictures import Alignment
+from shared.datasets.pairs import PairSet
+from shared.errors import MagFaceError, Unavailable
+
+_SWAP_TIMEOUT_S = 30.0
+_PAIRS_IN_TRAFFIC = 40
+_BY = "demo"
+
+
+def serve_checkpoint(stack: Path, checkpoint: Path) -> None:
+    """Import a checkpoint into a running stack and let it serve."""
+    with connection.trainer(stack) as trainer, connection.embedder(stack) as embedder:
+        options = trainer_pb2.ImportOptions(requested_by=_BY)
+        job = wait_for_job(trainer, upload_checkpoint(trainer, checkpoint, options))
+        request = trainer_pb2.PromoteModelRequest(
+            model_version=job.model_version, requested_by=_BY, reason="the demo's checkpoint"
+        )
+        trainer.PromoteModel(request, timeout=connection.CALL_TIMEOUT_S)
+        _wait_until_served(embedder, job.model_version)
+
+
+def run_loop(stack: Path, people: DemoPeople, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run the loop on a stack that serves.
+
+    Args:
+        stack: The running stack's folder.
+        people: To learn from and to be measured on.
+        say: Takes a line about each step, for a person.
+
+    Returns:
+        The summary, see the README.
+
+    Raises:
+        MagFaceError: If the training failed or labels were refused.
+    """
+    started = time.perf_counter()
+    sample = _first_pairs(people.test, _PAIRS_IN_TRAFFIC)
+    with connection.embedder(stack) as embedder, connection.trainer(stack) as trainer:
+        before = measure(embedder, people.validation, people.test)
+        say(
+            f"{before.model_version} serves; on people it never saw it is right in "
+            f"{before.figures()['accuracy']:.1%} of {len(people.test)} pairs"
+        )
+        _submit(stack, people.feedback)
+        say(f"{len(people.feedback)} pairs of other people are labelled; fine-tuning on them")
+        references = dict([score_by_service(embedder, sample)])
+        with VerifyTraffic(embedder, sample) as traffic:
+            job = _train(trainer)
+            if job.gate.passed:
+                _wait_until_served(embedder, job.model_version)
+            say(_verdict(job))
+            references |= dict([score_by_service(embedder, sample)])
+        after = measure(embedder, people.validation, people.test)
+    return {
+        "before": before.figures(),
+        "after": after.figures(),
+        "at_0_4": {
+            "before": before.accuracy_at_fixed_threshold(),
+            "after": after.accuracy_at_fixed_threshold(),
+        },
+        "feedback_pairs": len(people.feedback),
+        "test_pairs": len(people.test),
+        "swap": {
+            "requests": len(traffic.answers) + len(traffic.failures),
+            "failed": len(traffic.failures),
+            "mixed_versions": traffic.mixed(references),
+        },
+        "seconds": time.perf_counter() - started,
+        "model_version": {"before": before.model_version, "after": after.model_version},
+        "gate": to_plain(job)["gate"],
+    }
+
+
+def _submit(stack: Path, pairs: PairSet) -> None:
+    with connection.feedback(stack) as stub:
+        done = import_pair_set(stub, pairs, _BY, Alignment.AUTO)
+    if done.rejected:
+        raise MagFaceError(f"{len(done.rejected)} labels were refused: {done.rejected[0]['why']}")
+
+
+def _train(stub: TrainerServiceStub) -> trainer_pb2.Job:
+    request = trainer_pb2.StartTrainingRequest(requested_by=_BY)
+    job = stub.StartTraining(request, timeout=connection.CALL_TIMEOUT_S).job
+    return wait_for_job(stub, job)
+
+
+def _wait_until_served(stub: EmbedderServiceStub, model_version: str) -> None:
+    deadline = time.monotonic() + _SWAP_TIMEOUT_S
+    while True:
+        request = embedder_pb2.GetModelRequest()
+        model = stub.GetModel(request, timeout=connection.CALL_TIMEOUT_S)
+        if model.model_version == model_version:
+            return
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"the embedder still serves {model.model_version}, not {model_version}: "
+                f"{model.swap_error or 'it has not noticed the promotion'}"
+            )
+        time.sleep(0.1)
+
+
+def _verdict(job: trainer_pb2.Job) -> str:
+    if job.gate.passed:
+        return f"{job.model_version} passed the gate and serves now"
+    refused = [f"{check.name}: {check.detail}" for check in job.gate.checks if not check.passed]
+    return f"the gate refused {job.model_version}: {'; '.join(refused)}"
+
+
+def _first_pairs(pair_set: PairSet, count: int) -> PairSet:
+    """The set's first pairs and only their images."""
+    images, pairs = np.unique(pair_set.pairs[:count], return_inverse=True)
+    return PairSet(
+        images=tuple(pair_set.images[image] for image in images),
+        pairs=pairs.reshape(-1, 2).astype(np.int32),
+        labels=pair_set.labels[:count],
+    )

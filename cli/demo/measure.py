@@ -1,0 +1,88 @@
+"""Measures the model that serves, through the same door as everybody."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from magface.v1 import embedder_pb2, image_pb2
+from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
+from numpy.typing import NDArray
+
+from cli.connection import CALL_TIMEOUT_S
+from shared.datasets.pairs import PairSet
+from shared.errors import Conflict
+from shared.evaluation.calibration import best_accuracy_threshold
+from shared.evaluation.metrics import confusion, roc
+from shared.evaluation.scores import Scores, pair_similarity
+
+_IMAGES_A_CALL = 32
+FIXED_THRESHOLD = 0.4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the serving version says of the test people.
+
+    Attributes:
+        model_version: Which one.
+        test: Scores of the test pairs.
+        threshold: With the fewest errors on the validation people.
+    """
+
+    model_version: str
+    test: Scores
+    threshold: float
+
+    def figures(self) -> dict[str, Any]:
+        """The summary's figures, at the calibrated threshold."""
+        counted = confusion(self.test, self.threshold)
+        return {
+            "accuracy": counted.accuracy,
+            "precision": counted.precision,
+            "recall": counted.recall,
+            "tp": counted.tp,
+            "tn": counted.tn,
+            "fp": counted.fp,
+            "fn": counted.fn,
+            "auc": roc(self.test).auc,
+            "threshold": self.threshold,
+        }
+
+    def accuracy_at_fixed_threshold(self) -> float:
+        return confusion(self.test, FIXED_THRESHOLD).accuracy
+
+
+def measure(stub: EmbedderServiceStub, validation: PairSet, test: PairSet) -> Measured:
+    """Calibrate the threshold on the validation people and score the test people.
+
+    Raises:
+        Conflict: If the model changed meanwhile.
+    """
+    version, calibration = score_by_service(stub, validation)
+    version_after, scores = score_by_service(stub, test)
+    if version != version_after:
+        raise Conflict(f"{version} was replaced by {version_after} while it was measured")
+    return Measured(version, scores, best_accuracy_threshold(calibration))
+
+
+def score_by_service(stub: EmbedderServiceStub, pair_set: PairSet) -> tuple[str, Scores]:
+    """Embed a set's images with `Embed`, and score its pairs.
+
+    Returns:
+        The model version that answered, and the scores.
+
+    Raises:
+        Conflict: If the model changed meanwhile.
+    """
+    embeddings: list[NDArray[np.float32]] = []
+    versions = set()
+    for start in range(0, len(pair_set.images), _IMAGES_A_CALL):
+        batch = range(start, min(start + _IMAGES_A_CALL, len(pair_set.images)))
+        images = [image_pb2.Image(data=pair_set.data(image)) for image in batch]
+        answer = stub.Embed(embedder_pb2.EmbedRequest(images=images), timeout=CALL_TIMEOUT_S)
+        embeddings += [np.frombuffer(face.embedding, "<f4") for face in answer.faces]
+        versions.add(answer.model_version)
+    if len(versions) != 1:
+        raise Conflict(f"the model changed while it was measured: {sorted(versions)}")
+    similarity = pair_similarity(np.stack(embeddings), pair_set.pairs)
+    return versions.pop(), Scores(similarity, pair_set.labels)

@@ -1,0 +1,58 @@
+"""Who takes part in the demo: people to learn from, to calibrate on, and to be tested on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.datasets.folder import read_identities
+from shared.datasets.pairs import PairSet
+from shared.datasets.render import write_people
+from shared.datasets.sampling import SampleSize, sample_splits
+from shared.errors import InvalidInput
+
+_RENDERED_PEOPLE = 400
+_RENDERED_IMAGES = 6
+_FEWEST_PEOPLE = 20
+# Share of the people, and most pairs, for each purpose. Two pairs a person can always be had.
+_SPLITS = {"feedback": (0.55, 1000), "validation": (0.15, 600), "test": (0.3, 1000)}
+
+
+@dataclass(frozen=True)
+class DemoPeople:
+    """Three sets of pairs; nobody is in two of them."""
+
+    feedback: PairSet
+    validation: PairSet
+    test: PairSet
+
+
+def rendered_people(folder: Path, seed: int) -> DemoPeople:
+    """Render people into a folder and deal them out."""
+    write_people(folder, _RENDERED_PEOPLE, _RENDERED_IMAGES, seed)
+    return _deal_out(read_identities(folder), seed)
+
+
+def people_of_folder(folder: Path, seed: int) -> DemoPeople:
+    """Deal out the people of a folder per identity, of aligned faces.
+
+    Raises:
+        InvalidInput: If they are too few.
+    """
+    return _deal_out(read_identities(folder), seed)
+
+
+def _deal_out(identities: Mapping[str, Sequence[Path]], seed: int) -> DemoPeople:
+    usable = sum(len(images) > 1 for images in identities.values())
+    if usable < _FEWEST_PEOPLE:
+        raise InvalidInput(
+            "faces", f"{usable} people have two images or more; {_FEWEST_PEOPLE} are needed"
+        )
+    feedback, validation = (int(share * usable) for share, _ in (_FEEDBACK, _VALIDATION))
+    sizes = {
+        "feedback": SampleSize(_pairs(_FEEDBACK[1], feedback), feedback),
+        "validation": SampleSize(_pairs(_VALIDATION[1], validation), validation),
+        "test": SampleSize(
+            _pairs(1000, usable - feedback - validation), usable - feedback - validation
+        ),
+    }
+    return DemoPeople(**sample_splits(identities, sizes, seed))

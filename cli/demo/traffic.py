@@ -1,0 +1,83 @@
+"""A client that calls `Verify` without pause and keeps every answer."""
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import grpc
+from magface.v1 import embedder_pb2, image_pb2
+from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
+
+from cli.connection import CALL_TIMEOUT_S
+from shared.datasets.pairs import PairSet
+from shared.evaluation.scores import Scores
+
+# An answer of one version equals that version's own similarity but for float32's rounding.
+_TOLERANCE = 1e-4
+
+
+class Answer(NamedTuple):
+    """What was answered for one pair of the set."""
+
+    pair: int
+    model_version: str
+    similarity: float
+
+
+class VerifyTraffic:
+    """Verifies a set's pairs over and over, one call after the other, while it is entered."""
+
+    def __init__(self, stub: EmbedderServiceStub, pair_set: PairSet) -> None:
+        self._stub = stub
+        self._requests = [_request(pair_set, pair) for pair in range(len(pair_set))]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="verify-traffic", daemon=True)
+        self.answers: list[Answer] = []
+        self.failures: list[str] = []
+
+    def mixed(self, references: Mapping[str, Scores]) -> int:
+        """Count answers that are not what the version they name says of the pair.
+
+        Args:
+            references: Scores of the same pairs under each version that served.
+        """
+        return sum(
+            answer.model_version not in references
+            or abs(references[answer.model_version].similarity[answer.pair] - answer.similarity)
+            > _TOLERANCE
+            for answer in self.answers
+        )
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            for pair, request in enumerate(self._requests):
+                if self._stop.is_set():
+                    return
+                try:
+                    answer = self._stub.Verify(request, timeout=CALL_TIMEOUT_S)
+                except grpc.RpcError as error:
+                    self.failures.append(str(error))
+                    continue
+                self.answers.append(Answer(pair, answer.model_version, answer.similarity))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def _request(pair_set: PairSet, pair: int) -> embedder_pb2.VerifyRequest:
+    a, b = (
+        embedder_pb2.VerifySide(image=image_pb2.Image(data=pair_set.data(int(image))))
+        for image in pair_set.pairs[pair]
+    )
+    return embedder_pb2.VerifyRequest(a=a, b=b)
