@@ -47,12 +47,8 @@ def _deal_out(identities: Mapping[str, Sequence[Path]], seed: int) -> DemoPeople
         raise InvalidInput(
             "faces", f"{usable} people have two images or more; {_FEWEST_PEOPLE} are needed"
         )
-    feedback, validation = (int(share * usable) for share, _ in (_FEEDBACK, _VALIDATION))
     sizes = {
-        "feedback": SampleSize(_pairs(_FEEDBACK[1], feedback), feedback),
-        "validation": SampleSize(_pairs(_VALIDATION[1], validation), validation),
-        "test": SampleSize(
-            _pairs(1000, usable - feedback - validation), usable - feedback - validation
-        ),
+        split: SampleSize(min(pairs, 2 * int(share * usable)), int(share * usable))
+        for split, (share, pairs) in _SPLITS.items()
     }
     return DemoPeople(**sample_splits(identities, sizes, seed))
