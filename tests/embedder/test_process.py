@@ -1,0 +1,83 @@
+"""The embedder as a process: how it starts, stops, and comes back from being killed."""
+
+import asyncio
+import subprocess
+import sys
+
+import grpc
+import pytest
+from magface.v1 import embedder_pb2 as pb
+
+from tests.embedder.conftest import VERSIONS
+from tests.embedder.faces import crops, image
+from tests.embedder.process import EmbedderProcess
+from tests.embedder.serving import Client
+from tests.embedder.waiting import until
+
+CROPS = crops(4)
+A, B = VERSIONS
+
+
+@pytest.mark.usefixtures("published")
+async def test_sigterm_under_load_fails_no_accepted_call(embedder_settings, tmp_path):
+    roomy = {"MAGFACE_MAX_IMAGES": "5000"}
+    with EmbedderProcess(embedder_settings, tmp_path, **roomy) as process:
+        async with grpc.aio.insecure_channel(await process.address()) as channel:
+            client = Client(channel)
+            await client.until_serving(A)
+            request = pb.EmbedRequest(images=[image(crop) for crop in CROPS] * 15)
+            calls = [client.stub.Embed(request, timeout=30) for _ in range(20)]
+            # The connection is in order: once this is answered, all of them are accepted.
+            await client.model()
+            process.terminate()
+            assert not all(call.done() for call in calls)
+            responses = await asyncio.gather(*calls)
+        assert [len(response.faces) for response in responses] == [60] * 20
+        assert process.wait() == 0
+
+
+@pytest.mark.usefixtures("published")
+async def test_an_idle_embedder_stops_soon_and_cleanly(embedder_settings, tmp_path):
+    with EmbedderProcess(embedder_settings, tmp_path) as process:
+        async with grpc.aio.insecure_channel(await process.address()) as channel:
+            await Client(channel).until_serving(A)
+        process.terminate()
+        assert process.wait(seconds=5) == 0
+        assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize("moment", [".{}.lock", ".{}.partial", "{}/manifest.json"])
+async def test_killed_during_a_swap_it_converges_after_the_restart(
+    embedder_settings, published, tmp_path, moment
+):
+    reached = embedder_settings.cache_dir / moment.format(B)
+    with EmbedderProcess(embedder_settings, tmp_path) as process:
+        async with grpc.aio.insecure_channel(await process.address()) as channel:
+            await Client(channel).until_serving(A)
+            published.promote(B)
+            await until(reached.exists)
+            process.kill()
+    with EmbedderProcess(embedder_settings, tmp_path) as process:
+        async with grpc.aio.insecure_channel(await process.address()) as channel:
+            client = Client(channel)
+            await client.until_serving(B, seconds=5)
+            assert (await client.embed(image(CROPS[0]))).model_version == B
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+def test_a_gpu_that_is_not_there_ends_the_start(embedder_settings, tmp_path, engine):
+    wish = {"MAGFACE_DEVICE": "cuda", "MAGFACE_ENGINE": engine, "CUDA_VISIBLE_DEVICES": ""}
+    with EmbedderProcess(embedder_settings, tmp_path, **wish) as process:
+        assert process.wait() == 1
+        assert "the embedder cannot start: device cuda was asked for" in process.log
+
+
+def test_torch_is_not_imported_by_the_onnxruntime_engine(tiny_versions):
+    script = (
+        "import sys; from pathlib import Path; import services.embedder.__main__\n"
+        "from shared.model.session import open_session, require_device\n"
+        "require_device('onnxruntime', 'cpu'); open_session(Path(sys.argv[1]))\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(tiny_versions[A])]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
