@@ -4,14 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from magface.v1 import embedder_pb2, image_pb2
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 
 from cli.connection import CALL_TIMEOUT_S, DirOption, embedder
-from cli.output import JsonOption, counting_progress, emit, facts, table, to_plain
-from cli.pictures import Alignment, AlignmentOption, PictureArgument, naming_files, to_image
+from cli.output import JsonOption, counting_progress, emit, facts, shortest, table, to_plain
+from cli.pictures import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
 from shared.errors import Conflict
 
 _IMAGES_A_CALL = 64
@@ -22,7 +21,7 @@ _TRIES = 3
 def embed(
     images: Annotated[
         list[Path],
-        typer.Argument(exists=True, dir_okay=False, readable=True, show_default=False),
+        typer.Argument(exists=True, dir_okay=False, metavar="IMG...", show_default=False),
     ],
     alignment: AlignmentOption = Alignment.AUTO,
     folder: DirOption = None,
@@ -47,8 +46,8 @@ def embed(
 
 
 def verify(
-    a: PictureArgument,
-    b: PictureArgument,
+    a: PictureA,
+    b: PictureB,
     alignment: AlignmentOption = Alignment.AUTO,
     folder: DirOption = None,
     as_json: JsonOption = False,
@@ -73,8 +72,10 @@ def verify(
 
 
 def _plain_face(face: embedder_pb2.FaceEmbedding) -> dict[str, Any]:
+    import numpy as np
+
     embedding = np.frombuffer(face.embedding, "<f4")
-    return {**to_plain(face), "embedding": [float(value) for value in embedding]}
+    return {**to_plain(face), "embedding": [shortest(value) for value in embedding]}
 
 
 def _embed_with_one_version(

@@ -10,8 +10,8 @@ import typer
 from magface.v1 import feedback_pb2
 
 from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
-from cli.output import JsonOption, emit, facts, table, to_plain
-from cli.pictures import Alignment, AlignmentOption, PictureArgument, naming_files, to_image
+from cli.output import JsonOption, emit, facts, short_time, table, to_plain
+from cli.pictures import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
 from shared.errors import MagFaceError
 
 app = typer.Typer(no_args_is_help=True, help="What people say about pairs of faces.")
@@ -37,8 +37,8 @@ _LABELS: Final = {
 @app.command()
 def submit(
     *,
-    a: PictureArgument,
-    b: PictureArgument,
+    a: PictureA,
+    b: PictureB,
     label: Annotated[Label, typer.Option("--label", show_default=False)],
     annotator: AnnotatorOption,
     idempotency_key: Annotated[
@@ -163,5 +163,5 @@ def _row(pair: dict[str, Any]) -> list[object]:
         pair["consensus"],
         f"{pair['confidence']:.2f}",
         f"{pair['votes_same']}/{pair['votes_different']}/{pair['votes_unsure']}",
-        pair["last_labelled"],
+        short_time(pair["last_labelled"]),
     ]

@@ -8,6 +8,7 @@ from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 from rich.console import Group, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from cli.connection import CALL_TIMEOUT_S
 from cli.output import facts, remarks, table, to_plain
@@ -84,12 +85,12 @@ def gate_table(gate: dict[str, Any]) -> RenderableType:
     rows = [
         [
             check["name"],
-            "passed" if check["passed"] else "[red]refused[/]",
+            Text("passed") if check["passed"] else Text("refused", style="red"),
             f"{check['value']:.4g}",
             f"{check['limit']:.4g}",
             check["detail"],
         ]
         for check in gate["checks"]
     ]
-    title = "the gate passed it" if gate["passed"] else "[red]the gate refused it[/]"
+    title = "the gate passed it" if gate["passed"] else "the gate refused it"
     return table("check", "verdict", "value", "limit", "detail", rows=rows, title=title)

@@ -9,10 +9,11 @@ import typer
 from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.text import Text
 
 from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
 from cli.job_progress import job_facts, wait_for_job
-from cli.output import JsonOption, emit, facts, remarks, table, to_plain
+from cli.output import JsonOption, emit, facts, remarks, short_time, table, to_plain
 from cli.training import ByOption, user_name
 
 _CHUNK_BYTES: Final = 2**20
@@ -161,16 +162,16 @@ def _row(model: dict[str, Any]) -> list[object]:
         model["architecture"],
         model["parent_version"],
         f"{model['threshold']:.3f}",
-        model["created_at"],
+        short_time(model["created_at"]),
         _gate(model["gate"]),
-        "[green]serves[/]" if model["serving"] else "",
+        Text("serves", style="green") if model["serving"] else "",
     ]
 
 
-def _gate(gate: dict[str, Any] | None) -> str:
+def _gate(gate: dict[str, Any] | None) -> Text:
     if gate is None:
-        return ""
-    return "passed" if gate["passed"] else "[red]refused[/]"
+        return Text()
+    return Text("passed") if gate["passed"] else Text("refused", style="red")
 
 
 def _upload_progress() -> Progress:

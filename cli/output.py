@@ -1,18 +1,22 @@
 """What commands print: rich tables for people, one JSON object for programs."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-console = Console()
+# A pipe has no width; wide enough that nothing in it is broken.
+console = Console(width=None if sys.stdout.isatty() else 200)
 # Progress and remarks go here, so that stdout is the result alone.
 remarks = Console(stderr=True)
 
@@ -30,10 +34,12 @@ def emit(as_json: bool, result: Mapping[str, Any], readable: RenderableType) -> 
 
 
 def table(*columns: str, rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
-    """Makes a table; None becomes an empty cell."""
-    made = Table(*columns, title=title, title_justify="left")
+    """Makes a table; None becomes an empty cell, and only `Text` cells carry style."""
+    made = Table(title=title, title_justify="left")
+    for column in columns:
+        made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*("" if cell is None else str(cell) for cell in row))
+        made.add_row(*(_cell(value) for value in row))
     return made
 
 
@@ -41,8 +47,21 @@ def facts(pairs: Mapping[str, object]) -> Table:
     """Makes a table of names and values."""
     made = Table(show_header=False, box=None)
     for name, value in pairs.items():
-        made.add_row(f"[bold]{name}[/]", "" if value is None else str(value))
+        made.add_row(Text(name, style="bold"), _cell(value))
     return made
+
+
+def _cell(value: object) -> Text:
+    if isinstance(value, Text):
+        return value
+    return Text("" if value is None else str(value))
+
+
+def short_time(moment: str | None) -> str:
+    """Shows a time of `to_plain` in the reader's own time zone, to the second."""
+    if moment is None:
+        return ""
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def counting_progress() -> Progress:
@@ -85,7 +104,16 @@ def _plain(value: Any, field: Any) -> Any:
         return to_plain(value)
     if field.enum_type is not None:
         return _enum(value, field)
+    if field.type == FieldDescriptor.TYPE_FLOAT:
+        return shortest(value)
     return value
+
+
+def shortest(value: float) -> float:
+    """Rounds what came from a float32 to as few digits as tell it from its neighbours."""
+    import numpy as np
+
+    return float(str(np.float32(value)))
 
 
 def _enum(number: int, field: Any) -> str | None:

@@ -34,8 +34,11 @@ AlignmentOption = Annotated[
     ),
 ]
 
-PictureArgument = Annotated[
-    Path, typer.Argument(exists=True, dir_okay=False, readable=True, show_default=False)
+PictureA = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, metavar="A", show_default=False)
+]
+PictureB = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, metavar="B", show_default=False)
 ]
 
 

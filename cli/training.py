@@ -3,6 +3,7 @@
 import getpass
 from collections.abc import Sequence
 from enum import StrEnum
+from textwrap import shorten
 from typing import Annotated, Any, Final
 
 import typer
@@ -10,7 +11,7 @@ from magface.v1 import trainer_pb2
 
 from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
 from cli.job_progress import follow_job, job_facts, wait_for_job
-from cli.output import JsonOption, console, emit, table, to_plain
+from cli.output import JsonOption, console, emit, short_time, table, to_plain
 
 jobs = typer.Typer(no_args_is_help=True, help="Look at what the trainer does.")
 
@@ -100,9 +101,8 @@ def list_jobs(
 
         found = collect_pages(fetch, limit)
     plain = [to_plain(job) for job in found]
-    columns = ("job_id", "kind", "state", "progress", "model_version", "created_at", "message")
-    rows = [[job[column] for column in columns] for job in plain]
-    emit(as_json, {"jobs": plain}, table(*columns, rows=rows))
+    columns = ("job_id", "kind", "state", "progress", "model_version", "created", "message")
+    emit(as_json, {"jobs": plain}, table(*columns, rows=[_row(job) for job in plain]))
 
 
 @jobs.command()
@@ -143,3 +143,15 @@ def cancel(
     with trainer(folder) as stub:
         job = stub.CancelJob(request, timeout=CALL_TIMEOUT_S).job
     emit(as_json, {"job": to_plain(job)}, job_facts(job))
+
+
+def _row(job: dict[str, Any]) -> list[object]:
+    return [
+        job["job_id"],
+        job["kind"],
+        job["state"],
+        f"{job['progress']:.0%}",
+        job["model_version"],
+        short_time(job["created_at"]),
+        shorten(job["message"], 60, placeholder=" …"),
+    ]
