@@ -2,21 +2,46 @@
 
 import asyncio
 
-from grpc_health.v1 import health
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health import aio
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from shared.rpc.handlers import Context
+
+
+class HealthServicer(aio.HealthServicer):  # type: ignore[misc]
+    """The health service, with watches that can be ended: they hold up a graceful stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watches: set[asyncio.Task[None]] = set()
+
+    async def Watch(self, request: HealthCheckRequest, context: Context) -> None:  # noqa: N802
+        watch = asyncio.create_task(super().Watch(request, context))
+        self._watches.add(watch)
+        try:
+            await watch
+        except asyncio.CancelledError:
+            if watch in self._watches:
+                raise
+        finally:
+            self._watches.discard(watch)
+
+    def end_watches(self) -> None:
+        while self._watches:
+            self._watches.pop().cancel()
 
 
 class Lifecycle:
     """Health of one service, NOT_SERVING until it says that it is ready.
 
     Attributes:
-        stopping: Set when the server begins to stop; endless streams end themselves then.
+        stopping: Set when the server stops; endless streams end themselves then.
     """
 
     def __init__(self, service_name: str) -> None:
         self._names = ("", service_name)
         self.stopping = asyncio.Event()
-        self.health = health.aio.HealthServicer()
+        self.health = HealthServicer()
 
     async def set_ready(self, ready: bool) -> None:
         """Answer health checks with SERVING or NOT_SERVING from now on."""
@@ -25,6 +50,10 @@ class Lifecycle:
             await self.health.set(name, serving)
 
     async def begin_stop(self) -> None:
-        """Answer health checks with NOT_SERVING for good and wake what waits for the end."""
-        self.stopping.set()
+        """Answer health checks with NOT_SERVING for good."""
         await self.health.enter_graceful_shutdown()
+
+    def end_streams(self) -> None:
+        """Wake the streams that would otherwise not end before the server's grace is over."""
+        self.stopping.set()
+        self.health.end_watches()

@@ -79,6 +79,7 @@ async def running_server(
                 await lifecycle.begin_stop()
                 await asyncio.sleep(min(_DRAIN_S, settings.stop_grace_s))
         finally:
+            lifecycle.end_streams()
             await server.stop(settings.stop_grace_s)
 
 
