@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cli import dataset, faces, feedback, models, training, up
+from cli import dataset, evaluate, faces, feedback, models, training, up
 from cli.demo import command as demo
 from shared.errors import MagFaceError
 
@@ -37,4 +37,5 @@ app.command()(training.train)
 app.add_typer(training.jobs, name="jobs")
 app.add_typer(models.app, name="models")
 app.add_typer(dataset.app, name="dataset")
+app.command()(evaluate.evaluate)
 app.command()(demo.demo)
