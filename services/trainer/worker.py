@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,6 +55,14 @@ class Voice:
 
 def main() -> None:
     """Do the job that stdin assigns."""
+    run(_do)
+
+
+def run(do: Callable[[Assignment, Voice], Done]) -> None:
+    """Be a worker whose work is `do`, from the assignment to the last message.
+
+    A MagFaceError of `do` ends the job with its text; any other exception with its traceback.
+    """
     _die_with_parent()
     voice = Voice(_take_stdout())
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
@@ -63,7 +72,7 @@ def main() -> None:
     threading.Thread(target=_end_at_eof, daemon=True).start()
     os.nice(_NICENESS)
     try:
-        voice.say(_do(assignment, voice))
+        voice.say(do(assignment, voice))
     except MagFaceError as error:
         voice.say(Failed(why=str(error), transient=isinstance(error, Unavailable)))
 

@@ -57,5 +57,9 @@ async def add_sample(pool: Pool, model_version: str, gate: GateVerdict | None = 
     """Record a version as if a job had made it."""
     async with transaction(pool) as connection:
         job = await create_job(connection, JobKind.IMPORT, IMPORT, "someone")
+        await connection.execute(
+            "UPDATE trainer.jobs SET state = 'succeeded', ended_at = now() WHERE job_id = %s",
+            (job.job_id,),
+        )
         await add_version(connection, make_manifest(model_version, job.job_id), gate, job.job_id)
         return job
