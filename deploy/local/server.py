@@ -168,12 +168,13 @@ class LocalServer(ABC):
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
 
     def how_it_ended(self) -> str:
-        """Says for a person how the process ended, with the end of its log."""
-        code = None if self._process is None else self._process.returncode
+        """Says for a person how the process ended; with the end of its log if it gave up."""
+        code = None if self._process is None else self._process.poll()
         if code is None:
             return "is not running"
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-        return f"{how}; the end of {self.log_file}:\n{self.log_tail()}"
+        if code < 0:
+            return f"was ended by {signal.Signals(-code).name}"
+        return f"exited with {code}; the end of {self.log_file}:\n{self.log_tail()}"
 
     def how_it_kept_silent(self) -> str:
         """Says for a person that it did not get ready in time, with the end of its log."""

@@ -101,7 +101,8 @@ class Supervisor:
         watched.failures += 1
         watched.ready = False
         watched.restart_at = time.monotonic() + pause
-        self._report(f"{watched.server.name} {why}\nIt is started again in {pause:g} s.")
+        self._report(f"{watched.server.name} {why}")
+        self._report(f"{watched.server.name} is started again in {pause:g} s")
 
     def _restart_when_due(self, watched: _Watched) -> None:
         if watched.restart_at is None or time.monotonic() < watched.restart_at:
