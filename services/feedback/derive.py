@@ -1,13 +1,14 @@
 """Keeps what is derived from labels: each pair's consensus, and the counters."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Final
 
 from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
 
 from services.feedback import queries
 from services.feedback.consensus import Consensus, majority
@@ -33,9 +34,11 @@ async def derive(
     Returns:
         By how much the numbers of "same", "different" and "undecided" pairs change.
     """
-    derived = await _read_votes(connection, pair_ids, minimum_votes)
-    cursor = await connection.execute(queries.CONSENSUS_BEFORE, {"pairs": list(pair_ids)})
-    before = Counter([_kind(consensus) async for _, consensus in cursor])
+    pairs = {"pairs": list(pair_ids)}
+    votes = await connection.execute(queries.CURRENT_VOTES, pairs)
+    stored = await connection.execute(queries.CONSENSUS_BEFORE, pairs)
+    derived = _derived(await votes.fetchall(), minimum_votes)
+    before = Counter([_kind(consensus) async for _, consensus in stored])
     await connection.execute(
         queries.STORE_CONSENSUS,
         {
@@ -81,7 +84,7 @@ async def follow_rule(pool: Pool, minimum_votes: int) -> None:
         return
     page = [0]
     while page:
-        async with transaction(pool) as connection:
+        async with transaction(pool) as connection, connection.pipeline():
             cursor = await connection.execute(
                 queries.LOCK_PAIRS_AFTER, {"after": page[-1], "limit": _PAGE}
             )
@@ -95,14 +98,11 @@ def _kind(consensus: str | None) -> str:
     return consensus if consensus in (Label.SAME, Label.DIFFERENT) else "undecided"
 
 
-async def _read_votes(
-    connection: AsyncConnection, pair_ids: Iterable[int], minimum_votes: int
-) -> list[_Derived]:
-    cursor = await connection.execute(queries.CURRENT_VOTES, {"pairs": list(pair_ids)})
+def _derived(rows: Sequence[TupleRow], minimum_votes: int) -> list[_Derived]:
     derived = []
-    for pair_id, rows in groupby(await cursor.fetchall(), key=lambda row: row[0]):
+    for pair_id, pair_rows in groupby(rows, key=lambda row: row[0]):
         votes, times = {}, []
-        for _, annotator, label, labelled_at in rows:
+        for _, annotator, label, labelled_at in pair_rows:
             votes[annotator] = Label(label)
             times.append(labelled_at)
         consensus = majority(votes, minimum_votes)

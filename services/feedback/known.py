@@ -70,16 +70,14 @@ def receipt(submission: Submission, label_id: int, pair_id: int, *, created: boo
 
 async def read_known(connection: AsyncConnection, batch: Sequence[Submission]) -> Known:
     """Read the images and keys that a batch names, as far as they are stored."""
-    hashes = sorted({sha256 for one in batch for sha256 in one.pair})
-    cursor = await connection.execute(
-        queries.IMAGES, {"hashes": [bytes.fromhex(sha256) for sha256 in hashes]}
-    )
-    images = {facts.sha256: facts for facts in map(facts_from_row, await cursor.fetchall())}
-    cursor = await connection.execute(
+    hashes = [bytes.fromhex(sha256) for sha256 in {sha256 for one in batch for sha256 in one.pair}]
+    image_rows = await connection.execute(queries.IMAGES, {"hashes": hashes})
+    label_rows = await connection.execute(
         queries.LABELS_BY_KEY, {"keys": [one.idempotency_key for one in batch]}
     )
+    images = {facts.sha256: facts for facts in map(facts_from_row, await image_rows.fetchall())}
     labels = {}
-    async for label_id, pair_id, a, b, label, annotator, key, *opinion in cursor:
+    async for label_id, pair_id, a, b, label, annotator, key, *opinion in label_rows:
         stored = Submission(
             a.hex(), b.hex(), Label(label), annotator, key, _opinion_from_row(*opinion)
         )

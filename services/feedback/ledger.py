@@ -1,9 +1,9 @@
 """Appends labels, with the images and pairs they speak of, a batch in one transaction."""
 
-from collections.abc import Collection, Sequence
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 
 from services.feedback import derive, queries
 from services.feedback.domain import ImageFacts, Receipt, Submission
@@ -50,8 +50,11 @@ class Ledger:
         """
         for _ in range(_ATTEMPTS):
             try:
-                async with transaction(self._pool) as connection:
-                    return await self._append(connection, batch)
+                async with transaction(self._pool) as connection, connection.pipeline():
+                    outcomes = await self._append(connection, batch)
+                    # In the pipeline it travels with the last statements.
+                    await connection.commit()
+                return outcomes
             except Conflict:
                 # What came first is among the known when the batch is read again.
                 continue
@@ -70,10 +73,12 @@ class Ledger:
 
     async def _store(self, connection: AsyncConnection, known: Known) -> dict[str, tuple[int, int]]:
         accepted = list(known.accepted.values())
-        await _insert_images(connection, known.new_images.values())
-        pair_ids = await _lock_pairs(connection, {one.pair for one in accepted})
-        label_ids = await _insert_labels(connection, accepted, pair_ids)
+        pair_ids = await _lock_pairs(connection, known.new_images, {one.pair for one in accepted})
+        inserted = await _insert_labels(connection, accepted, pair_ids)
         changes = await derive.derive(connection, sorted(pair_ids.values()), self._minimum_votes)
+        label_ids: dict[str, int] = {key: label_id async for key, label_id in inserted}
+        if len(label_ids) < len(accepted):
+            raise Conflict("an idempotency key was stored meanwhile")
         await derive.count(connection, changes, images=len(known.new_images), labels=len(label_ids))
         return {
             one.idempotency_key: (label_ids[one.idempotency_key], pair_ids[one.pair])
@@ -95,45 +100,47 @@ def _new_receipt(
     return receipt(submission, *stored[key], created=known.accepted[key] is submission)
 
 
-async def _insert_images(connection: AsyncConnection, images: Collection[ImageFacts]) -> None:
-    if not images:
-        return
-    rows = [
-        (
-            bytes.fromhex(facts.sha256),
-            facts.size_bytes,
-            facts.media_type,
-            facts.alignment,
-            [number for point in facts.landmarks for number in point] or None,
-        )
-        for facts in sorted(images, key=lambda facts: facts.sha256)
-    ]
-    async with connection.cursor() as cursor:
-        await cursor.executemany(queries.INSERT_IMAGE, rows)
-        if cursor.rowcount < len(rows):
-            raise Conflict("an image was stored meanwhile")
-
-
 async def _lock_pairs(
-    connection: AsyncConnection, pairs: Collection[tuple[str, str]]
+    connection: AsyncConnection,
+    new_images: Mapping[str, ImageFacts],
+    pairs: Collection[tuple[str, str]],
 ) -> dict[tuple[str, str], int]:
+    """Make the rows that labels need, and keep other writers off the pairs."""
     ordered = sorted(pairs)
     sides = {
         "a": [bytes.fromhex(a) for a, _ in ordered],
         "b": [bytes.fromhex(b) for _, b in ordered],
     }
+    images = await connection.execute(queries.INSERT_IMAGES, _image_columns(new_images.values()))
     await connection.execute(queries.INSERT_PAIRS, sides)
-    cursor = await connection.execute(queries.LOCK_PAIRS, sides)
-    return {(a.hex(), b.hex()): pair_id async for pair_id, a, b in cursor}
+    locked = await connection.execute(queries.LOCK_PAIRS, sides)
+    if len(await images.fetchall()) < len(new_images):
+        raise Conflict("an image was stored meanwhile")
+    return {(a.hex(), b.hex()): pair_id async for pair_id, a, b in locked}
+
+
+def _image_columns(images: Collection[ImageFacts]) -> dict[str, list[Any]]:
+    return {
+        "hashes": [bytes.fromhex(facts.sha256) for facts in images],
+        "sizes": [facts.size_bytes for facts in images],
+        "media_types": [facts.media_type for facts in images],
+        "alignments": [facts.alignment for facts in images],
+        "landmarks": [_array_text(facts.landmarks) for facts in images],
+    }
+
+
+def _array_text(landmarks: tuple[tuple[float, float], ...]) -> str | None:
+    numbers = ",".join(repr(number) for point in landmarks for number in point)
+    return f"{{{numbers}}}" if numbers else None
 
 
 async def _insert_labels(
     connection: AsyncConnection,
     accepted: Sequence[Submission],
-    pair_ids: dict[tuple[str, str], int],
-) -> dict[str, int]:
+    pair_ids: Mapping[tuple[str, str], int],
+) -> AsyncCursor:
     opinions = [one.opinion for one in accepted]
-    cursor = await connection.execute(
+    return await connection.execute(
         queries.INSERT_LABELS,
         {
             "pairs": [pair_ids[one.pair] for one in accepted],
@@ -145,7 +152,3 @@ async def _insert_labels(
             "thresholds": [opinion and opinion.threshold for opinion in opinions],
         },
     )
-    label_ids: dict[str, int] = {key: label_id async for key, label_id in cursor}
-    if len(label_ids) < len(accepted):
-        raise Conflict("an idempotency key was stored meanwhile")
-    return label_ids

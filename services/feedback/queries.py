@@ -14,12 +14,17 @@ FROM feedback.labels JOIN feedback.pairs USING (pair_id)
 WHERE idempotency_key = ANY(%(keys)s::text[])
 """
 
-INSERT_IMAGE: Final = """
+# Every writer takes its rows in the same order, so that none waits in a circle. Landmarks
+# come as texts, since unnest would take arrays of arrays apart.
+INSERT_IMAGES: Final = """
 INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment, landmarks)
-VALUES (%s, %s, %s, %s, %s) ON CONFLICT (sha256) DO NOTHING
+SELECT sha256, size_bytes, media_type, alignment, landmarks::float8[] FROM unnest(
+    %(hashes)s::bytea[], %(sizes)s::integer[], %(media_types)s::text[],
+    %(alignments)s::text[], %(landmarks)s::text[]
+) AS sent (sha256, size_bytes, media_type, alignment, landmarks) ORDER BY sha256
+ON CONFLICT (sha256) DO NOTHING RETURNING sha256
 """
 
-# Every writer takes its rows in the same order, so that none waits in a circle.
 INSERT_PAIRS: Final = """
 INSERT INTO feedback.pairs (image_a, image_b)
 SELECT a, b FROM unnest(%(a)s::bytea[], %(b)s::bytea[]) AS sent (a, b) ORDER BY a, b

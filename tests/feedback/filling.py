@@ -13,7 +13,7 @@ _FILL = (
     "          sha256(((n - 1 + 1 + (n - 1) / %(images)s) %% %(images)s + 1)::text::bytea) AS b"
     "   FROM generate_series(1, %(pairs)s) AS n) AS made",
     "INSERT INTO feedback.labels (pair_id, annotator, label, idempotency_key)"
-    " SELECT (n - 1) %% %(pairs)s + 1, 'ann-' || (n * 7919) %% 97,"
+    " SELECT (n - 1) %% %(pairs)s + 1, 'ann-' || (n::bigint * 7919) %% 97,"
     "        (ARRAY['same', 'different', 'different'])[1 + n %% 3]::feedback.label, 'filled-' || n"
     " FROM generate_series(1, %(labels)s) AS n",
     "INSERT INTO feedback.annotators (annotator) SELECT DISTINCT annotator FROM feedback.labels",

@@ -29,7 +29,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
 # Sixteen counters, one rule, and as many annotators as there are people.
 _MAY_BE_SCANNED = {"counters", "consensus_rule", "annotators", "snapshots"}
 # Rows that a call brings along go in by the key that ON CONFLICT names.
-_BRINGS_ITS_ROWS = {"INSERT_IMAGE", "INSERT_PAIRS", "INSERT_LABELS", "STORE_CONSENSUS"}
+_BRINGS_ITS_ROWS = {"INSERT_IMAGES", "INSERT_PAIRS", "INSERT_LABELS", "STORE_CONSENSUS"}
 
 
 @pytest.fixture(scope="module")
