@@ -25,7 +25,8 @@ class BatchWriter:
         ledger: Where the labels go.
         batch: Labels in one transaction at most.
         queued: Labels that may wait.
-        wait_s: Longest a transaction may take, in seconds.
+        wait_s: Longest a transaction may take, and longest a label may wait for its turn,
+            in seconds.
     """
 
     def __init__(self, ledger: Ledger, batch: int, queued: int, wait_s: float) -> None:
@@ -50,6 +51,7 @@ class BatchWriter:
 
         Raises:
             Overloaded: If too many wait already.
+            Unavailable: If it was not stored in time.
             MagFaceError: What the ledger refuses the submission with, or cannot store it for.
         """
         waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
@@ -59,7 +61,12 @@ class BatchWriter:
             raise Overloaded(
                 f"{self._queue.maxsize} labels wait to be stored; send it again", 0.5
             ) from None
-        return await waiting.answer
+        try:
+            return await asyncio.wait_for(waiting.answer, 2 * self._wait_s)
+        except TimeoutError:
+            raise Unavailable(
+                f"the label was not stored within {2 * self._wait_s:g} s; send it again"
+            ) from None
 
     async def _run(self) -> None:
         while True:

@@ -1,6 +1,7 @@
 """Labels are stored once each, and a later one of the same annotator supersedes."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
@@ -14,7 +15,7 @@ from services.feedback.opening import opened_store, prepare
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
 from services.feedback.writer import BatchWriter
-from shared.errors import AlreadyExists, MagFaceError, NotFound
+from shared.errors import AlreadyExists, MagFaceError, NotFound, Unavailable
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import open_pool
 from tests.feedback.helpers import Stored, feedback, request, sha256
@@ -207,3 +208,24 @@ async def test_more_labels_than_may_wait_are_refused_and_the_rest_stored(
     refused = [result for result in results if isinstance(result, MagFaceError)]
     assert len(refused) == 30
     assert stored().labels == 1 + 10
+
+
+async def test_labels_that_wait_too_long_are_given_up_and_not_stored_later(
+    settings: FeedbackSettings,
+    store: FeedbackStore,
+    stored: Callable[[], Stored],
+    database_url: str,
+) -> None:
+    await store.submit(feedback(1, 2))
+    pool = await open_pool(settings)
+    labels = [Submission(sha256(1), sha256(2), Label.SAME, f"a-{n}", f"k-{n}") for n in range(20)]
+    async with BatchWriter(Ledger(pool, 1), batch=1, queued=50, wait_s=0.3) as writer:
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("LOCK TABLE feedback.labels IN SHARE MODE")
+            started = time.monotonic()
+            results = await asyncio.gather(*map(writer.submit, labels), return_exceptions=True)
+            assert time.monotonic() - started < 3
+        assert {type(result) for result in results} == {Unavailable}
+        await writer.submit(labels[-1])
+    await pool.close()
+    assert stored().labels == 2

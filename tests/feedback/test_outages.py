@@ -86,8 +86,10 @@ def _objects(s3: NanioServer) -> set[str]:
 @contextmanager
 def _stopped(server: LocalServer) -> Iterator[None]:
     server.kill()
-    yield
-    server.start()
+    try:
+        yield
+    finally:
+        server.start()
 
 
 @contextmanager

@@ -183,7 +183,7 @@ class ListPairsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     consensus: Global___Label.ValueType
-    """Only pairs whose consensus is this; all when unspecified."""
+    """Only pairs whose consensus is this; all labelled pairs when unspecified."""
     page_size: _builtins.int
     """1..1000; 100 when 0."""
     page_token: _builtins.str
@@ -246,7 +246,9 @@ class Pair(_message.Message):
     sha256_a: _builtins.str
     sha256_b: _builtins.str
     consensus: Global___Label.ValueType
-    """LABEL_UNSPECIFIED when people are divided."""
+    """What more than half of the annotators say, by the last label of each; LABEL_UNSURE when
+    that is what they say, LABEL_UNSPECIFIED when they are divided or too few.
+    """
     confidence: _builtins.float
     """Share of the weighted votes that agree with the consensus, 0..1."""
     votes_same: _builtins.int

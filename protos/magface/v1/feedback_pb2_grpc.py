@@ -71,8 +71,9 @@ class FeedbackServiceServicer:
 
         INVALID_ARGUMENT names the field; NOT_FOUND when an image is given by a hash
         that is not stored; ALREADY_EXISTS when the idempotency key was used for
-        something else; UNAVAILABLE when a store cannot be reached: nothing was
-        stored, and the same call may be sent again.
+        something else, or the same bytes are stored with another alignment or landmarks;
+        RESOURCE_EXHAUSTED (with RetryInfo) when too many labels wait; UNAVAILABLE when a
+        store cannot be reached: the same call may be sent again and counts once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +87,8 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetImage(self, request, context):
-        """Gives back an image as it was sent. NOT_FOUND when it is not stored.
+        """Gives back an image as it was sent, ALIGNMENT_UNSPECIFIED replaced by what it was
+        taken as. NOT_FOUND when it is not stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,13 +38,16 @@ class FeedbackServiceStub:
 
     INVALID_ARGUMENT names the field; NOT_FOUND when an image is given by a hash
     that is not stored; ALREADY_EXISTS when the idempotency key was used for
-    something else; UNAVAILABLE when a store cannot be reached: nothing was
-    stored, and the same call may be sent again.
+    something else, or the same bytes are stored with another alignment or landmarks;
+    RESOURCE_EXHAUSTED (with RetryInfo) when too many labels wait; UNAVAILABLE when a
+    store cannot be reached: the same call may be sent again and counts once.
     """
     ListPairs: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListPairsRequest, _feedback_pb2.ListPairsResponse]
     """Lists pairs with their consensus, newest first, a page at a time."""
     GetImage: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.GetImageRequest, _feedback_pb2.GetImageResponse]
-    """Gives back an image as it was sent. NOT_FOUND when it is not stored."""
+    """Gives back an image as it was sent, ALIGNMENT_UNSPECIFIED replaced by what it was
+    taken as. NOT_FOUND when it is not stored.
+    """
     ExportPairs: _grpc.UnaryStreamMultiCallable[_feedback_pb2.ExportPairsRequest, _feedback_pb2.ExportPairsResponse]
     """Streams every pair that has a consensus, as of one data snapshot."""
     GetStats: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.GetStatsRequest, _feedback_pb2.GetStatsResponse]
@@ -60,13 +63,16 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
 
     INVALID_ARGUMENT names the field; NOT_FOUND when an image is given by a hash
     that is not stored; ALREADY_EXISTS when the idempotency key was used for
-    something else; UNAVAILABLE when a store cannot be reached: nothing was
-    stored, and the same call may be sent again.
+    something else, or the same bytes are stored with another alignment or landmarks;
+    RESOURCE_EXHAUSTED (with RetryInfo) when too many labels wait; UNAVAILABLE when a
+    store cannot be reached: the same call may be sent again and counts once.
     """
     ListPairs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListPairsRequest, _feedback_pb2.ListPairsResponse]  # type: ignore[assignment]
     """Lists pairs with their consensus, newest first, a page at a time."""
     GetImage: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetImageRequest, _feedback_pb2.GetImageResponse]  # type: ignore[assignment]
-    """Gives back an image as it was sent. NOT_FOUND when it is not stored."""
+    """Gives back an image as it was sent, ALIGNMENT_UNSPECIFIED replaced by what it was
+    taken as. NOT_FOUND when it is not stored.
+    """
     ExportPairs: _aio.UnaryStreamMultiCallable[_feedback_pb2.ExportPairsRequest, _feedback_pb2.ExportPairsResponse]  # type: ignore[assignment]
     """Streams every pair that has a consensus, as of one data snapshot."""
     GetStats: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetStatsRequest, _feedback_pb2.GetStatsResponse]  # type: ignore[assignment]
@@ -85,8 +91,9 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT names the field; NOT_FOUND when an image is given by a hash
         that is not stored; ALREADY_EXISTS when the idempotency key was used for
-        something else; UNAVAILABLE when a store cannot be reached: nothing was
-        stored, and the same call may be sent again.
+        something else, or the same bytes are stored with another alignment or landmarks;
+        RESOURCE_EXHAUSTED (with RetryInfo) when too many labels wait; UNAVAILABLE when a
+        store cannot be reached: the same call may be sent again and counts once.
         """
 
     @_abc_1.abstractmethod
@@ -103,7 +110,9 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.GetImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.GetImageResponse, _abc.Awaitable[_feedback_pb2.GetImageResponse]]:
-        """Gives back an image as it was sent. NOT_FOUND when it is not stored."""
+        """Gives back an image as it was sent, ALIGNMENT_UNSPECIFIED replaced by what it was
+        taken as. NOT_FOUND when it is not stored.
+        """
 
     @_abc_1.abstractmethod
     def ExportPairs(
