@@ -1,8 +1,5 @@
 import asyncio
-import os
 import signal
-import socket
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +15,7 @@ from shared.rpc.channel import open_channel
 from shared.rpc.lifecycle import Lifecycle
 from shared.rpc.server import Build, running_server
 from tests.rpc.echo import LOCAL, SERVICE, call, echo
+from tests.rpc.processes import EchoProcess, free_port
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -173,36 +171,6 @@ async def test_clients_that_watch_health_hear_of_the_stop_and_do_not_hold_it_up(
     await channel.close()
 
 
-class _Process:
-    """The echo service as a process of its own; each call takes 50 ms."""
-
-    def __init__(self, folder: Path, *, listen: str = "127.0.0.1:0") -> None:
-        folder.mkdir()
-        self._listen, self._endpoint, self._log = listen, folder / "endpoint", folder / "accepted"
-
-    async def start(self) -> str:
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.rpc.echo", "0.05", str(self._log)),
-            env=os.environ
-            | {"MAGFACE_ENDPOINT_FILE": str(self._endpoint), "MAGFACE_LISTEN": self._listen},
-        )
-        return await asyncio.to_thread(self._bound_address)
-
-    def _bound_address(self) -> str:
-        deadline = time.monotonic() + 30
-        while not self._endpoint.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        return self._endpoint.read_text()
-
-    async def end(self, number: signal.Signals) -> int:
-        self._process.send_signal(number)
-        return await asyncio.wait_for(self._process.wait(), 20)
-
-    def accepted(self) -> set[str]:
-        return set(self._log.read_text().splitlines())
-
-
 class _Load:
     """Sixteen callers without a pause; keeps how each call, by its name, ended."""
 
@@ -234,7 +202,7 @@ class _Load:
 async def test_no_accepted_call_fails_when_the_server_is_asked_to_end_under_load(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = _Process(tmp_path / "server")
+    process = EchoProcess(tmp_path / "server")
     async with open_channel(await process.start()) as channel:
         load = _Load(channel)
         async with load.running():
@@ -251,8 +219,8 @@ async def test_no_call_at_all_fails_while_replicas_restart_one_after_the_other(
 ) -> None:
     addresses, processes = [], []
     for place in range(2):
-        listen = f"127.0.0.1:{_free_port()}"
-        processes.append(_Process(tmp_path / str(place), listen=listen))
+        listen = f"127.0.0.1:{free_port()}"
+        processes.append(EchoProcess(tmp_path / str(place), listen=listen))
         addresses.append(await processes[-1].start())
     async with open_channel("ipv4:" + ",".join(addresses)) as channel:
         load = _Load(channel)
@@ -267,12 +235,6 @@ async def test_no_call_at_all_fails_while_replicas_restart_one_after_the_other(
         await process.end(signal.SIGTERM)
     assert len(load.ended) > 500
     assert set(load.ended.values()) == {grpc.StatusCode.OK}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _is_empty(folder: Path) -> bool:
