@@ -78,14 +78,21 @@ def _read_pickle(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if refused := _REFUSED_CALL.search(str(error)):
-            why = f"needs to call {refused[1]} to be read; files that run code are refused"
+            why = (
+                f"needs to call {refused[1]} to be read, and files that run code are refused; "
+                "save its state_dict alone"
+            )
         else:
-            why = "is neither a torch checkpoint of plain tensors nor a safetensors file"
+            why = (
+                "is neither a torch checkpoint nor a safetensors file; "
+                "other pickles can run code and are refused"
+            )
         raise InvalidInput("checkpoint", f"{path.name} {why}") from error
     except Exception as error:  # a damaged pickle can fail in any way
-        first_line = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise InvalidInput(
-            "checkpoint", f"{path.name} cannot be read; it is damaged or cut short ({first_line})"
+            "checkpoint",
+            f"{path.name} cannot be read; it is damaged, cut short or of another kind ({reason})",
         ) from error
 
 

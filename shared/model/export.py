@@ -23,7 +23,7 @@ from shared.model.manifest import (
     Manifest,
 )
 from shared.model.selfcheck import make_golden, require_same
-from shared.model.session import OnnxSession
+from shared.model.session import OnnxSession, Session, split_features
 from shared.model.torch_session import TorchSession
 
 _GATE_BATCHES = (1, 2, 32)
@@ -72,10 +72,13 @@ def export_version(
     draft = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         frozen = copy.deepcopy(network).cpu().float().eval()
+        torch_session = TorchSession(frozen, channel_order)
+        # A network that diverged fails here, before the seconds that the export takes.
+        split_features(torch_session.run(golden_crops))
         _write_onnx(frozen, draft / ONNX_FILE)
         save_file(frozen.state_dict(), draft / WEIGHTS_FILE)
         session = OnnxSession(draft / ONNX_FILE, channel_order)
-        _require_parity(session, TorchSession(frozen, channel_order), golden_crops)
+        _require_parity(session, torch_session, golden_crops)
         manifest = Manifest(
             model_version=model_version,
             architecture=network.spec.name,
@@ -116,7 +119,7 @@ def _write_onnx(network: IResNet, path: Path) -> None:
     )
 
 
-def _require_parity(onnx: OnnxSession, torch_: TorchSession, crops: NDArray[np.uint8]) -> None:
+def _require_parity(onnx: Session, torch_: Session, crops: NDArray[np.uint8]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, *crops.shape[1:]), np.uint8)
     faces = np.concatenate([crops, noise])
     for batch in _GATE_BATCHES:

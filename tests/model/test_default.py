@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.model.checkpoint import load_checkpoint
+from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
+from shared.model.session import split_features
+from tests.model.build_default import features, measure, read_faces
+
+
+def test_the_bundled_network_loads_completely_and_is_small() -> None:
+    checkpoint = load_checkpoint(DEFAULT_CHECKPOINT)
+    assert checkpoint.entries == 187
+    assert checkpoint.spec.name == "iresnet18w16"
+    assert checkpoint.spec.embedding_size == 512
+    assert DEFAULT_CHECKPOINT.stat().st_size < 20e6
+
+
+def test_the_bundled_calibration_fits_the_network() -> None:
+    calibration = default_calibration()
+    assert calibration.channel_order == "bgr"
+    assert 0.15 < calibration.threshold < 0.35
+    assert len(calibration.magnitude_quantiles) == 101
+    assert np.all(np.diff(calibration.magnitude_quantiles) >= 0)
+
+
+@pytest.mark.slow
+@pytest.mark.material
+def test_the_bundled_network_is_as_good_as_its_readme_says(material: Path) -> None:
+    crops, people = read_faces(material / "faces/lfw")
+    raw = features(DEFAULT_CHECKPOINT, "bgr", crops)
+    threshold, figures = measure(raw, people)
+    assert threshold == pytest.approx(default_calibration().threshold, abs=0.005)
+    assert figures["accuracy"] == pytest.approx(0.935, abs=0.002)
+    assert figures["tar_at_far_1e-2"] == pytest.approx(0.805, abs=0.005)
+    median = np.median(split_features(raw)[1])
+    assert median == pytest.approx(default_calibration().magnitude_quantiles[50], abs=0.01)
+
+
+@pytest.mark.material
+def test_half_precision_changes_no_embedding(material: Path) -> None:
+    crops, _ = read_faces(material / "faces/lfw")
+    whole = material / "checkpoints/magface_iresnet18w16.pth"
+    want, got = (
+        split_features(features(file, "bgr", crops[::50]))[0].astype(np.float64)
+        for file in (whole, DEFAULT_CHECKPOINT)
+    )
+    assert (want * got).sum(axis=1).min() > 0.9999
+    checkpoint = load_checkpoint(whole)
+    assert (checkpoint.entries, checkpoint.prefix, checkpoint.head) == (
+        187,
+        "features.module.",
+        "fc.weight",
+    )

@@ -1,0 +1,52 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared.errors import CorruptData
+from shared.model.manifest import MANIFEST_FILE, read_manifest
+
+
+def test_quality_is_the_place_among_the_reference_magnitudes(narrow_version: Path) -> None:
+    manifest = read_manifest(narrow_version)
+    assert manifest.magnitude_quantiles == (1.0, 2.0, 3.0)
+    quality = manifest.quality(np.array([0.5, 1.0, 1.5, 2.0, 3.0, 9.0], np.float32))
+    np.testing.assert_allclose(quality, [0, 0, 0.25, 0.5, 1, 1])
+    assert quality.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("magnitude_quantiles", [2.0, 1.0]),
+        ("magnitude_quantiles", [0.0, 1.0]),
+        ("magnitude_quantiles", [1.0, "NaN"]),
+        ("magnitude_quantiles", [1.0]),
+        ("threshold", 1.5),
+        ("threshold", "NaN"),
+        ("channel_order", "grey"),
+        ("model_version", "../escape"),
+        ("golden", []),
+        ("format", 2),
+        ("surprise", 1),
+    ],
+)
+def test_a_manifest_that_breaks_its_format_is_corrupt_data(
+    field: str, value: Any, narrow_version: Path, tmp_path: Path
+) -> None:
+    content = json.loads((narrow_version / MANIFEST_FILE).read_text())
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps(content | {field: value}))
+    with pytest.raises(CorruptData, match=field):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])
+def test_a_manifest_that_cannot_be_read_is_corrupt_data(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / MANIFEST_FILE).write_bytes(content)
+    with pytest.raises(CorruptData, match="no usable manifest"):
+        read_manifest(tmp_path)
