@@ -47,10 +47,19 @@ class Up:
 
     def start(self) -> Endpoints:
         self.process = self.command()
-        wait_until(lambda: Endpoints.read(self.folder) is not None or self._ended(), _START_S)
+        wait_until(self._ready_or_ended, _START_S)
+        return self.endpoints()
+
+    def endpoints(self) -> Endpoints:
         endpoints = Endpoints.read(self.folder)
         assert endpoints is not None
         return endpoints
+
+    def _ready_or_ended(self) -> bool:
+        assert self.process is not None
+        endpoints = Endpoints.read(self.folder)
+        ready = endpoints is not None and endpoints.pid == self.process.pid
+        return ready or self.process.poll() is not None
 
     def end(self, number: signal.Signals) -> tuple[int, str]:
         assert self.process is not None
@@ -67,10 +76,6 @@ class Up:
 
     def files_outside(self) -> list[Path]:
         return [path for folder in self._outside for path in folder.rglob("*")]
-
-    def _ended(self) -> bool:
-        assert self.process is not None
-        return self.process.poll() is not None
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +111,13 @@ def _labels(endpoints: Endpoints) -> int:
         return stub.GetStats(feedback_pb2.GetStatsRequest(), timeout=30).labels
 
 
-def _endpoints(up: Up) -> Endpoints:
-    endpoints = Endpoints.read(up.folder)
-    assert endpoints is not None
-    return endpoints
-
-
 @pytest.mark.parametrize("name", _PARTS)
 def test_a_part_that_is_killed_comes_back_at_its_address(up: Up, name: str) -> None:
     before = up.part(name)
     before.kill()
     wait_until(lambda: before not in up.children(), 10)
     wait_until(lambda: any(name in c for p in up.children() for c in p.cmdline()), 30)
-    endpoints = _endpoints(up)
+    endpoints = up.endpoints()
     for address in (endpoints.feedback, endpoints.trainer, *endpoints.embedders):
         wait_until(lambda address=address: is_serving(address), 60)
     _submit(endpoints, _PARTS.index(name))
@@ -131,7 +130,7 @@ def test_a_second_one_on_the_same_folder_is_refused(up: Up) -> None:
     assert second.returncode == 1
     assert output == ""
     assert f"another stack (process {up.process.pid}) runs in {up.folder}" in complaint
-    assert is_serving(_endpoints(up).embedder)
+    assert is_serving(up.endpoints().embedder)
 
 
 def test_secrets_are_for_the_owner_alone(up: Up) -> None:
@@ -152,7 +151,7 @@ def test_nothing_outside_its_folder_is_written(up: Up) -> None:
 
 
 def test_data_and_addresses_survive_kill_9_of_everything(up: Up) -> None:
-    before = _endpoints(up)
+    before = up.endpoints()
     _submit(before, 100)
     labels = _labels(before)
     children = up.children()
@@ -164,7 +163,7 @@ def test_data_and_addresses_survive_kill_9_of_everything(up: Up) -> None:
 
 
 def test_sigterm_stops_everything_cleanly(up: Up) -> None:
-    endpoints = _endpoints(up)
+    endpoints = up.endpoints()
     children = up.children()
     started = time.monotonic()
     code, output = up.end(signal.SIGTERM)
