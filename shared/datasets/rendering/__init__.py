@@ -1,0 +1,1 @@
+"""How people are drawn; `shared.datasets.render` is the way in."""
