@@ -30,7 +30,8 @@ class _Eye:
 
     def at(self, u: NDArray[np.float64], v: NDArray[np.float64]) -> Points:
         """Face coordinates of u outwards and v downwards."""
-        return self.centre + np.column_stack([self.side * u, v - u * np.tan(self.slant)])
+        placed: Points = self.centre + np.column_stack([self.side * u, v - u * np.tan(self.slant)])
+        return placed
 
 
 def draw_eyes(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> None:
