@@ -1,0 +1,69 @@
+"""One stack of real services, on SeaweedFS, for all tests of the commands."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from cli.main import app
+from deploy.local.seaweedfs import SeaweedServer
+from deploy.local.stack import Stack
+from shared.datasets.render import write_people
+
+Magface = Callable[..., Result]
+
+
+@pytest.fixture
+def magface(monkeypatch: pytest.MonkeyPatch) -> Magface:
+    """Runs a command in this process, with no service named in the environment."""
+    for service in ("EMBEDDER", "FEEDBACK", "TRAINER"):
+        monkeypatch.delenv(f"MAGFACE_{service}_ADDRESS", raising=False)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("cli") / "run", object_store=SeaweedServer) as stack:
+        yield stack
+
+
+@pytest.fixture
+def ask(magface: Magface, stack: Stack) -> Callable[..., dict[str, Any]]:
+    """Runs a command against the stack with --json, and gives the one object it prints."""
+
+    def ask(*arguments: object) -> dict[str, Any]:
+        result = magface(*arguments, "--dir", stack.folder, "--json")
+        assert result.exit_code == 0, result.stderr
+        answer = json.loads(result.stdout)
+        assert isinstance(answer, dict)
+        return answer
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per made-up person, three pictures of each."""
+    folder = tmp_path_factory.mktemp("people")
+    write_people(folder, 4, 3, 7)
+    return folder
+
+
+@pytest.fixture
+def pictures(people: Path) -> list[Path]:
+    """Two pictures of one person, then one of another."""
+    first, second = sorted(path for path in people.iterdir() if path.is_dir())[:2]
+    return [*sorted(first.iterdir())[:2], sorted(second.iterdir())[0]]
+
+
+@pytest.fixture
+def large_picture(pictures: list[Path], tmp_path: Path) -> Path:
+    """A picture that is not 112x112, and shows no face that YuNet would find."""
+    path = tmp_path / "large.png"
+    cv2.imwrite(str(path), cv2.resize(cv2.imread(str(pictures[0]))[:30, :40], (300, 200)))
+    return path

@@ -1,0 +1,152 @@
+"""Promises of the command line that need no service."""
+
+import json
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from magface.v1 import trainer_pb2
+
+from cli.output import to_plain
+from shared.model.default import DEFAULT_CHECKPOINT
+from tests.cli.conftest import Magface
+
+
+def test_help_does_not_load_what_is_heavy() -> None:
+    script = (
+        "import sys\n"
+        "import cli.main\n"
+        "print([name for name in ('torch', 'cv2', 'sklearn', 'psycopg') if name in sys.modules])\n"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_a_stack_that_is_not_there_is_said_in_one_line(
+    magface: Magface, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = magface("feedback", "stats", "--json")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert f"no stack is ready in {tmp_path / 'run'}" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_service_that_does_not_answer_is_named_soon(
+    magface: Magface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAGFACE_FEEDBACK_ADDRESS", "127.0.0.1:1")
+    started = time.monotonic()
+    result = magface("feedback", "stats")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("magface: the feedback at 127.0.0.1:1: ")
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["verify", "missing.jpg", "missing.jpg"],
+        ["feedback", "submit", __file__, __file__, "--label", "maybe", "--annotator", "a"],
+        ["models", "import", __file__, "--probe", __file__, "--channel-order", "bgr"],
+        ["models", "promote", "some-version"],
+        ["train", "--epochs", "0"],
+        ["up", "--embedders", "0"],
+        ["unheard-of"],
+    ],
+)
+def test_wrong_usage_exits_with_2(magface: Magface, arguments: list[str]) -> None:
+    result = magface(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage: " in result.stderr
+
+
+def test_dataset_pairs_are_balanced_and_the_same_for_a_seed(
+    magface: Magface, people: Path, tmp_path: Path
+) -> None:
+    options = ["--identities", "3", "--images", "3", "--pairs", "10"]
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        out = ["--out", tmp_path / f"{name}.json", "--seed", seed, "--json"]
+        result = magface("dataset", "pairs", people, *options, *out)
+        assert result.exit_code == 0
+        answer = json.loads(result.stdout)
+        assert (answer["genuine"], answer["impostor"], answer["identities"]) == (5, 5, 3)
+    one, same, other = ((tmp_path / f"{n}.json").read_bytes() for n in ("one", "same", "other"))
+    assert one == same != other
+
+
+def test_more_pairs_than_there_are_is_refused_with_the_reason(
+    magface: Magface, people: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "pairs.json"
+    result = magface(
+        "dataset", "pairs", people, "--identities", "2", "--pairs", "900", "--out", out
+    )
+    assert result.exit_code == 1
+    assert "take more identities or more images" in result.stderr
+    assert not out.exists()
+
+
+def test_rendered_people_have_a_folder_each(magface: Magface, tmp_path: Path) -> None:
+    result = magface(
+        "dataset", "render", tmp_path / "p", "--people", "2", "--images", "3", "--json"
+    )
+    assert json.loads(result.stdout)["images"] == 6
+    assert [len(list(person.iterdir())) for person in (tmp_path / "p").iterdir()] == [3, 3]
+
+
+@pytest.mark.material
+def test_probing_finds_the_channel_order_the_network_was_trained_with(tmp_path: Path) -> None:
+    import cv2
+
+    from cli.probe import probe_channel_order
+
+    entries = []
+    faces = Path(__file__).parents[3] / "shared" / "faces" / "lfw"
+    if not faces.is_dir():
+        pytest.skip("needs ../shared")
+    people = [sorted(folder.iterdir())[:2] for folder in sorted(faces.iterdir())[:20]]
+    for own, other in pairwise(people):
+        entries.append({"image1": str(own[0]), "image2": str(own[1]), "label": 1})
+        entries.append({"image1": str(own[0]), "image2": str(other[1]), "label": 0})
+    (tmp_path / "pairs.json").write_text(json.dumps({"pairs": entries}))
+    found = probe_channel_order(DEFAULT_CHECKPOINT, tmp_path / "pairs.json")
+    assert found["channel_order"] == "bgr"
+    assert found["best_accuracy"]["bgr"] > found["best_accuracy"]["rgb"] + 0.05
+
+    for pair in people:
+        for path in pair:
+            swapped = cv2.imread(str(path))[:, :, ::-1]
+            cv2.imwrite(str(tmp_path / f"{path.stem}.png"), swapped)
+    for entry in entries:
+        for side in ("image1", "image2"):
+            entry[side] = f"{Path(str(entry[side])).stem}.png"
+    (tmp_path / "swapped.json").write_text(json.dumps({"pairs": entries}))
+    assert (
+        probe_channel_order(DEFAULT_CHECKPOINT, tmp_path / "swapped.json")["channel_order"] == "rgb"
+    )
+
+
+def test_messages_become_plain_without_protobuf_quirks() -> None:
+    job = trainer_pb2.Job(job_id="j", state=trainer_pb2.JOB_STATE_QUEUED, progress=0.1)
+    job.created_at.FromJsonString("2026-01-02T03:04:05.678Z")
+    plain = to_plain(job)
+    assert plain["state"] == "queued"
+    assert plain["kind"] is None
+    assert plain["progress"] == 0.1
+    assert plain["created_at"] == "2026-01-02T03:04:05.678+00:00"
+    assert plain["gate"] is None
+    assert plain["ended_at"] is None
+    verdict = trainer_pb2.GateVerdict(checks=[trainer_pb2.GateCheck(name="n", value=0.25)])
+    assert to_plain(verdict)["checks"] == [
+        {"name": "n", "passed": False, "value": 0.25, "limit": 0.0, "detail": ""}
+    ]
+    listing = to_plain(trainer_pb2.ListModelsResponse(serving_generation=2**40))
+    assert listing["serving_generation"] == 2**40
