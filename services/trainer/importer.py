@@ -6,18 +6,19 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from shared.datasets.render import render_person
 
 from services.trainer.specs import ImportSpec
 from services.trainer.training import Progress, Report
+from shared.datasets.render import golden_crops, render_person
 from shared.model.checkpoint import load_checkpoint
 from shared.model.export import export_version
 from shared.model.session import Session, split_features
 from shared.model.torch_session import TorchSession
 
+# Far from the people of any demo or benchmark.
+_FIRST_PERSON = 7_800_000
 _PEOPLE = 32
 _IMAGES_A_PERSON = 4
-_GOLDEN = 4
 _BATCH = 32
 _QUANTILES = 101
 
@@ -53,10 +54,9 @@ def import_checkpoint(
     loaded = load_checkpoint(checkpoint)
     name = f"{loaded.spec.name}-{job_id.hex[:8]}"
     report(Progress(0.3, f"read {loaded.entries} entries of {loaded.spec.name}"))
-    crops = _rendered_crops()
     if magnitude_quantiles is None:
         session = TorchSession(loaded.network, spec.channel_order)
-        magnitude_quantiles = _measure_quantiles(session, crops)
+        magnitude_quantiles = _measure_quantiles(session, _rendered_crops())
     report(Progress(0.5, f"exporting {name}"))
     folder = workdir / name
     export_version(
@@ -66,7 +66,7 @@ def import_checkpoint(
         channel_order=spec.channel_order,
         threshold=spec.threshold,
         magnitude_quantiles=magnitude_quantiles,
-        golden_crops=crops[:: len(crops) // _GOLDEN][:_GOLDEN],
+        golden_crops=golden_crops(),
         job_id=str(job_id),
     )
     return folder
@@ -82,7 +82,7 @@ def _measure_quantiles(session: Session, crops: NDArray[np.uint8]) -> list[float
 def _rendered_crops() -> NDArray[np.uint8]:
     return np.stack(
         [
-            render_person(person, image)
+            render_person(_FIRST_PERSON + person, image)
             for person in range(_PEOPLE)
             for image in range(_IMAGES_A_PERSON)
         ]

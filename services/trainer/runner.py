@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from services.trainer.child import Child
 from services.trainer.completion import Completion
@@ -130,18 +131,19 @@ class Runner:
         """
         workdir = self._work_dir / f"job-{claim.job.job_id}-{claim.fencing_token}"
         workdir.mkdir(parents=True)
+        keeping = asyncio.create_task(self._keep_lease(claim))
+        working = asyncio.create_task(self._work(claim, workdir))
         try:
-            async with asyncio.TaskGroup() as group:
-                keeping = group.create_task(self._keep_lease(claim))
-                working = group.create_task(self._work(claim, workdir))
-                working.add_done_callback(lambda _: keeping.cancel())
-            return working.result()
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            await asyncio.wait((keeping, working), return_when=asyncio.FIRST_COMPLETED)
+            return await (working if working.done() else keeping)
         finally:
+            # No TaskGroup: up to Python 3.12 it loses a cancellation that meets an error.
+            working.cancel()
+            keeping.cancel()
+            await asyncio.gather(working, keeping, return_exceptions=True)
             await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
 
-    async def _keep_lease(self, claim: Claim) -> None:
+    async def _keep_lease(self, claim: Claim) -> NoReturn:
         renewed = time.monotonic()
         while True:
             try:

@@ -26,8 +26,7 @@ from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
 from shared.storage.objects import ObjectStore
 
 _PR_SET_PDEATHSIG = 1
-_NICENESS = 10
-_PROGRESS_INTERVAL_S = 0.2
+_PROGRESS_INTERVAL_S = 1.0
 
 
 class Voice:
@@ -35,18 +34,19 @@ class Voice:
 
     def __init__(self, pipe: BinaryIO) -> None:
         self._pipe = pipe
-        self._last_progress = 0.0
+        self._told = ("", 0.0)
 
     def say(self, message: ProgressMade | SnapshotTaken | Done | Failed) -> None:
         self._pipe.write(message.model_dump_json().encode() + b"\n")
         self._pipe.flush()
 
     def report(self, progress: Progress) -> None:
-        """Tell the progress, unless some was told a moment ago."""
+        """Tell the progress, at most once a second as long as its message stays the same."""
         now = time.monotonic()
-        if now - self._last_progress < _PROGRESS_INTERVAL_S:
+        message, told_at = self._told
+        if progress.message == message and now - told_at < _PROGRESS_INTERVAL_S:
             return
-        self._last_progress = now
+        self._told = (progress.message, now)
         made = ProgressMade(
             fraction=progress.fraction, message=progress.message, figures=dict(progress.figures)
         )
@@ -70,7 +70,6 @@ def run(do: Callable[[Assignment, Voice], Done]) -> None:
     if os.getppid() != assignment.parent_pid:
         sys.exit("the runner has ended")
     threading.Thread(target=_end_at_eof, daemon=True).start()
-    os.nice(_NICENESS)
     try:
         voice.say(do(assignment, voice))
     except MagFaceError as error:
@@ -113,7 +112,6 @@ def _train(
     assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
 ) -> Done:
     from services.trainer.feedback_source import PulledFeedback  # noqa: PLC0415
-    from services.trainer.learning import run_training  # noqa: PLC0415
     from shared.registry.versions import VersionStore  # noqa: PLC0415
     from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
 
@@ -124,8 +122,13 @@ def _train(
         feedback = PulledFeedback(channel, assignment.data_snapshot, workdir / "images")
         voice.say(SnapshotTaken(snapshot_id=feedback.snapshot_id))
         feedback.fetch_all(
-            lambda done, of: voice.report(Progress(0.0, f"pulled {done} of {of} images"))
+            lambda done, of: voice.report(
+                Progress(0.0, "pulling the images", {"images": done, "of": of})
+            )
         )
+        # Only now: it takes seconds, for nothing when there is no feedback to be had.
+        from services.trainer.learning import run_training  # noqa: PLC0415
+
         outcome = run_training(
             spec.for_job(str(assignment.job_id)),
             feedback=feedback,
