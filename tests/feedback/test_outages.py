@@ -85,7 +85,8 @@ def _objects(s3: NanioServer) -> set[str]:
 
 @contextmanager
 def _stopped(server: LocalServer) -> Iterator[None]:
-    server.kill()
+    # Not killed: Postgres's orphaned backends would go on answering for a moment.
+    server.stop()
     try:
         yield
     finally:
