@@ -1,0 +1,49 @@
+"""Features of many crops, computed by a network in training."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shared.errors import CorruptData
+from shared.model.iresnet import IResNet
+from shared.model.manifest import ChannelOrder
+from shared.model.preprocess import network_input
+
+_AT_ONCE = 64
+
+Features = NDArray[np.float32]
+
+
+def compute_features(
+    network: IResNet,
+    channel_order: ChannelOrder,
+    crops: NDArray[np.uint8],
+    tick: Callable[[float], None] = lambda _: None,
+) -> Features:
+    """Run a network over crops.
+
+    Args:
+        network: Is put into eval mode.
+        channel_order: What the network wants.
+        crops: uint8 [N, 112, 112, 3], BGR.
+        tick: Called with the share done.
+
+    Returns:
+        float32 [N, D], not normalised.
+
+    Raises:
+        CorruptData: If a feature is no number.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    features = np.empty((len(crops), network.spec.embedding_size), np.float32)
+    for start in range(0, len(crops), _AT_ONCE):
+        images = torch.from_numpy(network_input(crops[start : start + _AT_ONCE], channel_order))
+        with torch.inference_mode():
+            features[start : start + _AT_ONCE] = network(images.to(device)).cpu().numpy()
+        tick(min(start + _AT_ONCE, len(crops)) / len(crops))
+    if not np.isfinite(features).all():
+        raise CorruptData("the network gives NaN or infinity for some faces: its weights are lost")
+    return features

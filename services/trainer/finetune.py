@@ -1,0 +1,238 @@
+"""The training loop: epochs that can be interrupted, and steps that do not waste."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.trainer.augment import augment, augmentation
+from services.trainer.dataset import Batch, Crops
+from services.trainer.features import Features
+from services.trainer.objectives import Objective
+from services.trainer.pairgraph import Indices
+from services.trainer.training import EpochState
+from shared.errors import CorruptData
+from shared.model.iresnet import IResNet
+from shared.model.manifest import ChannelOrder
+from shared.model.preprocess import network_input
+
+
+class Batches(Protocol):
+    """Deals one epoch's batches; the same ones for the same generator."""
+
+    def __call__(self, generator: np.random.Generator) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Crops and what the parent says of them.
+
+    Attributes:
+        crops: uint8 [N, 112, 112, 3], BGR.
+        parent: float32 [N, D], the parent's features, not normalised.
+    """
+
+    crops: Crops
+    parent: Features
+
+    def only(self, images: Indices) -> "Faces":
+        return Faces(self.crops[images], self.parent[images])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How to train; see `services.trainer.learning` for the defaults.
+
+    Attributes:
+        epochs: Passes over the feedback.
+        learning_rate: Peak, of AdamW.
+        seed: Of order and augmentation.
+        augmentation: Probability of each step of `augmentation`; None leaves images alone.
+        replay: Replayed faces a step.
+        mixed_precision: Compute in bfloat16 where torch holds it safe.
+    """
+
+    epochs: int
+    learning_rate: float
+    seed: int
+    augmentation: float | None = 0.3
+    replay: int = 16
+    weight_decay: float = 0.05
+    warm_up: float = 0.1
+    clip: float = 5.0
+    mixed_precision: bool = False
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What came of one epoch."""
+
+    number: int
+    loss: float
+    score: float
+    images_per_second: float
+
+
+class Finetuner:
+    """Fine-tunes a network in place.
+
+    Args:
+        network: The parent's copy.
+        channel_order: What the network wants.
+        plan: How.
+        objective: What to minimise.
+        feedback: The labelled images.
+        batches: Deals them out.
+        replay: Faces to go on seeing as the parent does; None where there are none.
+    """
+
+    def __init__(
+        self,
+        network: IResNet,
+        channel_order: ChannelOrder,
+        *,
+        plan: Plan,
+        objective: Objective,
+        feedback: Faces,
+        batches: Batches,
+        replay: Faces | None,
+    ) -> None:
+        self._network = network
+        self._channel_order = channel_order
+        self._plan = plan
+        self._objective = objective
+        self._feedback = feedback
+        self._batches = batches
+        self._replay = replay if plan.replay else None
+        self._optimizer = torch.optim.AdamW(
+            network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+        )
+        self._change = None if plan.augmentation is None else augmentation(plan.augmentation)
+        self._device = next(network.parameters()).device
+        self._best: dict[str, Any] = {}
+        self._history: list[Epoch] = []
+
+    def run(
+        self,
+        validate: Callable[[], float],
+        state: EpochState,
+        file: Path,
+        tick: Callable[[float, int, float], None],
+    ) -> list[Epoch]:
+        """Train to the end, from where `state` says an earlier run was stopped.
+
+        Args:
+            validate: Gives the network's score on validation people; higher is better.
+            state: Keeps each finished epoch.
+            file: Scratch for the state.
+            tick: Called each step with the share done, the epoch and the loss.
+
+        Returns:
+            Every epoch; the network then holds the weights of the best one.
+
+        Raises:
+            CorruptData: If the loss is no number any more.
+        """
+        if state.load(file):
+            self._restore(torch.load(file, map_location=self._device, weights_only=True))
+        for number in range(len(self._history) + 1, self._plan.epochs + 1):
+            loss, speed = self._epoch(number, tick)
+            self._finish(Epoch(number, loss, validate(), speed))
+            torch.save(self._snapshot(), file)
+            state.save(file)
+        self._network.load_state_dict(self._best)
+        self._network.eval()
+        return list(self._history)
+
+    def _finish(self, epoch: Epoch) -> None:
+        # On a tie the later one: it has seen more.
+        if all(epoch.score >= earlier.score for earlier in self._history):
+            self._best = copy.deepcopy(self._network.state_dict())
+        self._history.append(epoch)
+
+    def _epoch(self, number: int, tick: Callable[[float, int, float], None]) -> tuple[float, float]:
+        generator = np.random.default_rng([self._plan.seed, number])
+        torch.manual_seed(int(generator.integers(2**62)))
+        # Eval mode trains all the same: it freezes BatchNorm's statistics, which a batch
+        # would replace at the official momentum of 0.9, and keeps dropout off.
+        self._network.eval()
+        batches = list(self._batches(generator))
+        total, images, start = 0.0, 0, time.monotonic()
+        for index, batch in enumerate(batches):
+            done = (number - 1 + (index + 1) / len(batches)) / self._plan.epochs
+            self._set_learning_rate(done)
+            loss = self._step(batch, generator)
+            if not math.isfinite(loss):
+                raise CorruptData(
+                    f"the training diverged: the loss is {loss} at step {index + 1} of epoch "
+                    f"{number}; try a learning rate below {self._plan.learning_rate:g}"
+                )
+            total += loss
+            images += len(batch.images)
+            tick(done, number, loss)
+        return total / len(batches), images / (time.monotonic() - start)
+
+    def _set_learning_rate(self, done: float) -> None:
+        warm_up = self._plan.warm_up
+        if done < warm_up:
+            factor = done / warm_up
+        else:
+            factor = (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up))) / 2
+        for group in self._optimizer.param_groups:
+            group["lr"] = factor * self._plan.learning_rate
+
+    def _step(self, batch: Batch, generator: np.random.Generator) -> float:
+        crops = self._feedback.crops[batch.images]
+        if self._change is not None:
+            crops = augment(crops, self._change)
+        parent = self._feedback.parent[batch.images]
+        if self._replay is not None:
+            again = generator.integers(len(self._replay.crops), size=self._plan.replay)
+            crops = np.concatenate([crops, self._replay.crops[again]])
+            parent = np.concatenate([parent, self._replay.parent[again]])
+        features, old = self._forward(crops), self._on_device(parent)
+        count = len(batch.images)
+        loss = self._objective.feedback(
+            features[:count],
+            old[:count],
+            self._on_device(batch.genuine),
+            self._on_device(batch.impostor),
+        )
+        if self._replay is not None:
+            loss = loss + self._objective.replay(features[count:], old[count:])
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._plan.clip)
+        self._optimizer.step()
+        return loss.item()
+
+    def _forward(self, crops: Crops) -> Tensor:
+        images = self._on_device(network_input(crops, self._channel_order))
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._plan.mixed_precision):
+            features: Tensor = self._network(images)
+        return features.float()
+
+    def _on_device(self, array: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _snapshot(self) -> dict[str, Any]:
+        return {
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "best": self._best,
+            "history": [vars(epoch) for epoch in self._history],
+        }
+
+    def _restore(self, snapshot: dict[str, Any]) -> None:
+        self._network.load_state_dict(snapshot["network"])
+        self._optimizer.load_state_dict(snapshot["optimizer"])
+        self._best = snapshot["best"]
+        self._history = [Epoch(**epoch) for epoch in snapshot["history"]]

@@ -1,0 +1,172 @@
+"""Measures a candidate beside its parent on people whom it was not trained on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from services.trainer.features import Features
+from services.trainer.gate import Figures
+from services.trainer.heldout import Pairs
+from shared.evaluation.metrics import Weights, identity_bootstrap, roc
+from shared.evaluation.scores import Scores
+
+_BOOTSTRAP_ROUNDS = 400
+_LOWER_END = 0.05
+
+
+@dataclass(frozen=True)
+class Views:
+    """Features of the same N images under two versions, not normalised.
+
+    Attributes:
+        parent: float32 [N, D].
+        child: float32 [N, D].
+    """
+
+    parent: Features
+    child: Features
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was measured, and the threshold the candidate is to serve with."""
+
+    figures: Figures
+    threshold: float
+
+
+def judge(
+    views: Views,
+    validation: Pairs,
+    held_out: Pairs,
+    reference: tuple[Views, Pairs] | None,
+    seed: int,
+) -> Judgement:
+    """Measure everything the gate asks for.
+
+    Args:
+        views: Of the feedback's images.
+        validation: Pairs that calibrate the thresholds.
+        held_out: Pairs of other people, who decide.
+        reference: Views of the reference faces, and the pairs to measure on them.
+        seed: Of the bootstrap.
+    """
+    old, new = score(held_out, views.parent), score(held_out, views.child)
+    old_threshold, _ = best_threshold(score(validation, views.parent))
+    new_threshold, _ = best_threshold(score(validation, views.child))
+    shown = np.unique(held_out.images)
+    looks = [(views.child[shown], views.parent[shown])]
+    reference_errors: tuple[float | None, float | None] = (None, None)
+    if reference is not None:
+        faces, pairs = reference
+        parent_error, child_error = (
+            best_threshold(score(pairs, features))[1] for features in (faces.parent, faces.child)
+        )
+        reference_errors = (parent_error, child_error)
+        shown = np.unique(pairs.images)
+        looks.append((faces.child[shown], faces.parent[shown]))
+    ratio, order = magnitude_figures(*(np.concatenate(each) for each in zip(*looks, strict=True)))
+    figures = Figures(
+        people=len(np.unique(held_out.people[held_out.genuine])),
+        genuine_pairs=int(held_out.genuine.sum()),
+        parent_error=error(old, old_threshold),
+        child_error=error(new, new_threshold),
+        gain_low=gain_low(held_out, (old, old_threshold), (new, new_threshold), seed),
+        mixed_error=error(score(held_out, views.child, views.parent), new_threshold),
+        reference_parent_error=reference_errors[0],
+        reference_child_error=reference_errors[1],
+        magnitude_ratio=ratio,
+        magnitude_order=order,
+    )
+    # More people calibrate better, and the verdict no longer depends on it.
+    both = [score(pairs, views.child) for pairs in (validation, held_out)]
+    return Judgement(figures, best_threshold(_joined(both))[0])
+
+
+def _joined(parts: list[Scores]) -> Scores:
+    return Scores(
+        np.concatenate([part.similarity for part in parts]),
+        np.concatenate([part.genuine for part in parts]),
+    )
+
+
+def score(pairs: Pairs, features: Features, stored: Features | None = None) -> Scores:
+    """Similarities of pairs.
+
+    Args:
+        pairs: P pairs.
+        features: float32 [N, D], not normalised.
+        stored: float32 [N, D], another version's features of the same images: each
+            pair is then scored twice, with the one and with the other image stored.
+
+    Returns:
+        P scores, or 2 P when `stored` is given.
+    """
+    left, right = pairs.images.T
+    if stored is None:
+        return Scores(_cosine(features[left], features[right]), pairs.genuine)
+    both = [_cosine(features[left], stored[right]), _cosine(stored[left], features[right])]
+    return Scores(np.concatenate(both), np.tile(pairs.genuine, 2))
+
+
+def _cosine(left: Features, right: Features) -> NDArray[np.float64]:
+    dots = np.einsum("pd,pd->p", left, right, dtype=np.float64)
+    return np.asarray(dots / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1))
+
+
+def separation(scores: Scores) -> float:
+    """Area under the ROC curve: how well the classes are told apart at any threshold."""
+    return roc(scores).auc
+
+
+def _balanced(genuine: NDArray[np.bool_]) -> Weights:
+    """Weights that make both classes count the same."""
+    weights: Weights = np.where(genuine, 0.5 / genuine.sum(), 0.5 / (~genuine).sum())
+    return weights
+
+
+def best_threshold(scores: Scores) -> tuple[float, float]:
+    """Threshold of the fewest errors, both classes counting the same, and the error there."""
+    threshold, accuracy = roc(scores, _balanced(scores.genuine)).best()
+    return threshold, 1 - accuracy
+
+
+def error(scores: Scores, threshold: float, weights: Weights | None = None) -> float:
+    """Mean of FNMR and FMR at a threshold, pairs counting by weight."""
+    wrong = scores.decisions(threshold) != scores.genuine
+    weight = np.ones(len(scores)) if weights is None else weights
+    sides = (scores.genuine, ~scores.genuine)
+    return float(np.mean([np.average(wrong[side], weights=weight[side]) for side in sides]))
+
+
+def gain_low(
+    pairs: Pairs, old: tuple[Scores, float], new: tuple[Scores, float], seed: int
+) -> float:
+    """Lower end of the one-sided 95 % interval of the old error minus the new.
+
+    People, not pairs, are drawn with replacement.
+
+    Args:
+        pairs: P pairs.
+        old: Scores of the pairs under the old version, and its threshold.
+        new: The same under the new one.
+        seed: Of the bootstrap.
+    """
+    gains = [
+        error(*old, weights) - error(*new, weights)
+        for weights in identity_bootstrap(pairs.people, pairs.genuine, _BOOTSTRAP_ROUNDS, seed)
+    ]
+    return float(np.quantile(gains, _LOWER_END))
+
+
+def magnitude_figures(child: Features, parent: Features) -> tuple[float, float]:
+    """Geometric mean of the ratio of the magnitudes, and their rank correlation.
+
+    Args:
+        child: float32 [N, D].
+        parent: float32 [N, D], of the same images.
+    """
+    new, old = (np.linalg.norm(features, axis=1) for features in (child, parent))
+    return float(np.exp(np.log(new / old).mean())), float(spearmanr(new, old).statistic)

@@ -1,0 +1,226 @@
+"""One fine-tuning, from feedback to a judged model version."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from services.trainer.dataset import Crops, pair_batches, people_batches
+from services.trainer.features import Features, compute_features
+from services.trainer.finetune import Epoch, Faces, Finetuner, Plan
+from services.trainer.gate import decide, is_compatible
+from services.trainer.judging import Judgement, Views, judge, score, separation
+from services.trainer.losses import Margins, margins_around
+from services.trainer.material import FeedbackMaterial, divide_reference, prepare_feedback
+from services.trainer.objectives import CosineObjective, HadsellObjective
+from services.trainer.pairgraph import Indices
+from services.trainer.training import (
+    EpochState,
+    FeedbackSource,
+    Progress,
+    Recipe,
+    ReferenceFaces,
+    Report,
+    TrainingOutcome,
+    TrainingSpec,
+)
+from shared.errors import CorruptData
+from shared.model.checkpoint import load_checkpoint
+from shared.model.export import export_version
+from shared.model.faces import FaceReader
+from shared.model.iresnet import IResNet
+from shared.model.manifest import WEIGHTS_FILE, Manifest, read_manifest
+from shared.model.selfcheck import check_golden, golden_crops
+from shared.model.session import cpu_threads, open_session
+from shared.settings import ImageLimits
+
+# Where in the whole work each stage ends.
+_DECODED, _EMBEDDED, _TRAINED, _JUDGED = 0.04, 0.1, 0.9, 0.94
+
+
+def run_training(
+    spec: TrainingSpec,
+    *,
+    feedback: FeedbackSource,
+    parent: Path,
+    reference: ReferenceFaces | None,
+    workdir: Path,
+    state: EpochState,
+    report: Report,
+) -> TrainingOutcome:
+    """See `services.trainer.training.RunTraining`."""
+    torch.set_num_threads(cpu_threads())
+    manifest = read_manifest(parent)
+    network = load_checkpoint(parent / WEIGHTS_FILE).network
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    look = partial(compute_features, network, manifest.channel_order)
+    material = prepare_feedback(
+        feedback,
+        FaceReader(ImageLimits()),
+        workdir / "crops.npy",
+        spec.seed,
+        _stage(report, "decoding images", 0.0, _DECODED),
+    )
+    embedding = _stage(report, "embedding with the parent", _DECODED, _EMBEDDED)
+    before = Faces(material.crops, look(material.crops, embedding))
+    faces, faces_before, replay = None, None, None
+    if reference is not None:
+        faces = divide_reference(reference, spec.seed)
+        faces_before = Faces(faces.crops, look(faces.crops, embedding))
+        replay = faces_before.only(faces.replayed)
+
+    finetuner = _finetuner(
+        spec, network, manifest, material=material, feedback=before, replay=replay
+    )
+    epochs = finetuner.run(
+        lambda: separation(
+            score(material.validation, _seen(look, material.crops, material.validation.images))
+        ),
+        state,
+        workdir / "epoch.pt",
+        _training_report(report),
+    )
+
+    report(Progress(_TRAINED, "judging the candidate"))
+    shown = np.concatenate([material.validation.images, material.held_out.images])
+    views = Views(before.parent, _seen(look, material.crops, shown))
+    measured = None
+    if faces and faces_before:
+        after = _seen(look, faces.crops, faces.pairs.images)
+        measured = (Views(faces_before.parent, after), faces.pairs)
+    judgement = judge(views, material.validation, material.held_out, measured, spec.seed)
+    report(Progress(_JUDGED, "exporting the candidate"))
+    return _export(
+        spec,
+        network,
+        manifest,
+        judgement=judgement,
+        epochs=epochs,
+        data_snapshot=feedback.snapshot_id,
+        workdir=workdir,
+    )
+
+
+def _stage(report: Report, message: str, start: float, end: float) -> Callable[[float], None]:
+    return lambda done: report(Progress(start + done * (end - start), message))
+
+
+def _training_report(report: Report) -> Callable[[float, int, float], None]:
+    def tick(done: float, epoch: int, loss: float) -> None:
+        fraction = _EMBEDDED + done * (_TRAINED - _EMBEDDED)
+        report(Progress(fraction, f"training, epoch {epoch}", {"epoch": epoch, "loss": loss}))
+
+    return tick
+
+
+def _seen(look: Callable[[Crops], Features], crops: Crops, images: Indices) -> Features:
+    """Features at their places among all N images, and zeros for those not asked for."""
+    shown = np.unique(images)
+    some = look(crops[shown])
+    features = np.zeros((len(crops), some.shape[1]), np.float32)
+    features[shown] = some
+    return features
+
+
+def _finetuner(
+    spec: TrainingSpec,
+    network: IResNet,
+    manifest: Manifest,
+    *,
+    material: FeedbackMaterial,
+    feedback: Faces,
+    replay: Faces | None,
+) -> Finetuner:
+    graph, images = material.graph, material.training
+    mixed = _computes_bfloat16()
+    match spec.recipe:
+        case Recipe.COSINE:
+            return Finetuner(
+                network,
+                manifest.channel_order,
+                plan=Plan(
+                    epochs=spec.epochs,
+                    learning_rate=spec.learning_rate or 3e-4,
+                    seed=spec.seed,
+                    mixed_precision=mixed,
+                ),
+                objective=CosineObjective(margins=_margins(spec, manifest.threshold)),
+                feedback=feedback,
+                batches=partial(people_batches, graph, images, 2 * spec.batch_size),
+                replay=replay,
+            )
+        case Recipe.HADSELL:
+            return Finetuner(
+                network,
+                manifest.channel_order,
+                plan=Plan(
+                    epochs=spec.epochs,
+                    learning_rate=spec.learning_rate or 1e-4,
+                    seed=spec.seed,
+                    augmentation=None,
+                    weight_decay=0.0,
+                    mixed_precision=mixed,
+                ),
+                objective=HadsellObjective(),
+                feedback=feedback,
+                batches=partial(pair_batches, graph, images, spec.batch_size),
+                replay=None,
+            )
+
+
+def _margins(spec: TrainingSpec, threshold: float) -> Margins:
+    derived = margins_around(threshold)
+    return Margins(
+        derived.genuine if spec.genuine_margin is None else spec.genuine_margin,
+        derived.impostor if spec.impostor_margin is None else spec.impostor_margin,
+    )
+
+
+def _computes_bfloat16() -> bool:
+    """Whether the processor does so itself: where it does not, bfloat16 is slower."""
+    return torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def _export(
+    spec: TrainingSpec,
+    network: IResNet,
+    parent: Manifest,
+    *,
+    judgement: Judgement,
+    epochs: list[Epoch],
+    data_snapshot: str,
+    workdir: Path,
+) -> TrainingOutcome:
+    figures = judgement.figures
+    name = f"{network.spec.name}-{spec.job_id[:8]}"
+    folder = workdir / name
+    measured = {key: float(value) for key, value in asdict(figures).items() if value is not None}
+    manifest = export_version(
+        network,
+        folder,
+        model_version=name,
+        channel_order=parent.channel_order,
+        threshold=judgement.threshold,
+        # Quality keeps its meaning when all magnitudes move together.
+        magnitude_quantiles=[
+            quantile * figures.magnitude_ratio for quantile in parent.magnitude_quantiles
+        ],
+        golden_crops=golden_crops(parent),
+        job_id=spec.job_id,
+        parent_version=parent.model_version,
+        data_snapshot=data_snapshot,
+        compatible_versions=(parent.model_version,) if is_compatible(figures) else (),
+        metrics=measured | {"images_per_second": epochs[-1].images_per_second},
+    )
+    return TrainingOutcome(folder, manifest, decide(figures, self_check=_checks(folder, manifest)))
+
+
+def _checks(folder: Path, manifest: Manifest) -> bool:
+    try:
+        check_golden(open_session(folder), manifest)
+    except CorruptData:
+        return False
+    return True
