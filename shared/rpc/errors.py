@@ -2,8 +2,9 @@
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -25,7 +26,7 @@ from shared.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from shared.rpc.handlers import Context, Handler, guarded
+from shared.rpc.handlers import Context, Guard, GuardInterceptor
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ _DETAILS_KEY = "grpc-status-details-bin"
 _MESSAGE_LIMIT = 1000
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
+class ErrorInterceptor(GuardInterceptor):
     """Ends a call whose handler raised with the status that the error stands for.
 
     A field's name and fault travel as ``google.rpc.BadRequest``, a retry delay as
@@ -54,16 +55,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     under which its traceback is logged.
     """
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = handler_call_details.method
-        return guarded(handler, lambda context: _status_of_errors(method, context))
+    def guard(self, method: str) -> Guard:
+        return partial(_status_of_errors, method)
 
 
 @asynccontextmanager

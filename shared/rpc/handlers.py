@@ -1,6 +1,7 @@
-"""Puts a guard around the calls of a gRPC method, whatever its kind."""
+"""Interceptors that put a guard around each call, whatever its kind."""
 
-from collections.abc import AsyncIterator, Callable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
@@ -29,8 +30,33 @@ class _GuardedHandler(Handler):
     stream_stream: Any = None
 
 
-def guarded(handler: Handler, guard: Guard) -> Handler:
-    """Return a handler that enters ``guard(context)`` for the length of each call."""
+class GuardInterceptor(grpc.aio.ServerInterceptor, ABC):
+    """Enters a guard for the length of each call."""
+
+    def __init__(self) -> None:
+        self._guarded: dict[str, tuple[Handler, Handler]] = {}
+
+    @abstractmethod
+    def guard(self, method: str) -> Guard:
+        """Make the guard of a method, given as ``/package.Service/Name``; once a method."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        known, guarded = self._guarded.get(method, (None, None))
+        if guarded is None or known is not handler:
+            guarded = _guarded(handler, self.guard(method))
+            self._guarded[method] = handler, guarded
+        return guarded
+
+
+def _guarded(handler: Handler, guard: Guard) -> Handler:
     kind = (
         f"{'stream' if handler.request_streaming else 'unary'}_"
         f"{'stream' if handler.response_streaming else 'unary'}"

@@ -1,13 +1,13 @@
 """Counts and times the calls of a gRPC server for Prometheus."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
 from prometheus_client import Counter, Gauge, Histogram
 
-from shared.rpc.handlers import Context, Handler, guarded
+from shared.rpc.handlers import Context, Guard, GuardInterceptor
 
 CALLS = Counter("magface_rpc_calls", "Calls that ended", ["method", "code"])
 SECONDS = Histogram(
@@ -19,35 +19,29 @@ SECONDS = Histogram(
 IN_FLIGHT = Gauge("magface_rpc_in_flight", "Calls being handled now", ["method"])
 
 
-class MetricsInterceptor(grpc.aio.ServerInterceptor):
+class MetricsInterceptor(GuardInterceptor):
     """Measures each call; goes outside of the interceptor that sets the status."""
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = handler_call_details.method
-        return guarded(handler, lambda context: _measured(method, context))
+    def guard(self, method: str) -> Guard:
+        seconds, in_flight = SECONDS.labels(method), IN_FLIGHT.labels(method)
 
+        @asynccontextmanager
+        async def measured(context: Context) -> AsyncIterator[None]:
+            started = time.perf_counter()
+            in_flight.inc()
+            code = "CANCELLED"
+            try:
+                yield
+                code = "OK"
+            except Exception:
+                code = _code_name(context)
+                raise
+            finally:
+                in_flight.dec()
+                seconds.observe(time.perf_counter() - started)
+                CALLS.labels(method, code).inc()
 
-@asynccontextmanager
-async def _measured(method: str, context: Context) -> AsyncIterator[None]:
-    started = time.perf_counter()
-    code = "CANCELLED"
-    with IN_FLIGHT.labels(method).track_inprogress():
-        try:
-            yield
-            code = "OK"
-        except Exception:
-            code = _code_name(context)
-            raise
-        finally:
-            CALLS.labels(method, code).inc()
-            SECONDS.labels(method).observe(time.perf_counter() - started)
+        return measured
 
 
 def _code_name(context: Context) -> str:
