@@ -16,19 +16,12 @@ from shared.errors import InvalidInput
 FOLDS: Final = 10
 
 _FRAMING: Final = ("PROTO", "FRAME", "STOP", "MARK")
-_LISTS: Final = ("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "TUPLE", "TUPLE2")
-# Python 2 wrote bytes as strings, and protocol 0 writes booleans as INT.
-_BYTES: Final = (
-    "SHORT_BINBYTES",
-    "BINBYTES",
-    "BINBYTES8",
-    "SHORT_BINSTRING",
-    "BINSTRING",
-    "STRING",
-)
-_BOOLEANS: Final = ("NEWTRUE", "NEWFALSE", "INT")
-_MEMO_WRITES: Final = ("PUT", "BINPUT", "LONG_BINPUT")
-_MEMO: Final = (*_MEMO_WRITES, "MEMOIZE", "GET", "BINGET", "LONG_BINGET")
+_LISTS: Final = ("EMPTY_LIST", "APPEND", "APPENDS", "TUPLE", "TUPLE2")
+# Python 2 wrote bytes as strings.
+_BYTES: Final = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING")
+_BOOLEANS: Final = ("NEWTRUE", "NEWFALSE")
+_MEMO_WRITES: Final = ("BINPUT", "LONG_BINPUT")
+_MEMO: Final = (*_MEMO_WRITES, "MEMOIZE", "BINGET", "LONG_BINGET")
 _ALLOWED: Final = frozenset((*_FRAMING, *_LISTS, *_BYTES, *_BOOLEANS, *_MEMO))
 
 
@@ -71,15 +64,16 @@ def _check_instructions(data: bytes, field: str) -> None:
     try:
         for count, (code, argument, position) in enumerate(pickletools.genops(data)):
             if code.name not in _ALLOWED:
+                found = f"{code.name} {str(argument or '')[:80]}".strip()
                 raise InvalidInput(
                     field,
-                    f"is refused: at byte {position} its pickle has {code.name} "
-                    f"{argument or ''}, and a .bin set consists of lists, bytes and booleans only",
+                    f"is refused: at byte {position} its pickle has {found}, "
+                    "and a .bin set consists of lists, bytes and booleans only",
                 )
             # The memo is an array: a large number alone would fill the memory.
             if code.name in _MEMO_WRITES and int(argument or 0) > count:
                 raise InvalidInput(field, f"has a damaged pickle memo at byte {position}")
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InvalidInput(field, f"is not a complete pickle: {error}") from error
 
 

@@ -64,9 +64,10 @@ def draw_skin(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> list[Po
     """Draw the bare head with its marks; gives back its contour."""
     outline = pose.outline(head_outline(traits))
     canvas.fill(outline, traits.skin)
-    for x, y, radius, darkness in traits.spots:
-        place = pose.place(np.array([[x, y]]))
-        canvas.dot(place, radius, mix(traits.skin, darker(traits.skin, 0.3), darkness))
+    if traits.spots:
+        places = pose.place(np.array(traits.spots)[:, :2])
+        for place, (_, _, radius, darkness) in zip(places, traits.spots, strict=True):
+            canvas.dot(place, radius, mix(traits.skin, darker(traits.skin, 0.3), darkness))
     _draw_age(canvas, traits, pose, float(np.clip(traits.age + shot.years, 0.0, 1.0)), shot)
     return [outline]
 

@@ -110,5 +110,10 @@ def _rotation(yaw: float, pitch: float) -> NDArray[np.float64]:
 def _project(
     points: Points, depth: float | NDArray[np.float64], rotation: NDArray[np.float64], far: float
 ) -> Points:
-    solid = np.column_stack([points, np.broadcast_to(depth, len(points))]) @ rotation.T
-    return np.asarray(solid[:, :2] * (far / (far + _DEPTH - solid[:, 2:])))
+    """Turn points (N, 2) of a depth (N,) or shared by all, and look at them from far away."""
+    x, y = points.T
+    across = x * rotation[0, 0] + y * rotation[0, 1] + depth * rotation[0, 2]
+    down = x * rotation[1, 0] + y * rotation[1, 1] + depth * rotation[1, 2]
+    near = x * rotation[2, 0] + y * rotation[2, 1] + depth * rotation[2, 2]
+    size = far / (far + _DEPTH - near)
+    return np.stack([across * size, down * size], axis=1)

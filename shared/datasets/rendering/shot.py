@@ -1,7 +1,7 @@
 """What one picture of a person happens to be like: all that is not identity."""
 
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 from shared.datasets.rendering.traits import Hairline
 
 Glasses = Literal["none", "thin", "thick", "round", "dark"]
-
-# How far apart the pictures of one person are; measured with the bundled network, see docs.
-STRENGTH: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def draw_shot(rng: np.random.Generator, wears_glasses: float) -> Shot:
     """
 
     def bell(width: float, limit: float) -> float:
-        return float(np.clip(rng.normal(0.0, width * STRENGTH), -limit, limit))
+        return float(np.clip(rng.normal(0.0, width), -limit, limit))
 
     def between(low: float, high: float) -> float:
         return float(low + (high - low) * rng.random())

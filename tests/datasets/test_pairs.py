@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.datasets.pairs import PairSet, PairSetBuilder
+from shared.errors import InvalidInput
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    images = (b"a", b"b")
+    pair, yes = np.array([[0, 1]], np.int32), np.array([True])
+    assert len(PairSet(images, pair, yes)) == 1
+    for field, bad in {
+        "pairs": lambda: PairSet(images, pair[:0], yes[:0]),
+        "pairs ": lambda: PairSet(images, pair.T, yes),
+        "pairs  ": lambda: PairSet(images, pair + 1, yes),
+        "folds": lambda: PairSet(images, pair, yes, folds=np.array([0, 1], np.int32)),
+        "identities": lambda: PairSet(images, pair, yes, identities=("x",)),
+    }.items():
+        with pytest.raises(InvalidInput) as caught:
+            bad()
+        assert caught.value.field == field.strip()
+
+
+def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
+    builder = PairSetBuilder()
+    builder.pair(builder.image(tmp_path / "gone.jpg"), builder.image(b"b"), genuine=True)
+    pair_set = builder.build()
+    assert pair_set.data(1) == b"b"
+    with pytest.raises(InvalidInput, match=r"gone\.jpg: cannot be read"):
+        pair_set.data(0)
+
+
+def test_identities_are_known_only_when_all_are() -> None:
+    builder = PairSetBuilder()
+    builder.pair(builder.image(b"a", "ada"), builder.image(b"b"), genuine=False)
+    assert builder.build().identities is None
