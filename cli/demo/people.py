@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 
 from shared.datasets.folder import read_identities
@@ -13,7 +14,7 @@ from shared.errors import InvalidInput
 _RENDERED_PEOPLE = 400
 _RENDERED_IMAGES = 6
 _FEWEST_PEOPLE = 20
-# Share of the people, and most pairs, for each purpose. Two pairs a person can always be had.
+# Share of the people, and most pairs, for each purpose.
 _SPLITS = {"feedback": (0.55, 1000), "validation": (0.15, 600), "test": (0.3, 1000)}
 
 
@@ -42,13 +43,15 @@ def people_of_folder(folder: Path, seed: int) -> DemoPeople:
 
 
 def _deal_out(identities: Mapping[str, Sequence[Path]], seed: int) -> DemoPeople:
-    usable = sum(len(images) > 1 for images in identities.values())
-    if usable < _FEWEST_PEOPLE:
+    genuine = sorted(comb(len(images), 2) for images in identities.values() if len(images) > 1)
+    if len(genuine) < _FEWEST_PEOPLE:
         raise InvalidInput(
-            "faces", f"{usable} people have two images or more; {_FEWEST_PEOPLE} are needed"
+            "faces",
+            f"{len(genuine)} people have two images or more; {_FEWEST_PEOPLE} are needed",
         )
-    sizes = {
-        split: SampleSize(min(pairs, 2 * int(share * usable)), int(share * usable))
-        for split, (share, pairs) in _SPLITS.items()
-    }
+    sizes = {}
+    for split, (share, pairs) in _SPLITS.items():
+        people = int(share * len(genuine))
+        # Whoever is dealt to the split, they have at least as many genuine pairs as this.
+        sizes[split] = SampleSize(min(pairs, 2 * sum(genuine[:people])), people)
     return DemoPeople(**sample_splits(identities, sizes, seed))
