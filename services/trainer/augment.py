@@ -1,5 +1,6 @@
 """Other pictures of the same face, as another camera would have taken them."""
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,6 +9,7 @@ from torchvision.transforms import v2
 from shared.model.preprocess import CROP_SIZE
 
 _SMALLEST, _LARGEST = 14, 80
+_WORST_JPEG, _BEST_JPEG = 25, 90
 
 
 def augmentation(probability: float) -> v2.Transform:
@@ -31,7 +33,7 @@ def augmentation(probability: float) -> v2.Transform:
         # Before the picture is enlarged again: a camera's noise is as coarse as its pixels.
         v2.RandomChoice([v2.GaussianNoise(sigma=sigma) for sigma in (0.005, 0.015, 0.03)]),
         v2.Resize(CROP_SIZE),
-        v2.JPEG((25, 90)),
+        v2.Lambda(_through_jpeg),
     ]
     return v2.Compose(
         [
@@ -42,6 +44,15 @@ def augmentation(probability: float) -> v2.Transform:
             ),
         ]
     )
+
+
+def _through_jpeg(crop: torch.Tensor) -> torch.Tensor:
+    # torchvision has deprecated its own.
+    quality = int(torch.randint(_WORST_JPEG, _BEST_JPEG + 1, ()))
+    pixels = np.ascontiguousarray(crop.numpy().transpose(1, 2, 0)[..., ::-1])
+    _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB))
+    return torch.from_numpy(np.ascontiguousarray(decoded.transpose(2, 0, 1)))
 
 
 def augment(crops: NDArray[np.uint8], transform: v2.Transform) -> NDArray[np.uint8]:

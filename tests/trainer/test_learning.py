@@ -1,0 +1,116 @@
+"""One fine-tuning as a whole, on rendered people."""
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.trainer.learning import run_training
+from services.trainer.material import prepare_feedback
+from services.trainer.training import Progress, Recipe, ReferenceFaces, TrainingSpec
+from shared.datasets.render import render_person
+from shared.errors import InvalidInput, PreconditionFailed
+from shared.model.checkpoint import load_checkpoint
+from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
+from shared.model.export import export_version
+from shared.model.faces import FaceReader
+from shared.settings import ImageLimits
+from tests.trainer.feedback import KeptState, Rendered
+
+JOB = "0123abcd-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(scope="session")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled default as a model version."""
+    folder = tmp_path_factory.mktemp("versions") / "default"
+    calibration = default_calibration()
+    export_version(
+        load_checkpoint(DEFAULT_CHECKPOINT).network,
+        folder,
+        model_version="iresnet18w16-default",
+        channel_order=calibration.channel_order,
+        threshold=calibration.threshold,
+        magnitude_quantiles=calibration.magnitude_quantiles,
+        golden_crops=np.stack([render_person(0, image) for image in range(2)]),
+        job_id=JOB,
+    )
+    return folder
+
+
+def spec(**changes: object) -> TrainingSpec:
+    return TrainingSpec(job_id=JOB, parent_version="iresnet18w16-default", **changes)  # type: ignore[arg-type]
+
+
+def test_too_few_people_are_a_clear_refusal(tmp_path: Path) -> None:
+    with pytest.raises(PreconditionFailed, match=r"shows 20 people .* at least 30 are needed"):
+        prepare_feedback(
+            Rendered(range(20), 2),
+            FaceReader(ImageLimits()),
+            tmp_path / "crops.npy",
+            seed=0,
+            tick=lambda _: None,
+        )
+
+
+def test_training_validation_and_gate_share_no_image(tmp_path: Path) -> None:
+    material = prepare_feedback(
+        Rendered(range(30), 2),
+        FaceReader(ImageLimits()),
+        tmp_path / "crops.npy",
+        seed=0,
+        tick=lambda _: None,
+    )
+    sides = [material.training, material.validation.images, material.held_out.images]
+    for one, other in combinations([set(side.ravel()) for side in sides], 2):
+        assert not one & other
+    assert len(np.unique(material.held_out.people[material.held_out.genuine])) == 10
+    assert len(np.unique(material.validation.people[material.validation.genuine])) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"epochs": 0}, "options.epochs"),
+        ({"learning_rate": 0.0}, "options.learning_rate"),
+        ({"learning_rate": float("nan")}, "options.learning_rate"),
+        ({"batch_size": 1}, "options.batch_size"),
+        ({"genuine_margin": 1.5}, "options.genuine_margin"),
+        ({"seed": -1}, "options.seed"),
+        ({"recipe": Recipe.HADSELL, "impostor_margin": 0.1}, "options.impostor_margin"),
+    ],
+)
+def test_an_option_out_of_range_is_named(changes: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        spec(**changes)
+    assert raised.value.field == field
+
+
+@pytest.mark.slow
+def test_training_improves_on_people_it_has_never_seen(parent: Path, tmp_path: Path) -> None:
+    reference = ReferenceFaces(
+        np.stack([render_person(p, i) for p in range(9000, 9020) for i in range(3)]),
+        np.repeat(np.arange(20), 3),
+    )
+    told: list[Progress] = []
+    outcome = run_training(
+        spec(epochs=4),
+        feedback=Rendered(range(90), 4),
+        parent=parent,
+        reference=reference,
+        workdir=tmp_path,
+        state=KeptState(),
+        report=told.append,
+    )
+    checks = {check.name: check for check in outcome.gate.checks}
+    assert outcome.gate.passed, [check for check in outcome.gate.checks if not check.passed]
+    assert checks["heldout_gain"].value > 0
+    metrics = outcome.manifest.metrics
+    assert metrics["child_error"] < metrics["parent_error"]
+    assert outcome.manifest.model_version == "iresnet18w16-0123abcd"
+    assert outcome.manifest.compatible_versions == ("iresnet18w16-default",)
+    assert outcome.manifest.data_snapshot == "snapshot-1"
+    fractions = [progress.fraction for progress in told]
+    assert all(0 <= fraction <= 1 for fraction in fractions)
+    assert {"epoch", "loss"} <= set().union(*(progress.figures for progress in told))
