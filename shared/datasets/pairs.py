@@ -17,7 +17,8 @@ class PairSet:
     """Pairs over distinct images, so that each image is decoded and embedded once.
 
     Attributes:
-        images: Each a file's path or the file's bytes; no image is listed twice.
+        images: Each a file's path or the file's bytes; no image is listed twice, and each
+            is in a pair, so that nothing is embedded for nothing.
         pairs: int32, (P, 2): places in ``images``.
         labels: bool, (P,): True for a genuine pair, False for an impostor pair.
         folds: int32, (P,): cross-validation fold of each pair; None where the source has none.
@@ -41,6 +42,9 @@ class PairSet:
             raise InvalidInput("pairs", f"are of shape {self.pairs.shape}, not ({count}, 2)")
         if self.pairs.min() < 0 or self.pairs.max() >= len(self.images):
             raise InvalidInput("pairs", f"point outside the {len(self.images)} images")
+        unused = len(self.images) - len(np.unique(self.pairs))
+        if unused:
+            raise InvalidInput("images", f"hold {unused} that no pair uses")
         if self.folds is not None and self.folds.shape != (count,):
             raise InvalidInput("folds", f"are of shape {self.folds.shape}, not ({count},)")
         if self.identities is not None and len(self.identities) != len(self.images):
@@ -69,6 +73,19 @@ class PairSet:
         """What to call an image: its path, or its place where it has none."""
         source = self.images[image]
         return f"image_{image:05d}" if isinstance(source, bytes) else str(source)
+
+
+def renumber(pairs: NDArray[np.int32]) -> tuple[list[int], NDArray[np.int32]]:
+    """Number anew the images that some pair uses.
+
+    Args:
+        pairs: (P, 2), places among some images.
+
+    Returns:
+        The places that occur, rising, and the pairs as places among those.
+    """
+    used, places = np.unique(pairs, return_inverse=True)
+    return used.tolist(), places.reshape(pairs.shape).astype(np.int32)
 
 
 @dataclass

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.datasets.folder import split_identities
-from shared.datasets.pairs import PairSet
+from shared.datasets.pairs import PairSet, renumber
 from shared.errors import InvalidInput
 
 # How many times more impostor pairs than needed are looked at to find hard ones.
 _HARD_POOL: Final = 20
 
 Similarity = Callable[[Sequence[Path], NDArray[np.int32]], NDArray[np.float32]]
-"""From images and pairs of places among them (P, 2) to the similarity of each pair (P,)."""
+"""From images and pairs of places among them (P, 2) to the similarity of each pair (P,);
+each image is in one of the pairs."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,19 @@ def sample_pairs(
     _check_enough("genuine", genuine_count, len(genuine))
     _check_enough("impostor", impostor_count, len(impostor))
     if hard:
-        genuine = _hard_first(genuine, -hard.similarity(images, genuine), genuine_count, hard)
-        impostor = _hard_first(impostor, hard.similarity(images, impostor), impostor_count, hard)
+        similarity = hard.similarity(images, np.concatenate([genuine, impostor]))
+        among_genuine, among_impostor = similarity[: len(genuine)], similarity[len(genuine) :]
+        genuine = _hard_first(genuine, -among_genuine, genuine_count, hard)
+        impostor = _hard_first(impostor, among_impostor, impostor_count, hard)
     pairs = np.concatenate([genuine[:genuine_count], impostor[:impostor_count]])
     order = rng.permutation(len(pairs))
     names = list(chosen)
+    used, pairs = renumber(pairs[order])
     return PairSet(
-        images=images,
-        pairs=pairs[order],
+        images=tuple(images[place] for place in used),
+        pairs=pairs,
         labels=(order < genuine_count),
-        identities=tuple(names[person] for person in people),
+        identities=tuple(names[people[place]] for place in used),
     )
 
 

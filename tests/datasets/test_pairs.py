@@ -15,6 +15,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         "pairs": lambda: PairSet(images, pair[:0], yes[:0]),
         "pairs ": lambda: PairSet(images, pair.T, yes),
         "pairs  ": lambda: PairSet(images, pair + 1, yes),
+        "images": lambda: PairSet((*images, b"c"), pair, yes),
         "folds": lambda: PairSet(images, pair, yes, folds=np.array([0, 1], np.int32)),
         "identities": lambda: PairSet(images, pair, yes, identities=("x",)),
     }.items():

@@ -77,6 +77,12 @@ def test_people_with_enough_images_are_chosen_first() -> None:
     assert len(pair_set.images) == 50
 
 
+def test_images_that_no_pair_took_are_left_out() -> None:
+    pair_set = sample_pairs(made_up(30, 8), SampleSize(20), seed=0)
+    check_promises(pair_set, SampleSize(20))
+    assert len(pair_set.images) <= 40
+
+
 def test_another_seed_chooses_otherwise() -> None:
     size = SampleSize(50, identities=8, images=4)
     assert not same(sample_pairs(made_up(30, 6), size, 0), sample_pairs(made_up(30, 6), size, 1))
