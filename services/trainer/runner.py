@@ -129,8 +129,7 @@ class Runner:
             Unavailable: If the lease could not be kept, or the version not be stored.
             Conflict: If the job was claimed by another runner.
         """
-        workdir = self._work_dir / f"job-{claim.job.job_id}-{claim.fencing_token}"
-        workdir.mkdir(parents=True)
+        workdir = await asyncio.to_thread(self._make_workdir, claim)
         keeping = asyncio.create_task(self._keep_lease(claim))
         working = asyncio.create_task(self._work(claim, workdir))
         try:
@@ -142,6 +141,15 @@ class Runner:
             keeping.cancel()
             await asyncio.gather(working, keeping, return_exceptions=True)
             await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
+
+    def _make_workdir(self, claim: Claim) -> Path:
+        attempts = f"job-{claim.job.job_id}"
+        # What is there belongs to an attempt that this one has overtaken.
+        for left in self._work_dir.glob(f"{attempts}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        workdir = self._work_dir / f"{attempts}-{claim.fencing_token}"
+        workdir.mkdir(parents=True)
+        return workdir
 
     async def _keep_lease(self, claim: Claim) -> NoReturn:
         renewed = time.monotonic()

@@ -12,6 +12,7 @@ from magface.v1 import trainer_pb2_grpc
 
 from services.trainer.completion import Completion
 from services.trainer.first_start import import_default_if_empty
+from services.trainer.housekeeping import Housekeeper
 from services.trainer.jobs import Jobs
 from services.trainer.leases import Leases
 from services.trainer.publish import PointerPublisher
@@ -78,6 +79,7 @@ async def _live(
     async with asyncio.TaskGroup() as group:
         group.create_task(runner.run())
         group.create_task(pointer.reconcile())
+        group.create_task(Housekeeper(pool, objects).run())
 
 
 async def _prepare(settings: TrainerSettings, pool: Pool, objects: ObjectStore) -> None:

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.trainer.training import Recipe, TrainingSpec
 from shared.model.manifest import ChannelOrder
 
+UPLOAD_PREFIX = "uploads/"
+
 
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,4 +63,4 @@ class TrainSpec(_Spec):
 
 def upload_key(sha256: str) -> str:
     """Name the object of an uploaded checkpoint."""
-    return f"uploads/{sha256}"
+    return f"{UPLOAD_PREFIX}{sha256}"

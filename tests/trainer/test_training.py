@@ -1,0 +1,116 @@
+"""Training as a job: from labels over gRPC to a judged version, also through a kill."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from magface.v1 import feedback_pb2_grpc
+from magface.v1 import trainer_pb2 as pb
+
+from deploy.local.seaweedfs import SeaweedServer
+from shared.model.manifest import WEIGHTS_FILE, Manifest
+from shared.registry.versions import VersionStore
+from shared.rpc.channel import open_sync_channel
+from shared.storage.objects import ObjectStore
+from tests.local.helpers import wait_until
+from tests.trainer.people import submit_people
+from tests.trainer.process import ServiceProcess, TrainerClient, service_environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+EPOCHS = 3
+
+
+@dataclass
+class World:
+    """A trainer and a feedback service that holds labels on rendered people."""
+
+    process: ServiceProcess
+    trainer: TrainerClient
+    store: VersionStore
+
+    def start(self, **options: object) -> pb.Job:
+        request = pb.StartTrainingRequest(
+            options=pb.TrainingOptions(epochs=EPOCHS, seed=5, **options),
+            requested_by="ada",
+            no_promotion=True,
+        )
+        return self.trainer.stub.StartTraining(request, timeout=10).job
+
+    def manifest(self, job_id: str) -> Manifest:
+        return self.store.manifest(self.trainer.job(job_id).model_version)
+
+
+@pytest.fixture(scope="module")
+def world(
+    make_database: Callable[[], str],
+    seaweedfs: SeaweedServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[World]:
+    s3 = seaweedfs.settings().model_copy(update={"s3_bucket": "trainer-training"})
+    database, folder = make_database(), tmp_path_factory.mktemp("training")
+    feedback = ServiceProcess(
+        "services.feedback", service_environment(database, s3, folder / "feedback")
+    )
+    with feedback.running():
+        with open_sync_channel(feedback.address) as channel:
+            submit_people(feedback_pb2_grpc.FeedbackServiceStub(channel), people=60, images=3)
+        environment = service_environment(
+            database, s3, folder / "trainer", feedback_address=feedback.address
+        )
+        with ServiceProcess("services.trainer", environment).running() as process:
+            trainer = TrainerClient(process)
+            trainer.follow(trainer.jobs()[0].job_id)
+            yield World(process, trainer, VersionStore(ObjectStore(s3), folder / "versions"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: World) -> pb.Job:
+    job = world.start()
+    return world.trainer.follow(job.job_id, timeout_s=280)[-1].job
+
+
+def test_a_training_is_judged_and_told_step_by_step(world: World, undisturbed: pb.Job):
+    assert undisturbed.state == pb.JOB_STATE_SUCCEEDED, undisturbed.message
+    assert undisturbed.HasField("gate")
+    assert len(undisturbed.gate.checks) >= 3
+    parent = world.trainer.models().models[-1]
+    (model,) = [m for m in world.trainer.models().models if m.job_id == undisturbed.job_id]
+    assert model.model_version == undisturbed.model_version
+    assert (model.parent_version, model.gate) == (parent.model_version, undisturbed.gate)
+    assert (model.serving, parent.serving) == (False, True)
+    assert world.manifest(undisturbed.job_id).data_snapshot
+    events = world.trainer.follow(undisturbed.job_id)
+    progress = [event.job.progress for event in events]
+    assert progress == sorted(progress)
+    assert {event.figures["epoch"] for event in events if "epoch" in event.figures} == {1, 2, 3}
+
+
+def test_a_killed_trainers_job_resumes_and_gives_the_identical_weights(
+    world: World, undisturbed: pb.Job
+):
+    job = world.start()
+
+    def has_saved_an_epoch() -> bool:
+        return world.trainer.job(job.job_id).message == "training, epoch 2"
+
+    wait_until(has_saved_an_epoch, 200)
+    world.process.kill()
+    world.process.start()
+    events = world.trainer.follow(job.job_id, timeout_s=280)
+    last = events[-1].job
+    assert last.state == pb.JOB_STATE_SUCCEEDED, last.message
+    told = [event.job.message for event in events]
+    assert "training, epoch 1" not in told[told.index("started again") :]
+    mine, theirs = world.manifest(job.job_id), world.manifest(undisturbed.job_id)
+    assert mine.files[WEIGHTS_FILE] == theirs.files[WEIGHTS_FILE]
+
+
+def test_cancelling_a_training_takes_no_longer_than_a_step(world: World):
+    job = world.start()
+    wait_until(lambda: "training" in world.trainer.job(job.job_id).message, 120)
+    world.trainer.stub.CancelJob(
+        pb.CancelJobRequest(job_id=job.job_id, requested_by="bob"), timeout=10
+    )
+    wait_until(lambda: world.trainer.job(job.job_id).state == pb.JOB_STATE_CANCELLED, 2)
+    assert world.trainer.job(job.job_id).message == "cancelled by bob"
