@@ -28,7 +28,7 @@ class Figures:
         parent_error: Of the parent on held-out pairs.
         child_error: Of the candidate on the same pairs.
         gain_low: Lower end of the one-sided 95 % bootstrap interval, over people, of
-            the parent's error minus the candidate's.
+            the parent's error minus the candidate's, each at its best threshold.
         mixed_error: Of pairs of a candidate's embedding and a stored parent's, at the
             candidate's threshold.
         reference_parent_error: On reference faces, each version at its best threshold
