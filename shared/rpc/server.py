@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from shared.errors import MagFaceError, PreconditionFailed
 from shared.rpc.errors import ErrorInterceptor
 from shared.rpc.lifecycle import Lifecycle
 from shared.rpc.metrics import MetricsInterceptor
@@ -37,12 +39,18 @@ def run_server(settings: ServerSettings, service_name: str, build: Build) -> Non
         build: Async context manager that adds the servicer to the server, opens what it
             needs and closes it again after the last call. It calls ``set_ready(True)`` of
             the lifecycle, then or later, when calls can be served.
+
+    Raises:
+        SystemExit: If the service cannot start; its message says why.
     """
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     # A tenth less processor time a call than asyncio's own loop.
-    uvloop.run(_serve_until_signal(settings, service_name, build))
+    try:
+        uvloop.run(_serve_until_signal(settings, service_name, build))
+    except MagFaceError as error:
+        sys.exit(f"{service_name} cannot run: {error}")
 
 
 async def _serve_until_signal(settings: ServerSettings, service_name: str, build: Build) -> None:
@@ -62,7 +70,7 @@ async def running_server(
     """Serve inside the block, as `run_server` does; yields the bound ``host:port``.
 
     Raises:
-        RuntimeError: If the address cannot be bound.
+        PreconditionFailed: If the address cannot be bound.
     """
     lifecycle = Lifecycle(service_name)
     await lifecycle.set_ready(False)
@@ -72,7 +80,7 @@ async def running_server(
         names = (service_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         host = settings.listen.rpartition(":")[0]
-        address = f"{host}:{server.add_insecure_port(settings.listen)}"
+        address = f"{host}:{_bind(server, settings.listen)}"
         await server.start()
         try:
             with _metrics_page(host, settings.metrics_port):
@@ -95,6 +103,15 @@ def _make_server(settings: ServerSettings) -> grpc.aio.Server:
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ]
     return grpc.aio.server(interceptors=(MetricsInterceptor(), ErrorInterceptor()), options=options)
+
+
+def _bind(server: grpc.aio.Server, address: str) -> int:
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise PreconditionFailed(
+            f"cannot listen on {address}: give a free port of this machine in MAGFACE_LISTEN"
+        ) from error
 
 
 @contextmanager

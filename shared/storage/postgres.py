@@ -96,7 +96,14 @@ def _connection_options(url: str, timeout_s: float) -> dict[str, Any]:
         f"-c statement_timeout={int(timeout_s * 1000)} "
         f"-c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_S * 1000}"
     )
-    return {"options": f"{limits} {given}".strip(), "connect_timeout": math.ceil(timeout_s)}
+    return {
+        "options": f"{limits} {given}".strip(),
+        "connect_timeout": math.ceil(timeout_s),
+        # A connection that the network has dropped is known to be dead after 25 s.
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+    }
 
 
 async def _check(connection: BoundedConnection) -> None:

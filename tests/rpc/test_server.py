@@ -2,7 +2,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -72,9 +72,20 @@ async def test_endpoint_file_is_there_while_the_server_listens(tmp_path: Path) -
 async def test_port_that_is_taken_is_an_error() -> None:
     async with running_server(LOCAL, SERVICE, echo(_repeat)) as address:
         taken = LOCAL.model_copy(update={"listen": address})
-        with pytest.raises(RuntimeError, match=address.rpartition(":")[2]):
+        with pytest.raises(PreconditionFailed, match=f"{address}.*MAGFACE_LISTEN"):
             async with running_server(taken, SERVICE, echo(_repeat)):
                 pass
+
+
+async def test_program_that_cannot_start_says_why_and_no_more(tmp_path: Path) -> None:
+    async with (
+        running_server(LOCAL, SERVICE, echo(_repeat)) as address,
+        EchoProcess(tmp_path / "server", listen=address) as process,
+    ):
+        code, words = await process.fail()
+    assert code == 1
+    assert words.splitlines()[-1].startswith(f"{SERVICE} cannot run: cannot listen on {address}")
+    assert "Traceback" not in words
 
 
 async def test_service_that_cannot_be_built_does_not_listen(tmp_path: Path) -> None:
@@ -123,7 +134,7 @@ async def test_endless_call_is_ended_when_the_grace_is_over() -> None:
         answer = asyncio.create_task(call(channel, "unary_unary", b"x"))
         await started.wait()
         stopping = time.monotonic()
-    assert time.monotonic() - stopping < 2
+    assert time.monotonic() - stopping < 4
     with pytest.raises(grpc.aio.AioRpcError):
         await answer
     await channel.close()
@@ -141,7 +152,7 @@ async def test_stream_that_watches_for_the_stop_ends_by_itself() -> None:
         stream = channel.unary_stream(f"/{SERVICE}/watch")(b"")
         assert await stream.read() == b"watching"
         stopping = time.monotonic()
-    assert time.monotonic() - stopping < 1
+    assert time.monotonic() - stopping < 3
     assert await stream.read() == b"bye"
     assert await stream.read() is grpc.aio.EOF
     await channel.close()
@@ -166,7 +177,7 @@ async def test_clients_that_watch_health_hear_of_the_stop_and_do_not_hold_it_up(
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == SERVING
         stopping = time.monotonic()
-    assert time.monotonic() - stopping < 1
+    assert time.monotonic() - stopping < 3
     assert (await watch.read()).status == NOT_SERVING
     await channel.close()
 
@@ -202,14 +213,16 @@ class _Load:
 async def test_no_accepted_call_fails_when_the_server_is_asked_to_end_under_load(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = EchoProcess(tmp_path / "server")
-    async with open_channel(await process.start()) as channel:
+    async with (
+        EchoProcess(tmp_path / "server") as process,
+        open_channel(await process.start()) as channel,
+    ):
         load = _Load(channel)
         async with load.running():
             await asyncio.sleep(1)
             assert await process.end(number) == 0
     accepted = process.accepted()
-    assert len(accepted) > 100
+    assert len(accepted) > 20
     assert {load.ended[name] for name in accepted} == {grpc.StatusCode.OK}
     assert set(load.ended.values()) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
 
@@ -217,23 +230,21 @@ async def test_no_accepted_call_fails_when_the_server_is_asked_to_end_under_load
 async def test_no_call_at_all_fails_while_replicas_restart_one_after_the_other(
     tmp_path: Path,
 ) -> None:
-    addresses, processes = [], []
-    for place in range(2):
-        listen = f"127.0.0.1:{free_port()}"
-        processes.append(EchoProcess(tmp_path / str(place), listen=listen))
-        addresses.append(await processes[-1].start())
-    async with open_channel("ipv4:" + ",".join(addresses)) as channel:
+    async with AsyncExitStack() as stack:
+        addresses, processes = [], []
+        for place in range(2):
+            process = EchoProcess(tmp_path / str(place), listen=f"127.0.0.1:{free_port()}")
+            processes.append(await stack.enter_async_context(process))
+            addresses.append(await process.start())
+        channel = await stack.enter_async_context(open_channel("ipv4:" + ",".join(addresses)))
         load = _Load(channel)
         async with load.running():
             for process in processes:
-                await asyncio.sleep(1)
+                await process.is_called()
                 assert await process.end(signal.SIGTERM) == 0
                 await process.start()
-                # Until both take calls again, with the channel's reconnects.
-                await asyncio.sleep(2.5)
-    for process in processes:
-        await process.end(signal.SIGTERM)
-    assert len(load.ended) > 500
+                await process.is_called()
+    assert len(load.ended) > 50
     assert set(load.ended.values()) == {grpc.StatusCode.OK}
 
 

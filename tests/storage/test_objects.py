@@ -177,7 +177,7 @@ def test_frozen_server_is_unavailable_in_time_and_used_again(
             started = time.monotonic()
             with pytest.raises(Unavailable, match="cannot be reached"):
                 call()
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 4
     assert store.get("kept") == b"x"
 
 
@@ -249,7 +249,7 @@ def test_bad_answers_are_unavailable_in_time(bad_store: ObjectStore, key: str, w
     started = time.monotonic()
     with pytest.raises(Unavailable, match=why):
         bad_store.get(key)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 5
 
 
 def test_no_route_is_unavailable_in_time() -> None:
@@ -264,4 +264,4 @@ def test_no_route_is_unavailable_in_time() -> None:
         started = time.monotonic()
         with pytest.raises(Unavailable, match="cannot be reached"):
             ObjectStore(settings).ensure_bucket()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4

@@ -86,7 +86,18 @@ async def test_slow_statement_is_unavailable_in_time(things_url: str) -> None:
         with pytest.raises(Unavailable, match="statement timeout"):
             async with transaction(pool) as connection:
                 await connection.execute("SELECT pg_sleep(10)")
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 4
+        assert await _count(pool) == 0
+
+
+async def test_block_that_stays_idle_lets_go_of_its_locks(things_url: str) -> None:
+    async with _pool(things_url) as pool:
+        with pytest.raises(Unavailable, match="idle-in-transaction"):
+            async with transaction(pool) as connection:
+                await connection.execute("INSERT INTO things DEFAULT VALUES")
+                await connection.execute("SET idle_in_transaction_session_timeout = '100ms'")
+                await asyncio.sleep(0.5)
+                await connection.execute("INSERT INTO things DEFAULT VALUES")
         assert await _count(pool) == 0
 
 
@@ -97,9 +108,9 @@ async def test_options_in_the_url_stay(things_url: str) -> None:
     ):
         shown = [
             await (await connection.execute(f"SHOW {name}")).fetchone()
-            for name in ("work_mem", "statement_timeout")
+            for name in ("work_mem", "statement_timeout", "idle_in_transaction_session_timeout")
         ]
-        assert shown == [("5MB",), ("2s",)]
+        assert shown == [("5MB",), ("2s",), ("30s",)]
 
 
 async def test_all_connections_taken_is_unavailable_in_time(things_url: str) -> None:
@@ -107,7 +118,7 @@ async def test_all_connections_taken_is_unavailable_in_time(things_url: str) -> 
         started = time.monotonic()
         with pytest.raises(Unavailable, match="couldn't get a connection"):
             await _count(pool)
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 4
 
 
 async def test_lost_race_is_a_conflict(things_url: str) -> None:
@@ -167,7 +178,7 @@ async def test_killed_server_is_unavailable_in_time_and_used_again(
             started = time.monotonic()
             with pytest.raises(Unavailable):
                 await _insert(pool)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 4
         own_postgres.start()
         await _insert(pool)
         assert await _count(pool) == before + 1
@@ -200,7 +211,7 @@ async def test_frozen_server_is_unavailable_in_time_and_used_again(
             calls = (_insert(pool) for _ in range(8))
             results = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(result, Unavailable) for result in results)
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 8
         await _insert(pool)
         # What was sent to the frozen server may have been executed after all.
         assert before + 1 <= await _count(pool) <= before + 9
