@@ -19,8 +19,17 @@ from shared.rpc.errors import domain_errors
 _LONGEST_ABSENCE_S: Final = 60.0
 
 
-def wait_for_job(stub: TrainerServiceStub, job: trainer_pb2.Job) -> trainer_pb2.Job:
+def wait_for_job(
+    stub: TrainerServiceStub,
+    job: trainer_pb2.Job,
+    on_event: Callable[[trainer_pb2.WatchJobResponse], None] = lambda _: None,
+) -> trainer_pb2.Job:
     """Shows a job's progress until it has succeeded.
+
+    Args:
+        stub: The trainer.
+        job: As it was queued.
+        on_event: Gets each event too.
 
     Raises:
         MagFaceError: It failed or was cancelled.
@@ -35,10 +44,11 @@ def wait_for_job(stub: TrainerServiceStub, job: trainer_pb2.Job) -> trainer_pb2.
     ) as progress:
         task = progress.add_task(job.message, total=1.0)
 
-        def on_event(event: trainer_pb2.WatchJobResponse) -> None:
+        def show(event: trainer_pb2.WatchJobResponse) -> None:
             progress.update(task, completed=event.job.progress, description=event.job.message)
+            on_event(event)
 
-        ended = follow_job(stub, job.job_id, on_event)
+        ended = follow_job(stub, job.job_id, show)
     if ended.state != trainer_pb2.JOB_STATE_SUCCEEDED:
         state = to_plain(ended)["state"]
         raise MagFaceError(f"job {ended.job_id} {state}: {ended.message}")

@@ -24,6 +24,8 @@ from shared.errors import MagFaceError, Unavailable
 
 _SWAP_TIMEOUT_S = 30.0
 _PAIRS_IN_TRAFFIC = 40
+# Progress of the job at which it has trained and goes on to be judged.
+_SWAP_IS_NEAR = 0.9
 _BY = "demo"
 
 
@@ -65,7 +67,7 @@ def run_loop(stack: Path, people: DemoPeople, say: Callable[[str], None]) -> dic
         say(f"{len(people.feedback)} pairs of other people are labelled; fine-tuning on them")
         references = dict([score_by_service(embedder, sample)])
         with VerifyTraffic(embedder, sample) as traffic:
-            job = _train(trainer)
+            job = _train(trainer, traffic)
             if job.gate.passed:
                 _wait_until_served(embedder, job.model_version)
             say(_verdict(job))
@@ -98,10 +100,14 @@ def _submit(stack: Path, pairs: PairSet) -> None:
         raise MagFaceError(f"{len(done.rejected)} labels were refused: {done.rejected[0]['why']}")
 
 
-def _train(stub: TrainerServiceStub) -> trainer_pb2.Job:
+def _train(stub: TrainerServiceStub, traffic: VerifyTraffic) -> trainer_pb2.Job:
+    def on_event(event: trainer_pb2.WatchJobResponse) -> None:
+        if event.job.progress >= _SWAP_IS_NEAR:
+            traffic.hurry()
+
     request = trainer_pb2.StartTrainingRequest(requested_by=_BY)
     job = stub.StartTraining(request, timeout=connection.CALL_TIMEOUT_S).job
-    return wait_for_job(stub, job)
+    return wait_for_job(stub, job, on_event)
 
 
 def _wait_until_served(stub: EmbedderServiceStub, model_version: str) -> None:

@@ -1,4 +1,4 @@
-"""A client that calls `Verify` without pause and keeps every answer."""
+"""A client that keeps calling `Verify` and remembers every answer."""
 
 import threading
 from collections.abc import Mapping
@@ -25,16 +25,28 @@ class Answer(NamedTuple):
     similarity: float
 
 
+# Between two calls while a training needs the processor.
+_REST_S = 0.05
+
+
 class VerifyTraffic:
-    """Verifies a set's pairs over and over, one call after the other, while it is entered."""
+    """Verifies a set's pairs over and over, one call after the other, while it is entered.
+
+    It starts at a gentle pace; after `hurry` there is no rest between two calls.
+    """
 
     def __init__(self, stub: EmbedderServiceStub, pair_set: PairSet) -> None:
         self._stub = stub
         self._requests = [_request(pair_set, pair) for pair in range(len(pair_set))]
         self._stop = threading.Event()
+        self._rest_s = _REST_S
         self._thread = threading.Thread(target=self._run, name="verify-traffic", daemon=True)
         self.answers: list[Answer] = []
         self.failures: list[str] = []
+
+    def hurry(self) -> None:
+        """Leave no rest between two calls from now on."""
+        self._rest_s = 0.0
 
     def mixed(self, references: Mapping[str, Scores]) -> int:
         """Count answers that are not what the version they name says of the pair.
@@ -52,7 +64,7 @@ class VerifyTraffic:
     def _run(self) -> None:
         while not self._stop.is_set():
             for pair, request in enumerate(self._requests):
-                if self._stop.is_set():
+                if self._stop.wait(self._rest_s):
                     return
                 try:
                     answer = self._stub.Verify(request, timeout=CALL_TIMEOUT_S)
