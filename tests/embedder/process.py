@@ -1,9 +1,12 @@
 """The embedder as a process of its own, to be stopped and killed."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 from services.embedder.settings import EmbedderSettings
@@ -16,6 +19,7 @@ class EmbedderProcess:
         self._endpoint = folder / "endpoint"
         self._endpoint.unlink(missing_ok=True)
         self._log = folder / "embedder.log"
+        self._metrics_port = _free_port()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "services.embedder"],
@@ -39,6 +43,15 @@ class EmbedderProcess:
         assert self._endpoint.exists(), self.log
         return self._endpoint.read_text()
 
+    def embeds_started(self) -> int:
+        """Embed calls whose handler runs or has answered, by the server's own count."""
+        page = urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/", timeout=10)
+        text = page.read().decode()
+        counts = re.findall(
+            r"^magface_rpc_(?:in_flight|calls_total){.*/Embed\"} (\S+)$", text, re.M
+        )
+        return int(sum(map(float, counts)))
+
     def terminate(self) -> None:
         self._process.send_signal(signal.SIGTERM)
 
@@ -54,5 +67,11 @@ class EmbedderProcess:
         secret = store.s3_secret_key.get_secret_value()
         ours = store.model_dump() | {"s3_secret_key": secret}
         ours |= {"cache_dir": settings.cache_dir, "endpoint_file": self._endpoint}
-        ours |= {"engine_threads": 1, "decode_threads": 2}
+        ours |= {"engine_threads": 1, "decode_threads": 2, "metrics_port": self._metrics_port}
         return os.environ | {f"MAGFACE_{name.upper()}": str(value) for name, value in ours.items()}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
