@@ -1,5 +1,6 @@
 """A session without a network, for tests of everything but the engine itself."""
 
+import threading
 import time
 
 import numpy as np
@@ -29,6 +30,8 @@ class StandInSession:
         self.computed: list[tuple[int, ...]] = []
         self.batches: list[int] = []
         self.error: Exception | None = None
+        self.go_on = threading.Event()
+        self.go_on.set()
         self._busy = False
 
     def run(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -36,6 +39,7 @@ class StandInSession:
         self._busy = True
         self.batches.append(len(crops))
         self.computed += [number_of(crop) for crop in crops]
+        assert self.go_on.wait(timeout=30)
         time.sleep(self.seconds)
         self._busy = False
         if self.error:
