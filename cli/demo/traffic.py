@@ -54,12 +54,7 @@ class VerifyTraffic:
         Args:
             references: Scores of the same pairs under each version that served.
         """
-        return sum(
-            answer.model_version not in references
-            or abs(references[answer.model_version].similarity[answer.pair] - answer.similarity)
-            > _TOLERANCE
-            for answer in self.answers
-        )
+        return sum(not _agrees(answer, references) for answer in self.answers)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -93,3 +88,10 @@ def _request(pair_set: PairSet, pair: int) -> embedder_pb2.VerifyRequest:
         for image in pair_set.pairs[pair]
     )
     return embedder_pb2.VerifyRequest(a=a, b=b)
+
+
+def _agrees(answer: Answer, references: Mapping[str, Scores]) -> bool:
+    reference = references.get(answer.model_version)
+    if reference is None:
+        return False
+    return abs(float(reference.similarity[answer.pair]) - answer.similarity) <= _TOLERANCE
