@@ -73,6 +73,8 @@ def judge(
         genuine_pairs=int(held_out.genuine.sum()),
         parent_error=error(old, old_threshold),
         child_error=error(new, new_threshold),
+        parent_separation=separation(old),
+        child_separation=separation(new),
         gain_low=gain_low(held_out, old, new, seed),
         mixed_error=error(score(held_out, views.child, views.parent), new_threshold),
         reference_parent_error=reference_errors[0],
@@ -116,22 +118,16 @@ def _cosine(left: Features, right: Features) -> NDArray[np.float64]:
     return np.asarray(dots / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1))
 
 
-def separation(scores: Scores) -> float:
+def separation(scores: Scores, weights: Weights | None = None) -> float:
     """Area under the ROC curve: how well the classes are told apart at any threshold."""
-    return roc(scores).auc
+    return roc(scores, weights).auc
 
 
-def _balanced(genuine: NDArray[np.bool_], weights: Weights | None = None) -> Weights:
-    """Scale weights so that both classes count the same."""
-    scaled = np.ones(len(genuine)) if weights is None else weights.copy()
-    for side in (genuine, ~genuine):
-        scaled[side] *= 0.5 / scaled[side].sum()
-    return scaled
-
-
-def best_threshold(scores: Scores, weights: Weights | None = None) -> tuple[float, float]:
+def best_threshold(scores: Scores) -> tuple[float, float]:
     """Threshold of the fewest errors, both classes counting the same, and the error there."""
-    threshold, accuracy = roc(scores, _balanced(scores.genuine, weights)).best()
+    genuine = scores.genuine
+    balanced = np.where(genuine, 0.5 / genuine.sum(), 0.5 / (~genuine).sum())
+    threshold, accuracy = roc(scores, balanced).best()
     return threshold, 1 - accuracy
 
 
@@ -142,10 +138,11 @@ def error(scores: Scores, threshold: float) -> float:
 
 
 def gain_low(pairs: Pairs, old: Scores, new: Scores, seed: int) -> float:
-    """Lower end of the one-sided 95 % interval of the old error minus the new.
+    """Lower end of the one-sided 95 % interval of the new separation minus the old.
 
-    People, not pairs, are drawn with replacement. Each version has its best threshold in
-    each draw: a threshold that happened to be calibrated better is no learning.
+    People, not pairs, are drawn with replacement. The separation is compared because it
+    knows no threshold: one that happened to be calibrated better is no learning, and on
+    few people it tells two versions apart more surely than their errors do.
 
     Args:
         pairs: P pairs.
@@ -154,7 +151,7 @@ def gain_low(pairs: Pairs, old: Scores, new: Scores, seed: int) -> float:
         seed: Of the bootstrap.
     """
     gains = [
-        best_threshold(old, weights)[1] - best_threshold(new, weights)[1]
+        separation(new, weights) - separation(old, weights)
         for weights in identity_bootstrap(pairs.people, pairs.genuine, _BOOTSTRAP_ROUNDS, seed)
     ]
     return float(np.quantile(gains, _LOWER_END))
