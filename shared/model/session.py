@@ -136,6 +136,8 @@ def _open_onnx(model: Path | bytes, device: Device, threads: int) -> ort.Inferen
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Threads that spin while they wait take the cores from the training beside us.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if device == "cuda":
         _load_cuda_libraries()
