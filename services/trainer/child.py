@@ -4,10 +4,12 @@ import asyncio
 import logging
 import os
 import signal
-from asyncio.subprocess import PIPE, Process
+import subprocess
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import IO
 
 from services.trainer.messages import Assignment
 
@@ -21,41 +23,27 @@ _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "20000000000"}
 
 
 class Child:
-    """A worker at work; `start` makes one."""
+    """A worker at work; `at_work` makes one.
 
-    def __init__(self, process: Process) -> None:
+    Its pipes are read by threads of its own, which the death of the worker ends: event
+    loops differ in who closes the file of a pipe that was not opened by them.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], threads: ThreadPoolExecutor) -> None:
         self._process = process
+        self._threads = threads
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._listening = asyncio.create_task(self._listen())
 
-    @classmethod
-    async def start(cls, command: Sequence[str], assignment: Assignment) -> "Child":
-        """Start a worker, in a process group of its own, and hand it its job."""
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            env=os.environ | _ALLOCATOR,
-            limit=_LINE_LIMIT,
-            start_new_session=True,
-        )
-        child = cls(process)
-        assert process.stdin is not None  # noqa: S101
-        # A worker that is gone already says so by its exit status.
-        process.stdin.write(assignment.model_dump_json().encode() + b"\n")
-        return child
-
     async def lines(self) -> AsyncIterator[bytes]:
         """Give what it writes to stdout, line by line, until it ends."""
-        assert self._process.stdout is not None  # noqa: S101
-        async for line in self._process.stdout:
+        async for line in self._read(self._process.stdout):
             yield line
 
     async def how_it_ended(self) -> str:
         """Wait for its end, and tell of it for a person to read."""
-        code = await self._process.wait()
         await self._listening
+        code = await asyncio.to_thread(self._process.wait)
         words = "\n".join(self._last_words)
         said = f"; its last words:\n{words}" if words else ""
         if code >= 0:
@@ -63,16 +51,57 @@ class Child:
         memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         return f"the worker was ended by {signal.Signals(-code).name}{memory}{said}"
 
-    async def kill(self) -> None:
-        """End it and what it started, at once; does nothing when it has ended."""
+    async def end(self) -> None:
+        """Kill it with all it started; does nothing when it has ended."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
         await self._listening
+        await asyncio.to_thread(self._process.__exit__, None, None, None)
 
     async def _listen(self) -> None:
-        assert self._process.stderr is not None  # noqa: S101
-        async for line in self._process.stderr:
+        async for line in self._read(self._process.stderr):
             text = line.decode(errors="replace").rstrip()
             self._last_words.append(text)
             logger.info("worker %d: %s", self._process.pid, text)
+
+    async def _read(self, pipe: IO[bytes] | None) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        while pipe and (
+            line := await loop.run_in_executor(self._threads, pipe.readline, _LINE_LIMIT)
+        ):
+            yield line
+
+
+@asynccontextmanager
+async def at_work(command: Sequence[str], assignment: Assignment) -> AsyncIterator[Child]:
+    """Start a worker on its job; at the end of the block it is killed with all it started.
+
+    Args:
+        command: Starts the worker, in a process group of its own.
+        assignment: Its job.
+    """
+    with ThreadPoolExecutor(2, thread_name_prefix="worker-pipes") as threads:
+        # Not by the event loop: uvloop forks, and gRPC's fork handlers crash the new process.
+        # Popen uses vfork, which runs none. On this thread, since the worker dies with it.
+        process = subprocess.Popen(  # noqa: ASYNC220
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | _ALLOCATOR,
+            start_new_session=True,
+        )
+        child = Child(process, threads)
+        try:
+            _send(process.stdin, assignment)
+            yield child
+        finally:
+            await child.end()
+
+
+def _send(stdin: IO[bytes] | None, assignment: Assignment) -> None:
+    if stdin is not None:
+        # A worker that is gone already says so by its exit status.
+        with suppress(BrokenPipeError):
+            stdin.write(assignment.model_dump_json().encode() + b"\n")
+            stdin.flush()

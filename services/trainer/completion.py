@@ -1,6 +1,7 @@
 """Turns the folder that a job made into a model version, and into the serving one if it may."""
 
 import asyncio
+import logging
 from pathlib import Path
 from uuid import UUID
 
@@ -11,10 +12,14 @@ from services.trainer.leases import Claim, Ending, finish_job, hold
 from services.trainer.publish import PointerPublisher
 from services.trainer.training import GateVerdict
 from services.trainer.versions import add_version, append_serving, describe_refusal, read_serving
-from shared.errors import AlreadyExists
+from shared.errors import AlreadyExists, Unavailable
 from shared.model.manifest import Manifest, read_manifest
 from shared.registry.versions import VersionStore
 from shared.storage.postgres import Pool, transaction
+
+logger = logging.getLogger(__name__)
+
+_PUBLISH_AGAIN_AFTER_S = (1, 3, 9)
 
 
 class Completion:
@@ -28,8 +33,8 @@ class Completion:
     async def publish(self, job: Job, folder: Path) -> Manifest:
         """Put the files of the version that the job made into the object store.
 
-        An attempt that was stopped after this leaves nothing but the files, and the next
-        one finds them.
+        Tried for a while before the work is given up. An attempt that was stopped after this
+        leaves nothing but the files, and the next one finds them.
 
         Returns:
             The manifest as it is published.
@@ -39,6 +44,12 @@ class Completion:
             AlreadyExists: If another job's version has the same name.
             Unavailable: If the store cannot be reached.
         """
+        for delay in _PUBLISH_AGAIN_AFTER_S:
+            try:
+                return await asyncio.to_thread(self._publish, job.job_id, folder)
+            except Unavailable as error:
+                logger.warning("job %s: publishing again in %g s: %s", job.job_id, delay, error)
+                await asyncio.sleep(delay)
         return await asyncio.to_thread(self._publish, job.job_id, folder)
 
     def _publish(self, job_id: UUID, folder: Path) -> Manifest:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from services.trainer.child import Child
+from services.trainer.child import Child, at_work
 from services.trainer.completion import Completion
 from services.trainer.jobs import JobState
 from services.trainer.leases import Claim, Ending, Leases
@@ -116,6 +116,7 @@ class Runner:
             await self._fail(claim, Failed(why=why, transient=False))
 
     async def _fail(self, claim: Claim, failure: Failed) -> None:
+        logger.warning("job %s: %s", claim.job.job_id, failure.why)
         if failure.transient:
             await self._leases.retry_later(claim, failure.why)
         else:
@@ -178,11 +179,8 @@ class Runner:
             data_snapshot=job.data_snapshot,
             workdir=workdir,
         )
-        child = await Child.start(self._command, assignment)
-        try:
+        async with at_work(self._command, assignment) as child:
             result = await self._follow(claim, child)
-        finally:
-            await child.kill()
         if isinstance(result, Failed):
             return result
         return await self._completion.publish(job, result.folder), result.gate

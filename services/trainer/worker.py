@@ -65,7 +65,7 @@ def run(do: Callable[[Assignment, Voice], Done]) -> None:
     """
     _die_with_parent()
     voice = Voice(_take_stdout())
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     assignment = Assignment.model_validate_json(sys.stdin.buffer.readline())
     if os.getppid() != assignment.parent_pid:
         sys.exit("the runner has ended")
