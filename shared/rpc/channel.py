@@ -34,10 +34,11 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # A peer that is frozen or cut off is noticed while a call waits for it. The pings'
-    # own timeout counts; the keepalive's is not heeded by gRPC 1.85.
+    # A peer that is frozen or cut off is noticed within half a minute while a call waits
+    # for it. The pings' own timeout counts; the keepalive's is not heeded by gRPC 1.85.
+    # Shorter, and a machine that is merely starved of processor time looks frozen.
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
 ]
 
 
