@@ -87,7 +87,7 @@ class TrainerServiceServicer:
     """
 
     def StartTraining(self, request, context):
-        """Queues a fine-tuning of a model version on the feedback as it stands now.
+        """Queues a fine-tuning of a model version on the feedback as it stands when the job starts.
         INVALID_ARGUMENT names the option at fault; NOT_FOUND for an unknown parent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

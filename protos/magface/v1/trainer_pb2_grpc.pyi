@@ -34,7 +34,7 @@ class TrainerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrainerServiceAsyncStub: ...
     StartTraining: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.StartTrainingRequest, _trainer_pb2.StartTrainingResponse]
-    """Queues a fine-tuning of a model version on the feedback as it stands now.
+    """Queues a fine-tuning of a model version on the feedback as it stands when the job starts.
     INVALID_ARGUMENT names the option at fault; NOT_FOUND for an unknown parent.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]
@@ -65,7 +65,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartTraining: _aio.UnaryUnaryMultiCallable[_trainer_pb2.StartTrainingRequest, _trainer_pb2.StartTrainingResponse]  # type: ignore[assignment]
-    """Queues a fine-tuning of a model version on the feedback as it stands now.
+    """Queues a fine-tuning of a model version on the feedback as it stands when the job starts.
     INVALID_ARGUMENT names the option at fault; NOT_FOUND for an unknown parent.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]  # type: ignore[assignment]
@@ -99,7 +99,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.StartTrainingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.StartTrainingResponse, _abc.Awaitable[_trainer_pb2.StartTrainingResponse]]:
-        """Queues a fine-tuning of a model version on the feedback as it stands now.
+        """Queues a fine-tuning of a model version on the feedback as it stands when the job starts.
         INVALID_ARGUMENT names the option at fault; NOT_FOUND for an unknown parent.
         """
 
