@@ -1,22 +1,23 @@
 """``magface evaluate``: the field's figures of a model on labelled pairs."""
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.connection import DirOption
 from cli.models import ChannelOrder
-from cli.output import JsonOption, counting_progress, emit, facts
+from cli.output import JsonOption, counting_progress, emit
+from cli.pictures import Alignment, AlignmentOption
 from shared.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from cli.evaluated_models import EvaluatedModel
     from shared.datasets.pairs import PairSet
-    from shared.evaluation.embed_set import EmbeddedSet
-    from shared.evaluation.evaluation import Evaluation
+    from shared.evaluation.embed_set import Crops
+    from shared.evaluation.evaluation import Measured
+    from shared.evaluation.figures import Comparison
 
 
 def evaluate(
@@ -34,39 +35,55 @@ def evaluate(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Measure this file instead of a version."),
     ] = None,
+    against: Annotated[
+        str, typer.Option(help="Version or checkpoint file to compare with, as the old one.")
+    ] = "",
     channel_order: Annotated[
-        ChannelOrder, typer.Option(help="Of the --checkpoint.")
+        ChannelOrder, typer.Option(help="Of checkpoint files.")
     ] = ChannelOrder.BGR,
     threshold: Annotated[
-        float | None, typer.Option(help="The version's own; 0.4 for a --checkpoint.")
+        float | None, typer.Option(help="The version's own; 0.4 for a checkpoint file.")
     ] = None,
     sample: Annotated[int, typer.Option(min=2, help="Pairs to draw from a folder.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the draw and the bootstrap.")] = 0,
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Also with the mirror image's features added.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(file_okay=False, help="Gets the results.")] = None,
+    alignment: AlignmentOption = Alignment.AUTO,
+    out: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Gets report.html, the figures and the errors."),
+    ] = None,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model version or a checkpoint on labelled pairs of faces."""
-    from cli.evaluated_models import open_checkpoint, open_version
-    from shared.evaluation.evaluation import evaluate as measure
+    from cli.evaluated_models import open_checkpoint, open_named, open_version
+    from cli.evaluation_tables import readable
+    from cli.pair_crops import pair_crops
+    from shared.evaluation.compare import compare
 
     if model and checkpoint:
         raise InvalidInput("--checkpoint", "either a version or a file is measured, not both")
     pair_set = _read_pairs(pairs, sample, seed)
+    crops = pair_crops(pair_set, alignment)
     if checkpoint:
-        measured = open_checkpoint(checkpoint, channel_order.value)
+        opened = open_checkpoint(checkpoint, channel_order.value)
     else:
-        measured = open_version(model, folder)
-    embedded = _embed(measured, pair_set, mirror)
-    at = measured.threshold if threshold is None else threshold
-    result = measure(embedded, pair_set, at, seed=seed)
+        opened = open_version(model, folder)
+    old: Measured | None = None
+    changed: Comparison | None = None
+    measured = _measure(opened, pair_set, crops, threshold, mirror=mirror, seed=seed)
+    if against:
+        other = open_named(against, channel_order.value, folder)
+        old = _measure(other, pair_set, crops, threshold, mirror=mirror, seed=seed)
+        changed = compare(old, measured, pair_set)
+    result = _result(measured, old, changed)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "evaluation.json").write_text(result.model_dump_json(indent=2) + "\n")
-    emit(as_json, {"model": measured.name, **result.model_dump()}, _readable(result))
+        (out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+        _write_errors(out, pair_set, crops, measured, old)
+    emit(as_json, result, readable(measured, old, changed))
 
 
 def _read_pairs(path: Path, sample: int, seed: int) -> "PairSet":
@@ -79,50 +96,50 @@ def _read_pairs(path: Path, sample: int, seed: int) -> "PairSet":
     return read_pair_file(path)
 
 
-def _embed(measured: "EvaluatedModel", pair_set: "PairSet", mirror: bool) -> "EmbeddedSet":
+def _measure(
+    opened: "EvaluatedModel",
+    pair_set: "PairSet",
+    crops: "Crops",
+    threshold: float | None,
+    *,
+    mirror: bool,
+    seed: int,
+) -> "Measured":
     from shared.evaluation.embed_set import embed_set
-    from shared.model.faces import FaceReader
-    from shared.settings import ImageLimits
+    from shared.evaluation.evaluation import measure
 
     with counting_progress() as progress:
-        task = progress.add_task("embedding", total=len(pair_set.images))
-        return embed_set(
-            measured.session,
+        task = progress.add_task(f"embedding with {opened.name}", total=len(pair_set.images))
+        embedded = embed_set(
+            opened.session,
             pair_set,
-            FaceReader(ImageLimits()),
+            crops,
             mirror=mirror,
             progress=lambda count: progress.advance(task, count),
         )
+        progress.update(task, description="measuring", total=None)
+        at = opened.threshold if threshold is None else threshold
+        return measure(opened.name, embedded, pair_set, at, seed=seed)
 
 
-def _readable(result: "Evaluation") -> "RenderableType":
-    def with_interval(name: str, value: float) -> str:
-        interval = result.intervals.get(name)
-        return f"{value:.4f}" + (
-            f"  ({interval.low:.4f} to {interval.high:.4f})" if interval else ""
-        )
+def _result(
+    measured: "Measured", old: "Measured | None", changed: "Comparison | None"
+) -> dict[str, Any]:
+    result: dict[str, Any] = {"model": measured.name, **measured.evaluation.model_dump()}
+    if old is not None and changed is not None:
+        result["against"] = {
+            "model": old.name,
+            **old.evaluation.model_dump(),
+            **changed.model_dump(),
+        }
+    return result
 
-    shown: dict[str, object] = {
-        "pairs": f"{result.genuine_pairs} genuine, {result.impostor_pairs} impostor, "
-        f"of {result.images} images",
-        f"accuracy at {result.threshold:.3f}": with_interval("accuracy", result.accuracy),
-        "precision, recall": f"{result.precision:.4f}, {result.recall:.4f}",
-        "tp, tn, fp, fn": f"{result.tp}, {result.tn}, {result.fp}, {result.fn}",
-        f"best accuracy, at {result.best_threshold:.3f}": with_interval(
-            "best_accuracy", result.best_accuracy
-        ),
-        "AUC": with_interval("auc", result.auc),
-        "EER": with_interval("eer", result.eer),
-    }
-    for far, tar in result.tar_at_far.items():
-        shown[f"TAR at FAR {far}"] = (
-            "too few impostor pairs" if tar is None else with_interval(f"tar_at_far.{far}", tar)
-        )
-    if result.folded:
-        shown[f"accuracy over {result.folded.folds} folds"] = (
-            f"{result.folded.mean:.4f} ± {result.folded.std:.4f}"
-        )
-    if result.mirrored:
-        shown["best accuracy with mirror images"] = f"{result.mirrored.best_accuracy:.4f}"
-    shown["images a second"] = f"{result.images_per_second:.1f}"
-    return facts(shown)
+
+def _write_errors(
+    out: Path, pair_set: "PairSet", crops: "Crops", measured: "Measured", old: "Measured | None"
+) -> None:
+    from shared.evaluation.errors import write_error_folders
+    from shared.evaluation.report import write_report
+
+    write_error_folders(out, pair_set, measured, crops)
+    write_report(out / "report.html", pair_set, measured, crops, old)

@@ -1,5 +1,6 @@
 """Opens what an evaluation measures: a published version, or a checkpoint file."""
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,20 +62,37 @@ def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
         return EvaluatedModel(model_version, session, read_manifest(version).threshold)
 
 
+def open_named(name: str, channel_order: ChannelOrder, folder: Path | None) -> EvaluatedModel:
+    """Open the checkpoint file of that name if there is one, otherwise the version."""
+    path = Path(name)
+    return open_checkpoint(path, channel_order) if path.is_file() else open_version(name, folder)
+
+
 def _object_store_settings(folder: Path | None) -> ObjectStoreSettings:
+    """Find the store as services are found: the folder first, the environment, then ./run."""
+    if folder is None and os.environ.get("MAGFACE_S3_ENDPOINT"):
+        return _settings_of_environment()
     endpoints = Endpoints.read(folder or DEFAULT_DIR)
-    if endpoints is not None:
-        s3 = endpoints.s3
-        return ObjectStoreSettings(
-            s3_endpoint=s3.endpoint,
-            s3_access_key=s3.access_key,
-            s3_secret_key=s3.secret_key,
-            s3_bucket=s3.bucket,
+    if endpoints is None:
+        raise PreconditionFailed(
+            f"no stack is ready in {(folder or DEFAULT_DIR).absolute()}: name a running stack's "
+            "folder with --dir, or set MAGFACE_S3_ENDPOINT, MAGFACE_S3_ACCESS_KEY and "
+            "MAGFACE_S3_SECRET_KEY"
         )
+    s3 = endpoints.s3
+    return ObjectStoreSettings(
+        s3_endpoint=s3.endpoint,
+        s3_access_key=s3.access_key,
+        s3_secret_key=s3.secret_key,
+        s3_bucket=s3.bucket,
+    )
+
+
+def _settings_of_environment() -> ObjectStoreSettings:
     try:
         return ObjectStoreSettings()
     except ValueError as error:
         raise PreconditionFailed(
-            "the object store is not known: name a running stack's folder with --dir, "
-            "or set MAGFACE_S3_ENDPOINT, MAGFACE_S3_ACCESS_KEY and MAGFACE_S3_SECRET_KEY"
+            "MAGFACE_S3_ENDPOINT is set, and the object store needs MAGFACE_S3_ACCESS_KEY and "
+            "MAGFACE_S3_SECRET_KEY besides"
         ) from error

@@ -1,28 +1,14 @@
 """Two model versions on the same pairs: is one better, or was it luck?"""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput
-from shared.evaluation.scores import Scores
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """McNemar's exact test on paired decisions.
-
-    Attributes:
-        fixed: Pairs that the old version had wrong and the new has right.
-        broken: Pairs that the old version had right and the new has wrong.
-        p_value: Chance of a split at least this uneven, either way, if both were equally good.
-    """
-
-    fixed: int
-    broken: int
-    p_value: float
+from shared.evaluation.bootstrap import differences
+from shared.evaluation.evaluation import Measured
+from shared.evaluation.figures import ChangedPair, Comparison, Difference, Evaluation, McNemar
 
 
 def mcnemar(old_right: NDArray[np.bool_], new_right: NDArray[np.bool_]) -> McNemar:
@@ -36,41 +22,61 @@ def mcnemar(old_right: NDArray[np.bool_], new_right: NDArray[np.bool_]) -> McNem
     broken = int((old_right & ~new_right).sum())
     changed = fixed + broken
     p_value = binomtest(fixed, changed, 0.5).pvalue if changed else 1.0
-    return McNemar(fixed, broken, float(p_value))
+    return McNemar(fixed=fixed, broken=broken, p_value=float(p_value))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What changed from the old version to the new, each at its own threshold.
-
-    Attributes:
-        fixed: Numbers of the pairs the new version mended.
-        broken: Numbers of the pairs it got wrong anew.
-        test: McNemar's test on the decisions.
-        similarity_shift: Mean of new minus old similarity, genuine then impostor pairs.
-    """
-
-    fixed: NDArray[np.int64]
-    broken: NDArray[np.int64]
-    test: McNemar
-    similarity_shift: tuple[float, float]
-
-
-def compare(old: Scores, old_threshold: float, new: Scores, new_threshold: float) -> Comparison:
-    """Compare two versions' scores of the same pairs.
+def compare(old: Measured, new: Measured, pair_set: PairSet) -> Comparison:
+    """Compare two models that were measured on the same set with the same bootstrap.
 
     Raises:
         InvalidInput: If the labels differ: then they are not the same pairs.
     """
-    if not np.array_equal(old.genuine, new.genuine):
+    if not np.array_equal(old.scores.genuine, new.scores.genuine):
         raise InvalidInput("scores", "both versions must be measured on the same pairs")
-    old.need_both_classes("a comparison")
-    old_right = old.decisions(old_threshold) == old.genuine
-    new_right = new.decisions(new_threshold) == new.genuine
-    shift = new.similarity - old.similarity
+    genuine = new.scores.genuine
+    old_right = old.scores.decisions(old.evaluation.threshold) == genuine
+    new_right = new.scores.decisions(new.evaluation.threshold) == genuine
+    shift = new.scores.similarity - old.scores.similarity
     return Comparison(
-        fixed=np.flatnonzero(~old_right & new_right),
-        broken=np.flatnonzero(old_right & ~new_right),
-        test=mcnemar(old_right, new_right),
-        similarity_shift=(float(shift[old.genuine].mean()), float(shift[~old.genuine].mean())),
+        mcnemar=mcnemar(old_right, new_right),
+        differences=_differences(old, new),
+        genuine_shift=float(shift[genuine].mean()) if genuine.any() else None,
+        impostor_shift=float(shift[~genuine].mean()) if not genuine.all() else None,
+        fixed=_changed(np.flatnonzero(~old_right & new_right), old, new, pair_set),
+        broken=_changed(np.flatnonzero(old_right & ~new_right), old, new, pair_set),
     )
+
+
+def _differences(old: Measured, new: Measured) -> dict[str, Difference]:
+    before, after = _figures(old.evaluation), _figures(new.evaluation)
+    values = {name: after[name] - before[name] for name in new.samples}
+    return differences(old.samples, new.samples, values)
+
+
+def _figures(evaluation: Evaluation) -> dict[str, float]:
+    """The figures that a bootstrap gives, by the names that it gives them."""
+    named = {
+        name: getattr(evaluation, name) for name in ("accuracy", "best_accuracy", "auc", "eer")
+    }
+    tar = {f"tar_at_far.{far}": value for far, value in evaluation.tar_at_far.items()}
+    return {name: value for name, value in (named | tar).items() if value is not None}
+
+
+def _changed(
+    pairs: NDArray[np.intp], old: Measured, new: Measured, pair_set: PairSet
+) -> tuple[ChangedPair, ...]:
+    """Describe pairs, those first whose similarity has moved most."""
+    moved = np.abs(new.scores.similarity[pairs] - old.scores.similarity[pairs])
+    changed = []
+    for pair in pairs[np.argsort(-moved, kind="stable")].tolist():
+        first, second = pair_set.pairs[pair].tolist()
+        changed.append(
+            ChangedPair(
+                pair=pair,
+                genuine=bool(new.scores.genuine[pair]),
+                images=(pair_set.name(first), pair_set.name(second)),
+                old_similarity=float(old.scores.similarity[pair]),
+                similarity=float(new.scores.similarity[pair]),
+            )
+        )
+    return tuple(changed)

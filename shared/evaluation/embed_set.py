@@ -1,8 +1,9 @@
 """Embed many images as fast as the engine goes: decoding never makes it wait."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 
 from shared.datasets.pairs import PairSet
 from shared.errors import CorruptData
-from shared.model.faces import Alignment, FaceImage, FaceReader
 from shared.model.session import Session, split_features
 
-# Batches decoded ahead of the engine; more would only hold memory.
+Crops = Callable[[int], NDArray[np.uint8]]
+"""From an image's place in a set to the crop the network is to see, uint8 (112, 112, 3) BGR."""
+
+# Batches decoded ahead of the engine and at once; more would only hold memory.
 _AHEAD = 4
 
 
@@ -40,9 +43,8 @@ class EmbeddedSet:
 def embed_set(
     session: Session,
     pair_set: PairSet,
-    reader: FaceReader,
+    crops: Crops,
     *,
-    alignment: Alignment = "unspecified",
     batch_size: int = 32,
     mirror: bool = False,
     progress: Callable[[int], None] = lambda _: None,
@@ -54,8 +56,7 @@ def embed_set(
     Args:
         session: The network.
         pair_set: Whose images.
-        reader: Decodes and aligns.
-        alignment: How the faces lie in the images.
+        crops: Decodes and aligns; is called once for each image, by several threads.
         batch_size: Images a run of the network.
         mirror: Embed the mirror images too.
         progress: Called after each batch with the number of images done in it.
@@ -64,49 +65,43 @@ def embed_set(
         InvalidInput: If an image cannot be read; names it.
         CorruptData: If the network gives no usable output for an image; names it.
     """
+    count, size = len(pair_set.images), session.embedding_size
+    embeddings, magnitudes = np.empty((count, size), np.float32), np.empty(count, np.float32)
+    mirrored = np.empty((count, size), np.float32) if mirror else None
+    done = 0
     started = time.perf_counter()
-    features: list[NDArray[np.float32]] = []
-    flipped: list[NDArray[np.float32]] = []
-    for crops in _decoded_batches(pair_set, reader, alignment, batch_size):
-        features.append(session.run(crops))
-        if mirror:
-            flipped.append(session.run(np.ascontiguousarray(crops[:, :, ::-1])))
-        progress(len(crops))
+    with closing(_decoded_batches(crops, count, batch_size)) as batches:
+        for batch in batches:
+            rows = slice(done, done + len(batch))
+            raw = session.run(batch)
+            embeddings[rows], magnitudes[rows] = _split(raw, pair_set, done)
+            if mirrored is not None:
+                flipped = session.run(np.ascontiguousarray(batch[:, :, ::-1]))
+                mirrored[rows], _ = _split(raw + flipped, pair_set, done)
+            done = rows.stop
+            progress(len(batch))
     seconds = time.perf_counter() - started
-    raw = np.concatenate(features)
-    embeddings, magnitudes = _split(raw, pair_set)
-    mirrored = _split(raw + np.concatenate(flipped), pair_set)[0] if mirror else None
-    return EmbeddedSet(embeddings, magnitudes, mirrored, len(pair_set.images) / seconds)
+    return EmbeddedSet(embeddings, magnitudes, mirrored, count / seconds)
 
 
 def _split(
-    raw: NDArray[np.float32], pair_set: PairSet
+    raw: NDArray[np.float32], pair_set: PairSet, start: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     usable = np.isfinite(raw).all(axis=1) & raw.any(axis=1)
     if not usable.all():
-        bad = int(np.flatnonzero(~usable)[0])
-        raise CorruptData(
-            f"the network gives no usable output for {pair_set.name(bad)} "
-            f"({int((~usable).sum())} of {len(raw)} images)"
-        )
+        bad = start + int(np.flatnonzero(~usable)[0])
+        raise CorruptData(f"the network gives no usable output for {pair_set.name(bad)}")
     return split_features(raw)
 
 
 def _decoded_batches(
-    pair_set: PairSet, reader: FaceReader, alignment: Alignment, batch_size: int
-) -> Iterator[NDArray[np.uint8]]:
+    crops: Crops, images: int, batch_size: int
+) -> Generator[NDArray[np.uint8], None, None]:
     def decode(start: int) -> NDArray[np.uint8]:
-        batch = range(start, min(start + batch_size, len(pair_set.images)))
-        return np.stack(
-            [
-                reader.crop(FaceImage(pair_set.data(image), alignment), pair_set.name(image))
-                for image in batch
-            ]
-        )
+        return np.stack([crops(image) for image in range(start, min(start + batch_size, images))])
 
-    starts = iter(range(0, len(pair_set.images), batch_size))
-    # One thread: decoding is some hundred times cheaper than the network.
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as pool:
+    starts = iter(range(0, images, batch_size))
+    with ThreadPoolExecutor(max_workers=_AHEAD, thread_name_prefix="decode") as pool:
         ahead: list[Future[NDArray[np.uint8]]] = [
             pool.submit(decode, start) for start in islice(starts, _AHEAD)
         ]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,13 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.datasets.pairs import PairSet
-from shared.evaluation.embed_set import EmbeddedSet
-from shared.evaluation.scores import Scores
+from shared.evaluation.embed_set import Crops
+from shared.evaluation.evaluation import Measured
 
 ErrorKind = Literal["false_positive", "false_negative"]
-Crops = Callable[[int], NDArray[np.uint8]]
-"""From an image's place in the set to the crop the network saw, uint8 112x112x3 BGR."""
-
 _FOLDERS: dict[ErrorKind, str] = {
     "false_positive": "false_positives",
     "false_negative": "false_negatives",
@@ -43,10 +39,10 @@ class PairError:
     magnitudes: tuple[float, float]
 
 
-def find_errors(
-    scores: Scores, threshold: float, embedded: EmbeddedSet, pair_set: PairSet
-) -> list[PairError]:
+def find_errors(measured: Measured, pair_set: PairSet) -> list[PairError]:
     """Give all wrong decisions, those farthest from the threshold first."""
+    scores, threshold = measured.scores, measured.evaluation.threshold
+    magnitudes = measured.embedded.magnitudes
     wrong = np.flatnonzero(scores.decisions(threshold) != scores.genuine)
     worst_first = wrong[np.argsort(-np.abs(scores.similarity[wrong] - threshold), kind="stable")]
     errors = []
@@ -58,20 +54,14 @@ def find_errors(
                 kind="false_negative" if scores.genuine[pair] else "false_positive",
                 similarity=float(scores.similarity[pair]),
                 images=(a, b),
-                magnitudes=(float(embedded.magnitudes[a]), float(embedded.magnitudes[b])),
+                magnitudes=(float(magnitudes[a]), float(magnitudes[b])),
             )
         )
     return errors
 
 
 def write_error_folders(
-    folder: Path,
-    errors: list[PairError],
-    pair_set: PairSet,
-    *,
-    threshold: float,
-    crops: Crops,
-    most: int = 200,
+    folder: Path, pair_set: PairSet, measured: Measured, crops: Crops, most: int = 200
 ) -> None:
     """Write the worst errors of each kind below a folder, replacing an earlier tree.
 
@@ -81,12 +71,12 @@ def write_error_folders(
 
     Args:
         folder: Made when absent.
-        errors: As `find_errors` gives them.
-        pair_set: What they are errors on.
-        threshold: The one they are errors at.
+        pair_set: What was measured on.
+        measured: Whose errors to write.
         crops: Gives what the network saw.
         most: Folders of each kind.
     """
+    errors, threshold = find_errors(measured, pair_set), measured.evaluation.threshold
     places: dict[int, str] = {}
     for kind, name in _FOLDERS.items():
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -97,6 +87,7 @@ def write_error_folders(
             places[error.pair] = place
             _write_error(folder / place, error, pair_set, threshold, crops)
     summary = {
+        "model": measured.name,
         "threshold": threshold,
         "pairs": len(pair_set),
         **{name: sum(e.kind == kind for e in errors) for kind, name in _FOLDERS.items()},
@@ -158,5 +149,5 @@ def side_by_side(error: PairError, threshold: float, crops: Crops) -> NDArray[np
 def _file_name(pair_set: PairSet, image: int) -> str:
     source = pair_set.images[image]
     if isinstance(source, bytes):
-        return f"{pair_set.name(image)}.jpg"
+        return pair_set.name(image) + (".png" if source.startswith(b"\x89PNG") else ".jpg")
     return f"{source.parent.name}_{source.name}"

@@ -11,34 +11,33 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select
 
 from shared.datasets.pairs import PairSet
 from shared.evaluation import plots
-from shared.evaluation.compare import Comparison, compare
-from shared.evaluation.embed_set import EmbeddedSet
-from shared.evaluation.errors import Crops, PairError, find_errors
-from shared.evaluation.evaluation import Evaluation, score
-from shared.evaluation.scores import Scores
+from shared.evaluation.compare import compare
+from shared.evaluation.embed_set import Crops
+from shared.evaluation.errors import ErrorKind, find_errors
+from shared.evaluation.evaluation import Measured
+from shared.evaluation.figures import Comparison
+from shared.evaluation.wording import change_lines, headlines, percent, tar_lines
 
 _MOST_PAIRS_SHOWN = 60
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A model and what was measured of it on a report's pairs."""
+class _Face:
+    """One face of a pair, its picture as a data URL."""
 
     name: str
-    embedded: EmbeddedSet
-    evaluation: Evaluation
+    magnitude: float
+    picture: str
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """A pair as the page has it: its pictures as data URLs, and the figures to sort by."""
+class _Pair:
+    """A pair, and the figures to sort it by; `magnitude` is the smaller of its faces'."""
 
-    genuine: bool
     similarity: float
     old_similarity: float | None
     magnitude: float
-    names: tuple[str, str]
-    pictures: tuple[str, str]
+    faces: tuple[_Face, _Face]
 
 
 @dataclass(frozen=True)
@@ -47,55 +46,57 @@ class _Section:
 
     title: str
     note: str
+    order: str
     total: int
-    pairs: list[_Shown]
+    pairs: list[_Pair]
+
+    @property
+    def anchor(self) -> str:
+        return self.title.lower().replace(" ", "-")
 
 
 class _Shelf:
     """Turns pairs into what the page shows, each crop encoded once."""
 
     def __init__(
-        self,
-        pair_set: PairSet,
-        crops: Crops,
-        embedded: EmbeddedSet,
-        scores: Scores,
-        old: Scores | None,
+        self, pair_set: PairSet, crops: Crops, measured: Measured, old: Measured | None
     ) -> None:
         self._pair_set = pair_set
         self._crops = crops
-        self._embedded = embedded
-        self._scores = scores
+        self._measured = measured
         self._old = old
-        self._pictures: dict[int, str] = {}
+        self._faces: dict[int, _Face] = {}
 
-    def section(self, title: str, note: str, pairs: Sequence[int]) -> _Section:
+    def section(self, title: str, note: str, order: str, pairs: Sequence[int]) -> _Section:
         chosen = [self._show(int(pair)) for pair in pairs[:_MOST_PAIRS_SHOWN]]
-        return _Section(title, note, len(pairs), chosen)
+        return _Section(title, note, order, len(pairs), chosen)
 
-    def _show(self, pair: int) -> _Shown:
-        a, b = self._pair_set.pairs[pair].tolist()
-        return _Shown(
-            genuine=bool(self._pair_set.labels[pair]),
-            similarity=float(self._scores.similarity[pair]),
-            old_similarity=float(self._old.similarity[pair]) if self._old else None,
-            magnitude=float(self._embedded.magnitudes[[a, b]].min()),
-            names=(self._name(a), self._name(b)),
-            pictures=(self._picture(a), self._picture(b)),
+    def _show(self, pair: int) -> _Pair:
+        first, second = (self._face(image) for image in self._pair_set.pairs[pair].tolist())
+        return _Pair(
+            similarity=float(self._measured.scores.similarity[pair]),
+            old_similarity=float(self._old.scores.similarity[pair]) if self._old else None,
+            magnitude=min(first.magnitude, second.magnitude),
+            faces=(first, second),
         )
+
+    def _face(self, image: int) -> _Face:
+        if image not in self._faces:
+            _, jpeg = cv2.imencode(".jpg", self._crops(image), [cv2.IMWRITE_JPEG_QUALITY, 88])
+            encoded = base64.b64encode(jpeg.tobytes()).decode()
+            self._faces[image] = _Face(
+                name=self._name(image),
+                magnitude=float(self._measured.embedded.magnitudes[image]),
+                picture=f"data:image/jpeg;base64,{encoded}",
+            )
+        return self._faces[image]
 
     def _name(self, image: int) -> str:
         source = self._pair_set.images[image]
         if isinstance(source, bytes):
             return self._pair_set.name(image)
-        return f"{source.parent.name}/{source.name}"
-
-    def _picture(self, image: int) -> str:
-        if image not in self._pictures:
-            _, jpeg = cv2.imencode(".jpg", self._crops(image), [cv2.IMWRITE_JPEG_QUALITY, 88])
-            encoded = base64.b64encode(jpeg.tobytes()).decode()
-            self._pictures[image] = f"data:image/jpeg;base64,{encoded}"
-        return self._pictures[image]
+        person = source.parent.name
+        return source.name if source.name.startswith(person) else f"{person}/{source.name}"
 
 
 def write_report(
@@ -110,42 +111,51 @@ def write_report(
         crops: Gives what the network saw.
         old: Another model to compare with, measured on the same pairs.
     """
-    scores = score(measured.embedded, pair_set)
-    old_scores = None if old is None else score(old.embedded, pair_set)
-    threshold = measured.evaluation.threshold
-    shelf = _Shelf(pair_set, crops, measured.embedded, scores, old_scores)
-    sections = _error_sections(shelf, find_errors(scores, threshold, measured.embedded, pair_set))
-    changed: Comparison | None = None
-    if old is not None and old_scores is not None:
-        changed = compare(old_scores, old.evaluation.threshold, scores, threshold)
+    evaluation = measured.evaluation
+    shelf = _Shelf(pair_set, crops, measured, old)
+    sections = _error_sections(shelf, measured, pair_set)
+    changed = compare(old, measured, pair_set) if old else None
+    changes = change_lines(old.evaluation, evaluation, changed) if old and changed else ()
+    if changed:
         sections += _change_sections(shelf, changed)
-    curve = measured.evaluation.error_versus_reject
+    curve = evaluation.error_versus_reject
     page = _template().render(
         measured=measured,
+        e=evaluation,
         old=old,
         changed=changed,
+        changes=changes,
+        headlines=headlines(evaluation),
+        tar=tar_lines(evaluation),
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        histograms=plots.similarity_histograms(scores, threshold),
-        roc=plots.roc_curve(scores, old_scores),
+        histograms=plots.similarity_histograms(measured.scores, evaluation.threshold),
+        roc=plots.roc_curve(measured, old) if evaluation.auc is not None else None,
         reject=plots.error_versus_reject(curve) if curve else None,
         sections=sections,
     )
     path.write_text(page, encoding="utf-8")
 
 
-def _error_sections(shelf: _Shelf, errors: list[PairError]) -> list[_Section]:
-    false_positives = [error.pair for error in errors if error.kind == "false_positive"]
-    false_negatives = [error.pair for error in errors if error.kind == "false_negative"]
+def _error_sections(shelf: _Shelf, measured: Measured, pair_set: PairSet) -> list[_Section]:
+    kinds: dict[ErrorKind, tuple[str, str]] = {
+        "false_positive": ("False positives", "different people, called the same"),
+        "false_negative": ("False negatives", "one person, called different"),
+    }
+    errors = find_errors(measured, pair_set)
     return [
-        shelf.section("False positives", "different people, called the same", false_positives),
-        shelf.section("False negatives", "one person, called different", false_negatives),
+        shelf.section(*words, "worst", [error.pair for error in errors if error.kind == kind])
+        for kind, words in kinds.items()
     ]
 
 
 def _change_sections(shelf: _Shelf, changed: Comparison) -> list[_Section]:
+    parts = (
+        ("New errors", "right before, wrong now", changed.broken),
+        ("Fixed errors", "wrong before, right now", changed.fixed),
+    )
     return [
-        shelf.section("New errors", "right before, wrong now", changed.broken.tolist()),
-        shelf.section("Fixed errors", "wrong before, right now", changed.fixed.tolist()),
+        shelf.section(title, note, "change", [pair.pair for pair in pairs])
+        for title, note, pairs in parts
     ]
 
 
@@ -155,4 +165,5 @@ def _template() -> Template:
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
     )
+    environment.filters["percent"] = percent
     return environment.get_template("report.html")

@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 
 from shared.errors import InvalidInput
 from shared.evaluation.compare import compare, mcnemar
-from shared.evaluation.scores import Scores
+from shared.evaluation.evaluation import measure
+from shared.evaluation.wording import change_lines
+from tests.evaluation.sets import plane_set
 
 
 def test_mcnemar_by_hand() -> None:
@@ -30,18 +32,67 @@ def test_mcnemar_does_not_care_which_side_is_called_new(right: list[tuple[bool, 
     assert there.p_value == pytest.approx(back.p_value)
 
 
-def test_each_version_is_judged_at_its_own_threshold() -> None:
-    genuine = np.array([True, True, False, False])
-    old = Scores(np.array([0.5, 0.2, 0.1, 0.4]), genuine)
-    new = Scores(np.array([0.9, 0.8, 0.75, 0.3]), genuine)
-    changed = compare(old, 0.3, new, 0.7)
-    assert changed.fixed.tolist() == [1, 3]
-    assert changed.broken.tolist() == [2]
-    assert changed.similarity_shift == pytest.approx((0.5, 0.275))
+def test_each_version_is_judged_at_its_own_threshold_and_says_who_changed() -> None:
+    labels = [True, True, False, False]
+    pair_set, before = plane_set([0.5, 0.2, 0.1, 0.4], labels)
+    _, after = plane_set([0.9, 0.8, 0.75, 0.3], labels)
+    old, new = measure("old", before, pair_set, 0.3), measure("new", after, pair_set, 0.7)
+    changed = compare(old, new, pair_set)
+    assert (changed.mcnemar.fixed, changed.mcnemar.broken) == (2, 1)
+    # The pair whose similarity moved most comes first.
+    assert [pair.pair for pair in changed.fixed] == [1, 3]
+    [broken] = changed.broken
+    assert (broken.pair, broken.genuine) == (2, False)
+    assert broken.images == ("image_00004", "image_00005")
+    assert (broken.old_similarity, broken.similarity) == pytest.approx((0.1, 0.75))
+    assert changed.genuine_shift == pytest.approx(0.5)
+    assert changed.impostor_shift == pytest.approx(0.275)
+
+
+def test_a_difference_is_paired_so_that_one_model_does_not_differ_from_itself() -> None:
+    rng = np.random.default_rng(0)
+    genuine = np.arange(200) < 100
+    base = rng.normal(np.where(genuine, 0.4, 0.1), 0.15)
+    pair_set, one = plane_set(np.clip(base, -1, 1).tolist(), genuine.tolist())
+    lifted = np.clip(base + np.where(genuine, 0.1, -0.05), -1, 1)
+    _, better = plane_set(lifted.tolist(), genuine.tolist())
+    old, new = (measure(name, set_, pair_set, 0.25) for name, set_ in (("a", one), ("b", better)))
+    for difference in compare(old, old, pair_set).differences.values():
+        assert (difference.value, difference.low, difference.high) == (0, 0, 0)
+    gained = compare(old, new, pair_set).differences
+    for name in ("accuracy", "auc", "tar_at_far.0.1"):
+        assert 0 < gained[name].low <= gained[name].value <= gained[name].high
+    assert gained["eer"].high < 0
+    # Two intervals of their own would overlap where the paired one is clear of zero.
+    assert old.evaluation.intervals["accuracy"].high > new.evaluation.intervals["accuracy"].low
+    lines = {
+        line.label: line
+        for line in change_lines(old.evaluation, new.evaluation, compare(old, new, pair_set))
+    }
+    assert lines["accuracy"].difference == f"{100 * gained['accuracy'].value:+.2f}"
+    assert set(lines) == {
+        "accuracy",
+        "best accuracy",
+        "ROC AUC",
+        "EER",
+        "TAR at FAR 10 %",
+        "TAR at FAR 1 %",
+    }
+
+
+def test_one_class_can_be_compared_as_far_as_it_goes() -> None:
+    pair_set, before = plane_set([0.5, 0.2], [True, True])
+    _, after = plane_set([0.5, 0.6], [True, True])
+    old, new = (measure(name, set_, pair_set, 0.4) for name, set_ in (("a", before), ("b", after)))
+    changed = compare(old, new, pair_set)
+    assert changed.mcnemar.fixed == 1
+    assert changed.differences == {}
+    assert changed.impostor_shift is None
 
 
 def test_scores_of_other_pairs_are_refused() -> None:
-    old = Scores(np.array([0.5, 0.2]), np.array([True, False]))
-    new = Scores(np.array([0.5, 0.2]), np.array([False, True]))
+    pair_set, embedded = plane_set([0.5, 0.2], [True, False])
+    other_set, other = plane_set([0.5, 0.2], [False, True])
+    old, new = measure("a", embedded, pair_set, 0.3), measure("b", other, other_set, 0.3)
     with pytest.raises(InvalidInput, match="same pairs"):
-        compare(old, 0.3, new, 0.3)
+        compare(old, new, pair_set)

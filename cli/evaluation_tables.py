@@ -1,0 +1,48 @@
+"""Shows an evaluation to a person."""
+
+from rich.console import Group, RenderableType
+
+from cli.output import facts, table
+from shared.evaluation.evaluation import Measured
+from shared.evaluation.figures import Comparison, Evaluation
+from shared.evaluation.wording import change_lines, headlines, percent, tar_lines
+
+
+def readable(
+    measured: Measured, old: Measured | None, changed: Comparison | None
+) -> RenderableType:
+    """Makes the tables of one evaluation and, given another, of what changed."""
+    figures = facts({"model": measured.name, **_shown(measured.evaluation)})
+    if old is None or changed is None:
+        return figures
+    rows = [
+        [line.label, line.old, line.new, line.difference, line.interval]
+        for line in change_lines(old.evaluation, measured.evaluation, changed)
+    ]
+    columns = ("figure", "it", "this", "difference", "95 % interval")
+    test = changed.mcnemar
+    verdict = f"{test.fixed}, {test.broken}; McNemar's exact test: p = {test.p_value:.2g}"
+    return Group(
+        figures,
+        table(*columns, rows=rows, title=f"against {old.name}"),
+        facts({"decisions fixed, broken": verdict}),
+    )
+
+
+def _shown(result: Evaluation) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "pairs": f"{result.genuine_pairs} genuine, {result.impostor_pairs} impostor, "
+        f"of {result.images} images",
+    }
+    for line in (*headlines(result), *tar_lines(result)):
+        shown[line.label] = f"{line.value}  ({line.note})" if line.note else line.value
+    shown["precision, recall"] = f"{percent(result.precision)}, {percent(result.recall)}"
+    shown["tp, tn, fp, fn"] = f"{result.tp}, {result.tn}, {result.fp}, {result.fn}"
+    if result.folded:
+        shown[f"accuracy over {result.folded.folds} folds"] = (
+            f"{percent(result.folded.mean)} ± {percent(result.folded.std)}"
+        )
+    if result.mirrored:
+        shown["best accuracy with mirror images"] = percent(result.mirrored.best_accuracy)
+    shown["images a second"] = f"{result.images_per_second:.1f}"
+    return shown
