@@ -14,8 +14,8 @@ from services.trainer.training import FeedbackSource, ReferenceFaces
 from shared.errors import PreconditionFailed
 from shared.model.faces import FaceReader
 
-_HELD_OUT_SHARE, _MIN_HELD_OUT = 0.15, MIN_PEOPLE
-_VALIDATION_SHARE, _MIN_VALIDATION = 0.1, 6
+_HELD_OUT_SHARE, _MIN_HELD_OUT = 0.12, MIN_PEOPLE
+_VALIDATION_SHARE, _MIN_VALIDATION = 0.08, 6
 _MIN_TRAINING = 14
 _MIN_ALL = _MIN_TRAINING + _MIN_VALIDATION + _MIN_HELD_OUT
 
