@@ -54,5 +54,8 @@ constraints: $(STAMP) ## Pin what is installed now
 bench: $(STAMP) ## Run the benchmarks; JSON goes to out/bench
 	@$(BIN)/python -m tests.benchmarks
 
+bench-%: $(STAMP) # One benchmark by its name, for instance bench-learning
+	@$(BIN)/python -m tests.benchmarks $*
+
 clean: ## Remove what make made, the venv and the demo's data included
 	@rm -rf $(VENV) out run
