@@ -1,0 +1,151 @@
+"""Promises of ``magface evaluate`` and of the pairs it is given."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.local.stack import Stack
+from shared.datasets.pairs_json import read_pairs_json
+from shared.datasets.render import write_people
+from shared.model.default import DEFAULT_CHECKPOINT
+from tests.cli.conftest import Magface
+from tests.cli.test_commands import Ask
+
+PROMISED = (
+    *("accuracy", "precision", "recall", "tp", "tn", "fp", "fn", "threshold", "best_accuracy"),
+    *("best_threshold", "auc", "eer", "tar_at_far", "images", "pairs", "images_per_second"),
+)
+
+
+def evaluate(magface: Magface, people: Path, *more: object) -> dict[str, object]:
+    result = magface("evaluate", "--pairs", people, "--sample", 20, "--json", *more)
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_a_checkpoint_is_measured_without_any_service(magface: Magface, people: Path) -> None:
+    answer = evaluate(magface, people, "--checkpoint", DEFAULT_CHECKPOINT)
+    assert set(PROMISED) <= set(answer)
+    assert answer["pairs"] == 20
+    assert answer["threshold"] == 0.4
+    assert "against" not in answer
+
+
+def test_two_models_are_compared_and_the_results_written(
+    magface: Magface, people: Path, tmp_path: Path
+) -> None:
+    models = ("--checkpoint", DEFAULT_CHECKPOINT, "--against", DEFAULT_CHECKPOINT)
+    answer = evaluate(magface, people, *models, "--threshold", "0.2", "--out", tmp_path / "out")
+    against = answer["against"]
+    assert isinstance(against, dict)
+    assert against["mcnemar"] == {"fixed": 0, "broken": 0, "p_value": 1.0}
+    assert against["accuracy"] == answer["accuracy"]
+    assert against["threshold"] == answer["threshold"] == 0.2
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {
+        *("evaluation.json", "error_summary.json", "report.html"),
+        *("false_positives", "false_negatives"),
+    }
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == answer
+    summary = json.loads((tmp_path / "out" / "error_summary.json").read_text())
+    assert summary["false_positives"] == answer["fp"]
+
+
+def test_a_version_is_measured_at_its_own_threshold(ask: Ask, people: Path) -> None:
+    [serving] = [model for model in ask("models", "list")["models"] if model["serving"]]
+    answer = ask("evaluate", "--pairs", people, "--sample", 20, "--against", DEFAULT_CHECKPOINT)
+    assert answer["model"] == serving["model_version"]
+    assert answer["threshold"] == serving["threshold"]
+    assert answer["against"]["model"] == str(DEFAULT_CHECKPOINT)
+    # The same network behind another engine; only the thresholds differ.
+    assert answer["auc"] == answer["against"]["auc"]
+
+
+def test_the_environment_names_the_object_store(
+    magface: Magface, stack: Stack, people: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAGFACE_S3_ENDPOINT", "127.0.0.1:1")
+    version = ("evaluate", "--pairs", people, "--sample", "20", "--model", "some-version")
+    result = magface(*version)
+    assert "MAGFACE_S3_ACCESS_KEY" in result.stderr
+    monkeypatch.setenv("MAGFACE_S3_ACCESS_KEY", "key")
+    monkeypatch.setenv("MAGFACE_S3_SECRET_KEY", "secret")
+    assert "127.0.0.1:1" in magface(*version).stderr
+    # A folder that is named wins.
+    result = magface(*version, "--dir", stack.folder)
+    assert "some-version" in result.stderr
+    assert "127.0.0.1:1" not in result.stderr
+
+
+def test_one_model_is_measured_at_a_time(magface: Magface, people: Path) -> None:
+    both = ("--model", "a-version", "--checkpoint", DEFAULT_CHECKPOINT)
+    result = magface("evaluate", "--pairs", people, *both)
+    assert result.exit_code == 1
+    assert "not both" in result.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_it_at_once_and_without_a_traceback(tmp_path: Path) -> None:
+    write_people(tmp_path / "people", 60, 10, 0)
+    command = [sys.executable, "-m", "cli", "evaluate", "--pairs", str(tmp_path / "people")]
+    process = subprocess.Popen(
+        [*command, "--checkpoint", str(DEFAULT_CHECKPOINT), "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    status = Path(f"/proc/{process.pid}/status")
+    # By then it decodes, in threads of its own, and the network runs.
+    while "Threads:\t1\n" in status.read_text():
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert output == errors == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_hard_pairs_are_those_a_model_confuses(
+    magface: Magface, people: Path, tmp_path: Path
+) -> None:
+    accuracy = {}
+    for name, share in (("plain", 0), ("hard", 1)):
+        options = ("--identities", 4, "--images", 3, "--pairs", 12, "--hard", share)
+        made = magface("dataset", "pairs", people, "--out", tmp_path / f"{name}.json", *options)
+        assert made.exit_code == 0, made.stderr
+        file = tmp_path / f"{name}.json"
+        answer = evaluate(magface, file, "--checkpoint", DEFAULT_CHECKPOINT)
+        accuracy[name] = answer["auc"]
+    assert accuracy["hard"] < accuracy["plain"]
+
+
+def test_splits_share_nobody(magface: Magface, people: Path, tmp_path: Path) -> None:
+    wanted = ("--split", "train=2:6", "--split", "test=2:4", "--images", "3")
+    result = magface("dataset", "splits", people, "--out", tmp_path / "sets", *wanted, "--json")
+    assert result.exit_code == 0, result.stderr
+    made = {split["split"]: split for split in json.loads(result.stdout)["splits"]}
+    assert (made["train"]["pairs"], made["test"]["pairs"]) == (6, 4)
+    sets = [read_pairs_json(Path(made[name]["file"])) for name in ("train", "test")]
+    train, test = (set(pair_set.identities or ()) for pair_set in sets)
+    assert len(train) == len(test) == 2
+    assert not train & test
+
+
+@pytest.mark.parametrize("split", ["train", "train=2", "train=two:4", "=2:4", "../x=2:4"])
+def test_a_split_that_cannot_be_read_is_wrong_usage(
+    magface: Magface, people: Path, tmp_path: Path, split: str
+) -> None:
+    result = magface("dataset", "splits", people, "--out", tmp_path, "--split", split)
+    assert result.exit_code == 2
+    assert "NAME=PEOPLE:PAIRS" in result.stderr
