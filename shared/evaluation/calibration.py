@@ -2,11 +2,11 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from sklearn.linear_model import LogisticRegression
 
 from shared.evaluation.metrics import roc, tar_at_far
 from shared.evaluation.scores import Scores
+from shared.model.manifest import ProbabilityCurve
 
 
 def best_accuracy_threshold(scores: Scores) -> float:
@@ -22,19 +22,6 @@ def far_threshold(scores: Scores, far: float) -> float:
         InvalidInput: If the impostor pairs are too few to measure it.
     """
     return tar_at_far(scores, far).threshold
-
-
-class ProbabilityCurve(BaseModel):
-    """Logistic map from similarity to the probability that a pair is genuine (Platt 1999)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    slope: float
-    intercept: float
-
-    def __call__(self, similarity: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probability 0..1 for similarities of any shape, at a prior of one half."""
-        return np.asarray(1 / (1 + np.exp(-(self.slope * similarity + self.intercept))))
 
 
 def fit_probability(scores: Scores) -> ProbabilityCurve:

@@ -21,6 +21,7 @@ from shared.model.manifest import (
     ChannelOrder,
     FileEntry,
     Manifest,
+    ProbabilityCurve,
 )
 from shared.model.selfcheck import make_golden, require_same
 from shared.model.session import OnnxSession, Session, split_features
@@ -39,6 +40,7 @@ def export_version(
     magnitude_quantiles: Sequence[float],
     golden_crops: NDArray[np.uint8],
     job_id: str,
+    probability: ProbabilityCurve | None = None,
     parent_version: str | None = None,
     data_snapshot: str | None = None,
     compatible_versions: Sequence[str] = (),
@@ -55,6 +57,7 @@ def export_version(
         magnitude_quantiles: See `Manifest`.
         golden_crops: uint8 [N, 112, 112, 3], BGR; a few faces for the self-check on load.
         job_id: See `Manifest`.
+        probability: See `Manifest`.
         parent_version: See `Manifest`.
         data_snapshot: See `Manifest`.
         compatible_versions: See `Manifest`.
@@ -86,6 +89,7 @@ def export_version(
             channel_order=channel_order,
             threshold=threshold,
             magnitude_quantiles=tuple(magnitude_quantiles),
+            probability=probability,
             parent_version=parent_version,
             job_id=job_id,
             data_snapshot=data_snapshot,

@@ -42,6 +42,18 @@ class GoldenCrop(_Frozen):
     magnitude: float = Field(gt=0)
 
 
+class ProbabilityCurve(_Frozen):
+    """Logistic map from similarity to the probability that a pair is genuine (Platt 1999)."""
+
+    slope: float = Field(allow_inf_nan=False)
+    intercept: float = Field(allow_inf_nan=False)
+
+    def __call__(self, similarity: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probability 0..1 for similarities of any shape, at a prior of one half."""
+        # The logistic function, by the form of it that cannot overflow.
+        return np.asarray((1 + np.tanh((self.slope * similarity + self.intercept) / 2)) / 2)
+
+
 class Manifest(_Frozen):
     """Describes one immutable model version.
 
@@ -52,6 +64,8 @@ class Manifest(_Frozen):
         threshold: Cosine similarity from which two faces are called the same person.
         magnitude_quantiles: Rising magnitudes of a reference set at evenly spaced
             quantiles 0..1; a magnitude's place among them is the face's quality.
+        probability: How likely a similarity is to be genuine; None where nobody has
+            measured it, as for an import.
         parent_version: What it was fine-tuned from; None for an import.
         job_id: The trainer's job that made it.
         data_snapshot: Feedback it was trained on; None for an import.
@@ -71,6 +85,7 @@ class Manifest(_Frozen):
     channel_order: ChannelOrder
     threshold: float = Field(ge=-1, le=1)
     magnitude_quantiles: tuple[float, ...] = Field(min_length=2)
+    probability: ProbabilityCurve | None = None
     parent_version: str | None
     job_id: str
     data_snapshot: str | None

@@ -13,7 +13,14 @@ from shared.errors import AlreadyExists, CorruptData
 from shared.model.checkpoint import load_checkpoint
 from shared.model.export import export_version
 from shared.model.iresnet import IResNet, IResNetSpec
-from shared.model.manifest import MANIFEST_FILE, ONNX_FILE, WEIGHTS_FILE, Manifest, read_manifest
+from shared.model.manifest import (
+    MANIFEST_FILE,
+    ONNX_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    ProbabilityCurve,
+    read_manifest,
+)
 from shared.model.selfcheck import require_same
 from shared.model.session import OnnxSession, open_session
 from shared.model.torch_session import TorchSession
@@ -39,6 +46,7 @@ def export(folder: Path, crops: NDArray[np.uint8]) -> Export:
         magnitude_quantiles=(1, 2, 4),
         golden_crops=crops,
         job_id="job-7",
+        probability=ProbabilityCurve(slope=20, intercept=-5),
         parent_version="iresnet18w4-00000000",
         data_snapshot="snapshot-3",
         compatible_versions=("iresnet18w4-00000000",),
@@ -99,6 +107,7 @@ def test_a_network_in_train_mode_is_exported_in_eval_mode_and_left_alone(
     assert manifest.job_id == "job-7"
     assert manifest.data_snapshot == "snapshot-3"
     assert manifest.compatible_versions == ("iresnet18w4-00000000",)
+    assert manifest.probability == ProbabilityCurve(slope=20, intercept=-5)
     assert manifest.metrics == {"accuracy": 0.9}
     assert len(manifest.golden) == len(crops)
     assert [file.name for file in folder.parent.iterdir()] == [folder.name]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shared.errors import CorruptData
-from shared.model.manifest import MANIFEST_FILE, read_manifest
+from shared.model.manifest import MANIFEST_FILE, ProbabilityCurve, read_manifest
 
 
 def test_quality_is_the_place_among_the_reference_magnitudes(narrow_version: Path) -> None:
@@ -17,6 +17,12 @@ def test_quality_is_the_place_among_the_reference_magnitudes(narrow_version: Pat
     assert quality.dtype == np.float32
 
 
+def test_probability_rises_with_similarity_and_never_leaves_0_to_1() -> None:
+    curve = ProbabilityCurve(slope=20, intercept=-6)
+    probability = curve(np.array([-1e4, 0.0, 0.3, 0.35, 1e4]))
+    np.testing.assert_allclose(probability, [0, 1 / (1 + np.exp(6)), 0.5, 1 / (1 + np.exp(-1)), 1])
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -24,6 +30,7 @@ def test_quality_is_the_place_among_the_reference_magnitudes(narrow_version: Pat
         ("magnitude_quantiles", [0.0, 1.0]),
         ("magnitude_quantiles", [1.0, "NaN"]),
         ("magnitude_quantiles", [1.0]),
+        ("probability", {"slope": "NaN", "intercept": 0.0}),
         ("threshold", 1.5),
         ("threshold", "NaN"),
         ("channel_order", "grey"),
