@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shared.datasets.pairs import PairSet
     from shared.evaluation.embed_set import Crops
     from shared.evaluation.evaluation import Measured
-    from shared.evaluation.figures import Comparison
+    from shared.evaluation.figures import Changes
 
 
 def evaluate(
@@ -72,7 +72,7 @@ def evaluate(
     else:
         opened = open_version(model, folder)
     old: Measured | None = None
-    changed: Comparison | None = None
+    changed: Changes | None = None
     measured = _measure(opened, pair_set, crops, threshold, mirror=mirror, seed=seed)
     if against:
         other = open_named(against, channel_order.value, folder)
@@ -83,7 +83,7 @@ def evaluate(
         out.mkdir(parents=True, exist_ok=True)
         (out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
         _write_errors(out, pair_set, crops, measured, old)
-    emit(as_json, result, readable(measured, old, changed))
+    emit(as_json, result, readable(measured, old, changed.comparison if changed else None))
 
 
 def _read_pairs(path: Path, sample: int, seed: int) -> "PairSet":
@@ -123,14 +123,15 @@ def _measure(
 
 
 def _result(
-    measured: "Measured", old: "Measured | None", changed: "Comparison | None"
+    measured: "Measured", old: "Measured | None", changed: "Changes | None"
 ) -> dict[str, Any]:
     result: dict[str, Any] = {"model": measured.name, **measured.evaluation.model_dump()}
     if old is not None and changed is not None:
         result["against"] = {
             "model": old.name,
             **old.evaluation.model_dump(),
-            **changed.model_dump(),
+            **changed.comparison.model_dump(),
+            **changed.model_dump(include={"fixed", "broken"}),
         }
     return result
 

@@ -8,7 +8,14 @@ from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput
 from shared.evaluation.bootstrap import differences
 from shared.evaluation.evaluation import Measured
-from shared.evaluation.figures import ChangedPair, Comparison, Difference, Evaluation, McNemar
+from shared.evaluation.figures import (
+    ChangedPair,
+    Changes,
+    Comparison,
+    Difference,
+    Evaluation,
+    McNemar,
+)
 
 
 def mcnemar(old_right: NDArray[np.bool_], new_right: NDArray[np.bool_]) -> McNemar:
@@ -25,7 +32,7 @@ def mcnemar(old_right: NDArray[np.bool_], new_right: NDArray[np.bool_]) -> McNem
     return McNemar(fixed=fixed, broken=broken, p_value=float(p_value))
 
 
-def compare(old: Measured, new: Measured, pair_set: PairSet) -> Comparison:
+def compare(old: Measured, new: Measured, pair_set: PairSet) -> Changes:
     """Compare two models that were measured on the same set with the same bootstrap.
 
     Raises:
@@ -37,11 +44,13 @@ def compare(old: Measured, new: Measured, pair_set: PairSet) -> Comparison:
     old_right = old.scores.decisions(old.evaluation.threshold) == genuine
     new_right = new.scores.decisions(new.evaluation.threshold) == genuine
     shift = new.scores.similarity - old.scores.similarity
-    return Comparison(
-        mcnemar=mcnemar(old_right, new_right),
-        differences=_differences(old, new),
-        genuine_shift=float(shift[genuine].mean()) if genuine.any() else None,
-        impostor_shift=float(shift[~genuine].mean()) if not genuine.all() else None,
+    return Changes(
+        comparison=Comparison(
+            mcnemar=mcnemar(old_right, new_right),
+            differences=_differences(old, new),
+            genuine_shift=float(shift[genuine].mean()) if genuine.any() else None,
+            impostor_shift=float(shift[~genuine].mean()) if not genuine.all() else None,
+        ),
         fixed=_changed(np.flatnonzero(~old_right & new_right), old, new, pair_set),
         broken=_changed(np.flatnonzero(old_right & ~new_right), old, new, pair_set),
     )

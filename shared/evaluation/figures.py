@@ -103,6 +103,22 @@ class Difference(_Frozen):
     high: float
 
 
+class Comparison(_Frozen):
+    """How far two models differ on the same pairs, each at its own threshold.
+
+    Attributes:
+        mcnemar: Whether the change of the decisions may be luck.
+        differences: Of the figures that have intervals; empty where the set has one class.
+        genuine_shift: Mean of new minus old similarity of the genuine pairs; None without any.
+        impostor_shift: The same of the impostor pairs.
+    """
+
+    mcnemar: McNemar
+    differences: dict[str, Difference]
+    genuine_shift: float | None
+    impostor_shift: float | None
+
+
 class ChangedPair(_Frozen):
     """A pair that one version decides rightly and the other does not.
 
@@ -118,21 +134,15 @@ class ChangedPair(_Frozen):
     similarity: float
 
 
-class Comparison(_Frozen):
-    """What changed from the old version to the new, each at its own threshold.
+class Changes(_Frozen):
+    """What changed from an old model to a new one.
 
     Attributes:
-        mcnemar: Whether the change of the decisions may be luck.
-        differences: Of the figures that have intervals; empty where the set has one class.
-        genuine_shift: Mean of new minus old similarity of the genuine pairs; None without any.
-        impostor_shift: The same of the impostor pairs.
-        fixed: The pairs that the new version mended.
+        comparison: The figures.
+        fixed: The pairs that the new model mended, those whose similarity moved most first.
         broken: The pairs that it got wrong anew.
     """
 
-    mcnemar: McNemar
-    differences: dict[str, Difference]
-    genuine_shift: float | None
-    impostor_shift: float | None
+    comparison: Comparison
     fixed: tuple[ChangedPair, ...]
     broken: tuple[ChangedPair, ...]

@@ -15,7 +15,7 @@ from shared.evaluation.compare import compare
 from shared.evaluation.embed_set import Crops
 from shared.evaluation.errors import ErrorKind, find_errors
 from shared.evaluation.evaluation import Measured
-from shared.evaluation.figures import Comparison
+from shared.evaluation.figures import Changes
 from shared.evaluation.wording import change_lines, headlines, percent, tar_lines
 
 _MOST_PAIRS_SHOWN = 60
@@ -115,7 +115,9 @@ def write_report(
     shelf = _Shelf(pair_set, crops, measured, old)
     sections = _error_sections(shelf, measured, pair_set)
     changed = compare(old, measured, pair_set) if old else None
-    changes = change_lines(old.evaluation, evaluation, changed) if old and changed else ()
+    changes = (
+        change_lines(old.evaluation, evaluation, changed.comparison) if old and changed else ()
+    )
     if changed:
         sections += _change_sections(shelf, changed)
     curve = evaluation.error_versus_reject
@@ -123,7 +125,7 @@ def write_report(
         measured=measured,
         e=evaluation,
         old=old,
-        changed=changed,
+        mcnemar=changed.comparison.mcnemar if changed else None,
         changes=changes,
         headlines=headlines(evaluation),
         tar=tar_lines(evaluation),
@@ -148,7 +150,7 @@ def _error_sections(shelf: _Shelf, measured: Measured, pair_set: PairSet) -> lis
     ]
 
 
-def _change_sections(shelf: _Shelf, changed: Comparison) -> list[_Section]:
+def _change_sections(shelf: _Shelf, changed: Changes) -> list[_Section]:
     parts = (
         ("New errors", "right before, wrong now", changed.broken),
         ("Fixed errors", "wrong before, right now", changed.fixed),

@@ -52,9 +52,9 @@ def tar_lines(evaluation: Evaluation) -> list[Line]:
     return [_line(evaluation, name, _label(name), missing) for name in names]
 
 
-def change_lines(old: Evaluation, new: Evaluation, changed: Comparison) -> Iterator[ChangeLine]:
+def change_lines(old: Evaluation, new: Evaluation, comparison: Comparison) -> Iterator[ChangeLine]:
     """The figures of both models whose difference has an interval."""
-    for name, difference in changed.differences.items():
+    for name, difference in comparison.differences.items():
         before, after = value_of(old, name), value_of(new, name)
         if before is not None and after is not None:
             yield ChangeLine(

@@ -38,15 +38,16 @@ def test_each_version_is_judged_at_its_own_threshold_and_says_who_changed() -> N
     _, after = plane_set([0.9, 0.8, 0.75, 0.3], labels)
     old, new = measure("old", before, pair_set, 0.3), measure("new", after, pair_set, 0.7)
     changed = compare(old, new, pair_set)
-    assert (changed.mcnemar.fixed, changed.mcnemar.broken) == (2, 1)
+    comparison = changed.comparison
+    assert (comparison.mcnemar.fixed, comparison.mcnemar.broken) == (2, 1)
     # The pair whose similarity moved most comes first.
     assert [pair.pair for pair in changed.fixed] == [1, 3]
     [broken] = changed.broken
     assert (broken.pair, broken.genuine) == (2, False)
     assert broken.images == ("image_00004", "image_00005")
     assert (broken.old_similarity, broken.similarity) == pytest.approx((0.1, 0.75))
-    assert changed.genuine_shift == pytest.approx(0.5)
-    assert changed.impostor_shift == pytest.approx(0.275)
+    assert comparison.genuine_shift == pytest.approx(0.5)
+    assert comparison.impostor_shift == pytest.approx(0.275)
 
 
 def test_a_difference_is_paired_so_that_one_model_does_not_differ_from_itself() -> None:
@@ -57,9 +58,9 @@ def test_a_difference_is_paired_so_that_one_model_does_not_differ_from_itself() 
     lifted = np.clip(base + np.where(genuine, 0.1, -0.05), -1, 1)
     _, better = plane_set(lifted.tolist(), genuine.tolist())
     old, new = (measure(name, set_, pair_set, 0.25) for name, set_ in (("a", one), ("b", better)))
-    for difference in compare(old, old, pair_set).differences.values():
+    for difference in compare(old, old, pair_set).comparison.differences.values():
         assert (difference.value, difference.low, difference.high) == (0, 0, 0)
-    gained = compare(old, new, pair_set).differences
+    gained = compare(old, new, pair_set).comparison.differences
     for name in ("accuracy", "auc", "tar_at_far.0.1"):
         assert 0 < gained[name].low <= gained[name].value <= gained[name].high
     assert gained["eer"].high < 0
@@ -67,7 +68,9 @@ def test_a_difference_is_paired_so_that_one_model_does_not_differ_from_itself() 
     assert old.evaluation.intervals["accuracy"].high > new.evaluation.intervals["accuracy"].low
     lines = {
         line.label: line
-        for line in change_lines(old.evaluation, new.evaluation, compare(old, new, pair_set))
+        for line in change_lines(
+            old.evaluation, new.evaluation, compare(old, new, pair_set).comparison
+        )
     }
     assert lines["accuracy"].difference == f"{100 * gained['accuracy'].value:+.2f}"
     assert set(lines) == {
@@ -84,10 +87,10 @@ def test_one_class_can_be_compared_as_far_as_it_goes() -> None:
     pair_set, before = plane_set([0.5, 0.2], [True, True])
     _, after = plane_set([0.5, 0.6], [True, True])
     old, new = (measure(name, set_, pair_set, 0.4) for name, set_ in (("a", before), ("b", after)))
-    changed = compare(old, new, pair_set)
-    assert changed.mcnemar.fixed == 1
-    assert changed.differences == {}
-    assert changed.impostor_shift is None
+    comparison = compare(old, new, pair_set).comparison
+    assert comparison.mcnemar.fixed == 1
+    assert comparison.differences == {}
+    assert comparison.impostor_shift is None
 
 
 def test_scores_of_other_pairs_are_refused() -> None:
