@@ -1,0 +1,63 @@
+"""The demo's people, its bookkeeping, and the whole of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli.demo.people import people_of_folder
+from cli.demo.traffic import Answer, VerifyTraffic
+from shared.datasets.render import write_people
+from shared.errors import InvalidInput
+from shared.evaluation.scores import Scores
+
+GENUINE = np.array([True, False])
+
+
+def test_test_people_share_nobody_with_those_who_teach(tmp_path: Path) -> None:
+    write_people(tmp_path, people=24, images=3, seed=1)
+    people = people_of_folder(tmp_path, seed=0)
+    sets = [people.feedback, people.validation, people.test]
+    shown = [{path for image in each.images if isinstance(path := image, Path)} for each in sets]
+    names = [{path.parent.name for path in paths} for paths in shown]
+    assert all(names)
+    assert len(set.union(*names)) == sum(len(each) for each in names)
+    assert all(each.labels.any() and not each.labels.all() for each in sets)
+
+
+def test_too_few_people_are_refused(tmp_path: Path) -> None:
+    write_people(tmp_path, people=5, images=2, seed=1)
+    with pytest.raises(InvalidInput, match="5 people have two images or more; 20 are needed"):
+        people_of_folder(tmp_path, seed=0)
+
+
+def test_an_answer_that_is_not_its_versions_own_counts_as_mixed() -> None:
+    traffic = VerifyTraffic.__new__(VerifyTraffic)
+    traffic.answers = [
+        Answer(0, "old", 0.5),
+        Answer(1, "new", 0.2),
+        Answer(0, "new", 0.5),  # the old version's similarity under the new one's name
+        Answer(0, "unheard-of", 0.5),
+    ]
+    references = {
+        "old": Scores(np.array([0.5, 0.1]), GENUINE),
+        "new": Scores(np.array([0.7, 0.2]), GENUINE),
+    }
+    assert traffic.mixed(references) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_whole_demo_learns_at_least_four_points_and_fails_no_call(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli", "demo", "--out", str(tmp_path / "demo"), "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    summary = json.loads(ended.stdout)
+    assert summary == json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert summary["after"]["accuracy"] >= summary["before"]["accuracy"] + 0.04
+    assert summary["swap"]["requests"] > 100
+    assert summary["swap"]["failed"] == 0
+    assert summary["swap"]["mixed_versions"] == 0
