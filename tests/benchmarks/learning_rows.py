@@ -1,0 +1,94 @@
+"""The learning benchmark's rows: what each measures, and where the finished ones are kept."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import services.trainer
+import shared.model
+
+WRONG_SHARE = 0.2
+
+_SOURCES = [Path(package.__path__[0]) for package in (services.trainer, shared.model)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        people: "rendered" or "real".
+        recipe: "parent", "seed", "hadsell" or "ours".
+        wrong_labels: Whether one label in five is wrong.
+        seed: Of the division of people, the pairs, and the training.
+    """
+
+    people: str
+    recipe: str
+    wrong_labels: bool = False
+    seed: int = 0
+
+
+# What says most comes first, so that an interrupted run is worth something.
+REAL = (
+    Row("real", "parent"),
+    Row("real", "ours"),
+    Row("real", "seed"),
+    Row("real", "hadsell"),
+    Row("real", "ours", wrong_labels=True),
+    Row("real", "parent", seed=1),
+    Row("real", "ours", seed=1),
+    Row("real", "parent", seed=2),
+    Row("real", "ours", seed=2),
+    Row("real", "ours", wrong_labels=True, seed=1),
+    Row("real", "ours", wrong_labels=True, seed=2),
+    Row("real", "seed", wrong_labels=True),
+    Row("real", "hadsell", wrong_labels=True),
+)
+RENDERED = (
+    Row("rendered", "parent"),
+    Row("rendered", "ours"),
+    Row("rendered", "ours", wrong_labels=True),
+)
+
+
+class KeptRows:
+    """Finished rows in a file, so that an interrupted benchmark goes on where it was.
+
+    Args:
+        file: Where.
+        material: Names the faces and the checkpoint; rows of others are kept apart, and so
+            are trained rows of another state of the trainer's sources.
+    """
+
+    def __init__(self, file: Path, material: str) -> None:
+        self._file = file
+        self._material = material
+        self._sources = _digest_sources()
+        self._kept: dict[str, dict[str, Any]] = (
+            json.loads(file.read_text()) if file.exists() else {}
+        )
+
+    def get(self, row: Row | str) -> dict[str, Any] | None:
+        return self._kept.get(self._key(row))
+
+    def put(self, row: Row | str, measured: dict[str, Any]) -> None:
+        self._kept[self._key(row)] = measured
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps(self._kept, indent=1))
+        partial.replace(self._file)
+
+    def _key(self, row: Row | str) -> str:
+        # The product's code has no part in the parent and in the seed's own loop.
+        literal = isinstance(row, Row) and row.recipe in ("parent", "seed")
+        name = json.dumps(asdict(row)) if isinstance(row, Row) else row
+        return f"{name} {self._material}{'' if literal else ' ' + self._sources}"
+
+
+def _digest_sources() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(file for folder in _SOURCES for file in folder.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
