@@ -1,22 +1,25 @@
 """One fine-tuning, from feedback to a judged model version."""
 
+import copy
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from services.trainer.assessing import TrainOnSome, assess
 from services.trainer.dataset import Crops, pair_batches, people_batches
 from services.trainer.features import Features, compute_features
 from services.trainer.finetune import Epoch, Faces, Finetuner, Plan
 from services.trainer.gate import decide, is_compatible
 from services.trainer.judging import Judgement, Views, judge, score, separation
 from services.trainer.losses import Margins, margins_around
-from services.trainer.material import FeedbackMaterial, divide_reference, prepare_feedback
+from services.trainer.material import decode_feedback, divide_feedback, divide_reference
 from services.trainer.objectives import CosineObjective, HadsellObjective
-from services.trainer.pairgraph import Indices
+from services.trainer.pairgraph import Indices, PairGraph
+from services.trainer.suspects import LabelReport
 from services.trainer.training import (
     EpochState,
     FeedbackSource,
@@ -38,7 +41,7 @@ from shared.model.session import cpu_threads, open_session
 from shared.settings import ImageLimits
 
 # Where in the whole work each stage ends.
-_DECODED, _EMBEDDED, _TRAINED, _JUDGED = 0.04, 0.1, 0.9, 0.94
+_DECODED, _EMBEDDED, _ASSESSED, _TRAINED, _JUDGED = 0.04, 0.1, 0.35, 0.9, 0.94
 
 
 def run_training(
@@ -57,36 +60,52 @@ def run_training(
     network = load_checkpoint(parent / WEIGHTS_FILE).network
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     look = partial(compute_features, network, manifest.channel_order)
-    material = prepare_feedback(
+    decoded = decode_feedback(
         feedback,
         FaceReader(ImageLimits()),
         workdir / "crops.npy",
-        spec.seed,
         _stage(report, "decoding images", 0.0, _DECODED),
     )
     embedding = _stage(report, "embedding with the parent", _DECODED, _EMBEDDED)
-    before = Faces(material.crops, look(material.crops, embedding))
+    before = Faces(decoded.crops, look(decoded.crops, embedding))
     faces, faces_before, replay = None, None, None
     if reference is not None:
         faces = divide_reference(reference, spec.seed)
         faces_before = Faces(faces.crops, look(faces.crops, embedding))
         replay = faces_before.only(faces.replayed)
 
+    labels = assess(
+        decoded.images,
+        decoded.pairs,
+        before.parent,
+        _train_on_some(
+            spec,
+            network,
+            manifest,
+            feedback=before,
+            replay=replay,
+            workdir=workdir,
+            report=report,
+        ),
+    )
+    material = divide_feedback(decoded.images, labels.pairs, spec.seed)
     finetuner = _finetuner(
-        spec, network, manifest, material=material, feedback=before, replay=replay
+        spec, network, manifest, material.graph, material.training, feedback=before, replay=replay
     )
     epochs = finetuner.run(
         lambda: separation(
-            score(material.validation, _seen(look, material.crops, material.validation.images))
+            score(material.validation, _seen(look, decoded.crops, material.validation.images))
         ),
         state,
         workdir / "epoch.pt",
-        _training_report(report),
+        _training_report(
+            report, "training", _ASSESSED if labels.report.treated else _EMBEDDED, _TRAINED
+        ),
     )
 
     report(Progress(_TRAINED, "judging the candidate"))
     shown = np.concatenate([material.validation.images, material.held_out.images])
-    views = Views(before.parent, _seen(look, material.crops, shown))
+    views = Views(before.parent, _seen(look, decoded.crops, shown))
     measured = None
     if faces and faces_before:
         after = _seen(look, faces.crops, faces.pairs.images)
@@ -99,6 +118,7 @@ def run_training(
         manifest,
         judgement=judgement,
         epochs=epochs,
+        labels=labels.report,
         data_snapshot=feedback.snapshot_id,
         workdir=workdir,
     )
@@ -108,12 +128,56 @@ def _stage(report: Report, message: str, start: float, end: float) -> Callable[[
     return lambda done: report(Progress(start + done * (end - start), message))
 
 
-def _training_report(report: Report) -> Callable[[float, int, float], None]:
+def _training_report(
+    report: Report, message: str, start: float, end: float
+) -> Callable[[float, int, float], None]:
     def tick(done: float, epoch: int, loss: float) -> None:
-        fraction = _EMBEDDED + done * (_TRAINED - _EMBEDDED)
-        report(Progress(fraction, f"training, epoch {epoch}", {"epoch": epoch, "loss": loss}))
+        fraction = start + done * (end - start)
+        report(Progress(fraction, f"{message}, epoch {epoch}", {"epoch": epoch, "loss": loss}))
 
     return tick
+
+
+class _NoState:
+    """Keeps nothing: what it is for is short, and the same when it is done again."""
+
+    def save(self, file: Path) -> None:
+        del file
+
+    def load(self, file: Path) -> bool:
+        del file
+        return False
+
+
+def _train_on_some(
+    spec: TrainingSpec,
+    network: IResNet,
+    manifest: Manifest,
+    *,
+    feedback: Faces,
+    replay: Faces | None,
+    workdir: Path,
+    report: Report,
+) -> TrainOnSome | None:
+    """Half a training, which leaves the network as it is; None for the seed's recipe."""
+    if spec.recipe is Recipe.HADSELL:
+        return None
+    short = replace(spec, epochs=max(1, spec.epochs // 2))
+    half = (_ASSESSED - _EMBEDDED) / 2
+    starts = iter((_EMBEDDED, _EMBEDDED + half))
+
+    def train(graph: PairGraph, images: Indices) -> Features:
+        start = next(starts)
+        tick = _training_report(report, "checking the labels", start, start + half)
+        mine = copy.deepcopy(network)
+        finetuner = _finetuner(
+            short, mine, manifest, graph, images, feedback=feedback, replay=replay
+        )
+        # The last epoch is as good as any: there is nobody left to choose it by.
+        finetuner.run(lambda: 0.0, _NoState(), workdir / "half.pt", tick)
+        return compute_features(mine, manifest.channel_order, feedback.crops)
+
+    return train
 
 
 def _seen(look: Callable[[Crops], Features], crops: Crops, images: Indices) -> Features:
@@ -129,12 +193,12 @@ def _finetuner(
     spec: TrainingSpec,
     network: IResNet,
     manifest: Manifest,
+    graph: PairGraph,
+    images: Indices,
     *,
-    material: FeedbackMaterial,
     feedback: Faces,
     replay: Faces | None,
 ) -> Finetuner:
-    graph, images = material.graph, material.training
     mixed = _computes_bfloat16()
     match spec.recipe:
         case Recipe.COSINE:
@@ -191,6 +255,7 @@ def _export(
     *,
     judgement: Judgement,
     epochs: list[Epoch],
+    labels: LabelReport,
     data_snapshot: str,
     workdir: Path,
 ) -> TrainingOutcome:
@@ -215,7 +280,8 @@ def _export(
         compatible_versions=(parent.model_version,) if is_compatible(figures) else (),
         metrics=measured | {"images_per_second": epochs[-1].images_per_second},
     )
-    return TrainingOutcome(folder, manifest, decide(figures, self_check=_checks(folder, manifest)))
+    gate = decide(figures, self_check=_checks(folder, manifest))
+    return TrainingOutcome(folder, manifest, gate, labels)
 
 
 def _checks(folder: Path, manifest: Manifest) -> bool:

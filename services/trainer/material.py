@@ -1,6 +1,6 @@
 """What a training works on: the feedback's people and the reference faces, divided up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from services.trainer.dataset import Crops, decode_once
 from services.trainer.gate import MIN_PEOPLE
 from services.trainer.heldout import Pairs, feedback_pairs, reference_pairs
 from services.trainer.pairgraph import Indices, PairGraph, build_graph, groups, split_people
-from services.trainer.training import FeedbackSource, ReferenceFaces
+from services.trainer.training import FeedbackSource, LabelledPair, ReferenceFaces
 from shared.errors import PreconditionFailed
 from shared.model.faces import FaceReader
 
@@ -21,47 +21,74 @@ _MIN_ALL = _MIN_TRAINING + _MIN_VALIDATION + _MIN_HELD_OUT
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """The feedback's images that can be read, and the labels on them.
+
+    Attributes:
+        images: SHA-256 of each of the N images.
+        crops: uint8 [N, 112, 112, 3], BGR.
+        pairs: Those of whose images both are there.
+    """
+
+    images: tuple[str, ...]
+    crops: Crops
+    pairs: tuple[LabelledPair, ...]
+
+
+def decode_feedback(
+    feedback: FeedbackSource, reader: FaceReader, file: Path, tick: Callable[[float], None]
+) -> Decoded:
+    """Decode the feedback's images.
+
+    Args:
+        feedback: Pairs and images.
+        reader: Decodes and aligns the images.
+        file: Takes the crops.
+        tick: Called with the share of the images decoded.
+
+    Raises:
+        PreconditionFailed: If the pairs show too few people; says how many are missing.
+    """
+    pairs = tuple(feedback.pairs())
+    named = sorted({sha for pair in pairs for sha in (pair.sha256_a, pair.sha256_b)})
+    _require_enough(named, pairs)
+    images, crops = decode_once(named, feedback, reader, file, tick)
+    usable = set(images)
+    left = tuple(pair for pair in pairs if {pair.sha256_a, pair.sha256_b} <= usable)
+    _require_enough(images, left)
+    return Decoded(tuple(images), crops, left)
+
+
+@dataclass(frozen=True)
 class FeedbackMaterial:
-    """The feedback's images, and what each is for.
+    """What each of the feedback's images is for.
 
     Attributes:
         graph: Relates the images.
-        crops: uint8 [N, 112, 112, 3], BGR, in the order of the graph's images.
         training: Images to train on.
         validation: Pairs of other people: best epoch, threshold.
         held_out: Pairs of yet other people: the gate.
     """
 
     graph: PairGraph
-    crops: Crops
     training: Indices
     validation: Pairs
     held_out: Pairs
 
 
-def prepare_feedback(
-    feedback: FeedbackSource,
-    reader: FaceReader,
-    file: Path,
-    seed: int,
-    tick: Callable[[float], None],
+def divide_feedback(
+    images: Sequence[str], pairs: Sequence[LabelledPair], seed: int
 ) -> FeedbackMaterial:
-    """Decode the feedback's images and divide its people.
+    """Divide the people of the feedback.
 
     Args:
-        feedback: Pairs and images.
-        reader: Decodes and aligns the images.
-        file: Takes the crops.
+        images: SHA-256 of each image.
+        pairs: Labels to go by.
         seed: Of the division.
-        tick: Called with the share of the images decoded.
 
     Raises:
         PreconditionFailed: If there are not people enough; says how many are missing.
     """
-    pairs = tuple(feedback.pairs())
-    named = sorted({sha for pair in pairs for sha in (pair.sha256_a, pair.sha256_b)})
-    _require_people(build_graph(named, pairs))
-    images, crops = decode_once(named, feedback, reader, file, tick)
     graph = build_graph(images, pairs)
     people = _require_people(graph)
     shares = [
@@ -71,11 +98,17 @@ def prepare_feedback(
     training, validation, held_out = split_people(graph, shares, seed)
     return FeedbackMaterial(
         graph,
-        crops,
         training,
         feedback_pairs(graph, validation, seed),
         feedback_pairs(graph, held_out, seed),
     )
+
+
+def _require_enough(images: Sequence[str], pairs: Sequence[LabelledPair]) -> None:
+    # Wrong labels make one of many people. Before they are found, only what no finding could
+    # make enough is refused.
+    if sum(pair.same for pair in pairs) < _MIN_ALL:
+        _require_people(build_graph(images, pairs))
 
 
 def _require_people(graph: PairGraph) -> int:

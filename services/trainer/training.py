@@ -17,6 +17,7 @@ from shared.errors import InvalidInput
 from shared.model.manifest import Manifest
 
 if TYPE_CHECKING:  # it needs OpenCV, which the trainer's server does without
+    from services.trainer.suspects import LabelReport
     from shared.model.faces import FaceImage
 
 
@@ -191,11 +192,13 @@ class TrainingOutcome:
         folder: The version's files, ready to publish.
         manifest: What `folder` holds.
         gate: The verdict; a refused candidate is published too, but not promoted.
+        labels: What the training thinks of the labels it was given.
     """
 
     folder: Path
     manifest: Manifest
     gate: GateVerdict
+    labels: "LabelReport"
 
 
 class RunTraining(Protocol):

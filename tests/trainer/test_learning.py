@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from services.trainer.learning import run_training
-from services.trainer.material import prepare_feedback
+from services.trainer.material import decode_feedback, divide_feedback
 from services.trainer.training import Progress, Recipe, ReferenceFaces, TrainingSpec
 from shared.datasets.render import render_person
 from shared.errors import InvalidInput, PreconditionFailed
@@ -45,23 +45,22 @@ def spec(**changes: object) -> TrainingSpec:
 
 def test_too_few_people_are_a_clear_refusal(tmp_path: Path) -> None:
     with pytest.raises(PreconditionFailed, match=r"shows 20 people .* at least 30 are needed"):
-        prepare_feedback(
+        decode_feedback(
             Rendered(range(20), 2),
             FaceReader(ImageLimits()),
             tmp_path / "crops.npy",
-            seed=0,
             tick=lambda _: None,
         )
 
 
 def test_training_validation_and_gate_share_no_image(tmp_path: Path) -> None:
-    material = prepare_feedback(
+    decoded = decode_feedback(
         Rendered(range(30), 2),
         FaceReader(ImageLimits()),
         tmp_path / "crops.npy",
-        seed=0,
         tick=lambda _: None,
     )
+    material = divide_feedback(decoded.images, decoded.pairs, seed=0)
     sides = [material.training, material.validation.images, material.held_out.images]
     for one, other in combinations([set(side.ravel()) for side in sides], 2):
         assert not one & other

@@ -1,0 +1,144 @@
+"""What a training found out about its labels, and where that is kept."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from services.trainer.training import LabelledPair
+from shared.errors import NotFound
+from shared.storage.objects import ObjectStore
+from shared.storage.postgres import Pool, transaction
+
+
+class Suspicion(StrEnum):
+    """Why a label is suspected."""
+
+    # Its votes and the similarity of its images make it more likely wrong than right.
+    UNLIKELY = "unlikely"
+    # SAME labels connect what a DIFFERENT label parts, and no other is trusted less.
+    CONTRADICTION = "contradiction"
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A label that may be wrong.
+
+    Attributes:
+        same: What it says.
+        wrong: Probability that it is wrong, 0..1.
+        annotators: Who said so.
+    """
+
+    sha256_a: str
+    sha256_b: str
+    same: bool
+    wrong: float
+    why: Suspicion
+    annotators: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often an annotator is right.
+
+    Attributes:
+        votes: Of theirs, not counting the unsure ones.
+        genuine_right: Share of the genuine pairs that they call SAME, 0..1; of few votes nearer
+            to what all annotators reach together.
+        impostor_right: Share of the impostor pairs that they call DIFFERENT, 0..1.
+    """
+
+    annotator: str
+    votes: int
+    genuine_right: float
+    impostor_right: float
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What a training thinks of its labels.
+
+    Attributes:
+        pairs: How many it was given.
+        wrong_share: Share of them that it expects to be wrong, 0..1.
+        treated: Whether it weighted the labels by their probability to be right and left
+            the unlikely ones out; it does not where next to none seem wrong.
+        suspects: The surest first.
+        annotators: The least reliable first.
+    """
+
+    pairs: int
+    wrong_share: float
+    treated: bool
+    suspects: tuple[Suspect, ...]
+    annotators: tuple[Reliability, ...]
+
+
+_REPORT = TypeAdapter(LabelReport)
+
+
+def suspect(pair: LabelledPair, wrong: float, why: Suspicion) -> Suspect:
+    """Suspect a pair's label."""
+    annotators = tuple(vote.annotator for vote in pair.votes if vote.same == pair.same)
+    return Suspect(pair.sha256_a, pair.sha256_b, pair.same, wrong, why, annotators)
+
+
+def surest_first(suspects: Iterable[Suspect]) -> tuple[Suspect, ...]:
+    """Sort by the probability to be wrong, and the same way each time."""
+    return tuple(sorted(suspects, key=lambda one: (-one.wrong, one.sha256_a, one.sha256_b)))
+
+
+def keep_report(objects: ObjectStore, job_id: UUID, report: LabelReport) -> None:
+    """Store the report of a job.
+
+    Raises:
+        Unavailable: If the object store cannot be reached.
+    """
+    objects.put(_key(job_id), _REPORT.dump_json(report))
+
+
+def _key(job_id: UUID) -> str:
+    return f"suspects/{job_id}.json"
+
+
+class Suspects:
+    """Looks up what trainings found out about their labels."""
+
+    def __init__(self, pool: Pool, objects: ObjectStore) -> None:
+        self._pool = pool
+        self._objects = objects
+
+    async def report(self, job_id: UUID | None) -> tuple[UUID, LabelReport]:
+        """Give the report of a training, and which one that is.
+
+        Args:
+            job_id: The latest finished training when None.
+
+        Raises:
+            NotFound: If there is no such training, or it has not succeeded.
+            Unavailable: If Postgres or the object store cannot be reached.
+        """
+        found = await self._finished(job_id)
+        if found is None:
+            named = "no training" if job_id is None else f"job {job_id} is no training that"
+            raise NotFound(f"{named} has succeeded; only such a one lists suspect labels")
+        try:
+            data = await asyncio.to_thread(self._objects.get, _key(found))
+        except NotFound as error:
+            raise NotFound(f"job {found} kept no list of suspect labels") from error
+        return found, _REPORT.validate_json(data)
+
+    async def _finished(self, job_id: UUID | None) -> UUID | None:
+        async with transaction(self._pool) as connection:
+            rows = await connection.execute(
+                "SELECT job_id FROM trainer.jobs WHERE kind = 'train' AND state = 'succeeded'"
+                " AND (%(job_id)s::uuid IS NULL OR job_id = %(job_id)s)"
+                " ORDER BY ended_at DESC LIMIT 1",
+                {"job_id": job_id},
+            )
+            row: tuple[UUID] | None = await rows.fetchone()
+        return row and row[0]
