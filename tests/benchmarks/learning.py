@@ -4,6 +4,7 @@
 aligned crops, and another network. Rows are kept in ``learning.rows.json`` as they finish.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -65,12 +66,12 @@ def run(out: Path) -> dict[str, Any]:
         ]
         todo.insert(min(5, len(todo)), (_SPEED, bench.speed))
         for place, (row, measure) in enumerate(todo, 1):
-            title = f"[{place}/{len(todo)}] {row}"
+            title = f"{place}/{len(todo)} {row}"
             if kept.get(row) is None:
                 start = time.monotonic()
                 measured = measure(partial(_tell, title))
                 kept.put(row, measured | {"seconds": round(time.monotonic() - start)})
-            _say(f"{title}: {kept.get(row)}")
+            _say(f"{title}: {json.dumps(kept.get(row))}")
     finished = {row: found for row, _ in todo if (found := kept.get(row))}
     table = make_table(finished)
     sys.stdout.write(table)

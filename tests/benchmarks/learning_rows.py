@@ -2,16 +2,12 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import services.trainer
-import shared.model
-
 WRONG_SHARE = 0.2
-
-_SOURCES = [Path(package.__path__[0]) for package in (services.trainer, shared.model)]
 
 
 @dataclass(frozen=True)
@@ -29,6 +25,10 @@ class Row:
     recipe: str
     wrong_labels: bool = False
     seed: int = 0
+
+    def __str__(self) -> str:
+        labels = ", one label in five wrong" if self.wrong_labels else ""
+        return f"{self.people} people, {self.recipe}{labels}, seed {self.seed}"
 
 
 # What says most comes first, so that an interrupted run is worth something.
@@ -88,7 +88,13 @@ class KeptRows:
 
 
 def _digest_sources() -> str:
+    """Digest of the product's modules that this process trains with."""
+    files = {
+        module.__file__
+        for name, module in sys.modules.items()
+        if name.startswith(("services.trainer", "shared.model")) and module.__file__
+    }
     digest = hashlib.sha256()
-    for file in sorted(file for folder in _SOURCES for file in folder.glob("*.py")):
-        digest.update(file.read_bytes())
+    for file in sorted(files):
+        digest.update(Path(file).read_bytes())
     return digest.hexdigest()[:12]
