@@ -13,7 +13,7 @@ _WORST_JPEG, _BEST_JPEG = 25, 90
 
 
 def augmentation(probability: float) -> v2.Transform:
-    """Mirror, geometry, resolution, light, noise and JPEG; each chosen by an ablation in docs/.
+    """Mirror, geometry, resolution, light, noise and JPEG; compared in docs/learning.md.
 
     Args:
         probability: Of each step but the mirror, which has one half.

@@ -64,7 +64,7 @@ def run(out: Path) -> dict[str, Any]:
         todo: list[tuple[Row | str, Callable[[Tick], dict[str, Any]]]] = [
             (row, partial(bench.measure, row)) for row in (*(REAL if real else ()), *RENDERED)
         ]
-        todo.insert(min(5, len(todo)), (_SPEED, bench.speed))
+        todo.insert(2, (_SPEED, bench.speed))
         for place, (row, measure) in enumerate(todo, 1):
             title = f"{place}/{len(todo)} {row}"
             if kept.get(row) is None:

@@ -25,6 +25,7 @@ _HEAD = (
     "old against new, TAR@FAR 1e-2",
     "threshold",
     "magnitude",
+    "gate passed",
 )
 
 Measured = Mapping[Row | str, Mapping[str, Any]]
@@ -95,7 +96,12 @@ def _line(people: str, view: str, recipe: str, wrong: bool, measured: Measured) 
             _number([figures[name] for figures in own], digits)
             for name, digits in (("stored_tar", 3), ("threshold", 2), ("magnitude", 1))
         ),
+        _gate([measured[row]["gate_passed"] for row in rows if "gate_passed" in measured[row]]),
     ]
+
+
+def _gate(passed: Sequence[bool]) -> str:
+    return f"{sum(passed)} of {len(passed)}" if passed else "-"
 
 
 def _minus(values: Iterable[float], parents: Iterable[Any], name: str, scale: float) -> list[float]:
