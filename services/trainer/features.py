@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from services.trainer.distributed import own_share, summed
 from shared.errors import CorruptData
 from shared.model.iresnet import IResNet
 from shared.model.manifest import ChannelOrder
@@ -22,7 +23,7 @@ def compute_features(
     crops: NDArray[np.uint8],
     tick: Callable[[float], None] = lambda _: None,
 ) -> Features:
-    """Run a network over crops.
+    """Run a network over crops; several processes share the work and all get the whole.
 
     Args:
         network: Is put into eval mode.
@@ -38,12 +39,15 @@ def compute_features(
     """
     network.eval()
     device = next(network.parameters()).device
-    features = np.empty((len(crops), network.spec.embedding_size), np.float32)
-    for start in range(0, len(crops), _AT_ONCE):
-        images = torch.from_numpy(network_input(crops[start : start + _AT_ONCE], channel_order))
+    share = own_share(len(crops))
+    features = np.zeros((len(crops), network.spec.embedding_size), np.float32)
+    for start in range(share.start, share.stop, _AT_ONCE):
+        stop = min(start + _AT_ONCE, share.stop)
+        images = torch.from_numpy(network_input(crops[start:stop], channel_order))
         with torch.inference_mode():
-            features[start : start + _AT_ONCE] = network(images.to(device)).cpu().numpy()
-        tick(min(start + _AT_ONCE, len(crops)) / len(crops))
+            features[start:stop] = network(images.to(device)).cpu().numpy()
+        tick((stop - share.start) / (share.stop - share.start))
+    features = summed(torch.from_numpy(features)).numpy()
     if not np.isfinite(features).all():
         raise CorruptData("the network gives NaN or infinity for some faces: its weights are lost")
     return features

@@ -15,6 +15,14 @@ from torch import Tensor
 
 from services.trainer.augment import augment, augmentation
 from services.trainer.dataset import Batch, Crops
+from services.trainer.distributed import (
+    agreed,
+    gathered,
+    leads,
+    own_share,
+    processes,
+    replicated,
+)
 from services.trainer.features import Features
 from services.trainer.objectives import Objective
 from services.trainer.pairgraph import Indices
@@ -82,7 +90,7 @@ class Epoch:
 
 
 class Finetuner:
-    """Fine-tunes a network in place.
+    """Fine-tunes a network in place; on several processes as on one, see `distributed`.
 
     Args:
         network: The parent's copy.
@@ -106,6 +114,7 @@ class Finetuner:
         replay: Faces | None,
     ) -> None:
         self._network = network
+        self._replica = replicated(network)
         self._channel_order = channel_order
         self._plan = plan
         self._objective = objective
@@ -141,13 +150,17 @@ class Finetuner:
         Raises:
             CorruptData: If the loss is no number any more.
         """
-        if state.load(file):
-            self._restore(torch.load(file, map_location=self._device, weights_only=True))
+        # Only one asks for it: a state that is replaced meanwhile would part them.
+        found = leads() and state.load(file)
+        kept = agreed(torch.load(file, map_location="cpu", weights_only=True) if found else None)
+        if kept is not None:
+            self._restore(kept)
         for number in range(len(self._history) + 1, self._plan.epochs + 1):
             loss, speed = self._epoch(number, tick)
-            self._finish(Epoch(number, loss, validate(), speed))
-            torch.save(self._snapshot(), file)
-            state.save(file)
+            self._finish(Epoch(number, loss, agreed(validate()), speed))
+            if leads():
+                torch.save(self._snapshot(), file)
+                state.save(file)
         self._network.load_state_dict(self._best)
         self._network.eval()
         return list(self._history)
@@ -190,6 +203,7 @@ class Finetuner:
             group["lr"] = factor * self._plan.learning_rate
 
     def _step(self, batch: Batch, generator: np.random.Generator) -> float:
+        # All of the batch on each process, though it embeds but its share: so all draw alike.
         crops = self._feedback.crops[batch.images]
         if self._change is not None:
             crops = augment(crops, self._change)
@@ -198,7 +212,8 @@ class Finetuner:
             again = generator.integers(len(self._replay.crops), size=self._plan.replay)
             crops = np.concatenate([crops, self._replay.crops[again]])
             parent = np.concatenate([parent, self._replay.parent[again]])
-        features, old = self._forward(crops), self._on_device(parent)
+        features = gathered(self._forward(crops[own_share(len(crops))]), len(crops))
+        old = self._on_device(parent)
         count = len(batch.images)
         loss = self._objective.feedback(
             features[:count],
@@ -209,7 +224,8 @@ class Finetuner:
         if self._replay is not None:
             loss = loss + self._objective.replay(features[count:], old[count:])
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        # The gradients of the processes add up to the whole one, and are averaged.
+        (loss * processes()).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._plan.clip)
         self._optimizer.step()
         return loss.item()
@@ -217,7 +233,7 @@ class Finetuner:
     def _forward(self, crops: Crops) -> Tensor:
         images = self._on_device(network_input(crops, self._channel_order))
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._plan.mixed_precision):
-            features: Tensor = self._network(images)
+            features: Tensor = self._replica(images)
         return features.float()
 
     def _on_device(self, array: NDArray[np.float32]) -> Tensor:

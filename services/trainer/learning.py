@@ -1,6 +1,7 @@
 """One fine-tuning, from feedback to a judged model version."""
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 
 from services.trainer.assessing import TrainOnSome, assess
 from services.trainer.dataset import Crops, pair_batches, people_batches
+from services.trainer.distributed import agreed, leads, own_device, own_threads
 from services.trainer.features import Features, compute_features
 from services.trainer.finetune import Epoch, Faces, Finetuner, Plan
 from services.trainer.gate import decide, is_compatible
@@ -55,10 +57,10 @@ def run_training(
     report: Report,
 ) -> TrainingOutcome:
     """See `services.trainer.training.RunTraining`."""
-    torch.set_num_threads(cpu_threads())
+    torch.set_num_threads(own_threads(cpu_threads()))
     manifest = read_manifest(parent)
     network = load_checkpoint(parent / WEIGHTS_FILE).network
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(own_device())
     look = partial(compute_features, network, manifest.channel_order)
     decoded = decode_feedback(
         feedback,
@@ -74,20 +76,10 @@ def run_training(
         faces_before = Faces(faces.crops, look(faces.crops, embedding))
         replay = faces_before.only(faces.replayed)
 
-    labels = assess(
-        decoded.images,
-        decoded.pairs,
-        before.parent,
-        _train_on_some(
-            spec,
-            network,
-            manifest,
-            feedback=before,
-            replay=replay,
-            workdir=workdir,
-            report=report,
-        ),
+    train_on_some = _train_on_some(
+        spec, network, manifest, feedback=before, replay=replay, workdir=workdir, report=report
     )
+    labels = agreed(assess(decoded.images, decoded.pairs, before.parent, train_on_some))
     material = divide_feedback(decoded.images, labels.pairs, spec.seed)
     finetuner = _finetuner(
         spec, network, manifest, material.graph, material.training, feedback=before, replay=replay
@@ -110,6 +102,8 @@ def run_training(
     if faces and faces_before:
         after = _seen(look, faces.crops, faces.pairs.images)
         measured = (Views(faces_before.parent, after), faces.pairs)
+    if not leads():
+        sys.exit()
     judgement = judge(views, material.validation, material.held_out, measured, spec.seed)
     report(Progress(_JUDGED, "exporting the candidate"))
     return _export(

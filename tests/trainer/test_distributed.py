@@ -1,0 +1,62 @@
+"""A training on two processes, which are real ones, started by torchrun."""
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from tests.trainer.test_finetune import finetuner, tiny_network, train
+from tests.trainer.torchrun import SCORES, torchrun
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same training on one process."""
+    network, scores = tiny_network(), iter(SCORES)
+    epochs = train(
+        finetuner(network), tmp_path_factory.mktemp("alone"), validate=lambda: next(scores)
+    )
+    return {"weights": network.state_dict(), "losses": [epoch.loss for epoch in epochs]}
+
+
+def made(folder: Path, rank: int) -> dict[str, Any]:
+    return torch.load(folder / f"made-{rank}.pt")
+
+
+def same(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
+    assert one["losses"] == pytest.approx(other["losses"], rel=tolerance)
+    for name, weights in one["weights"].items():
+        torch.testing.assert_close(
+            weights, other["weights"][name], rtol=tolerance, atol=tolerance, msg=name
+        )
+
+
+def test_two_processes_train_as_one_does(alone: dict[str, Any], tmp_path: Path) -> None:
+    run = torchrun(tmp_path, "train")
+    assert run.returncode == 0, run.stdout
+    # An epoch changes weights by a thousandth, a wrong gradient's sign by twice that.
+    same(made(tmp_path, 0), alone, tolerance=1e-5)
+    same(made(tmp_path, 1), made(tmp_path, 0), tolerance=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_fails_ends_both_and_they_go_on_from_the_last_epoch(
+    alone: dict[str, Any], tmp_path: Path, rank: int
+) -> None:
+    failed = torchrun(tmp_path, f"process {rank} fails")
+    assert failed.returncode != 0
+    assert "something nobody thought of" in failed.stdout
+    assert [pid for pid in pids(tmp_path) if psutil.pid_exists(pid)] == []
+    assert not list(tmp_path.glob("made-*"))
+
+    resumed = torchrun(tmp_path, "train")
+    assert resumed.returncode == 0, resumed.stdout
+    assert [made(tmp_path, rank)["trained"] for rank in (0, 1)] == [[3], [3]]
+    same(made(tmp_path, 0), alone, tolerance=1e-5)
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(pid) for pid in (folder / "pids").read_text().split()]
