@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cli import dataset, evaluate, faces, feedback, models, training, up
+from cli import dataset, evaluate, evaluations, faces, feedback, models, training, up
 from cli.demo import command as demo
 from shared.errors import MagFaceError
 
@@ -35,6 +35,9 @@ app.command()(faces.verify)
 app.add_typer(feedback.app, name="feedback")
 app.command()(training.train)
 app.add_typer(training.jobs, name="jobs")
+models.app.command("evaluate")(evaluations.evaluate_model)
+models.app.command("evaluations")(evaluations.list_evaluations)
+models.app.command("report")(evaluations.fetch_report)
 app.add_typer(models.app, name="models")
 app.add_typer(dataset.app, name="dataset")
 app.command()(evaluate.evaluate)

@@ -89,7 +89,8 @@ def to_plain(message: Message) -> dict[str, Any]:
 def _field(message: Message, field: Any) -> Any:
     value = getattr(message, field.name)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return dict(value)
+        of_values = field.message_type.fields_by_name["value"]
+        return {key: _plain(item, of_values) for key, item in value.items()}
     if field.is_repeated:
         return [_plain(item, field) for item in value]
     if field.has_presence and not message.HasField(field.name):

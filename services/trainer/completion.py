@@ -1,4 +1,4 @@
-"""Turns the folder that a job made into a model version, and into the serving one if it may."""
+"""Keeps what jobs made: a model version, which may serve at once, or an evaluation."""
 
 import asyncio
 import logging
@@ -7,6 +7,8 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
+from services.trainer.evaluation_result import EvaluationResult
+from services.trainer.evaluations import add_evaluation, describe_result, report_key
 from services.trainer.jobs import Job, JobKind, JobState
 from services.trainer.leases import Claim, Ending, finish_job, hold
 from services.trainer.publish import PointerPublisher
@@ -15,6 +17,7 @@ from services.trainer.versions import add_version, append_serving, describe_refu
 from shared.errors import AlreadyExists, Unavailable
 from shared.model.manifest import Manifest, read_manifest
 from shared.registry.versions import VersionStore
+from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
 
 logger = logging.getLogger(__name__)
@@ -25,8 +28,11 @@ _PUBLISH_AGAIN_AFTER_S = (1, 3, 9)
 class Completion:
     """Ends jobs that succeeded: first the files, then the rows that name them."""
 
-    def __init__(self, pool: Pool, store: VersionStore, pointer: PointerPublisher) -> None:
+    def __init__(
+        self, pool: Pool, objects: ObjectStore, store: VersionStore, pointer: PointerPublisher
+    ) -> None:
         self._pool = pool
+        self._objects = objects
         self._store = store
         self._pointer = pointer
 
@@ -81,6 +87,29 @@ class Completion:
             ending = Ending(JobState.SUCCEEDED, message, manifest.model_version, gate)
             await finish_job(connection, claim, ending)
         await self._pointer.try_to_publish()
+
+    async def publish_page(self, job: Job, page: Path) -> None:
+        """Put the page that shows the job's evaluation into the object store.
+
+        Raises:
+            Unavailable: If the store cannot be reached.
+        """
+        await asyncio.to_thread(self._objects.put_file, report_key(job.job_id), page)
+
+    async def record_evaluation(self, claim: Claim, result: EvaluationResult) -> None:
+        """Record an evaluation, whose page is published, and the end of its job.
+
+        Raises:
+            Conflict: If the job was claimed by another runner.
+            Unavailable: If Postgres cannot be reached.
+        """
+        async with transaction(self._pool) as connection:
+            await hold(connection, claim)
+            await add_evaluation(connection, claim.job.job_id, result)
+            message = describe_result(result)
+            await finish_job(
+                connection, claim, Ending(JobState.SUCCEEDED, message, result.model_version)
+            )
 
 
 async def _promote_if_due(

@@ -25,6 +25,7 @@ _WATCH_INTERVAL_S = 0.2
 class JobKind(StrEnum):
     TRAIN = "train"
     IMPORT = "import"
+    EVALUATE = "evaluate"
 
 
 class JobState(StrEnum):
@@ -48,8 +49,9 @@ class Job:
         spec: What to do, in the words of its kind.
         progress: Share of the work done, 0..1.
         message: What it is doing or how it ended, for a person to read.
-        gate: None for an import, and until the verdict is reached.
-        data_snapshot: Feedback that it trains on, once it is frozen.
+        model_version: What it made or measured, once it has.
+        gate: The verdict on what a training made; None until it is reached.
+        data_snapshot: Feedback that it trains or measures on, once it is frozen.
         attempts: How often it was started.
     """
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from services.trainer.evaluation_result import EvaluationResult
 from services.trainer.jobs import JobKind
 from services.trainer.training import GateVerdict
 
@@ -61,6 +62,18 @@ class Done(_Message):
     gate: GateVerdict | None
 
 
+class Measured(_Message):
+    """The last message of a job that measured a version.
+
+    Attributes:
+        page: The file that shows the result.
+    """
+
+    type: Literal["measured"] = "measured"
+    result: EvaluationResult
+    page: Path
+
+
 class Failed(_Message):
     """The last message of a job that cannot be done.
 
@@ -74,16 +87,14 @@ class Failed(_Message):
     transient: bool
 
 
-WorkerMessage = Annotated[ProgressMade | SnapshotTaken | Done | Failed, Field(discriminator="type")]
-_WORKER_MESSAGE: TypeAdapter[ProgressMade | SnapshotTaken | Done | Failed] = TypeAdapter(
-    WorkerMessage
-)
+Message = ProgressMade | SnapshotTaken | Done | Measured | Failed
+_MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 
 
-def read_message(line: bytes) -> ProgressMade | SnapshotTaken | Done | Failed:
+def read_message(line: bytes) -> Message:
     """Read one line of a worker's stdout.
 
     Raises:
         pydantic.ValidationError: If it is none of the messages.
     """
-    return _WORKER_MESSAGE.validate_json(line)
+    return _MESSAGE.validate_json(line)

@@ -15,7 +15,11 @@ from services.trainer.versions import Serving, Version
 from shared.errors import InvalidInput
 from shared.model.manifest import ChannelOrder
 
-_KINDS: Final = {JobKind.TRAIN: pb.JOB_KIND_TRAIN, JobKind.IMPORT: pb.JOB_KIND_IMPORT}
+_KINDS: Final = {
+    JobKind.TRAIN: pb.JOB_KIND_TRAIN,
+    JobKind.IMPORT: pb.JOB_KIND_IMPORT,
+    JobKind.EVALUATE: pb.JOB_KIND_EVALUATE,
+}
 _STATES: Final = {
     JobState.QUEUED: pb.JOB_STATE_QUEUED,
     JobState.RUNNING: pb.JOB_STATE_RUNNING,
@@ -101,9 +105,9 @@ def pack_job(job: Job) -> pb.Job:
         kind=_KINDS[job.kind],
         state=_STATES[job.state],
         requested_by=job.requested_by,
-        created_at=_timestamp(job.created_at),
-        started_at=_timestamp(job.started_at) if job.started_at else None,
-        ended_at=_timestamp(job.ended_at) if job.ended_at else None,
+        created_at=pack_timestamp(job.created_at),
+        started_at=pack_timestamp(job.started_at) if job.started_at else None,
+        ended_at=pack_timestamp(job.ended_at) if job.ended_at else None,
         progress=job.progress,
         message=job.message,
         model_version=job.model_version or "",
@@ -114,7 +118,7 @@ def pack_job(job: Job) -> pb.Job:
 def pack_event(event: JobEvent) -> pb.WatchJobResponse:
     """Pack an event of a job."""
     return pb.WatchJobResponse(
-        job=pack_job(event.job), at=_timestamp(event.at), figures=event.figures
+        job=pack_job(event.job), at=pack_timestamp(event.at), figures=event.figures
     )
 
 
@@ -129,7 +133,7 @@ def pack_version(version: Version, serving: Serving | None) -> pb.ModelVersion:
         threshold=manifest.threshold,
         parent_version=manifest.parent_version or "",
         job_id=str(version.job_id),
-        created_at=_timestamp(manifest.created_at),
+        created_at=pack_timestamp(manifest.created_at),
         serving=serving is not None and serving.model_version == manifest.model_version,
         gate=_pack_gate(version.gate) if version.gate else None,
         compatible_versions=manifest.compatible_versions,
@@ -152,7 +156,8 @@ def _pack_gate(gate: GateVerdict) -> pb.GateVerdict:
     )
 
 
-def _timestamp(moment: datetime) -> Timestamp:
+def pack_timestamp(moment: datetime) -> Timestamp:
+    """Pack a moment."""
     timestamp = Timestamp()
     timestamp.FromDatetime(moment)
     return timestamp

@@ -18,6 +18,7 @@ from services.trainer.messages import (
     Assignment,
     Done,
     Failed,
+    Measured,
     ProgressMade,
     SnapshotTaken,
     read_message,
@@ -32,6 +33,8 @@ WORKER = (sys.executable, "-m", "services.trainer.worker")
 _POLL_S = 0.3
 _HEARTBEAT_S = 0.3
 
+_Result = Failed | Measured | tuple[Manifest, GateVerdict | None]
+
 
 class _Cancelled(Exception):
     """Somebody wants the job to stop."""
@@ -42,7 +45,7 @@ class Runner:
 
     Args:
         leases: Where jobs are claimed.
-        completion: What to do with a version that a job has made.
+        completion: What to do with what a job has made.
         work_dir: Each attempt gets a folder below it, removed at its end.
         command: Starts the worker.
     """
@@ -99,10 +102,13 @@ class Runner:
         """Do the job and record how it ended."""
         try:
             result = await self._do(claim)
-            if isinstance(result, Failed):
-                await self._fail(claim, result)
-            else:
-                await self._completion.record(claim, *result)
+            match result:
+                case Failed():
+                    await self._fail(claim, result)
+                case Measured():
+                    await self._completion.record_evaluation(claim, result.result)
+                case (manifest, gate):
+                    await self._completion.record(claim, manifest, gate)
         except _Cancelled as who:
             await self._leases.finish(claim, Ending(JobState.CANCELLED, f"cancelled by {who}"))
         except Conflict:
@@ -122,12 +128,12 @@ class Runner:
         else:
             await self._leases.finish(claim, Ending(JobState.FAILED, failure.why))
 
-    async def _do(self, claim: Claim) -> Failed | tuple[Manifest, GateVerdict | None]:
-        """Do the job, up to the published files of its version, while the lease is kept.
+    async def _do(self, claim: Claim) -> _Result:
+        """Do the job, up to the published files of what it made, while the lease is kept.
 
         Raises:
             _Cancelled: If somebody wants it to stop; the worker is dead then.
-            Unavailable: If the lease could not be kept, or the version not be stored.
+            Unavailable: If the lease could not be kept, or the files not be stored.
             Conflict: If the job was claimed by another runner.
         """
         workdir = await asyncio.to_thread(self._make_workdir, claim)
@@ -167,9 +173,7 @@ class Runner:
                     raise _Cancelled(cancelled_by)
             await asyncio.sleep(_HEARTBEAT_S)
 
-    async def _work(
-        self, claim: Claim, workdir: Path
-    ) -> Failed | tuple[Manifest, GateVerdict | None]:
+    async def _work(self, claim: Claim, workdir: Path) -> _Result:
         job = claim.job
         assignment = Assignment(
             parent_pid=os.getpid(),
@@ -181,11 +185,16 @@ class Runner:
         )
         async with at_work(self._command, assignment) as child:
             result = await self._follow(claim, child)
-        if isinstance(result, Failed):
-            return result
-        return await self._completion.publish(job, result.folder), result.gate
+        match result:
+            case Failed():
+                return result
+            case Measured():
+                await self._completion.publish_page(job, result.page)
+                return result
+            case Done():
+                return await self._completion.publish(job, result.folder), result.gate
 
-    async def _follow(self, claim: Claim, child: Child) -> Done | Failed:
+    async def _follow(self, claim: Claim, child: Child) -> Done | Measured | Failed:
         """Record what the worker says until its last message."""
         async for line in child.lines():
             match read_message(line):
@@ -193,7 +202,7 @@ class Runner:
                     await self._report(claim, made)
                 case SnapshotTaken(snapshot_id=snapshot_id):
                     await self._leases.keep_snapshot(claim, snapshot_id)
-                case Done() | Failed() as last:
+                case Done() | Measured() | Failed() as last:
                     return last
         return Failed(why=await child.how_it_ended(), transient=False)
 

@@ -11,6 +11,7 @@ import grpc
 from magface.v1 import trainer_pb2_grpc
 
 from services.trainer.completion import Completion
+from services.trainer.evaluations import Evaluations
 from services.trainer.first_start import import_default_if_empty
 from services.trainer.housekeeping import Housekeeper
 from services.trainer.jobs import Jobs
@@ -71,10 +72,13 @@ async def _live(
     await _prepare(settings, pool, objects)
     pointer = PointerPublisher(pool, objects)
     uploads = Uploads(objects, settings.work_dir, settings.upload_max_bytes)
-    servicer.open(Trainer(Jobs(pool), Versions(pool), uploads, pointer))
+    evaluations = Evaluations(pool, objects)
+    servicer.open(
+        Trainer(Jobs(pool), Versions(pool), evaluations, uploads=uploads, pointer=pointer)
+    )
     await lifecycle.set_ready(True)
     store = VersionStore(objects, settings.work_dir / "versions")
-    completion = Completion(pool, store, pointer)
+    completion = Completion(pool, objects, store, pointer)
     runner = Runner(Leases(pool), completion, settings.work_dir)
     async with asyncio.TaskGroup() as group:
         group.create_task(runner.run())

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from magface.v1 import trainer_pb2 as pb
 from magface.v1 import trainer_pb2_grpc
 
+from services.trainer.evaluation_packing import CHUNK_BYTES, pack_evaluation
 from services.trainer.packing import (
     pack_event,
     pack_job,
@@ -144,3 +145,39 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return pb.RollbackResponse(
             model_version=serving.model_version, serving_generation=serving.generation
         )
+
+    async def EvaluateModel(  # noqa: N802
+        self,
+        request: pb.EvaluateModelRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.EvaluateModelResponse:
+        job = await self._trainer.evaluate_model(
+            request.model_version,
+            against_version=request.against_version,
+            data_snapshot=request.data_snapshot,
+            requested_by=request.requested_by,
+        )
+        return pb.EvaluateModelResponse(job=pack_job(job))
+
+    async def ListEvaluations(  # noqa: N802
+        self,
+        request: pb.ListEvaluationsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListEvaluationsResponse:
+        page = read_page(request.page_size, request.page_token)
+        found = await self._trainer.evaluations.list(
+            page.limit, page.before, request.model_version or None
+        )
+        evaluations, token = page.cut(found)
+        return pb.ListEvaluationsResponse(
+            evaluations=map(pack_evaluation, evaluations), next_page_token=token
+        )
+
+    async def GetEvaluationReport(  # noqa: N802
+        self,
+        request: pb.GetEvaluationReportRequest,
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[pb.GetEvaluationReportResponse]:
+        report = await self._trainer.evaluations.report(read_job_id(request.job_id))
+        for start in range(0, len(report), CHUNK_BYTES):
+            yield pb.GetEvaluationReportResponse(chunk=report[start : start + CHUNK_BYTES])

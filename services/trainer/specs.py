@@ -61,6 +61,19 @@ class TrainSpec(_Spec):
         return TrainingSpec(job_id=job_id, parent_version=self.parent_version, **given)
 
 
+class EvaluateSpec(_Spec):
+    """Measure a model version on the feedback.
+
+    Attributes:
+        against_version: Another version to compare with on the same pairs.
+        data_snapshot: Which feedback; None takes it as it stands when the job starts.
+    """
+
+    model_version: str
+    against_version: str | None = None
+    data_snapshot: str | None = None
+
+
 def upload_key(sha256: str) -> str:
     """Name the object of an uploaded checkpoint."""
     return f"{UPLOAD_PREFIX}{sha256}"

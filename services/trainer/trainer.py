@@ -3,9 +3,10 @@
 import math
 from collections.abc import AsyncIterator
 
+from services.trainer.evaluations import Evaluations
 from services.trainer.jobs import Job, JobKind, Jobs, check_requested_by
 from services.trainer.publish import PointerPublisher
-from services.trainer.specs import ImportSpec, TrainOptions, TrainSpec
+from services.trainer.specs import EvaluateSpec, ImportSpec, TrainOptions, TrainSpec
 from services.trainer.uploads import Uploads
 from services.trainer.versions import Serving, Versions
 from shared.errors import InvalidInput, PreconditionFailed
@@ -20,13 +21,21 @@ class Trainer:
     Attributes:
         jobs: To look jobs up, follow and cancel them.
         versions: To look versions up.
+        evaluations: To look up what was measured of them.
     """
 
     def __init__(
-        self, jobs: Jobs, versions: Versions, uploads: Uploads, pointer: PointerPublisher
+        self,
+        jobs: Jobs,
+        versions: Versions,
+        evaluations: Evaluations,
+        *,
+        uploads: Uploads,
+        pointer: PointerPublisher,
     ) -> None:
         self.jobs = jobs
         self.versions = versions
+        self.evaluations = evaluations
         self._uploads = uploads
         self._pointer = pointer
 
@@ -46,18 +55,50 @@ class Trainer:
             NotFound: If there is no such parent.
             PreconditionFailed: If no parent is named and nothing serves.
         """
-        parent = parent_version or await self._serving_version()
+        parent = parent_version or await self._serving_version("options.parent_version")
         spec = TrainSpec(parent_version=parent, options=options, no_promotion=no_promotion)
         spec.for_job("")
         await self.versions.get(parent)
         return await self.jobs.create(JobKind.TRAIN, spec.model_dump(mode="json"), requested_by)
 
-    async def _serving_version(self) -> str:
+    async def evaluate_model(
+        self,
+        model_version: str,
+        *,
+        against_version: str,
+        data_snapshot: str,
+        requested_by: str,
+    ) -> Job:
+        """Queue the measurement of a version on the feedback.
+
+        Args:
+            model_version: The serving version when empty.
+            against_version: What to compare it with; nothing when empty.
+            data_snapshot: Which feedback; as it stands when the job starts if empty.
+            requested_by: Who asks.
+
+        Raises:
+            InvalidInput: If it is to be compared with itself.
+            NotFound: If there is no such version.
+            PreconditionFailed: If no version is named and nothing serves.
+        """
+        measured = model_version or await self._serving_version("model_version")
+        await self.versions.get(measured)
+        if against_version:
+            await self.versions.get(against_version)
+        if measured == against_version:
+            raise InvalidInput("against_version", f"is {measured}, which is to be measured itself")
+        spec = EvaluateSpec(
+            model_version=measured,
+            against_version=against_version or None,
+            data_snapshot=data_snapshot or None,
+        )
+        return await self.jobs.create(JobKind.EVALUATE, spec.model_dump(mode="json"), requested_by)
+
+    async def _serving_version(self, field: str) -> str:
         serving = await self.versions.serving()
         if serving is None:
-            raise PreconditionFailed(
-                "no version serves yet to start from; import one, or name options.parent_version"
-            )
+            raise PreconditionFailed(f"no version serves yet; import one, or name {field}")
         return serving.model_version
 
     async def import_model(

@@ -12,18 +12,32 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from services.trainer.epoch_state import StoredEpochState
 from services.trainer.jobs import JobKind
-from services.trainer.messages import Assignment, Done, Failed, ProgressMade, SnapshotTaken
+from services.trainer.messages import (
+    Assignment,
+    Done,
+    Failed,
+    Measured,
+    Message,
+    ProgressMade,
+    SnapshotTaken,
+)
 from services.trainer.settings import WorkerSettings
-from services.trainer.specs import ImportSpec, TrainSpec, upload_key
+from services.trainer.specs import EvaluateSpec, ImportSpec, TrainSpec, upload_key
 from services.trainer.training import Progress, ReferenceFaces
-from shared.errors import MagFaceError, Unavailable
+from shared.errors import MagFaceError, NotFound, Unavailable
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
 from shared.storage.objects import ObjectStore
+
+if TYPE_CHECKING:
+    import grpc
+
+    from services.trainer.feedback_source import PulledFeedback
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_INTERVAL_S = 1.0
@@ -36,7 +50,7 @@ class Voice:
         self._pipe = pipe
         self._told = ("", 0.0)
 
-    def say(self, message: ProgressMade | SnapshotTaken | Done | Failed) -> None:
+    def say(self, message: Message) -> None:
         self._pipe.write(message.model_dump_json().encode() + b"\n")
         self._pipe.flush()
 
@@ -58,7 +72,7 @@ def main() -> None:
     run(_do)
 
 
-def run(do: Callable[[Assignment, Voice], Done]) -> None:
+def run(do: Callable[[Assignment, Voice], Done | Measured]) -> None:
     """Be a worker whose work is `do`, from the assignment to the last message.
 
     A MagFaceError of `do` ends the job with its text; any other exception with its traceback.
@@ -76,7 +90,7 @@ def run(do: Callable[[Assignment, Voice], Done]) -> None:
         voice.say(Failed(why=str(error), transient=isinstance(error, Unavailable)))
 
 
-def _do(assignment: Assignment, voice: Voice) -> Done:
+def _do(assignment: Assignment, voice: Voice) -> Done | Measured:
     settings = WorkerSettings()
     objects = ObjectStore(settings)
     match assignment.kind:
@@ -84,6 +98,8 @@ def _do(assignment: Assignment, voice: Voice) -> Done:
             return _import(assignment, objects, voice)
         case JobKind.TRAIN:
             return _train(assignment, settings, objects, voice)
+        case JobKind.EVALUATE:
+            return _evaluate(assignment, settings, objects, voice)
 
 
 def _import(assignment: Assignment, objects: ObjectStore, voice: Voice) -> Done:
@@ -111,21 +127,13 @@ def _import(assignment: Assignment, objects: ObjectStore, voice: Voice) -> Done:
 def _train(
     assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
 ) -> Done:
-    from services.trainer.feedback_source import PulledFeedback  # noqa: PLC0415
     from shared.registry.versions import VersionStore  # noqa: PLC0415
     from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
 
     workdir = assignment.workdir
     spec = TrainSpec.model_validate(assignment.spec)
-    voice.report(Progress(0.0, "pulling the feedback"))
     with open_sync_channel(settings.feedback_address) as channel:
-        feedback = PulledFeedback(channel, assignment.data_snapshot, workdir / "images")
-        voice.say(SnapshotTaken(snapshot_id=feedback.snapshot_id))
-        feedback.fetch_all(
-            lambda done, of: voice.report(
-                Progress(0.0, "pulling the images", {"images": done, "of": of})
-            )
-        )
+        feedback = _pull(channel, assignment.data_snapshot, workdir, voice)
         # Only now: it takes seconds, for nothing when there is no feedback to be had.
         from services.trainer.learning import run_training  # noqa: PLC0415
 
@@ -139,6 +147,56 @@ def _train(
             report=voice.report,
         )
     return Done(folder=outcome.folder, gate=outcome.gate)
+
+
+def _evaluate(
+    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
+) -> Measured:
+    from services.trainer.evaluating import evaluate_versions, images_of  # noqa: PLC0415
+    from services.trainer.feedback_source import PulledFeedback  # noqa: PLC0415
+    from shared.model.manifest import read_manifest  # noqa: PLC0415
+    from shared.registry.versions import VersionStore  # noqa: PLC0415
+    from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
+
+    workdir = assignment.workdir
+    spec = EvaluateSpec.model_validate(assignment.spec)
+    store = VersionStore(objects, workdir / "versions")
+    version = store.fetch(spec.model_version)
+    other = store.fetch(spec.against_version) if spec.against_version else None
+    with open_sync_channel(settings.feedback_address) as channel:
+        feedback = _pull(channel, assignment.data_snapshot or spec.data_snapshot, workdir, voice)
+        trained_on: frozenset[str] = frozenset()
+        snapshot = read_manifest(version).data_snapshot
+        # A version may come from where other feedback is kept.
+        with suppress(NotFound):
+            if snapshot is not None:
+                trained_on = images_of(PulledFeedback(channel, snapshot, workdir / "none").pairs())
+        result, page = evaluate_versions(
+            version,
+            other,
+            feedback=feedback,
+            trained_on=trained_on,
+            workdir=workdir,
+            report=voice.report,
+        )
+    return Measured(result=result, page=page)
+
+
+def _pull(
+    channel: "grpc.Channel", snapshot_id: str | None, workdir: Path, voice: Voice
+) -> "PulledFeedback":
+    """Pull a snapshot and its images, and say which it is."""
+    from services.trainer.feedback_source import PulledFeedback  # noqa: PLC0415
+
+    voice.report(Progress(0.0, "pulling the feedback"))
+    feedback = PulledFeedback(channel, snapshot_id, workdir / "images")
+    voice.say(SnapshotTaken(snapshot_id=feedback.snapshot_id))
+    feedback.fetch_all(
+        lambda done, of: voice.report(
+            Progress(0.0, "pulling the images", {"images": done, "of": of})
+        )
+    )
+    return feedback
 
 
 def _reference(settings: WorkerSettings) -> ReferenceFaces | None:

@@ -69,6 +69,37 @@ def test_a_version_is_measured_at_its_own_threshold(ask: Ask, people: Path) -> N
     assert answer["auc"] == answer["against"]["auc"]
 
 
+def test_the_trainer_measures_on_the_feedback_and_keeps_what_it_found(
+    ask: Ask, magface: Magface, stack: Stack, people: Path, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.json"
+    made = magface("dataset", "pairs", people, "--out", pairs, "--identities", 4, "--pairs", 16)
+    assert made.exit_code == 0
+    ask("feedback", "import", pairs, "--annotator", "ann")
+    page = tmp_path / "pages" / "report.html"
+    answer = ask("models", "evaluate", "--report", page)
+    evaluation = answer["evaluation"]
+    assert answer["job"]["kind"] == "evaluate"
+    assert evaluation["job_id"] == answer["job"]["job_id"]
+    figures = evaluation["figures"]
+    counted = sum(figures[name] for name in ("tp", "tn", "fp", "fn"))
+    assert counted == figures["genuine_pairs"] + figures["impostor_pairs"] >= 16
+    right = figures["tp"] + figures["tn"]
+    assert figures["values"]["accuracy"] == pytest.approx(right / counted)
+    assert evaluation["against"] is None
+    version = answer["job"]["model_version"]
+    assert version in page.read_text("utf-8")
+
+    again = ask("models", "evaluate", version, "--snapshot", evaluation["data_snapshot"])
+    assert again["evaluation"]["figures"] == figures
+    listed = ask("models", "evaluations", version, "--limit", 2)["evaluations"]
+    assert listed == [again["evaluation"], evaluation]
+    assert magface("models", "evaluations", "--dir", stack.folder).exit_code == 0
+    fetched = ask("models", "report", answer["job"]["job_id"], "--out", tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
+    assert fetched["bytes"] == page.stat().st_size
+
+
 def test_the_environment_names_the_object_store(
     magface: Magface, stack: Stack, people: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

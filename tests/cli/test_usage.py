@@ -148,5 +148,8 @@ def test_messages_become_plain_without_protobuf_quirks() -> None:
     assert to_plain(verdict)["checks"] == [
         {"name": "n", "passed": False, "value": 0.25, "limit": 0.0, "detail": ""}
     ]
+    figures = trainer_pb2.Figures(values={"auc": 0.5}, intervals={"auc": {"low": 0.25}})
+    assert to_plain(figures)["values"] == {"auc": 0.5}
+    assert to_plain(figures)["intervals"] == {"auc": {"low": 0.25, "high": 0.0}}
     listing = to_plain(trainer_pb2.ListModelsResponse(serving_generation=2**40))
     assert listing["serving_generation"] == 2**40

@@ -49,4 +49,6 @@ def pointer(pool: Pool, object_store: ObjectStore) -> PointerPublisher:
 def completion(
     pool: Pool, object_store: ObjectStore, pointer: PointerPublisher, tmp_path
 ) -> Completion:
-    return Completion(pool, VersionStore(object_store, tmp_path / "versions"), pointer)
+    return Completion(
+        pool, object_store, VersionStore(object_store, tmp_path / "versions"), pointer
+    )

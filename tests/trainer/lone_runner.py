@@ -25,7 +25,7 @@ async def main(database_url: str, work_dir: str, *behaviour: str) -> None:
     )
     pool = await open_pool(DatabaseSettings(database_url=database_url))
     completion = Completion(
-        pool, VersionStore(nowhere, Path(work_dir)), PointerPublisher(pool, nowhere)
+        pool, nowhere, VersionStore(nowhere, Path(work_dir)), PointerPublisher(pool, nowhere)
     )
     leases = Leases(pool, lease_s=1)
     await Runner(leases, completion, Path(work_dir), (*COMMAND, *behaviour)).run()

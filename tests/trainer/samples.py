@@ -5,11 +5,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+from services.trainer.evaluation_result import AgainstVersion, EvaluationResult
 from services.trainer.jobs import Job, JobKind, create_job
 from services.trainer.training import GateCheck, GateVerdict
 from services.trainer.versions import add_version
+from shared.evaluation.compare import compare
+from shared.evaluation.evaluation import measure
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, FileEntry, GoldenCrop, Manifest
 from shared.storage.postgres import Pool, transaction
+from tests.evaluation.sets import plane_set
 
 PASSED = GateVerdict((GateCheck("heldout_errors", True, 0.05, 0.1, "fewer errors"),))
 REFUSED = GateVerdict((GateCheck("heldout_errors", False, float("nan"), 0.1, "not a number"),))
@@ -51,6 +55,28 @@ def make_manifest(
 def _entry(path: Path) -> FileEntry:
     data = path.read_bytes()
     return FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+def result_of(model_version: str, against: str | None = None) -> EvaluationResult:
+    """What an evaluation of two genuine and two impostor pairs would find."""
+    labels = [True, True, False, False]
+    pair_set, embedded = plane_set([0.9, 0.2, 0.1, 0.4], labels)
+    _, before = plane_set([0.9, 0.2, 0.5, 0.4], labels)
+    this = measure(model_version, embedded, pair_set, 0.3)
+    old = measure(against or "", before, pair_set, 0.3)
+    return EvaluationResult(
+        model_version=model_version,
+        data_snapshot="snapshot-1",
+        pairs_trained_on=3,
+        evaluation=this.evaluation,
+        against=AgainstVersion(
+            model_version=against,
+            evaluation=old.evaluation,
+            comparison=compare(old, this, pair_set).comparison,
+        )
+        if against
+        else None,
+    )
 
 
 async def add_sample(pool: Pool, model_version: str, gate: GateVerdict | None = None) -> Job:

@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from services.trainer.messages import Assignment, Done, ProgressMade, SnapshotTaken
+from services.trainer.messages import Assignment, Done, Measured, ProgressMade, SnapshotTaken
 from services.trainer.worker import Voice, run
 from shared.errors import InvalidInput, Unavailable
-from tests.trainer.samples import make_folder
+from tests.trainer.samples import make_folder, result_of
 
 COMMAND = (sys.executable, "-m", "tests.trainer.standin")
 
@@ -21,6 +21,12 @@ def version(assignment: Assignment, voice: Voice) -> Done:
     folder = assignment.workdir / "version"
     make_folder(folder, f"v-{assignment.job_id.hex[:8]}", assignment.job_id)
     return Done(folder=folder, gate=None)
+
+
+def measure(assignment: Assignment, _voice: Voice) -> Measured:
+    page = assignment.workdir / "page.html"
+    page.write_text("what was measured")
+    return Measured(result=result_of(assignment.spec["model_version"]), page=page)
 
 
 def chatter(assignment: Assignment, voice: Voice) -> Done:

@@ -151,7 +151,7 @@ async def test_a_store_that_is_away_for_a_moment_costs_no_work(
     store = Away(object_store, tmp_path / "versions")
     job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
     folder = make_folder(tmp_path / "v1", "v1", job.job_id)
-    await Completion(pool, store, pointer).publish(job, folder)
+    await Completion(pool, object_store, store, pointer).publish(job, folder)
     assert store.calls == 2
     assert VersionStore(object_store, tmp_path / "other").manifest("v1").job_id == str(job.job_id)
 

@@ -12,12 +12,14 @@ import psutil
 import pytest
 
 from services.trainer.completion import Completion
+from services.trainer.evaluations import Evaluations
 from services.trainer.jobs import Job, JobKind, Jobs, JobState
 from services.trainer.leases import Leases
 from services.trainer.runner import Runner
 from services.trainer.versions import Versions
+from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
-from tests.trainer.samples import IMPORT
+from tests.trainer.samples import IMPORT, add_sample, result_of
 from tests.trainer.standin import COMMAND
 from tests.trainer.waiting import wait_for
 
@@ -93,6 +95,21 @@ async def test_a_job_becomes_a_version(jobs: Jobs, versions: Versions, running, 
     assert (done.state, done.progress) == (JobState.SUCCEEDED, 1)
     assert done.model_version == f"v-{job.job_id.hex[:8]}"
     assert (await versions.get(done.model_version)).job_id == job.job_id
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+async def test_a_job_becomes_an_evaluation(
+    jobs: Jobs, pool: Pool, object_store: ObjectStore, running, tmp_path: Path
+):
+    await add_sample(pool, "v1")
+    job = await jobs.create(JobKind.EVALUATE, {"model_version": "v1"}, "ada")
+    async with running("measure"):
+        done = await ended(jobs, job)
+    assert (done.state, done.model_version) == (JobState.SUCCEEDED, "v1")
+    evaluations = Evaluations(pool, object_store)
+    (found,) = await evaluations.list(10)
+    assert (found.job_id, found.result) == (job.job_id, result_of("v1"))
+    assert await evaluations.report(job.job_id) == b"what was measured"
     assert list((tmp_path / "work").iterdir()) == []
 
 

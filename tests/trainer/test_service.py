@@ -154,6 +154,20 @@ def test_a_bad_option_is_named(trainer: TrainerClient, options: dict, field: str
             "nobody",
         ),
         ("Rollback", pb.RollbackRequest(requested_by="ada"), PreconditionFailed, "before"),
+        ("EvaluateModel", pb.EvaluateModelRequest(), InvalidInput, "requested_by"),
+        (
+            "EvaluateModel",
+            pb.EvaluateModelRequest(model_version="nobody", requested_by="ada"),
+            NotFound,
+            "nobody",
+        ),
+        (
+            "EvaluateModel",
+            pb.EvaluateModelRequest(against_version="nobody", requested_by="ada"),
+            NotFound,
+            "nobody",
+        ),
+        ("ListEvaluations", pb.ListEvaluationsRequest(page_token="x"), InvalidInput, "page_token"),
     ],
 )
 def test_a_bad_request_is_refused_with_the_reason(
@@ -166,6 +180,18 @@ def test_a_bad_request_is_refused_with_the_reason(
 def test_a_watcher_of_an_unknown_job_is_told(trainer: TrainerClient):
     with pytest.raises(NotFound), domain_errors():
         trainer.follow(UNKNOWN_ID)
+
+
+def test_a_version_is_not_compared_with_itself(trainer: TrainerClient, default_version: str):
+    request = pb.EvaluateModelRequest(against_version=default_version, requested_by="ada")
+    with pytest.raises(InvalidInput) as error, domain_errors():
+        trainer.stub.EvaluateModel(request, timeout=10)
+    assert error.value.field == "against_version"
+
+
+def test_a_job_without_evaluation_has_no_report(trainer: TrainerClient):
+    with pytest.raises(NotFound, match="no evaluation of job"), domain_errors():
+        list(trainer.stub.GetEvaluationReport(pb.GetEvaluationReportRequest(job_id=UNKNOWN_ID)))
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,24 @@ def test_a_training_is_judged_and_told_step_by_step(world: World, undisturbed: p
     assert {event.figures["epoch"] for event in events if "epoch" in event.figures} == {1, 2, 3}
 
 
+def test_a_trained_version_is_measured_beside_its_parent(world: World, undisturbed: pb.Job):
+    parent = world.manifest(undisturbed.job_id).parent_version
+    request = pb.EvaluateModelRequest(
+        model_version=undisturbed.model_version, against_version=parent, requested_by="ada"
+    )
+    job = world.trainer.stub.EvaluateModel(request, timeout=10).job
+    last = world.trainer.follow(job.job_id)[-1].job
+    assert last.state == pb.JOB_STATE_SUCCEEDED, last.message
+    (found,) = world.trainer.stub.ListEvaluations(
+        pb.ListEvaluationsRequest(), timeout=10
+    ).evaluations
+    assert (found.model_version, found.against.model_version) == (undisturbed.model_version, parent)
+    # It saw all of this feedback, and says so.
+    assert found.pairs_trained_on == found.figures.genuine_pairs + found.figures.impostor_pairs > 0
+    separation, before = (of.values["auc"] for of in (found.figures, found.against.figures))
+    assert separation > before
+
+
 def test_a_killed_trainers_job_resumes_and_gives_the_identical_weights(
     world: World, undisturbed: pb.Job
 ):

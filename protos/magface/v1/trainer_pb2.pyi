@@ -29,12 +29,14 @@ class _JobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobKind.Value
     JOB_KIND_UNSPECIFIED: _JobKind.ValueType  # 0
     JOB_KIND_TRAIN: _JobKind.ValueType  # 1
     JOB_KIND_IMPORT: _JobKind.ValueType  # 2
+    JOB_KIND_EVALUATE: _JobKind.ValueType  # 3
 
 class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper): ...
 
 JOB_KIND_UNSPECIFIED: JobKind.ValueType  # 0
 JOB_KIND_TRAIN: JobKind.ValueType  # 1
 JOB_KIND_IMPORT: JobKind.ValueType  # 2
+JOB_KIND_EVALUATE: JobKind.ValueType  # 3
 Global___JobKind: _TypeAlias = JobKind  # noqa: Y015
 
 class _JobState:
@@ -253,7 +255,7 @@ class Job(_message.Message):
     message: _builtins.str
     """What it is doing now, or how it ended, for a person to read."""
     model_version: _builtins.str
-    """The version it made; empty until then."""
+    """The version it made or measured; empty until then."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -262,7 +264,7 @@ class Job(_message.Message):
     def ended_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def gate(self) -> Global___GateVerdict:
-        """The gate's verdict; unset for an import, and until it is reached."""
+        """The gate's verdict on what a training made; unset until it is reached."""
 
     def __init__(
         self,
@@ -844,3 +846,377 @@ class RollbackResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RollbackResponse: _TypeAlias = RollbackResponse  # noqa: Y015
+
+@_typing.final
+class EvaluateModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    AGAINST_VERSION_FIELD_NUMBER: _builtins.int
+    DATA_SNAPSHOT_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """The serving one when empty."""
+    against_version: _builtins.str
+    """A version to compare with on the same pairs; none when empty."""
+    data_snapshot: _builtins.str
+    """Feedback to measure on; as it stands when the job starts if empty."""
+    requested_by: _builtins.str
+    """Who asks; 1..128 characters."""
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        against_version: _builtins.str = ...,
+        data_snapshot: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against_version", b"against_version", "data_snapshot", b"data_snapshot", "model_version", b"model_version", "requested_by", b"requested_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluateModelRequest: _TypeAlias = EvaluateModelRequest  # noqa: Y015
+
+@_typing.final
+class EvaluateModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluateModelResponse: _TypeAlias = EvaluateModelResponse  # noqa: Y015
+
+@_typing.final
+class Evaluation(_message.Message):
+    """What was measured of a version on the pairs of a data snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    DATA_SNAPSHOT_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    PAIRS_TRAINED_ON_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    AGAINST_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job that measured."""
+    model_version: _builtins.str
+    data_snapshot: _builtins.str
+    pairs_trained_on: _builtins.int
+    """Pairs with an image of the feedback that the version was trained on. Where these are
+    many, the figures say little about people whom it has not seen.
+    """
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def figures(self) -> Global___Figures: ...
+    @_builtins.property
+    def against(self) -> Global___VersionComparison:
+        """Unset when it was measured alone."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        data_snapshot: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        pairs_trained_on: _builtins.int = ...,
+        figures: Global___Figures | None = ...,
+        against: Global___VersionComparison | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_against", b"_against", "against", b"against", "at", b"at", "figures", b"figures"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_against", b"_against", "against", b"against", "at", b"at", "data_snapshot", b"data_snapshot", "figures", b"figures", "job_id", b"job_id", "model_version", b"model_version", "pairs_trained_on", b"pairs_trained_on"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__against: _TypeAlias = _typing.Literal["against"]  # noqa: Y015
+    _WhichOneofArgType__against: _TypeAlias = _typing.Literal["_against", b"_against"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__against) -> _WhichOneofReturnType__against | None: ...
+
+Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
+
+@_typing.final
+class Figures(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class IntervalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Interval: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Interval | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    GENUINE_PAIRS_FIELD_NUMBER: _builtins.int
+    IMPOSTOR_PAIRS_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    TP_FIELD_NUMBER: _builtins.int
+    TN_FIELD_NUMBER: _builtins.int
+    FP_FIELD_NUMBER: _builtins.int
+    FN_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    INTERVALS_FIELD_NUMBER: _builtins.int
+    images: _builtins.int
+    genuine_pairs: _builtins.int
+    impostor_pairs: _builtins.int
+    threshold: _builtins.float
+    tp: _builtins.int
+    tn: _builtins.int
+    fp: _builtins.int
+    fn: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """accuracy, precision, recall, best_accuracy, best_threshold, auc, eer, mean_magnitude, and
+        tar_at_far.0.1 to tar_at_far.0.0001. What the pairs cannot support is left out.
+        """
+
+    @_builtins.property
+    def intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
+        """95 % intervals of some of them, bootstrapped over people."""
+
+    def __init__(
+        self,
+        *,
+        images: _builtins.int = ...,
+        genuine_pairs: _builtins.int = ...,
+        impostor_pairs: _builtins.int = ...,
+        threshold: _builtins.float = ...,
+        tp: _builtins.int = ...,
+        tn: _builtins.int = ...,
+        fp: _builtins.int = ...,
+        fn: _builtins.int = ...,
+        values: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        intervals: _abc.Mapping[_builtins.str, Global___Interval] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fn", b"fn", "fp", b"fp", "genuine_pairs", b"genuine_pairs", "images", b"images", "impostor_pairs", b"impostor_pairs", "intervals", b"intervals", "threshold", b"threshold", "tn", b"tn", "tp", b"tp", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Figures: _TypeAlias = Figures  # noqa: Y015
+
+@_typing.final
+class Interval(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interval: _TypeAlias = Interval  # noqa: Y015
+
+@_typing.final
+class VersionComparison(_message.Message):
+    """A version beside another on the same pairs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DifferenceIntervalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Interval: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Interval | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    FIXED_FIELD_NUMBER: _builtins.int
+    BROKEN_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_INTERVALS_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    fixed: _builtins.int
+    """Pairs that it decides wrongly and the measured version rightly, and the other way."""
+    broken: _builtins.int
+    p_value: _builtins.float
+    """Of McNemar's exact test on these decisions."""
+    @_builtins.property
+    def figures(self) -> Global___Figures: ...
+    @_builtins.property
+    def difference_intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
+        """95 % paired intervals of the differences, the measured version's figure minus its own."""
+
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        figures: Global___Figures | None = ...,
+        fixed: _builtins.int = ...,
+        broken: _builtins.int = ...,
+        p_value: _builtins.float = ...,
+        difference_intervals: _abc.Mapping[_builtins.str, Global___Interval] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "difference_intervals", b"difference_intervals", "figures", b"figures", "fixed", b"fixed", "model_version", b"model_version", "p_value", b"p_value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionComparison: _TypeAlias = VersionComparison  # noqa: Y015
+
+@_typing.final
+class ListEvaluationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """Of this version only; of all when empty."""
+    page_size: _builtins.int
+    """1..1000; 100 when 0."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEvaluationsRequest: _TypeAlias = ListEvaluationsRequest  # noqa: Y015
+
+@_typing.final
+class ListEvaluationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVALUATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evaluation]: ...
+    def __init__(
+        self,
+        *,
+        evaluations: _abc.Iterable[Global___Evaluation] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluations", b"evaluations", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEvaluationsResponse: _TypeAlias = ListEvaluationsResponse  # noqa: Y015
+
+@_typing.final
+class GetEvaluationReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job that measured."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEvaluationReportRequest: _TypeAlias = GetEvaluationReportRequest  # noqa: Y015
+
+@_typing.final
+class GetEvaluationReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """At most 1 MiB of the file."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEvaluationReportResponse: _TypeAlias = GetEvaluationReportResponse  # noqa: Y015

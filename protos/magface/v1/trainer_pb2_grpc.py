@@ -80,6 +80,21 @@ class TrainerServiceStub:
                 request_serializer=magface_dot_v1_dot_trainer__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_trainer__pb2.RollbackResponse.FromString,
                 _registered_method=True)
+        self.EvaluateModel = channel.unary_unary(
+                '/magface.v1.TrainerService/EvaluateModel',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.EvaluateModelRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.EvaluateModelResponse.FromString,
+                _registered_method=True)
+        self.ListEvaluations = channel.unary_unary(
+                '/magface.v1.TrainerService/ListEvaluations',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.ListEvaluationsRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.ListEvaluationsResponse.FromString,
+                _registered_method=True)
+        self.GetEvaluationReport = channel.unary_stream(
+                '/magface.v1.TrainerService/GetEvaluationReport',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.GetEvaluationReportRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.GetEvaluationReportResponse.FromString,
+                _registered_method=True)
 
 
 class TrainerServiceServicer:
@@ -152,6 +167,29 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EvaluateModel(self, request, context):
+        """Queues the measurement of a version on the feedback's pairs, at the version's own
+        threshold. NOT_FOUND for an unknown version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvaluations(self, request, context):
+        """Lists what was measured, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEvaluationReport(self, request, context):
+        """Streams the page that shows an evaluation and its errors: one HTML file that needs no
+        other. NOT_FOUND when the job is unknown or has measured nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -199,6 +237,21 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=magface_dot_v1_dot_trainer__pb2.RollbackRequest.FromString,
                     response_serializer=magface_dot_v1_dot_trainer__pb2.RollbackResponse.SerializeToString,
+            ),
+            'EvaluateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvaluateModel,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.EvaluateModelRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.EvaluateModelResponse.SerializeToString,
+            ),
+            'ListEvaluations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvaluations,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.ListEvaluationsRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.ListEvaluationsResponse.SerializeToString,
+            ),
+            'GetEvaluationReport': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetEvaluationReport,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.GetEvaluationReportRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.GetEvaluationReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -445,6 +498,87 @@ class TrainerService:
             '/magface.v1.TrainerService/Rollback',
             magface_dot_v1_dot_trainer__pb2.RollbackRequest.SerializeToString,
             magface_dot_v1_dot_trainer__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.TrainerService/EvaluateModel',
+            magface_dot_v1_dot_trainer__pb2.EvaluateModelRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.EvaluateModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvaluations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.TrainerService/ListEvaluations',
+            magface_dot_v1_dot_trainer__pb2.ListEvaluationsRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.ListEvaluationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvaluationReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/magface.v1.TrainerService/GetEvaluationReport',
+            magface_dot_v1_dot_trainer__pb2.GetEvaluationReportRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.GetEvaluationReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,16 @@ class TrainerServiceStub:
     """Makes the version that served before the present one serve again.
     FAILED_PRECONDITION when there is none.
     """
+    EvaluateModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateModelRequest, _trainer_pb2.EvaluateModelResponse]
+    """Queues the measurement of a version on the feedback's pairs, at the version's own
+    threshold. NOT_FOUND for an unknown version.
+    """
+    ListEvaluations: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListEvaluationsRequest, _trainer_pb2.ListEvaluationsResponse]
+    """Lists what was measured, newest first."""
+    GetEvaluationReport: _grpc.UnaryStreamMultiCallable[_trainer_pb2.GetEvaluationReportRequest, _trainer_pb2.GetEvaluationReportResponse]
+    """Streams the page that shows an evaluation and its errors: one HTML file that needs no
+    other. NOT_FOUND when the job is unknown or has measured nothing.
+    """
 
 @_typing.type_check_only
 class TrainerServiceAsyncStub(TrainerServiceStub):
@@ -88,6 +98,16 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Rollback: _aio.UnaryUnaryMultiCallable[_trainer_pb2.RollbackRequest, _trainer_pb2.RollbackResponse]  # type: ignore[assignment]
     """Makes the version that served before the present one serve again.
     FAILED_PRECONDITION when there is none.
+    """
+    EvaluateModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateModelRequest, _trainer_pb2.EvaluateModelResponse]  # type: ignore[assignment]
+    """Queues the measurement of a version on the feedback's pairs, at the version's own
+    threshold. NOT_FOUND for an unknown version.
+    """
+    ListEvaluations: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListEvaluationsRequest, _trainer_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
+    """Lists what was measured, newest first."""
+    GetEvaluationReport: _aio.UnaryStreamMultiCallable[_trainer_pb2.GetEvaluationReportRequest, _trainer_pb2.GetEvaluationReportResponse]  # type: ignore[assignment]
+    """Streams the page that shows an evaluation and its errors: one HTML file that needs no
+    other. NOT_FOUND when the job is unknown or has measured nothing.
     """
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -170,6 +190,34 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_pb2.RollbackResponse, _abc.Awaitable[_trainer_pb2.RollbackResponse]]:
         """Makes the version that served before the present one serve again.
         FAILED_PRECONDITION when there is none.
+        """
+
+    @_abc_1.abstractmethod
+    def EvaluateModel(
+        self,
+        request: _trainer_pb2.EvaluateModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.EvaluateModelResponse, _abc.Awaitable[_trainer_pb2.EvaluateModelResponse]]:
+        """Queues the measurement of a version on the feedback's pairs, at the version's own
+        threshold. NOT_FOUND for an unknown version.
+        """
+
+    @_abc_1.abstractmethod
+    def ListEvaluations(
+        self,
+        request: _trainer_pb2.ListEvaluationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ListEvaluationsResponse, _abc.Awaitable[_trainer_pb2.ListEvaluationsResponse]]:
+        """Lists what was measured, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetEvaluationReport(
+        self,
+        request: _trainer_pb2.GetEvaluationReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_trainer_pb2.GetEvaluationReportResponse], _abc.AsyncIterator[_trainer_pb2.GetEvaluationReportResponse]]:
+        """Streams the page that shows an evaluation and its errors: one HTML file that needs no
+        other. NOT_FOUND when the job is unknown or has measured nothing.
         """
 
 def add_TrainerServiceServicer_to_server(servicer: TrainerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
