@@ -28,7 +28,7 @@ from shared.model.session import cpu_threads
 from tests.benchmarks.learning_faces import PAIRS, Split, draw_pairs, real_people, rendered_people
 from tests.benchmarks.learning_figures import figures
 from tests.benchmarks.learning_product import make_parent, train
-from tests.benchmarks.learning_rows import REAL, RENDERED, WRONG_SHARE, KeptRows, Row
+from tests.benchmarks.learning_rows import ROWS, WRONG_SHARE, KeptRows, Row
 from tests.benchmarks.learning_speed import measure_speed
 from tests.benchmarks.learning_table import make_table
 from tests.benchmarks.seed_loop import train_as_seed
@@ -62,7 +62,7 @@ def run(out: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         bench = _Bench(checkpoint, faces if real else None, Path(scratch))
         todo: list[tuple[Row | str, Callable[[Tick], dict[str, Any]]]] = [
-            (row, partial(bench.measure, row)) for row in (*(REAL if real else ()), *RENDERED)
+            (row, partial(bench.measure, row)) for row in ROWS if real or row.people == "rendered"
         ]
         todo.insert(2, (_SPEED, bench.speed))
         for place, (row, measure) in enumerate(todo, 1):

@@ -32,12 +32,15 @@ class Row:
 
 
 # What says most comes first, so that an interrupted run is worth something.
-REAL = (
+ROWS = (
     Row("real", "parent"),
     Row("real", "ours"),
     Row("real", "seed"),
+    Row("rendered", "parent"),
+    Row("rendered", "ours"),
     Row("real", "hadsell"),
     Row("real", "ours", wrong_labels=True),
+    Row("rendered", "ours", wrong_labels=True),
     Row("real", "parent", seed=1),
     Row("real", "ours", seed=1),
     Row("real", "parent", seed=2),
@@ -46,11 +49,6 @@ REAL = (
     Row("real", "ours", wrong_labels=True, seed=2),
     Row("real", "seed", wrong_labels=True),
     Row("real", "hadsell", wrong_labels=True),
-)
-RENDERED = (
-    Row("rendered", "parent"),
-    Row("rendered", "ours"),
-    Row("rendered", "ours", wrong_labels=True),
 )
 
 
