@@ -20,6 +20,7 @@ from services.trainer.publish import PointerPublisher
 from services.trainer.runner import Runner
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
+from services.trainer.suspects import Suspects
 from services.trainer.trainer import Trainer
 from services.trainer.uploads import Uploads
 from services.trainer.versions import Versions
@@ -73,8 +74,9 @@ async def _live(
     pointer = PointerPublisher(pool, objects)
     uploads = Uploads(objects, settings.work_dir, settings.upload_max_bytes)
     evaluations = Evaluations(pool, objects)
+    suspects = Suspects(pool, objects)
     servicer.open(
-        Trainer(Jobs(pool), Versions(pool), evaluations, uploads=uploads, pointer=pointer)
+        Trainer(Jobs(pool), Versions(pool), evaluations, suspects, uploads=uploads, pointer=pointer)
     )
     await lifecycle.set_ready(True)
     store = VersionStore(objects, settings.work_dir / "versions")

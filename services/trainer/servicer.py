@@ -17,6 +17,7 @@ from services.trainer.packing import (
     read_upload,
 )
 from services.trainer.paging import read_page
+from services.trainer.suspect_packing import pack_report
 from services.trainer.trainer import Trainer
 from shared.errors import Unavailable
 from shared.rpc.handlers import Context
@@ -181,3 +182,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         report = await self._trainer.evaluations.report(read_job_id(request.job_id))
         for start in range(0, len(report), CHUNK_BYTES):
             yield pb.GetEvaluationReportResponse(chunk=report[start : start + CHUNK_BYTES])
+
+    async def ListSuspects(  # noqa: N802
+        self,
+        request: pb.ListSuspectsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListSuspectsResponse:
+        page = read_page(request.page_size, request.page_token)
+        wanted = read_job_id(request.job_id) if request.job_id else None
+        job_id, report = await self._trainer.suspects.report(wanted)
+        return pack_report(job_id, report, page)

@@ -7,6 +7,7 @@ from services.trainer.evaluations import Evaluations
 from services.trainer.jobs import Job, JobKind, Jobs, check_requested_by
 from services.trainer.publish import PointerPublisher
 from services.trainer.specs import EvaluateSpec, ImportSpec, TrainOptions, TrainSpec
+from services.trainer.suspects import Suspects
 from services.trainer.uploads import Uploads
 from services.trainer.versions import Serving, Versions
 from shared.errors import InvalidInput, PreconditionFailed
@@ -22,6 +23,7 @@ class Trainer:
         jobs: To look jobs up, follow and cancel them.
         versions: To look versions up.
         evaluations: To look up what was measured of them.
+        suspects: To look up which labels trainings suspect.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Trainer:
         jobs: Jobs,
         versions: Versions,
         evaluations: Evaluations,
+        suspects: Suspects,
         *,
         uploads: Uploads,
         pointer: PointerPublisher,
@@ -36,6 +39,7 @@ class Trainer:
         self.jobs = jobs
         self.versions = versions
         self.evaluations = evaluations
+        self.suspects = suspects
         self._uploads = uploads
         self._pointer = pointer
 

@@ -29,6 +29,7 @@ from services.trainer.messages import (
 )
 from services.trainer.settings import WorkerSettings
 from services.trainer.specs import EvaluateSpec, ImportSpec, TrainSpec, upload_key
+from services.trainer.suspects import keep_report
 from services.trainer.training import Progress, ReferenceFaces
 from shared.errors import MagFaceError, NotFound, Unavailable
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
@@ -146,6 +147,7 @@ def _train(
             state=StoredEpochState(objects, assignment.job_id),
             report=voice.report,
         )
+    keep_report(objects, assignment.job_id, outcome.labels)
     return Done(folder=outcome.folder, gate=outcome.gate)
 
 

@@ -154,6 +154,9 @@ def test_a_bad_option_is_named(trainer: TrainerClient, options: dict, field: str
             "nobody",
         ),
         ("Rollback", pb.RollbackRequest(requested_by="ada"), PreconditionFailed, "before"),
+        ("ListSuspects", pb.ListSuspectsRequest(job_id="x"), InvalidInput, "job_id"),
+        ("ListSuspects", pb.ListSuspectsRequest(page_size=-1), InvalidInput, "page_size"),
+        ("ListSuspects", pb.ListSuspectsRequest(), NotFound, "no training has succeeded"),
         ("EvaluateModel", pb.EvaluateModelRequest(), InvalidInput, "requested_by"),
         (
             "EvaluateModel",

@@ -111,6 +111,31 @@ CHANNEL_ORDER_BGR: ChannelOrder.ValueType  # 1
 CHANNEL_ORDER_RGB: ChannelOrder.ValueType  # 2
 Global___ChannelOrder: _TypeAlias = ChannelOrder  # noqa: Y015
 
+class _SuspectReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SuspectReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SuspectReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SUSPECT_REASON_UNSPECIFIED: _SuspectReason.ValueType  # 0
+    SUSPECT_REASON_UNLIKELY: _SuspectReason.ValueType  # 1
+    """Its votes and the similarity of its images make it more likely wrong than right."""
+    SUSPECT_REASON_CONTRADICTION: _SuspectReason.ValueType  # 2
+    """Labels that say SAME connect what a label parts that says DIFFERENT, and none of the
+    others is trusted less.
+    """
+
+class SuspectReason(_SuspectReason, metaclass=_SuspectReasonEnumTypeWrapper): ...
+
+SUSPECT_REASON_UNSPECIFIED: SuspectReason.ValueType  # 0
+SUSPECT_REASON_UNLIKELY: SuspectReason.ValueType  # 1
+"""Its votes and the similarity of its images make it more likely wrong than right."""
+SUSPECT_REASON_CONTRADICTION: SuspectReason.ValueType  # 2
+"""Labels that say SAME connect what a label parts that says DIFFERENT, and none of the
+others is trusted less.
+"""
+Global___SuspectReason: _TypeAlias = SuspectReason  # noqa: Y015
+
 @_typing.final
 class TrainingOptions(_message.Message):
     """How to fine-tune. Unset fields take the trainer's defaults, which are measured in docs/."""
@@ -1220,3 +1245,153 @@ class GetEvaluationReportResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetEvaluationReportResponse: _TypeAlias = GetEvaluationReportResponse  # noqa: Y015
+
+@_typing.final
+class ListSuspectsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The latest training that succeeded when empty."""
+    page_size: _builtins.int
+    """1..1000; 100 when 0."""
+    page_token: _builtins.str
+    """next_page_token of the page before, with the job_id that came with it; empty for the first."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSuspectsRequest: _TypeAlias = ListSuspectsRequest  # noqa: Y015
+
+@_typing.final
+class ListSuspectsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    SUSPECTS_FIELD_NUMBER: _builtins.int
+    ANNOTATORS_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
+    WRONG_SHARE_FIELD_NUMBER: _builtins.int
+    TREATED_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The training that found them."""
+    pairs: _builtins.int
+    """Labelled pairs that it was given."""
+    wrong_share: _builtins.float
+    """Share of their labels that it expects to be wrong, 0..1."""
+    treated: _builtins.bool
+    """Whether it weighted labels by their probability to be right and left out those that are
+    more likely wrong; it does not where next to none seem wrong.
+    """
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def suspects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Suspect]: ...
+    @_builtins.property
+    def annotators(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnnotatorReliability]:
+        """Of all annotators, the least reliable first; on the first page only."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        suspects: _abc.Iterable[Global___Suspect] | None = ...,
+        annotators: _abc.Iterable[Global___AnnotatorReliability] | None = ...,
+        pairs: _builtins.int = ...,
+        wrong_share: _builtins.float = ...,
+        treated: _builtins.bool = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotators", b"annotators", "job_id", b"job_id", "next_page_token", b"next_page_token", "pairs", b"pairs", "suspects", b"suspects", "treated", b"treated", "wrong_share", b"wrong_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSuspectsResponse: _TypeAlias = ListSuspectsResponse  # noqa: Y015
+
+@_typing.final
+class Suspect(_message.Message):
+    """A label that may be wrong."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_A_FIELD_NUMBER: _builtins.int
+    SHA256_B_FIELD_NUMBER: _builtins.int
+    SAME_FIELD_NUMBER: _builtins.int
+    WRONG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ANNOTATORS_FIELD_NUMBER: _builtins.int
+    sha256_a: _builtins.str
+    sha256_b: _builtins.str
+    same: _builtins.bool
+    """What it says: SAME when true, DIFFERENT when false."""
+    wrong_probability: _builtins.float
+    """Probability that it is wrong, 0..1."""
+    reason: Global___SuspectReason.ValueType
+    @_builtins.property
+    def annotators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Who said so."""
+
+    def __init__(
+        self,
+        *,
+        sha256_a: _builtins.str = ...,
+        sha256_b: _builtins.str = ...,
+        same: _builtins.bool = ...,
+        wrong_probability: _builtins.float = ...,
+        reason: Global___SuspectReason.ValueType = ...,
+        annotators: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotators", b"annotators", "reason", b"reason", "same", b"same", "sha256_a", b"sha256_a", "sha256_b", b"sha256_b", "wrong_probability", b"wrong_probability"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suspect: _TypeAlias = Suspect  # noqa: Y015
+
+@_typing.final
+class AnnotatorReliability(_message.Message):
+    """How often an annotator is right; for few votes nearer to what all of them reach together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANNOTATOR_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    GENUINE_RIGHT_FIELD_NUMBER: _builtins.int
+    IMPOSTOR_RIGHT_FIELD_NUMBER: _builtins.int
+    annotator: _builtins.str
+    votes: _builtins.int
+    """Votes of theirs, not counting the unsure ones."""
+    genuine_right: _builtins.float
+    """Share of the pairs of one person that they call SAME, 0..1."""
+    impostor_right: _builtins.float
+    """Share of the pairs of two people that they call DIFFERENT, 0..1."""
+    def __init__(
+        self,
+        *,
+        annotator: _builtins.str = ...,
+        votes: _builtins.int = ...,
+        genuine_right: _builtins.float = ...,
+        impostor_right: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotator", b"annotator", "genuine_right", b"genuine_right", "impostor_right", b"impostor_right", "votes", b"votes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnnotatorReliability: _TypeAlias = AnnotatorReliability  # noqa: Y015

@@ -95,6 +95,11 @@ class TrainerServiceStub:
                 request_serializer=magface_dot_v1_dot_trainer__pb2.GetEvaluationReportRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_trainer__pb2.GetEvaluationReportResponse.FromString,
                 _registered_method=True)
+        self.ListSuspects = channel.unary_unary(
+                '/magface.v1.TrainerService/ListSuspects',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.ListSuspectsRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.ListSuspectsResponse.FromString,
+                _registered_method=True)
 
 
 class TrainerServiceServicer:
@@ -190,6 +195,14 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSuspects(self, request, context):
+        """Lists the labels that a finished training suspects to be wrong, the surest first, and how
+        reliable it found each annotator. NOT_FOUND when the job is no training that succeeded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -252,6 +265,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.GetEvaluationReport,
                     request_deserializer=magface_dot_v1_dot_trainer__pb2.GetEvaluationReportRequest.FromString,
                     response_serializer=magface_dot_v1_dot_trainer__pb2.GetEvaluationReportResponse.SerializeToString,
+            ),
+            'ListSuspects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSuspects,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.ListSuspectsRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.ListSuspectsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -579,6 +597,33 @@ class TrainerService:
             '/magface.v1.TrainerService/GetEvaluationReport',
             magface_dot_v1_dot_trainer__pb2.GetEvaluationReportRequest.SerializeToString,
             magface_dot_v1_dot_trainer__pb2.GetEvaluationReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSuspects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.TrainerService/ListSuspects',
+            magface_dot_v1_dot_trainer__pb2.ListSuspectsRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.ListSuspectsResponse.FromString,
             options,
             channel_credentials,
             insecure,

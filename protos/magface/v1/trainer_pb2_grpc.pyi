@@ -68,6 +68,10 @@ class TrainerServiceStub:
     """Streams the page that shows an evaluation and its errors: one HTML file that needs no
     other. NOT_FOUND when the job is unknown or has measured nothing.
     """
+    ListSuspects: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListSuspectsRequest, _trainer_pb2.ListSuspectsResponse]
+    """Lists the labels that a finished training suspects to be wrong, the surest first, and how
+    reliable it found each annotator. NOT_FOUND when the job is no training that succeeded.
+    """
 
 @_typing.type_check_only
 class TrainerServiceAsyncStub(TrainerServiceStub):
@@ -108,6 +112,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     GetEvaluationReport: _aio.UnaryStreamMultiCallable[_trainer_pb2.GetEvaluationReportRequest, _trainer_pb2.GetEvaluationReportResponse]  # type: ignore[assignment]
     """Streams the page that shows an evaluation and its errors: one HTML file that needs no
     other. NOT_FOUND when the job is unknown or has measured nothing.
+    """
+    ListSuspects: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListSuspectsRequest, _trainer_pb2.ListSuspectsResponse]  # type: ignore[assignment]
+    """Lists the labels that a finished training suspects to be wrong, the surest first, and how
+    reliable it found each annotator. NOT_FOUND when the job is no training that succeeded.
     """
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -218,6 +226,16 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_trainer_pb2.GetEvaluationReportResponse], _abc.AsyncIterator[_trainer_pb2.GetEvaluationReportResponse]]:
         """Streams the page that shows an evaluation and its errors: one HTML file that needs no
         other. NOT_FOUND when the job is unknown or has measured nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSuspects(
+        self,
+        request: _trainer_pb2.ListSuspectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ListSuspectsResponse, _abc.Awaitable[_trainer_pb2.ListSuspectsResponse]]:
+        """Lists the labels that a finished training suspects to be wrong, the surest first, and how
+        reliable it found each annotator. NOT_FOUND when the job is no training that succeeded.
         """
 
 def add_TrainerServiceServicer_to_server(servicer: TrainerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
