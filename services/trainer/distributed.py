@@ -40,9 +40,13 @@ def processes() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def own_rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
 def leads() -> bool:
     """Whether this process is the one that speaks, and keeps what comes of the training."""
-    return not distributed.is_initialized() or distributed.get_rank() == 0
+    return own_rank() == 0
 
 
 def own_device() -> torch.device:
@@ -59,7 +63,7 @@ def own_threads(threads: int) -> int:
 
 def own_share(count: int) -> slice:
     """Which of `count` images this process embeds; shares differ by one image at most."""
-    rank = distributed.get_rank() if distributed.is_initialized() else 0
+    rank = own_rank()
     return slice(count * rank // processes(), count * (rank + 1) // processes())
 
 
@@ -98,7 +102,7 @@ def replicated(network: Module) -> Module:
 
 
 def agreed(value: _T) -> _T:
-    """What the leading process has."""
+    """Give what the leading process has; what the others have is not looked at."""
     if not distributed.is_initialized():
         return value
     box = [value]

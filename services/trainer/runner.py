@@ -36,6 +36,15 @@ _HEARTBEAT_S = 0.3
 _Result = Failed | Measured | tuple[Manifest, GateVerdict | None]
 
 
+def worker_command(processes: int) -> tuple[str, ...]:
+    """Start a worker of this many processes on this host."""
+    if processes == 1:
+        return WORKER
+    python, *module = WORKER
+    torchrun = (python, "-m", "torch.distributed.run", "--standalone")
+    return (*torchrun, "--nproc-per-node", str(processes), *module)
+
+
 class _Cancelled(Exception):
     """Somebody wants the job to stop."""
 

@@ -17,7 +17,7 @@ from services.trainer.housekeeping import Housekeeper
 from services.trainer.jobs import Jobs
 from services.trainer.leases import Leases
 from services.trainer.publish import PointerPublisher
-from services.trainer.runner import Runner
+from services.trainer.runner import Runner, worker_command
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.suspects import Suspects
@@ -81,7 +81,8 @@ async def _live(
     await lifecycle.set_ready(True)
     store = VersionStore(objects, settings.work_dir / "versions")
     completion = Completion(pool, objects, store, pointer)
-    runner = Runner(Leases(pool), completion, settings.work_dir)
+    command = worker_command(settings.train_processes)
+    runner = Runner(Leases(pool), completion, settings.work_dir, command)
     async with asyncio.TaskGroup() as group:
         group.create_task(runner.run())
         group.create_task(pointer.reconcile())

@@ -13,10 +13,12 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
     Attributes:
         work_dir: Scratch space for uploads and jobs; needs room for a few checkpoints.
         upload_max_bytes: Largest checkpoint accepted.
+        train_processes: Processes that share a training, for instance one a GPU.
     """
 
     work_dir: Path = Path("trainer-work")
     upload_max_bytes: int = Field(default=2 * 2**30, ge=2**20)
+    train_processes: int = Field(default=1, ge=1)
 
 
 class WorkerSettings(ObjectStoreSettings, ImageLimits):

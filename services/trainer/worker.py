@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -69,7 +69,7 @@ class Voice:
 
 
 def main() -> None:
-    """Do the job that stdin assigns."""
+    """Do the job that stdin assigns, alone or as one of the processes that torchrun started."""
     run(_do)
 
 
@@ -81,12 +81,59 @@ def run(do: Callable[[Assignment, Voice], Done | Measured]) -> None:
     _die_with_parent()
     voice = Voice(_take_stdout())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    assignment = Assignment.model_validate_json(sys.stdin.buffer.readline())
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _run_together(do, voice)
+        return
+    assignment = _listen()
     if os.getppid() != assignment.parent_pid:
         sys.exit("the runner has ended")
-    threading.Thread(target=_end_at_eof, daemon=True).start()
-    try:
+    with _failure_told(voice):
         voice.say(do(assignment, voice))
+
+
+def _run_together(do: Callable[[Assignment, Voice], Done | Measured], voice: Voice) -> None:
+    """Be one of torchrun's processes: the leading one listens and speaks, all of them train.
+
+    A process that fails ends, and torchrun ends the others.
+    """
+    from services.trainer.distributed import agreed, leads, own_rank, together  # noqa: PLC0415
+
+    with together():
+        if leads():
+            assignment = _listen()
+            with _failure_told(voice):
+                voice.say(do(agreed(_with_snapshot(assignment)), voice))
+            return
+        given: Assignment | None = agreed(None)
+        if given is not None and given.kind is JobKind.TRAIN:
+            workdir = given.workdir / f"process-{own_rank()}"
+            workdir.mkdir(parents=True)
+            with Path(os.devnull).open("wb") as nowhere:
+                do(given.model_copy(update={"workdir": workdir}), Voice(nowhere))
+
+
+def _with_snapshot(assignment: Assignment) -> Assignment:
+    """Freeze the feedback before the processes part, so that all pull the same."""
+    if assignment.kind is not JobKind.TRAIN or assignment.data_snapshot is not None:
+        return assignment
+    from services.trainer.feedback_source import PulledFeedback  # noqa: PLC0415
+    from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
+
+    with open_sync_channel(WorkerSettings().feedback_address) as channel:
+        frozen = PulledFeedback(channel, None, assignment.workdir / "images")
+        return assignment.model_copy(update={"data_snapshot": frozen.snapshot_id})
+
+
+def _listen() -> Assignment:
+    assignment = Assignment.model_validate_json(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_at_eof, daemon=True).start()
+    return assignment
+
+
+@contextmanager
+def _failure_told(voice: Voice) -> Iterator[None]:
+    try:
+        yield
     except MagFaceError as error:
         voice.say(Failed(why=str(error), transient=isinstance(error, Unavailable)))
 

@@ -1,14 +1,22 @@
 """A training on two processes, which are real ones, started by torchrun."""
 
+import os
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
 import torch
 
+from services.trainer.child import at_work
+from services.trainer.jobs import JobKind
+from services.trainer.messages import Assignment, Done, ProgressMade, read_message
+from services.trainer.runner import worker_command
+from tests.trainer.standin import COMMAND
 from tests.trainer.test_finetune import finetuner, tiny_network, train
 from tests.trainer.torchrun import SCORES, torchrun
+from tests.trainer.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +68,36 @@ def test_one_that_fails_ends_both_and_they_go_on_from_the_last_epoch(
 
 def pids(folder: Path) -> list[int]:
     return [int(pid) for pid in (folder / "pids").read_text().split()]
+
+
+def assigned(folder: Path) -> Assignment:
+    return Assignment(
+        parent_pid=os.getpid(),
+        job_id=uuid4(),
+        kind=JobKind.TRAIN,
+        spec={},
+        data_snapshot="snapshot-1",
+        workdir=folder,
+    )
+
+
+def standing_in(behaviour: str, folder: Path) -> list[str]:
+    command = [part.replace("services.trainer.worker", COMMAND[-1]) for part in worker_command(2)]
+    return [*command, behaviour, str(folder / "pids")]
+
+
+async def test_of_two_workers_one_speaks_and_both_work(tmp_path: Path) -> None:
+    async with at_work(standing_in("version", tmp_path), assigned(tmp_path)) as child:
+        said = [read_message(line) async for line in child.lines()]
+    assert [type(message) for message in said] == [ProgressMade, Done]
+    assert (tmp_path / "version").is_dir()
+    assert (tmp_path / "process-1" / "version").is_dir()
+
+
+@pytest.mark.slow
+async def test_two_workers_end_when_the_runner_is_done_with_them(tmp_path: Path) -> None:
+    async with at_work(standing_in("hang", tmp_path), assigned(tmp_path)) as child:
+        read_message(await anext(child.lines()))
+        workers = pids(tmp_path)
+        assert len(workers) == 2
+    await wait_for(lambda: not any(psutil.pid_exists(pid) for pid in workers), 5)
