@@ -113,6 +113,9 @@ class LabelledPairs:
     rows: NDArray[np.int64]
     same: NDArray[np.bool_]
 
+    def only(self, places: NDArray[np.int64]) -> "LabelledPairs":
+        return LabelledPairs(self.rows[places], self.same[places])
+
     def with_wrong_labels(self, share: float, seed: int) -> "LabelledPairs":
         wrong = np.random.default_rng(seed).random(len(self.same)) < share
         return LabelledPairs(self.rows, self.same ^ wrong)

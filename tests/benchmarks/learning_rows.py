@@ -58,13 +58,12 @@ class KeptRows:
     Args:
         file: Where.
         material: Names the faces and the checkpoint; rows of others are kept apart, and so
-            are trained rows of another state of the trainer's sources.
+            are trained rows of another state of the training's sources.
     """
 
     def __init__(self, file: Path, material: str) -> None:
         self._file = file
         self._material = material
-        self._sources = _digest_sources()
         self._kept: dict[str, dict[str, Any]] = (
             json.loads(file.read_text()) if file.exists() else {}
         )
@@ -79,18 +78,24 @@ class KeptRows:
         partial.replace(self._file)
 
     def _key(self, row: Row | str) -> str:
-        # The product's code has no part in the parent and in the seed's own loop.
-        literal = isinstance(row, Row) and row.recipe in ("parent", "seed")
+        recipe = row.recipe if isinstance(row, Row) else row
+        match recipe:
+            case "parent":
+                sources = ""
+            case "seed":
+                sources = _digest_sources("tests.benchmarks.seed_loop")
+            case _:
+                sources = _digest_sources("services.trainer")
         name = json.dumps(asdict(row)) if isinstance(row, Row) else row
-        return f"{name} {self._material}{'' if literal else ' ' + self._sources}"
+        return f"{name} {self._material} {sources}"
 
 
-def _digest_sources() -> str:
-    """Digest of the product's modules that this process trains with."""
+def _digest_sources(package: str) -> str:
+    """Digest of the modules in a package that this process has loaded."""
     files = {
         module.__file__
         for name, module in sys.modules.items()
-        if name.startswith(("services.trainer", "shared.model")) and module.__file__
+        if f"{name}.".startswith(f"{package}.") and module.__file__
     }
     digest = hashlib.sha256()
     for file in sorted(files):

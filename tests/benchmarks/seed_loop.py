@@ -4,6 +4,7 @@ The baseline to beat, its faults included: BatchNorm and dropout in train mode, 
 wrong side of the threshold, and four embeddings a pair. Only the channel order is the model's.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,6 +19,7 @@ from tests.benchmarks.learning_faces import Crops, LabelledPairs
 
 _MARGIN, _LEARNING_RATE, _THRESHOLD = 1.0, 1e-4, 0.4
 _BATCH = 16
+_VALIDATED_ONE_IN = 5
 
 
 def make_optimizer(network: torch.nn.Module) -> torch.optim.Optimizer:
@@ -89,15 +91,32 @@ def train_as_seed(
     seed: int,
     tick: Callable[[str], None],
 ) -> None:
-    """Train in place; without the accuracy of each batch, which costs time and changes nothing."""
+    """Train in place and keep the epoch that is best on a fifth of the pairs, split by pair.
+
+    The accuracy of each batch is left out here: it costs time and changes nothing.
+    """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
+    order_of_pairs = rng.permutation(len(pairs.same))
+    held, learned = np.split(order_of_pairs, [len(order_of_pairs) // _VALIDATED_ONE_IN])
+    training, validation = pairs.only(learned), pairs.only(held)
     optimizer = make_optimizer(network)
+    best, best_accuracy = copy.deepcopy(network.state_dict()), 0.0
     for epoch in range(1, epochs + 1):
         network.train()
         losses = [
             seed_step(network, optimizer, *batch)
-            for batch in seed_batches(crops, pairs, order, rng)
+            for batch in seed_batches(crops, training, order, rng)
         ]
-        tick(f"epoch {epoch} of {epochs}, loss {np.mean(losses):.3f}")
+        accuracy = _validate(network, seed_batches(crops, validation, order, rng))
+        if accuracy > best_accuracy:
+            best, best_accuracy = copy.deepcopy(network.state_dict()), accuracy
+        tick(f"epoch {epoch} of {epochs}, loss {np.mean(losses):.3f}, accuracy {accuracy:.3f}")
+    network.load_state_dict(best)
     network.eval()
+
+
+def _validate(network: torch.nn.Module, dealt: Iterator[tuple[Tensor, Tensor, Tensor]]) -> float:
+    batches = list(dealt)
+    accuracies = [seed_accuracy(network, *batch) for batch in batches]
+    return float(np.average(accuracies, weights=[len(label) for _, _, label in batches]))

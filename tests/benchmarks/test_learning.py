@@ -91,7 +91,7 @@ def test_the_seeds_accuracy_changes_nothing(tiny: torch.nn.Module) -> None:
 
 def test_the_seeds_loop_replaces_the_batch_statistics(tiny: torch.nn.Module) -> None:
     crops = np.random.default_rng(0).integers(0, 256, (12, 112, 112, 3), np.uint8)
-    pairs = draw_pairs(np.repeat(np.arange(4), 3), 12, seed=0)
+    pairs = draw_pairs(np.repeat(np.arange(4), 3), 18, seed=0)
     train_as_seed(tiny, "bgr", crops, pairs, epochs=1, seed=0, tick=lambda _: None)
     norm = cast("torch.nn.BatchNorm1d", tiny[3])  # type: ignore[index]
     assert norm.running_mean is not None
