@@ -104,6 +104,16 @@ def test_a_trained_version_is_measured_beside_its_parent(world: World, undisturb
     assert separation > before
 
 
+def test_a_finished_training_says_what_it_thinks_of_its_labels(world: World, undisturbed: pb.Job):
+    answer = world.trainer.stub.ListSuspects(pb.ListSuspectsRequest(), timeout=10)
+    assert answer.job_id == undisturbed.job_id
+    assert (answer.pairs, answer.treated) == (240, False)
+    assert answer.wrong_share < 0.02
+    (ada,) = answer.annotators
+    assert (ada.annotator, ada.votes) == ("ada", 240)
+    assert min(ada.genuine_right, ada.impostor_right) > 0.9
+
+
 def test_a_killed_trainers_job_resumes_and_gives_the_identical_weights(
     world: World, undisturbed: pb.Job
 ):
