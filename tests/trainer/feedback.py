@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from services.trainer.training import LabelledPair
 from shared.datasets.render import render_person
@@ -52,6 +54,14 @@ class Rendered:
             LabelledPair(one[i], other[i], same=False)
             for one, other in pairwise(names)
             for i in range(images - 1)
+        ]
+
+    def flip(self, share: float, seed: int) -> None:
+        """Make a share of the labels wrong."""
+        wrong = np.random.default_rng(seed).random(len(self._pairs)) < share
+        self._pairs = [
+            replace(pair, same=bool(pair.same ^ flip))
+            for pair, flip in zip(self._pairs, wrong, strict=True)
         ]
 
     def _add(self, person: int, image: int) -> str:

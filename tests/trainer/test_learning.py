@@ -8,6 +8,7 @@ import pytest
 
 from services.trainer.learning import run_training
 from services.trainer.material import decode_feedback, divide_feedback
+from services.trainer.suspects import Suspicion
 from services.trainer.training import Progress, Recipe, ReferenceFaces, TrainingSpec
 from shared.datasets.render import render_person
 from shared.errors import InvalidInput, PreconditionFailed
@@ -113,3 +114,31 @@ def test_training_improves_on_people_it_has_never_seen(parent: Path, tmp_path: P
     fractions = [progress.fraction for progress in told]
     assert all(0 <= fraction <= 1 for fraction in fractions)
     assert {"epoch", "loss"} <= set().union(*(progress.figures for progress in told))
+
+
+@pytest.mark.slow
+def test_wrong_labels_are_found_before_they_are_learned(parent: Path, tmp_path: Path) -> None:
+    feedback = Rendered(range(60), 3)
+    right = {(pair.sha256_a, pair.sha256_b): pair.same for pair in feedback.pairs()}
+    feedback.flip(share=0.2, seed=3)
+    wrong = sum(pair.same != right[pair.sha256_a, pair.sha256_b] for pair in feedback.pairs())
+    told: list[Progress] = []
+    outcome = run_training(
+        spec(epochs=2),
+        feedback=feedback,
+        parent=parent,
+        reference=None,
+        workdir=tmp_path,
+        state=KeptState(),
+        report=told.append,
+    )
+    assert outcome.labels.treated
+    assert outcome.labels.wrong_share == pytest.approx(0.2, abs=0.06)
+    unlikely = [one for one in outcome.labels.suspects if one.why is Suspicion.UNLIKELY]
+    found = sum(one.same != right[one.sha256_a, one.sha256_b] for one in unlikely)
+    assert found / len(unlikely) > 0.7
+    # Half of 60 people, seen once, teach little: more would be found on more of them.
+    assert found / wrong > 0.4
+    fractions = [progress.fraction for progress in told]
+    assert fractions == sorted(fractions)
+    assert "checking the labels, epoch 1" in {progress.message for progress in told}
