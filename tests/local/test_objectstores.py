@@ -14,6 +14,7 @@ from deploy.local.seaweedfs import SeaweedServer
 from shared.errors import Unavailable
 from shared.storage.objects import ObjectStore
 from tests.local.helpers import wait_until
+from tests.processes import lives
 
 
 @pytest.fixture(scope="module", params=[NanioServer, SeaweedServer])
@@ -81,4 +82,4 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    wait_until(lambda: not psutil.pid_exists(pid), timeout_s=5)
+    wait_until(lambda: not lives(pid), timeout_s=5)

@@ -17,6 +17,7 @@ from deploy.local.files import PortBook
 from deploy.local.postgres import PostgresServer
 from shared.errors import PreconditionFailed
 from tests.local.helpers import wait_until
+from tests.processes import lives
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_it_starts_although_backends_of_a_killed_server_are_still_there(
     server.kill()
     resume = subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {backend_pid}"])
     server.start()
-    assert not _lives(backend_pid)
+    assert not lives(backend_pid)
     resume.wait()
 
 
@@ -136,7 +137,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    wait_until(lambda: not psutil.pid_exists(pid), timeout_s=5)
+    wait_until(lambda: not lives(pid), timeout_s=5)
 
 
 def test_a_port_is_kept_unless_another_program_has_it(
@@ -151,11 +152,3 @@ def test_a_port_is_kept_unless_another_program_has_it(
         other = book.take("a")
         assert other != port
     assert book.take("a") == other
-
-
-def _lives(pid: int) -> bool:
-    """Whether a process has not ended; init may take its time to collect one that has."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psutil
 import pytest
 import torch
 
@@ -13,6 +12,7 @@ from services.trainer.child import at_work
 from services.trainer.jobs import JobKind
 from services.trainer.messages import Assignment, Done, ProgressMade, read_message
 from services.trainer.runner import worker_command
+from tests.processes import lives
 from tests.trainer.standin import COMMAND
 from tests.trainer.test_finetune import finetuner, tiny_network, train
 from tests.trainer.torchrun import SCORES, torchrun
@@ -57,7 +57,7 @@ def test_one_that_fails_ends_both_and_they_go_on_from_the_last_epoch(
     failed = torchrun(tmp_path, f"process {rank} fails")
     assert failed.returncode != 0
     assert "something nobody thought of" in failed.stdout
-    assert [pid for pid in pids(tmp_path) if psutil.pid_exists(pid)] == []
+    assert [pid for pid in pids(tmp_path) if lives(pid)] == []
     assert not list(tmp_path.glob("made-*"))
 
     resumed = torchrun(tmp_path, "train")
@@ -100,4 +100,4 @@ async def test_two_workers_end_when_the_runner_is_done_with_them(tmp_path: Path)
         read_message(await anext(child.lines()))
         workers = pids(tmp_path)
         assert len(workers) == 2
-    await wait_for(lambda: not any(psutil.pid_exists(pid) for pid in workers), 5)
+    await wait_for(lambda: not any(lives(pid) for pid in workers), 5)
