@@ -1,13 +1,21 @@
 """Reads the faces of a set of pairs as the other commands read pictures."""
 
+from typing import Final, Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.pictures import Alignment, settle
+from cli.pictures import Alignment
 from shared.datasets.pairs import PairSet
+from shared.errors import InvalidInput
 from shared.evaluation.embed_set import Crops
 from shared.model.faces import FaceImage, FaceReader
 from shared.settings import ImageLimits
+
+_SETTLED: Final[dict[Alignment, Literal["aligned", "detect"]]] = {
+    Alignment.ALIGNED: "aligned",
+    Alignment.DETECT: "detect",
+}
 
 
 def pair_crops(pair_set: PairSet, alignment: Alignment) -> Crops:
@@ -15,7 +23,15 @@ def pair_crops(pair_set: PairSet, alignment: Alignment) -> Crops:
     reader = FaceReader(ImageLimits())
 
     def crop(image: int) -> NDArray[np.uint8]:
-        data = pair_set.data(image)
-        return reader.crop(FaceImage(data, settle(data, alignment)), pair_set.name(image))
+        data, name = pair_set.data(image), pair_set.name(image)
+        if alignment is not Alignment.AUTO:
+            return reader.crop(FaceImage(data, _SETTLED[alignment]), name)
+        try:
+            # Takes what is 112x112. To look at the size first would be to open it twice.
+            return reader.crop(FaceImage(data), name)
+        except InvalidInput as error:
+            if error.field != f"{name}.alignment":
+                raise
+            return reader.crop(FaceImage(data, "detect"), name)
 
     return crop

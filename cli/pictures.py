@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import typer
 from magface.v1 import image_pb2
@@ -24,11 +24,6 @@ class Alignment(StrEnum):
     ALIGNED = "aligned"
     DETECT = "detect"
 
-
-_ALIGNMENTS: Final = {
-    "aligned": image_pb2.ALIGNMENT_ALIGNED,
-    "detect": image_pb2.ALIGNMENT_DETECT,
-}
 
 AlignmentOption = Annotated[
     Alignment,
@@ -49,14 +44,11 @@ PictureB = Annotated[
 
 def to_image(data: bytes, alignment: Alignment) -> image_pb2.Image:
     """Packs a picture's bytes; what is wrong with them is for the server to say."""
-    return image_pb2.Image(data=data, alignment=_ALIGNMENTS[settle(data, alignment)])
-
-
-def settle(data: bytes, alignment: Alignment) -> Literal["aligned", "detect"]:
-    """Decides how a picture's bytes are to be read."""
-    if alignment is Alignment.AUTO:
-        return "aligned" if _size(data) in (_CROP_SIZE, None) else "detect"
-    return "aligned" if alignment is Alignment.ALIGNED else "detect"
+    aligned = alignment is Alignment.ALIGNED or (
+        alignment is Alignment.AUTO and _size(data) in (_CROP_SIZE, None)
+    )
+    way = image_pb2.ALIGNMENT_ALIGNED if aligned else image_pb2.ALIGNMENT_DETECT
+    return image_pb2.Image(data=data, alignment=way)
 
 
 @contextmanager

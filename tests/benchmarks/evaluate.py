@@ -1,0 +1,94 @@
+"""How much of the engine's speed an evaluation gets, decoding included."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cli.pair_crops import pair_crops
+from cli.pictures import Alignment
+from shared.datasets.folder import read_identities
+from shared.datasets.pairs import PairSet
+from shared.datasets.render import golden_crops, write_people
+from shared.datasets.sampling import SampleSize, sample_pairs
+from shared.evaluation.embed_set import Crops, embed_set
+from shared.model.checkpoint import load_checkpoint
+from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
+from shared.model.export import export_version
+from shared.model.session import Engine, Session, cpu_threads, open_session
+
+_PEOPLE, _IMAGES, _BATCH = 48, 4, 32
+_ROUNDS = 7
+_ENGINES: tuple[Engine, ...] = ("onnxruntime", "torch")
+
+
+def run(_: Path) -> dict[str, object]:
+    """Measure both engines; `ratio` is that of the slower one."""
+    with tempfile.TemporaryDirectory() as folder:
+        version = _version(Path(folder) / "default")
+        write_people(Path(folder) / "people", _PEOPLE, _IMAGES, seed=0)
+        people = read_identities(Path(folder) / "people")
+        # All genuine pairs, so that every image is used.
+        pairs = _PEOPLE * _IMAGES * (_IMAGES - 1)
+        pair_set = sample_pairs(people, SampleSize(pairs), seed=0)
+        crops = pair_crops(pair_set, Alignment.AUTO)
+        by_engine = {
+            engine: _compare(open_session(version, engine), pair_set, crops) for engine in _ENGINES
+        }
+    return {
+        "ratio": min(figures["ratio"] for figures in by_engine.values()),
+        "bar": 0.95,
+        "engines": by_engine,
+        "images": len(pair_set.images),
+        "batch_size": _BATCH,
+        "rounds": _ROUNDS,
+        "threads": cpu_threads(),
+    }
+
+
+def _version(folder: Path) -> Path:
+    calibration = default_calibration()
+    export_version(
+        load_checkpoint(DEFAULT_CHECKPOINT).network,
+        folder,
+        model_version=folder.name,
+        channel_order=calibration.channel_order,
+        threshold=calibration.threshold,
+        magnitude_quantiles=calibration.magnitude_quantiles,
+        golden_crops=golden_crops(),
+        job_id="benchmark",
+    )
+    return folder
+
+
+def _compare(session: Session, pair_set: PairSet, crops: Crops) -> dict[str, float]:
+    """Time both in turn, so that what else the machine does hits both alike."""
+    decoded = np.stack([crops(image) for image in range(len(pair_set.images))])
+    ways: dict[str, Callable[[], object]] = {
+        "bare": lambda: _bare(session, decoded),
+        "evaluation": lambda: embed_set(session, pair_set, crops, batch_size=_BATCH),
+    }
+    ways["bare"]()
+    speeds: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(_ROUNDS):
+        for way in sorted(ways, reverse=bool(turn % 2)):
+            start = time.perf_counter()
+            ways[way]()
+            speeds[way].append(len(decoded) / (time.perf_counter() - start))
+        sys.stderr.write(f"{session.engine}: round {turn + 1} of {_ROUNDS}\n")
+    rounds = zip(speeds["evaluation"], speeds["bare"], strict=True)
+    return {
+        "bare_images_per_second": median(speeds["bare"]),
+        "evaluation_images_per_second": median(speeds["evaluation"]),
+        "ratio": median(evaluation / bare for evaluation, bare in rounds),
+    }
+
+
+def _bare(session: Session, decoded: NDArray[np.uint8]) -> None:
+    for start in range(0, len(decoded), _BATCH):
+        session.run(decoded[start : start + _BATCH])
