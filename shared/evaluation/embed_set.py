@@ -1,5 +1,8 @@
 """Embed many images as fast as the engine goes: decoding never makes it wait."""
 
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +22,7 @@ Crops = Callable[[int], NDArray[np.uint8]]
 
 # Batches decoded ahead of the engine and at once; more would only hold memory.
 _AHEAD = 4
+_NICER_BY = 10
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def _decoded_batches(
         return np.stack([crops(image) for image in range(start, min(start + batch_size, images))])
 
     starts = iter(range(0, images, batch_size))
-    with ThreadPoolExecutor(max_workers=_AHEAD, thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="decode", initializer=_step_back) as pool:
         ahead: list[Future[NDArray[np.uint8]]] = [
             pool.submit(decode, start) for start in islice(starts, _AHEAD)
         ]
@@ -112,3 +116,15 @@ def _decoded_batches(
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _step_back() -> None:
+    """Let this thread run where the engine's leave a gap.
+
+    The engine's threads wait for each other many times a batch: one that decoding has pushed
+    from its core holds up all of them (2 to 9 % of the speed on two cores).
+    """
+    if sys.platform == "linux":
+        nice = min(os.getpriority(os.PRIO_PROCESS, 0) + _NICER_BY, 19)
+        # There a thread has a niceness of its own.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
