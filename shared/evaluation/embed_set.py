@@ -122,7 +122,7 @@ def _step_back() -> None:
     """Let this thread run where the engine's leave a gap.
 
     The engine's threads wait for each other many times a batch: one that decoding has pushed
-    from its core holds up all of them (2 to 9 % of the speed on two cores).
+    from its core holds up all of them (measured: a hundredth of the speed on two cores).
     """
     if sys.platform == "linux":
         nice = min(os.getpriority(os.PRIO_PROCESS, 0) + _NICER_BY, 19)
