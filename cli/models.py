@@ -86,6 +86,12 @@ def import_model(
             help="Labelled pairs of faces: measure both channel orders here, take the better.",
         ),
     ] = None,
+    target_far: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="FAR that --probe's threshold keeps; most accurate if not set."
+        ),
+    ] = None,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,
@@ -93,11 +99,13 @@ def import_model(
     """Make a model version of a checkpoint; it does not serve until it is promoted."""
     if probe is not None and channel_order is not None:
         raise typer.BadParameter("--probe finds the channel order out; leave --channel-order away")
+    if target_far is not None and (probe is None or threshold is not None):
+        raise typer.BadParameter("--target-far needs --probe, and sets the threshold itself")
     measured: dict[str, Any] | None = None
     if probe is not None:
         from cli.probe import probe_channel_order
 
-        measured = probe_channel_order(file, probe)
+        measured = probe_channel_order(file, probe, target_far)
         channel_order = ChannelOrder(measured["channel_order"])
         threshold = measured["threshold"] if threshold is None else threshold
     options = trainer_pb2.ImportOptions(

@@ -7,9 +7,11 @@ from cli.output import counting_progress
 from cli.pair_crops import pair_crops
 from cli.pictures import Alignment
 from shared.datasets.pair_files import read_pair_file
+from shared.evaluation.calibration import best_accuracy_threshold, far_threshold
 from shared.evaluation.embed_set import embed_set
+from shared.evaluation.evaluation import score
 from shared.evaluation.metrics import roc
-from shared.evaluation.scores import Scores, pair_similarity
+from shared.evaluation.scores import Scores
 from shared.model.checkpoint import load_checkpoint
 from shared.model.manifest import ChannelOrder
 from shared.model.torch_session import TorchSession
@@ -18,20 +20,28 @@ from shared.model.torch_session import TorchSession
 _ORDERS: Final[tuple[ChannelOrder, ...]] = ("bgr", "rgb")
 
 
-def probe_channel_order(checkpoint: Path, pair_file: Path) -> dict[str, Any]:
+def probe_channel_order(
+    checkpoint: Path, pair_file: Path, target_far: float | None = None
+) -> dict[str, Any]:
     """Measures a checkpoint in both channel orders on labelled pairs of aligned faces.
+
+    Args:
+        checkpoint: The file.
+        pair_file: The pairs.
+        target_far: FAR that the threshold must keep; None takes the most accurate one.
 
     Returns:
         The better ``channel_order`` and the ``threshold`` that goes with it; the
         ``best_accuracy`` by order, and the number of ``pairs``.
 
     Raises:
-        InvalidInput: The checkpoint, the pairs or a picture cannot be used.
+        InvalidInput: The checkpoint, the pairs or a picture cannot be used, or the impostor
+            pairs are too few for the FAR.
     """
     pair_set = read_pair_file(pair_file)
     network = load_checkpoint(checkpoint).network
     crops = pair_crops(pair_set, Alignment.AUTO)
-    best: dict[str, tuple[float, float]] = {}
+    scores: dict[ChannelOrder, Scores] = {}
     with counting_progress() as progress:
         task = progress.add_task("probing", total=len(_ORDERS) * len(pair_set.images))
         for order in _ORDERS:
@@ -39,12 +49,16 @@ def probe_channel_order(checkpoint: Path, pair_file: Path) -> dict[str, Any]:
             embedded = embed_set(
                 session, pair_set, crops, progress=lambda count: progress.advance(task, count)
             )
-            similarity = pair_similarity(embedded.embeddings, pair_set.pairs)
-            best[order] = roc(Scores(similarity, pair_set.labels)).best()
-    better = max(_ORDERS, key=lambda order: best[order][1])
+            scores[order] = score(embedded, pair_set)
+    accuracies = {order: roc(scores[order]).best()[1] for order in _ORDERS}
+    better = max(_ORDERS, key=accuracies.__getitem__)
+    if target_far is None:
+        threshold = best_accuracy_threshold(scores[better])
+    else:
+        threshold = far_threshold(scores[better], target_far)
     return {
         "channel_order": better,
-        "threshold": best[better][0],
-        "best_accuracy": {order: accuracy for order, (_, accuracy) in best.items()},
+        "threshold": threshold,
+        "best_accuracy": accuracies,
         "pairs": len(pair_set),
     }

@@ -11,6 +11,7 @@ import pytest
 from magface.v1 import trainer_pb2
 
 from cli.output import to_plain
+from shared.errors import InvalidInput
 from shared.model.default import DEFAULT_CHECKPOINT
 from tests.cli.conftest import Magface
 
@@ -55,6 +56,7 @@ def test_a_service_that_does_not_answer_is_named_soon(
         ["verify", "missing.jpg", "missing.jpg"],
         ["feedback", "submit", __file__, __file__, "--label", "maybe", "--annotator", "a"],
         ["models", "import", __file__, "--probe", __file__, "--channel-order", "bgr"],
+        ["models", "import", __file__, "--target-far", "0.01"],
         ["models", "promote", "some-version"],
         ["train", "--epochs", "0"],
         ["up", "--embedders", "0"],
@@ -103,7 +105,9 @@ def test_rendered_people_have_a_folder_each(magface: Magface, tmp_path: Path) ->
 
 
 @pytest.mark.material
-def test_probing_finds_the_channel_order_the_network_was_trained_with(tmp_path: Path) -> None:
+def test_probing_finds_the_channel_order_the_network_was_trained_with(
+    magface: Magface, tmp_path: Path
+) -> None:
     import cv2
 
     from cli.probe import probe_channel_order
@@ -120,6 +124,12 @@ def test_probing_finds_the_channel_order_the_network_was_trained_with(tmp_path: 
     found = probe_channel_order(DEFAULT_CHECKPOINT, tmp_path / "pairs.json")
     assert found["channel_order"] == "bgr"
     assert found["best_accuracy"]["bgr"] > found["best_accuracy"]["rgb"] + 0.05
+    strict = probe_channel_order(DEFAULT_CHECKPOINT, tmp_path / "pairs.json", target_far=1 / 19)
+    measure = ("evaluate", "--pairs", tmp_path / "pairs.json", "--checkpoint", DEFAULT_CHECKPOINT)
+    measured = magface(*measure, "--threshold", strict["threshold"], "--json")
+    assert json.loads(measured.stdout)["fp"] <= 1
+    with pytest.raises(InvalidInput, match="at least 100 impostor pairs; there are 19"):
+        probe_channel_order(DEFAULT_CHECKPOINT, tmp_path / "pairs.json", target_far=0.01)
 
     for pair in people:
         for path in pair:
