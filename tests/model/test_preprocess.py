@@ -41,19 +41,6 @@ class TestPixels:
         data = encode(scene(), suffix)
         assert np.array_equal(decode(data), cv2.imdecode(np.frombuffer(data, np.uint8), 1))
 
-    @pytest.mark.parametrize("subsampling", [0, 1, 2])
-    @pytest.mark.parametrize("quality", [20, 75, 100])
-    @pytest.mark.parametrize("progressive", [False, True])
-    def test_of_a_jpeg_equal_pillow_s(
-        self, *, subsampling: int, quality: int, progressive: bool
-    ) -> None:
-        file = io.BytesIO()
-        Image.fromarray(scene()[:91, :77]).save(
-            file, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive
-        )
-        expected = np.asarray(Image.open(file))[..., ::-1]
-        assert np.array_equal(decode(file.getvalue()), expected)
-
     def test_come_in_bgr_order(self) -> None:
         pixels = np.zeros((8, 8, 3), dtype=np.uint8)
         pixels[..., 0] = 200
