@@ -9,8 +9,10 @@ from scipy.stats import spearmanr
 from services.trainer.features import Features
 from services.trainer.gate import Figures
 from services.trainer.heldout import Pairs
+from shared.evaluation.calibration import fit_probability
 from shared.evaluation.metrics import Weights, identity_bootstrap, roc
 from shared.evaluation.scores import Scores
+from shared.model.manifest import ProbabilityCurve
 
 _BOOTSTRAP_ROUNDS = 400
 _LOWER_END = 0.05
@@ -31,10 +33,11 @@ class Views:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was measured, and the threshold the candidate is to serve with."""
+    """What was measured, and the calibration the candidate is to serve with."""
 
     figures: Figures
     threshold: float
+    probability: ProbabilityCurve
 
 
 def judge(
@@ -83,8 +86,8 @@ def judge(
         magnitude_order=order,
     )
     # More people calibrate better, and the verdict no longer depends on it.
-    both = [score(pairs, views.child) for pairs in (validation, held_out)]
-    return Judgement(figures, best_threshold(_joined(both))[0])
+    both = _joined([score(pairs, views.child) for pairs in (validation, held_out)])
+    return Judgement(figures, best_threshold(both)[0], fit_probability(both))
 
 
 def _joined(parts: list[Scores]) -> Scores:

@@ -263,6 +263,7 @@ def _export(
         model_version=name,
         channel_order=parent.channel_order,
         threshold=judgement.threshold,
+        probability=judgement.probability,
         # Quality keeps its meaning when all magnitudes move together.
         magnitude_quantiles=[
             quantile * figures.magnitude_ratio for quantile in parent.magnitude_quantiles

@@ -281,3 +281,20 @@ class TestNetworkInput:
         assert planes.dtype == np.float32
         assert planes.flags.c_contiguous
         assert np.allclose(planes[0, 0], crops[0, :, :, 0] / 255, atol=1e-7)
+
+
+def test_damaged_jpegs_are_refused_wherever_the_damage_can_be_told() -> None:
+    whole = encode(scene(), ".jpg")
+    generator = np.random.default_rng(0)
+    told = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in generator.integers(2, len(whole) - 2, 3):
+            damaged[place] = generator.integers(256)
+        try:
+            Image.open(io.BytesIO(bytes(damaged)), formats=["JPEG"]).load()
+        except Exception:
+            told += 1
+            with pytest.raises(InvalidInput, match="data"):
+                decode(bytes(damaged))
+    assert told > 20

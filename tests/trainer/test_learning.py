@@ -108,6 +108,11 @@ def test_training_improves_on_people_it_has_never_seen(parent: Path, tmp_path: P
     assert checks["heldout_gain"].value > 0
     metrics = outcome.manifest.metrics
     assert metrics["child_error"] < metrics["parent_error"]
+    probability = outcome.manifest.probability
+    assert probability is not None
+    below, above = probability(np.array([-0.5, 1.0]))
+    assert below < 0.1
+    assert above > 0.9
     assert outcome.manifest.model_version == "iresnet18w16-0123abcd"
     assert outcome.manifest.compatible_versions == ("iresnet18w16-default",)
     assert outcome.manifest.data_snapshot == "snapshot-1"
