@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from shared.datasets.pairs import PairSet
 from shared.errors import CorruptData
-from shared.model.session import Session, split_features
+from shared.model.session import Session, cpu_threads, split_features
 
 Crops = Callable[[int], NDArray[np.uint8]]
 """From an image's place in a set to the crop the network is to see, uint8 (112, 112, 3) BGR."""
 
-# Batches decoded ahead of the engine and at once; more would only hold memory.
+# Batches decoded ahead of the engine; more would only hold memory.
 _AHEAD = 4
 _NICER_BY = 10
 
@@ -105,7 +105,9 @@ def _decoded_batches(
         return np.stack([crops(image) for image in range(start, min(start + batch_size, images))])
 
     starts = iter(range(0, images, batch_size))
-    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="decode", initializer=_step_back) as pool:
+    with ThreadPoolExecutor(
+        _decoders(), thread_name_prefix="decode", initializer=_step_back
+    ) as pool:
         ahead: list[Future[NDArray[np.uint8]]] = [
             pool.submit(decode, start) for start in islice(starts, _AHEAD)
         ]
@@ -116,6 +118,11 @@ def _decoded_batches(
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _decoders() -> int:
+    """How many threads decode: on half of the cores, since more of them hold the engine up."""
+    return min(_AHEAD, max(1, cpu_threads() // 2))
 
 
 def _step_back() -> None:
