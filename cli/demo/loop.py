@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from magface.v1 import embedder_pb2, trainer_pb2
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
@@ -19,7 +18,7 @@ from cli.job_progress import wait_for_job
 from cli.models import upload_checkpoint
 from cli.output import to_plain
 from cli.pictures import Alignment
-from shared.datasets.pairs import PairSet
+from shared.datasets.pairs import PairSet, renumber
 from shared.errors import MagFaceError, Unavailable
 
 _SWAP_TIMEOUT_S = 30.0
@@ -134,9 +133,9 @@ def _verdict(job: trainer_pb2.Job) -> str:
 
 def _first_pairs(pair_set: PairSet, count: int) -> PairSet:
     """The set's first pairs and only their images."""
-    images, pairs = np.unique(pair_set.pairs[:count], return_inverse=True)
+    images, pairs = renumber(pair_set.pairs[:count])
     return PairSet(
         images=tuple(pair_set.images[image] for image in images),
-        pairs=pairs.reshape(-1, 2).astype(np.int32),
+        pairs=pairs,
         labels=pair_set.labels[:count],
     )

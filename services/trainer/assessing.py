@@ -13,10 +13,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.pairgraph import Indices, PairGraph, build_graph, groups
+from services.trainer.pairgraph import Indices, PairGraph, build_graph, groups, links_of
 from services.trainer.suspects import LabelReport, Suspect, Suspicion, surest_first, suspect
 from services.trainer.training import LabelledPair
 from services.trainer.trust import Trust, Values, estimate_trust
+from shared.evaluation.scores import pair_similarity
 
 Features = NDArray[np.float32]
 
@@ -57,7 +58,7 @@ def assess(
         parent: float32 [N, D], the parent's features.
         train: Makes the two networks; None takes the labels as they are in any case.
     """
-    links = _links(images, pairs)
+    links = links_of(images, pairs)
     trust = estimate_trust(pairs, _similarity(parent, links))
     treated = train is not None and trust.wrong_share >= _SUSPICIOUS_SHARE
     if train is not None and treated:
@@ -67,15 +68,9 @@ def assess(
     return Assessment(kept, _report(images, pairs, kept, trust, treated))
 
 
-def _links(images: Sequence[str], pairs: Sequence[LabelledPair]) -> Indices:
-    number = {sha256: index for index, sha256 in enumerate(images)}
-    return np.array([(number[pair.sha256_a], number[pair.sha256_b]) for pair in pairs], np.int64)
-
-
 def _similarity(features: Features, links: Indices) -> Values:
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    left, right = links.T
-    return np.asarray(np.einsum("pd,pd->p", unit[left], unit[right], dtype=np.float64))
+    return pair_similarity(unit, links)
 
 
 def _weighted(pairs: Sequence[LabelledPair], trust: Trust) -> tuple[LabelledPair, ...]:

@@ -1,6 +1,6 @@
 """Measures model versions on the feedback."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +8,15 @@ import numpy as np
 
 from services.trainer.dataset import decode_once
 from services.trainer.evaluation_result import AgainstVersion, EvaluationResult
-from services.trainer.pairgraph import build_graph
-from services.trainer.training import FeedbackSource, LabelledPair, Progress, Report
+from services.trainer.pairgraph import build_graph, links_of, usable_pairs
+from services.trainer.training import (
+    FeedbackSource,
+    LabelledPair,
+    Progress,
+    Report,
+    images_of,
+    stage,
+)
 from shared.datasets.pairs import PairSet, renumber
 from shared.errors import PreconditionFailed
 from shared.evaluation.compare import compare
@@ -63,13 +70,11 @@ def evaluate_versions(
         CorruptData: If a version gives no usable output.
     """
     labelled = list(feedback.pairs())
-    made = _read_pairs(labelled, feedback, workdir, _stage(report, "decoding images", 0, _DECODED))
+    made = _read_pairs(labelled, feedback, workdir, stage(report, "decoding images", 0, _DECODED))
     folders = [version] if other is None else [version, other]
     share = (_EMBEDDED - _DECODED) / len(folders)
     measured = [
-        _measure(
-            folder, made, _stage(report, f"embedding with {folder.name}", start, start + share)
-        )
+        _measure(folder, made, stage(report, f"embedding with {folder.name}", start, start + share))
         for start, folder in zip(
             np.linspace(_DECODED, _EMBEDDED - share, len(folders)), folders, strict=True
         )
@@ -94,19 +99,17 @@ def _read_pairs(
     workdir: Path,
     tick: Callable[[float], None],
 ) -> _FeedbackSet:
-    named = sorted({sha for pair in labelled for sha in (pair.sha256_a, pair.sha256_b)})
+    named = sorted(images_of(labelled))
     images, crops = decode_once(
         named, feedback, FaceReader(ImageLimits()), workdir / "crops.npy", tick
     )
-    number = {sha256: index for index, sha256 in enumerate(images)}
-    usable = [pair for pair in labelled if {pair.sha256_a, pair.sha256_b} <= number.keys()]
+    usable = usable_pairs(images, labelled)
     if not usable:
         raise PreconditionFailed(
             f"the snapshot has {len(labelled)} pairs with a consensus of SAME or DIFFERENT, and "
             "none whose images can be read: label some pairs to measure on"
         )
-    pairs = np.array([(number[pair.sha256_a], number[pair.sha256_b]) for pair in usable], np.int32)
-    used, places = renumber(pairs)
+    used, places = renumber(links_of(images, usable).astype(np.int32))
     family = build_graph(images, usable).family
     pair_set = PairSet(
         images=tuple(Path(images[index]) for index in used),
@@ -135,15 +138,6 @@ def _against(old: Measured, this: Measured, pair_set: PairSet) -> AgainstVersion
     return AgainstVersion(model_version=old.name, evaluation=old.evaluation, comparison=comparison)
 
 
-def images_of(pairs: Iterable[LabelledPair]) -> frozenset[str]:
-    """Hashes of the images of some pairs."""
-    return frozenset(sha for pair in pairs for sha in (pair.sha256_a, pair.sha256_b))
-
-
 def _count_pairs_with(images: frozenset[str], pair_set: PairSet) -> int:
     known = np.array([str(name) in images for name in pair_set.images])
     return int(known[pair_set.pairs].any(axis=1).sum())
-
-
-def _stage(report: Report, message: str, start: float, end: float) -> Callable[[float], None]:
-    return lambda done: report(Progress(start + done * (end - start), message))

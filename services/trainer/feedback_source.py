@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 from magface.v1 import feedback_pb2, feedback_pb2_grpc, image_pb2
 
-from services.trainer.training import LabelledPair, Vote
+from services.trainer.training import LabelledPair, Vote, images_of
 from shared.errors import CorruptData, NotFound
 from shared.model.faces import FaceImage
 from shared.rpc.errors import domain_errors
@@ -71,7 +71,7 @@ class PulledFeedback:
         Args:
             report: Takes how many of how many are there, after each.
         """
-        wanted = sorted({sha for pair in self._pairs for sha in (pair.sha256_a, pair.sha256_b)})
+        wanted = sorted(images_of(self._pairs))
         with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
             for done, _ in enumerate(pool.map(self._fetch_if_there, wanted), 1):
                 report(done, len(wanted))

@@ -31,6 +31,7 @@ from services.trainer.training import (
     Report,
     TrainingOutcome,
     TrainingSpec,
+    stage,
 )
 from shared.errors import CorruptData
 from shared.model.checkpoint import load_checkpoint
@@ -56,7 +57,23 @@ def run_training(
     state: EpochState,
     report: Report,
 ) -> TrainingOutcome:
-    """See `services.trainer.training.RunTraining`."""
+    """Fine-tune the version in the folder `parent` on the feedback.
+
+    Args:
+        spec: How.
+        feedback: On what.
+        parent: Folder of the parent's version: weights and manifest.
+        reference: Faces to stay good at; None where the parent has none.
+        workdir: An empty folder of this job's own; the version is made below it.
+        state: Keeps the state of each finished epoch; a job started again with the
+            same spec, snapshot and state gives the identical result.
+        report: Takes the progress; may raise to stop.
+
+    Raises:
+        PreconditionFailed: If the feedback is too little to learn from and to judge by;
+            says what is missing.
+        CorruptData: If the training diverged; says at which step.
+    """
     torch.set_num_threads(own_threads(cpu_threads()))
     manifest = read_manifest(parent)
     network = load_checkpoint(parent / WEIGHTS_FILE).network
@@ -66,9 +83,9 @@ def run_training(
         feedback,
         FaceReader(ImageLimits()),
         workdir / "crops.npy",
-        _stage(report, "decoding images", 0.0, _DECODED),
+        stage(report, "decoding images", 0.0, _DECODED),
     )
-    embedding = _stage(report, "embedding with the parent", _DECODED, _EMBEDDED)
+    embedding = stage(report, "embedding with the parent", _DECODED, _EMBEDDED)
     before = Faces(decoded.crops, look(decoded.crops, embedding))
     faces, faces_before, replay = None, None, None
     if reference is not None:
@@ -116,10 +133,6 @@ def run_training(
         data_snapshot=feedback.snapshot_id,
         workdir=workdir,
     )
-
-
-def _stage(report: Report, message: str, start: float, end: float) -> Callable[[float], None]:
-    return lambda done: report(Progress(start + done * (end - start), message))
 
 
 def _training_report(

@@ -9,8 +9,15 @@ import numpy as np
 from services.trainer.dataset import Crops, decode_once
 from services.trainer.gate import MIN_PEOPLE
 from services.trainer.heldout import Pairs, feedback_pairs, reference_pairs
-from services.trainer.pairgraph import Indices, PairGraph, build_graph, groups, split_people
-from services.trainer.training import FeedbackSource, LabelledPair, ReferenceFaces
+from services.trainer.pairgraph import (
+    Indices,
+    PairGraph,
+    build_graph,
+    groups,
+    split_people,
+    usable_pairs,
+)
+from services.trainer.training import FeedbackSource, LabelledPair, ReferenceFaces, images_of
 from shared.errors import PreconditionFailed
 from shared.model.faces import FaceReader
 
@@ -50,11 +57,10 @@ def decode_feedback(
         PreconditionFailed: If the pairs show too few people; says how many are missing.
     """
     pairs = tuple(feedback.pairs())
-    named = sorted({sha for pair in pairs for sha in (pair.sha256_a, pair.sha256_b)})
+    named = sorted(images_of(pairs))
     _require_enough(named, pairs)
     images, crops = decode_once(named, feedback, reader, file, tick)
-    usable = set(images)
-    left = tuple(pair for pair in pairs if {pair.sha256_a, pair.sha256_b} <= usable)
+    left = usable_pairs(images, pairs)
     _require_enough(images, left)
     return Decoded(tuple(images), crops, left)
 

@@ -58,11 +58,8 @@ def build_graph(images: Sequence[str], pairs: Iterable[LabelledPair]) -> PairGra
         images: SHA-256 of the N images that can be used.
         pairs: Those with another image are left out.
     """
-    number = {sha: index for index, sha in enumerate(images)}
-    listed = tuple(pair for pair in pairs if {pair.sha256_a, pair.sha256_b} <= number.keys())
-    links = np.array(
-        [(number[pair.sha256_a], number[pair.sha256_b]) for pair in listed], np.int64
-    ).reshape(-1, 2)
+    listed = usable_pairs(images, pairs)
+    links = links_of(images, listed)
     same = np.array([pair.same for pair in listed], np.bool_)
     weight = np.array([pair.confidence for pair in listed], np.float32)
     kept = _consistent(len(images), links, same, weight)
@@ -78,6 +75,19 @@ def build_graph(images: Sequence[str], pairs: Iterable[LabelledPair]) -> PairGra
         different=_symmetric(len(images), links[kept & ~same], weight[kept & ~same]),
         set_aside=tuple(pair for pair, keep in zip(listed, kept, strict=True) if not keep),
     )
+
+
+def usable_pairs(images: Sequence[str], pairs: Iterable[LabelledPair]) -> tuple[LabelledPair, ...]:
+    """The pairs whose images both are among `images`, in their order."""
+    there = set(images)
+    return tuple(pair for pair in pairs if {pair.sha256_a, pair.sha256_b} <= there)
+
+
+def links_of(images: Sequence[str], pairs: Iterable[LabelledPair]) -> Indices:
+    """Places of each pair's two images among `images`, which holds them all: int64 [P, 2]."""
+    number = {sha256: index for index, sha256 in enumerate(images)}
+    links = [(number[pair.sha256_a], number[pair.sha256_b]) for pair in pairs]
+    return np.array(links, np.int64).reshape(-1, 2)
 
 
 def _adjacency(size: int, links: Indices) -> csr_array:

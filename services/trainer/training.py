@@ -4,7 +4,7 @@ Free of torch, so that the trainer's server process can import it. The work itse
 `services.trainer.learning.run_training`, which only the training child imports.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -103,6 +103,11 @@ class LabelledPair:
     votes: tuple[Vote, ...] = ()
 
 
+def images_of(pairs: Iterable[LabelledPair]) -> frozenset[str]:
+    """Hashes of the images of some pairs."""
+    return frozenset(sha for pair in pairs for sha in (pair.sha256_a, pair.sha256_b))
+
+
 class FeedbackSource(Protocol):
     """One frozen snapshot of the feedback."""
 
@@ -162,6 +167,11 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+def stage(report: Report, message: str, start: float, end: float) -> Callable[[float], None]:
+    """Make what reports the share done, 0..1, of a stage that lies between two fractions."""
+    return lambda done: report(Progress(start + done * (end - start), message))
+
+
 @dataclass(frozen=True)
 class GateCheck:
     """One figure of a candidate held against its limit."""
@@ -199,36 +209,3 @@ class TrainingOutcome:
     manifest: Manifest
     gate: GateVerdict
     labels: "LabelReport"
-
-
-class RunTraining(Protocol):
-    """The signature of `services.trainer.learning.run_training`."""
-
-    def __call__(
-        self,
-        spec: TrainingSpec,
-        *,
-        feedback: FeedbackSource,
-        parent: Path,
-        reference: ReferenceFaces | None,
-        workdir: Path,
-        state: EpochState,
-        report: Report,
-    ) -> TrainingOutcome:
-        """Fine-tune the version in the folder `parent` on the feedback.
-
-        Args:
-            spec: How.
-            feedback: On what.
-            parent: Folder of the parent's version: weights and manifest.
-            reference: Faces to stay good at; None where the parent has none.
-            workdir: An empty folder of this job's own; the version is made below it.
-            state: Keeps the state of each finished epoch; a job started again with the
-                same spec, snapshot and state gives the identical result.
-            report: Takes the progress; may raise to stop.
-
-        Raises:
-            PreconditionFailed: If the feedback is too little to learn from and to judge by;
-                says what is missing.
-            CorruptData: If the training diverged; says at which step.
-        """

@@ -30,7 +30,7 @@ from services.trainer.messages import (
 from services.trainer.settings import WorkerSettings
 from services.trainer.specs import EvaluateSpec, ImportSpec, TrainSpec, upload_key
 from services.trainer.suspects import keep_report
-from services.trainer.training import Progress, ReferenceFaces
+from services.trainer.training import Progress, ReferenceFaces, images_of
 from shared.errors import MagFaceError, NotFound, Unavailable
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
 from shared.storage.objects import ObjectStore
@@ -201,7 +201,7 @@ def _train(
 def _evaluate(
     assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
 ) -> Measured:
-    from services.trainer.evaluating import evaluate_versions, images_of  # noqa: PLC0415
+    from services.trainer.evaluating import evaluate_versions  # noqa: PLC0415
     from services.trainer.feedback_source import PulledFeedback  # noqa: PLC0415
     from shared.model.manifest import read_manifest  # noqa: PLC0415
     from shared.registry.versions import VersionStore  # noqa: PLC0415

@@ -1,6 +1,7 @@
 """Similarities of labelled pairs: what every figure of verification is computed from."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ class Scores:
 
 
 def pair_similarity(
-    embeddings: NDArray[np.float32], pairs: NDArray[np.int32]
+    embeddings: NDArray[np.float32], pairs: NDArray[np.integer[Any]]
 ) -> NDArray[np.float64]:
     """Cosine similarity of pairs of unit embeddings.
 

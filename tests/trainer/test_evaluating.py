@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.trainer.evaluating import evaluate_versions, images_of
-from services.trainer.training import LabelledPair, Progress
+from services.trainer.evaluating import evaluate_versions
+from services.trainer.training import LabelledPair, Progress, images_of
 from shared.datasets.render import render_person
 from shared.errors import NotFound, PreconditionFailed
 from shared.model.checkpoint import load_checkpoint
