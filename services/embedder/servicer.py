@@ -4,7 +4,6 @@ import time
 from math import inf
 
 import numpy as np
-from google.protobuf.timestamp_pb2 import Timestamp
 from magface.v1 import embedder_pb2 as pb
 from magface.v1 import embedder_pb2_grpc
 
@@ -19,6 +18,7 @@ from services.embedder.swap import Swapper
 from shared.errors import InvalidInput
 from shared.rpc.faces import face_from_proto
 from shared.rpc.handlers import Context
+from shared.rpc.timestamps import pack_timestamp
 
 
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
@@ -65,8 +65,6 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         )
         if serving := self._engine.serving:
             manifest, session = serving.model.manifest, serving.model.session
-            since = Timestamp()
-            since.FromDatetime(serving.since)
             response.MergeFrom(
                 pb.GetModelResponse(
                     model_version=manifest.model_version,
@@ -75,7 +73,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
                     channel_order=manifest.channel_order,
                     threshold=manifest.threshold,
                     engine=f"{session.engine}:{session.device}",
-                    serving_since=since,
+                    serving_since=pack_timestamp(serving.since),
                     compatible_versions=manifest.compatible_versions,
                 )
             )

@@ -11,8 +11,6 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _TEXT_LIMIT: Final = 128
 # Cosine similarities are sums of rounded products.
 _COSINE_LIMIT: Final = 1 + 1e-5
-_PAGE_LIMIT: Final = 1000
-_PAGE_DEFAULT: Final = 100
 
 
 def check_feedback(feedback: Feedback) -> None:
@@ -37,17 +35,6 @@ def check_sha256(field: str, text: str) -> str:
     if not _SHA256.fullmatch(spelled):
         raise InvalidInput(field, f"is {text[:80]!r}; a SHA-256 is 64 hex digits")
     return spelled
-
-
-def check_page_size(page_size: int) -> int:
-    """Give the size of a page, 100 for 0.
-
-    Raises:
-        InvalidInput: If it is not 0..1000.
-    """
-    if not 0 <= page_size <= _PAGE_LIMIT:
-        raise InvalidInput("page_size", f"is {page_size}; 1..{_PAGE_LIMIT} are possible")
-    return page_size or _PAGE_DEFAULT
 
 
 def _check_text(field: str, text: str) -> None:

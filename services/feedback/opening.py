@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,17 +20,16 @@ from services.feedback.servicer import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
 from services.feedback.writer import BatchWriter
-from shared.errors import Conflict, Unavailable
 from shared.rpc.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
+from shared.storage.waiting import until_done
 
 logger = logging.getLogger(__name__)
 
 SCHEMA: Final = "feedback"
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
-_RETRY_S: Final = 0.5
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ async def feedback_service(
             await prepare(settings, objects)
             servicer.open(store)
             await lifecycle.set_ready(True)
-            await _follow_rule(pool, settings.feedback_minimum_votes)
+            await until_done(partial(follow_rule, pool, settings.feedback_minimum_votes))
 
         opening = asyncio.create_task(come_up())
         opening.add_done_callback(_stop_if_failed)
@@ -94,25 +94,13 @@ async def prepare(settings: FeedbackSettings, objects: ObjectStore) -> None:
     Raises:
         PreconditionFailed: If the database cannot be migrated.
     """
-    url = settings.database_url.get_secret_value()
-    while True:
-        try:
-            await asyncio.to_thread(apply_migrations, url, SCHEMA, MIGRATIONS)
-            await asyncio.to_thread(objects.ensure_bucket)
-        except Unavailable as error:
-            logger.warning("not ready yet: %s", error)
-            await asyncio.sleep(_RETRY_S)
-        else:
-            return
 
+    async def attempt() -> None:
+        url = settings.database_url.get_secret_value()
+        await asyncio.to_thread(apply_migrations, url, SCHEMA, MIGRATIONS)
+        await asyncio.to_thread(objects.ensure_bucket)
 
-async def _follow_rule(pool: Pool, minimum_votes: int) -> None:
-    while True:
-        try:
-            return await follow_rule(pool, minimum_votes)
-        except (Unavailable, Conflict) as error:
-            logger.warning("deriving the consensus again: %s", error)
-            await asyncio.sleep(_RETRY_S)
+    await until_done(attempt)
 
 
 def _stop_if_failed(opening: asyncio.Task[None]) -> None:

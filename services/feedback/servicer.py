@@ -1,10 +1,8 @@
 """Unpacks requests, calls the store, packs its answers."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
@@ -13,6 +11,7 @@ from services.feedback.store import FeedbackStore
 from shared.errors import InvalidInput, Unavailable
 from shared.rpc.faces import face_or_hash_from_proto, face_to_proto
 from shared.rpc.handlers import Context
+from shared.rpc.timestamps import pack_timestamp
 
 _LABELS: Final[dict[pb.Label.ValueType, Label]] = {
     pb.LABEL_SAME: Label.SAME,
@@ -69,7 +68,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.GetImageResponse:
         face, stored_at = await self._store.get_image(request.sha256)
-        return pb.GetImageResponse(image=face_to_proto(face), stored_at=_timestamp(stored_at))
+        return pb.GetImageResponse(image=face_to_proto(face), stored_at=pack_timestamp(stored_at))
 
     async def ExportPairs(  # noqa: N802
         self,
@@ -129,14 +128,8 @@ def _pair(pair: PairSummary) -> pb.Pair:
         votes_same=pair.votes_same,
         votes_different=pair.votes_different,
         votes_unsure=pair.votes_unsure,
-        last_labelled=_timestamp(pair.last_labelled),
+        last_labelled=pack_timestamp(pair.last_labelled),
     )
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp
 
 
 def _labelled_pair(pair: LabelledPair) -> pb.LabelledPair:

@@ -1,15 +1,16 @@
 """What the feedback service does, without a word of gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from operator import attrgetter
 from typing import Final
 
 from psycopg.rows import TupleRow
 
 from services.feedback import exporting, queries
-from services.feedback.checks import check_feedback, check_page_size, check_sha256
+from services.feedback.checks import check_feedback, check_sha256
 from services.feedback.domain import (
     Feedback,
     Label,
@@ -24,6 +25,7 @@ from services.feedback.ledger import Ledger
 from services.feedback.writer import BatchWriter
 from shared.errors import InvalidInput, NotFound
 from shared.model.faces import FaceImage
+from shared.paging import read_page
 from shared.storage.postgres import Pool, transaction
 
 _BEFORE_ALL: Final = 2**63 - 1
@@ -114,7 +116,7 @@ class FeedbackStore:
 
     async def list_pairs(
         self, consensus: Label | None, page_size: int, page_token: str
-    ) -> tuple[list[PairSummary], str]:
+    ) -> tuple[Sequence[PairSummary], str]:
         """List pairs, newest first.
 
         Args:
@@ -125,14 +127,14 @@ class FeedbackStore:
         Returns:
             The page, and the token of the next; empty when this is the last.
         """
-        limit = check_page_size(page_size)
-        wanted = {"before": _before(page_token), "limit": limit + 1, "consensus": consensus}
+        page = read_page(page_size, page_token)
+        before = _BEFORE_ALL if page.before is None else page.before
+        wanted = {"before": before, "limit": page.limit, "consensus": consensus}
         query = queries.LIST_PAIRS if consensus is None else queries.LIST_PAIRS_OF_CONSENSUS
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(query, wanted)
             pairs = [_pair(row) async for row in cursor]
-        page = pairs[:limit]
-        return page, str(page[-1].pair_id) if len(pairs) > limit else ""
+        return page.cut(pairs, attrgetter("pair_id"))
 
     async def export(self, snapshot_id: str) -> AsyncIterator[tuple[str, list[LabelledPair]]]:
         """Yield a snapshot's id with its pairs that have a consensus of SAME or DIFFERENT.
@@ -173,14 +175,6 @@ class FeedbackStore:
 
 def _hash(image: CheckedImage | str) -> str:
     return image if isinstance(image, str) else image.facts.sha256
-
-
-def _before(page_token: str) -> int:
-    if not page_token:
-        return _BEFORE_ALL
-    if page_token.isascii() and page_token.isdecimal() and int(page_token) <= _BEFORE_ALL:
-        return int(page_token)
-    raise InvalidInput("page_token", "is not a next_page_token that ListPairs gave")
 
 
 def _pair(row: TupleRow) -> PairSummary:

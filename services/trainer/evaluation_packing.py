@@ -7,8 +7,8 @@ from magface.v1 import trainer_pb2 as pb
 
 from services.trainer.evaluation_result import AgainstVersion
 from services.trainer.evaluations import StoredEvaluation
-from services.trainer.packing import pack_timestamp
 from shared.evaluation.figures import Difference, Evaluation, Interval
+from shared.rpc.timestamps import pack_timestamp
 
 CHUNK_BYTES: Final = 2**20
 _VALUES: Final = (

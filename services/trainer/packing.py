@@ -1,11 +1,9 @@
 """Translates between the contract's messages and the domain's words."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from magface.v1 import trainer_pb2 as pb
 
 from services.trainer.jobs import Job, JobEvent, JobKind, JobState
@@ -14,6 +12,7 @@ from services.trainer.training import GateVerdict, Recipe
 from services.trainer.versions import Serving, Version
 from shared.errors import InvalidInput
 from shared.model.manifest import ChannelOrder
+from shared.rpc.timestamps import pack_timestamp
 
 _KINDS: Final = {
     JobKind.TRAIN: pb.JOB_KIND_TRAIN,
@@ -154,10 +153,3 @@ def _pack_gate(gate: GateVerdict) -> pb.GateVerdict:
             for check in gate.checks
         ],
     )
-
-
-def pack_timestamp(moment: datetime) -> Timestamp:
-    """Pack a moment."""
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp

@@ -1,7 +1,6 @@
 """Puts the parts of the trainer together, whether or not its stores are there yet."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,19 +23,16 @@ from services.trainer.suspects import Suspects
 from services.trainer.trainer import Trainer
 from services.trainer.uploads import Uploads
 from services.trainer.versions import Versions
-from shared.errors import Unavailable
 from shared.registry.versions import VersionStore
 from shared.rpc.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
-
-logger = logging.getLogger(__name__)
+from shared.storage.waiting import until_done
 
 SERVICE_NAME: Final = "magface.v1.TrainerService"
 SCHEMA: Final = "trainer"
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
-_RETRY_S = 0.5
 
 
 @asynccontextmanager
@@ -95,14 +91,11 @@ async def _prepare(settings: TrainerSettings, pool: Pool, objects: ObjectStore) 
     Raises:
         PreconditionFailed: If the database cannot be migrated.
     """
-    url = settings.database_url.get_secret_value()
-    while True:
-        try:
-            await asyncio.to_thread(apply_migrations, url, SCHEMA, MIGRATIONS)
-            await asyncio.to_thread(objects.ensure_bucket)
-            await import_default_if_empty(pool)
-        except Unavailable as error:
-            logger.warning("not ready yet: %s", error)
-            await asyncio.sleep(_RETRY_S)
-        else:
-            return
+
+    async def attempt() -> None:
+        url = settings.database_url.get_secret_value()
+        await asyncio.to_thread(apply_migrations, url, SCHEMA, MIGRATIONS)
+        await asyncio.to_thread(objects.ensure_bucket)
+        await import_default_if_empty(pool)
+
+    await until_done(attempt)

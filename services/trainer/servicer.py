@@ -16,10 +16,10 @@ from services.trainer.packing import (
     read_options,
     read_upload,
 )
-from services.trainer.paging import read_page
 from services.trainer.suspect_packing import pack_report
 from services.trainer.trainer import Trainer
 from shared.errors import Unavailable
+from shared.paging import read_page
 from shared.rpc.handlers import Context
 
 

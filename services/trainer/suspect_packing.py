@@ -5,8 +5,8 @@ from uuid import UUID
 
 from magface.v1 import trainer_pb2 as pb
 
-from services.trainer.paging import Page
 from services.trainer.suspects import LabelReport, Suspect, Suspicion
+from shared.paging import Page
 
 _REASONS: Final = {
     Suspicion.UNLIKELY: pb.SUSPECT_REASON_UNLIKELY,

@@ -6,7 +6,6 @@ import pytest
 
 from services.trainer.jobs import JobKind, Jobs, JobState
 from services.trainer.leases import Ending, Leases
-from services.trainer.paging import read_page
 from services.trainer.suspect_packing import pack_report
 from services.trainer.suspects import (
     LabelReport,
@@ -17,6 +16,7 @@ from services.trainer.suspects import (
     keep_report,
 )
 from shared.errors import NotFound
+from shared.paging import read_page
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
 from tests.trainer.samples import IMPORT, train_spec

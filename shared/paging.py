@@ -1,8 +1,9 @@
 """Lists are handed out a page at a time, newest first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from operator import attrgetter
+from typing import TypeVar
 
 from shared.errors import InvalidInput
 
@@ -10,12 +11,7 @@ _DEFAULT_SIZE = 100
 _LARGEST_SIZE = 1000
 
 
-class _Numbered(Protocol):
-    @property
-    def seq(self) -> int: ...
-
-
-_Row = TypeVar("_Row", bound=_Numbered)
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,7 @@ class Page:
 
     Attributes:
         size: How many rows at most.
-        before: Only rows with a smaller `seq`; None begins with the newest.
+        before: Only rows with a smaller number; None begins with the newest.
     """
 
     size: int
@@ -35,10 +31,12 @@ class Page:
         """How many rows to read: one more tells whether another page follows."""
         return self.size + 1
 
-    def cut(self, rows: Sequence[_Row]) -> tuple[Sequence[_Row], str]:
+    def cut(
+        self, rows: Sequence[_Row], number: Callable[[_Row], int] = attrgetter("seq")
+    ) -> tuple[Sequence[_Row], str]:
         """Give the rows of this page, of up to `limit`, and the token of the next."""
         page = rows[: self.size]
-        return page, str(page[-1].seq) if len(rows) > self.size else ""
+        return page, str(number(page[-1])) if len(rows) > self.size else ""
 
 
 def read_page(page_size: int, page_token: str) -> Page:

@@ -1,0 +1,26 @@
+"""Patience with stores that are not there yet."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from shared.errors import Conflict, Unavailable
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S: Final = 0.5
+
+
+async def until_done(attempt: Callable[[], Awaitable[None]]) -> None:
+    """Try until a store can be reached and no other writer is in the way.
+
+    Raises:
+        Exception: Whatever `attempt` raises but `Unavailable` and `Conflict`.
+    """
+    while True:
+        try:
+            return await attempt()
+        except (Unavailable, Conflict) as error:
+            logger.warning("not done yet, trying again: %s", error)
+            await asyncio.sleep(_RETRY_S)
