@@ -13,7 +13,7 @@ from cli import connection
 from cli.bulk_feedback import import_pair_set
 from cli.demo.measure import measure, score_by_service
 from cli.demo.people import DemoPeople
-from cli.demo.traffic import VerifyTraffic
+from cli.demo.traffic import VerifyTraffic, count_mixed
 from cli.job_progress import wait_for_job
 from cli.models import upload_checkpoint
 from cli.output import to_plain
@@ -84,7 +84,7 @@ def run_loop(stack: Path, people: DemoPeople, say: Callable[[str], None]) -> dic
         "swap": {
             "requests": len(traffic.answers) + len(traffic.failures),
             "failed": len(traffic.failures),
-            "mixed_versions": traffic.mixed(references),
+            "mixed_versions": count_mixed(traffic.answers, references),
         },
         "seconds": time.perf_counter() - started,
         "model_version": {"before": before.model_version, "after": after.model_version},

@@ -1,8 +1,7 @@
 """A client that keeps calling `Verify` and remembers every answer."""
 
 import threading
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import grpc
@@ -48,14 +47,6 @@ class VerifyTraffic:
         """Leave no rest between two calls from now on."""
         self._rest_s = 0.0
 
-    def mixed(self, references: Mapping[str, Scores]) -> int:
-        """Count answers that are not what the version they name says of the pair.
-
-        Args:
-            references: Scores of the same pairs under each version that served.
-        """
-        return sum(not _agrees(answer, references) for answer in self.answers)
-
     def _run(self) -> None:
         while not self._stop.is_set():
             for pair, request in enumerate(self._requests):
@@ -72,12 +63,7 @@ class VerifyTraffic:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 
@@ -88,6 +74,16 @@ def _request(pair_set: PairSet, pair: int) -> embedder_pb2.VerifyRequest:
         for image in pair_set.pairs[pair]
     )
     return embedder_pb2.VerifyRequest(a=a, b=b)
+
+
+def count_mixed(answers: Sequence[Answer], references: Mapping[str, Scores]) -> int:
+    """Count answers that are not what the version they name says of the pair.
+
+    Args:
+        answers: Of a `VerifyTraffic`.
+        references: Scores of the same pairs under each version that served.
+    """
+    return sum(not _agrees(answer, references) for answer in answers)
 
 
 def _agrees(answer: Answer, references: Mapping[str, Scores]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cli.demo.people import people_of_folder
-from cli.demo.traffic import Answer, VerifyTraffic
+from cli.demo.traffic import Answer, count_mixed
 from shared.datasets.render import write_people
 from shared.errors import InvalidInput
 from shared.evaluation.scores import Scores
@@ -21,8 +21,9 @@ def test_test_people_share_nobody_with_those_who_teach(tmp_path: Path) -> None:
     write_people(tmp_path, people=24, images=3, seed=1)
     people = people_of_folder(tmp_path, seed=0)
     sets = [people.feedback, people.validation, people.test]
-    shown = [{path for image in each.images if isinstance(path := image, Path)} for each in sets]
-    names = [{path.parent.name for path in paths} for paths in shown]
+    names = [
+        {image.parent.name for image in each.images if isinstance(image, Path)} for each in sets
+    ]
     assert all(names)
     assert len(set.union(*names)) == sum(len(each) for each in names)
     assert all(each.labels.any() and not each.labels.all() for each in sets)
@@ -35,8 +36,7 @@ def test_too_few_people_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_is_not_its_versions_own_counts_as_mixed() -> None:
-    traffic = VerifyTraffic.__new__(VerifyTraffic)
-    traffic.answers = [
+    answers = [
         Answer(0, "old", 0.5),
         Answer(1, "new", 0.2),
         Answer(0, "new", 0.5),  # the old version's similarity under the new one's name
@@ -46,7 +46,7 @@ def test_an_answer_that_is_not_its_versions_own_counts_as_mixed() -> None:
         "old": Scores(np.array([0.5, 0.1]), GENUINE),
         "new": Scores(np.array([0.7, 0.2]), GENUINE),
     }
-    assert traffic.mixed(references) == 2
+    assert count_mixed(answers, references) == 2
 
 
 @pytest.mark.slow
