@@ -13,7 +13,6 @@ from shared.evaluation.figures import (
     Changes,
     Comparison,
     Difference,
-    Evaluation,
     McNemar,
 )
 
@@ -57,18 +56,12 @@ def compare(old: Measured, new: Measured, pair_set: PairSet) -> Changes:
 
 
 def _differences(old: Measured, new: Measured) -> dict[str, Difference]:
-    before, after = _figures(old.evaluation), _figures(new.evaluation)
-    values = {name: after[name] - before[name] for name in new.samples}
+    values = {}
+    for name in new.samples:
+        before, after = old.evaluation.figure(name), new.evaluation.figure(name)
+        if before is not None and after is not None:
+            values[name] = after - before
     return differences(old.samples, new.samples, values)
-
-
-def _figures(evaluation: Evaluation) -> dict[str, float]:
-    """The figures that a bootstrap gives, by the names that it gives them."""
-    named = {
-        name: getattr(evaluation, name) for name in ("accuracy", "best_accuracy", "auc", "eer")
-    }
-    tar = {f"tar_at_far.{far}": value for far, value in evaluation.tar_at_far.items()}
-    return {name: value for name, value in (named | tar).items() if value is not None}
 
 
 def _changed(

@@ -80,6 +80,15 @@ class Evaluation(_Frozen):
     mean_magnitude: float
     images_per_second: float
 
+    def figure(self, name: str) -> float | None:
+        """A figure by the name that its interval has, such as ``tar_at_far.0.01``."""
+        value: float | None
+        if name.startswith("tar_at_far."):
+            value = self.tar_at_far[name.removeprefix("tar_at_far.")]
+        else:
+            value = getattr(self, name)
+        return value
+
 
 class McNemar(_Frozen):
     """McNemar's exact test on paired decisions.

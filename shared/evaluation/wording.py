@@ -55,7 +55,7 @@ def tar_lines(evaluation: Evaluation) -> list[Line]:
 def change_lines(old: Evaluation, new: Evaluation, comparison: Comparison) -> Iterator[ChangeLine]:
     """The figures of both models whose difference has an interval."""
     for name, difference in comparison.differences.items():
-        before, after = value_of(old, name), value_of(new, name)
+        before, after = old.figure(name), new.figure(name)
         if before is not None and after is not None:
             yield ChangeLine(
                 label=_label(name),
@@ -66,23 +66,13 @@ def change_lines(old: Evaluation, new: Evaluation, comparison: Comparison) -> It
             )
 
 
-def value_of(evaluation: Evaluation, name: str) -> float | None:
-    """A figure by the name that the bootstrap has for it, such as ``tar_at_far.0.01``."""
-    value: float | None
-    if name.startswith("tar_at_far."):
-        value = evaluation.tar_at_far[name.removeprefix("tar_at_far.")]
-    else:
-        value = getattr(evaluation, name)
-    return value
-
-
 def percent(share: float) -> str:
     """A share of one as a percentage."""
     return f"{100 * share:.2f} %"
 
 
 def _line(evaluation: Evaluation, name: str, label: str, missing: str) -> Line:
-    value = value_of(evaluation, name)
+    value = evaluation.figure(name)
     if value is None:
         return Line(label, _NOT_MEASURED, missing)
     interval = evaluation.intervals.get(name)
