@@ -12,6 +12,7 @@ from services.trainer.training import Progress, Report
 from shared.datasets.render import golden_crops, render_person
 from shared.model.checkpoint import load_checkpoint
 from shared.model.export import export_version
+from shared.model.manifest import quantiles_of
 from shared.model.session import Session, split_features
 from shared.model.torch_session import TorchSession
 
@@ -20,7 +21,6 @@ _FIRST_PERSON = 7_800_000
 _PEOPLE = 32
 _IMAGES_A_PERSON = 4
 _BATCH = 32
-_QUANTILES = 101
 
 
 def import_checkpoint(
@@ -72,11 +72,10 @@ def import_checkpoint(
     return folder
 
 
-def _measure_quantiles(session: Session, crops: NDArray[np.uint8]) -> list[float]:
+def _measure_quantiles(session: Session, crops: NDArray[np.uint8]) -> tuple[float, ...]:
     batches = np.array_split(crops, len(crops) // _BATCH)
     magnitudes = np.concatenate([split_features(session.run(batch))[1] for batch in batches])
-    quantiles: list[float] = np.quantile(magnitudes, np.linspace(0, 1, _QUANTILES)).tolist()
-    return quantiles
+    return quantiles_of(magnitudes)
 
 
 def _rendered_crops() -> NDArray[np.uint8]:

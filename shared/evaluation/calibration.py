@@ -1,7 +1,5 @@
-"""From raw outputs to numbers a person can use: threshold, probability, quality."""
+"""From similarities to numbers a person can use: threshold and probability."""
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from shared.evaluation.metrics import roc, tar_at_far
@@ -30,14 +28,3 @@ def fit_probability(scores: Scores) -> ProbabilityCurve:
     model = LogisticRegression(class_weight="balanced", C=1e3)
     model.fit(scores.similarity[:, None], scores.genuine)
     return ProbabilityCurve(slope=float(model.coef_[0, 0]), intercept=float(model.intercept_[0]))
-
-
-def magnitude_quantiles(magnitudes: NDArray[np.float32], count: int = 101) -> tuple[float, ...]:
-    """Evenly spaced quantiles of a reference set's magnitudes, for `Manifest.quality`.
-
-    Args:
-        magnitudes: (N,), of faces such as the version will meet.
-        count: Quantiles to give, ends included.
-    """
-    quantiles = np.quantile(magnitudes.astype(np.float64), np.linspace(0, 1, count))
-    return tuple(float(value) for value in quantiles)

@@ -112,6 +112,17 @@ class Manifest(_Frozen):
         (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2))
 
 
+def quantiles_of(magnitudes: NDArray[np.float32], count: int = 101) -> tuple[float, ...]:
+    """Evenly spaced quantiles of a reference set's magnitudes, for `Manifest.quality`.
+
+    Args:
+        magnitudes: (N,), of faces such as the version will meet.
+        count: Quantiles to give, ends included.
+    """
+    quantiles = np.quantile(magnitudes.astype(np.float64), np.linspace(0, 1, count))
+    return tuple(float(value) for value in quantiles)
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a version's folder.
 

@@ -6,7 +6,6 @@ from shared.evaluation.calibration import (
     best_accuracy_threshold,
     far_threshold,
     fit_probability,
-    magnitude_quantiles,
 )
 from shared.evaluation.metrics import confusion
 from shared.evaluation.scores import Scores
@@ -51,13 +50,3 @@ def test_probability_ignores_how_many_of_each_class_were_seen() -> None:
     assert fit_probability(few_impostors)(at) == pytest.approx(
         fit_probability(scores)(at), abs=0.03
     )
-
-
-def test_quantiles_rise_and_keep_their_ends() -> None:
-    magnitudes = np.random.default_rng(0).normal(23, 3, 5000).astype(np.float32)
-    quantiles = magnitude_quantiles(magnitudes)
-    assert len(quantiles) == 101
-    assert list(quantiles) == sorted(quantiles)
-    assert quantiles[0] == pytest.approx(float(magnitudes.min()))
-    assert quantiles[50] == pytest.approx(float(np.median(magnitudes)), abs=1e-3)
-    assert quantiles[-1] == pytest.approx(float(magnitudes.max()))

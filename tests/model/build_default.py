@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from shared.evaluation.calibration import best_accuracy_threshold, magnitude_quantiles
+from shared.evaluation.calibration import best_accuracy_threshold
 from shared.evaluation.metrics import confusion, roc, tar_at_far
 from shared.evaluation.scores import Scores, pair_similarity
 from shared.model.checkpoint import load_checkpoint
 from shared.model.default import CALIBRATION_FILE, DEFAULT_CHECKPOINT, DefaultCalibration
-from shared.model.manifest import ChannelOrder
+from shared.model.manifest import ChannelOrder, quantiles_of
 from shared.model.session import split_features
 from shared.model.torch_session import TorchSession
 
@@ -91,7 +91,7 @@ def main() -> None:
         "accuracy"
     ]
     figures["fp16_cosine_min"] = float((full * kept).sum(axis=1).min())
-    quantiles = magnitude_quantiles(split_features(raw)[1])
+    quantiles = quantiles_of(split_features(raw)[1])
     calibration = DefaultCalibration(
         channel_order="bgr",
         threshold=threshold,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shared.errors import CorruptData
-from shared.model.manifest import MANIFEST_FILE, ProbabilityCurve, read_manifest
+from shared.model.manifest import MANIFEST_FILE, ProbabilityCurve, quantiles_of, read_manifest
 
 
 def test_quality_is_the_place_among_the_reference_magnitudes(narrow_version: Path) -> None:
@@ -57,3 +57,13 @@ def test_a_manifest_that_cannot_be_read_is_corrupt_data(
         (tmp_path / MANIFEST_FILE).write_bytes(content)
     with pytest.raises(CorruptData, match="no usable manifest"):
         read_manifest(tmp_path)
+
+
+def test_quantiles_rise_and_keep_their_ends() -> None:
+    magnitudes = np.random.default_rng(0).normal(23, 3, 5000).astype(np.float32)
+    quantiles = quantiles_of(magnitudes)
+    assert len(quantiles) == 101
+    assert list(quantiles) == sorted(quantiles)
+    assert quantiles[0] == pytest.approx(float(magnitudes.min()))
+    assert quantiles[50] == pytest.approx(float(np.median(magnitudes)), abs=1e-3)
+    assert quantiles[-1] == pytest.approx(float(magnitudes.max()))
