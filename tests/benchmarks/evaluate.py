@@ -17,13 +17,11 @@ from cli.pair_crops import pair_crops
 from cli.pictures import Alignment
 from shared.datasets.folder import read_identities
 from shared.datasets.pairs import PairSet
-from shared.datasets.render import golden_crops, write_people
+from shared.datasets.render import write_people
 from shared.datasets.sampling import SampleSize, sample_pairs
 from shared.evaluation.embed_set import Crops, embed_set
-from shared.model.checkpoint import load_checkpoint
-from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
-from shared.model.export import export_version
 from shared.model.session import Session, cpu_threads, open_session
+from tests.default_version import export_default
 
 _PEOPLE, _IMAGES, _BATCH = 192, 4, 32
 _ROUNDS = 11
@@ -32,7 +30,7 @@ _ROUNDS = 11
 def run(_: Path) -> dict[str, object]:
     """Measure; `ratio` is an evaluation's speed over that of the bare engine."""
     with tempfile.TemporaryDirectory() as folder:
-        session = open_session(_version(Path(folder) / "default"))
+        session = open_session(export_default(Path(folder) / "default"))
         write_people(Path(folder) / "people", _PEOPLE, _IMAGES, seed=0)
         people = read_identities(Path(folder) / "people")
         # All genuine pairs, so that every image is used.
@@ -48,21 +46,6 @@ def run(_: Path) -> dict[str, object]:
         "batch_size": _BATCH,
         "rounds": _ROUNDS,
     }
-
-
-def _version(folder: Path) -> Path:
-    calibration = default_calibration()
-    export_version(
-        load_checkpoint(DEFAULT_CHECKPOINT).network,
-        folder,
-        model_version=folder.name,
-        channel_order=calibration.channel_order,
-        threshold=calibration.threshold,
-        magnitude_quantiles=calibration.magnitude_quantiles,
-        golden_crops=golden_crops(),
-        job_id="benchmark",
-    )
-    return folder
 
 
 def _compare(session: Session, pair_set: PairSet, crops: Crops) -> dict[str, float]:

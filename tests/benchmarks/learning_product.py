@@ -18,12 +18,9 @@ from services.trainer.training import (
     TrainingSpec,
     Vote,
 )
-from shared.datasets.render import golden_crops
-from shared.model.checkpoint import load_checkpoint
-from shared.model.default import default_calibration
-from shared.model.export import export_version
 from shared.model.faces import FaceImage
 from tests.benchmarks.learning_faces import Crops, LabelledPairs
+from tests.default_version import export_default
 
 _JOBS = UUID("5f1f6a1e-6c3b-4a57-9d43-7e0d7a4c9b11")
 _ANNOTATORS = 5
@@ -36,17 +33,7 @@ def make_parent(checkpoint: Path, folder: Path) -> Path:
     do not use it, and the training's margins lie far around it.
     """
     if not folder.exists():
-        calibration = default_calibration()
-        export_version(
-            load_checkpoint(checkpoint).network,
-            folder,
-            model_version=f"{checkpoint.stem}-parent",
-            channel_order=calibration.channel_order,
-            threshold=calibration.threshold,
-            magnitude_quantiles=calibration.magnitude_quantiles,
-            golden_crops=golden_crops(),
-            job_id=str(_JOBS),
-        )
+        export_default(folder, checkpoint=checkpoint, job_id=str(_JOBS))
     return folder
 
 

@@ -8,35 +8,21 @@ import pytest
 
 from services.trainer.evaluating import evaluate_versions
 from services.trainer.training import LabelledPair, Progress, images_of
-from shared.datasets.render import render_person
 from shared.errors import NotFound, PreconditionFailed
-from shared.model.checkpoint import load_checkpoint
-from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
-from shared.model.export import export_version
 from shared.model.faces import FaceImage
 from shared.model.session import open_session
+from tests.default_version import export_default
 from tests.trainer.feedback import Rendered
-
-
-def export(folder: Path, threshold: float) -> Path:
-    export_version(
-        load_checkpoint(DEFAULT_CHECKPOINT).network,
-        folder,
-        model_version=folder.name,
-        channel_order=default_calibration().channel_order,
-        threshold=threshold,
-        magnitude_quantiles=(10.0, 30.0),
-        golden_crops=render_person(0, 0)[None],
-        job_id="job",
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """One network twice: one calls few pairs the same, the other all of them."""
     folder = tmp_path_factory.mktemp("versions")
-    return export(folder / "strict", 0.4), export(folder / "blind", -1.0)
+    return (
+        export_default(folder / "strict", threshold=0.4),
+        export_default(folder / "blind", threshold=-1.0),
+    )
 
 
 class Damaged(Rendered):

@@ -12,11 +12,9 @@ from services.trainer.suspects import Suspicion
 from services.trainer.training import Progress, Recipe, ReferenceFaces, TrainingSpec
 from shared.datasets.render import render_person
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.model.checkpoint import load_checkpoint
-from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
-from shared.model.export import export_version
 from shared.model.faces import FaceReader
 from shared.settings import ImageLimits
+from tests.default_version import export_default
 from tests.trainer.feedback import KeptState, Rendered
 
 JOB = "0123abcd-0000-4000-8000-000000000000"
@@ -25,19 +23,8 @@ JOB = "0123abcd-0000-4000-8000-000000000000"
 @pytest.fixture(scope="session")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled default as a model version."""
-    folder = tmp_path_factory.mktemp("versions") / "default"
-    calibration = default_calibration()
-    export_version(
-        load_checkpoint(DEFAULT_CHECKPOINT).network,
-        folder,
-        model_version="iresnet18w16-default",
-        channel_order=calibration.channel_order,
-        threshold=calibration.threshold,
-        magnitude_quantiles=calibration.magnitude_quantiles,
-        golden_crops=np.stack([render_person(0, image) for image in range(2)]),
-        job_id=JOB,
-    )
-    return folder
+    folder = tmp_path_factory.mktemp("versions") / "iresnet18w16-default"
+    return export_default(folder, job_id=JOB)
 
 
 def spec(**changes: object) -> TrainingSpec:
