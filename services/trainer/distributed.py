@@ -101,6 +101,16 @@ def replicated(network: Module) -> Module:
     return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
+@contextmanager
+def shared_after(replica: Module, *, last: bool) -> Iterator[None]:
+    """Keep gradients to this process until the last of several backward passes."""
+    if last or not isinstance(replica, DistributedDataParallel):
+        yield
+        return
+    with replica.no_sync():
+        yield
+
+
 def agreed(value: _T) -> _T:
     """Give what the leading process has; what the others have is not looked at."""
     if not distributed.is_initialized():

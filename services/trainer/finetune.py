@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from services.trainer.distributed import (
     own_share,
     processes,
     replicated,
+    shared_after,
 )
 from services.trainer.features import Features
 from services.trainer.objectives import Objective
@@ -66,6 +68,8 @@ class Plan:
         augmentation: Probability of each step of `augmentation`; None leaves images alone.
         replay: Replayed faces a step.
         mixed_precision: Compute in bfloat16 where torch holds it safe.
+        images_at_once: Most images whose inner values are kept at a time; a step of more
+            computes each of them twice.
     """
 
     epochs: int
@@ -77,6 +81,7 @@ class Plan:
     warm_up: float = 0.1
     clip: float = 5.0
     mixed_precision: bool = False
+    images_at_once: int = 64
 
 
 @dataclass(frozen=True)
@@ -212,23 +217,48 @@ class Finetuner:
             again = generator.integers(len(self._replay.crops), size=self._plan.replay)
             crops = np.concatenate([crops, self._replay.crops[again]])
             parent = np.concatenate([parent, self._replay.parent[again]])
-        features = gathered(self._forward(crops[own_share(len(crops))]), len(crops))
-        old = self._on_device(parent)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(crops, partial(self._loss, batch, self._on_device(parent)))
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._plan.clip)
+        self._optimizer.step()
+        return loss.item()
+
+    def _loss(self, batch: Batch, parent: Tensor, features: Tensor) -> Tensor:
         count = len(batch.images)
         loss = self._objective.feedback(
             features[:count],
-            old[:count],
+            parent[:count],
             self._on_device(batch.genuine),
             self._on_device(batch.impostor),
         )
         if self._replay is not None:
-            loss = loss + self._objective.replay(features[count:], old[count:])
-        self._optimizer.zero_grad(set_to_none=True)
+            loss = loss + self._objective.replay(features[count:], parent[count:])
+        return loss
+
+    def _backward(self, crops: Crops, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Leave the gradients of a loss that compares the features of all crops.
+
+        Where the crops are too many to keep the network's inner values of, each part goes
+        through it twice: once for the features, and once for what their gradients become
+        (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited
+        setup"). The gradients are the same.
+        """
+        own = crops[own_share(len(crops))]
+        parts = np.array_split(own, -(-len(own) // self._plan.images_at_once) or 1)
+        with torch.set_grad_enabled(len(parts) == 1):
+            features = torch.cat([self._forward(part) for part in parts])
+        if len(parts) > 1:
+            features.requires_grad_()
+        loss = loss_of(gathered(features, len(crops)))
         # The gradients of the processes add up to the whole one, and are averaged.
         (loss * processes()).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._plan.clip)
-        self._optimizer.step()
-        return loss.item()
+        if len(parts) > 1:
+            assert features.grad is not None
+            gradients = features.grad.split([len(part) for part in parts])
+            for place, (part, gradient) in enumerate(zip(parts, gradients, strict=True), 1):
+                with shared_after(self._replica, last=place == len(parts)):
+                    self._forward(part).backward(gradient)  # type: ignore[no-untyped-call]
+        return loss
 
     def _forward(self, crops: Crops) -> Tensor:
         images = self._on_device(network_input(crops, self._channel_order))

@@ -43,6 +43,7 @@ def finetuner(
     epochs: int = 3,
     learning_rate: float = 1e-3,
     augmentation: float | None = 0.3,
+    images_at_once: int = 64,
 ) -> Finetuner:
     faces = Faces(CROPS, compute_features(network, "bgr", CROPS))
     return Finetuner(
@@ -54,6 +55,7 @@ def finetuner(
             seed=7,
             replay=4,
             augmentation=augmentation,
+            images_at_once=images_at_once,
         ),
         objective=objective or CosineObjective(margins=margins_around(0.3)),
         feedback=faces,
@@ -182,3 +184,15 @@ def test_hadsell_pulls_pairs_together(tmp_path: Path) -> None:
         tmp_path,
     )
     assert epochs[-1].loss < epochs[0].loss
+
+
+@pytest.mark.parametrize("images_at_once", [1, 5])
+def test_a_step_in_parts_learns_what_a_whole_one_does(images_at_once: int, tmp_path: Path) -> None:
+    whole, parted = tiny_network(), tiny_network()
+    train(finetuner(whole, epochs=1), tmp_path)
+    train(finetuner(parted, epochs=1, images_at_once=images_at_once), tmp_path)
+    before = weights(tiny_network())
+    for key, value in weights(whole).items():
+        if value.is_floating_point():
+            torch.testing.assert_close(parted.state_dict()[key], value, rtol=1e-3, atol=1e-5)
+    assert not equal(before, weights(parted))
