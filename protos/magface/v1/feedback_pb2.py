@@ -26,45 +26,65 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from magface.v1 import image_pb2 as magface_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magface/v1/feedback.proto\x12\nmagface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16magface/v1/image.proto\"G\n\x08ImageRef\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.ImageH\x00\x12\x10\n\x06sha256\x18\x02 \x01(\tH\x00\x42\x05\n\x03ref\"L\n\x0cModelOpinion\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\x11\n\tthreshold\x18\x03 \x01(\x02\"\xef\x01\n\x15SubmitFeedbackRequest\x12%\n\x07image_a\x18\x01 \x01(\x0b\x32\x14.magface.v1.ImageRef\x12%\n\x07image_b\x18\x02 \x01(\x0b\x32\x14.magface.v1.ImageRef\x12 \n\x05label\x18\x03 \x01(\x0e\x32\x11.magface.v1.Label\x12\x11\n\tannotator\x18\x04 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12.\n\x07opinion\x18\x06 \x01(\x0b\x32\x18.magface.v1.ModelOpinionH\x00\x88\x01\x01\x42\n\n\x08_opinion\"p\n\x16SubmitFeedbackResponse\x12\x10\n\x08label_id\x18\x01 \x01(\x03\x12\x0f\n\x07pair_id\x18\x02 \x01(\x03\x12\x10\n\x08sha256_a\x18\x03 \x01(\t\x12\x10\n\x08sha256_b\x18\x04 \x01(\t\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x08\"_\n\x10ListPairsRequest\x12$\n\tconsensus\x18\x01 \x01(\x0e\x32\x11.magface.v1.Label\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"M\n\x11ListPairsResponse\x12\x1f\n\x05pairs\x18\x01 \x03(\x0b\x32\x10.magface.v1.Pair\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xeb\x01\n\x04Pair\x12\x0f\n\x07pair_id\x18\x01 \x01(\x03\x12\x10\n\x08sha256_a\x18\x02 \x01(\t\x12\x10\n\x08sha256_b\x18\x03 \x01(\t\x12$\n\tconsensus\x18\x04 \x01(\x0e\x32\x11.magface.v1.Label\x12\x12\n\nconfidence\x18\x05 \x01(\x02\x12\x12\n\nvotes_same\x18\x06 \x01(\x05\x12\x17\n\x0fvotes_different\x18\x07 \x01(\x05\x12\x14\n\x0cvotes_unsure\x18\x08 \x01(\x05\x12\x31\n\rlast_labelled\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"!\n\x0fGetImageRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"c\n\x10GetImageResponse\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.Image\x12-\n\tstored_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\")\n\x12\x45xportPairsRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\"S\n\x13\x45xportPairsResponse\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\'\n\x05pairs\x18\x02 \x03(\x0b\x32\x18.magface.v1.LabelledPair\"\x89\x01\n\x0cLabelledPair\x12\x10\n\x08sha256_a\x18\x01 \x01(\t\x12\x10\n\x08sha256_b\x18\x02 \x01(\t\x12 \n\x05label\x18\x03 \x01(\x0e\x32\x11.magface.v1.Label\x12\x12\n\nconfidence\x18\x04 \x01(\x02\x12\x1f\n\x05votes\x18\x05 \x03(\x0b\x32\x10.magface.v1.Vote\";\n\x04Vote\x12\x11\n\tannotator\x18\x01 \x01(\t\x12 \n\x05label\x18\x02 \x01(\x0e\x32\x11.magface.v1.Label\"\x11\n\x0fGetStatsRequest\"\x9b\x01\n\x10GetStatsResponse\x12\x0e\n\x06images\x18\x01 \x01(\x03\x12\r\n\x05pairs\x18\x02 \x01(\x03\x12\x0e\n\x06labels\x18\x03 \x01(\x03\x12\x12\n\nannotators\x18\x04 \x01(\x03\x12\x12\n\npairs_same\x18\x05 \x01(\x03\x12\x17\n\x0fpairs_different\x18\x06 \x01(\x03\x12\x17\n\x0fpairs_undecided\x18\x07 \x01(\x03*U\n\x05Label\x12\x15\n\x11LABEL_UNSPECIFIED\x10\x00\x12\x0e\n\nLABEL_SAME\x10\x01\x12\x13\n\x0fLABEL_DIFFERENT\x10\x02\x12\x10\n\x0cLABEL_UNSURE\x10\x03\x32\x94\x03\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12W\n\x0eSubmitFeedback\x12!.magface.v1.SubmitFeedbackRequest\x1a\".magface.v1.SubmitFeedbackResponse\x12H\n\tListPairs\x12\x1c.magface.v1.ListPairsRequest\x1a\x1d.magface.v1.ListPairsResponse\x12\x45\n\x08GetImage\x12\x1b.magface.v1.GetImageRequest\x1a\x1c.magface.v1.GetImageResponse\x12P\n\x0b\x45xportPairs\x12\x1e.magface.v1.ExportPairsRequest\x1a\x1f.magface.v1.ExportPairsResponse0\x01\x12\x45\n\x08GetStats\x12\x1b.magface.v1.GetStatsRequest\x1a\x1c.magface.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magface/v1/feedback.proto\x12\nmagface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16magface/v1/image.proto\"G\n\x08ImageRef\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.ImageH\x00\x12\x10\n\x06sha256\x18\x02 \x01(\tH\x00\x42\x05\n\x03ref\"L\n\x0cModelOpinion\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\x11\n\tthreshold\x18\x03 \x01(\x02\"\x93\x02\n\x15SubmitFeedbackRequest\x12%\n\x07image_a\x18\x01 \x01(\x0b\x32\x14.magface.v1.ImageRef\x12%\n\x07image_b\x18\x02 \x01(\x0b\x32\x14.magface.v1.ImageRef\x12 \n\x05label\x18\x03 \x01(\x0e\x32\x11.magface.v1.Label\x12\x11\n\tannotator\x18\x04 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12.\n\x07opinion\x18\x06 \x01(\x0b\x32\x18.magface.v1.ModelOpinionH\x00\x88\x01\x01\x12\x15\n\x08sureness\x18\x07 \x01(\x02H\x01\x88\x01\x01\x42\n\n\x08_opinionB\x0b\n\t_sureness\"p\n\x16SubmitFeedbackResponse\x12\x10\n\x08label_id\x18\x01 \x01(\x03\x12\x0f\n\x07pair_id\x18\x02 \x01(\x03\x12\x10\n\x08sha256_a\x18\x03 \x01(\t\x12\x10\n\x08sha256_b\x18\x04 \x01(\t\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x08\"_\n\x10ListPairsRequest\x12$\n\tconsensus\x18\x01 \x01(\x0e\x32\x11.magface.v1.Label\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"M\n\x11ListPairsResponse\x12\x1f\n\x05pairs\x18\x01 \x03(\x0b\x32\x10.magface.v1.Pair\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xeb\x01\n\x04Pair\x12\x0f\n\x07pair_id\x18\x01 \x01(\x03\x12\x10\n\x08sha256_a\x18\x02 \x01(\t\x12\x10\n\x08sha256_b\x18\x03 \x01(\t\x12$\n\tconsensus\x18\x04 \x01(\x0e\x32\x11.magface.v1.Label\x12\x12\n\nconfidence\x18\x05 \x01(\x02\x12\x12\n\nvotes_same\x18\x06 \x01(\x05\x12\x17\n\x0fvotes_different\x18\x07 \x01(\x05\x12\x14\n\x0cvotes_unsure\x18\x08 \x01(\x05\x12\x31\n\rlast_labelled\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"!\n\x0fGetImageRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"c\n\x10GetImageResponse\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.Image\x12-\n\tstored_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\")\n\x12\x45xportPairsRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\"S\n\x13\x45xportPairsResponse\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\'\n\x05pairs\x18\x02 \x03(\x0b\x32\x18.magface.v1.LabelledPair\"\x89\x01\n\x0cLabelledPair\x12\x10\n\x08sha256_a\x18\x01 \x01(\t\x12\x10\n\x08sha256_b\x18\x02 \x01(\t\x12 \n\x05label\x18\x03 \x01(\x0e\x32\x11.magface.v1.Label\x12\x12\n\nconfidence\x18\x04 \x01(\x02\x12\x1f\n\x05votes\x18\x05 \x03(\x0b\x32\x10.magface.v1.Vote\";\n\x04Vote\x12\x11\n\tannotator\x18\x01 \x01(\t\x12 \n\x05label\x18\x02 \x01(\x0e\x32\x11.magface.v1.Label\"\x11\n\x0fGetStatsRequest\"\x9b\x01\n\x10GetStatsResponse\x12\x0e\n\x06images\x18\x01 \x01(\x03\x12\r\n\x05pairs\x18\x02 \x01(\x03\x12\x0e\n\x06labels\x18\x03 \x01(\x03\x12\x12\n\nannotators\x18\x04 \x01(\x03\x12\x12\n\npairs_same\x18\x05 \x01(\x03\x12\x17\n\x0fpairs_different\x18\x06 \x01(\x03\x12\x17\n\x0fpairs_undecided\x18\x07 \x01(\x03\"I\n\x13ImportImagesRequest\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.Image\x12\x10\n\x08identity\x18\x02 \x01(\t\"w\n\x14ImportImagesResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x03\x12\r\n\x05known\x18\x02 \x01(\x03\x12\x10\n\x08rejected\x18\x03 \x01(\x03\x12-\n\nrejections\x18\x04 \x03(\x0b\x32\x19.magface.v1.RejectedImage\"+\n\rRejectedImage\x12\r\n\x05place\x18\x01 \x01(\x03\x12\x0b\n\x03why\x18\x02 \x01(\t\"\\\n\x10NextPairsRequest\x12\x11\n\tannotator\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12&\n\x08strategy\x18\x03 \x01(\x0e\x32\x14.magface.v1.Strategy\"H\n\x11NextPairsResponse\x12%\n\x05pairs\x18\x01 \x03(\x0b\x32\x16.magface.v1.LeasedPair\x12\x0c\n\x04note\x18\x02 \x01(\t\"r\n\nLeasedPair\x12\x10\n\x08lease_id\x18\x01 \x01(\x03\x12\x10\n\x08sha256_a\x18\x02 \x01(\t\x12\x10\n\x08sha256_b\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15ListAnnotatorsRequest\"I\n\x16ListAnnotatorsResponse\x12/\n\nannotators\x18\x01 \x03(\x0b\x32\x1b.magface.v1.AnnotatorRecord\"N\n\x0f\x41nnotatorRecord\x12\x11\n\tannotator\x18\x01 \x01(\t\x12\x14\n\x0cgold_answers\x18\x02 \x01(\x03\x12\x12\n\ngold_right\x18\x03 \x01(\x03*U\n\x05Label\x12\x15\n\x11LABEL_UNSPECIFIED\x10\x00\x12\x0e\n\nLABEL_SAME\x10\x01\x12\x13\n\x0fLABEL_DIFFERENT\x10\x02\x12\x10\n\x0cLABEL_UNSURE\x10\x03*\x81\x01\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x18\n\x14STRATEGY_UNCERTAINTY\x10\x01\x12\x19\n\x15STRATEGY_DISAGREEMENT\x10\x02\x12\x11\n\rSTRATEGY_HARD\x10\x03\x12\x13\n\x0fSTRATEGY_RANDOM\x10\x04\x32\x8c\x05\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12W\n\x0eSubmitFeedback\x12!.magface.v1.SubmitFeedbackRequest\x1a\".magface.v1.SubmitFeedbackResponse\x12H\n\tListPairs\x12\x1c.magface.v1.ListPairsRequest\x1a\x1d.magface.v1.ListPairsResponse\x12\x45\n\x08GetImage\x12\x1b.magface.v1.GetImageRequest\x1a\x1c.magface.v1.GetImageResponse\x12P\n\x0b\x45xportPairs\x12\x1e.magface.v1.ExportPairsRequest\x1a\x1f.magface.v1.ExportPairsResponse0\x01\x12\x45\n\x08GetStats\x12\x1b.magface.v1.GetStatsRequest\x1a\x1c.magface.v1.GetStatsResponse\x12S\n\x0cImportImages\x12\x1f.magface.v1.ImportImagesRequest\x1a .magface.v1.ImportImagesResponse(\x01\x12H\n\tNextPairs\x12\x1c.magface.v1.NextPairsRequest\x1a\x1d.magface.v1.NextPairsResponse\x12W\n\x0eListAnnotators\x12!.magface.v1.ListAnnotatorsRequest\x1a\".magface.v1.ListAnnotatorsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'magface.v1.feedback_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LABEL']._serialized_start=1661
-  _globals['_LABEL']._serialized_end=1746
+  _globals['_LABEL']._serialized_start=2402
+  _globals['_LABEL']._serialized_end=2487
+  _globals['_STRATEGY']._serialized_start=2490
+  _globals['_STRATEGY']._serialized_end=2619
   _globals['_IMAGEREF']._serialized_start=98
   _globals['_IMAGEREF']._serialized_end=169
   _globals['_MODELOPINION']._serialized_start=171
   _globals['_MODELOPINION']._serialized_end=247
   _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=250
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=489
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=491
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=603
-  _globals['_LISTPAIRSREQUEST']._serialized_start=605
-  _globals['_LISTPAIRSREQUEST']._serialized_end=700
-  _globals['_LISTPAIRSRESPONSE']._serialized_start=702
-  _globals['_LISTPAIRSRESPONSE']._serialized_end=779
-  _globals['_PAIR']._serialized_start=782
-  _globals['_PAIR']._serialized_end=1017
-  _globals['_GETIMAGEREQUEST']._serialized_start=1019
-  _globals['_GETIMAGEREQUEST']._serialized_end=1052
-  _globals['_GETIMAGERESPONSE']._serialized_start=1054
-  _globals['_GETIMAGERESPONSE']._serialized_end=1153
-  _globals['_EXPORTPAIRSREQUEST']._serialized_start=1155
-  _globals['_EXPORTPAIRSREQUEST']._serialized_end=1196
-  _globals['_EXPORTPAIRSRESPONSE']._serialized_start=1198
-  _globals['_EXPORTPAIRSRESPONSE']._serialized_end=1281
-  _globals['_LABELLEDPAIR']._serialized_start=1284
-  _globals['_LABELLEDPAIR']._serialized_end=1421
-  _globals['_VOTE']._serialized_start=1423
-  _globals['_VOTE']._serialized_end=1482
-  _globals['_GETSTATSREQUEST']._serialized_start=1484
-  _globals['_GETSTATSREQUEST']._serialized_end=1501
-  _globals['_GETSTATSRESPONSE']._serialized_start=1504
-  _globals['_GETSTATSRESPONSE']._serialized_end=1659
-  _globals['_FEEDBACKSERVICE']._serialized_start=1749
-  _globals['_FEEDBACKSERVICE']._serialized_end=2153
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=525
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=527
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=639
+  _globals['_LISTPAIRSREQUEST']._serialized_start=641
+  _globals['_LISTPAIRSREQUEST']._serialized_end=736
+  _globals['_LISTPAIRSRESPONSE']._serialized_start=738
+  _globals['_LISTPAIRSRESPONSE']._serialized_end=815
+  _globals['_PAIR']._serialized_start=818
+  _globals['_PAIR']._serialized_end=1053
+  _globals['_GETIMAGEREQUEST']._serialized_start=1055
+  _globals['_GETIMAGEREQUEST']._serialized_end=1088
+  _globals['_GETIMAGERESPONSE']._serialized_start=1090
+  _globals['_GETIMAGERESPONSE']._serialized_end=1189
+  _globals['_EXPORTPAIRSREQUEST']._serialized_start=1191
+  _globals['_EXPORTPAIRSREQUEST']._serialized_end=1232
+  _globals['_EXPORTPAIRSRESPONSE']._serialized_start=1234
+  _globals['_EXPORTPAIRSRESPONSE']._serialized_end=1317
+  _globals['_LABELLEDPAIR']._serialized_start=1320
+  _globals['_LABELLEDPAIR']._serialized_end=1457
+  _globals['_VOTE']._serialized_start=1459
+  _globals['_VOTE']._serialized_end=1518
+  _globals['_GETSTATSREQUEST']._serialized_start=1520
+  _globals['_GETSTATSREQUEST']._serialized_end=1537
+  _globals['_GETSTATSRESPONSE']._serialized_start=1540
+  _globals['_GETSTATSRESPONSE']._serialized_end=1695
+  _globals['_IMPORTIMAGESREQUEST']._serialized_start=1697
+  _globals['_IMPORTIMAGESREQUEST']._serialized_end=1770
+  _globals['_IMPORTIMAGESRESPONSE']._serialized_start=1772
+  _globals['_IMPORTIMAGESRESPONSE']._serialized_end=1891
+  _globals['_REJECTEDIMAGE']._serialized_start=1893
+  _globals['_REJECTEDIMAGE']._serialized_end=1936
+  _globals['_NEXTPAIRSREQUEST']._serialized_start=1938
+  _globals['_NEXTPAIRSREQUEST']._serialized_end=2030
+  _globals['_NEXTPAIRSRESPONSE']._serialized_start=2032
+  _globals['_NEXTPAIRSRESPONSE']._serialized_end=2104
+  _globals['_LEASEDPAIR']._serialized_start=2106
+  _globals['_LEASEDPAIR']._serialized_end=2220
+  _globals['_LISTANNOTATORSREQUEST']._serialized_start=2222
+  _globals['_LISTANNOTATORSREQUEST']._serialized_end=2245
+  _globals['_LISTANNOTATORSRESPONSE']._serialized_start=2247
+  _globals['_LISTANNOTATORSRESPONSE']._serialized_end=2320
+  _globals['_ANNOTATORRECORD']._serialized_start=2322
+  _globals['_ANNOTATORRECORD']._serialized_end=2400
+  _globals['_FEEDBACKSERVICE']._serialized_start=2622
+  _globals['_FEEDBACKSERVICE']._serialized_end=3274
 # @@protoc_insertion_point(module_scope)

@@ -41,6 +41,42 @@ LABEL_DIFFERENT: Label.ValueType  # 2
 LABEL_UNSURE: Label.ValueType  # 3
 Global___Label: _TypeAlias = Label  # noqa: Y015
 
+class _Strategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STRATEGY_UNSPECIFIED: _Strategy.ValueType  # 0
+    """A mix of the others, in the shares that are best by measurement."""
+    STRATEGY_UNCERTAINTY: _Strategy.ValueType  # 1
+    """The model's probability is near one half."""
+    STRATEGY_DISAGREEMENT: _Strategy.ValueType  # 2
+    """Two model versions, or the people so far, do not agree."""
+    STRATEGY_HARD: _Strategy.ValueType  # 3
+    """An image and the one of its nearest neighbours that lies closest to the threshold, on
+    either side: likely negatives that look alike, likely positives that do not.
+    """
+    STRATEGY_RANDOM: _Strategy.ValueType  # 4
+    """An image drawn uniformly, with another drawn uniformly or from its nearest neighbours."""
+
+class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
+    """How pairs to label are chosen."""
+
+STRATEGY_UNSPECIFIED: Strategy.ValueType  # 0
+"""A mix of the others, in the shares that are best by measurement."""
+STRATEGY_UNCERTAINTY: Strategy.ValueType  # 1
+"""The model's probability is near one half."""
+STRATEGY_DISAGREEMENT: Strategy.ValueType  # 2
+"""Two model versions, or the people so far, do not agree."""
+STRATEGY_HARD: Strategy.ValueType  # 3
+"""An image and the one of its nearest neighbours that lies closest to the threshold, on
+either side: likely negatives that look alike, likely positives that do not.
+"""
+STRATEGY_RANDOM: Strategy.ValueType  # 4
+"""An image drawn uniformly, with another drawn uniformly or from its nearest neighbours."""
+Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
+
 @_typing.final
 class ImageRef(_message.Message):
     """An image sent along, or one already stored."""
@@ -108,6 +144,7 @@ class SubmitFeedbackRequest(_message.Message):
     ANNOTATOR_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     OPINION_FIELD_NUMBER: _builtins.int
+    SURENESS_FIELD_NUMBER: _builtins.int
     label: Global___Label.ValueType
     annotator: _builtins.str
     """Who says so; 1..128 characters."""
@@ -115,6 +152,8 @@ class SubmitFeedbackRequest(_message.Message):
     """Chosen by the client, 1..128 characters: the same key with the same content is
     stored once, however often it is sent.
     """
+    sureness: _builtins.float
+    """How sure the annotator is, 0..1. Kept with the label; a vote counts the same."""
     @_builtins.property
     def image_a(self) -> Global___ImageRef: ...
     @_builtins.property
@@ -132,14 +171,20 @@ class SubmitFeedbackRequest(_message.Message):
         annotator: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         opinion: Global___ModelOpinion | None = ...,
+        sureness: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_opinion", b"_opinion", "image_a", b"image_a", "image_b", b"image_b", "opinion", b"opinion"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_opinion", b"_opinion", "_sureness", b"_sureness", "image_a", b"image_a", "image_b", b"image_b", "opinion", b"opinion", "sureness", b"sureness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_opinion", b"_opinion", "annotator", b"annotator", "idempotency_key", b"idempotency_key", "image_a", b"image_a", "image_b", b"image_b", "label", b"label", "opinion", b"opinion"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_opinion", b"_opinion", "_sureness", b"_sureness", "annotator", b"annotator", "idempotency_key", b"idempotency_key", "image_a", b"image_a", "image_b", b"image_b", "label", b"label", "opinion", b"opinion", "sureness", b"sureness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__opinion: _TypeAlias = _typing.Literal["opinion"]  # noqa: Y015
     _WhichOneofArgType__opinion: _TypeAlias = _typing.Literal["_opinion", b"_opinion"]  # noqa: Y015
+    _WhichOneofReturnType__sureness: _TypeAlias = _typing.Literal["sureness"]  # noqa: Y015
+    _WhichOneofArgType__sureness: _TypeAlias = _typing.Literal["_sureness", b"_sureness"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__opinion) -> _WhichOneofReturnType__opinion | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sureness) -> _WhichOneofReturnType__sureness | None: ...
 
 Global___SubmitFeedbackRequest: _TypeAlias = SubmitFeedbackRequest  # noqa: Y015
 
@@ -480,3 +525,233 @@ class GetStatsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
+
+@_typing.final
+class ImportImagesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    identity: _builtins.str
+    """Who is on it, if that is known; up to 128 characters. The first one said stays."""
+    @_builtins.property
+    def image(self) -> _image_pb2.Image: ...
+    def __init__(
+        self,
+        *,
+        image: _image_pb2.Image | None = ...,
+        identity: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportImagesRequest: _TypeAlias = ImportImagesRequest  # noqa: Y015
+
+@_typing.final
+class ImportImagesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATED_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    REJECTIONS_FIELD_NUMBER: _builtins.int
+    created: _builtins.int
+    """Stored now."""
+    known: _builtins.int
+    """Stored before."""
+    rejected: _builtins.int
+    @_builtins.property
+    def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedImage]:
+        """The first 1,000 that were rejected."""
+
+    def __init__(
+        self,
+        *,
+        created: _builtins.int = ...,
+        known: _builtins.int = ...,
+        rejected: _builtins.int = ...,
+        rejections: _abc.Iterable[Global___RejectedImage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "known", b"known", "rejected", b"rejected", "rejections", b"rejections"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportImagesResponse: _TypeAlias = ImportImagesResponse  # noqa: Y015
+
+@_typing.final
+class RejectedImage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    place: _builtins.int
+    """Its place in the stream, from 0."""
+    why: _builtins.str
+    """What is wrong with it, beginning with the field."""
+    def __init__(
+        self,
+        *,
+        place: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectedImage: _TypeAlias = RejectedImage  # noqa: Y015
+
+@_typing.final
+class NextPairsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANNOTATOR_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    annotator: _builtins.str
+    """Who will label; 1..128 characters."""
+    count: _builtins.int
+    """1..100; 10 when 0."""
+    strategy: Global___Strategy.ValueType
+    def __init__(
+        self,
+        *,
+        annotator: _builtins.str = ...,
+        count: _builtins.int = ...,
+        strategy: Global___Strategy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotator", b"annotator", "count", b"count", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NextPairsRequest: _TypeAlias = NextPairsRequest  # noqa: Y015
+
+@_typing.final
+class NextPairsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAIRS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    note: _builtins.str
+    """Why pairs are fewer, or chosen otherwise, than asked for; empty when they are not."""
+    @_builtins.property
+    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeasedPair]:
+        """Fewer than asked for when no more are prepared."""
+
+    def __init__(
+        self,
+        *,
+        pairs: _abc.Iterable[Global___LeasedPair] | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "pairs", b"pairs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NextPairsResponse: _TypeAlias = NextPairsResponse  # noqa: Y015
+
+@_typing.final
+class LeasedPair(_message.Message):
+    """A pair that is held for one annotator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    SHA256_A_FIELD_NUMBER: _builtins.int
+    SHA256_B_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.int
+    sha256_a: _builtins.str
+    sha256_b: _builtins.str
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Then the pair may be handed to others, unless it has been labelled."""
+
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.int = ...,
+        sha256_a: _builtins.str = ...,
+        sha256_b: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "lease_id", b"lease_id", "sha256_a", b"sha256_a", "sha256_b", b"sha256_b"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeasedPair: _TypeAlias = LeasedPair  # noqa: Y015
+
+@_typing.final
+class ListAnnotatorsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAnnotatorsRequest: _TypeAlias = ListAnnotatorsRequest  # noqa: Y015
+
+@_typing.final
+class ListAnnotatorsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANNOTATORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def annotators(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnnotatorRecord]:
+        """By name; at most 1,000, of those who answered at least one pair of known truth."""
+
+    def __init__(
+        self,
+        *,
+        annotators: _abc.Iterable[Global___AnnotatorRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotators", b"annotators"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAnnotatorsResponse: _TypeAlias = ListAnnotatorsResponse  # noqa: Y015
+
+@_typing.final
+class AnnotatorRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANNOTATOR_FIELD_NUMBER: _builtins.int
+    GOLD_ANSWERS_FIELD_NUMBER: _builtins.int
+    GOLD_RIGHT_FIELD_NUMBER: _builtins.int
+    annotator: _builtins.str
+    gold_answers: _builtins.int
+    """Answers on pairs of known truth, and how many of them were right; UNSURE counts as wrong."""
+    gold_right: _builtins.int
+    def __init__(
+        self,
+        *,
+        annotator: _builtins.str = ...,
+        gold_answers: _builtins.int = ...,
+        gold_right: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotator", b"annotator", "gold_answers", b"gold_answers", "gold_right", b"gold_right"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnnotatorRecord: _TypeAlias = AnnotatorRecord  # noqa: Y015

@@ -60,6 +60,21 @@ class FeedbackServiceStub:
                 request_serializer=magface_dot_v1_dot_feedback__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_feedback__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.ImportImages = channel.stream_unary(
+                '/magface.v1.FeedbackService/ImportImages',
+                request_serializer=magface_dot_v1_dot_feedback__pb2.ImportImagesRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_feedback__pb2.ImportImagesResponse.FromString,
+                _registered_method=True)
+        self.NextPairs = channel.unary_unary(
+                '/magface.v1.FeedbackService/NextPairs',
+                request_serializer=magface_dot_v1_dot_feedback__pb2.NextPairsRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_feedback__pb2.NextPairsResponse.FromString,
+                _registered_method=True)
+        self.ListAnnotators = channel.unary_unary(
+                '/magface.v1.FeedbackService/ListAnnotators',
+                request_serializer=magface_dot_v1_dot_feedback__pb2.ListAnnotatorsRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_feedback__pb2.ListAnnotatorsResponse.FromString,
+                _registered_method=True)
 
 
 class FeedbackServiceServicer:
@@ -108,6 +123,36 @@ class FeedbackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportImages(self, request_iterator, context):
+        """Puts images into the pool that NextPairs chooses from, without labels. What is wrong with
+        one image does not end the stream: it is counted and named in the answer. The same bytes
+        sent again change nothing, so a stream that was cut is simply sent anew.
+
+        UNAVAILABLE when a store cannot be reached: what came before may be stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NextPairs(self, request, context):
+        """Hands out pairs to label, each held for its annotator until its lease ends. A pair goes
+        to as many annotators as the service is set to ask, and never to one who holds it or has
+        labelled it. Some pairs are drawn at random whatever the strategy, and some are pairs
+        whose truth is known, which measure the annotator; the answer does not say which.
+
+        INVALID_ARGUMENT names the field. FAILED_PRECONDITION when fewer than two images are stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAnnotators(self, request, context):
+        """Says how annotators did on pairs whose truth is known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeedbackServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -135,6 +180,21 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=magface_dot_v1_dot_feedback__pb2.GetStatsRequest.FromString,
                     response_serializer=magface_dot_v1_dot_feedback__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'ImportImages': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportImages,
+                    request_deserializer=magface_dot_v1_dot_feedback__pb2.ImportImagesRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_feedback__pb2.ImportImagesResponse.SerializeToString,
+            ),
+            'NextPairs': grpc.unary_unary_rpc_method_handler(
+                    servicer.NextPairs,
+                    request_deserializer=magface_dot_v1_dot_feedback__pb2.NextPairsRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_feedback__pb2.NextPairsResponse.SerializeToString,
+            ),
+            'ListAnnotators': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAnnotators,
+                    request_deserializer=magface_dot_v1_dot_feedback__pb2.ListAnnotatorsRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_feedback__pb2.ListAnnotatorsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -273,6 +333,87 @@ class FeedbackService:
             '/magface.v1.FeedbackService/GetStats',
             magface_dot_v1_dot_feedback__pb2.GetStatsRequest.SerializeToString,
             magface_dot_v1_dot_feedback__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportImages(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/magface.v1.FeedbackService/ImportImages',
+            magface_dot_v1_dot_feedback__pb2.ImportImagesRequest.SerializeToString,
+            magface_dot_v1_dot_feedback__pb2.ImportImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NextPairs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.FeedbackService/NextPairs',
+            magface_dot_v1_dot_feedback__pb2.NextPairsRequest.SerializeToString,
+            magface_dot_v1_dot_feedback__pb2.NextPairsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAnnotators(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.FeedbackService/ListAnnotators',
+            magface_dot_v1_dot_feedback__pb2.ListAnnotatorsRequest.SerializeToString,
+            magface_dot_v1_dot_feedback__pb2.ListAnnotatorsResponse.FromString,
             options,
             channel_credentials,
             insecure,

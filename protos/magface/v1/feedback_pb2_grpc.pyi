@@ -52,6 +52,23 @@ class FeedbackServiceStub:
     """Streams every pair that has a consensus, as of one data snapshot."""
     GetStats: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.GetStatsRequest, _feedback_pb2.GetStatsResponse]
     """Counts what is stored."""
+    ImportImages: _grpc.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]
+    """Puts images into the pool that NextPairs chooses from, without labels. What is wrong with
+    one image does not end the stream: it is counted and named in the answer. The same bytes
+    sent again change nothing, so a stream that was cut is simply sent anew.
+
+    UNAVAILABLE when a store cannot be reached: what came before may be stored.
+    """
+    NextPairs: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.NextPairsRequest, _feedback_pb2.NextPairsResponse]
+    """Hands out pairs to label, each held for its annotator until its lease ends. A pair goes
+    to as many annotators as the service is set to ask, and never to one who holds it or has
+    labelled it. Some pairs are drawn at random whatever the strategy, and some are pairs
+    whose truth is known, which measure the annotator; the answer does not say which.
+
+    INVALID_ARGUMENT names the field. FAILED_PRECONDITION when fewer than two images are stored.
+    """
+    ListAnnotators: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListAnnotatorsRequest, _feedback_pb2.ListAnnotatorsResponse]
+    """Says how annotators did on pairs whose truth is known."""
 
 @_typing.type_check_only
 class FeedbackServiceAsyncStub(FeedbackServiceStub):
@@ -77,6 +94,23 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     """Streams every pair that has a consensus, as of one data snapshot."""
     GetStats: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetStatsRequest, _feedback_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Counts what is stored."""
+    ImportImages: _aio.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]  # type: ignore[assignment]
+    """Puts images into the pool that NextPairs chooses from, without labels. What is wrong with
+    one image does not end the stream: it is counted and named in the answer. The same bytes
+    sent again change nothing, so a stream that was cut is simply sent anew.
+
+    UNAVAILABLE when a store cannot be reached: what came before may be stored.
+    """
+    NextPairs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.NextPairsRequest, _feedback_pb2.NextPairsResponse]  # type: ignore[assignment]
+    """Hands out pairs to label, each held for its annotator until its lease ends. A pair goes
+    to as many annotators as the service is set to ask, and never to one who holds it or has
+    labelled it. Some pairs are drawn at random whatever the strategy, and some are pairs
+    whose truth is known, which measure the annotator; the answer does not say which.
+
+    INVALID_ARGUMENT names the field. FAILED_PRECONDITION when fewer than two images are stored.
+    """
+    ListAnnotators: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListAnnotatorsRequest, _feedback_pb2.ListAnnotatorsResponse]  # type: ignore[assignment]
+    """Says how annotators did on pairs whose truth is known."""
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps what people say about pairs of faces, and the images they said it of."""
@@ -129,5 +163,40 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.GetStatsResponse, _abc.Awaitable[_feedback_pb2.GetStatsResponse]]:
         """Counts what is stored."""
+
+    @_abc_1.abstractmethod
+    def ImportImages(
+        self,
+        request_iterator: _MaybeAsyncIterator[_feedback_pb2.ImportImagesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.ImportImagesResponse, _abc.Awaitable[_feedback_pb2.ImportImagesResponse]]:
+        """Puts images into the pool that NextPairs chooses from, without labels. What is wrong with
+        one image does not end the stream: it is counted and named in the answer. The same bytes
+        sent again change nothing, so a stream that was cut is simply sent anew.
+
+        UNAVAILABLE when a store cannot be reached: what came before may be stored.
+        """
+
+    @_abc_1.abstractmethod
+    def NextPairs(
+        self,
+        request: _feedback_pb2.NextPairsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.NextPairsResponse, _abc.Awaitable[_feedback_pb2.NextPairsResponse]]:
+        """Hands out pairs to label, each held for its annotator until its lease ends. A pair goes
+        to as many annotators as the service is set to ask, and never to one who holds it or has
+        labelled it. Some pairs are drawn at random whatever the strategy, and some are pairs
+        whose truth is known, which measure the annotator; the answer does not say which.
+
+        INVALID_ARGUMENT names the field. FAILED_PRECONDITION when fewer than two images are stored.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAnnotators(
+        self,
+        request: _feedback_pb2.ListAnnotatorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.ListAnnotatorsResponse, _abc.Awaitable[_feedback_pb2.ListAnnotatorsResponse]]:
+        """Says how annotators did on pairs whose truth is known."""
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
