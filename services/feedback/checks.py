@@ -19,10 +19,13 @@ def check_feedback(feedback: Feedback) -> None:
     Raises:
         InvalidInput: Naming the field and what is wrong with it.
     """
-    _check_text("annotator", feedback.annotator)
-    _check_text("idempotency_key", feedback.idempotency_key)
+    check_text("annotator", feedback.annotator)
+    check_text("idempotency_key", feedback.idempotency_key)
     if feedback.opinion is not None:
         _check_opinion(feedback.opinion)
+    # NaN is in no range.
+    if feedback.sureness is not None and not 0 <= feedback.sureness <= 1:
+        raise InvalidInput("sureness", f"is {feedback.sureness}; 0..1 are possible")
 
 
 def check_sha256(field: str, text: str) -> str:
@@ -37,7 +40,12 @@ def check_sha256(field: str, text: str) -> str:
     return spelled
 
 
-def _check_text(field: str, text: str) -> None:
+def check_text(field: str, text: str) -> None:
+    """Check a name that somebody chose.
+
+    Raises:
+        InvalidInput: If it has not 1..128 characters, is blank, or holds a NUL.
+    """
     if not 1 <= len(text) <= _TEXT_LIMIT:
         raise InvalidInput(field, f"has {len(text)} characters; 1..{_TEXT_LIMIT} are needed")
     if not text.strip():
@@ -47,7 +55,7 @@ def _check_text(field: str, text: str) -> None:
 
 
 def _check_opinion(opinion: Opinion) -> None:
-    _check_text("opinion.model_version", opinion.model_version)
+    check_text("opinion.model_version", opinion.model_version)
     for name, cosine in (("similarity", opinion.similarity), ("threshold", opinion.threshold)):
         if not (math.isfinite(cosine) and abs(cosine) <= _COSINE_LIMIT):
             raise InvalidInput(f"opinion.{name}", f"is {cosine}; a cosine is in -1..1")

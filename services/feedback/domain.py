@@ -31,7 +31,11 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What a caller sends: each image as a face, or as the hex SHA-256 of a stored one."""
+    """What a caller sends: each image as a face, or as the hex SHA-256 of a stored one.
+
+    Attributes:
+        sureness: How sure the annotator is, 0..1; None when nobody said.
+    """
 
     image_a: FaceImage | str
     image_b: FaceImage | str
@@ -39,6 +43,7 @@ class Feedback:
     annotator: str
     idempotency_key: str
     opinion: Opinion | None = None
+    sureness: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,7 @@ class Submission:
     annotator: str
     idempotency_key: str
     opinion: Opinion | None = None
+    sureness: float | None = None
     images: tuple[ImageFacts, ...] = ()
 
     @property

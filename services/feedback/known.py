@@ -61,7 +61,7 @@ class Known:
             if here is None and sha256 not in sent:
                 raise NotFound(f"{name}.sha256: image {sha256} is not stored; send its bytes")
             if here is not None and sha256 in sent:
-                _check_alignment(sent[sha256], here, name)
+                check_alignment(sent[sha256], here, name)
 
 
 def receipt(submission: Submission, label_id: int, pair_id: int, *, created: bool) -> Receipt:
@@ -77,9 +77,9 @@ async def read_known(connection: AsyncConnection, batch: Sequence[Submission]) -
     )
     images = {facts.sha256: facts for facts in map(facts_from_row, await image_rows.fetchall())}
     labels = {}
-    async for label_id, pair_id, a, b, label, annotator, key, *opinion in label_rows:
+    async for label_id, pair_id, a, b, label, annotator, key, sureness, *opinion in label_rows:
         stored = Submission(
-            a.hex(), b.hex(), Label(label), annotator, key, _opinion_from_row(*opinion)
+            a.hex(), b.hex(), Label(label), annotator, key, _opinion_from_row(*opinion), sureness
         )
         labels[key] = StoredLabel(label_id, pair_id, stored)
     return Known(images, labels)
@@ -101,10 +101,21 @@ def _check_same(submission: Submission, stored: Submission) -> None:
 
 
 def _content(submission: Submission) -> tuple[object, ...]:
-    return submission.pair, submission.label, submission.annotator, submission.opinion
+    return (
+        submission.pair,
+        submission.label,
+        submission.annotator,
+        submission.opinion,
+        submission.sureness,
+    )
 
 
-def _check_alignment(sent: ImageFacts, here: ImageFacts, name: str) -> None:
+def check_alignment(sent: ImageFacts, here: ImageFacts, name: str) -> None:
+    """Check that bytes sent again are meant as they are stored.
+
+    Raises:
+        AlreadyExists: If they are not.
+    """
     if (here.alignment, here.landmarks) != (sent.alignment, sent.landmarks):
         raise AlreadyExists(
             f"{name}.image: these bytes are stored as image {here.sha256} with other landmarks "

@@ -111,7 +111,7 @@ async def _lock_pairs(
         "a": [bytes.fromhex(a) for a, _ in ordered],
         "b": [bytes.fromhex(b) for _, b in ordered],
     }
-    images = await connection.execute(queries.INSERT_IMAGES, _image_columns(new_images.values()))
+    images = await connection.execute(queries.INSERT_IMAGES, image_columns(new_images.values()))
     await connection.execute(queries.INSERT_PAIRS, sides)
     locked = await connection.execute(queries.LOCK_PAIRS, sides)
     if len(await images.fetchall()) < len(new_images):
@@ -119,7 +119,8 @@ async def _lock_pairs(
     return {(a.hex(), b.hex()): pair_id async for pair_id, a, b in locked}
 
 
-def _image_columns(images: Collection[ImageFacts]) -> dict[str, list[Any]]:
+def image_columns(images: Collection[ImageFacts]) -> dict[str, list[Any]]:
+    """Give the parameters of `queries.INSERT_IMAGES`."""
     return {
         "hashes": [bytes.fromhex(facts.sha256) for facts in images],
         "sizes": [facts.size_bytes for facts in images],
@@ -150,5 +151,6 @@ async def _insert_labels(
             "versions": [opinion and opinion.model_version for opinion in opinions],
             "similarities": [opinion and opinion.similarity for opinion in opinions],
             "thresholds": [opinion and opinion.threshold for opinion in opinions],
+            "surenesses": [one.sureness for one in accepted],
         },
     )

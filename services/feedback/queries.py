@@ -9,7 +9,7 @@ FROM feedback.images WHERE sha256 = ANY(%(hashes)s::bytea[])
 
 LABELS_BY_KEY: Final = """
 SELECT label_id, pair_id, image_a, image_b, label, annotator, idempotency_key,
-       model_version, similarity, threshold
+       sureness, model_version, similarity, threshold
 FROM feedback.labels JOIN feedback.pairs USING (pair_id)
 WHERE idempotency_key = ANY(%(keys)s::text[])
 """
@@ -43,15 +43,17 @@ WITH sent AS (
     SELECT * FROM unnest(
         %(pairs)s::bigint[], %(annotators)s::text[], %(labels)s::feedback.label[],
         %(keys)s::text[], %(versions)s::text[], %(similarities)s::float8[],
-        %(thresholds)s::float8[]
-    ) WITH ORDINALITY AS sent (pair_id, annotator, label, key, version, similarity, threshold, n)
+        %(thresholds)s::float8[], %(surenesses)s::float8[]
+    ) WITH ORDINALITY
+      AS sent (pair_id, annotator, label, key, version, similarity, threshold, sureness, n)
 ), met AS (
     INSERT INTO feedback.annotators (annotator)
     SELECT DISTINCT annotator FROM sent ORDER BY annotator ON CONFLICT DO NOTHING
 )
 INSERT INTO feedback.labels
-    (pair_id, annotator, label, idempotency_key, model_version, similarity, threshold)
-SELECT pair_id, annotator, label, key, version, similarity, threshold FROM sent ORDER BY n
+    (pair_id, annotator, label, idempotency_key, model_version, similarity, threshold, sureness)
+SELECT pair_id, annotator, label, key, version, similarity, threshold, sureness
+FROM sent ORDER BY n
 ON CONFLICT (idempotency_key) DO NOTHING RETURNING idempotency_key, label_id
 """
 

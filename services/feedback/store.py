@@ -82,6 +82,7 @@ class FeedbackStore:
             feedback.annotator,
             feedback.idempotency_key,
             feedback.opinion,
+            feedback.sureness,
             tuple(image.facts for image in sent),
         )
         if submission.image_a == submission.image_b:

@@ -96,6 +96,8 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "annotator with NUL": ("annotator", {"annotator": "a\0b"}),
     "no key": ("idempotency_key", {"idempotency_key": ""}),
     "long key": ("idempotency_key", {"idempotency_key": "k" * 129}),
+    "surer than sure": ("sureness", {"sureness": 1.5}),
+    "sureness that is no number": ("sureness", {"sureness": float("nan")}),
     "opinion of nobody": ("opinion.model_version", {"opinion": _opinion(0.5, "")}),
     "opinion beyond a cosine": ("opinion.similarity", {"opinion": _opinion(1.5)}),
     "opinion that is no number": ("opinion.similarity", {"opinion": _opinion(float("nan"))}),

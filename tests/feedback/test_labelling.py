@@ -83,7 +83,7 @@ async def test_replicas_lose_nothing_when_they_write_the_same_pairs_at_once(
 
 @pytest.mark.parametrize(
     "change",
-    [{"label": Label.DIFFERENT}, {"annotator": "bob"}, {"b": 3}],
+    [{"label": Label.DIFFERENT}, {"annotator": "bob"}, {"b": 3}, {"sureness": 0.5}],
     ids=lambda change: next(iter(change)),
 )
 async def test_a_key_used_for_something_else_is_refused(
@@ -172,6 +172,25 @@ async def test_facts_cannot_be_changed(store: FeedbackStore, database_url: str) 
             pytest.raises(psycopg.errors.RaiseException, match=f"{table} holds facts"),
         ):
             connection.execute(f"UPDATE feedback.{table} SET {change}".encode())  # noqa: S608
+
+
+async def test_facts_go_by_erasure_only_and_the_audit_never(
+    store: FeedbackStore, database_url: str
+) -> None:
+    await store.submit(feedback(1, 2))
+    refusals = {
+        "DELETE FROM feedback.labels": "only an erasure",
+        "DELETE FROM feedback.pairs": "only an erasure",
+        "TRUNCATE feedback.images CASCADE": "only an erasure",
+        "SET feedback.erasing = 'on'; DELETE FROM feedback.audit": "audit holds facts",
+        "UPDATE feedback.audit SET actor = 'nobody'": "audit holds facts",
+    }
+    for statement, why in refusals.items():
+        with (
+            psycopg.connect(database_url) as connection,
+            pytest.raises(psycopg.errors.RaiseException, match=why),
+        ):
+            connection.execute(statement.encode())
 
 
 async def test_a_label_that_cannot_be_stored_takes_no_other_with_it(
