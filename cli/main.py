@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cli import dataset, evaluate, evaluations, faces, feedback, models, training, up
+from cli import dataset, evaluate, evaluations, faces, feedback, models, pool, training, up
 from cli.demo import command as demo
 from shared.errors import MagFaceError
 
@@ -32,6 +32,9 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(faces.embed)
 app.command()(faces.verify)
+feedback.app.command("import-images")(pool.import_images)
+feedback.app.command("next")(pool.next_pairs)
+feedback.app.command("annotators")(pool.annotators)
 app.add_typer(feedback.app, name="feedback")
 app.command()(training.train)
 app.add_typer(training.jobs, name="jobs")

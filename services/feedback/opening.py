@@ -13,6 +13,7 @@ from typing import Final
 import grpc
 from magface.v1 import feedback_pb2_grpc
 
+from services.feedback.active import opened_active
 from services.feedback.derive import follow_rule
 from services.feedback.images import ImageVault
 from services.feedback.ledger import Ledger
@@ -45,11 +46,15 @@ async def feedback_service(
     servicer = FeedbackServicer()
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
     objects = ObjectStore(settings)
-    async with opened_store(settings, objects) as (store, pool):
+    async with (
+        opened_store(settings, objects) as (store, pool),
+        opened_active(settings, objects, pool) as active,
+    ):
 
         async def come_up() -> None:
             await prepare(settings, objects)
             servicer.open(store)
+            servicer.open_active(active)
             await lifecycle.set_ready(True)
             await until_done(partial(follow_rule, pool, settings.feedback_minimum_votes))
 

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from magface.v1 import feedback_pb2 as pb
-from magface.v1 import feedback_pb2_grpc
 
+from services.feedback.active_servicer import ActiveServicer
 from services.feedback.domain import Feedback, Label, LabelledPair, Opinion, PairSummary
 from services.feedback.store import FeedbackStore
 from shared.errors import InvalidInput, Unavailable
@@ -21,10 +21,11 @@ _LABELS: Final[dict[pb.Label.ValueType, Label]] = {
 _NUMBERS: Final = {label: number for number, label in _LABELS.items()}
 
 
-class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
+class FeedbackServicer(ActiveServicer):
     """The contract's FeedbackService over a store, UNAVAILABLE until it is given one."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._opened: FeedbackStore | None = None
 
     def open(self, store: FeedbackStore) -> None:
@@ -106,6 +107,7 @@ def _feedback(request: pb.SubmitFeedbackRequest) -> Feedback:
         opinion=Opinion(opinion.model_version, opinion.similarity, opinion.threshold)
         if request.HasField("opinion")
         else None,
+        sureness=request.sureness if request.HasField("sureness") else None,
     )
 
 

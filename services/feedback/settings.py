@@ -2,10 +2,13 @@
 
 from pydantic import Field
 
+from services.feedback.selection_settings import SelectionSettings
 from shared.settings import DatabaseSettings, ImageLimits, ObjectStoreSettings, ServerSettings
 
 
-class FeedbackSettings(DatabaseSettings, ObjectStoreSettings, ServerSettings, ImageLimits):
+class FeedbackSettings(
+    SelectionSettings, DatabaseSettings, ObjectStoreSettings, ServerSettings, ImageLimits
+):
     """Everything that `python -m services.feedback` takes from the environment.
 
     Attributes:

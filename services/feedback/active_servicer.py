@@ -1,0 +1,102 @@
+"""Unpacks the requests about the pool and the pairs to label, calls, and packs the answers."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from magface.v1 import feedback_pb2 as pb
+from magface.v1 import feedback_pb2_grpc
+
+from services.feedback.active import Active
+from services.feedback.leases import Strategy
+from services.feedback.pool import PoolImage
+from shared.errors import InvalidInput, Unavailable
+from shared.rpc.faces import face_from_proto
+from shared.rpc.handlers import Context
+from shared.rpc.timestamps import pack_timestamp
+
+_STRATEGIES: Final[dict[pb.Strategy.ValueType, Strategy | None]] = {
+    pb.STRATEGY_UNSPECIFIED: None,
+    pb.STRATEGY_UNCERTAINTY: Strategy.UNCERTAINTY,
+    pb.STRATEGY_DISAGREEMENT: Strategy.DISAGREEMENT,
+    pb.STRATEGY_HARD: Strategy.HARD,
+    pb.STRATEGY_RANDOM: Strategy.RANDOM,
+}
+
+
+class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
+    """The active part of the contract, UNAVAILABLE until it is given its stores."""
+
+    def __init__(self) -> None:
+        self._opened_active: Active | None = None
+
+    def open_active(self, active: Active) -> None:
+        """Serve from these from now on."""
+        self._opened_active = active
+
+    @property
+    def _active(self) -> Active:
+        if self._opened_active is None:
+            raise Unavailable("the service still waits for its database and object store")
+        return self._opened_active
+
+    async def ImportImages(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.ImportImagesRequest],
+        context: Context,  # noqa: ARG002
+    ) -> pb.ImportImagesResponse:
+        intake = await self._active.images.take_in(_pool_images(request_iterator))
+        return pb.ImportImagesResponse(
+            created=intake.created,
+            known=intake.known,
+            rejected=intake.refused,
+            rejections=[
+                pb.RejectedImage(place=refusal.place, why=refusal.why)
+                for refusal in intake.refusals
+            ],
+        )
+
+    async def NextPairs(  # noqa: N802
+        self,
+        request: pb.NextPairsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.NextPairsResponse:
+        if request.strategy not in _STRATEGIES:
+            raise InvalidInput("strategy", f"is {request.strategy}, which is not a Strategy")
+        handed = await self._active.office.next_pairs(
+            request.annotator, request.count, _STRATEGIES[request.strategy]
+        )
+        return pb.NextPairsResponse(
+            pairs=[
+                pb.LeasedPair(
+                    lease_id=lease.lease_id,
+                    sha256_a=lease.image_a,
+                    sha256_b=lease.image_b,
+                    expires_at=pack_timestamp(lease.expires_at),
+                )
+                for lease in handed.leases
+            ],
+            note=handed.note,
+        )
+
+    async def ListAnnotators(  # noqa: N802
+        self,
+        request: pb.ListAnnotatorsRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListAnnotatorsResponse:
+        return pb.ListAnnotatorsResponse(
+            annotators=[
+                pb.AnnotatorRecord(
+                    annotator=record.annotator,
+                    gold_answers=record.gold_answers,
+                    gold_right=record.gold_right,
+                )
+                for record in await self._active.office.records()
+            ]
+        )
+
+
+async def _pool_images(
+    requests: AsyncIterator[pb.ImportImagesRequest],
+) -> AsyncIterator[PoolImage]:
+    async for request in requests:
+        yield PoolImage(face_from_proto(request.image, "image"), request.identity)

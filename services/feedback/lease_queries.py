@@ -1,0 +1,66 @@
+"""The SQL of leases and candidates in one place, so that a test can EXPLAIN all of it."""
+
+from typing import Final
+
+ONE_SETTLES: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('feedback leases', 0))"
+
+# Whether a lease was answered is asked once, when it has run out: until then the annotator
+# counts as asked either way, and storing a label costs nothing more.
+SETTLE: Final = """
+WITH expired AS MATERIALIZED (
+    SELECT lease_id, image_a, image_b, annotator, EXISTS (
+        SELECT FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+        WHERE pairs.image_a = leases.image_a AND pairs.image_b = leases.image_b
+          AND labels.annotator = leases.annotator
+    ) AS labelled
+    FROM feedback.leases WHERE answered IS NULL AND expires_at <= now()
+    ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), settled AS (
+    UPDATE feedback.leases SET answered = labelled
+    FROM expired WHERE leases.lease_id = expired.lease_id
+), gone AS (
+    SELECT image_a, image_b, array_agg(annotator) AS annotators
+    FROM expired WHERE NOT labelled GROUP BY image_a, image_b
+)
+UPDATE feedback.candidates
+SET holders = ARRAY(SELECT unnest(holders) EXCEPT SELECT unnest(gone.annotators))
+FROM gone WHERE candidates.image_a = gone.image_a AND candidates.image_b = gone.image_b
+"""
+
+LEASE: Final = """
+WITH chosen AS MATERIALIZED (
+    SELECT candidate_id, image_a, image_b, strategy FROM feedback.candidates
+    WHERE strategy = %(strategy)s::feedback.strategy AND cardinality(holders) < wanted
+      AND NOT %(annotator)s::text = ANY(holders)
+      AND NOT EXISTS (
+          SELECT FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+          WHERE pairs.image_a = candidates.image_a AND pairs.image_b = candidates.image_b
+            AND labels.annotator = %(annotator)s
+          -- Looked up for each candidate: a join might read every label of an annotator.
+          OFFSET 0
+      )
+    ORDER BY score DESC, candidate_id LIMIT %(count)s FOR UPDATE OF candidates SKIP LOCKED
+), held AS (
+    UPDATE feedback.candidates SET holders = holders || %(annotator)s::text
+    FROM chosen WHERE candidates.candidate_id = chosen.candidate_id
+)
+INSERT INTO feedback.leases (image_a, image_b, annotator, strategy, expires_at)
+SELECT image_a, image_b, %(annotator)s, strategy, now() + %(lease_s)s * interval '1 second'
+FROM chosen RETURNING lease_id, image_a, image_b, expires_at
+"""
+
+# The last answer of each on each pair, of those given after the pair's truth was settled.
+GOLD_ANSWERS: Final = """
+SELECT annotator, count(*), count(*) FILTER (WHERE label = truth) FROM (
+    SELECT DISTINCT ON (candidate_id, annotator) annotator, label, truth
+    FROM feedback.candidates
+         JOIN feedback.pairs USING (image_a, image_b) JOIN feedback.labels USING (pair_id)
+    WHERE strategy = 'gold' AND cardinality(holders) < wanted AND labelled_at >= prepared_at
+    ORDER BY candidate_id, annotator, label_id DESC
+) AS answers GROUP BY annotator ORDER BY annotator LIMIT %(limit)s
+"""
+
+SITUATION: Final = """
+SELECT (SELECT count(*) FROM (SELECT FROM feedback.images LIMIT 2) AS two),
+       EXISTS (SELECT FROM feedback.pool_versions WHERE complete_at IS NOT NULL)
+"""
