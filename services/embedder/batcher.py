@@ -2,6 +2,7 @@
 
 There is no delay timer: a batch is whatever is waiting when the engine becomes
 free. So an idle engine starts at once, and batches grow with the load by themselves.
+A batch is of one model version; work for another one is the beginning of the next batch.
 """
 
 import threading
@@ -17,7 +18,7 @@ from shared.model.preprocess import CROP_SIZE
 
 
 class Batch:
-    """Whole pieces of work whose crops lie one after the other in one array.
+    """Whole pieces of work for one model, whose crops lie one after the other in one array.
 
     Args:
         limit: Images it takes; work larger than that is a batch of its own.
@@ -36,7 +37,9 @@ class Batch:
         return self._buffer[: self.images]
 
     def has_room(self, work: Work) -> bool:
-        return not self.works or self.images + work.images <= self._limit
+        if not self.works:
+            return True
+        return work.model is self.works[0].model and self.images + work.images <= self._limit
 
     def add(self, work: Work) -> None:
         if work.images > self._limit:

@@ -1,10 +1,8 @@
-"""The one thread that computes: it owns the serving session and changes it between batches."""
+"""The one thread that computes: batch after batch, each with the model it is for."""
 
 import logging
 import threading
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,29 +10,12 @@ from numpy.typing import NDArray
 from services.embedder import metrics
 from services.embedder.batcher import Batch, Batcher
 from services.embedder.work import Answer, Deliver, Outcome, Work
-from shared.errors import CorruptData, Overloaded, Unavailable
-from shared.model.manifest import Manifest
+from shared.errors import CorruptData, Overloaded
 from shared.model.session import Session, split_features
 
 _log = logging.getLogger(__name__)
 # Weight of the newest batch in the running mean of the engine's speed.
 _SMOOTHING = 0.2
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model version that is ready to compute."""
-
-    manifest: Manifest
-    session: Session
-
-
-@dataclass(frozen=True)
-class Serving:
-    """The version that answers now."""
-
-    model: LoadedModel
-    since: datetime
 
 
 class Engine:
@@ -50,13 +31,8 @@ class Engine:
         self._batcher = batcher
         self._batch_images = batch_images
         self._deliver = deliver
-        self._serving: Serving | None = None
         self._seconds_per_image = 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-
-    @property
-    def serving(self) -> Serving | None:
-        return self._serving
 
     @property
     def seconds_per_image(self) -> float:
@@ -72,31 +48,32 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
-    def flip(self, model: LoadedModel) -> None:
-        """Let another model answer, from the next batch on."""
-        self._serving = Serving(model, datetime.now(UTC))
-
     def _run(self) -> None:
-        while (batch := self._batcher.take()) is not None:
-            settled: list[tuple[Work, Outcome]] = [(work, _too_late()) for work in batch.expired]
-            if batch.works:
-                settled += zip(batch.works, self._compute(batch), strict=True)
-            if settled:
-                self._deliver(settled)
+        going_on = True
+        while going_on:
+            going_on = self._run_next()
+
+    def _run_next(self) -> bool:
+        # In a frame of its own: an idle engine must not hold on to the last batch's model.
+        batch = self._batcher.take()
+        if batch is None:
+            return False
+        settled: list[tuple[Work, Outcome]] = [(work, _too_late()) for work in batch.expired]
+        if batch.works:
+            settled += zip(batch.works, self._compute(batch), strict=True)
+        if settled:
+            self._deliver(settled)
+        return True
 
     def _compute(self, batch: Batch) -> list[Outcome]:
-        # Read once, so that a flip in the meantime is a flip after this batch.
-        serving = self._serving
-        if serving is None:
-            return [Unavailable("no model version is loaded yet")] * len(batch.works)
         started = time.perf_counter()
         try:
-            raw = self._infer(serving.model.session, batch)
+            raw = self._infer(batch.works[0].model.session, batch)
         except Exception as error:
             _log.exception("the engine failed on a batch of %d images", batch.images)
             return [error] * len(batch.works)
         self._measure(batch.images, time.perf_counter() - started)
-        return _answers(batch, raw, serving.model.manifest)
+        return _answers(batch, raw)
 
     def _infer(self, session: Session, batch: Batch) -> NDArray[np.float32]:
         if batch.images <= self._batch_images:
@@ -112,20 +89,20 @@ class Engine:
         self._seconds_per_image = mean + _SMOOTHING * (newest - mean) if mean else newest
 
 
-def _answers(batch: Batch, raw: NDArray[np.float32], manifest: Manifest) -> list[Outcome]:
+def _answers(batch: Batch, raw: NDArray[np.float32]) -> list[Outcome]:
     ends = np.cumsum([work.images for work in batch.works])[:-1]
     try:
         embeddings, magnitudes = split_features(raw)
     except CorruptData:
         # One unusable row must not take its neighbours' answers away.
-        return [_answer(rows, manifest) for rows in np.split(raw, ends)]
+        return [_answer(rows) for rows in np.split(raw, ends)]
     rows = zip(np.split(embeddings, ends), np.split(magnitudes, ends), strict=True)
-    return [Answer(*each, manifest) for each in rows]
+    return [Answer(*each) for each in rows]
 
 
-def _answer(raw: NDArray[np.float32], manifest: Manifest) -> Outcome:
+def _answer(raw: NDArray[np.float32]) -> Outcome:
     try:
-        return Answer(*split_features(raw), manifest)
+        return Answer(*split_features(raw))
     except CorruptData as error:
         return error
 

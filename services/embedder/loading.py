@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.embedder.engine import LoadedModel
+from services.embedder.resident import LoadedModel
 from shared.model.manifest import read_manifest
 from shared.model.preprocess import CROP_SIZE
 from shared.model.selfcheck import check_golden

@@ -38,3 +38,12 @@ REGISTRY_REACHABLE: Final = Gauge(
     "magface_embedder_registry_reachable", "1 while the serving pointer can be read"
 )
 SERVING: Final = Gauge("magface_embedder_serving", "1 for what serves", ["model_version"])
+_CACHE_IMAGES: Final = Counter(
+    "magface_embedder_cache_images_total",
+    "Images asked for: found in the cache, waited for with another call, or computed",
+    ["outcome"],
+)
+CACHE_HITS: Final = _CACHE_IMAGES.labels("hit")
+CACHE_JOINED: Final = _CACHE_IMAGES.labels("joined")
+CACHE_MISSES: Final = _CACHE_IMAGES.labels("miss")
+CACHE_BYTES: Final = Gauge("magface_embedder_cache_bytes", "Memory taken by cached embeddings")

@@ -9,17 +9,19 @@ import grpc
 from magface.v1 import embedder_pb2_grpc
 
 from services.embedder.admission import Admission
-from services.embedder.batcher import Batcher
-from services.embedder.decoding import Decoder
+from services.embedder.cache import EmbeddingCache
 from services.embedder.embedding import FaceEmbedder
-from services.embedder.engine import Engine
+from services.embedder.following import follow
 from services.embedder.loading import Loader
+from services.embedder.pipeline import Pipeline
+from services.embedder.resident import ResidentModels
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
 from services.embedder.swap import LastServed, Swapper
 from services.embedder.work import deliver_on
 from shared.model.faces import FaceReader
 from shared.model.session import require_device
+from shared.registry.erasure import read_erasure
 from shared.registry.pointer import read_pointer
 from shared.registry.versions import VersionStore
 from shared.rpc.lifecycle import Lifecycle
@@ -43,33 +45,39 @@ def embedder(settings: EmbedderSettings) -> Build:
     @asynccontextmanager
     async def build(server: grpc.aio.Server, lifecycle: Lifecycle) -> AsyncIterator[None]:
         deliver = deliver_on(asyncio.get_running_loop())
-        batcher = Batcher(settings.batch_images)
-        engine = Engine(batcher, settings.batch_images, deliver)
-        decoder = Decoder(reader, settings.decode_threads, deliver)
+        pipeline = Pipeline(reader, settings.decode_threads, settings.batch_images, deliver)
         admission = Admission(settings.max_images, settings.max_bytes)
-        swapper = _swapper(settings, engine)
-        faces = FaceEmbedder(engine, batcher, decoder, admission)
-        servicer = EmbedderServicer(faces, engine, swapper)
+        cache = EmbeddingCache(settings.cache_bytes)
+        models = ResidentModels()
+        pointers = _pointers(settings)
+        swapper = _swapper(settings, models, pointers)
+        faces = FaceEmbedder(models, pipeline, admission, cache)
+        servicer = EmbedderServicer(faces, models, swapper)
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
-        engine.start()
-        following = asyncio.create_task(swapper.run())
-        announcing = asyncio.create_task(_announce(swapper, lifecycle))
+        pipeline.start()
+        tasks = [
+            asyncio.create_task(swapper.run()),
+            asyncio.create_task(_forget_the_erased(settings, cache, pointers)),
+            asyncio.create_task(_announce(swapper, lifecycle)),
+        ]
         try:
             yield
         finally:
-            for task in (announcing, following):
+            for task in tasks:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
-            await asyncio.to_thread(decoder.stop)
-            await asyncio.to_thread(engine.stop)
+            await pipeline.stop()
 
     return build
 
 
-def _swapper(settings: EmbedderSettings, engine: Engine) -> Swapper:
+def _pointers(settings: EmbedderSettings) -> ObjectStore:
     timeout = min(settings.s3_timeout_s, _POINTER_TIMEOUT_S)
-    pointers = ObjectStore(settings.model_copy(update={"s3_timeout_s": timeout}))
+    return ObjectStore(settings.model_copy(update={"s3_timeout_s": timeout}))
+
+
+def _swapper(settings: EmbedderSettings, models: ResidentModels, pointers: ObjectStore) -> Swapper:
     loader = Loader(
         VersionStore(ObjectStore(settings), settings.cache_dir),
         settings.engine,
@@ -79,8 +87,17 @@ def _swapper(settings: EmbedderSettings, engine: Engine) -> Swapper:
     )
     last_served = LastServed(settings.cache_dir / "last-served")
     return Swapper(
-        engine, partial(read_pointer, pointers), loader.load, last_served, settings.poll_interval_s
+        models, partial(read_pointer, pointers), loader.load, last_served, settings.poll_interval_s
     )
+
+
+async def _forget_the_erased(
+    settings: EmbedderSettings, cache: EmbeddingCache, pointers: ObjectStore
+) -> None:
+    async def forget(_: int) -> None:
+        cache.clear()
+
+    await follow("erasure", partial(read_erasure, pointers), forget, settings.poll_interval_s)
 
 
 async def _announce(swapper: Swapper, lifecycle: Lifecycle) -> None:

@@ -7,13 +7,10 @@ import numpy as np
 from magface.v1 import embedder_pb2 as pb
 from magface.v1 import embedder_pb2_grpc
 
-from services.embedder.embedding import (
-    EmbeddedFace,
-    FaceEmbedder,
-    Side,
-    StoredEmbedding,
-)
-from services.embedder.engine import Engine
+from services.embedder.comparing import Side, StoredEmbedding
+from services.embedder.embedding import FaceEmbedder
+from services.embedder.faces import EmbeddedFace
+from services.embedder.resident import ResidentModels
 from services.embedder.swap import Swapper
 from shared.errors import InvalidInput
 from shared.rpc.faces import face_from_proto
@@ -24,9 +21,9 @@ from shared.rpc.timestamps import pack_timestamp
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     """See ``protos/magface/v1/embedder.proto``."""
 
-    def __init__(self, embedder: FaceEmbedder, engine: Engine, swapper: Swapper) -> None:
+    def __init__(self, embedder: FaceEmbedder, models: ResidentModels, swapper: Swapper) -> None:
         self._embedder = embedder
-        self._engine = engine
+        self._models = models
         self._swapper = swapper
 
     async def Embed(  # noqa: N802
@@ -35,7 +32,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         faces = [
             face_from_proto(image, f"images[{index}]") for index, image in enumerate(request.images)
         ]
-        embedded = await self._embedder.embed(faces, _deadline(context))
+        embedded = await self._embedder.embed(faces, _deadline(context), request.model_version)
         return pb.EmbedResponse(
             faces=[_pack_face(face) for face in embedded.faces],
             model_version=embedded.model_version,
@@ -45,7 +42,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         self, request: pb.VerifyRequest, context: Context
     ) -> pb.VerifyResponse:
         a, b = _unpack_side(request.a, "a"), _unpack_side(request.b, "b")
-        verdict = await self._embedder.verify(a, b, _deadline(context))
+        verdict = await self._embedder.verify(a, b, _deadline(context), request.model_version)
         return pb.VerifyResponse(
             similarity=verdict.similarity,
             threshold=verdict.threshold,
@@ -61,9 +58,11 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.GetModelResponse:
         response = pb.GetModelResponse(
-            pending_version=self._swapper.pending_version, swap_error=self._swapper.swap_error
+            pending_version=self._swapper.pending_version,
+            swap_error=self._swapper.swap_error,
+            resident_versions=self._models.versions,
         )
-        if serving := self._engine.serving:
+        if serving := self._models.serving:
             manifest, session = serving.model.manifest, serving.model.session
             response.MergeFrom(
                 pb.GetModelResponse(

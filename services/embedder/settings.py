@@ -21,6 +21,7 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, ImageLimits):
         batch_images: Most images in one batch.
         max_images: Images in flight, from which on calls are refused.
         max_bytes: Bytes of encoded pictures in flight, from which on calls are refused.
+        cache_bytes: Memory for embeddings of images that may come again; 0 keeps none.
         cache_dir: Local copies of model versions, for a start without the store.
         poll_interval_s: Seconds between two looks at what should serve.
     """
@@ -32,5 +33,6 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, ImageLimits):
     batch_images: int = Field(default=32, ge=1)
     max_images: int = Field(default=128, ge=MAX_IMAGES_A_CALL)
     max_bytes: int = Field(default=256 * 2**20, ge=2**20)
+    cache_bytes: int = Field(default=256 * 2**20, ge=0)
     cache_dir: Path = Path("embedder-cache")
     poll_interval_s: float = Field(default=0.5, gt=0)

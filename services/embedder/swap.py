@@ -1,4 +1,4 @@
-"""Follows the registry: loads the version it asks for and lets the engine flip to it."""
+"""Follows the registry: loads the version it asks for and lets it serve."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.embedder import metrics
-from services.embedder.engine import Engine, LoadedModel
+from services.embedder.resident import LoadedModel, ResidentModels
 from shared.errors import MagFaceError, Unavailable
 from shared.registry.pointer import ServingPointer
 
@@ -51,13 +51,13 @@ class LastServed:
 
 
 class Swapper:
-    """Brings the engine to the version that the registry names, and keeps it there.
+    """Lets the version serve that the registry names.
 
     A version is loaded beside the serving one; whatever fails, that one goes on
     serving. The one before stays loaded, so that going back to it takes no time.
 
     Args:
-        engine: What flips.
+        models: What is loaded; flips.
         read_pointer: Says what should serve; None before the first decision. Blocks.
         load: Makes a version ready to compute. Blocks.
         last_served: What served last time.
@@ -66,19 +66,18 @@ class Swapper:
 
     def __init__(
         self,
-        engine: Engine,
+        models: ResidentModels,
         read_pointer: Callable[[], ServingPointer | None],
         load: Callable[[str], LoadedModel],
         last_served: LastServed,
         interval_s: float,
     ) -> None:
-        self._engine = engine
+        self._models = models
         self._read_pointer = read_pointer
         self._load = load
         self._last_served = last_served
         self._interval_s = interval_s
         self._pointer: ServingPointer | None = None
-        self._resident: dict[str, LoadedModel] = {}
         self._failures: dict[str, _Failure] = {}
         self._loading: asyncio.Task[None] | None = None
         self._reachable: bool | None = None
@@ -88,7 +87,7 @@ class Swapper:
     def pending_version(self) -> str:
         """What the registry asks for and does not serve yet; empty when that is nothing."""
         wanted = self._wanted
-        return wanted if wanted and wanted != self._serving_version else ""
+        return wanted if wanted and wanted != self._models.serving_version else ""
 
     @property
     def swap_error(self) -> str:
@@ -109,11 +108,6 @@ class Swapper:
     @property
     def _wanted(self) -> str | None:
         return self._pointer.model_version if self._pointer else None
-
-    @property
-    def _serving_version(self) -> str | None:
-        serving = self._engine.serving
-        return serving.model.manifest.model_version if serving else None
 
     async def _look(self) -> None:
         try:
@@ -139,17 +133,18 @@ class Swapper:
     async def _advance(self) -> None:
         metrics.SWAP_FAILING.set(bool(self.swap_error))
         wanted = self._wanted
-        if wanted and wanted != self._serving_version and wanted in self._resident:
-            await self._flip(wanted, self._resident[wanted])
+        model = self._models.find(wanted) if wanted else None
+        if model is not None and wanted != self._models.serving_version:
+            await self._flip(model)
         elif self._loading is None or self._loading.done():
             self._load_next()
 
     def _load_next(self) -> None:
         candidates = [self._wanted]
-        if self._engine.serving is None:
+        if self._models.serving is None:
             candidates.append(self._last_served.read())
         for version in candidates:
-            if version and version != self._serving_version and self._is_due(version):
+            if version and version != self._models.serving_version and self._is_due(version):
                 self._loading = asyncio.create_task(self._bring(version))
                 return
 
@@ -165,23 +160,17 @@ class Swapper:
             return
         self._failures.pop(version, None)
         # The registry may have changed its mind while this one was loading.
-        if version == self._wanted or self._engine.serving is None:
-            await self._flip(version, model)
+        if version == self._wanted or self._models.serving is None:
+            await self._flip(model)
 
-    async def _flip(self, version: str, model: LoadedModel) -> None:
-        before = self._engine.serving
-        self._engine.flip(model)
+    async def _flip(self, model: LoadedModel) -> None:
+        let_go = [self._models.flip(model)]
         self.ready.set()
         metrics.SWAPS.labels("done").inc()
         metrics.SERVING.clear()
-        metrics.SERVING.labels(version).set(1)
-        _log.info("model version %s serves now", version)
-        kept = {version: model}
-        if before is not None:
-            kept[before.model.manifest.model_version] = before.model
-        let_go = [model for model in self._resident.values() if model not in kept.values()]
-        self._resident = kept
-        self._last_served.write(version)
+        metrics.SERVING.labels(model.version).set(1)
+        _log.info("model version %s serves now", model.version)
+        self._last_served.write(model.version)
         # Giving back a session's memory takes long enough to be felt on the loop.
         await asyncio.to_thread(let_go.clear)
 

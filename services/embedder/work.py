@@ -9,23 +9,21 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.model.manifest import Manifest
+from services.embedder.resident import LoadedModel
 from shared.model.preprocess import CROP_SIZE
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one model version says of all crops of one piece of work.
+    """What the model says of all crops of one piece of work.
 
     Attributes:
         embeddings: float32, (N, D), unit rows.
         magnitudes: float32, (N,), norms of the raw outputs.
-        manifest: Of the version that computed them.
     """
 
     embeddings: NDArray[np.float32]
     magnitudes: NDArray[np.float32]
-    manifest: Manifest
 
 
 Outcome = Answer | Exception
@@ -33,15 +31,17 @@ Outcome = Answer | Exception
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """The crops of one request. It is never split, so that one version answers all of them.
+    """Crops of one request. It is never split: one batch answers all of them.
 
     Attributes:
+        model: What computes them.
         crops: uint8, (N, 112, 112, 3), BGR; complete before the batcher gets it.
         reply: Takes the outcome; called on the caller's own thread.
         deadline: By `time.monotonic`; nothing is computed after it.
         abandoned: Set once the caller has gone.
     """
 
+    model: LoadedModel
     crops: NDArray[np.uint8]
     reply: Callable[[Outcome], None]
     deadline: float = inf
@@ -56,10 +56,12 @@ class Work:
         return self.deadline <= time.monotonic()
 
 
-def new_work(images: int, reply: Callable[[Outcome], None], deadline: float = inf) -> Work:
+def new_work(
+    model: LoadedModel, images: int, reply: Callable[[Outcome], None], deadline: float = inf
+) -> Work:
     """Make work with room for the crops of so many images."""
     crops = np.empty((images, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
-    return Work(crops, reply, deadline)
+    return Work(model, crops, reply, deadline)
 
 
 Settled = Sequence[tuple[Work, Outcome]]

@@ -6,8 +6,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from services.embedder.engine import LoadedModel
-from services.embedder.work import Outcome, Work, new_work
+from services.embedder.resident import LoadedModel
+from services.embedder.work import Work, new_work
 from shared.model.manifest import FileEntry, GoldenCrop, Manifest
 
 SIZE = 8
@@ -69,9 +69,12 @@ def manifest(version: str, compatible: tuple[str, ...] = ()) -> Manifest:
     )
 
 
-def numbered_work(number: int, images: int, outcomes: list[Outcome] | None = None) -> Work:
+MODELS = (model("v1"), model("v2"))
+
+
+def numbered_work(number: int, images: int, of: LoadedModel = MODELS[0]) -> Work:
     """Work whose crops carry its number and their own."""
-    work = new_work(images, (outcomes if outcomes is not None else []).append)
+    work = new_work(of, images, lambda _: None)
     work.crops[:] = 0
     for index, crop in enumerate(work.crops):
         crop.reshape(-1)[:4] = (number % 256, number // 256, index, 0)

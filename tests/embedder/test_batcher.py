@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from services.embedder.batcher import Batch, Batcher
 from shared.errors import Unavailable
-from tests.embedder.standin import number_of, numbered_work
+from tests.embedder.standin import MODELS, number_of, numbered_work
 
 _ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("submit"), st.integers(1, 9)),
+        st.tuples(st.just("submit for another version"), st.integers(1, 3)),
         st.tuples(st.just("expired"), st.integers(1, 3)),
         st.tuples(st.just("leave"), st.integers(0, 30)),
         st.tuples(st.just("take"), st.just(0)),
@@ -32,8 +33,9 @@ class _History:
 
     def play(self, action: str, value: int) -> None:
         match action:
-            case "submit" | "expired":
-                work = numbered_work(len(self.submitted), value)
+            case "submit" | "submit for another version" | "expired":
+                of = MODELS[action == "submit for another version"]
+                work = numbered_work(len(self.submitted), value, of)
                 if action == "expired":
                     work.deadline = time.monotonic()
                     self.expired.add(work)
@@ -71,13 +73,16 @@ def test_nothing_is_reordered_lost_or_handed_out_twice(limit, actions):
 
 
 @given(limit=st.integers(1, 8), actions=_ACTIONS)
-def test_each_batch_keeps_the_limit_and_holds_exactly_the_crops_of_its_work(limit, actions):
+def test_each_batch_keeps_the_limit_and_holds_exactly_the_crops_of_its_work_for_one_version(
+    limit, actions
+):
     history = _History(limit)
     for action, value in actions:
         history.play(action, value)
     history.finish()
     for batch in history.batches:
         assert batch.images <= limit or len(batch.works) == 1
+        assert len({work.model.version for work in (*batch.works, *batch.expired)}) <= 1
         expected = [number_of(crop) for work in batch.works for crop in work.crops]
         assert [number_of(crop) for crop in batch.crops] == expected
 

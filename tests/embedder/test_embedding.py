@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from services.embedder.admission import Admission
-from services.embedder.batcher import Batcher
-from services.embedder.decoding import Decoder
-from services.embedder.embedding import FaceEmbedder, StoredEmbedding
-from services.embedder.engine import Engine, LoadedModel
+from services.embedder.cache import EmbeddingCache
+from services.embedder.comparing import StoredEmbedding
+from services.embedder.embedding import FaceEmbedder
+from services.embedder.pipeline import Pipeline
+from services.embedder.resident import LoadedModel, ResidentModels
 from services.embedder.work import deliver_on
 from shared.errors import InvalidInput, Overloaded, PreconditionFailed, Unavailable
 from shared.model.faces import FaceImage, FaceReader
@@ -22,21 +23,26 @@ from tests.embedder.waiting import until
 
 
 class _Service:
-    def __init__(self, max_images: int = 128, batch_images: int = 4) -> None:
+    def __init__(self, max_images: int = 128, batch_images: int = 4, cache_bytes: int = 0) -> None:
         deliver = deliver_on(asyncio.get_running_loop())
-        self.batcher = Batcher(batch_images)
-        self.engine = Engine(self.batcher, batch_images, deliver)
-        self.decoder = Decoder(FaceReader(ImageLimits()), 2, deliver)
-        admission = Admission(max_images, 2**24)
-        self.faces = FaceEmbedder(self.engine, self.batcher, self.decoder, admission)
+        self.models = ResidentModels()
+        self.pipeline = Pipeline(FaceReader(ImageLimits()), 2, batch_images, deliver)
+        self.admission = Admission(max_images, 2**24)
+        self.cache = EmbeddingCache(cache_bytes)
+        self.faces = FaceEmbedder(self.models, self.pipeline, self.admission, self.cache)
 
     async def __aenter__(self) -> "_Service":
-        self.engine.start()
+        self.pipeline.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self.decoder.stop)
-        await asyncio.to_thread(self.engine.stop)
+        await self.pipeline.stop()
+
+    @property
+    def queued(self) -> bool:
+        """Whether work waits for the engine."""
+        batcher = self.pipeline._batcher
+        return bool(batcher._waiting or batcher._next.works)
 
 
 FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
@@ -55,7 +61,7 @@ def _stored(vector: np.ndarray, version: str = "v1") -> StoredEmbedding:
 
 async def test_answers_come_in_the_order_of_the_call_with_magnitude_and_quality():
     async with _Service() as service:
-        service.engine.flip(model("v1"))
+        service.models.flip(model("v1"))
         together = await service.faces.embed(FACES, inf)
         alone = [(await service.faces.embed([face], inf)).faces[0] for face in FACES]
     assert together.model_version == "v1"
@@ -69,14 +75,14 @@ async def test_answers_come_in_the_order_of_the_call_with_magnitude_and_quality(
 @pytest.mark.parametrize("count", [0, 65])
 async def test_a_call_takes_1_to_64_images(count):
     async with _Service() as service:
-        service.engine.flip(model("v1"))
+        service.models.flip(model("v1"))
         with pytest.raises(InvalidInput, match=f"^images: there are {count}"):
             await service.faces.embed(FACES[:1] * count, inf)
 
 
 async def test_the_first_bad_image_is_named_and_the_service_goes_on():
     async with _Service() as service:
-        service.engine.flip(model("v1"))
+        service.models.flip(model("v1"))
         faces = [FACES[0], FaceImage(b"not an image"), FACES[1], FaceImage(b"")]
         with pytest.raises(InvalidInput, match=r"^images\[1\].data: "):
             await service.faces.embed(faces, inf)
@@ -86,7 +92,7 @@ async def test_the_first_bad_image_is_named_and_the_service_goes_on():
 async def test_a_full_server_refuses_at_once_and_says_when_to_come_back():
     async with _Service(max_images=64, batch_images=32) as service:
         serving = _held("v1")
-        service.engine.flip(serving)
+        service.models.flip(serving)
         running = [asyncio.create_task(service.faces.embed(FACES[:4] * 8, inf)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded) as refused:
@@ -107,14 +113,14 @@ async def test_before_the_first_model_calls_are_unavailable():
 async def test_work_whose_caller_has_gone_is_not_computed():
     async with _Service(batch_images=1) as service:
         serving = _held("v1")
-        service.engine.flip(serving)
+        service.models.flip(serving)
         calls = [asyncio.create_task(service.faces.embed([face], inf)) for face in FACES]
         await until(lambda: serving.session.batches)
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
         serving.session.go_on.set()
-        await until(lambda: not service.batcher._waiting and not service.batcher._next.works)
+        await until(lambda: not service.queued)
         assert len((await service.faces.embed(FACES[:1], inf)).faces) == 1
     assert len(serving.session.batches) <= 3
 
@@ -122,12 +128,12 @@ async def test_work_whose_caller_has_gone_is_not_computed():
 async def test_work_whose_deadline_has_passed_is_not_computed():
     async with _Service(batch_images=1) as service:
         serving = _held("v1")
-        service.engine.flip(serving)
+        service.models.flip(serving)
         first = asyncio.create_task(service.faces.embed(FACES[:1], inf))
         await until(lambda: serving.session.batches)
         deadline = time.monotonic() + 0.05
         late = asyncio.create_task(service.faces.embed(FACES[1:2], deadline))
-        await until(lambda: service.batcher._next.works and time.monotonic() > deadline)
+        await until(lambda: service.queued and time.monotonic() > deadline)
         serving.session.go_on.set()
         with pytest.raises(Overloaded, match="deadline"):
             await late
@@ -135,32 +141,93 @@ async def test_work_whose_deadline_has_passed_is_not_computed():
     assert len(serving.session.batches) == 1
 
 
-async def test_all_images_of_a_call_are_answered_by_one_version_while_versions_flip():
-    async with _Service(batch_images=2) as service:
+@pytest.mark.parametrize("cache_bytes", [0, 3000, 2**20])
+async def test_all_images_of_a_call_are_answered_by_one_version_while_versions_flip(cache_bytes):
+    async with _Service(batch_images=2, cache_bytes=cache_bytes) as service:
         versions = [model("v1", seconds=0.002), model("v2", seconds=0.002)]
         references = {}
         for each in versions:
-            service.engine.flip(each)
-            answer = await service.faces.embed(FACES, inf)
-            references[answer.model_version] = [face.embedding for face in answer.faces]
-        calls = [asyncio.create_task(service.faces.embed(FACES, inf)) for _ in range(20)]
-        flips = 0
-        while not all(call.done() for call in calls):
-            service.engine.flip(versions[flips % 2])
-            flips += 1
+            service.models.flip(each)
+            faces = (await service.faces.embed(FACES, inf)).faces
+            references[each.version] = [face.embedding for face in faces]
+            service.cache.clear()
+        calls = []
+        for turn in range(60):
+            # Each call overlaps with the others, so that its images are partly cached.
+            first, count = turn % 4, 1 + turn % 3
+            part = slice(first, first + count)
+            service.models.flip(versions[(turn // 3) % 2])
+            calls.append((part, asyncio.create_task(service.faces.embed(FACES[part], inf))))
             await asyncio.sleep(0.001)
         seen = set()
-        for call in calls:
-            answer = call.result()
+        for part, call in calls:
+            answer = await call
             seen.add(answer.model_version)
-            for face, want in zip(answer.faces, references[answer.model_version], strict=True):
+            wanted = references[answer.model_version][part]
+            for face, want in zip(answer.faces, wanted, strict=True):
                 assert np.array_equal(face.embedding, want)
     assert seen == {"v1", "v2"}
 
 
+async def test_an_image_that_comes_again_is_not_computed_again():
+    async with _Service(cache_bytes=2**20) as service:
+        serving = model("v1")
+        service.models.flip(serving)
+        first = await service.faces.embed([FACES[0], FACES[1], FACES[0]], inf)
+        again = await service.faces.embed([FACES[1], FACES[0], FACES[2]], inf)
+        verdict = await service.faces.verify(FACES[2], FACES[0], inf)
+    assert len(serving.session.computed) == 3
+    a, b, c = (face.embedding for face in first.faces)
+    assert np.array_equal(a, c)
+    assert np.array_equal(again.faces[0].embedding, b)
+    assert np.array_equal(again.faces[1].embedding, a)
+    assert np.array_equal(verdict.face_b.embedding, a)
+    assert verdict.face_b.quality == first.faces[0].quality
+
+
+async def test_a_full_server_still_answers_what_it_knows():
+    async with _Service(max_images=64, cache_bytes=2**20) as service:
+        service.models.flip(model("v1"))
+        await service.faces.embed(FACES[:2], inf)
+        serving = _held("v1")
+        service.models.flip(serving)
+        big = asyncio.create_task(service.faces.embed(FACES[2:3] * 64, inf))
+        await until(lambda: serving.session.batches)
+        with pytest.raises(Overloaded):
+            await service.faces.embed(FACES[3:4], inf)
+        assert len((await service.faces.embed(FACES[:2], inf)).faces) == 2
+        serving.session.go_on.set()
+        await big
+
+
+async def test_a_bad_image_is_named_where_it_stands_in_each_call_and_not_remembered():
+    async with _Service(cache_bytes=2**20) as service:
+        service.models.flip(model("v1"))
+        bad = FaceImage(b"not an image")
+        calls = [
+            asyncio.create_task(service.faces.embed(faces, inf))
+            for faces in ([bad, FACES[0], bad], [FACES[0], bad], [FACES[0], FACES[1], bad])
+        ]
+        for place, call in enumerate(calls):
+            with pytest.raises(InvalidInput, match=rf"^images\[{place}\].data: "):
+                await call
+
+
+async def test_pictures_too_large_to_hash_at_once_are_remembered_too():
+    large = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    face = FaceImage(png(large), "aligned")
+    assert len(face.data) > 256 * 1024
+    async with _Service(cache_bytes=2**20) as service:
+        serving = model("v1")
+        service.models.flip(serving)
+        for _ in range(3):
+            await service.faces.embed([face], inf)
+    assert len(serving.session.computed) == 1
+
+
 async def test_verify_does_not_depend_on_the_order_of_its_sides():
     async with _Service() as service:
-        service.engine.flip(model("v1"))
+        service.models.flip(model("v1"))
         ab = await service.faces.verify(FACES[0], FACES[1], inf)
         ba = await service.faces.verify(FACES[1], FACES[0], inf)
         same = await service.faces.verify(FACES[0], FACES[0], inf)
@@ -173,14 +240,14 @@ async def test_verify_does_not_depend_on_the_order_of_its_sides():
 async def test_verify_takes_both_sides_in_one_batch():
     async with _Service() as service:
         serving = model("v1")
-        service.engine.flip(serving)
+        service.models.flip(serving)
         await service.faces.verify(FACES[0], FACES[1], inf)
     assert serving.session.batches == [2]
 
 
 async def test_a_stored_embedding_compares_as_its_image_does():
     async with _Service() as service:
-        service.engine.flip(model("v1"))
+        service.models.flip(model("v1"))
         images = await service.faces.verify(FACES[0], FACES[1], inf)
         stored = _stored(images.face_a.embedding)
         mixed = await service.faces.verify(stored, FACES[1], inf)
@@ -192,7 +259,7 @@ async def test_a_stored_embedding_compares_as_its_image_does():
 
 async def test_a_stored_embedding_of_another_version_is_refused_unless_it_is_compatible():
     async with _Service() as service:
-        service.engine.flip(model("v2", compatible=("v1",)))
+        service.models.flip(model("v2", compatible=("v1",)))
         unit = np.eye(8, dtype=np.float32)[0]
         assert (await service.faces.verify(_stored(unit, "v1"), FACES[0], inf)).same in (
             True,
@@ -206,7 +273,7 @@ async def test_a_stored_embedding_of_another_version_is_refused_unless_it_is_com
 
 async def test_stored_embeddings_of_two_older_versions_are_not_compared():
     async with _Service() as service:
-        service.engine.flip(model("v3", compatible=("v1", "v2")))
+        service.models.flip(model("v3", compatible=("v1", "v2")))
         unit = np.eye(8, dtype=np.float32)[0]
         with pytest.raises(PreconditionFailed, match="v1 and v2"):
             await service.faces.verify(_stored(unit, "v1"), _stored(unit, "v2"), inf)
@@ -224,30 +291,47 @@ async def test_stored_embeddings_of_two_older_versions_are_not_compared():
 )
 async def test_a_stored_embedding_must_be_a_unit_vector_of_the_models_size(vector, why):
     async with _Service() as service:
-        service.engine.flip(model("v1"))
+        service.models.flip(model("v1"))
         with pytest.raises(InvalidInput, match=rf"^a.stored.embedding: .*{why}"):
             await service.faces.verify(_stored(vector), FACES[0], inf)
 
 
 async def test_a_stored_embedding_a_little_off_unit_length_is_scaled_back():
     async with _Service() as service:
-        service.engine.flip(model("v1"))
+        service.models.flip(model("v1"))
         embedding = (await service.faces.embed(FACES[:1], inf)).faces[0].embedding
         verdict = await service.faces.verify(_stored(embedding * 1.0005), FACES[0], inf)
     assert verdict.similarity == pytest.approx(1.0, abs=1e-6)
 
 
-async def test_a_stored_embedding_is_checked_against_the_version_that_answers():
+async def test_a_call_is_answered_by_the_version_that_served_when_it_came():
     async with _Service() as service:
         serving = _held("v1")
-        service.engine.flip(serving)
+        service.models.flip(serving)
         unit = np.eye(8, dtype=np.float32)[0]
         busy = asyncio.create_task(service.faces.embed(FACES[:1], inf))
         await until(lambda: serving.session.batches)
-        call = asyncio.create_task(service.faces.verify(_stored(unit, "v1"), FACES[0], inf))
-        await until(lambda: service.batcher._next.works)
-        service.engine.flip(model("v2"))
+        call = asyncio.create_task(service.faces.verify(_stored(unit, "v1"), FACES[1], inf))
+        await until(lambda: service.queued)
+        for version in ("v2", "v3"):
+            service.models.flip(model(version))
         serving.session.go_on.set()
-        with pytest.raises(PreconditionFailed, match="v2, which serves"):
-            await call
-        await busy
+        assert (await call).model_version == "v1"
+        assert (await busy).model_version == "v1"
+        assert (await service.faces.embed(FACES[:1], inf)).model_version == "v3"
+
+
+async def test_a_version_that_is_resident_can_be_asked_for():
+    async with _Service() as service:
+        for version in ("v1", "v2", "v3"):
+            service.models.flip(model(version))
+        answers = [await service.faces.embed(FACES, inf, version) for version in ("", "v2", "v3")]
+        assert [answer.model_version for answer in answers] == ["v3", "v2", "v3"]
+        assert not np.allclose(answers[0].faces[0].embedding, answers[1].faces[0].embedding)
+        verdict = await service.faces.verify(FACES[0], FACES[1], inf, "v2")
+        assert verdict.model_version == "v2"
+        assert np.array_equal(verdict.face_b.embedding, answers[1].faces[1].embedding)
+        with pytest.raises(PreconditionFailed, match="v1 is not loaded here, only v3 and v2"):
+            await service.faces.embed(FACES, inf, "v1")
+        with pytest.raises(PreconditionFailed, match="v1 is not loaded here"):
+            await service.faces.verify(FACES[0], FACES[1], inf, "v1")

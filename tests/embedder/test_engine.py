@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.embedder.batcher import Batcher
-from services.embedder.engine import Engine, LoadedModel
+from services.embedder.engine import Engine
+from services.embedder.resident import LoadedModel
 from services.embedder.work import Answer, new_work
-from shared.errors import CorruptData, Overloaded, Unavailable
+from shared.errors import CorruptData, Overloaded
 from shared.model.manifest import read_manifest
 from shared.model.session import split_features
 from tests.embedder.conftest import VERSIONS
@@ -54,10 +55,9 @@ def test_what_a_face_gets_does_not_depend_on_its_batch(loaded, bare_sessions, si
         np.concatenate([bare_sessions[VERSIONS[0]].run(face[None]) for face in faces])
     )
     with _Running(limit) as running:
-        running.engine.flip(loaded[VERSIONS[0]])
         works, start = [], 0
         for size in sizes:
-            work = new_work(size, lambda _: None)
+            work = new_work(loaded[VERSIONS[0]], size, lambda _: None)
             work.crops[:] = faces[start : start + size]
             works.append((work, start))
             start += size
@@ -70,32 +70,23 @@ def test_what_a_face_gets_does_not_depend_on_its_batch(loaded, bare_sessions, si
         )
 
 
-def test_a_flip_takes_effect_between_two_batches(loaded):
-    with _Running() as running:
-        answers = []
-        for version in (*VERSIONS, VERSIONS[0]):
-            running.engine.flip(loaded[version])
-            work = numbered_work(1, 3)
-            running.batcher.submit(work)
-            answers.append(running.outcomes(1)[work])
-    assert [a.manifest.model_version for a in answers] == [*VERSIONS, VERSIONS[0]]
-    assert np.array_equal(answers[0].embeddings, answers[2].embeddings)
-    assert not np.allclose(answers[0].embeddings, answers[1].embeddings, atol=1e-2)
-
-
-def test_before_the_first_model_work_is_answered_with_unavailable():
-    with _Running() as running:
-        work = numbered_work(0, 1)
+def test_work_that_waits_together_is_answered_by_the_version_each_is_for(loaded):
+    running = _Running()
+    works = [numbered_work(1, 3, loaded[version]) for version in (*VERSIONS, VERSIONS[0])]
+    for work in works:
         running.batcher.submit(work)
-        assert isinstance(running.outcomes(1)[work], Unavailable)
+    with running:
+        outcomes = running.outcomes(3)
+    first, other, again = (outcomes[work].embeddings for work in works)
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, other, atol=1e-2)
 
 
 def test_a_failing_batch_is_reported_to_its_callers_and_the_engine_goes_on():
     with _Running() as running:
         standin = model("v1")
-        running.engine.flip(standin)
         standin.session.error = RuntimeError("out of memory")
-        bad, good = numbered_work(0, 1), numbered_work(1, 1)
+        bad, good = numbered_work(0, 1, standin), numbered_work(1, 1, standin)
         running.batcher.submit(bad)
         assert str(running.outcomes(1)[bad]) == "out of memory"
         standin.session.error = None
@@ -114,8 +105,7 @@ def test_an_unusable_row_does_not_take_its_neighbours_answers_away():
         return raw
 
     standin.session.run = run_with_nan
-    running.engine.flip(standin)
-    works = [numbered_work(number, 1) for number in range(3)]
+    works = [numbered_work(number, 1, standin) for number in range(3)]
     for work in works:
         running.batcher.submit(work)
     with running:
@@ -127,8 +117,7 @@ def test_an_unusable_row_does_not_take_its_neighbours_answers_away():
 def test_work_past_its_deadline_is_told_so_and_not_computed():
     running = _Running()
     standin = model("v1")
-    running.engine.flip(standin)
-    late, fresh = numbered_work(0, 1), numbered_work(1, 1)
+    late, fresh = numbered_work(0, 1, standin), numbered_work(1, 1, standin)
     late.deadline = 0.0
     running.batcher.submit(late)
     running.batcher.submit(fresh)
@@ -140,8 +129,8 @@ def test_work_past_its_deadline_is_told_so_and_not_computed():
 
 def test_stopping_computes_what_is_queued():
     running = _Running(limit=1)
-    running.engine.flip(model("v1", seconds=0.01))
-    works = [numbered_work(number, 1) for number in range(5)]
+    slow = model("v1", seconds=0.01)
+    works = [numbered_work(number, 1, slow) for number in range(5)]
     for work in works:
         running.batcher.submit(work)
     running.engine.start()
@@ -152,8 +141,7 @@ def test_stopping_computes_what_is_queued():
 def test_a_call_larger_than_a_batch_is_computed_in_parts_by_one_version():
     running = _Running(limit=4)
     standin = model("v1")
-    running.engine.flip(standin)
-    work = numbered_work(0, 10)
+    work = numbered_work(0, 10, standin)
     running.batcher.submit(work)
     with running:
         answer = running.outcomes(1)[work]

@@ -26,8 +26,8 @@ async def test_sigterm_under_load_fails_no_accepted_call(embedder_settings, tmp_
         async with grpc.aio.insecure_channel(await process.address()) as channel:
             client = Client(channel)
             await client.until_serving(A)
-            request = pb.EmbedRequest(images=[image(crop) for crop in CROPS] * 15)
-            calls = [client.stub.Embed(request, timeout=60) for _ in range(20)]
+            requests = [pb.EmbedRequest(images=map(image, crops(60, seed=n))) for n in range(20)]
+            calls = [client.stub.Embed(request, timeout=60) for request in requests]
             # Streams overtake each other on a connection, so only the server knows.
             await until(lambda: process.embeds_started() == len(calls), seconds=30)
             process.terminate()

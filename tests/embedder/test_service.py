@@ -12,7 +12,9 @@ from grpc_status import rpc_status
 from magface.v1 import embedder_pb2 as pb
 from magface.v1 import image_pb2
 
+from services.embedder import metrics
 from shared.model.session import split_features
+from shared.registry.erasure import mark_erasure
 from tests.embedder.conftest import VERSIONS
 from tests.embedder.faces import crops, image, image_side, png, stored_side, vector
 from tests.embedder.serving import Client, running_embedder
@@ -154,7 +156,8 @@ async def test_no_image_and_65_images_are_refused(client):
         error = await _refusal(client.embed(*[image(CROPS[0])] * count))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert error.details().startswith(f"images: there are {count}")
-    assert len((await client.embed(*[image(CROPS[0])] * 64)).faces) == 64
+    many = await client.embed(*map(image, crops(64)))
+    assert len(many.faces) == 64
 
 
 async def test_verify_names_the_side_that_is_missing_or_unusable(client):
@@ -211,7 +214,8 @@ async def test_a_full_server_refuses_with_retry_info_and_stays_healthy(embedder_
     settings = embedder_settings.model_copy(update={"max_images": 64})
     async with running_embedder(settings) as client:
         await client.until_serving(VERSIONS[0])
-        calls = [asyncio.ensure_future(client.embed(*[image(CROPS[0])] * 60)) for _ in range(6)]
+        pictures = [[image(crop) for crop in crops(60, seed=call)] for call in range(6)]
+        calls = [asyncio.ensure_future(client.embed(*each)) for each in pictures]
         assert await _health(client) == health_pb2.HealthCheckResponse.SERVING
         results = await asyncio.gather(*calls, return_exceptions=True)
     refusals = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
@@ -221,6 +225,46 @@ async def test_a_full_server_refuses_with_retry_info_and_stays_healthy(embedder_
         retry = RetryInfo()
         assert rpc_status.from_call(refusal).details[0].Unpack(retry)
         assert 0.1 <= retry.retry_delay.ToNanoseconds() / 1e9 <= 10
+
+
+async def test_a_repeated_image_is_answered_alike_and_not_computed_again(client):
+    first = await client.embed(*map(image, CROPS))
+    computed = metrics.CACHE_MISSES._value.get()
+    again = await client.embed(*map(image, CROPS))
+    assert again == first
+    assert metrics.CACHE_MISSES._value.get() == computed
+
+
+async def test_an_erasure_empties_the_cache(client, published):
+    await client.embed(*map(image, CROPS))
+    # The first look at the mark has been: what follows is not its doing.
+    await asyncio.sleep(0.3)
+    await client.embed(*map(image, CROPS))
+    assert metrics.CACHE_BYTES._value.get() > 0
+    mark_erasure(published.objects)
+    await until(lambda: metrics.CACHE_BYTES._value.get() == 0, seconds=5)
+
+
+async def test_a_resident_version_can_be_asked_for_and_another_is_refused(
+    client, published, bare_sessions
+):
+    first, second = VERSIONS
+    published.promote(second)
+    await client.until_serving(second)
+    assert (await client.model()).resident_versions == [second, first]
+    for version, session in bare_sessions.items():
+        request = pb.EmbedRequest(images=map(image, CROPS), model_version=version)
+        answer = await client.stub.Embed(request, timeout=20)
+        assert answer.model_version == version
+        wanted, _ = _reference(session, CROPS)
+        np.testing.assert_allclose([vector(face) for face in answer.faces], wanted, atol=1e-5)
+        sides = {"a": image_side(CROPS[0]), "b": image_side(CROPS[1])}
+        request = pb.VerifyRequest(**sides, model_version=version)
+        assert (await client.stub.Verify(request, timeout=20)).model_version == version
+    request = pb.EmbedRequest(images=map(image, CROPS), model_version="iresnet18-gone")
+    error = await _refusal(client.stub.Embed(request, timeout=20))
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert f"only {second} and {first}" in error.details()
 
 
 @pytest.mark.usefixtures("published")

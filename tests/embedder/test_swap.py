@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.embedder import swap
-from services.embedder.batcher import Batcher
-from services.embedder.engine import Engine, LoadedModel
+from services.embedder.resident import LoadedModel, ResidentModels
 from services.embedder.swap import LastServed, Swapper
 from shared.errors import CorruptData, Unavailable
 from shared.registry.pointer import ServingPointer
@@ -22,9 +21,9 @@ class _World:
     """A registry and a loader that do as they are told, and a swapper between them."""
 
     def __init__(self, folder: Path) -> None:
-        self.engine = Engine(Batcher(1), 1, lambda _: None)
+        self.models = ResidentModels()
         self.last_served = LastServed(folder / "cache" / "last-served")
-        self.swapper = Swapper(self.engine, self._read, self._load, self.last_served, 0.01)
+        self.swapper = Swapper(self.models, self._read, self._load, self.last_served, 0.01)
         self.broken: dict[str, Exception] = {}
         self.loads: list[str] = []
         self.hold = threading.Event()
@@ -40,8 +39,7 @@ class _World:
 
     @property
     def serving(self) -> str | None:
-        serving = self.engine.serving
-        return serving.model.manifest.model_version if serving else None
+        return self.models.serving_version
 
     async def some_looks(self) -> None:
         await asyncio.sleep(0.1)
@@ -160,6 +158,7 @@ async def test_only_the_serving_version_and_the_one_before_stay_loaded(world):
         for version in ("v1", "v2", "v3", "v1"):
             world.promote(version)
             await until(lambda version=version: world.serving == version)
+        assert world.models.versions == ["v1", "v3"]
     assert world.loads == ["v1", "v2", "v3", "v1"]
 
 

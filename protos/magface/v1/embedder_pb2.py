@@ -26,33 +26,33 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from magface.v1 import image_pb2 as magface_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magface/v1/embedder.proto\x12\nmagface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16magface/v1/image.proto\"1\n\x0c\x45mbedRequest\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.magface.v1.Image\"P\n\rEmbedResponse\x12(\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x19.magface.v1.FaceEmbedding\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"F\n\rFaceEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\x11\n\tmagnitude\x18\x02 \x01(\x02\x12\x0f\n\x07quality\x18\x03 \x01(\x02\"U\n\rVerifyRequest\x12!\n\x01\x61\x18\x01 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12!\n\x01\x62\x18\x02 \x01(\x0b\x32\x16.magface.v1.VerifySide\"g\n\nVerifySide\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.ImageH\x00\x12-\n\x06stored\x18\x02 \x01(\x0b\x32\x1b.magface.v1.StoredEmbeddingH\x00\x42\x06\n\x04side\";\n\x0fStoredEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xcc\x01\n\x0eVerifyResponse\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12\x11\n\tthreshold\x18\x02 \x01(\x02\x12&\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x14.magface.v1.Decision\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12)\n\x06\x66\x61\x63\x65_a\x18\x05 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\x12)\n\x06\x66\x61\x63\x65_b\x18\x06 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\"\x11\n\x0fGetModelRequest\"\x8e\x02\n\x10GetModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x65mbedding_size\x18\x03 \x01(\x05\x12\x15\n\rchannel_order\x18\x04 \x01(\t\x12\x11\n\tthreshold\x18\x05 \x01(\x02\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x31\n\rserving_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x63ompatible_versions\x18\x08 \x03(\t\x12\x17\n\x0fpending_version\x18\t \x01(\t\x12\x12\n\nswap_error\x18\n \x01(\t*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SAME\x10\x01\x12\x16\n\x12\x44\x45\x43ISION_DIFFERENT\x10\x02\x32\xd7\x01\n\x0f\x45mbedderService\x12<\n\x05\x45mbed\x12\x18.magface.v1.EmbedRequest\x1a\x19.magface.v1.EmbedResponse\x12?\n\x06Verify\x12\x19.magface.v1.VerifyRequest\x1a\x1a.magface.v1.VerifyResponse\x12\x45\n\x08GetModel\x12\x1b.magface.v1.GetModelRequest\x1a\x1c.magface.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magface/v1/embedder.proto\x12\nmagface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16magface/v1/image.proto\"H\n\x0c\x45mbedRequest\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.magface.v1.Image\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"P\n\rEmbedResponse\x12(\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x19.magface.v1.FaceEmbedding\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"F\n\rFaceEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\x11\n\tmagnitude\x18\x02 \x01(\x02\x12\x0f\n\x07quality\x18\x03 \x01(\x02\"l\n\rVerifyRequest\x12!\n\x01\x61\x18\x01 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12!\n\x01\x62\x18\x02 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12\x15\n\rmodel_version\x18\x03 \x01(\t\"g\n\nVerifySide\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.ImageH\x00\x12-\n\x06stored\x18\x02 \x01(\x0b\x32\x1b.magface.v1.StoredEmbeddingH\x00\x42\x06\n\x04side\";\n\x0fStoredEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xcc\x01\n\x0eVerifyResponse\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12\x11\n\tthreshold\x18\x02 \x01(\x02\x12&\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x14.magface.v1.Decision\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12)\n\x06\x66\x61\x63\x65_a\x18\x05 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\x12)\n\x06\x66\x61\x63\x65_b\x18\x06 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\"\x11\n\x0fGetModelRequest\"\xa9\x02\n\x10GetModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x65mbedding_size\x18\x03 \x01(\x05\x12\x15\n\rchannel_order\x18\x04 \x01(\t\x12\x11\n\tthreshold\x18\x05 \x01(\x02\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x31\n\rserving_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x63ompatible_versions\x18\x08 \x03(\t\x12\x17\n\x0fpending_version\x18\t \x01(\t\x12\x12\n\nswap_error\x18\n \x01(\t\x12\x19\n\x11resident_versions\x18\x0b \x03(\t*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SAME\x10\x01\x12\x16\n\x12\x44\x45\x43ISION_DIFFERENT\x10\x02\x32\xd7\x01\n\x0f\x45mbedderService\x12<\n\x05\x45mbed\x12\x18.magface.v1.EmbedRequest\x1a\x19.magface.v1.EmbedResponse\x12?\n\x06Verify\x12\x19.magface.v1.VerifyRequest\x1a\x1a.magface.v1.VerifyResponse\x12\x45\n\x08GetModel\x12\x1b.magface.v1.GetModelRequest\x1a\x1c.magface.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'magface.v1.embedder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DECISION']._serialized_start=1055
-  _globals['_DECISION']._serialized_end=1134
+  _globals['_DECISION']._serialized_start=1128
+  _globals['_DECISION']._serialized_end=1207
   _globals['_EMBEDREQUEST']._serialized_start=98
-  _globals['_EMBEDREQUEST']._serialized_end=147
-  _globals['_EMBEDRESPONSE']._serialized_start=149
-  _globals['_EMBEDRESPONSE']._serialized_end=229
-  _globals['_FACEEMBEDDING']._serialized_start=231
-  _globals['_FACEEMBEDDING']._serialized_end=301
-  _globals['_VERIFYREQUEST']._serialized_start=303
-  _globals['_VERIFYREQUEST']._serialized_end=388
-  _globals['_VERIFYSIDE']._serialized_start=390
-  _globals['_VERIFYSIDE']._serialized_end=493
-  _globals['_STOREDEMBEDDING']._serialized_start=495
-  _globals['_STOREDEMBEDDING']._serialized_end=554
-  _globals['_VERIFYRESPONSE']._serialized_start=557
-  _globals['_VERIFYRESPONSE']._serialized_end=761
-  _globals['_GETMODELREQUEST']._serialized_start=763
-  _globals['_GETMODELREQUEST']._serialized_end=780
-  _globals['_GETMODELRESPONSE']._serialized_start=783
-  _globals['_GETMODELRESPONSE']._serialized_end=1053
-  _globals['_EMBEDDERSERVICE']._serialized_start=1137
-  _globals['_EMBEDDERSERVICE']._serialized_end=1352
+  _globals['_EMBEDREQUEST']._serialized_end=170
+  _globals['_EMBEDRESPONSE']._serialized_start=172
+  _globals['_EMBEDRESPONSE']._serialized_end=252
+  _globals['_FACEEMBEDDING']._serialized_start=254
+  _globals['_FACEEMBEDDING']._serialized_end=324
+  _globals['_VERIFYREQUEST']._serialized_start=326
+  _globals['_VERIFYREQUEST']._serialized_end=434
+  _globals['_VERIFYSIDE']._serialized_start=436
+  _globals['_VERIFYSIDE']._serialized_end=539
+  _globals['_STOREDEMBEDDING']._serialized_start=541
+  _globals['_STOREDEMBEDDING']._serialized_end=600
+  _globals['_VERIFYRESPONSE']._serialized_start=603
+  _globals['_VERIFYRESPONSE']._serialized_end=807
+  _globals['_GETMODELREQUEST']._serialized_start=809
+  _globals['_GETMODELREQUEST']._serialized_end=826
+  _globals['_GETMODELRESPONSE']._serialized_start=829
+  _globals['_GETMODELRESPONSE']._serialized_end=1126
+  _globals['_EMBEDDERSERVICE']._serialized_start=1210
+  _globals['_EMBEDDERSERVICE']._serialized_end=1425
 # @@protoc_insertion_point(module_scope)

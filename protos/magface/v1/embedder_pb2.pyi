@@ -44,6 +44,9 @@ class EmbedRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGES_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """A resident version that answers (see GetModel); the serving one when empty."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """1..64 images."""
@@ -52,10 +55,11 @@ class EmbedRequest(_message.Message):
         self,
         *,
         images: _abc.Iterable[_image_pb2.Image] | None = ...,
+        model_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "model_version", b"model_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,6 +128,9 @@ class VerifyRequest(_message.Message):
 
     A_FIELD_NUMBER: _builtins.int
     B_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """A resident version that answers (see GetModel); the serving one when empty."""
     @_builtins.property
     def a(self) -> Global___VerifySide: ...
     @_builtins.property
@@ -133,10 +140,11 @@ class VerifyRequest(_message.Message):
         *,
         a: Global___VerifySide | None = ...,
         b: Global___VerifySide | None = ...,
+        model_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "model_version", b"model_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -179,7 +187,7 @@ class StoredEmbedding(_message.Message):
     EMBEDDING_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     embedding: _builtins.bytes
-    """Packed little-endian float32, of the length the serving model has."""
+    """Packed little-endian float32, of the length the answering model has."""
     model_version: _builtins.str
     """The model_version that came with it."""
     def __init__(
@@ -267,6 +275,7 @@ class GetModelResponse(_message.Message):
     COMPATIBLE_VERSIONS_FIELD_NUMBER: _builtins.int
     PENDING_VERSION_FIELD_NUMBER: _builtins.int
     SWAP_ERROR_FIELD_NUMBER: _builtins.int
+    RESIDENT_VERSIONS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     architecture: _builtins.str
     """For instance iresnet18."""
@@ -287,6 +296,12 @@ class GetModelResponse(_message.Message):
     def compatible_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other versions whose stored embeddings Verify accepts."""
 
+    @_builtins.property
+    def resident_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The versions that a call can name: the serving one first, then the one that served
+        before it.
+        """
+
     def __init__(
         self,
         *,
@@ -300,10 +315,11 @@ class GetModelResponse(_message.Message):
         compatible_versions: _abc.Iterable[_builtins.str] | None = ...,
         pending_version: _builtins.str = ...,
         swap_error: _builtins.str = ...,
+        resident_versions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["serving_since", b"serving_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "channel_order", b"channel_order", "compatible_versions", b"compatible_versions", "embedding_size", b"embedding_size", "engine", b"engine", "model_version", b"model_version", "pending_version", b"pending_version", "serving_since", b"serving_since", "swap_error", b"swap_error", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "channel_order", b"channel_order", "compatible_versions", b"compatible_versions", "embedding_size", b"embedding_size", "engine", b"engine", "model_version", b"model_version", "pending_version", b"pending_version", "resident_versions", b"resident_versions", "serving_since", b"serving_since", "swap_error", b"swap_error", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class EmbedderServiceStub:
-    """Turns faces into embeddings and compares them, with the model version that serves now.
+    """Turns faces into embeddings and compares them, with the model version that serves
+    when a call is accepted, or with another resident one that the call names.
     """
 
     def __init__(self, channel):
@@ -53,14 +54,16 @@ class EmbedderServiceStub:
 
 
 class EmbedderServiceServicer:
-    """Turns faces into embeddings and compares them, with the model version that serves now.
+    """Turns faces into embeddings and compares them, with the model version that serves
+    when a call is accepted, or with another resident one that the call names.
     """
 
     def Embed(self, request, context):
         """Embeds 1..64 images in one call, all with the same model version.
 
-        INVALID_ARGUMENT names the field of the image at fault. RESOURCE_EXHAUSTED
-        (with RetryInfo) when the server is full. UNAVAILABLE before the first model is loaded.
+        INVALID_ARGUMENT names the field of the image at fault. FAILED_PRECONDITION when the
+        model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
+        server is full. UNAVAILABLE before the first model is loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +74,7 @@ class EmbedderServiceServicer:
         under one model version.
 
         FAILED_PRECONDITION when a stored embedding is of a version that the
-        serving one does not compare with. Other errors as for Embed.
+        answering one does not compare with. Other errors as for Embed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +114,8 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbedderService:
-    """Turns faces into embeddings and compares them, with the model version that serves now.
+    """Turns faces into embeddings and compares them, with the model version that serves
+    when a call is accepted, or with another resident one that the call names.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EmbedderServiceStub:
-    """Turns faces into embeddings and compares them, with the model version that serves now."""
+    """Turns faces into embeddings and compares them, with the model version that serves
+    when a call is accepted, or with another resident one that the call names.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,42 +38,48 @@ class EmbedderServiceStub:
     Embed: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRequest, _embedder_pb2.EmbedResponse]
     """Embeds 1..64 images in one call, all with the same model version.
 
-    INVALID_ARGUMENT names the field of the image at fault. RESOURCE_EXHAUSTED
-    (with RetryInfo) when the server is full. UNAVAILABLE before the first model is loaded.
+    INVALID_ARGUMENT names the field of the image at fault. FAILED_PRECONDITION when the
+    model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
+    server is full. UNAVAILABLE before the first model is loaded.
     """
     Verify: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.VerifyRequest, _embedder_pb2.VerifyResponse]
     """Says whether two faces are of the same person. Both sides are compared
     under one model version.
 
     FAILED_PRECONDITION when a stored embedding is of a version that the
-    serving one does not compare with. Other errors as for Embed.
+    answering one does not compare with. Other errors as for Embed.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.GetModelRequest, _embedder_pb2.GetModelResponse]
     """Describes the model version that serves, and the last attempt to change it."""
 
 @_typing.type_check_only
 class EmbedderServiceAsyncStub(EmbedderServiceStub):
-    """Turns faces into embeddings and compares them, with the model version that serves now."""
+    """Turns faces into embeddings and compares them, with the model version that serves
+    when a call is accepted, or with another resident one that the call names.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRequest, _embedder_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embeds 1..64 images in one call, all with the same model version.
 
-    INVALID_ARGUMENT names the field of the image at fault. RESOURCE_EXHAUSTED
-    (with RetryInfo) when the server is full. UNAVAILABLE before the first model is loaded.
+    INVALID_ARGUMENT names the field of the image at fault. FAILED_PRECONDITION when the
+    model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
+    server is full. UNAVAILABLE before the first model is loaded.
     """
     Verify: _aio.UnaryUnaryMultiCallable[_embedder_pb2.VerifyRequest, _embedder_pb2.VerifyResponse]  # type: ignore[assignment]
     """Says whether two faces are of the same person. Both sides are compared
     under one model version.
 
     FAILED_PRECONDITION when a stored embedding is of a version that the
-    serving one does not compare with. Other errors as for Embed.
+    answering one does not compare with. Other errors as for Embed.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_embedder_pb2.GetModelRequest, _embedder_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes the model version that serves, and the last attempt to change it."""
 
 class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Turns faces into embeddings and compares them, with the model version that serves now."""
+    """Turns faces into embeddings and compares them, with the model version that serves
+    when a call is accepted, or with another resident one that the call names.
+    """
 
     @_abc_1.abstractmethod
     def Embed(
@@ -81,8 +89,9 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_embedder_pb2.EmbedResponse, _abc.Awaitable[_embedder_pb2.EmbedResponse]]:
         """Embeds 1..64 images in one call, all with the same model version.
 
-        INVALID_ARGUMENT names the field of the image at fault. RESOURCE_EXHAUSTED
-        (with RetryInfo) when the server is full. UNAVAILABLE before the first model is loaded.
+        INVALID_ARGUMENT names the field of the image at fault. FAILED_PRECONDITION when the
+        model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
+        server is full. UNAVAILABLE before the first model is loaded.
         """
 
     @_abc_1.abstractmethod
@@ -95,7 +104,7 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         under one model version.
 
         FAILED_PRECONDITION when a stored embedding is of a version that the
-        serving one does not compare with. Other errors as for Embed.
+        answering one does not compare with. Other errors as for Embed.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,71 @@
+"""The way of a face from its bytes to its embedding: decode, batch, compute."""
+
+import asyncio
+from collections.abc import Sequence
+
+from services.embedder.batcher import Batcher
+from services.embedder.decoding import Decoder
+from services.embedder.engine import Engine
+from services.embedder.faces import EmbeddedFace, embedded_faces
+from services.embedder.resident import LoadedModel
+from services.embedder.work import Answer, Deliver, Outcome, new_work
+from shared.model.faces import FaceImage, FaceReader
+
+
+class Pipeline:
+    """Computes embeddings; belongs to the loop's thread, works on others.
+
+    Args:
+        reader: Reads one face.
+        decode_threads: Threads that decode and align.
+        batch_images: Most images in one batch.
+        deliver: Takes outcomes back to the loop.
+    """
+
+    def __init__(
+        self, reader: FaceReader, decode_threads: int, batch_images: int, deliver: Deliver
+    ) -> None:
+        self._batcher = Batcher(batch_images)
+        self._engine = Engine(self._batcher, batch_images, deliver)
+        self._decoder = Decoder(reader, decode_threads, deliver)
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Running mean of what one image takes within a batch; 0 before the first."""
+        return self._engine.seconds_per_image
+
+    def start(self) -> None:
+        self._engine.start()
+
+    async def stop(self) -> None:
+        """Compute what is queued, then end the threads."""
+        await asyncio.to_thread(self._decoder.stop)
+        await asyncio.to_thread(self._engine.stop)
+
+    async def compute(
+        self, model: LoadedModel, faces: Sequence[tuple[str, FaceImage]], deadline: float
+    ) -> list[EmbeddedFace]:
+        """Embed faces in one batch; not at all once the caller has left.
+
+        Args:
+            model: What computes them.
+            faces: At least one, each with the name of its field.
+            deadline: By `time.monotonic`; not computed after it.
+
+        Raises:
+            InvalidInput: For the first face that cannot be read.
+            PreconditionFailed: If a face must be detected and there is no detector.
+            Overloaded: If the deadline passed before their turn came.
+            CorruptData: If the network gives no usable numbers for one of them.
+        """
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        work = new_work(model, len(faces), future.set_result, deadline)
+        self._decoder.start(work, faces, self._batcher.submit)
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            self._batcher.discard(work)
+            raise
+        if isinstance(outcome, Answer):
+            return embedded_faces(outcome, model.manifest)
+        raise outcome
