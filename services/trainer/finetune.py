@@ -247,17 +247,18 @@ class Finetuner:
         parts = np.array_split(own, -(-len(own) // self._plan.images_at_once) or 1)
         with torch.set_grad_enabled(len(parts) == 1):
             features = torch.cat([self._forward(part) for part in parts])
-        if len(parts) > 1:
-            features.requires_grad_()
+        features.requires_grad_()
         loss = loss_of(gathered(features, len(crops)))
         # The gradients of the processes add up to the whole one, and are averaged.
-        (loss * processes()).backward()  # type: ignore[no-untyped-call]
-        if len(parts) > 1:
-            assert features.grad is not None
-            gradients = features.grad.split([len(part) for part in parts])
-            for place, (part, gradient) in enumerate(zip(parts, gradients, strict=True), 1):
-                with shared_after(self._replica, last=place == len(parts)):
-                    self._forward(part).backward(gradient)  # type: ignore[no-untyped-call]
+        whole = loss * processes()
+        if len(parts) == 1:
+            whole.backward()  # type: ignore[no-untyped-call]
+            return loss
+        (gradient,) = torch.autograd.grad(whole, features)
+        pieces = torch.split(gradient, [len(part) for part in parts])
+        for place, (part, piece) in enumerate(zip(parts, pieces, strict=True), 1):
+            with shared_after(self._replica, last=place == len(parts)):
+                self._forward(part).backward(piece)  # type: ignore[no-untyped-call]
         return loss
 
     def _forward(self, crops: Crops) -> Tensor:

@@ -34,7 +34,7 @@ class Figures:
         mixed_error: Of pairs of a candidate's embedding and a stored parent's, at the
             candidate's threshold.
         reference_parent_error: On reference faces, each version at its best threshold
-            there; None where there are no reference faces.
+            there.
         reference_child_error: The same of the candidate.
         magnitude_ratio: Geometric mean of the candidate's magnitudes over the parent's.
         magnitude_order: Spearman's rank correlation of the two versions' magnitudes.
@@ -48,8 +48,8 @@ class Figures:
     child_separation: float
     gain_low: float
     mixed_error: float
-    reference_parent_error: float | None
-    reference_child_error: float | None
+    reference_parent_error: float
+    reference_child_error: float
     magnitude_ratio: float
     magnitude_order: float
 
@@ -70,6 +70,11 @@ def decide(figures: Figures, *, self_check: bool) -> GateVerdict:
 def is_compatible(figures: Figures) -> bool:
     """Whether embeddings stored under the parent go on working with the candidate."""
     return _compatibility(figures).passed
+
+
+def compares(*, mixed_error: float, stored_error: float) -> bool:
+    """Whether pairs of a new and a stored embedding go wrong hardly more than stored ones did."""
+    return mixed_error - stored_error <= MAX_COMPATIBILITY_LOSS
 
 
 def _at_least(name: str, value: float, limit: float, detail: str) -> GateCheck:
@@ -113,8 +118,6 @@ def _evidence(figures: Figures) -> tuple[GateCheck, ...]:
 
 def _no_forgetting(figures: Figures) -> tuple[GateCheck, ...]:
     old, new = figures.reference_parent_error, figures.reference_child_error
-    if old is None or new is None:
-        return (_compatibility(figures),)
     return (
         _at_most(
             "reference_loss",

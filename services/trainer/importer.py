@@ -8,18 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.specs import ImportSpec
-from services.trainer.training import Progress, Report
-from shared.datasets.render import golden_crops, render_person
+from services.trainer.training import Progress, ReferenceFaces, Report
+from shared.datasets.render import golden_crops
 from shared.model.checkpoint import load_checkpoint
 from shared.model.export import export_version
 from shared.model.manifest import quantiles_of
 from shared.model.session import Session, split_features
 from shared.model.torch_session import TorchSession
 
-# Far from the people of any demo or benchmark.
-_FIRST_PERSON = 7_800_000
-_PEOPLE = 32
-_IMAGES_A_PERSON = 4
 _BATCH = 32
 
 
@@ -29,6 +25,7 @@ def import_checkpoint(
     job_id: UUID,
     workdir: Path,
     *,
+    reference: ReferenceFaces,
     report: Report,
     magnitude_quantiles: Sequence[float] | None = None,
 ) -> Path:
@@ -39,9 +36,10 @@ def import_checkpoint(
         spec: What the file does not say about itself.
         job_id: The version is named for it, so that the same job makes the same version.
         workdir: The version's folder is made below it.
+        reference: Faces that no version made of this one may get worse at.
         report: Takes the progress.
-        magnitude_quantiles: See `Manifest`; None measures the network's own on rendered
-            faces, good and bad ones, since a checkpoint brings no reference faces along.
+        magnitude_quantiles: See `Manifest`; None measures the network's own on the
+            reference faces.
 
     Returns:
         The version's folder.
@@ -56,7 +54,7 @@ def import_checkpoint(
     report(Progress(0.3, f"read {loaded.entries} entries of {loaded.spec.name}"))
     if magnitude_quantiles is None:
         session = TorchSession(loaded.network, spec.channel_order)
-        magnitude_quantiles = _measure_quantiles(session, _rendered_crops())
+        magnitude_quantiles = _measure_quantiles(session, reference.crops)
     report(Progress(0.5, f"exporting {name}"))
     folder = workdir / name
     export_version(
@@ -68,21 +66,12 @@ def import_checkpoint(
         magnitude_quantiles=magnitude_quantiles,
         golden_crops=golden_crops(),
         job_id=str(job_id),
+        reference=reference.sha256,
     )
     return folder
 
 
 def _measure_quantiles(session: Session, crops: NDArray[np.uint8]) -> tuple[float, ...]:
-    batches = np.array_split(crops, len(crops) // _BATCH)
+    batches = np.array_split(crops, -(-len(crops) // _BATCH))
     magnitudes = np.concatenate([split_features(session.run(batch))[1] for batch in batches])
     return quantiles_of(magnitudes)
-
-
-def _rendered_crops() -> NDArray[np.uint8]:
-    return np.stack(
-        [
-            render_person(_FIRST_PERSON + person, image)
-            for person in range(_PEOPLE)
-            for image in range(_IMAGES_A_PERSON)
-        ]
-    )

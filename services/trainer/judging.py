@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from services.trainer.features import Features
-from services.trainer.gate import Figures
+from services.trainer.gate import Figures, compares
 from services.trainer.heldout import Pairs
 from shared.evaluation.calibration import fit_probability
 from shared.evaluation.metrics import Weights, identity_bootstrap, roc
@@ -33,7 +33,11 @@ class Views:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was measured, and the calibration the candidate is to serve with."""
+    """What was measured, and the calibration the candidate is to serve with.
+
+    Thresholds lie where the calibrated probability is one half: on a few people the one with
+    the fewest errors jumps about.
+    """
 
     figures: Figures
     threshold: float
@@ -44,7 +48,7 @@ def judge(
     views: Views,
     validation: Pairs,
     held_out: Pairs,
-    reference: tuple[Views, Pairs] | None,
+    reference: tuple[Views, Pairs],
     seed: int,
 ) -> Judgement:
     """Measure everything the gate asks for.
@@ -57,20 +61,17 @@ def judge(
         seed: Of the bootstrap.
     """
     old, new = score(held_out, views.parent), score(held_out, views.child)
-    old_threshold, _ = best_threshold(score(validation, views.parent))
-    new_threshold, _ = best_threshold(score(validation, views.child))
+    old_threshold, new_threshold = (
+        fit_probability(score(validation, features)).even
+        for features in (views.parent, views.child)
+    )
     shown = np.unique(held_out.images)
-    looks = [(views.child[shown], views.parent[shown])]
-    reference_errors: tuple[float | None, float | None] = (None, None)
-    if reference is not None:
-        faces, pairs = reference
-        parent_error, child_error = (
-            best_threshold(score(pairs, features))[1] for features in (faces.parent, faces.child)
-        )
-        reference_errors = (parent_error, child_error)
-        shown = np.unique(pairs.images)
-        looks.append((faces.child[shown], faces.parent[shown]))
-    ratio, order = magnitude_figures(*(np.concatenate(each) for each in zip(*looks, strict=True)))
+    faces, pairs = reference
+    watched = np.unique(pairs.images)
+    ratio, order = magnitude_figures(
+        np.concatenate([views.child[shown], faces.child[watched]]),
+        np.concatenate([views.parent[shown], faces.parent[watched]]),
+    )
     figures = Figures(
         people=len(np.unique(held_out.people[held_out.genuine])),
         genuine_pairs=int(held_out.genuine.sum()),
@@ -80,14 +81,31 @@ def judge(
         child_separation=separation(new),
         gain_low=gain_low(held_out, old, new, seed),
         mixed_error=error(score(held_out, views.child, views.parent), new_threshold),
-        reference_parent_error=reference_errors[0],
-        reference_child_error=reference_errors[1],
+        reference_parent_error=lowest_error(score(pairs, faces.parent)),
+        reference_child_error=lowest_error(score(pairs, faces.child)),
         magnitude_ratio=ratio,
         magnitude_order=order,
     )
     # More people calibrate better, and the verdict no longer depends on it.
     both = _joined([score(pairs, views.child) for pairs in (validation, held_out)])
-    return Judgement(figures, best_threshold(both)[0], fit_probability(both))
+    probability = fit_probability(both)
+    return Judgement(figures, probability.even, probability)
+
+
+def goes_on_working(stored: Features, child: Features, validation: Pairs, held_out: Pairs) -> bool:
+    """Whether embeddings that an earlier version stored compare with a candidate's.
+
+    Args:
+        stored: float32 [N, D], the earlier version's features, not normalised.
+        child: float32 [N, D], the candidate's of the same images.
+        validation: Pairs that calibrate the thresholds.
+        held_out: Pairs of other people, who decide.
+    """
+    own, new = (fit_probability(score(validation, features)).even for features in (stored, child))
+    return compares(
+        mixed_error=error(score(held_out, child, stored), new),
+        stored_error=error(score(held_out, stored), own),
+    )
 
 
 def _joined(parts: list[Scores]) -> Scores:
@@ -126,12 +144,11 @@ def separation(scores: Scores, weights: Weights | None = None) -> float:
     return roc(scores, weights).auc
 
 
-def best_threshold(scores: Scores) -> tuple[float, float]:
-    """Threshold of the fewest errors, both classes counting the same, and the error there."""
+def lowest_error(scores: Scores) -> float:
+    """Fewest errors at any threshold, both classes counting the same."""
     genuine = scores.genuine
     balanced = np.where(genuine, 0.5 / genuine.sum(), 0.5 / (~genuine).sum())
-    threshold, accuracy = roc(scores, balanced).best()
-    return threshold, 1 - accuracy
+    return 1 - roc(scores, balanced).best()[1]
 
 
 def error(scores: Scores, threshold: float) -> float:

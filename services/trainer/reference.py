@@ -1,25 +1,89 @@
-"""The faces that every version must stay good at."""
+"""The faces that every version must stay good at.
 
+They are stored beside the versions, under the hash of their content, and a version's manifest
+names them: what is trained from it is held to the same faces, on whatever machine.
+"""
+
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load, save
 
 from services.trainer.training import ReferenceFaces
 from shared.datasets.folder import read_identities
+from shared.datasets.render import render_person
+from shared.errors import InvalidInput
 from shared.model.faces import FaceImage, FaceReader
 from shared.settings import ImageLimits
+from shared.storage.objects import ObjectStore
+
+# Half of them are trained on, and the other half must be enough to measure on.
+_FEWEST_PEOPLE = 20
+# Far from the people of any demo or benchmark.
+_FIRST_PERSON, _PEOPLE, _IMAGES_A_PERSON = 7_800_000, 64, 4
 
 
 def read_reference(folder: Path, limits: ImageLimits) -> ReferenceFaces:
     """Read a folder per identity of aligned faces.
 
     Raises:
-        InvalidInput: If the folder is empty, or a file in it is no aligned face.
+        InvalidInput: If a file in it is no aligned face, or fewer than twenty people have
+            two faces or more.
     """
     reader = FaceReader(limits)
+    identities = read_identities(folder)
+    paired = sum(len(images) > 1 for images in identities.values())
+    if paired < _FEWEST_PEOPLE:
+        raise InvalidInput(
+            str(folder),
+            f"holds {paired} people with two faces or more; to tell whether a version has got "
+            f"worse takes {_FEWEST_PEOPLE}",
+        )
     crops, persons = [], []
-    for person, images in enumerate(read_identities(folder).values()):
+    for person, images in enumerate(identities.values()):
         for image in images:
             crops.append(reader.crop(FaceImage(image.read_bytes(), "aligned"), str(image)))
             persons.append(person)
     return ReferenceFaces(np.stack(crops), np.asarray(persons, np.int64))
+
+
+def rendered_reference() -> ReferenceFaces:
+    """Rendered people, for versions of which nobody has named real ones; always the same."""
+    crops = [
+        render_person(_FIRST_PERSON + person, image)
+        for person in range(_PEOPLE)
+        for image in range(_IMAGES_A_PERSON)
+    ]
+    return ReferenceFaces(np.stack(crops), np.repeat(np.arange(_PEOPLE), _IMAGES_A_PERSON))
+
+
+def keep_reference(objects: ObjectStore, faces: ReferenceFaces) -> ReferenceFaces:
+    """Store faces for good, and give them with the name under which they are found again.
+
+    Raises:
+        Unavailable: If the object store cannot be reached.
+    """
+    data = save({"crops": faces.crops, "persons": faces.persons})
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = _key(sha256)
+    if not objects.exists(key):
+        objects.put(key, data)
+    return replace(faces, sha256=sha256)
+
+
+def load_reference(objects: ObjectStore, sha256: str) -> ReferenceFaces:
+    """Give the faces that a version's manifest names.
+
+    Raises:
+        NotFound: If they are not stored.
+        CorruptData: If they are not what was stored.
+        Unavailable: If the object store cannot be reached.
+    """
+    arrays = load(objects.get(_key(sha256), sha256=sha256))
+    return ReferenceFaces(arrays["crops"], arrays["persons"], sha256)
+
+
+def _key(sha256: str) -> str:
+    return f"reference/{sha256}.safetensors"

@@ -26,9 +26,13 @@ class WorkerSettings(ObjectStoreSettings, ImageLimits):
 
     Attributes:
         feedback_address: ``host:port`` of the feedback service.
+        train_images_at_once: Most images whose inner values a training keeps in memory: lower
+            it where memory is short, at the cost of computing larger steps twice.
         reference_faces: A folder per identity of aligned faces that no fine-tuning may
-            get worse at; without it only the feedback's own images are watched.
+            get worse at; stored with the versions made under it. Without it those count
+            that are stored with the parent, and rendered people where none are.
     """
 
     feedback_address: str
+    train_images_at_once: int = Field(default=64, ge=1)
     reference_faces: Path | None = None

@@ -131,11 +131,13 @@ class ReferenceFaces:
 
     Attributes:
         crops: uint8 N,112,112,3 BGR.
-        persons: int N, who is on each crop.
+        persons: int64 N, who is on each crop.
+        sha256: Name of what is stored of them; None where nothing needs to be.
     """
 
     crops: NDArray[np.uint8]
     persons: NDArray[np.int64]
+    sha256: str | None = None
 
 
 class EpochState(Protocol):

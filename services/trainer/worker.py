@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_INTERVAL_S = 1.0
+# Earlier versions, the latest first, that a new one is measured against besides its parent.
+_ANCESTORS = 3
 
 
 class Voice:
@@ -143,14 +145,16 @@ def _do(assignment: Assignment, voice: Voice) -> Done | Measured:
     objects = ObjectStore(settings)
     match assignment.kind:
         case JobKind.IMPORT:
-            return _import(assignment, objects, voice)
+            return _import(assignment, settings, objects, voice)
         case JobKind.TRAIN:
             return _train(assignment, settings, objects, voice)
         case JobKind.EVALUATE:
             return _evaluate(assignment, settings, objects, voice)
 
 
-def _import(assignment: Assignment, objects: ObjectStore, voice: Voice) -> Done:
+def _import(
+    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
+) -> Done:
     from services.trainer.importer import import_checkpoint  # noqa: PLC0415
 
     spec = ImportSpec.model_validate(assignment.spec)
@@ -166,6 +170,7 @@ def _import(assignment: Assignment, objects: ObjectStore, voice: Voice) -> Done:
         spec,
         assignment.job_id,
         assignment.workdir,
+        reference=_reference(settings, objects, None),
         report=voice.report,
         magnitude_quantiles=quantiles,
     )
@@ -175,6 +180,7 @@ def _import(assignment: Assignment, objects: ObjectStore, voice: Voice) -> Done:
 def _train(
     assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
 ) -> Done:
+    from shared.model.manifest import read_manifest  # noqa: PLC0415
     from shared.registry.versions import VersionStore  # noqa: PLC0415
     from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
 
@@ -185,14 +191,19 @@ def _train(
         # Only now: it takes seconds, for nothing when there is no feedback to be had.
         from services.trainer.learning import run_training  # noqa: PLC0415
 
+        versions = VersionStore(objects, workdir / "versions")
+        parent = versions.fetch(spec.parent_version)
+        manifest = read_manifest(parent)
         outcome = run_training(
             spec.for_job(str(assignment.job_id)),
             feedback=feedback,
-            parent=VersionStore(objects, workdir / "versions").fetch(spec.parent_version),
-            reference=_reference(settings),
+            parent=parent,
+            reference=_reference(settings, objects, manifest.reference),
             workdir=_made(workdir / "training"),
             state=StoredEpochState(objects, assignment.job_id),
             report=voice.report,
+            ancestors=[versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]],
+            images_at_once=settings.train_images_at_once,
         )
     keep_report(objects, assignment.job_id, outcome.labels)
     return Done(folder=outcome.folder, gate=outcome.gate)
@@ -248,11 +259,18 @@ def _pull(
     return feedback
 
 
-def _reference(settings: WorkerSettings) -> ReferenceFaces | None:
-    from services.trainer.reference import read_reference  # noqa: PLC0415
+def _reference(settings: WorkerSettings, objects: ObjectStore, named: str | None) -> ReferenceFaces:
+    """Give the faces that this trainer is set to watch, or those that a version names."""
+    from services.trainer.reference import (  # noqa: PLC0415
+        keep_reference,
+        load_reference,
+        read_reference,
+        rendered_reference,
+    )
 
-    folder = settings.reference_faces
-    return read_reference(folder, settings) if folder else None
+    if settings.reference_faces:
+        return keep_reference(objects, read_reference(settings.reference_faces, settings))
+    return load_reference(objects, named) if named else rendered_reference()
 
 
 def _made(folder: Path) -> Path:

@@ -44,6 +44,7 @@ def export_version(
     parent_version: str | None = None,
     data_snapshot: str | None = None,
     compatible_versions: Sequence[str] = (),
+    reference: str | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Write a version's ONNX file, weights and manifest, if the ONNX file proves faithful.
@@ -61,6 +62,7 @@ def export_version(
         parent_version: See `Manifest`.
         data_snapshot: See `Manifest`.
         compatible_versions: See `Manifest`.
+        reference: See `Manifest`.
         metrics: See `Manifest`.
 
     Raises:
@@ -95,6 +97,7 @@ def export_version(
             data_snapshot=data_snapshot,
             created_at=datetime.now(UTC),
             compatible_versions=tuple(compatible_versions),
+            reference=reference,
             metrics=dict(metrics or {}),
             files={name: _describe(draft / name) for name in (ONNX_FILE, WEIGHTS_FILE)},
             golden=make_golden(session, golden_crops),

@@ -48,6 +48,13 @@ class ProbabilityCurve(_Frozen):
     slope: float = Field(allow_inf_nan=False)
     intercept: float = Field(allow_inf_nan=False)
 
+    @property
+    def even(self) -> float:
+        """Similarity from which a pair is rather genuine than not, -1..1; 1 if it never is."""
+        if self.slope <= 0:
+            return 1.0
+        return float(np.clip(-self.intercept / self.slope, -1.0, 1.0))
+
     def __call__(self, similarity: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability 0..1 for similarities of any shape, at a prior of one half."""
         # The logistic function, by the form of it that cannot overflow.
@@ -71,6 +78,8 @@ class Manifest(_Frozen):
         data_snapshot: Feedback it was trained on; None for an import.
         compatible_versions: Other versions whose stored embeddings it compares with,
             by measurement.
+        reference: SHA-256 of the faces that no version made of it may get worse at; None
+            stands for the trainer's rendered ones.
         metrics: Figures measured when it was made, by name.
         files: Checksums of the other files in the folder.
         golden: Faces for the self-check on load.
@@ -91,6 +100,7 @@ class Manifest(_Frozen):
     data_snapshot: str | None
     created_at: datetime
     compatible_versions: tuple[str, ...] = ()
+    reference: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     metrics: dict[str, float] = {}
     files: dict[str, FileEntry]
     golden: tuple[GoldenCrop, ...] = Field(min_length=1)

@@ -67,3 +67,17 @@ def test_quantiles_rise_and_keep_their_ends() -> None:
     assert quantiles[0] == pytest.approx(float(magnitudes.min()))
     assert quantiles[50] == pytest.approx(float(np.median(magnitudes)), abs=1e-3)
     assert quantiles[-1] == pytest.approx(float(magnitudes.max()))
+
+
+def test_at_the_even_similarity_both_answers_are_as_likely() -> None:
+    curve = ProbabilityCurve(slope=12.0, intercept=-3.6)
+    assert curve.even == pytest.approx(0.3)
+    assert curve(np.array(curve.even)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "even"),
+    [(0.0, -1.0, 1.0), (-5.0, 1.0, 1.0), (1.0, -9.0, 1.0), (1, 9, -1)],
+)
+def test_the_even_similarity_of_any_curve_is_a_similarity(slope: float, intercept: float, even: float) -> None:
+    assert ProbabilityCurve(slope=slope, intercept=intercept).even == even

@@ -8,6 +8,7 @@ import pytest
 
 from services.trainer.learning import run_training
 from services.trainer.material import decode_feedback, divide_feedback
+from services.trainer.reference import rendered_reference
 from services.trainer.suspects import Suspicion
 from services.trainer.training import Progress, Recipe, ReferenceFaces, TrainingSpec
 from shared.datasets.render import render_person
@@ -119,7 +120,7 @@ def test_wrong_labels_are_found_before_they_are_learned(parent: Path, tmp_path: 
         spec(epochs=2),
         feedback=feedback,
         parent=parent,
-        reference=None,
+        reference=rendered_reference(),
         workdir=tmp_path,
         state=KeptState(),
         report=told.append,

@@ -1,30 +1,76 @@
-"""Reference faces come from a folder per identity."""
+"""Reference faces: read from a folder, kept beside the versions, rendered where nobody has any."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from services.trainer.reference import read_reference
+from services.trainer.reference import (
+    keep_reference,
+    load_reference,
+    read_reference,
+    rendered_reference,
+)
+from services.trainer.training import ReferenceFaces
 from shared.datasets.render import render_person, write_people
-from shared.errors import InvalidInput
+from shared.errors import CorruptData, InvalidInput, NotFound
 from shared.settings import ImageLimits
+from shared.storage.objects import ObjectStore
 
 
 def test_each_face_comes_with_its_person(tmp_path: Path):
-    write_people(tmp_path, people=3, images=2, seed=0, suffix=".png")
+    write_people(tmp_path, people=20, images=2, seed=0, suffix=".png")
     reference = read_reference(tmp_path, ImageLimits())
-    assert reference.persons.tolist() == [0, 0, 1, 1, 2, 2]
+    assert reference.persons.tolist() == np.repeat(np.arange(20), 2).tolist()
     assert np.array_equal(reference.crops[3], render_person(1, 1))
+    assert reference.sha256 is None
 
 
 def test_a_file_that_is_no_face_is_named(tmp_path: Path):
-    write_people(tmp_path, people=2, images=1, seed=0)
+    write_people(tmp_path, people=20, images=2, seed=0)
     (tmp_path / "person_00001" / "cat.jpg").write_bytes(b"meow")
     with pytest.raises(InvalidInput, match="cat"):
+        read_reference(tmp_path, ImageLimits())
+
+
+def test_people_too_few_to_tell_a_loss_are_refused(tmp_path: Path):
+    write_people(tmp_path, people=20, images=2, seed=0)
+    next((tmp_path / "person_00001").iterdir()).unlink()
+    with pytest.raises(InvalidInput, match="19 people with two faces or more"):
         read_reference(tmp_path, ImageLimits())
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path):
     with pytest.raises(InvalidInput):
         read_reference(tmp_path, ImageLimits())
+
+
+def test_what_a_version_names_is_found_again_as_it_was(object_store: ObjectStore):
+    crops = np.stack([render_person(person, 0) for person in range(3)])
+    kept = keep_reference(object_store, ReferenceFaces(crops, np.arange(3)))
+    assert kept.sha256
+    again = keep_reference(object_store, ReferenceFaces(crops, np.arange(3)))
+    assert again.sha256 == kept.sha256
+    found = load_reference(object_store, kept.sha256)
+    assert np.array_equal(found.crops, crops)
+    assert found.persons.tolist() == [0, 1, 2]
+    assert found.sha256 == kept.sha256
+
+
+def test_missing_and_damaged_reference_faces_are_refused(object_store: ObjectStore):
+    faces = ReferenceFaces(np.zeros((1, 112, 112, 3), np.uint8), np.arange(1))
+    name = keep_reference(object_store, faces).sha256
+    assert name
+    object_store.put(f"reference/{name}.safetensors", b"something else")
+    with pytest.raises(CorruptData):
+        load_reference(object_store, name)
+    with pytest.raises(NotFound):
+        load_reference(object_store, "0" * 64)
+
+
+def test_rendered_people_are_enough_and_always_the_same():
+    one, other = rendered_reference(), rendered_reference()
+    assert np.array_equal(one.crops, other.crops)
+    people, images = np.unique(one.persons, return_counts=True)
+    assert len(people) >= 40
+    assert images.min() >= 2

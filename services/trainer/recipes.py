@@ -1,0 +1,147 @@
+"""What each recipe trains with, for a whole training and for the halves that check the labels."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from services.trainer.assessing import TrainOnSome
+from services.trainer.dataset import pair_batches, people_batches
+from services.trainer.features import Features, compute_features
+from services.trainer.finetune import Faces, Finetuner, Plan
+from services.trainer.losses import Margins, margins_around
+from services.trainer.objectives import CosineObjective, HadsellObjective
+from services.trainer.pairgraph import Indices, PairGraph
+from services.trainer.training import Progress, Recipe, Report, TrainingSpec
+from shared.model.iresnet import IResNet
+from shared.model.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every training of one job has in common.
+
+    Attributes:
+        spec: How to train.
+        parent: Manifest of the version to start from.
+        feedback: The labelled images.
+        replay: Faces to go on seeing as the parent does.
+        images_at_once: See `Plan`.
+    """
+
+    spec: TrainingSpec
+    parent: Manifest
+    feedback: Faces
+    replay: Faces
+    images_at_once: int
+
+    def finetuner(self, network: IResNet, graph: PairGraph, images: Indices) -> Finetuner:
+        """Make what fine-tunes a network, in place, on some of the images."""
+        spec = self.spec
+        match spec.recipe:
+            case Recipe.COSINE:
+                return Finetuner(
+                    network,
+                    self.parent.channel_order,
+                    plan=Plan(
+                        epochs=spec.epochs,
+                        learning_rate=spec.learning_rate or 3e-4,
+                        seed=spec.seed,
+                        mixed_precision=_computes_bfloat16(),
+                        images_at_once=self.images_at_once,
+                    ),
+                    objective=CosineObjective(margins=_margins(spec, self.parent.threshold)),
+                    feedback=self.feedback,
+                    batches=partial(people_batches, graph, images, 2 * spec.batch_size),
+                    replay=self.replay,
+                )
+            case Recipe.HADSELL:
+                return Finetuner(
+                    network,
+                    self.parent.channel_order,
+                    plan=Plan(
+                        epochs=spec.epochs,
+                        learning_rate=spec.learning_rate or 1e-4,
+                        seed=spec.seed,
+                        augmentation=None,
+                        weight_decay=0.0,
+                        mixed_precision=_computes_bfloat16(),
+                        images_at_once=self.images_at_once,
+                    ),
+                    objective=HadsellObjective(),
+                    feedback=self.feedback,
+                    batches=partial(pair_batches, graph, images, spec.batch_size),
+                    replay=None,
+                )
+
+    def half_training(
+        self, network: IResNet, workdir: Path, report: Report, start: float, end: float
+    ) -> TrainOnSome | None:
+        """Give what trains a copy of the network on some people, twice; see `assessing`.
+
+        Args:
+            network: Is left as it is.
+            workdir: Takes a scratch file.
+            report: Takes the progress.
+            start: Share of the whole work that is done before.
+            end: Share that is done after the second half.
+
+        Returns:
+            None for the seed's recipe, which takes labels as they are.
+        """
+        if self.spec.recipe is Recipe.HADSELL:
+            return None
+        short = replace(self, spec=replace(self.spec, epochs=max(1, self.spec.epochs // 2)))
+        half = (end - start) / 2
+        starts = iter((start, start + half))
+
+        def train(graph: PairGraph, images: Indices) -> Features:
+            begin = next(starts)
+            tick = training_report(report, "checking the labels", begin, begin + half)
+            mine = copy.deepcopy(network)
+            # The last epoch is as good as any: there is nobody left to choose it by.
+            short.finetuner(mine, graph, images).run(
+                lambda: 0.0, _NoState(), workdir / "half.pt", tick
+            )
+            return compute_features(mine, self.parent.channel_order, self.feedback.crops)
+
+        return train
+
+
+def training_report(
+    report: Report, message: str, start: float, end: float
+) -> Callable[[float, int, float], None]:
+    """Make what a `Finetuner` tells its steps to, as a stage between two shares of the work."""
+
+    def tick(done: float, epoch: int, loss: float) -> None:
+        fraction = start + done * (end - start)
+        report(Progress(fraction, f"{message}, epoch {epoch}", {"epoch": epoch, "loss": loss}))
+
+    return tick
+
+
+class _NoState:
+    """Keeps nothing: what it is for is short, and the same when it is done again."""
+
+    def save(self, file: Path) -> None:
+        del file
+
+    def load(self, file: Path) -> bool:
+        del file
+        return False
+
+
+def _margins(spec: TrainingSpec, threshold: float) -> Margins:
+    derived = margins_around(threshold)
+    return Margins(
+        derived.genuine if spec.genuine_margin is None else spec.genuine_margin,
+        derived.impostor if spec.impostor_margin is None else spec.impostor_margin,
+    )
+
+
+def _computes_bfloat16() -> bool:
+    """Whether the processor does so itself: where it does not, bfloat16 is slower."""
+    return torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
