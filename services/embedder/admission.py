@@ -1,5 +1,6 @@
 """How much work the server takes on at once; what is more is refused at once."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,9 @@ class Admission:
     Args:
         max_images: Most images in flight.
         max_bytes: Most bytes of encoded pictures in flight.
+
+    Attributes:
+        idle: Set while nothing is in flight.
     """
 
     def __init__(self, max_images: int, max_bytes: int) -> None:
@@ -26,6 +30,8 @@ class Admission:
         self._max_bytes = max_bytes
         self._images = 0
         self._bytes = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     @contextmanager
     def admit(self, images: int, size: int, seconds_per_image: float) -> Iterator[None]:
@@ -57,4 +63,8 @@ class Admission:
     def _count(self, images: int, size: int) -> None:
         self._images += images
         self._bytes += size
+        if self._images:
+            self.idle.clear()
+        else:
+            self.idle.set()
         metrics.IMAGES_IN_FLIGHT.set(self._images)

@@ -11,6 +11,7 @@ from services.embedder.faces import Embedded, EmbeddedFace
 from services.embedder.pipeline import Pipeline
 from services.embedder.resident import LoadedModel, ResidentModels
 from services.embedder.settings import MAX_IMAGES_A_CALL
+from services.embedder.shadow import Shadow
 from shared.errors import InvalidInput
 from shared.model.faces import FaceImage
 
@@ -29,6 +30,7 @@ class FaceEmbedder:
         pipeline: Computes.
         admission: Bounds what is in flight.
         cache: What was computed before.
+        shadow: Is shown what was compared.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class FaceEmbedder:
         pipeline: Pipeline,
         admission: Admission,
         cache: EmbeddingCache,
+        shadow: Shadow,
     ) -> None:
         self._models = models
         self._pipeline = pipeline
         self._admission = admission
         self._cache = cache
+        self._shadow = shadow
 
     async def embed(
         self, faces: Sequence[FaceImage], deadline: float, model_version: str = ""
@@ -94,7 +98,9 @@ class FaceEmbedder:
             embedded = await self._embedded(model, named, deadline)
             faces = dict(zip(pictures, embedded, strict=True))
             vectors |= {name: face.embedding for name, face in faces.items()}
-        return compare(vectors, faces, model.manifest)
+        verdict = compare(vectors, faces, model.manifest)
+        self._shadow.offer(a, b, verdict)
+        return verdict
 
     async def _embedded(
         self, model: LoadedModel, named: Sequence[_NamedFace], deadline: float

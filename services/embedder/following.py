@@ -1,4 +1,4 @@
-"""Looks at an object of the registry again and again, and acts on what changed."""
+"""Looks at objects of the registry again and again."""
 
 import asyncio
 import logging
@@ -10,30 +10,42 @@ _T = TypeVar("_T")
 
 
 async def follow(
-    name: str,
-    read: Callable[[], _T],
-    changed: Callable[[_T], Awaitable[None]],
-    interval_s: float,
+    name: str, read: Callable[[], _T], look: Callable[[_T], Awaitable[None]], interval_s: float
 ) -> None:
-    """Follow one object until cancelled. While it cannot be read nothing changes.
+    """Follow one object until cancelled. While it cannot be read nothing happens.
 
     Args:
         name: What it is, for the log.
         read: Reads it. Blocks.
-        changed: Told what was read first, and each time that it is another.
+        look: Is given what was read, each time.
         interval_s: Seconds between two looks.
     """
-    last: list[_T] = []
-    readable = True
+    following = True
     while True:
         try:
-            value = await asyncio.to_thread(read)
-            if [value] != last:
-                await changed(value)
-                last = [value]
-            readable = True
+            await look(await asyncio.to_thread(read))
+            following = True
         except Exception as error:
-            if readable:
-                _log.warning("%s cannot be followed, it will be tried again: %s", name, error)
-            readable = False
+            if following:
+                _log.warning("the registry's %s cannot be followed, trying on: %s", name, error)
+            following = False
         await asyncio.sleep(interval_s)
+
+
+class Forgetting:
+    """Lets go of what was derived from faces when the erasure mark is another.
+
+    Args:
+        forget: What to call then.
+    """
+
+    def __init__(self, *forget: Callable[[], None]) -> None:
+        self._forget = forget
+        self._seen: int | None = None
+
+    async def look(self, generation: int) -> None:
+        """Compare the mark with the one seen before; at the first look nothing may be left."""
+        if generation != self._seen:
+            for forget in self._forget:
+                forget()
+            self._seen = generation

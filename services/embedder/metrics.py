@@ -47,3 +47,21 @@ CACHE_HITS: Final = _CACHE_IMAGES.labels("hit")
 CACHE_JOINED: Final = _CACHE_IMAGES.labels("joined")
 CACHE_MISSES: Final = _CACHE_IMAGES.labels("miss")
 CACHE_BYTES: Final = Gauge("magface_embedder_cache_bytes", "Memory taken by cached embeddings")
+SHADOW_PAIRS: Final = Counter(
+    "magface_embedder_shadow_pairs_total",
+    "Live comparisons offered to the candidate: agreed, disagreed, failed, or dropped",
+    ["outcome"],
+)
+SHADOW_SECONDS: Final = Histogram(
+    "magface_embedder_shadow_seconds",
+    "Time the candidate took for one image, on one thread of low priority",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+)
+SHADOW_AGREEMENT: Final = Gauge(
+    "magface_embedder_shadow_agreement",
+    "Share of live comparisons that the candidate decides as the serving version did",
+)
+SHADOW_SHIFT: Final = Gauge(
+    "magface_embedder_shadow_similarity_shift",
+    "Mean similarity by the candidate less that by the serving version",
+)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -11,18 +12,20 @@ from magface.v1 import embedder_pb2_grpc
 from services.embedder.admission import Admission
 from services.embedder.cache import EmbeddingCache
 from services.embedder.embedding import FaceEmbedder
-from services.embedder.following import follow
+from services.embedder.following import Forgetting, follow
 from services.embedder.loading import Loader
 from services.embedder.pipeline import Pipeline
 from services.embedder.resident import ResidentModels
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
+from services.embedder.shadow import Shadow
 from services.embedder.swap import LastServed, Swapper
 from services.embedder.work import deliver_on
 from shared.model.faces import FaceReader
 from shared.model.session import require_device
 from shared.registry.erasure import read_erasure
 from shared.registry.pointer import read_pointer
+from shared.registry.shadow import read_shadow
 from shared.registry.versions import VersionStore
 from shared.rpc.lifecycle import Lifecycle
 from shared.rpc.server import Build
@@ -49,17 +52,25 @@ def embedder(settings: EmbedderSettings) -> Build:
         admission = Admission(settings.max_images, settings.max_bytes)
         cache = EmbeddingCache(settings.cache_bytes)
         models = ResidentModels()
-        pointers = _pointers(settings)
-        swapper = _swapper(settings, models, pointers)
-        faces = FaceEmbedder(models, pipeline, admission, cache)
-        servicer = EmbedderServicer(faces, models, swapper)
+        pointers, loader = _pointers(settings), _loader(settings)
+        swapper = _swapper(settings, models, pointers, loader)
+        aside = _aside(settings, loader)
+        shadow = Shadow(models, reader, aside.load, admission.idle, settings.shadow_share)
+        forgetting = Forgetting(cache.clear, shadow.forget)
+        faces = FaceEmbedder(models, pipeline, admission, cache, shadow)
+        servicer = EmbedderServicer(faces, models, swapper, shadow)
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
         pipeline.start()
-        tasks = [
-            asyncio.create_task(swapper.run()),
-            asyncio.create_task(_forget_the_erased(settings, cache, pointers)),
-            asyncio.create_task(_announce(swapper, lifecycle)),
-        ]
+        interval = settings.poll_interval_s
+        erasures, candidates = partial(read_erasure, pointers), partial(read_shadow, pointers)
+        work = (
+            swapper.run(),
+            shadow.run(),
+            follow("erasure mark", erasures, forgetting.look, interval),
+            follow("shadow pointer", candidates, shadow.look, interval),
+            _announce(swapper, lifecycle),
+        )
+        tasks = [asyncio.create_task(each) for each in work]
         try:
             yield
         finally:
@@ -77,27 +88,28 @@ def _pointers(settings: EmbedderSettings) -> ObjectStore:
     return ObjectStore(settings.model_copy(update={"s3_timeout_s": timeout}))
 
 
-def _swapper(settings: EmbedderSettings, models: ResidentModels, pointers: ObjectStore) -> Swapper:
-    loader = Loader(
+def _loader(settings: EmbedderSettings) -> Loader:
+    return Loader(
         VersionStore(ObjectStore(settings), settings.cache_dir),
         settings.engine,
         settings.device,
         settings.engine_threads,
         settings.batch_images,
     )
+
+
+def _aside(settings: EmbedderSettings, loader: Loader) -> Loader:
+    """Load so that a session computes on its caller's thread, whose priority it then has."""
+    # Torch has one number of threads for the whole process.
+    return replace(loader, threads=1) if settings.engine == "onnxruntime" else loader
+
+
+def _swapper(
+    settings: EmbedderSettings, models: ResidentModels, pointers: ObjectStore, loader: Loader
+) -> Swapper:
     last_served = LastServed(settings.cache_dir / "last-served")
-    return Swapper(
-        models, partial(read_pointer, pointers), loader.load, last_served, settings.poll_interval_s
-    )
-
-
-async def _forget_the_erased(
-    settings: EmbedderSettings, cache: EmbeddingCache, pointers: ObjectStore
-) -> None:
-    async def forget(_: int) -> None:
-        cache.clear()
-
-    await follow("erasure", partial(read_erasure, pointers), forget, settings.poll_interval_s)
+    read = partial(read_pointer, pointers)
+    return Swapper(models, read, loader.load, last_served, settings.poll_interval_s)
 
 
 async def _announce(swapper: Swapper, lifecycle: Lifecycle) -> None:

@@ -11,6 +11,7 @@ from services.embedder.comparing import Side, StoredEmbedding
 from services.embedder.embedding import FaceEmbedder
 from services.embedder.faces import EmbeddedFace
 from services.embedder.resident import ResidentModels
+from services.embedder.shadow import Shadow
 from services.embedder.swap import Swapper
 from shared.errors import InvalidInput
 from shared.rpc.faces import face_from_proto
@@ -21,8 +22,11 @@ from shared.rpc.timestamps import pack_timestamp
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     """See ``protos/magface/v1/embedder.proto``."""
 
-    def __init__(self, embedder: FaceEmbedder, models: ResidentModels, swapper: Swapper) -> None:
+    def __init__(
+        self, embedder: FaceEmbedder, models: ResidentModels, swapper: Swapper, shadow: Shadow
+    ) -> None:
         self._embedder = embedder
+        self._shadow = shadow
         self._models = models
         self._swapper = swapper
 
@@ -57,10 +61,16 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         request: pb.GetModelRequest,  # noqa: ARG002
         context: Context,  # noqa: ARG002
     ) -> pb.GetModelResponse:
+        report = self._shadow.report
         response = pb.GetModelResponse(
             pending_version=self._swapper.pending_version,
             swap_error=self._swapper.swap_error,
             resident_versions=self._models.versions,
+            shadow_version=report.model_version,
+            shadow_pairs=report.pairs,
+            shadow_agreement=report.agreement,
+            shadow_similarity_shift=report.similarity_shift,
+            shadow_error=report.error,
         )
         if serving := self._models.serving:
             manifest, session = serving.model.manifest, serving.model.session

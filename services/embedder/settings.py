@@ -22,6 +22,7 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, ImageLimits):
         max_images: Images in flight, from which on calls are refused.
         max_bytes: Bytes of encoded pictures in flight, from which on calls are refused.
         cache_bytes: Memory for embeddings of images that may come again; 0 keeps none.
+        shadow_share: Of the comparisons that a candidate in the shadow tries as well, 0..1.
         cache_dir: Local copies of model versions, for a start without the store.
         poll_interval_s: Seconds between two looks at what should serve.
     """
@@ -34,5 +35,6 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, ImageLimits):
     max_images: int = Field(default=128, ge=MAX_IMAGES_A_CALL)
     max_bytes: int = Field(default=256 * 2**20, ge=2**20)
     cache_bytes: int = Field(default=256 * 2**20, ge=0)
+    shadow_share: float = Field(default=0.1, ge=0, le=1)
     cache_dir: Path = Path("embedder-cache")
     poll_interval_s: float = Field(default=0.5, gt=0)

@@ -13,6 +13,7 @@ from services.embedder.comparing import StoredEmbedding
 from services.embedder.embedding import FaceEmbedder
 from services.embedder.pipeline import Pipeline
 from services.embedder.resident import LoadedModel, ResidentModels
+from services.embedder.shadow import Shadow
 from services.embedder.work import deliver_on
 from shared.errors import InvalidInput, Overloaded, PreconditionFailed, Unavailable
 from shared.model.faces import FaceImage, FaceReader
@@ -26,10 +27,12 @@ class _Service:
     def __init__(self, max_images: int = 128, batch_images: int = 4, cache_bytes: int = 0) -> None:
         deliver = deliver_on(asyncio.get_running_loop())
         self.models = ResidentModels()
-        self.pipeline = Pipeline(FaceReader(ImageLimits()), 2, batch_images, deliver)
+        reader = FaceReader(ImageLimits())
+        self.pipeline = Pipeline(reader, 2, batch_images, deliver)
         self.admission = Admission(max_images, 2**24)
         self.cache = EmbeddingCache(cache_bytes)
-        self.faces = FaceEmbedder(self.models, self.pipeline, self.admission, self.cache)
+        shadow = Shadow(self.models, reader, model, self.admission.idle, 0.0)
+        self.faces = FaceEmbedder(self.models, self.pipeline, self.admission, self.cache, shadow)
 
     async def __aenter__(self) -> "_Service":
         self.pipeline.start()

@@ -276,6 +276,11 @@ class GetModelResponse(_message.Message):
     PENDING_VERSION_FIELD_NUMBER: _builtins.int
     SWAP_ERROR_FIELD_NUMBER: _builtins.int
     RESIDENT_VERSIONS_FIELD_NUMBER: _builtins.int
+    SHADOW_VERSION_FIELD_NUMBER: _builtins.int
+    SHADOW_PAIRS_FIELD_NUMBER: _builtins.int
+    SHADOW_AGREEMENT_FIELD_NUMBER: _builtins.int
+    SHADOW_SIMILARITY_SHIFT_FIELD_NUMBER: _builtins.int
+    SHADOW_ERROR_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     architecture: _builtins.str
     """For instance iresnet18."""
@@ -290,6 +295,18 @@ class GetModelResponse(_message.Message):
     """The version the registry asks for, when it is not the one that serves."""
     swap_error: _builtins.str
     """Why the last attempt to load pending_version failed; empty when none did."""
+    shadow_version: _builtins.str
+    """A candidate that judges a sample of the Verify calls with two images as well, unseen by
+    their callers and only while the server is idle; empty when the registry names none.
+    """
+    shadow_pairs: _builtins.int
+    """Calls it has judged since it or the serving version changed; of this replica."""
+    shadow_agreement: _builtins.float
+    """Share of them that it decided as the serving version did, each at its own threshold, 0..1."""
+    shadow_similarity_shift: _builtins.float
+    """Mean of its cosine similarity less the serving version's."""
+    shadow_error: _builtins.str
+    """Why it cannot be loaded, or could not compute the last time it failed; empty otherwise."""
     @_builtins.property
     def serving_since(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -316,10 +333,15 @@ class GetModelResponse(_message.Message):
         pending_version: _builtins.str = ...,
         swap_error: _builtins.str = ...,
         resident_versions: _abc.Iterable[_builtins.str] | None = ...,
+        shadow_version: _builtins.str = ...,
+        shadow_pairs: _builtins.int = ...,
+        shadow_agreement: _builtins.float = ...,
+        shadow_similarity_shift: _builtins.float = ...,
+        shadow_error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["serving_since", b"serving_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "channel_order", b"channel_order", "compatible_versions", b"compatible_versions", "embedding_size", b"embedding_size", "engine", b"engine", "model_version", b"model_version", "pending_version", b"pending_version", "resident_versions", b"resident_versions", "serving_since", b"serving_since", "swap_error", b"swap_error", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "channel_order", b"channel_order", "compatible_versions", b"compatible_versions", "embedding_size", b"embedding_size", "engine", b"engine", "model_version", b"model_version", "pending_version", b"pending_version", "resident_versions", b"resident_versions", "serving_since", b"serving_since", "shadow_agreement", b"shadow_agreement", "shadow_error", b"shadow_error", "shadow_pairs", b"shadow_pairs", "shadow_similarity_shift", b"shadow_similarity_shift", "shadow_version", b"shadow_version", "swap_error", b"swap_error", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
