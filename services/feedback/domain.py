@@ -70,7 +70,8 @@ class Submission:
 
     Attributes:
         image_a: Hex SHA-256, as is image_b; in the caller's order, never equal.
-        images: Facts of those of the two that came with their bytes.
+        images: Facts of those of the two whose objects were written for it.
+        epoch: Epoch of removals under which they were written; None without any.
     """
 
     image_a: str
@@ -81,6 +82,7 @@ class Submission:
     opinion: Opinion | None = None
     sureness: float | None = None
     images: tuple[ImageFacts, ...] = ()
+    epoch: int | None = None
 
     @property
     def pair(self) -> tuple[str, str]:

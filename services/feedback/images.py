@@ -88,6 +88,14 @@ class ImageVault:
         except NotFound as error:
             raise CorruptData(f"image {sha256} has a row, but no object: {error}") from error
 
+    async def remove(self, sha256: str) -> None:
+        """Delete an image's object; one that is not there is deleted already.
+
+        Raises:
+            Unavailable: If the object store cannot be reached in time.
+        """
+        await self._in_thread(self._objects.remove, image_key(sha256))
+
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 

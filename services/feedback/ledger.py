@@ -8,6 +8,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from services.feedback import derive, queries
 from services.feedback.domain import ImageFacts, Receipt, Submission
 from services.feedback.known import Known, read_known, receipt
+from services.feedback.removals import begin_upload, pass_gate
 from shared.errors import Conflict, MagFaceError, Unavailable
 from shared.storage.postgres import Pool, transaction
 
@@ -28,10 +29,16 @@ class Ledger:
         self._pool = pool
         self._minimum_votes = minimum_votes
 
-    async def look(self, submission: Submission) -> Known:
-        """Read what a submission names, and change nothing."""
+    async def look(self, submission: Submission) -> tuple[Known, int]:
+        """Read what a submission names, and the epoch to write objects under.
+
+        Raises:
+            Unavailable: If one of its images is being removed now.
+        """
         async with transaction(self._pool) as connection:
-            return await read_known(connection, [submission])
+            sent = [facts.sha256 for facts in submission.images]
+            epoch = await begin_upload(connection, sent)
+            return await read_known(connection, [submission]), epoch
 
     async def append(self, batch: Sequence[Submission]) -> list[Outcome]:
         """Store a batch; when this returns, what has a receipt is durable.
@@ -42,7 +49,8 @@ class Ledger:
         Returns:
             For each submission a receipt, or the error it was refused with: NotFound for
             an image that is not stored, AlreadyExists for a reused key or for bytes that
-            are stored with another alignment.
+            are stored with another alignment, Conflict if images were removed since its
+            objects were written.
 
         Raises:
             Unavailable: If the database cannot answer, or other writers came first again
@@ -63,8 +71,9 @@ class Ledger:
     async def _append(
         self, connection: AsyncConnection, batch: Sequence[Submission]
     ) -> list[Outcome]:
+        epoch = await pass_gate(connection)
         known = await read_known(connection, batch)
-        verdicts = [_judge(known, submission) for submission in batch]
+        verdicts = [_judge(known, submission, epoch) for submission in batch]
         stored = await self._store(connection, known) if known.accepted else {}
         return [
             verdict or _new_receipt(submission, known, stored)
@@ -86,7 +95,9 @@ class Ledger:
         }
 
 
-def _judge(known: Known, submission: Submission) -> Outcome | None:
+def _judge(known: Known, submission: Submission, epoch: int) -> Outcome | None:
+    if submission.epoch not in (None, epoch):
+        return Conflict("images were removed since the objects of this label were written")
     try:
         return known.judge(submission)
     except MagFaceError as error:

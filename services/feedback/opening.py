@@ -16,6 +16,7 @@ from magface.v1 import feedback_pb2_grpc
 from services.feedback.active import opened_active
 from services.feedback.derive import follow_rule
 from services.feedback.images import ImageVault
+from services.feedback.keeping import keep_in_order, opened_keeping
 from services.feedback.ledger import Ledger
 from services.feedback.servicer import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
@@ -43,20 +44,23 @@ async def feedback_service(
         PreconditionFailed: At the end, if the database cannot be migrated; the process has
             then sent itself SIGTERM.
     """
-    servicer = FeedbackServicer()
+    servicer = FeedbackServicer(settings.feedback_stream_labels)
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
     objects = ObjectStore(settings)
     async with (
         opened_store(settings, objects) as (store, pool),
         opened_active(settings, objects, pool) as active,
+        opened_keeping(settings, objects, pool) as keeping,
     ):
 
         async def come_up() -> None:
             await prepare(settings, objects)
             servicer.open(store)
             servicer.open_active(active)
+            servicer.open_keeping(keeping)
             await lifecycle.set_ready(True)
             await until_done(partial(follow_rule, pool, settings.feedback_minimum_votes))
+            await keep_in_order(settings, objects, keeping)
 
         opening = asyncio.create_task(come_up())
         opening.add_done_callback(_stop_if_failed)

@@ -11,6 +11,7 @@ from services.feedback.checks import check_text
 from services.feedback.images import CheckedImage, ImageVault, facts_from_row
 from services.feedback.known import check_alignment
 from services.feedback.ledger import image_columns
+from services.feedback.removals import begin_upload, require_epoch
 from shared.errors import Conflict, MagFaceError, Unavailable
 from shared.model.faces import FaceImage
 from shared.storage.postgres import Pool, transaction
@@ -126,7 +127,7 @@ class ImagePool:
             try:
                 await self._store(checked, intake)
                 return
-            except Conflict:  # then somebody stored one of them meanwhile, and it is known
+            except Conflict:  # one of them was stored meanwhile, or images were removed
                 continue
         raise Unavailable("other writers keep storing the same images; send them again")
 
@@ -143,6 +144,7 @@ class ImagePool:
     async def _store(self, checked: dict[str, _Checked], intake: Intake) -> None:
         hashes = [bytes.fromhex(sha256) for sha256 in checked]
         async with transaction(self._pool) as connection:
+            epoch = await begin_upload(connection, checked)
             cursor = await connection.execute(queries.IMAGES, {"hashes": hashes})
             here = {facts.sha256: facts for facts in map(facts_from_row, await cursor.fetchall())}
         refusals: dict[str, str] = {}
@@ -159,6 +161,7 @@ class ImagePool:
             if one.identity and sha256 not in refusals
         }
         async with transaction(self._pool) as connection:
+            await require_epoch(connection, epoch)
             columns = image_columns([image.facts for image in new])
             cursor = await connection.execute(queries.INSERT_IMAGES, columns)
             if len(await cursor.fetchall()) < len(new):

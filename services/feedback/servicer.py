@@ -1,14 +1,19 @@
 """Unpacks requests, calls the store, packs its answers."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
 from magface.v1 import feedback_pb2 as pb
 
 from services.feedback.active_servicer import ActiveServicer
 from services.feedback.domain import Feedback, Label, LabelledPair, Opinion, PairSummary
+from services.feedback.erasure_servicer import ErasureServicer
 from services.feedback.store import FeedbackStore
-from shared.errors import InvalidInput, Unavailable
+from services.feedback.streaming import answers_as_done
+from shared.errors import InvalidInput, MagFaceError, Overloaded, Unavailable
+from shared.rpc.errors import status_code
 from shared.rpc.faces import face_or_hash_from_proto, face_to_proto
 from shared.rpc.handlers import Context
 from shared.rpc.timestamps import pack_timestamp
@@ -21,11 +26,16 @@ _LABELS: Final[dict[pb.Label.ValueType, Label]] = {
 _NUMBERS: Final = {label: number for number, label in _LABELS.items()}
 
 
-class FeedbackServicer(ActiveServicer):
-    """The contract's FeedbackService over a store, UNAVAILABLE until it is given one."""
+class FeedbackServicer(ActiveServicer, ErasureServicer):
+    """The contract's FeedbackService over a store, UNAVAILABLE until it is given one.
 
-    def __init__(self) -> None:
+    Args:
+        stream_labels: Labels of one stream that may be read and not yet answered.
+    """
+
+    def __init__(self, stream_labels: int) -> None:
         super().__init__()
+        self._stream_labels = stream_labels
         self._opened: FeedbackStore | None = None
 
     def open(self, store: FeedbackStore) -> None:
@@ -43,6 +53,36 @@ class FeedbackServicer(ActiveServicer):
         request: pb.SubmitFeedbackRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.SubmitFeedbackResponse:
+        return await self._submit(request)
+
+    async def SubmitFeedbackStream(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.SubmitFeedbackStreamRequest],
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[pb.SubmitFeedbackStreamResponse]:
+        answers = answers_as_done(request_iterator, self._result, self._stream_labels)
+        async with aclosing(answers) as parts:
+            async for results in parts:
+                yield pb.SubmitFeedbackStreamResponse(results=results)
+
+    async def _result(self, request: pb.SubmitFeedbackStreamRequest) -> pb.FeedbackResult:
+        result = pb.FeedbackResult(idempotency_key=request.feedback.idempotency_key)
+        try:
+            result.stored.CopyFrom(await self._submit_in_turn(request.feedback))
+        except MagFaceError as error:
+            result.refused.code = status_code(error).value[0]
+            result.refused.message = str(error)
+        return result
+
+    async def _submit_in_turn(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:
+        while True:
+            try:
+                return await self._submit(request)
+            except Overloaded as error:
+                # A stream has read no more than it may: it waits where single calls are refused.
+                await asyncio.sleep(error.retry_after_s)
+
+    async def _submit(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:
         receipt = await self._store.submit(_feedback(request))
         return pb.SubmitFeedbackResponse(
             label_id=receipt.label_id,

@@ -18,9 +18,19 @@ class FeedbackSettings(
         feedback_queued_labels: Labels that may wait for their transaction; beyond,
             submitting is answered with RESOURCE_EXHAUSTED.
         feedback_image_threads: Threads that check pictures and talk to the object store.
+        feedback_stream_labels: Labels of one stream that are read and not yet answered.
+        feedback_retention_days: Images older than this many days are erased, with their
+            labels; unset, they are kept.
+        feedback_orphan_grace_s: Age from which the object of an image without a row, left
+            by a crash, is removed, in seconds.
+        feedback_sweep_every_s: Pause between two searches for such objects, in seconds.
     """
 
     feedback_minimum_votes: int = Field(default=1, ge=1)
     feedback_batch_labels: int = Field(default=256, ge=1)
     feedback_queued_labels: int = Field(default=4096, ge=1)
     feedback_image_threads: int = Field(default=8, ge=1)
+    feedback_stream_labels: int = Field(default=512, ge=1)
+    feedback_retention_days: int | None = Field(default=None, ge=1)
+    feedback_orphan_grace_s: float = Field(default=3600.0, ge=0)
+    feedback_sweep_every_s: float = Field(default=3600.0, gt=0)

@@ -23,12 +23,13 @@ from services.feedback.domain import (
 from services.feedback.images import CheckedImage, ImageVault, facts_from_row
 from services.feedback.ledger import Ledger
 from services.feedback.writer import BatchWriter
-from shared.errors import InvalidInput, NotFound
+from shared.errors import Conflict, CorruptData, InvalidInput, NotFound, Unavailable
 from shared.model.faces import FaceImage
 from shared.paging import read_page
 from shared.storage.postgres import Pool, transaction
 
 _BEFORE_ALL: Final = 2**63 - 1
+_ATTEMPTS: Final = 5
 
 
 class FeedbackStore:
@@ -87,15 +88,14 @@ class FeedbackStore:
         )
         if submission.image_a == submission.image_b:
             raise InvalidInput("image_b", "is the same image as image_a; two are needed")
-        if sent:
-            known = await self._ledger.look(submission)
-            if receipt := known.judge(submission):
-                return receipt
-            new = [image for image in sent if image.facts.sha256 in known.new_images]
-            await asyncio.gather(*map(self._vault.put, new))
-            # Only an image just written may get a row: one known a moment ago has its own.
-            submission = replace(submission, images=tuple(image.facts for image in new))
-        return await self._writer.submit(submission)
+        if not sent:
+            return await self._writer.submit(submission)
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._submit_with(sent, submission)
+            except Conflict:
+                continue
+        raise Unavailable("images keep being removed meanwhile; send it again")
 
     async def get_image(self, sha256: str) -> tuple[FaceImage, datetime]:
         """Give a stored image, and since when it is stored.
@@ -112,7 +112,12 @@ class FeedbackStore:
             raise NotFound(f"sha256: image {sha256} is not stored")
         *_, stored_at = row
         facts = facts_from_row(row)
-        data = await self._vault.get(sha256)
+        try:
+            data = await self._vault.get(sha256)
+        except CorruptData:
+            if not await self._has_row(sha256):
+                raise NotFound(f"sha256: image {sha256} was erased at this moment") from None
+            raise
         return FaceImage(data, facts.alignment, facts.landmarks), stored_at
 
     async def list_pairs(
@@ -167,6 +172,30 @@ class FeedbackStore:
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(queries.STATS)
             return Stats(*[int(number) for number in await cursor.fetchone() or ()])
+
+    async def _has_row(self, sha256: str) -> bool:
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(queries.IMAGES, {"hashes": [bytes.fromhex(sha256)]})
+            return await cursor.fetchone() is not None
+
+    async def _submit_with(self, sent: Sequence[CheckedImage], submission: Submission) -> Receipt:
+        """Store a label after its images' objects.
+
+        Raises:
+            Conflict: If one of its images was removed meanwhile.
+        """
+        known, epoch = await self._ledger.look(submission)
+        if receipt := known.judge(submission):
+            return receipt
+        new = [image for image in sent if image.facts.sha256 in known.new_images]
+        await asyncio.gather(*map(self._vault.put, new))
+        # Only an image just written may get a row: one known a moment ago has its own.
+        written = tuple(image.facts for image in new)
+        ready = replace(submission, images=written, epoch=epoch if new else None)
+        try:
+            return await self._writer.submit(ready)
+        except NotFound as error:
+            raise Conflict("an image known a moment ago was removed") from error
 
     async def _check_image(self, field: str, image: FaceImage | str) -> CheckedImage | str:
         if isinstance(image, str):

@@ -81,9 +81,13 @@ async def _abort(context: Context, status: Status) -> None:
     await context.abort(packed.code, packed.details, packed.trailing_metadata)
 
 
+def status_code(error: MagFaceError) -> grpc.StatusCode:
+    """Say with which status a call ends that raises an error of the domain."""
+    return next(code for kind, code in _CODES.items() if isinstance(error, kind))
+
+
 def _status(error: MagFaceError) -> Status:
-    code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
-    status = Status(code=code.value[0], message=_short(str(error)))
+    status = Status(code=status_code(error).value[0], message=_short(str(error)))
     detail = _detail(error)
     if detail is not None:
         status.details.add().Pack(detail)

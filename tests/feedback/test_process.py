@@ -17,7 +17,7 @@ from magface.v1 import feedback_pb2_grpc
 from services.feedback.settings import FeedbackSettings
 from shared.rpc.channel import open_sync_channel
 from shared.storage.objects import ObjectStore
-from tests.feedback.helpers import NOTHING, Stored, request
+from tests.feedback.helpers import NOTHING, Stored, request, sha256
 from tests.local.helpers import wait_until
 
 
@@ -78,6 +78,40 @@ def test_killed_between_object_and_row_it_leaves_an_object_and_loses_nothing(
     _, log = service.communicate(timeout=15)
     assert service.returncode == 0, log
     assert not (tmp_path / "second").exists()
+
+
+def test_an_erasure_cut_off_by_kill_9_is_finished_after_the_restart(
+    settings: FeedbackSettings,
+    stored: Callable[[], Stored],
+    database_url: str,
+    tmp_path: Path,
+) -> None:
+    label = request(1, 2)
+    erase = pb.DeleteImageRequest(sha256=sha256(1), requested_by="dpo", request_id="ticket")
+    service = _start(settings, tmp_path / "first")
+    with (
+        _connected(tmp_path / "first") as stub,
+        psycopg.connect(database_url) as blocker,
+        psycopg.connect(database_url, autocommit=True) as watcher,
+    ):
+        stub.SubmitFeedback(label)
+        blocker.execute("LOCK TABLE feedback.images IN SHARE MODE")
+        answer = stub.DeleteImage.future(erase)
+        intent = "SELECT FROM feedback.removals WHERE request_id = 'ticket'"
+        wait_until(lambda: watcher.execute(intent).fetchone() is not None, 10)
+        service.kill()
+        service.communicate()
+        with pytest.raises(grpc.RpcError):
+            answer.result(timeout=10)
+    assert (stored().images, stored().objects) == (2, 2)
+
+    service = _start(settings, tmp_path / "second")
+    with _connected(tmp_path / "second") as stub:
+        wait_until(lambda: stored().images == stored().objects == 1, 10)
+        wait_until(lambda: len(stub.ListAudit(pb.ListAuditRequest()).entries) == 1, 10)
+        assert stub.DeleteImage(erase).erasure.images == 1
+    service.terminate()
+    service.communicate(timeout=15)
 
 
 def test_on_a_database_it_does_not_know_it_ends_and_says_why(

@@ -40,6 +40,11 @@ class FeedbackServiceStub:
                 request_serializer=magface_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_feedback__pb2.SubmitFeedbackResponse.FromString,
                 _registered_method=True)
+        self.SubmitFeedbackStream = channel.stream_stream(
+                '/magface.v1.FeedbackService/SubmitFeedbackStream',
+                request_serializer=magface_dot_v1_dot_feedback__pb2.SubmitFeedbackStreamRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_feedback__pb2.SubmitFeedbackStreamResponse.FromString,
+                _registered_method=True)
         self.ListPairs = channel.unary_unary(
                 '/magface.v1.FeedbackService/ListPairs',
                 request_serializer=magface_dot_v1_dot_feedback__pb2.ListPairsRequest.SerializeToString,
@@ -59,6 +64,21 @@ class FeedbackServiceStub:
                 '/magface.v1.FeedbackService/GetStats',
                 request_serializer=magface_dot_v1_dot_feedback__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_feedback__pb2.GetStatsResponse.FromString,
+                _registered_method=True)
+        self.DeleteImage = channel.unary_unary(
+                '/magface.v1.FeedbackService/DeleteImage',
+                request_serializer=magface_dot_v1_dot_feedback__pb2.DeleteImageRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_feedback__pb2.DeleteImageResponse.FromString,
+                _registered_method=True)
+        self.DeleteSubject = channel.unary_unary(
+                '/magface.v1.FeedbackService/DeleteSubject',
+                request_serializer=magface_dot_v1_dot_feedback__pb2.DeleteSubjectRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_feedback__pb2.DeleteSubjectResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/magface.v1.FeedbackService/ListAudit',
+                request_serializer=magface_dot_v1_dot_feedback__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_feedback__pb2.ListAuditResponse.FromString,
                 _registered_method=True)
         self.ImportImages = channel.stream_unary(
                 '/magface.v1.FeedbackService/ImportImages',
@@ -94,6 +114,17 @@ class FeedbackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitFeedbackStream(self, request_iterator, context):
+        """Stores many labels. Each is answered by its idempotency key, several in one message, as
+        soon as it is durable or refused; answers come in the order in which labels are stored,
+        which need not be that of the stream. What one label is refused for does not end the
+        stream. The service reads no faster than it stores. After a cut the labels that were not
+        answered are sent again, and count once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPairs(self, request, context):
         """Lists pairs with their consensus, newest first, a page at a time.
         """
@@ -110,7 +141,9 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportPairs(self, request, context):
-        """Streams every pair that has a consensus, as of one data snapshot.
+        """Streams every pair that has a consensus, as of one data snapshot: the same set for ever,
+        but for what was erased since. A snapshot exported again lacks erased images, and the
+        pairs and labels they were in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,6 +151,34 @@ class FeedbackServiceServicer:
 
     def GetStats(self, request, context):
         """Counts what is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteImage(self, request, context):
+        """Erases an image: its bytes, its pairs, their labels, and what was derived from them. When
+        it answers, nothing of it is stored, and embedders were told to drop what they cached; an
+        image may be sent again later. The same call again erases what came back since.
+
+        What stays is the request's id, who asked, and counts. UNAVAILABLE when a store cannot be
+        reached or another server is at it: what was asked for is recorded then, and is carried
+        out by itself; the same call again tells whether it is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSubject(self, request, context):
+        """Erases, as DeleteImage does, every image of a person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """Lists who erased what and when, newest first; who labelled is said by the labels. Entries
+        are never changed or removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,6 +222,11 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     request_deserializer=magface_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.FromString,
                     response_serializer=magface_dot_v1_dot_feedback__pb2.SubmitFeedbackResponse.SerializeToString,
             ),
+            'SubmitFeedbackStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.SubmitFeedbackStream,
+                    request_deserializer=magface_dot_v1_dot_feedback__pb2.SubmitFeedbackStreamRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_feedback__pb2.SubmitFeedbackStreamResponse.SerializeToString,
+            ),
             'ListPairs': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPairs,
                     request_deserializer=magface_dot_v1_dot_feedback__pb2.ListPairsRequest.FromString,
@@ -180,6 +246,21 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=magface_dot_v1_dot_feedback__pb2.GetStatsRequest.FromString,
                     response_serializer=magface_dot_v1_dot_feedback__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'DeleteImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteImage,
+                    request_deserializer=magface_dot_v1_dot_feedback__pb2.DeleteImageRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_feedback__pb2.DeleteImageResponse.SerializeToString,
+            ),
+            'DeleteSubject': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSubject,
+                    request_deserializer=magface_dot_v1_dot_feedback__pb2.DeleteSubjectRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_feedback__pb2.DeleteSubjectResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=magface_dot_v1_dot_feedback__pb2.ListAuditRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_feedback__pb2.ListAuditResponse.SerializeToString,
             ),
             'ImportImages': grpc.stream_unary_rpc_method_handler(
                     servicer.ImportImages,
@@ -225,6 +306,33 @@ class FeedbackService:
             '/magface.v1.FeedbackService/SubmitFeedback',
             magface_dot_v1_dot_feedback__pb2.SubmitFeedbackRequest.SerializeToString,
             magface_dot_v1_dot_feedback__pb2.SubmitFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitFeedbackStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/magface.v1.FeedbackService/SubmitFeedbackStream',
+            magface_dot_v1_dot_feedback__pb2.SubmitFeedbackStreamRequest.SerializeToString,
+            magface_dot_v1_dot_feedback__pb2.SubmitFeedbackStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -333,6 +441,87 @@ class FeedbackService:
             '/magface.v1.FeedbackService/GetStats',
             magface_dot_v1_dot_feedback__pb2.GetStatsRequest.SerializeToString,
             magface_dot_v1_dot_feedback__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.FeedbackService/DeleteImage',
+            magface_dot_v1_dot_feedback__pb2.DeleteImageRequest.SerializeToString,
+            magface_dot_v1_dot_feedback__pb2.DeleteImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSubject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.FeedbackService/DeleteSubject',
+            magface_dot_v1_dot_feedback__pb2.DeleteSubjectRequest.SerializeToString,
+            magface_dot_v1_dot_feedback__pb2.DeleteSubjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.FeedbackService/ListAudit',
+            magface_dot_v1_dot_feedback__pb2.ListAuditRequest.SerializeToString,
+            magface_dot_v1_dot_feedback__pb2.ListAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,13 @@ class FeedbackServiceStub:
     RESOURCE_EXHAUSTED (with RetryInfo) when too many labels wait; UNAVAILABLE when a
     store cannot be reached: the same call may be sent again and counts once.
     """
+    SubmitFeedbackStream: _grpc.StreamStreamMultiCallable[_feedback_pb2.SubmitFeedbackStreamRequest, _feedback_pb2.SubmitFeedbackStreamResponse]
+    """Stores many labels. Each is answered by its idempotency key, several in one message, as
+    soon as it is durable or refused; answers come in the order in which labels are stored,
+    which need not be that of the stream. What one label is refused for does not end the
+    stream. The service reads no faster than it stores. After a cut the labels that were not
+    answered are sent again, and count once.
+    """
     ListPairs: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListPairsRequest, _feedback_pb2.ListPairsResponse]
     """Lists pairs with their consensus, newest first, a page at a time."""
     GetImage: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.GetImageRequest, _feedback_pb2.GetImageResponse]
@@ -49,9 +56,27 @@ class FeedbackServiceStub:
     taken as. NOT_FOUND when it is not stored.
     """
     ExportPairs: _grpc.UnaryStreamMultiCallable[_feedback_pb2.ExportPairsRequest, _feedback_pb2.ExportPairsResponse]
-    """Streams every pair that has a consensus, as of one data snapshot."""
+    """Streams every pair that has a consensus, as of one data snapshot: the same set for ever,
+    but for what was erased since. A snapshot exported again lacks erased images, and the
+    pairs and labels they were in.
+    """
     GetStats: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.GetStatsRequest, _feedback_pb2.GetStatsResponse]
     """Counts what is stored."""
+    DeleteImage: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.DeleteImageRequest, _feedback_pb2.DeleteImageResponse]
+    """Erases an image: its bytes, its pairs, their labels, and what was derived from them. When
+    it answers, nothing of it is stored, and embedders were told to drop what they cached; an
+    image may be sent again later. The same call again erases what came back since.
+
+    What stays is the request's id, who asked, and counts. UNAVAILABLE when a store cannot be
+    reached or another server is at it: what was asked for is recorded then, and is carried
+    out by itself; the same call again tells whether it is done.
+    """
+    DeleteSubject: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.DeleteSubjectRequest, _feedback_pb2.DeleteSubjectResponse]
+    """Erases, as DeleteImage does, every image of a person."""
+    ListAudit: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListAuditRequest, _feedback_pb2.ListAuditResponse]
+    """Lists who erased what and when, newest first; who labelled is said by the labels. Entries
+    are never changed or removed.
+    """
     ImportImages: _grpc.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]
     """Puts images into the pool that NextPairs chooses from, without labels. What is wrong with
     one image does not end the stream: it is counted and named in the answer. The same bytes
@@ -84,6 +109,13 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     RESOURCE_EXHAUSTED (with RetryInfo) when too many labels wait; UNAVAILABLE when a
     store cannot be reached: the same call may be sent again and counts once.
     """
+    SubmitFeedbackStream: _aio.StreamStreamMultiCallable[_feedback_pb2.SubmitFeedbackStreamRequest, _feedback_pb2.SubmitFeedbackStreamResponse]  # type: ignore[assignment]
+    """Stores many labels. Each is answered by its idempotency key, several in one message, as
+    soon as it is durable or refused; answers come in the order in which labels are stored,
+    which need not be that of the stream. What one label is refused for does not end the
+    stream. The service reads no faster than it stores. After a cut the labels that were not
+    answered are sent again, and count once.
+    """
     ListPairs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListPairsRequest, _feedback_pb2.ListPairsResponse]  # type: ignore[assignment]
     """Lists pairs with their consensus, newest first, a page at a time."""
     GetImage: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetImageRequest, _feedback_pb2.GetImageResponse]  # type: ignore[assignment]
@@ -91,9 +123,27 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     taken as. NOT_FOUND when it is not stored.
     """
     ExportPairs: _aio.UnaryStreamMultiCallable[_feedback_pb2.ExportPairsRequest, _feedback_pb2.ExportPairsResponse]  # type: ignore[assignment]
-    """Streams every pair that has a consensus, as of one data snapshot."""
+    """Streams every pair that has a consensus, as of one data snapshot: the same set for ever,
+    but for what was erased since. A snapshot exported again lacks erased images, and the
+    pairs and labels they were in.
+    """
     GetStats: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetStatsRequest, _feedback_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Counts what is stored."""
+    DeleteImage: _aio.UnaryUnaryMultiCallable[_feedback_pb2.DeleteImageRequest, _feedback_pb2.DeleteImageResponse]  # type: ignore[assignment]
+    """Erases an image: its bytes, its pairs, their labels, and what was derived from them. When
+    it answers, nothing of it is stored, and embedders were told to drop what they cached; an
+    image may be sent again later. The same call again erases what came back since.
+
+    What stays is the request's id, who asked, and counts. UNAVAILABLE when a store cannot be
+    reached or another server is at it: what was asked for is recorded then, and is carried
+    out by itself; the same call again tells whether it is done.
+    """
+    DeleteSubject: _aio.UnaryUnaryMultiCallable[_feedback_pb2.DeleteSubjectRequest, _feedback_pb2.DeleteSubjectResponse]  # type: ignore[assignment]
+    """Erases, as DeleteImage does, every image of a person."""
+    ListAudit: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListAuditRequest, _feedback_pb2.ListAuditResponse]  # type: ignore[assignment]
+    """Lists who erased what and when, newest first; who labelled is said by the labels. Entries
+    are never changed or removed.
+    """
     ImportImages: _aio.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]  # type: ignore[assignment]
     """Puts images into the pool that NextPairs chooses from, without labels. What is wrong with
     one image does not end the stream: it is counted and named in the answer. The same bytes
@@ -131,6 +181,19 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def SubmitFeedbackStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_feedback_pb2.SubmitFeedbackStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feedback_pb2.SubmitFeedbackStreamResponse], _abc.AsyncIterator[_feedback_pb2.SubmitFeedbackStreamResponse]]:
+        """Stores many labels. Each is answered by its idempotency key, several in one message, as
+        soon as it is durable or refused; answers come in the order in which labels are stored,
+        which need not be that of the stream. What one label is refused for does not end the
+        stream. The service reads no faster than it stores. After a cut the labels that were not
+        answered are sent again, and count once.
+        """
+
+    @_abc_1.abstractmethod
     def ListPairs(
         self,
         request: _feedback_pb2.ListPairsRequest,
@@ -154,7 +217,10 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.ExportPairsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feedback_pb2.ExportPairsResponse], _abc.AsyncIterator[_feedback_pb2.ExportPairsResponse]]:
-        """Streams every pair that has a consensus, as of one data snapshot."""
+        """Streams every pair that has a consensus, as of one data snapshot: the same set for ever,
+        but for what was erased since. A snapshot exported again lacks erased images, and the
+        pairs and labels they were in.
+        """
 
     @_abc_1.abstractmethod
     def GetStats(
@@ -163,6 +229,39 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.GetStatsResponse, _abc.Awaitable[_feedback_pb2.GetStatsResponse]]:
         """Counts what is stored."""
+
+    @_abc_1.abstractmethod
+    def DeleteImage(
+        self,
+        request: _feedback_pb2.DeleteImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.DeleteImageResponse, _abc.Awaitable[_feedback_pb2.DeleteImageResponse]]:
+        """Erases an image: its bytes, its pairs, their labels, and what was derived from them. When
+        it answers, nothing of it is stored, and embedders were told to drop what they cached; an
+        image may be sent again later. The same call again erases what came back since.
+
+        What stays is the request's id, who asked, and counts. UNAVAILABLE when a store cannot be
+        reached or another server is at it: what was asked for is recorded then, and is carried
+        out by itself; the same call again tells whether it is done.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteSubject(
+        self,
+        request: _feedback_pb2.DeleteSubjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.DeleteSubjectResponse, _abc.Awaitable[_feedback_pb2.DeleteSubjectResponse]]:
+        """Erases, as DeleteImage does, every image of a person."""
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _feedback_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.ListAuditResponse, _abc.Awaitable[_feedback_pb2.ListAuditResponse]]:
+        """Lists who erased what and when, newest first; who labelled is said by the labels. Entries
+        are never changed or removed.
+        """
 
     @_abc_1.abstractmethod
     def ImportImages(

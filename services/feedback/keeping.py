@@ -1,0 +1,104 @@
+"""What keeps the stores in order meanwhile: erasures finished, old images erased, orphans swept."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Final
+
+from services.feedback.erasure import Eraser
+from services.feedback.images import ImageVault
+from services.feedback.settings import FeedbackSettings
+from shared.errors import MagFaceError
+from shared.storage.objects import ObjectStore, StoredObject, image_key
+from shared.storage.postgres import Pool
+
+logger = logging.getLogger(__name__)
+
+_LISTED_AT_ONCE: Final = 500
+_FINISH_EVERY_S: Final = 5.0
+_EXPIRE_EVERY_S: Final = 600.0
+# The removal of an object waits its turn for up to three timeouts, and tries up to three times.
+_LEASE_TIMEOUTS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What erases, and the database that says what was erased."""
+
+    eraser: Eraser
+    pool: Pool
+
+
+@asynccontextmanager
+async def opened_keeping(
+    settings: FeedbackSettings, objects: ObjectStore, pool: Pool
+) -> AsyncIterator[Keeping]:
+    """Put together what erases, without waiting for what it stands on."""
+    vault = ImageVault(
+        objects, settings, settings.feedback_image_threads, wait_s=3 * settings.s3_timeout_s
+    )
+    eraser = Eraser(pool, vault, objects, lease_s=_LEASE_TIMEOUTS * settings.s3_timeout_s)
+    try:
+        yield Keeping(eraser, pool)
+    finally:
+        await eraser.close()
+        vault.close()
+
+
+async def keep_in_order(settings: FeedbackSettings, objects: ObjectStore, keeping: Keeping) -> None:
+    """Finish erasures, apply the retention and sweep orphans, each at its pace, for ever."""
+    eraser = keeping.eraser
+    grace = timedelta(seconds=settings.feedback_orphan_grace_s)
+
+    async def expire() -> None:
+        if settings.feedback_retention_days is not None:
+            age = timedelta(days=settings.feedback_retention_days)
+            await eraser.erase_older(datetime.now(UTC) - age)
+
+    async def clear() -> None:
+        await sweep(objects, eraser, grace)
+
+    await asyncio.gather(
+        _repeat(eraser.finish, _FINISH_EVERY_S),
+        _repeat(expire, _EXPIRE_EVERY_S),
+        _repeat(clear, settings.feedback_sweep_every_s),
+    )
+
+
+async def sweep(objects: ObjectStore, eraser: Eraser, grace: timedelta) -> None:
+    """Remove image objects without a row that are older than a grace period.
+
+    The grace is a courtesy to uploads under way, which would have to begin anew; that none is
+    harmed does not rest on it, nor on clocks that agree (see `removals.py`).
+
+    Raises:
+        Unavailable: If a store cannot be reached; the next sweep goes on.
+    """
+    listing = objects.list("images/")
+    while page := await asyncio.to_thread(lambda: list(islice(listing, _LISTED_AT_ONCE))):
+        latest = datetime.now(UTC) - grace
+        if old := list(_hashes(page, latest)):
+            await eraser.remove_orphans(old)
+
+
+def _hashes(page: list[StoredObject], latest: datetime) -> Iterator[str]:
+    for found in page:
+        sha256 = found.key.rpartition("/")[2]
+        if found.key == image_key(sha256) and found.modified_at <= latest:
+            yield sha256
+
+
+async def _repeat(work: Callable[[], Awaitable[None]], every_s: float) -> None:
+    while True:
+        try:
+            await work()
+        except MagFaceError as error:
+            logger.warning("not done yet, trying again later: %s", error)
+        except Exception:
+            # One kind of work that fails must not end the others.
+            logger.exception("keeping order failed, trying again later")
+        await asyncio.sleep(every_s)
