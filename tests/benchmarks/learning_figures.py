@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.evaluation.calibration import fit_probability
 from shared.evaluation.metrics import roc
 from shared.evaluation.scores import Scores
 
@@ -19,7 +20,9 @@ class Figures:
 
     Attributes:
         accuracy: At `threshold`.
-        threshold: With the fewest errors on the calibration people.
+        threshold: Where the probability that is calibrated on the calibration people is one
+            half, as the product sets it.
+        accuracy_at_fewest: At the threshold with the fewest errors on the calibration people.
         tar: At a FAR of `FAR`.
         stored_tar: The same with one embedding of each pair stored by the parent.
         magnitude: Mean.
@@ -27,6 +30,7 @@ class Figures:
 
     accuracy: float
     threshold: float
+    accuracy_at_fewest: float
     tar: float
     stored_tar: float
     magnitude: float
@@ -45,15 +49,17 @@ def figures(
         stored: The parent's features of the test people's images.
     """
     known, persons = calibration
-    threshold, _ = roc(*_balanced(_scores(known, known, persons))).best()
+    calibration_scores = _scores(known, known, persons)
+    threshold = fit_probability(calibration_scores).even
+    fewest, _ = roc(*_balanced(calibration_scores)).best()
     features, persons = test
     scores = _scores(features, features, persons)
     _, tar = roc(scores).at_far(FAR)
     _, stored_tar = roc(_scores(features, stored, persons)).at_far(FAR)
-    right = scores.decisions(threshold) == scores.genuine
     return Figures(
-        accuracy=float((right[scores.genuine].mean() + right[~scores.genuine].mean()) / 2),
+        accuracy=_accuracy(scores, threshold),
         threshold=threshold,
+        accuracy_at_fewest=_accuracy(scores, fewest),
         tar=tar,
         stored_tar=stored_tar,
         magnitude=float(np.linalg.norm(features, axis=1).mean()),
@@ -66,6 +72,11 @@ def _scores(left: Floats, right: Floats, persons: NDArray[np.int64]) -> Scores:
     couples = ~np.eye(len(persons), dtype=bool)
     same = persons[:, None] == persons[None, :]
     return Scores(similarity[couples], same[couples])
+
+
+def _accuracy(scores: Scores, threshold: float) -> float:
+    right = scores.decisions(threshold) == scores.genuine
+    return float((right[scores.genuine].mean() + right[~scores.genuine].mean()) / 2)
 
 
 def _balanced(scores: Scores) -> tuple[Scores, NDArray[np.float64]]:

@@ -87,7 +87,8 @@ class KeptRows:
             case _:
                 sources = _digest_sources("services.trainer")
         name = json.dumps(asdict(row)) if isinstance(row, Row) else row
-        return f"{name} {self._material} {sources}"
+        measures = _digest_sources("tests.benchmarks.learning_figures")
+        return f"{name} {self._material} {sources} {measures}"
 
 
 def _digest_sources(package: str) -> str:

@@ -20,6 +20,7 @@ _HEAD = (
     "people splits",
     "accuracy",
     "gain, points",
+    "gain at the threshold of fewest errors",
     "TAR@FAR 1e-2",
     "gain",
     "old against new, TAR@FAR 1e-2",
@@ -81,17 +82,19 @@ def _line(people: str, view: str, recipe: str, wrong: bool, measured: Measured) 
         ", ".join(str(row.seed) for row in rows),
         _number(accuracy, 3),
     ]
-    gains = ["-", "-"]
+    fewest = [figures["accuracy_at_fewest"] for figures in own]
+    gains = ["-", "-", "-"]
     if recipe != "parent" and all(parents):
         gains = [
             _number(_minus(accuracy, parents, "accuracy", 100), 1, signed=True),
+            _number(_minus(fewest, parents, "accuracy_at_fewest", 100), 1, signed=True),
             _number(_minus(tar, parents, "tar", 1), 3, signed=True),
         ]
     return [
         *line,
-        gains[0],
+        *gains[:2],
         _number(tar, 3),
-        gains[1],
+        gains[2],
         *(
             _number([figures[name] for figures in own], digits)
             for name, digits in (("stored_tar", 3), ("threshold", 2), ("magnitude", 1))
