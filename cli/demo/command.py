@@ -95,9 +95,17 @@ def _readable(summary: dict[str, Any]) -> RenderableType:
     shown = table("", "before", "after", rows=rows, title=title)
     shown.caption = (
         f"swapped under {swap['requests']} Verify calls: {swap['failed']} failed, "
-        f"{swap['mixed_versions']} mixed versions; {summary['seconds']:.0f} s in all"
+        f"{swap['mixed_versions']} mixed versions; {summary['seconds']:.0f} s in all, of which "
+        f"{_times(summary['correction'])}"
     )
     return shown
+
+
+def _times(correction: dict[str, Any]) -> str:
+    stages = [f"{stage} {seconds:.1f}" for stage, seconds in correction["stages"].items()]
+    return (
+        f"{correction['seconds']:.0f} s from the request to train to the end: {', '.join(stages)}"
+    )
 
 
 def _show(value: float) -> str:

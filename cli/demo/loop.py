@@ -13,6 +13,7 @@ from cli import connection
 from cli.bulk_feedback import import_pair_set
 from cli.demo.measure import measure, score_by_service
 from cli.demo.people import DemoPeople
+from cli.demo.stages import StageClock
 from cli.demo.traffic import VerifyTraffic, count_mixed
 from cli.job_progress import wait_for_job
 from cli.models import upload_checkpoint
@@ -66,9 +67,12 @@ def run_loop(stack: Path, people: DemoPeople, say: Callable[[str], None]) -> dic
         say(f"{len(people.feedback)} pairs of other people are labelled; fine-tuning on them")
         references = dict([score_by_service(embedder, sample)])
         with VerifyTraffic(embedder, sample) as traffic:
-            job = _train(trainer, traffic)
+            clock = StageClock()
+            job = _train(trainer, traffic, clock)
             if job.gate.passed:
+                clock.enter("swapping")
                 _wait_until_served(embedder, job.model_version)
+            correction = clock.stop()
             say(_verdict(job))
             references |= dict([score_by_service(embedder, sample)])
         after = measure(embedder, people.validation, people.test)
@@ -86,6 +90,7 @@ def run_loop(stack: Path, people: DemoPeople, say: Callable[[str], None]) -> dic
             "failed": len(traffic.failures),
             "mixed_versions": count_mixed(traffic.answers, references),
         },
+        "correction": correction,
         "seconds": time.perf_counter() - started,
         "model_version": {"before": before.model_version, "after": after.model_version},
         "gate": to_plain(job)["gate"],
@@ -99,8 +104,9 @@ def _submit(stack: Path, pairs: PairSet) -> None:
         raise MagFaceError(f"{len(done.rejected)} labels were refused: {done.rejected[0]['why']}")
 
 
-def _train(stub: TrainerServiceStub, traffic: VerifyTraffic) -> trainer_pb2.Job:
+def _train(stub: TrainerServiceStub, traffic: VerifyTraffic, clock: StageClock) -> trainer_pb2.Job:
     def on_event(event: trainer_pb2.WatchJobResponse) -> None:
+        clock.enter(event.job.message)
         if event.job.progress >= _SWAP_IS_NEAR:
             traffic.hurry()
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cli.demo.people import people_of_folder
+from cli.demo.stages import StageClock
 from cli.demo.traffic import Answer, count_mixed
 from shared.datasets.render import write_people
 from shared.errors import InvalidInput
@@ -61,3 +62,14 @@ def test_the_whole_demo_learns_at_least_four_points_and_fails_no_call(tmp_path: 
     assert summary["swap"]["requests"] > 100
     assert summary["swap"]["failed"] == 0
     assert summary["swap"]["mixed_versions"] == 0
+
+
+def test_the_clock_adds_up_each_stage() -> None:
+    times = iter([0.0, 1.0, 3.0, 8.0, 10.0])
+    clock = StageClock(lambda: next(times))
+    for message in ("decoding", "training, epoch 1", "training, epoch 2", "", "judging"):
+        clock.enter(message)
+    assert clock.stop() == {
+        "seconds": 10.0,
+        "stages": {"waiting for a worker": 1.0, "decoding": 2.0, "training": 5.0, "judging": 2.0},
+    }
