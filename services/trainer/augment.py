@@ -46,6 +46,26 @@ def augmentation(probability: float) -> v2.Transform:
     )
 
 
+def light_changes() -> v2.Transform:
+    """Changes that leave a good picture a good one: mirror, geometry, light.
+
+    Returns:
+        As `augmentation` does.
+    """
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.RandomAffine(
+                degrees=8,
+                translate=(0.04, 0.04),
+                scale=(0.92, 1.08),
+                interpolation=v2.InterpolationMode.BILINEAR,
+            ),
+            v2.RandomApply([v2.ColorJitter(brightness=(0.6, 1.3), contrast=(0.8, 1.2))], 0.3),
+        ]
+    )
+
+
 def _through_jpeg(crop: torch.Tensor) -> torch.Tensor:
     # torchvision has deprecated its own.
     quality = int(torch.randint(_WORST_JPEG, _BEST_JPEG + 1, ()))

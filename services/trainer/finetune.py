@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Module
 
-from services.trainer.augment import augment, augmentation
+from services.trainer.augment import augment, augmentation, light_changes
 from services.trainer.dataset import Batch, Crops
 from services.trainer.distributed import (
     agreed,
@@ -27,7 +28,6 @@ from services.trainer.distributed import (
 )
 from services.trainer.features import Features
 from services.trainer.objectives import Objective
-from services.trainer.pairgraph import Indices
 from services.trainer.training import EpochState
 from shared.errors import CorruptData
 from shared.model.iresnet import IResNet
@@ -53,9 +53,6 @@ class Faces:
     crops: Crops
     parent: Features
 
-    def only(self, images: Indices) -> "Faces":
-        return Faces(self.crops[images], self.parent[images])
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -67,6 +64,9 @@ class Plan:
         seed: Of order and augmentation.
         augmentation: Probability of each step of `augmentation`; None leaves images alone.
         replay: Replayed faces a step.
+        of_parent: Share of the parent in the weights that come of it: a step back along the
+            way gone keeps more of what the parent knew than it costs of what was learned
+            (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models").
         mixed_precision: Compute in bfloat16 where torch holds it safe.
         images_at_once: Most images whose inner values are kept at a time; a step of more
             computes each of them twice.
@@ -77,6 +77,7 @@ class Plan:
     seed: int
     augmentation: float | None = 0.3
     replay: int = 16
+    of_parent: float = 0.0
     weight_decay: float = 0.05
     warm_up: float = 0.1
     clip: float = 5.0
@@ -104,7 +105,8 @@ class Finetuner:
         objective: What to minimise.
         feedback: The labelled images.
         batches: Deals them out.
-        replay: Faces to go on seeing as the parent does; None where there are none.
+        replay: uint8 [M, 112, 112, 3], BGR: faces to go on seeing as the parent does, with
+            light changes that are new each time; None for no replay.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Finetuner:
         objective: Objective,
         feedback: Faces,
         batches: Batches,
-        replay: Faces | None,
+        replay: Crops | None,
     ) -> None:
         self._network = network
         self._replica = replicated(network)
@@ -125,11 +127,13 @@ class Finetuner:
         self._objective = objective
         self._feedback = feedback
         self._batches = batches
-        self._replay = replay if plan.replay else None
+        self._replay = replay
+        self._parent = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
         self._optimizer = torch.optim.AdamW(
             network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
         )
         self._change = None if plan.augmentation is None else augmentation(plan.augmentation)
+        self._light_change = light_changes()
         self._device = next(network.parameters()).device
         self._best: dict[str, Any] = {}
         self._history: list[Epoch] = []
@@ -150,7 +154,7 @@ class Finetuner:
             tick: Called each step with the share done, the epoch and the loss.
 
         Returns:
-            Every epoch; the network then holds the weights of the best one.
+            Every epoch; the network then holds what comes of the best one.
 
         Raises:
             CorruptData: If the loss is no number any more.
@@ -167,8 +171,15 @@ class Finetuner:
                 torch.save(self._snapshot(), file)
                 state.save(file)
         self._network.load_state_dict(self._best)
+        self._step_back()
         self._network.eval()
         return list(self._history)
+
+    def _step_back(self) -> None:
+        pairs = zip(self._network.parameters(), self._parent.parameters(), strict=True)
+        with torch.no_grad():
+            for weights, before in pairs:
+                weights.lerp_(before, self._plan.of_parent)
 
     def _finish(self, epoch: Epoch) -> None:
         # On a tie the later one: it has seen more.
@@ -214,9 +225,10 @@ class Finetuner:
             crops = augment(crops, self._change)
         parent = self._feedback.parent[batch.images]
         if self._replay is not None:
-            again = generator.integers(len(self._replay.crops), size=self._plan.replay)
-            crops = np.concatenate([crops, self._replay.crops[again]])
-            parent = np.concatenate([parent, self._replay.parent[again]])
+            again = generator.integers(len(self._replay), size=self._plan.replay)
+            replayed = augment(self._replay[again], self._light_change)
+            seen = self._as_parent(replayed)
+            crops, parent = np.concatenate([crops, replayed]), np.concatenate([parent, seen])
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._backward(crops, partial(self._loss, batch, self._on_device(parent)))
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._plan.clip)
@@ -246,7 +258,7 @@ class Finetuner:
         own = crops[own_share(len(crops))]
         parts = np.array_split(own, -(-len(own) // self._plan.images_at_once) or 1)
         with torch.set_grad_enabled(len(parts) == 1):
-            features = torch.cat([self._forward(part) for part in parts])
+            features = torch.cat([self._forward(part, self._replica) for part in parts])
         features.requires_grad_()
         loss = loss_of(gathered(features, len(crops)))
         # The gradients of the processes add up to the whole one, and are averaged.
@@ -258,13 +270,17 @@ class Finetuner:
         pieces = torch.split(gradient, [len(part) for part in parts])
         for place, (part, piece) in enumerate(zip(parts, pieces, strict=True), 1):
             with shared_after(self._replica, last=place == len(parts)):
-                self._forward(part).backward(piece)  # type: ignore[no-untyped-call]
+                self._forward(part, self._replica).backward(piece)  # type: ignore[no-untyped-call]
         return loss
 
-    def _forward(self, crops: Crops) -> Tensor:
+    def _as_parent(self, crops: Crops) -> Features:
+        with torch.no_grad():
+            return self._forward(crops, self._parent).cpu().numpy()
+
+    def _forward(self, crops: Crops, network: Module) -> Tensor:
         images = self._on_device(network_input(crops, self._channel_order))
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._plan.mixed_precision):
-            features: Tensor = self._replica(images)
+            features: Tensor = network(images)
         return features.float()
 
     def _on_device(self, array: NDArray[np.float32]) -> Tensor:

@@ -100,9 +100,7 @@ def run_training(
             ("the reference", watched.crops, _EMBEDDED, _WATCHED),
         )
     )
-    workshop = Workshop(
-        spec, manifest, before, watched_before.only(watched.replayed), images_at_once
-    )
+    workshop = Workshop(spec, manifest, before, watched.crops[watched.replayed], images_at_once)
 
     half = workshop.half_training(network, workdir, report, _WATCHED, _ASSESSED)
     labels = agreed(assess(decoded.images, decoded.pairs, before.parent, half))

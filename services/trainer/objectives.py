@@ -57,7 +57,7 @@ class CosineObjective:
     margin: float = 1.0
     compatibility: float = 0.2
     mimicry: float = 0.5
-    replay_mimicry: float = 2.0
+    replay_mimicry: float = 8.0
     magnitude: float = 1.0
 
     def feedback(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from services.trainer.assessing import TrainOnSome
-from services.trainer.dataset import pair_batches, people_batches
+from services.trainer.dataset import Crops, pair_batches, people_batches
 from services.trainer.features import Features, compute_features
 from services.trainer.finetune import Faces, Finetuner, Plan
 from services.trainer.losses import Margins, margins_around
@@ -28,14 +28,14 @@ class Workshop:
         spec: How to train.
         parent: Manifest of the version to start from.
         feedback: The labelled images.
-        replay: Faces to go on seeing as the parent does.
+        replay: See `Finetuner`.
         images_at_once: See `Plan`.
     """
 
     spec: TrainingSpec
     parent: Manifest
     feedback: Faces
-    replay: Faces
+    replay: Crops
     images_at_once: int
 
     def finetuner(self, network: IResNet, graph: PairGraph, images: Indices) -> Finetuner:
@@ -50,6 +50,7 @@ class Workshop:
                         epochs=spec.epochs,
                         learning_rate=spec.learning_rate or 3e-4,
                         seed=spec.seed,
+                        of_parent=0.15,
                         mixed_precision=_computes_bfloat16(),
                         images_at_once=self.images_at_once,
                     ),

@@ -60,7 +60,7 @@ def finetuner(
         objective=objective or CosineObjective(margins=margins_around(0.3)),
         feedback=faces,
         batches=partial(people_batches, GRAPH, np.arange(len(CROPS)), 9),
-        replay=faces.only(np.arange(6)) if replay else None,
+        replay=CROPS[:6] if replay else None,
     )
 
 
