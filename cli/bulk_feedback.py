@@ -1,25 +1,28 @@
-"""Sends a set of pairs as feedback, and brings feedback back as a set of pairs."""
+"""Sends a set of pairs as feedback."""
 
 import hashlib
-import json
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any, Final
 
+import grpc
 from magface.v1 import feedback_pb2
 from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 
-from cli.connection import CALL_TIMEOUT_S
-from cli.output import counting_progress, to_plain
-from cli.pictures import Alignment, naming_files, to_image
+from cli.output import counting_progress
+from cli.pictures import Alignment, file_of_field, to_image
 from shared.datasets.pairs import PairSet
-from shared.errors import AlreadyExists, InvalidInput
+from shared.errors import Unavailable
+from shared.rpc.errors import domain_errors
 
-_CALLS_AT_ONCE: Final = 8
-_EXPORT_TIMEOUT_S: Final = 3600.0
-_SUFFIXES: Final = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp"}
+_UNANSWERED: Final = 128
+_TRIES: Final = 5
+_PAUSE_S: Final = 1.0
+_STREAM_TIMEOUT_S: Final = 24 * 3600.0
+_UNAVAILABLE: Final = grpc.StatusCode.UNAVAILABLE.value[0]
 
 
 @dataclass
@@ -29,7 +32,7 @@ class ImportedPairs:
     Attributes:
         created: Stored now.
         known: Stored by an earlier import of the same pairs.
-        rejected: ``{"pair": place, "why": …}`` of those that were refused.
+        rejected: ``{"pair": place, "why": …}`` of those that were refused, by place.
     """
 
     created: int = 0
@@ -43,27 +46,58 @@ def import_pair_set(
     """Submits each pair; a refused one does not stop the others.
 
     The idempotency key follows from the whole set and the pair's place in it: importing a
-    set again stores nothing twice, while another set may contradict it.
+    set again stores nothing twice, while another set may contradict it. After a cut the pairs
+    that were not answered are sent again.
+
+    Raises:
+        Unavailable: Nothing was stored in five tries in a row; what had been stays.
     """
     sender = _Sender(stub, pair_set, annotator, alignment)
     done = ImportedPairs()
-    with counting_progress() as progress, ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
+    left = dict.fromkeys(range(len(pair_set)))
+    fruitless = 0
+    with counting_progress() as progress:
         task = progress.add_task("submitting", total=len(pair_set))
-        places = iter(range(len(pair_set)))
-        while batch := list(islice(places, 16 * _CALLS_AT_ONCE)):
-            for place, outcome in zip(batch, pool.map(sender.submit, batch), strict=True):
-                if isinstance(outcome, str):
-                    done.rejected.append({"pair": place, "why": outcome})
-                elif outcome:
-                    done.created += 1
-                else:
-                    done.known += 1
-                progress.advance(task)
+        while left:
+            before = len(left)
+            try:
+                for place, result in sender.send(list(left)):
+                    if _count(done, place, result, sender.names(place)):
+                        del left[place]
+                        progress.advance(task)
+                error = Unavailable(f"{len(left)} pairs could not be stored; import them again")
+            except Unavailable as cut:
+                error = cut
+            fruitless = fruitless + 1 if len(left) == before else 0
+            if fruitless == _TRIES:
+                raise error
+            if left:
+                time.sleep(_PAUSE_S)
+    done.rejected.sort(key=lambda one: int(one["pair"]))
     return done
 
 
+def _count(
+    done: ImportedPairs, place: int, result: feedback_pb2.FeedbackResult, names: dict[str, str]
+) -> bool:
+    """Says whether the pair is settled; otherwise it has to be sent again."""
+    refused = result.refused
+    if result.HasField("stored"):
+        done.created += result.stored.created
+        done.known += not result.stored.created
+    elif refused.code == _UNAVAILABLE:
+        return False
+    else:
+        file = file_of_field(names, refused.field) if refused.field else None
+        why = refused.message
+        if file is not None:
+            why = f"{file}: {why.removeprefix(f'{refused.field}: ')}"
+        done.rejected.append({"pair": place, "why": why})
+    return True
+
+
 class _Sender:
-    """Submits single pairs, from several threads; each image's bytes travel about once."""
+    """Streams pairs with a bounded number unanswered; each image's bytes travel about once."""
 
     def __init__(
         self, stub: FeedbackServiceStub, pair_set: PairSet, annotator: str, alignment: Alignment
@@ -75,25 +109,49 @@ class _Sender:
         self._stored: dict[int, str] = {}
         self._set_key = _fingerprint(pair_set)
 
-    def submit(self, place: int) -> bool | str:
-        """Says whether the label is new, or why it was refused."""
+    def send(self, places: Iterable[int]) -> Iterator[tuple[int, feedback_pb2.FeedbackResult]]:
+        """Submits the pairs of these places, and yields what became of each."""
+        by_key = {self._key(place): place for place in places}
+        with _window(_UNANSWERED) as (slots, ended):
+            requests = self._requests(by_key, slots, ended)
+            with domain_errors():
+                stream = self._stub.SubmitFeedbackStream(requests, timeout=_STREAM_TIMEOUT_S)
+                for part in stream:
+                    for result in part.results:
+                        slots.release()
+                        place = by_key[result.idempotency_key]
+                        self._note(place, result)
+                        yield place, result
+
+    def names(self, place: int) -> dict[str, str]:
+        first, second = self._pair_set.pairs[place].tolist()
+        return {"image_a": self._pair_set.name(first), "image_b": self._pair_set.name(second)}
+
+    def _requests(
+        self, by_key: dict[str, int], slots: Semaphore, ended: Event
+    ) -> Iterator[feedback_pb2.SubmitFeedbackStreamRequest]:
+        for key, place in by_key.items():
+            slots.acquire()
+            if ended.is_set():
+                return
+            yield feedback_pb2.SubmitFeedbackStreamRequest(feedback=self._request(key, place))
+
+    def _request(self, key: str, place: int) -> feedback_pb2.SubmitFeedbackRequest:
         first, second = self._pair_set.pairs[place].tolist()
         same = bool(self._pair_set.labels[place])
-        names = {"image_a": self._pair_set.name(first), "image_b": self._pair_set.name(second)}
-        try:
-            request = feedback_pb2.SubmitFeedbackRequest(
-                image_a=self._reference(first),
-                image_b=self._reference(second),
-                label=feedback_pb2.LABEL_SAME if same else feedback_pb2.LABEL_DIFFERENT,
-                annotator=self._annotator,
-                idempotency_key=self._key(place),
-            )
-            with naming_files(names):
-                answer = self._stub.SubmitFeedback(request, timeout=CALL_TIMEOUT_S)
-        except (InvalidInput, AlreadyExists) as error:
-            return str(error)
-        self._stored[first], self._stored[second] = answer.sha256_a, answer.sha256_b
-        return answer.created
+        return feedback_pb2.SubmitFeedbackRequest(
+            image_a=self._reference(first),
+            image_b=self._reference(second),
+            label=feedback_pb2.LABEL_SAME if same else feedback_pb2.LABEL_DIFFERENT,
+            annotator=self._annotator,
+            idempotency_key=key,
+        )
+
+    def _note(self, place: int, result: feedback_pb2.FeedbackResult) -> None:
+        if result.HasField("stored"):
+            first, second = self._pair_set.pairs[place].tolist()
+            self._stored[first] = result.stored.sha256_a
+            self._stored[second] = result.stored.sha256_b
 
     def _reference(self, image: int) -> feedback_pb2.ImageRef:
         if image in self._stored:
@@ -106,56 +164,19 @@ class _Sender:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
+@contextmanager
+def _window(size: int) -> Iterator[tuple[Semaphore, Event]]:
+    """Bounds what is unanswered, and lets the sending thread go when the stream has ended."""
+    slots, ended = Semaphore(size), Event()
+    try:
+        yield slots, ended
+    finally:
+        ended.set()
+        slots.release()
+
+
 def _fingerprint(pair_set: PairSet) -> str:
     digest = hashlib.sha256(pair_set.pairs.tobytes() + pair_set.labels.tobytes())
     for image in range(len(pair_set.images)):
         digest.update(hashlib.sha256(pair_set.data(image)).digest())
     return digest.hexdigest()
-
-
-def export_pairs(stub: FeedbackServiceStub, folder: Path, snapshot_id: str) -> dict[str, Any]:
-    """Writes ``pairs.json`` and ``images/`` as `read_pairs_json` reads them.
-
-    Returns:
-        The snapshot's id, and how many pairs and images there are.
-    """
-    pairs, snapshot_id = _stream_pairs(stub, snapshot_id)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    wanted = sorted({sha256 for pair in pairs for sha256 in (pair.sha256_a, pair.sha256_b)})
-    with counting_progress() as progress, ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
-        fetched = pool.map(lambda sha256: _fetch_image(stub, folder, sha256), wanted)
-        shown = progress.track(fetched, total=len(wanted), description="fetching images")
-        images = dict(zip(wanted, shown, strict=True))
-    entries = [
-        {
-            "image1": images[pair.sha256_a]["file"],
-            "image2": images[pair.sha256_b]["file"],
-            "label": int(pair.label == feedback_pb2.LABEL_SAME),
-            "confidence": pair.confidence,
-            "votes": [to_plain(vote) for vote in pair.votes],
-        }
-        for pair in pairs
-    ]
-    content = {"snapshot_id": snapshot_id, "pairs": entries, "images": images}
-    (folder / "pairs.json").write_text(json.dumps(content, indent=1) + "\n")
-    return {"snapshot_id": snapshot_id, "pairs": len(pairs), "images": len(images)}
-
-
-def _stream_pairs(
-    stub: FeedbackServiceStub, snapshot_id: str
-) -> tuple[list[feedback_pb2.LabelledPair], str]:
-    pairs: list[feedback_pb2.LabelledPair] = []
-    request = feedback_pb2.ExportPairsRequest(snapshot_id=snapshot_id)
-    for part in stub.ExportPairs(request, timeout=_EXPORT_TIMEOUT_S):
-        snapshot_id = part.snapshot_id
-        pairs += part.pairs
-    return pairs, snapshot_id
-
-
-def _fetch_image(stub: FeedbackServiceStub, folder: Path, sha256: str) -> dict[str, Any]:
-    request = feedback_pb2.GetImageRequest(sha256=sha256)
-    image = stub.GetImage(request, timeout=CALL_TIMEOUT_S).image
-    name = f"images/{sha256}{_SUFFIXES.get(image.data[:2], '')}"
-    (folder / name).write_bytes(image.data)
-    plain = to_plain(image)
-    return {"file": name, "alignment": plain["alignment"], "landmarks": plain["landmarks"]}

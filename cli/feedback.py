@@ -11,11 +11,16 @@ from magface.v1 import feedback_pb2, trainer_pb2
 from rich.console import Group, RenderableType
 
 from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, trainer
+from cli.feedback_erasure import erase_image, erase_subject, show_audit
+from cli.feedback_export import ExportFormat, export_pairs
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 from cli.pictures import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
 from shared.errors import MagFaceError
 
 app = typer.Typer(no_args_is_help=True, help="What people say about pairs of faces.")
+app.command("erase-image")(erase_image)
+app.command("erase-subject")(erase_subject)
+app.command("audit")(show_audit)
 
 AnnotatorOption = Annotated[str, typer.Option("--annotator", help="Who says so.")]
 
@@ -108,9 +113,12 @@ def export(
     out: Annotated[
         Path,
         typer.Option(
-            file_okay=False, help="Folder to write pairs.json and images/ to.", show_default=False
+            file_okay=False, help="Folder to write the pairs and images/ to.", show_default=False
         ),
     ],
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="pairs.json; or pairs and images.parquet.")
+    ] = ExportFormat.JSON,
     snapshot: Annotated[
         str, typer.Option(help="Of an earlier export, to get the same again.")
     ] = "",
@@ -118,10 +126,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write every pair that has a consensus, with its images."""
-    from cli.bulk_feedback import export_pairs
-
     with feedback(folder) as stub:
-        result = export_pairs(stub, out, snapshot)
+        result = export_pairs(stub, out, snapshot, form)
     emit(as_json, result, facts(result))
 
 

@@ -62,10 +62,16 @@ def naming_files(files: Mapping[str, str]) -> Iterator[None]:
         with domain_errors():
             yield
     except InvalidInput as error:
-        for field, name in files.items():
-            if error.field == field or error.field.startswith(f"{field}."):
-                raise InvalidInput(name, error.why) from error
+        if name := file_of_field(files, error.field):
+            raise InvalidInput(name, error.why) from error
         raise
+
+
+def file_of_field(files: Mapping[str, str], wanted: str) -> str | None:
+    """Finds the file that was sent in a field or holds it, among those of `naming_files`."""
+    return next(
+        (name for field, name in files.items() if f"{wanted}.".startswith(f"{field}.")), None
+    )
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

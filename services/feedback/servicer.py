@@ -72,6 +72,8 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         except MagFaceError as error:
             result.refused.code = status_code(error).value[0]
             result.refused.message = str(error)
+            if isinstance(error, InvalidInput):
+                result.refused.field = error.field
         return result
 
     async def _submit_in_turn(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:

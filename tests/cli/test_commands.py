@@ -10,6 +10,7 @@ import pytest
 
 from deploy.local.stack import Stack
 from tests.cli.conftest import Magface
+from tests.feedback.helpers import picture
 from tests.local.helpers import wait_until
 
 Ask = Callable[..., dict[str, Any]]
@@ -112,6 +113,55 @@ def test_feedback_comes_back_as_it_was_imported(
         "feedback", "export", "--out", tmp_path / "later", "--snapshot", exported["snapshot_id"]
     )
     assert later == exported
+
+
+def test_an_export_as_parquet_holds_what_the_one_as_json_does(
+    ask: Ask, magface: Magface, people: Path, tmp_path: Path
+) -> None:
+    from pyarrow.parquet import read_table
+
+    pairs = ["dataset", "pairs", people, "--identities", 4, "--images", 3, "--pairs", 12]
+    assert magface(*pairs, "--out", tmp_path / "pairs.json").exit_code == 0
+    ask("feedback", "import", tmp_path / "pairs.json", "--annotator", "tabular")
+    exported = ask("feedback", "export", "--out", tmp_path / "json")
+    again = ["--snapshot", exported["snapshot_id"], "--format", "parquet"]
+    assert ask("feedback", "export", "--out", tmp_path / "parquet", *again) == exported
+    content = json.loads((tmp_path / "json" / "pairs.json").read_text())
+    table = read_table(tmp_path / "parquet" / "pairs.parquet")
+    assert table.schema.metadata[b"snapshot_id"].decode() == exported["snapshot_id"]
+    rows = table.to_pylist()
+    for row, pair in zip(rows, content["pairs"], strict=True):
+        assert row == pair | {"confidence": pytest.approx(pair["confidence"])}
+        assert (tmp_path / "parquet" / row["image1"]).exists()
+    images = read_table(tmp_path / "parquet" / "images.parquet").to_pylist()
+    assert {one.pop("sha256"): one for one in images} == content["images"]
+
+
+def test_what_is_erased_is_not_exported_again_and_is_on_the_trail(
+    ask: Ask, magface: Magface, tmp_path: Path, stack: Stack
+) -> None:
+    label = ["--label", "same", "--annotator", "erased", "--alignment", "aligned"]
+    unlike = [tmp_path / name for name in ("a.png", "b.png")]
+    for path, number in zip(unlike, (5001, 5002), strict=True):
+        path.write_bytes(picture(number))
+    stored = ask("feedback", "submit", *unlike, *label)
+    before = ask("feedback", "export", "--out", tmp_path / "before")
+    erased = ask(
+        "feedback", "erase-image", stored["sha256_a"], "--by", "dpo", "--request", "ticket-9"
+    )
+    assert (erased["images"], erased["pairs"], erased["labels"]) == (1, 1, 1)
+    assert erased["snapshot_ids"].count(before["snapshot_id"]) == 1
+    again = ["--snapshot", before["snapshot_id"]]
+    after = ask("feedback", "export", "--out", tmp_path / "after", *again)
+    assert after["pairs"] == before["pairs"] - 1
+    assert stored["sha256_a"] not in (tmp_path / "after" / "pairs.json").read_text()
+    nobody = ask("feedback", "erase-subject", "nobody", "--by", "dpo")
+    assert nobody["images"] == 0
+    trail = ask("feedback", "audit")["entries"]
+    assert [one["action"] for one in trail[:2]] == ["erase_subject", "erase_image"]
+    assert trail[1]["request_id"] == "ticket-9"
+    shown = magface("feedback", "audit", "--dir", stack.folder)
+    assert "ticket-9" in shown.stdout
 
 
 def test_a_refused_pair_does_not_keep_the_others_out(
