@@ -7,8 +7,8 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.active import Active
-from services.feedback.leases import Strategy
 from services.feedback.pool import PoolImage
+from services.feedback.strategies import Strategy
 from shared.errors import InvalidInput, Unavailable
 from shared.rpc.faces import face_from_proto
 from shared.rpc.handlers import Context

@@ -1,15 +1,15 @@
 """Hands pairs to people: each held for one annotator until its lease ends."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Final
 
 import numpy as np
 
 from services.feedback import lease_queries as queries
 from services.feedback.checks import check_text
+from services.feedback.strategies import MIX, Strategy
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.storage.postgres import BoundedConnection, Pool, transaction
 
@@ -17,24 +17,6 @@ _LARGEST_COUNT: Final = 100
 _DEFAULT_COUNT: Final = 10
 _SETTLED_AT_ONCE: Final = 500
 _LISTED_ANNOTATORS: Final = 1000
-
-
-class Strategy(StrEnum):
-    """By what a pair was chosen."""
-
-    UNCERTAINTY = "uncertainty"
-    DISAGREEMENT = "disagreement"
-    HARD = "hard"
-    RANDOM = "random"
-    GOLD = "gold"
-
-
-# What the default asks for, before the random share; by `make bench-selection`.
-MIX: Final[Mapping[Strategy, float]] = {
-    Strategy.UNCERTAINTY: 0.4,
-    Strategy.HARD: 0.4,
-    Strategy.DISAGREEMENT: 0.2,
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from services.feedback.leases import Handed, LeaseOffice, Strategy
+from services.feedback.leases import Handed, LeaseOffice
 from services.feedback.settings import FeedbackSettings
+from services.feedback.strategies import Strategy
 from shared.errors import InvalidInput, PreconditionFailed
 from tests.feedback.preparing import label, lease_office, prepare_images, prepare_pairs
 
