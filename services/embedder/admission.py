@@ -1,8 +1,8 @@
 """How much work the server takes on at once; what is more is refused at once."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from services.embedder import metrics
 from shared.errors import Overloaded
@@ -32,6 +32,8 @@ class Admission:
         self._bytes = 0
         self.idle = asyncio.Event()
         self.idle.set()
+        self._turn = asyncio.Lock()
+        self._freed = asyncio.Event()
 
     @contextmanager
     def admit(self, images: int, size: int, seconds_per_image: float) -> Iterator[None]:
@@ -45,8 +47,7 @@ class Admission:
         Raises:
             Overloaded: If they do not fit beside what is in flight. Alone they always do.
         """
-        full = self._images + images > self._max_images or self._bytes + size > self._max_bytes
-        if full and self._images:
+        if self._images and not self._fits(images, size, self._max_images):
             metrics.REFUSED_CALLS.inc()
             wait = self._images * seconds_per_image
             raise Overloaded(
@@ -60,6 +61,26 @@ class Admission:
         finally:
             self._count(-images, -size)
 
+    @asynccontextmanager
+    async def admit_in_turn(self, size: int) -> AsyncIterator[None]:
+        """Wait for a place for one image of so many bytes, first come, first served.
+
+        Those who wait get half of the server, so that calls that cannot wait find room.
+        """
+        async with self._turn:
+            while self._images and not self._fits(1, size, self._max_images // 2):
+                self._freed.clear()
+                await self._freed.wait()
+            self._count(1, size)
+        try:
+            yield
+        finally:
+            self._count(-1, -size)
+
+    def _fits(self, images: int, size: int, max_images: int) -> bool:
+        max_bytes = self._max_bytes * max_images // self._max_images
+        return self._images + images <= max_images and self._bytes + size <= max_bytes
+
     def _count(self, images: int, size: int) -> None:
         self._images += images
         self._bytes += size
@@ -67,4 +88,5 @@ class Admission:
             self.idle.clear()
         else:
             self.idle.set()
+        self._freed.set()
         metrics.IMAGES_IN_FLIGHT.set(self._images)

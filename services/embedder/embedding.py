@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from math import inf
 from typing import TypeAlias
 
 from services.embedder.admission import Admission
@@ -12,6 +13,7 @@ from services.embedder.pipeline import Pipeline
 from services.embedder.resident import LoadedModel, ResidentModels
 from services.embedder.settings import MAX_IMAGES_A_CALL
 from services.embedder.shadow import Shadow
+from services.embedder.streaming import FaceStream
 from shared.errors import InvalidInput
 from shared.model.faces import FaceImage
 
@@ -102,26 +104,60 @@ class FaceEmbedder:
         self._shadow.offer(a, b, verdict)
         return verdict
 
+    def open_stream(self, most: int, stopping: asyncio.Event) -> FaceStream:
+        """Begin to embed many faces that wait for room instead of being refused.
+
+        Args:
+            most: See `FaceStream`.
+            stopping: See `FaceStream`.
+        """
+        return FaceStream(self._admission.admit_in_turn, self._embed_admitted, most, stopping)
+
+    async def _embed_admitted(self, face: FaceImage, model_version: str) -> Embedded:
+        model = self._models.pick(model_version)
+        named = [("image", face)]
+        keys = await _hash(model, named)
+        return Embedded(await self._filled(model, named, keys, inf), model.version)
+
     async def _embedded(
         self, model: LoadedModel, named: Sequence[_NamedFace], deadline: float
     ) -> list[EmbeddedFace]:
-        size = sum(len(face.data) for _, face in named)
+        size = _size(named)
         keys: list[CacheKey] = []
         if size <= _HASHED_AT_ONCE_BYTES:
             keys = _keys(model, named)
             if found := self._cache.find(keys):
                 return found
         with self._admission.admit(len(named), size, self._pipeline.seconds_per_image):
-            keys = keys or await asyncio.to_thread(_keys, model, named)
-            # Of two that are the same, the first gives its name to an error.
-            by_key = dict(zip(reversed(keys), reversed(named), strict=True))
+            keys = keys or await _hash(model, named)
+            return await self._filled(model, named, keys, deadline)
 
-            async def compute(missing: Sequence[CacheKey]) -> list[EmbeddedFace]:
-                faces = [by_key[key] for key in missing]
-                return await self._pipeline.compute(model, faces, deadline)
+    async def _filled(
+        self,
+        model: LoadedModel,
+        named: Sequence[_NamedFace],
+        keys: Sequence[CacheKey],
+        deadline: float,
+    ) -> list[EmbeddedFace]:
+        # Of two that are the same, the first gives its name to an error.
+        by_key = dict(zip(reversed(keys), reversed(named), strict=True))
 
-            return await self._cache.fill(keys, compute)
+        async def compute(missing: Sequence[CacheKey]) -> list[EmbeddedFace]:
+            faces = [by_key[key] for key in missing]
+            return await self._pipeline.compute(model, faces, deadline)
+
+        return await self._cache.fill(keys, compute)
+
+
+async def _hash(model: LoadedModel, named: Sequence[_NamedFace]) -> list[CacheKey]:
+    if _size(named) <= _HASHED_AT_ONCE_BYTES:
+        return _keys(model, named)
+    return await asyncio.to_thread(_keys, model, named)
 
 
 def _keys(model: LoadedModel, named: Sequence[_NamedFace]) -> list[CacheKey]:
     return [cache_key(face, model.version) for _, face in named]
+
+
+def _size(named: Sequence[_NamedFace]) -> int:
+    return sum(len(face.data) for _, face in named)

@@ -58,7 +58,9 @@ def embedder(settings: EmbedderSettings) -> Build:
         shadow = Shadow(models, reader, aside.load, admission.idle, settings.shadow_share)
         forgetting = Forgetting(cache.clear, shadow.forget)
         faces = FaceEmbedder(models, pipeline, admission, cache, shadow)
-        servicer = EmbedderServicer(faces, models, swapper, shadow)
+        # As many as one batch that is computed and one that waits.
+        open_stream = partial(faces.open_stream, 2 * settings.batch_images, lifecycle.stopping)
+        servicer = EmbedderServicer(faces, open_stream, models, swapper, shadow)
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
         pipeline.start()
         interval = settings.poll_interval_s

@@ -1,6 +1,8 @@
 """The edge to gRPC: unpack, call, pack."""
 
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from math import inf
 
 import numpy as np
@@ -12,8 +14,11 @@ from services.embedder.embedding import FaceEmbedder
 from services.embedder.faces import EmbeddedFace
 from services.embedder.resident import ResidentModels
 from services.embedder.shadow import Shadow
+from services.embedder.streaming import FaceStream, StreamedAnswer, StreamedFace
 from services.embedder.swap import Swapper
 from shared.errors import InvalidInput
+from shared.model.faces import FaceImage
+from shared.rpc.errors import status_code
 from shared.rpc.faces import face_from_proto
 from shared.rpc.handlers import Context
 from shared.rpc.timestamps import pack_timestamp
@@ -23,8 +28,14 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     """See ``protos/magface/v1/embedder.proto``."""
 
     def __init__(
-        self, embedder: FaceEmbedder, models: ResidentModels, swapper: Swapper, shadow: Shadow
+        self,
+        embedder: FaceEmbedder,
+        open_stream: Callable[[], FaceStream],
+        models: ResidentModels,
+        swapper: Swapper,
+        shadow: Shadow,
     ) -> None:
+        self._open_stream = open_stream
         self._embedder = embedder
         self._shadow = shadow
         self._models = models
@@ -41,6 +52,16 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             faces=[_pack_face(face) for face in embedded.faces],
             model_version=embedded.model_version,
         )
+
+    async def EmbedStream(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.EmbedStreamRequest],
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[pb.EmbedStreamResponse]:
+        faces = (_unpack_streamed(request) async for request in request_iterator)
+        async with aclosing(self._open_stream().answers(faces)) as answers:
+            async for answer in answers:
+                yield _pack_streamed(answer)
 
     async def Verify(  # noqa: N802
         self, request: pb.VerifyRequest, context: Context
@@ -102,6 +123,25 @@ def _unpack_side(side: pb.VerifySide, field: str) -> Side:
             return StoredEmbedding(side.stored.embedding, side.stored.model_version)
         case _:
             raise InvalidInput(field, "is not set; give an image or a stored embedding")
+
+
+def _unpack_streamed(request: pb.EmbedStreamRequest) -> StreamedFace:
+    face: FaceImage | InvalidInput
+    try:
+        face = face_from_proto(request.image, "image")
+    except InvalidInput as error:
+        face = error
+    return StreamedFace(request.id, face, request.model_version)
+
+
+def _pack_streamed(answer: StreamedAnswer) -> pb.EmbedStreamResponse:
+    response = pb.EmbedStreamResponse(id=answer.id, model_version=answer.model_version)
+    if isinstance(answer.outcome, EmbeddedFace):
+        response.face.CopyFrom(_pack_face(answer.outcome))
+    else:
+        response.error.code = status_code(answer.outcome).value[0]
+        response.error.message = str(answer.outcome)
+    return response
 
 
 def _pack_face(face: EmbeddedFace) -> pb.FaceEmbedding:

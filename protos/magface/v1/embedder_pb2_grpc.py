@@ -41,6 +41,11 @@ class EmbedderServiceStub:
                 request_serializer=magface_dot_v1_dot_embedder__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_embedder__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.EmbedStream = channel.stream_stream(
+                '/magface.v1.EmbedderService/EmbedStream',
+                request_serializer=magface_dot_v1_dot_embedder__pb2.EmbedStreamRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_embedder__pb2.EmbedStreamResponse.FromString,
+                _registered_method=True)
         self.Verify = channel.unary_unary(
                 '/magface.v1.EmbedderService/Verify',
                 request_serializer=magface_dot_v1_dot_embedder__pb2.VerifyRequest.SerializeToString,
@@ -64,6 +69,19 @@ class EmbedderServiceServicer:
         INVALID_ARGUMENT names the field of the image at fault. FAILED_PRECONDITION when the
         model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
         server is full. UNAVAILABLE before the first model is loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmbedStream(self, request_iterator, context):
+        """Embeds images for as long as the caller sends them, for instance all of an index.
+
+        Answers come in any order, each with the id of its request. An image that cannot be
+        embedded gets an error of its own, and the stream goes on. A stream never gets
+        RESOURCE_EXHAUSTED: it waits behind the other calls, and the server stops reading while
+        it is full or the caller does not take its answers. UNAVAILABLE when the server stops;
+        send then what was not answered to another one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +112,11 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=magface_dot_v1_dot_embedder__pb2.EmbedRequest.FromString,
                     response_serializer=magface_dot_v1_dot_embedder__pb2.EmbedResponse.SerializeToString,
+            ),
+            'EmbedStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EmbedStream,
+                    request_deserializer=magface_dot_v1_dot_embedder__pb2.EmbedStreamRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_embedder__pb2.EmbedStreamResponse.SerializeToString,
             ),
             'Verify': grpc.unary_unary_rpc_method_handler(
                     servicer.Verify,
@@ -135,6 +158,33 @@ class EmbedderService:
             '/magface.v1.EmbedderService/Embed',
             magface_dot_v1_dot_embedder__pb2.EmbedRequest.SerializeToString,
             magface_dot_v1_dot_embedder__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/magface.v1.EmbedderService/EmbedStream',
+            magface_dot_v1_dot_embedder__pb2.EmbedStreamRequest.SerializeToString,
+            magface_dot_v1_dot_embedder__pb2.EmbedStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,15 @@ class EmbedderServiceStub:
     model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
     server is full. UNAVAILABLE before the first model is loaded.
     """
+    EmbedStream: _grpc.StreamStreamMultiCallable[_embedder_pb2.EmbedStreamRequest, _embedder_pb2.EmbedStreamResponse]
+    """Embeds images for as long as the caller sends them, for instance all of an index.
+
+    Answers come in any order, each with the id of its request. An image that cannot be
+    embedded gets an error of its own, and the stream goes on. A stream never gets
+    RESOURCE_EXHAUSTED: it waits behind the other calls, and the server stops reading while
+    it is full or the caller does not take its answers. UNAVAILABLE when the server stops;
+    send then what was not answered to another one.
+    """
     Verify: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.VerifyRequest, _embedder_pb2.VerifyResponse]
     """Says whether two faces are of the same person. Both sides are compared
     under one model version.
@@ -65,6 +74,15 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     INVALID_ARGUMENT names the field of the image at fault. FAILED_PRECONDITION when the
     model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
     server is full. UNAVAILABLE before the first model is loaded.
+    """
+    EmbedStream: _aio.StreamStreamMultiCallable[_embedder_pb2.EmbedStreamRequest, _embedder_pb2.EmbedStreamResponse]  # type: ignore[assignment]
+    """Embeds images for as long as the caller sends them, for instance all of an index.
+
+    Answers come in any order, each with the id of its request. An image that cannot be
+    embedded gets an error of its own, and the stream goes on. A stream never gets
+    RESOURCE_EXHAUSTED: it waits behind the other calls, and the server stops reading while
+    it is full or the caller does not take its answers. UNAVAILABLE when the server stops;
+    send then what was not answered to another one.
     """
     Verify: _aio.UnaryUnaryMultiCallable[_embedder_pb2.VerifyRequest, _embedder_pb2.VerifyResponse]  # type: ignore[assignment]
     """Says whether two faces are of the same person. Both sides are compared
@@ -92,6 +110,21 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT names the field of the image at fault. FAILED_PRECONDITION when the
         model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
         server is full. UNAVAILABLE before the first model is loaded.
+        """
+
+    @_abc_1.abstractmethod
+    def EmbedStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_embedder_pb2.EmbedStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_embedder_pb2.EmbedStreamResponse], _abc.AsyncIterator[_embedder_pb2.EmbedStreamResponse]]:
+        """Embeds images for as long as the caller sends them, for instance all of an index.
+
+        Answers come in any order, each with the id of its request. An image that cannot be
+        embedded gets an error of its own, and the stream goes on. A stream never gets
+        RESOURCE_EXHAUSTED: it waits behind the other calls, and the server stops reading while
+        it is full or the caller does not take its answers. UNAVAILABLE when the server stops;
+        send then what was not answered to another one.
         """
 
     @_abc_1.abstractmethod
