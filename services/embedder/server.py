@@ -15,6 +15,7 @@ from services.embedder.embedding import FaceEmbedder
 from services.embedder.following import Forgetting, follow
 from services.embedder.loading import Loader
 from services.embedder.pipeline import Pipeline
+from services.embedder.pruning import keep_pruned
 from services.embedder.resident import ResidentModels
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
@@ -70,6 +71,7 @@ def embedder(settings: EmbedderSettings) -> Build:
             shadow.run(),
             follow("erasure mark", erasures, forgetting.look, interval),
             follow("shadow pointer", candidates, shadow.look, interval),
+            keep_pruned(loader.versions, partial(_in_use, models, swapper, shadow), interval),
             _announce(swapper, lifecycle),
         )
         tasks = [asyncio.create_task(each) for each in work]
@@ -112,6 +114,13 @@ def _swapper(
     last_served = LastServed(settings.cache_dir / "last-served")
     read = partial(read_pointer, pointers)
     return Swapper(models, read, loader.load, last_served, settings.poll_interval_s)
+
+
+def _in_use(models: ResidentModels, swapper: Swapper, shadow: Shadow) -> set[str]:
+    if models.serving is None:
+        return set()
+    others = swapper.pending_version, shadow.report.model_version
+    return {*models.versions, *filter(None, others)}
 
 
 async def _announce(swapper: Swapper, lifecycle: Lifecycle) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from shared.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
 
+_PARTIAL = ".partial"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
 
@@ -95,6 +96,27 @@ class VersionStore:
                 self._download(model_version, folder)
         return folder
 
+    def prune(self, keep: Collection[str]) -> list[str]:
+        """Remove the local copies of other versions, and what is left of their downloads.
+
+        What somebody is fetching now stays, and so does every folder that is no version's.
+        A version that was removed while somebody loads it fails to load there; it is
+        fetched again when it is asked for again.
+
+        Returns:
+            The versions that were removed.
+        """
+        removed = []
+        for folder in self._cache_dir.glob("*/"):
+            version = _version_of(folder)
+            if version is None or version in keep:
+                continue
+            with self._locked(version, wait=False) as locked:
+                if locked:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    removed.append(version)
+        return removed
+
     def _published(self, model_version: str) -> Manifest:
         key = _key(model_version, MANIFEST_FILE)
         try:
@@ -107,7 +129,7 @@ class VersionStore:
         return manifest
 
     def _download(self, model_version: str, folder: Path) -> None:
-        partial = self._cache_dir / f".{model_version}.partial"
+        partial = self._cache_dir / f".{model_version}{_PARTIAL}"
         shutil.rmtree(partial, ignore_errors=True)
         manifest = self._published(model_version)
         partial.mkdir()
@@ -132,16 +154,27 @@ class VersionStore:
             )
 
     @contextmanager
-    def _locked(self, model_version: str) -> Iterator[None]:
+    def _locked(self, model_version: str, *, wait: bool = True) -> Iterator[bool]:
         self._cache_dir.mkdir(parents=True, exist_ok=True)
         with (self._cache_dir / f".{model_version}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     def _folder(self, model_version: str) -> Path:
         if not _NAME.fullmatch(model_version):
             raise InvalidInput("model_version", f"{model_version!r} is no version's name")
         return self._cache_dir / model_version
+
+
+def _version_of(folder: Path) -> str | None:
+    """Name the version of which a folder is a copy, or a part of one; None for other folders."""
+    if folder.name.startswith(".") and folder.name.endswith(_PARTIAL):
+        return folder.name[1:].removesuffix(_PARTIAL)
+    return folder.name if (folder / MANIFEST_FILE).is_file() else None
 
 
 def _is_well(folder: Path, *, hashes: bool) -> bool:

@@ -13,10 +13,12 @@ import pytest
 from deploy.local.objectstore import NanioServer
 from services.embedder.settings import EmbedderSettings
 from shared.model.session import split_features
+from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow
 from tests.embedder import broken
 from tests.embedder.conftest import VERSIONS, Registry
 from tests.embedder.faces import crops, image, image_side, vector
 from tests.embedder.serving import Client, running_embedder
+from tests.embedder.waiting import until
 
 CROPS = crops(4)
 A, B = VERSIONS
@@ -247,3 +249,28 @@ def _on(settings, registry: Registry):
     return settings.model_copy(
         update=registry.settings.model_dump() | {"poll_interval_s": 0.5, "s3_timeout_s": 2.0}
     )
+
+
+async def test_only_what_is_used_stays_in_the_cache(scene, tmp_path):
+    names = [f"iresnet18w4-{letter}" for letter in "cde"]
+    for name in names:
+        scene.registry.publish(broken.renamed(scene.folders[A], tmp_path / name))
+    c, d, candidate = names
+
+    def local() -> set[str]:
+        return {path.parent.name for path in scene.settings.cache_dir.glob("*/manifest.json")}
+
+    async with running_embedder(scene.settings) as client:
+        await client.until_serving(A)
+        write_shadow(scene.registry.objects, ShadowPointer(model_version=candidate))
+        for version in (B, c, d):
+            scene.registry.promote(version)
+            await client.until_serving(version)
+        await until(lambda: local() == {c, d, candidate})
+        clear_shadow(scene.registry.objects)
+        await until(lambda: local() == {c, d})
+        scene.registry.promote(c)
+        await client.until_serving(c, seconds=2)
+        scene.registry.promote(A)
+        await client.until_serving(A)
+        await until(lambda: local() == {A, c})
