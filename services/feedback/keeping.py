@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,11 +14,14 @@ from services.feedback.erasure import Eraser
 from services.feedback.images import ImageVault
 from services.feedback.settings import FeedbackSettings
 from shared.errors import MagFaceError
-from shared.storage.objects import ObjectStore, StoredObject, image_key
+from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool
 
 logger = logging.getLogger(__name__)
 
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+# Longer than any upload takes: nothing else protects what has no image's name.
+_STRAY_GRACE: Final = timedelta(hours=1)
 _LISTED_AT_ONCE: Final = 500
 _FINISH_EVERY_S: Final = 5.0
 _EXPIRE_EVERY_S: Final = 600.0
@@ -60,7 +64,7 @@ async def keep_in_order(settings: FeedbackSettings, objects: ObjectStore, keepin
             await eraser.erase_older(datetime.now(UTC) - age)
 
     async def clear() -> None:
-        await sweep(objects, eraser, grace)
+        await sweep(objects, eraser, grace, max(grace, _STRAY_GRACE))
 
     await asyncio.gather(
         _repeat(eraser.finish, _FINISH_EVERY_S),
@@ -69,27 +73,38 @@ async def keep_in_order(settings: FeedbackSettings, objects: ObjectStore, keepin
     )
 
 
-async def sweep(objects: ObjectStore, eraser: Eraser, grace: timedelta) -> None:
+async def sweep(
+    objects: ObjectStore, eraser: Eraser, grace: timedelta, stray_grace: timedelta
+) -> None:
     """Remove image objects without a row that are older than a grace period.
 
     The grace is a courtesy to uploads under way, which would have to begin anew; that none is
     harmed does not rest on it, nor on clocks that agree (see `removals.py`).
+
+    Args:
+        objects: The bucket.
+        eraser: Removes the objects.
+        grace: Age from which the object of an image without a row is removed.
+        stray_grace: Age from which anything below ``images/`` is removed that has no image's
+            name, such as what a store that was killed in an upload shows of it.
 
     Raises:
         Unavailable: If a store cannot be reached; the next sweep goes on.
     """
     listing = objects.list("images/")
     while page := await asyncio.to_thread(lambda: list(islice(listing, _LISTED_AT_ONCE))):
-        latest = datetime.now(UTC) - grace
-        if old := list(_hashes(page, latest)):
+        now = datetime.now(UTC)
+        named = {found.key.rpartition("/")[2]: found for found in page if _is_image(found.key)}
+        if old := [name for name, found in named.items() if found.modified_at <= now - grace]:
             await eraser.remove_orphans(old)
+        for found in page:
+            if not _is_image(found.key) and found.modified_at <= now - stray_grace:
+                await asyncio.to_thread(objects.remove, found.key)
 
 
-def _hashes(page: list[StoredObject], latest: datetime) -> Iterator[str]:
-    for found in page:
-        sha256 = found.key.rpartition("/")[2]
-        if found.key == image_key(sha256) and found.modified_at <= latest:
-            yield sha256
+def _is_image(key: str) -> bool:
+    name = key.rpartition("/")[2]
+    return _SHA256.fullmatch(name) is not None and key == image_key(name)
 
 
 async def _repeat(work: Callable[[], Awaitable[None]], every_s: float) -> None:

@@ -265,7 +265,7 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
 
     async def keep_sweeping() -> None:
         while going:
-            await sweep(object_store, eraser, timedelta(0))
+            await sweep(object_store, eraser, timedelta(0), timedelta(hours=1))
 
     sweeping = asyncio.create_task(keep_sweeping())
     await asyncio.gather(*[upload(number) for number in range(6)], erase())

@@ -22,7 +22,7 @@ from shared.storage.objects import ObjectStore, image_key
 from tests.feedback.helpers import Stored, feedback, picture, sha256, stub_on
 from tests.local.helpers import wait_until
 
-_NO_GRACE = timedelta(0)
+_NO_GRACE, _HOUR = timedelta(0), timedelta(hours=1)
 
 
 @dataclass
@@ -49,12 +49,15 @@ async def test_an_orphan_is_removed_after_its_grace_and_nothing_else_is(
     foreign = ("images/readme", f"images/00/00/{sha256(3)}", "models/v/model.onnx")
     for key in foreign:
         object_store.put(key, b"not ours to remove")
-    await sweep(object_store, kept.keeping.eraser, timedelta(hours=1))
+    await sweep(object_store, kept.keeping.eraser, _HOUR, _HOUR)
     assert object_store.exists(image_key(sha256(3)))
-    await sweep(object_store, kept.keeping.eraser, _NO_GRACE)
+    await sweep(object_store, kept.keeping.eraser, _NO_GRACE, _HOUR)
     left = {found.key for found in object_store.list()}
     assert left >= {image_key(sha256(1)), image_key(sha256(2)), *foreign}
     assert image_key(sha256(3)) not in left
+    await sweep(object_store, kept.keeping.eraser, _NO_GRACE, _NO_GRACE)
+    left = {found.key for found in object_store.list()}
+    assert left == {image_key(sha256(1)), image_key(sha256(2)), "models/v/model.onnx"}
     await kept.store.submit(feedback(1, 3))
     assert object_store.get(image_key(sha256(3))) == picture(3)
 
@@ -68,7 +71,7 @@ async def test_the_sweep_spares_an_object_whose_row_is_about_to_be_committed(
         blocker.execute("LOCK TABLE feedback.images IN SHARE MODE")
         label = asyncio.create_task(kept.store.submit(feedback(3, 4)))
         await asyncio.to_thread(wait_until, lambda: stored().objects == 4, 5)
-        sweeping = asyncio.create_task(sweep(object_store, kept.keeping.eraser, _NO_GRACE))
+        sweeping = asyncio.create_task(sweep(object_store, kept.keeping.eraser, _NO_GRACE, _HOUR))
         await asyncio.sleep(0.5)
         assert not sweeping.done()
     receipt = await label
@@ -87,7 +90,7 @@ async def test_a_label_whose_object_was_swept_before_its_row_is_stored_anew(
     ledger = Ledger(kept.keeping.pool, 1)
     _, epoch = await ledger.look(late)
     await vault.put(image)
-    await sweep(object_store, kept.keeping.eraser, _NO_GRACE)
+    await sweep(object_store, kept.keeping.eraser, _NO_GRACE, _HOUR)
     (outcome,) = await ledger.append([replace(late, epoch=epoch)])
     vault.close()
     assert isinstance(outcome, Conflict)
