@@ -34,6 +34,9 @@ from shared.model.iresnet import IResNet
 from shared.model.manifest import ChannelOrder
 from shared.model.preprocess import network_input
 
+# Scores of a few dozen people differ by as much without a reason.
+_SCORE_NOISE = 0.01
+
 
 class Batches(Protocol):
     """Deals one epoch's batches; the same ones for the same generator."""
@@ -64,6 +67,8 @@ class Plan:
         seed: Of order and augmentation.
         augmentation: Probability of each step of `augmentation`; None leaves images alone.
         replay: Replayed faces a step.
+        averaging: Decay a step of the running average of the weights, which is what comes of
+            the training (Polyak and Juditsky 1992); 0 takes the weights as they are.
         of_parent: Share of the parent in the weights that come of it: a step back along the
             way gone keeps more of what the parent knew than it costs of what was learned
             (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models").
@@ -77,6 +82,7 @@ class Plan:
     seed: int
     augmentation: float | None = 0.3
     replay: int = 16
+    averaging: float = 0.0
     of_parent: float = 0.0
     weight_decay: float = 0.05
     warm_up: float = 0.1
@@ -128,7 +134,10 @@ class Finetuner:
         self._feedback = feedback
         self._batches = batches
         self._replay = replay
-        self._parent = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+        self._parent, self._averaged = (
+            copy.deepcopy(network).eval().requires_grad_(requires_grad=False) for _ in range(2)
+        )
+        self._steps = 0
         self._optimizer = torch.optim.AdamW(
             network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
         )
@@ -140,7 +149,7 @@ class Finetuner:
 
     def run(
         self,
-        validate: Callable[[], float],
+        validate: Callable[[IResNet], float],
         state: EpochState,
         file: Path,
         tick: Callable[[float, int, float], None],
@@ -148,7 +157,7 @@ class Finetuner:
         """Train to the end, from where `state` says an earlier run was stopped.
 
         Args:
-            validate: Gives the network's score on validation people; higher is better.
+            validate: Gives a network's score on validation people; higher is better.
             state: Keeps each finished epoch.
             file: Scratch for the state.
             tick: Called each step with the share done, the epoch and the loss.
@@ -166,7 +175,7 @@ class Finetuner:
             self._restore(kept)
         for number in range(len(self._history) + 1, self._plan.epochs + 1):
             loss, speed = self._epoch(number, tick)
-            self._finish(Epoch(number, loss, agreed(validate()), speed))
+            self._finish(Epoch(number, loss, agreed(validate(self._averaged)), speed))
             if leads():
                 torch.save(self._snapshot(), file)
                 state.save(file)
@@ -182,10 +191,10 @@ class Finetuner:
                 weights.lerp_(before, self._plan.of_parent)
 
     def _finish(self, epoch: Epoch) -> None:
-        # On a tie the later one: it has seen more.
-        if all(epoch.score >= earlier.score for earlier in self._history):
-            self._best = copy.deepcopy(self._network.state_dict())
         self._history.append(epoch)
+        # Of those that are told apart by chance only, the latest: it has seen most.
+        if epoch.score >= max(earlier.score for earlier in self._history) - _SCORE_NOISE:
+            self._best = copy.deepcopy(self._averaged.state_dict())
 
     def _epoch(self, number: int, tick: Callable[[float, int, float], None]) -> tuple[float, float]:
         generator = np.random.default_rng([self._plan.seed, number])
@@ -233,7 +242,17 @@ class Finetuner:
         loss = self._backward(crops, partial(self._loss, batch, self._on_device(parent)))
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._plan.clip)
         self._optimizer.step()
+        self._average()
         return loss.item()
+
+    def _average(self) -> None:
+        self._steps += 1
+        # At first it reaches back over a part of the few steps there were.
+        decay = min(self._plan.averaging, self._steps / (self._steps + 9))
+        pairs = zip(self._averaged.parameters(), self._network.parameters(), strict=True)
+        with torch.no_grad():
+            for average, weights in pairs:
+                average.lerp_(weights, 1 - decay)
 
     def _loss(self, batch: Batch, parent: Tensor, features: Tensor) -> Tensor:
         count = len(batch.images)
@@ -289,6 +308,8 @@ class Finetuner:
     def _snapshot(self) -> dict[str, Any]:
         return {
             "network": self._network.state_dict(),
+            "averaged": self._averaged.state_dict(),
+            "steps": self._steps,
             "optimizer": self._optimizer.state_dict(),
             "best": self._best,
             "history": [vars(epoch) for epoch in self._history],
@@ -296,6 +317,8 @@ class Finetuner:
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
         self._network.load_state_dict(snapshot["network"])
+        self._averaged.load_state_dict(snapshot["averaged"])
+        self._steps = snapshot["steps"]
         self._optimizer.load_state_dict(snapshot["optimizer"])
         self._best = snapshot["best"]
         self._history = [Epoch(**epoch) for epoch in snapshot["history"]]

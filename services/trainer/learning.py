@@ -15,6 +15,7 @@ from services.trainer.distributed import agreed, leads, own_device, own_threads
 from services.trainer.features import Features, compute_features
 from services.trainer.finetune import Epoch, Faces
 from services.trainer.gate import decide, is_compatible
+from services.trainer.heldout import Pairs
 from services.trainer.judging import Judgement, Views, goes_on_working, judge, score, separation
 from services.trainer.material import (
     FeedbackMaterial,
@@ -40,7 +41,7 @@ from shared.model.checkpoint import load_checkpoint
 from shared.model.export import export_version
 from shared.model.faces import FaceReader
 from shared.model.iresnet import IResNet
-from shared.model.manifest import WEIGHTS_FILE, Manifest, read_manifest
+from shared.model.manifest import WEIGHTS_FILE, ChannelOrder, Manifest, read_manifest
 from shared.model.selfcheck import check_golden, golden_crops
 from shared.model.session import cpu_threads, open_session
 from shared.settings import ImageLimits
@@ -106,9 +107,7 @@ def run_training(
     labels = agreed(assess(decoded.images, decoded.pairs, before.parent, half))
     material = divide_feedback(decoded.images, labels.pairs, spec.seed)
     epochs = workshop.finetuner(network, material.graph, material.training).run(
-        lambda: separation(
-            score(material.validation, _seen(look, decoded.crops, material.validation.images))
-        ),
+        partial(_score_on_validation, manifest.channel_order, decoded.crops, material.validation),
         state,
         workdir / "epoch.pt",
         training_report(
@@ -145,6 +144,13 @@ def run_training(
         data_snapshot=feedback.snapshot_id,
         workdir=workdir,
     )
+
+
+def _score_on_validation(
+    channel_order: ChannelOrder, crops: Crops, validation: Pairs, network: IResNet
+) -> float:
+    look = partial(compute_features, network, channel_order)
+    return separation(score(validation, _seen(look, crops, validation.images)))
 
 
 def _judges(material: FeedbackMaterial) -> Indices:

@@ -50,6 +50,7 @@ class Workshop:
                         epochs=spec.epochs,
                         learning_rate=spec.learning_rate or 3e-4,
                         seed=spec.seed,
+                        averaging=0.98,
                         of_parent=0.15,
                         mixed_precision=_computes_bfloat16(),
                         images_at_once=self.images_at_once,
@@ -105,7 +106,7 @@ class Workshop:
             mine = copy.deepcopy(network)
             # The last epoch is as good as any: there is nobody left to choose it by.
             short.finetuner(mine, graph, images).run(
-                lambda: 0.0, _NoState(), workdir / "half.pt", tick
+                lambda _: 0.0, _NoState(), workdir / "half.pt", tick
             )
             return compute_features(mine, self.parent.channel_order, self.feedback.crops)
 

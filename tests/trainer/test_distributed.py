@@ -14,7 +14,7 @@ from services.trainer.messages import Assignment, Done, ProgressMade, read_messa
 from services.trainer.runner import worker_command
 from tests.processes import lives
 from tests.trainer.standin import COMMAND
-from tests.trainer.test_finetune import finetuner, tiny_network, train
+from tests.trainer.test_finetune import dealt, finetuner, tiny_network, train
 from tests.trainer.torchrun import SCORES, torchrun
 from tests.trainer.waiting import wait_for
 
@@ -22,10 +22,8 @@ from tests.trainer.waiting import wait_for
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The same training on one process."""
-    network, scores = tiny_network(), iter(SCORES)
-    epochs = train(
-        finetuner(network), tmp_path_factory.mktemp("alone"), validate=lambda: next(scores)
-    )
+    network = tiny_network()
+    epochs = train(finetuner(network), tmp_path_factory.mktemp("alone"), validate=dealt(SCORES))
     return {"weights": network.state_dict(), "losses": [epoch.loss for epoch in epochs]}
 
 

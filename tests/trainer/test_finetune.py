@@ -44,6 +44,8 @@ def finetuner(
     learning_rate: float = 1e-3,
     augmentation: float | None = 0.3,
     images_at_once: int = 64,
+    averaging: float = 0.0,
+    of_parent: float = 0.0,
 ) -> Finetuner:
     faces = Faces(CROPS, compute_features(network, "bgr", CROPS))
     return Finetuner(
@@ -56,6 +58,8 @@ def finetuner(
             replay=4,
             augmentation=augmentation,
             images_at_once=images_at_once,
+            averaging=averaging,
+            of_parent=of_parent,
         ),
         objective=objective or CosineObjective(margins=margins_around(0.3)),
         feedback=faces,
@@ -68,9 +72,15 @@ def train(
     tuner: Finetuner,
     tmp_path: Path,
     state: KeptState | None = None,
-    validate: Callable[[], float] = lambda: 0.0,
+    validate: Callable[[IResNet], float] = lambda _: 0.0,
 ) -> list[Epoch]:
     return tuner.run(validate, state or KeptState(), tmp_path / "epoch.pt", lambda *_: None)
+
+
+def dealt(scores: list[float]) -> Callable[[IResNet], float]:
+    """Give one score after the other, whatever the network."""
+    remaining = iter(scores)
+    return lambda _: next(remaining)
 
 
 def weights(network: IResNet) -> dict[str, torch.Tensor]:
@@ -104,15 +114,15 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
 ) -> None:
     scores = [0.3, 0.1, 0.2]
     undisturbed = tiny_network()
-    want = train(finetuner(undisturbed), tmp_path, validate=partial(next, iter(scores)))
+    want = train(finetuner(undisturbed), tmp_path, validate=dealt(scores))
 
     state = KeptState(kill_after=killed_after)
-    remaining = iter(scores)
+    remaining = dealt(scores)
     with pytest.raises(Killed):
-        train(finetuner(tiny_network()), tmp_path, state, partial(next, remaining))
+        train(finetuner(tiny_network()), tmp_path, state, remaining)
     torch.rand(17)  # another process has another random state
     resumed = tiny_network()
-    got = train(finetuner(resumed), tmp_path, state, partial(next, remaining))
+    got = train(finetuner(resumed), tmp_path, state, remaining)
 
     assert equal(weights(resumed), weights(undisturbed))
     assert [(epoch.number, epoch.loss) for epoch in got] == [
@@ -124,23 +134,41 @@ def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
     state, network = KeptState(), tiny_network()
     train(finetuner(network), tmp_path, state)
     again = tiny_network()
-    train(finetuner(again), tmp_path, state, validate=lambda: pytest.fail("trained again"))
+    train(finetuner(again), tmp_path, state, validate=lambda _: pytest.fail("trained again"))
     assert equal(weights(network), weights(again))
 
 
-def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
-    network = tiny_network()
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        pytest.param([0.1, 0.9, 0.5], 1, id="the best one"),
+        pytest.param([0.1, 0.9, 0.895], 2, id="the latest of those that chance alone parts"),
+    ],
+)
+def test_of_the_epochs_is_kept(tmp_path: Path, scores: list[float], kept: int) -> None:
+    network, deal = tiny_network(), dealt(scores)
     seen: list[dict[str, torch.Tensor]] = []
-    scores = iter([0.1, 0.9, 0.5])
 
-    def validate() -> float:
-        seen.append(weights(network))
-        return next(scores)
+    def validate(averaged: IResNet) -> float:
+        seen.append(weights(averaged))
+        return deal(averaged)
 
     epochs = train(finetuner(network), tmp_path, validate=validate)
-    assert [epoch.score for epoch in epochs] == [0.1, 0.9, 0.5]
-    assert equal(weights(network), seen[1])
-    assert not equal(weights(network), seen[2])
+    assert [epoch.score for epoch in epochs] == scores
+    assert [equal(weights(network), each) for each in seen] == [i == kept for i in range(3)]
+
+
+def test_what_comes_of_a_training_is_averaged_and_lies_nearer_to_the_parent(tmp_path: Path) -> None:
+    def change(**plan: float) -> torch.Tensor:
+        network = tiny_network()
+        train(finetuner(network, **plan), tmp_path)
+        pairs = zip(network.parameters(), tiny_network().parameters(), strict=True)
+        return torch.cat([(new - old).detach().flatten() for new, old in pairs])
+
+    whole, half = change(), change(of_parent=0.5)
+    torch.testing.assert_close(half, whole / 2, rtol=1e-3, atol=1e-6)
+    averaged = change(averaging=0.98)
+    assert 0 < averaged.norm() < whole.norm()
 
 
 @pytest.mark.filterwarnings("ignore:overflow")

@@ -13,6 +13,7 @@ import torch
 from torch import distributed
 
 from services.trainer.distributed import together
+from shared.model.iresnet import IResNet
 from tests.trainer.process import REPOSITORY
 from tests.trainer.test_finetune import finetuner, tiny_network
 
@@ -71,7 +72,7 @@ def main(folder: Path, behaviour: str) -> None:
             if behaviour == f"process {rank} fails" and epoch == 3:
                 raise RuntimeError("something nobody thought of")
 
-        def validate() -> float:
+        def validate(_: IResNet) -> float:
             # The second process would choose another epoch, were it asked.
             return SCORES[trained[-1] - 1] * (1 if rank == 0 else -1)
 
