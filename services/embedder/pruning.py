@@ -30,5 +30,6 @@ async def keep_pruned(
             except OSError as error:
                 _log.warning("old model versions stay in the cache: %s", error)
             else:
-                _log.info("model versions removed from the cache: %s", ", ".join(removed) or "none")
+                for version in removed:
+                    _log.info("model version %s is removed from the cache", version)
         await asyncio.sleep(interval_s)
