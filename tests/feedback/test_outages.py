@@ -2,15 +2,13 @@
 
 import asyncio
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import grpc
 import psutil
-import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from magface.v1 import feedback_pb2 as pb
@@ -19,19 +17,24 @@ from magface.v1 import feedback_pb2_grpc
 from deploy.local.objectstore import NanioServer
 from deploy.local.postgres import PostgresServer
 from deploy.local.server import LocalServer
-from services.feedback.opening import feedback_service, opened_store, prepare
+from services.feedback.opening import feedback_service
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
-from shared.errors import Unavailable
 from shared.rpc.channel import open_channel
 from shared.rpc.server import running_server
-from shared.storage.objects import ObjectStore
 from tests.feedback.helpers import feedback, request, settings_for, sha256
+from tests.feedback.outages import (
+    empty,
+    images_in,
+    labels_in,
+    objects_in,
+    prepared_store,
+    unavailable,
+    until_stored,
+)
 
 _TIMEOUT_S = 1.0
-# A wait for a connection, one for an answer and one for the pool's turn, and slack for
-# a machine that others use too.
-_BOUND_S = 3 * _TIMEOUT_S + 3
+_unavailable = partial(unavailable, timeout_s=_TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +51,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NanioServer]:
 
 @pytest.fixture
 def settings(database: PostgresServer, s3: NanioServer) -> FeedbackSettings:
-    with psycopg.connect(database.url) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS feedback CASCADE")
-    objects = ObjectStore(s3.settings())
-    for found in list(objects.list("images/")):
-        objects.remove(found.key)
+    empty(database.url, s3.settings())
     return settings_for(
         database.url, s3.settings(), database_timeout_s=_TIMEOUT_S, s3_timeout_s=_TIMEOUT_S
     )
@@ -60,27 +59,8 @@ def settings(database: PostgresServer, s3: NanioServer) -> FeedbackSettings:
 
 @pytest.fixture
 async def store(settings: FeedbackSettings) -> AsyncIterator[FeedbackStore]:
-    objects = ObjectStore(settings)
-    await prepare(settings, objects)
-    async with opened_store(settings, objects) as (store, _):
+    async with prepared_store(settings) as store:
         yield store
-
-
-def _labels(database: PostgresServer) -> int:
-    with psycopg.connect(database.url) as connection:
-        row = connection.execute("SELECT count(*) FROM feedback.labels").fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def _images(database: PostgresServer) -> set[str]:
-    with psycopg.connect(database.url) as connection:
-        rows = connection.execute("SELECT encode(sha256, 'hex') FROM feedback.images").fetchall()
-    return {row[0] for row in rows}
-
-
-def _objects(s3: NanioServer) -> set[str]:
-    return {found.key.rpartition("/")[2] for found in ObjectStore(s3.settings()).list("images/")}
 
 
 @contextmanager
@@ -106,25 +86,6 @@ def _frozen(server: LocalServer) -> Iterator[None]:
             process.send_signal(signal.SIGCONT)
 
 
-async def _unavailable(call: Coroutine[Any, Any, Any]) -> None:
-    started = time.monotonic()
-    with pytest.raises(Unavailable):
-        await call
-    assert time.monotonic() - started < _BOUND_S
-
-
-async def _until_stored(again: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            await again()
-        except Unavailable:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.1)
-        else:
-            return
-
-
 @pytest.mark.parametrize("outage", [_stopped, _frozen])
 async def test_with_postgres_away_nothing_is_stored_and_it_recovers(
     store: FeedbackStore,
@@ -143,11 +104,11 @@ async def test_with_postgres_away_nothing_is_stored_and_it_recovers(
             _unavailable(store.get_image(sha256(1))),
             _unavailable(anext(store.export(""))),
         )
-        assert _objects(s3) == {sha256(1), sha256(2)}
-    await _until_stored(lambda: store.submit(lost))
+        assert objects_in(s3.settings()) == {sha256(1), sha256(2)}
+    await until_stored(lambda: store.submit(lost))
     await store.submit(lost)
-    assert (await store.stats()).labels == _labels(database)
-    assert _images(database) == _objects(s3) == {sha256(n) for n in (1, 2, 3, 4)}
+    assert (await store.stats()).labels == labels_in(database.url)
+    assert images_in(database.url) == objects_in(s3.settings()) == {sha256(n) for n in (1, 2, 3, 4)}
 
 
 @pytest.mark.parametrize("outage", [_stopped, _frozen])
@@ -164,14 +125,14 @@ async def test_with_the_object_store_away_no_row_is_stored_and_it_recovers(
             *[_unavailable(store.submit(feedback(1, n))) for n in range(3, 23)],
             _unavailable(store.get_image(sha256(1))),
         )
-        assert _images(database) == {sha256(1), sha256(2)}
-        assert _labels(database) == 1
+        assert images_in(database.url) == {sha256(1), sha256(2)}
+        assert labels_in(database.url) == 1
 
         await store.submit(feedback(image_a=sha256(1), image_b=sha256(2), annotator="bob"))
-    await _until_stored(lambda: store.submit(lost))
+    await until_stored(lambda: store.submit(lost))
     face, _ = await store.get_image(sha256(3))
     assert face.data
-    assert _labels(database) == 3
+    assert labels_in(database.url) == 3
 
 
 async def test_a_service_started_before_its_stores_serves_once_they_are_there(
