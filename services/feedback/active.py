@@ -2,23 +2,32 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
+from services.feedback.curves import Curves
+from services.feedback.embedder_client import EmbedderClient
+from services.feedback.embeddings import PoolFollower
 from services.feedback.images import ImageVault
 from services.feedback.leases import LeaseOffice, Sharing
 from services.feedback.pool import ImagePool
+from services.feedback.preparing import Preparer
 from services.feedback.settings import FeedbackSettings
+from services.feedback.tending import Tender
+from shared.rpc.channel import open_channel
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
 
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """The image pool, and who hands out its pairs."""
+    """The image pool, who hands out its pairs, and who tends it in the background."""
 
     images: ImagePool
     office: LeaseOffice
+    tender: Tender
 
 
 @asynccontextmanager
@@ -30,10 +39,29 @@ async def opened_active(
         objects, settings, settings.feedback_image_threads, wait_s=3 * settings.s3_timeout_s
     )
     wake = asyncio.Event()
-    try:
-        yield Active(ImagePool(pool, vault), LeaseOffice(pool, _sharing(settings), wake.set))
-    finally:
-        vault.close()
+    preparer = Preparer(
+        pool,
+        np.random.default_rng(),
+        overlap=settings.feedback_overlap,
+        target=settings.feedback_candidates,
+    )
+    async with AsyncExitStack() as stack:
+        stack.callback(vault.close)
+        follower = None
+        if settings.embedder_address is not None:
+            channel = await stack.enter_async_context(open_channel(settings.embedder_address))
+            follower = PoolFollower(
+                pool,
+                vault,
+                EmbedderClient(channel),
+                curves=Curves(objects).of,
+                swapped=preparer.compare,
+            )
+        tender = Tender(
+            settings, follower, preparer, wake=wake, poll_s=settings.feedback_pool_poll_s
+        )
+        office = LeaseOffice(pool, _sharing(settings), wake.set)
+        yield Active(ImagePool(pool, vault), office, tender)
 
 
 def _sharing(settings: FeedbackSettings) -> Sharing:

@@ -60,7 +60,7 @@ async def feedback_service(
             servicer.open_keeping(keeping)
             await lifecycle.set_ready(True)
             await until_done(partial(follow_rule, pool, settings.feedback_minimum_votes))
-            await keep_in_order(settings, objects, keeping)
+            await asyncio.gather(keep_in_order(settings, objects, keeping), active.tender.run())
 
         opening = asyncio.create_task(come_up())
         opening.add_done_callback(_stop_if_failed)

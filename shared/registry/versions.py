@@ -117,16 +117,8 @@ class VersionStore:
                     removed.append(version)
         return removed
 
-    def _published(self, model_version: str) -> Manifest:
-        key = _key(model_version, MANIFEST_FILE)
-        try:
-            data = self._objects.get(key)
-        except NotFound as error:
-            raise NotFound(f"model version {model_version} is not published") from error
-        manifest = _parse(data, key)
-        if manifest.model_version != model_version:
-            raise CorruptData(f"{key} is the manifest of {manifest.model_version}")
-        return manifest
+    def _published(self, version: str) -> Manifest:
+        return published_manifest(self._objects, version)
 
     def _download(self, model_version: str, folder: Path) -> None:
         partial = self._cache_dir / f".{model_version}{_PARTIAL}"
@@ -175,6 +167,25 @@ def _version_of(folder: Path) -> str | None:
     if folder.name.startswith(".") and folder.name.endswith(_PARTIAL):
         return folder.name[1:].removesuffix(_PARTIAL)
     return folder.name if (folder / MANIFEST_FILE).is_file() else None
+
+
+def published_manifest(objects: ObjectStore, model_version: str) -> Manifest:
+    """Read a version's manifest in the store, for who needs nothing else of it.
+
+    Raises:
+        NotFound: If no such version is published.
+        CorruptData: If the manifest does not follow its format.
+        Unavailable: If the store cannot be reached.
+    """
+    key = _key(model_version, MANIFEST_FILE)
+    try:
+        data = objects.get(key)
+    except NotFound as error:
+        raise NotFound(f"model version {model_version} is not published") from error
+    manifest = _parse(data, key)
+    if manifest.model_version != model_version:
+        raise CorruptData(f"{key} is the manifest of {manifest.model_version}")
+    return manifest
 
 
 def _is_well(folder: Path, *, hashes: bool) -> bool:

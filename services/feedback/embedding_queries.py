@@ -1,0 +1,146 @@
+"""The SQL of the pool's embeddings; what names a version's partition is made for its number."""
+
+from typing import Final
+
+from psycopg import sql
+
+VERSION: Final = """
+SELECT version_id, model_version, dimensions, threshold, slope, intercept,
+       complete_at IS NOT NULL
+FROM feedback.pool_versions WHERE model_version = %(model_version)s
+"""
+
+COMPLETE_VERSIONS: Final = """
+SELECT version_id, model_version, dimensions, threshold, slope, intercept,
+       complete_at IS NOT NULL
+FROM feedback.pool_versions WHERE complete_at IS NOT NULL ORDER BY complete_at DESC
+"""
+
+ADD_VERSION: Final = """
+INSERT INTO feedback.pool_versions (model_version, dimensions, threshold, slope, intercept)
+VALUES (%(model_version)s, %(dimensions)s, %(threshold)s, %(slope)s, %(intercept)s)
+ON CONFLICT (model_version) DO NOTHING
+"""
+
+COMPLETE: Final = """
+UPDATE feedback.pool_versions SET complete_at = now() WHERE version_id = %(version_id)s
+"""
+
+OTHER_VERSIONS: Final = """
+SELECT version_id FROM feedback.pool_versions WHERE version_id <> %(version_id)s
+"""
+
+FORGET_VERSION: Final = """
+DELETE FROM feedback.pool_versions WHERE version_id = %(version_id)s
+"""
+
+# The next images in the order in which they came, and whether each is still to be embedded.
+WALK: Final = """
+SELECT sha256, stored_at, NOT EXISTS (
+    SELECT FROM feedback.embeddings
+    WHERE embeddings.version_id = %(version_id)s AND embeddings.sha256 = page.sha256
+) AND NOT EXISTS (
+    SELECT FROM feedback.unembeddable
+    WHERE unembeddable.sha256 = page.sha256 AND model_version = %(model_version)s
+) AS missing
+FROM (
+    SELECT sha256, stored_at FROM feedback.images
+    WHERE (stored_at, sha256) > (%(after)s::timestamptz, %(after_hash)s::bytea)
+    ORDER BY stored_at, sha256 LIMIT %(limit)s
+) AS page ORDER BY stored_at, sha256
+"""
+
+NOW: Final = "SELECT now()"
+
+# An image that was erased meanwhile gets no row: its lock tells.
+STORE: Final = """
+INSERT INTO feedback.embeddings (version_id, sha256, embedding, quality)
+SELECT %(version_id)s, sha256, embedding::vector, quality
+FROM (
+    SELECT sha256 FROM feedback.images WHERE sha256 = ANY(%(hashes)s::bytea[])
+    ORDER BY sha256 FOR KEY SHARE
+) AS here JOIN unnest(%(hashes)s::bytea[], %(embeddings)s::text[], %(qualities)s::real[])
+     AS sent (sha256, embedding, quality) USING (sha256)
+ON CONFLICT DO NOTHING
+"""
+
+REFUSE: Final = """
+INSERT INTO feedback.unembeddable (sha256, model_version, why)
+SELECT sha256, %(model_version)s, %(why)s FROM feedback.images
+WHERE sha256 = %(sha256)s FOR KEY SHARE
+ON CONFLICT (sha256) DO UPDATE
+SET model_version = excluded.model_version, why = excluded.why
+"""
+
+
+def partition(version_id: int) -> sql.Identifier:
+    return sql.Identifier("feedback", f"embeddings_{version_id}")
+
+
+def add_partition(version_id: int) -> sql.Composed:
+    return sql.SQL(
+        "CREATE TABLE IF NOT EXISTS {} PARTITION OF feedback.embeddings FOR VALUES IN ({})"
+    ).format(partition(version_id), sql.Literal(version_id))
+
+
+def drop_partition(version_id: int) -> sql.Composed:
+    return sql.SQL("DROP TABLE IF EXISTS {}").format(partition(version_id))
+
+
+def drop_index(version_id: int) -> sql.Composed:
+    return sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(
+        sql.Identifier("feedback", f"embeddings_{version_id}_hnsw")
+    )
+
+
+def add_index(version_id: int, dimensions: int) -> sql.Composed:
+    """Index a whole version at once.
+
+    HNSW and not IVFFlat: it needs no sample to be trained on, and images that come later go
+    into the same graph, where lists drawn up for an earlier pool would fit worse and worse.
+    """
+    return sql.SQL(
+        "CREATE INDEX CONCURRENTLY {} ON {} USING hnsw ((embedding::vector({})) vector_ip_ops)"
+    ).format(
+        sql.Identifier(f"embeddings_{version_id}_hnsw"),
+        partition(version_id),
+        sql.Literal(dimensions),
+    )
+
+
+def neighbours(version_id: int, dimensions: int) -> sql.Composed:
+    """The nearest of each anchor, itself left out: anchor, neighbour, similarity."""
+    return sql.SQL(
+        "SELECT anchor.sha256, near.sha256, near.similarity FROM {table} AS anchor"
+        " CROSS JOIN LATERAL ("
+        "   SELECT other.sha256, -(other.embedding::vector({size})"
+        "     <#> anchor.embedding::vector({size})) AS similarity"
+        "   FROM {table} AS other"
+        "   ORDER BY other.embedding::vector({size}) <#> anchor.embedding::vector({size})"
+        "   LIMIT %(count)s + 1) AS near"
+        " WHERE anchor.sha256 = ANY(%(anchors)s::bytea[]) AND near.sha256 <> anchor.sha256"
+    ).format(table=partition(version_id), size=sql.Literal(dimensions))
+
+
+def similarities(version_id: int) -> sql.Composed:
+    """How similar pairs are, of those whose images are both embedded."""
+    return sql.SQL(
+        "SELECT a, b, -(one.embedding <#> other.embedding)"
+        " FROM unnest(%(a)s::bytea[], %(b)s::bytea[]) AS pair (a, b)"
+        " JOIN {table} AS one ON one.sha256 = a JOIN {table} AS other ON other.sha256 = b"
+    ).format(table=partition(version_id))
+
+
+def qualities(version_id: int) -> sql.Composed:
+    return sql.SQL("SELECT sha256, quality FROM {} WHERE sha256 = ANY(%(hashes)s::bytea[])").format(
+        partition(version_id)
+    )
+
+
+def random_embedded(version_id: int) -> sql.Composed:
+    """Images drawn by random points among their hashes, which are spread evenly."""
+    return sql.SQL(
+        "SELECT DISTINCT drawn.sha256 FROM unnest(%(points)s::bytea[]) AS point"
+        " CROSS JOIN LATERAL (SELECT sha256 FROM {} WHERE sha256 >= point"
+        "   ORDER BY sha256 LIMIT 1) AS drawn"
+    ).format(partition(version_id))

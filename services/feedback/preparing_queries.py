@@ -1,0 +1,123 @@
+"""The SQL that prepares pairs to be handed out."""
+
+from typing import Final
+
+# Enough people were asked about them, and all of these have answered or let it be.
+TIDY: Final = """
+DELETE FROM feedback.candidates WHERE candidate_id IN (
+    SELECT candidate_id FROM feedback.candidates AS full_ones
+    WHERE cardinality(holders) >= wanted AND NOT EXISTS (
+        SELECT FROM feedback.leases
+        WHERE leases.image_a = full_ones.image_a AND leases.image_b = full_ones.image_b
+          AND answered IS NULL
+    )
+    ORDER BY candidate_id LIMIT 1000 FOR UPDATE SKIP LOCKED
+)
+"""
+
+# What pairs are prepared from; a half that is empty is filled when it changes.
+STATE: Final = """
+SELECT (SELECT sum(images) FROM feedback.counters),
+       (SELECT max(complete_at) FROM feedback.pool_versions)
+"""
+
+OPEN: Final = """
+SELECT strategy, count(*) FROM feedback.candidates
+WHERE cardinality(holders) < wanted GROUP BY strategy
+"""
+
+OPEN_PAIRS: Final = """
+SELECT image_a, image_b FROM feedback.candidates WHERE image_a = ANY(%(hashes)s::bytea[])
+"""
+
+LABELLED_AMONG: Final = """
+SELECT image_a, image_b FROM feedback.pairs
+WHERE image_a = ANY(%(hashes)s::bytea[]) AND image_b = ANY(%(hashes)s::bytea[])
+"""
+
+# Images drawn by random points among their hashes, which are spread evenly.
+RANDOM_IMAGES: Final = """
+SELECT drawn.sha256 FROM unnest(%(points)s::bytea[]) AS point
+CROSS JOIN LATERAL (
+    SELECT sha256 FROM feedback.images WHERE sha256 >= point ORDER BY sha256 LIMIT 1
+) AS drawn
+"""
+
+LATEST_LABELLED: Final = """
+SELECT image_a, image_b, consensus = 'same'
+FROM (
+    (SELECT pair_id, consensus FROM feedback.pair_consensus
+     WHERE consensus = 'same' ORDER BY pair_id DESC LIMIT %(limit)s)
+    UNION ALL
+    (SELECT pair_id, consensus FROM feedback.pair_consensus
+     WHERE consensus = 'different' ORDER BY pair_id DESC LIMIT %(limit)s)
+) AS latest JOIN feedback.pairs USING (pair_id)
+"""
+
+# Of the latest pairs without a consensus, those that more than one has looked at.
+DIVIDED: Final = """
+SELECT image_a, image_b, votes_same, votes_different
+FROM (
+    SELECT pair_id, votes_same, votes_different FROM feedback.pair_consensus
+    WHERE consensus IS NULL ORDER BY pair_id DESC LIMIT 5000
+) AS latest JOIN feedback.pairs USING (pair_id)
+WHERE votes_same > 0 AND votes_different > 0
+LIMIT %(limit)s
+"""
+
+SUBJECTS: Final = """
+SELECT sha256, subject FROM feedback.image_subjects WHERE sha256 = ANY(%(hashes)s::bytea[])
+"""
+
+# People say who is on both: the same subject or another one.
+GOLD_BY_SUBJECT: Final = """
+SELECT drawn.sha256, mate.sha256, drawn.subject = mate.subject
+FROM unnest(%(points)s::bytea[]) AS point
+CROSS JOIN LATERAL (
+    SELECT sha256, subject FROM feedback.image_subjects
+    WHERE sha256 >= point ORDER BY sha256 LIMIT 1
+) AS drawn
+CROSS JOIN LATERAL (
+    (SELECT sha256, subject FROM feedback.image_subjects
+     WHERE subject = drawn.subject AND sha256 <> drawn.sha256 LIMIT 1)
+    UNION ALL
+    (SELECT sha256, subject FROM feedback.image_subjects
+     WHERE sha256 > drawn.sha256 AND subject <> drawn.subject ORDER BY sha256 LIMIT 1)
+) AS mate
+"""
+
+GOLD_BY_VOTES: Final = """
+SELECT image_a, image_b, consensus = 'same'
+FROM (
+    (SELECT pair_id, consensus, confidence, votes_same, votes_different
+     FROM feedback.pair_consensus
+     WHERE consensus = 'same' ORDER BY pair_id DESC LIMIT 2000)
+    UNION ALL
+    (SELECT pair_id, consensus, confidence, votes_same, votes_different
+     FROM feedback.pair_consensus
+     WHERE consensus = 'different' ORDER BY pair_id DESC LIMIT 2000)
+) AS latest JOIN feedback.pairs USING (pair_id)
+WHERE confidence = 1 AND votes_same + votes_different >= %(votes)s
+LIMIT %(limit)s
+"""
+
+# Who labelled a pair counts as asked; a pair that enough people labelled is left out, unless
+# more are wanted. An image that was erased meanwhile takes its pairs along: its lock tells.
+ADD: Final = """
+INSERT INTO feedback.candidates (image_a, image_b, strategy, score, wanted, holders, truth)
+SELECT a, b, %(strategy)s::feedback.strategy, score,
+       greatest(%(wanted)s, cardinality(voters) + %(more)s), voters, truth::feedback.label
+FROM (
+    SELECT a, b, score, truth, ARRAY(
+        SELECT DISTINCT annotator FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+        WHERE pairs.image_a = a AND pairs.image_b = b
+    ) AS voters
+    FROM unnest(%(a)s::bytea[], %(b)s::bytea[], %(scores)s::float8[], %(truths)s::text[])
+         AS sent (a, b, score, truth)
+         JOIN feedback.images AS one ON one.sha256 = a
+         JOIN feedback.images AS other ON other.sha256 = b
+    FOR KEY SHARE OF one, other
+) AS counted
+WHERE a < b AND cardinality(voters) < greatest(%(wanted)s, cardinality(voters) + %(more)s)
+ON CONFLICT (image_a, image_b) DO NOTHING
+"""
