@@ -11,11 +11,22 @@ from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 from cli.connection import CALL_TIMEOUT_S, DirOption, embedder
 from cli.output import JsonOption, counting_progress, emit, facts, shortest, table, to_plain
 from cli.pictures import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
-from shared.errors import Conflict
+from shared.errors import PreconditionFailed
 
 _IMAGES_A_CALL = 64
 _BYTES_A_CALL = 32 * 2**20
 _TRIES = 3
+
+VersionOption = Annotated[
+    str,
+    typer.Option(
+        "--model-version",
+        metavar="VERSION",
+        help="Ask this version, which must be resident: the one that serves (the default), or "
+        "the one that served before it.",
+        show_default=False,
+    ),
+]
 
 
 def embed(
@@ -24,12 +35,13 @@ def embed(
         typer.Argument(exists=True, dir_okay=False, metavar="IMG...", show_default=False),
     ],
     alignment: AlignmentOption = Alignment.AUTO,
+    model_version: VersionOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Embed faces: a unit vector each, with its magnitude and quality."""
     with embedder(folder) as stub:
-        model_version, faces = _embed_with_one_version(stub, images, alignment)
+        model_version, faces = _embed_with_one_version(stub, images, alignment, model_version)
     result = {
         "model_version": model_version,
         "faces": [
@@ -48,7 +60,9 @@ def embed(
 def verify(
     a: PictureA,
     b: PictureB,
+    *,
     alignment: AlignmentOption = Alignment.AUTO,
+    model_version: VersionOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,6 +70,7 @@ def verify(
     request = embedder_pb2.VerifyRequest(
         a=embedder_pb2.VerifySide(image=to_image(a.read_bytes(), alignment)),
         b=embedder_pb2.VerifySide(image=to_image(b.read_bytes(), alignment)),
+        model_version=model_version,
     )
     with embedder(folder) as stub, naming_files({"a": str(a), "b": str(b)}):
         answer = stub.Verify(request, timeout=CALL_TIMEOUT_S)
@@ -79,22 +94,29 @@ def _plain_face(face: embedder_pb2.FaceEmbedding) -> dict[str, Any]:
 
 
 def _embed_with_one_version(
-    stub: EmbedderServiceStub, paths: Sequence[Path], alignment: Alignment
+    stub: EmbedderServiceStub, paths: Sequence[Path], alignment: Alignment, asked: str
 ) -> tuple[str, list[embedder_pb2.FaceEmbedding]]:
-    """Embeds all of them, from the start again when the model changed on the way."""
-    for _ in range(_TRIES):
+    """Embeds all of them with the version of the first, or asked for.
+
+    From the start again when it is no longer resident on the way.
+    """
+    for tries_left in reversed(range(_TRIES)):
         faces: list[embedder_pb2.FaceEmbedding] = []
-        versions = set()
-        with counting_progress() as progress:
-            task = progress.add_task("embedding", total=len(paths))
-            for names, batch in _batches(paths, alignment):
-                answer = _embed_batch(stub, names, batch)
-                faces += answer.faces
-                versions.add(answer.model_version)
-                progress.advance(task, len(batch))
-        if len(versions) == 1:
-            return versions.pop(), faces
-    raise Conflict(f"the model changed {_TRIES} times while these images were embedded; try again")
+        version = asked
+        try:
+            with counting_progress() as progress:
+                task = progress.add_task("embedding", total=len(paths))
+                for names, batch in _batches(paths, alignment):
+                    answer = _embed_batch(stub, names, batch, version)
+                    faces += answer.faces
+                    version = answer.model_version
+                    progress.advance(task, len(batch))
+        except PreconditionFailed:
+            if asked or not faces or not tries_left:
+                raise
+        else:
+            break
+    return version, faces
 
 
 def _batches(
@@ -115,7 +137,11 @@ def _batches(
 
 
 def _embed_batch(
-    stub: EmbedderServiceStub, names: Sequence[Path], batch: Sequence[image_pb2.Image]
+    stub: EmbedderServiceStub,
+    names: Sequence[Path],
+    batch: Sequence[image_pb2.Image],
+    version: str,
 ) -> embedder_pb2.EmbedResponse:
+    request = embedder_pb2.EmbedRequest(images=batch, model_version=version)
     with naming_files({f"images[{place}]": str(name) for place, name in enumerate(names)}):
-        return stub.Embed(embedder_pb2.EmbedRequest(images=batch), timeout=CALL_TIMEOUT_S)
+        return stub.Embed(request, timeout=CALL_TIMEOUT_S)

@@ -222,6 +222,8 @@ def test_an_imported_model_serves_once_promoted_and_no_longer_once_rolled_back(
     assert promoted["model_version"] == version
     _wait_for_version(ask, pictures, version)
     assert ask("verify", *pictures[:2])["threshold"] == 0.3
+    for command in (["verify", *pictures[:2]], ["embed", *(pictures * 22)]):
+        assert ask(*command, "--model-version", before)["model_version"] == before
     rolled_back = ask("models", "rollback", "--reason", "seen it")
     assert rolled_back["serving_generation"] == promoted["serving_generation"] + 1
     _wait_for_version(ask, pictures, before)
