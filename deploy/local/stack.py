@@ -48,7 +48,7 @@ class Stack:
         self._database_url = ""
         self.postgres = PostgresServer(self.folder / "postgres", logs / "postgres.log")
         self.object_store = object_store(self.folder / "objects", logs / "objects.log")
-        self.feedback = self._service("feedback", "services.feedback", self._settings)
+        self.feedback = self._service("feedback", "services.feedback", self._feedback_settings)
         self.trainer = self._service("trainer", "services.trainer", self._trainer_settings)
         self.embedders = [
             self._service(f"embedder-{number}", "services.embedder", self._settings)
@@ -109,18 +109,19 @@ class Stack:
             "MAGFACE_S3_SECURE": "false",
         }
 
+    def _feedback_settings(self) -> dict[str, str]:
+        return {**self._settings(), "MAGFACE_EMBEDDER_ADDRESS": self._embedder_address()}
+
     def _trainer_settings(self) -> dict[str, str]:
         return {**self._settings(), "MAGFACE_FEEDBACK_ADDRESS": self.feedback.address}
 
     def _endpoints(self) -> Endpoints:
         store = self.object_store.settings()
-        addresses = [embedder.address for embedder in self.embedders]
         return Endpoints(
-            # gRPC's own way to name several servers at once.
-            embedder=addresses[0] if len(addresses) == 1 else f"ipv4:{','.join(addresses)}",
+            embedder=self._embedder_address(),
             feedback=self.feedback.address,
             trainer=self.trainer.address,
-            embedders=addresses,
+            embedders=[embedder.address for embedder in self.embedders],
             s3=S3Endpoint(
                 endpoint=store.s3_endpoint,
                 access_key=store.s3_access_key,
@@ -130,6 +131,11 @@ class Stack:
             database_url=self._database_url,
             pid=os.getpid(),
         )
+
+    def _embedder_address(self) -> str:
+        addresses = [embedder.address for embedder in self.embedders]
+        # gRPC's own way to name several servers at once.
+        return addresses[0] if len(addresses) == 1 else f"ipv4:{','.join(addresses)}"
 
     def _take_lock(self) -> None:
         """Holds the folder for us; the kernel lets go of it however we end."""

@@ -1,0 +1,40 @@
+"""The commands about the image pool, with the real services."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deploy.local.stack import Stack
+from tests.cli.conftest import Magface
+from tests.local.helpers import wait_until
+
+Ask = Callable[..., dict[str, Any]]
+
+
+def test_a_folder_of_people_becomes_a_pool_and_pairs_to_label(ask: Ask, people: Path) -> None:
+    images = sum(1 for path in people.rglob("*") if path.is_file() and path.suffix != ".json")
+    first = ask("feedback", "import-images", people, "--identities")
+    assert first["created"] + first["known"] == first["images"] == images
+    again = ask("feedback", "import-images", people, "--identities")
+    assert (again["created"], again["known"]) == (0, images)
+
+    def taken() -> bool:
+        return bool(ask("feedback", "next", "--annotator", "cli-pool", "--count", "2")["pairs"])
+
+    wait_until(taken, timeout_s=30)
+    hard = ask("feedback", "next", "--annotator", "cli-hard", "--count", "3", "--strategy", "hard")
+    for pair in hard["pairs"]:
+        assert len(pair["sha256_a"]) == len(pair["sha256_b"]) == 64
+    assert "annotators" in ask("feedback", "annotators")
+
+
+def test_an_image_that_is_rejected_is_named_and_the_others_are_stored(
+    magface: Magface, stack: Stack, people: Path, tmp_path: Path
+) -> None:
+    good = next(path for path in sorted(people.rglob("*.*")) if path.suffix in {".png", ".jpg"})
+    (tmp_path / f"good{good.suffix}").write_bytes(good.read_bytes())
+    (tmp_path / "worse.png").write_bytes(b"no picture")
+    result = magface("feedback", "import-images", tmp_path, "--dir", stack.folder)
+    assert result.exit_code == 1
+    assert "worse.png" in result.stderr
+    assert "1 of 2 images were rejected" in result.stderr
