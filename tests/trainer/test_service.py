@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from magface.v1 import trainer_pb2 as pb
 from safetensors.torch import load_file
 
 from deploy.local.seaweedfs import SeaweedServer
+from services.trainer.reference import load_reference
+from shared.datasets.render import write_people
 from shared.errors import (
     Conflict,
     InvalidInput,
@@ -53,7 +56,14 @@ def trainer(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[TrainerClient]:
     folder = tmp_path_factory.mktemp("trainer")
-    environment = service_environment(make_database(), s3, folder, upload_max_bytes=UPLOAD_LIMIT)
+    write_people(folder / "reference", people=20, images=2, seed=0)
+    environment = service_environment(
+        make_database(),
+        s3,
+        folder,
+        upload_max_bytes=UPLOAD_LIMIT,
+        reference_faces=folder / "reference",
+    )
     with ServiceProcess("services.trainer", environment).running() as process:
         yield TrainerClient(process)
 
@@ -102,6 +112,9 @@ def test_a_first_start_imports_and_promotes_the_bundled_network(
     check_golden(open_session(folder), manifest)
     assert manifest.magnitude_quantiles == default_calibration().magnitude_quantiles
     assert manifest.threshold == default_calibration().threshold
+    assert manifest.reference
+    # On whatever machine a version is made of it, these faces are watched.
+    assert len(np.unique(load_reference(objects, manifest.reference).persons)) == 20
 
 
 @pytest.mark.usefixtures("default_version")
