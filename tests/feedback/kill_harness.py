@@ -3,10 +3,8 @@
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -14,14 +12,11 @@ import psycopg
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from deploy.local.files import PortBook
-from deploy.local.objectstore import NanioServer, S3Server
-from deploy.local.postgres import PostgresServer
 from deploy.local.server import LocalServer
-from deploy.local.service import ServiceServer
 from shared.rpc.channel import open_channel
 from shared.storage.objects import ObjectStore, image_key
 from tests.feedback.helpers import picture, sent
+from tests.feedback.parts import Parts
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
@@ -30,49 +25,6 @@ _CALL_S: Final = 10.0
 _RETRY_S: Final = 0.1
 # Pictures that are erased all the time; apart from those whose labels must stay.
 _CHURNED: Final = 1_000_000
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What can be killed."""
-
-    postgres: PostgresServer
-    objects: S3Server
-    service: ServiceServer
-    database_url: str
-
-    @property
-    def servers(self) -> list[LocalServer]:
-        return [self.service, self.postgres, self.objects]
-
-
-@contextmanager
-def running(
-    folder: Path, object_store: Callable[[Path], S3Server] = NanioServer
-) -> Iterator[Parts]:
-    """The embedded stores and the service on them, as `magface up` runs them."""
-    with ExitStack() as stack:
-        postgres = stack.enter_context(PostgresServer(folder / "postgres"))
-        objects = stack.enter_context(object_store(folder / "objects"))
-        database_url = postgres.create_database("magface")
-        store = objects.settings()
-
-        def settings() -> dict[str, str]:
-            return {
-                "MAGFACE_DATABASE_URL": database_url,
-                "MAGFACE_DATABASE_TIMEOUT_S": "2",
-                "MAGFACE_S3_ENDPOINT": store.s3_endpoint,
-                "MAGFACE_S3_ACCESS_KEY": store.s3_access_key,
-                "MAGFACE_S3_SECRET_KEY": store.s3_secret_key.get_secret_value(),
-                "MAGFACE_S3_BUCKET": store.s3_bucket,
-                "MAGFACE_S3_TIMEOUT_S": "1",
-                "MAGFACE_FEEDBACK_ORPHAN_GRACE_S": "0",
-                "MAGFACE_FEEDBACK_SWEEP_EVERY_S": "0.5",
-            }
-
-        ports = PortBook(folder / "ports.json")
-        service = ServiceServer("feedback", "services.feedback", folder, ports, settings)
-        yield Parts(postgres, objects, stack.enter_context(service), database_url)
 
 
 @dataclass

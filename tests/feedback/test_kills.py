@@ -9,8 +9,16 @@ import pytest
 
 from deploy.local.objectstore import NanioServer, S3Server
 from deploy.local.seaweedfs import SeaweedServer
-from tests.feedback.kill_harness import Count, Load, Parts, count, kill_under_load, running, spoil
+from tests.feedback.kill_harness import Count, Load, count, kill_under_load, spoil
+from tests.feedback.parts import Parts, running
 
+# Short waits, so that a killed store is noticed soon; and a sweep that never rests.
+_HASTY = {
+    "MAGFACE_DATABASE_TIMEOUT_S": "2",
+    "MAGFACE_S3_TIMEOUT_S": "1",
+    "MAGFACE_FEEDBACK_ORPHAN_GRACE_S": "0",
+    "MAGFACE_FEEDBACK_SWEEP_EVERY_S": "0.5",
+}
 _NOTHING_WRONG = Count([], [], [], [], [], [])
 # A removal cut short is taken over after eight S3 timeouts, and looked for every five seconds.
 _SETTLES_S = 40
@@ -26,11 +34,23 @@ def _settled(parts: Parts, load: Load) -> Count:
 
 
 async def test_one_kill_of_each_loses_nothing(tmp_path: Path) -> None:
-    with running(tmp_path) as parts:
+    with running(tmp_path, changes=_HASTY) as parts:
         load = await kill_under_load(parts, parts.servers, seed=1)
         assert _settled(parts, load) == _NOTHING_WRONG
+        _require_that_the_checker_sees(parts, load)
     assert len(load.acknowledged) > 50
     assert load.erased > 0
+
+
+def _require_that_the_checker_sees(parts: Parts, load: Load) -> None:
+    parts.service.stop()
+    load.acknowledged["nobody"] = ("a", "b", "same")
+    spoil(parts)
+    found = count(parts, load)
+    assert found.lost == ["nobody"]
+    assert len(found.missing) == len(found.orphans) == 1
+    assert found.wrong
+    assert found.unfinished == ["forgotten"]
 
 
 @pytest.mark.slow
@@ -39,22 +59,8 @@ async def test_one_kill_of_each_loses_nothing(tmp_path: Path) -> None:
 async def test_kills_at_random_lose_nothing(
     tmp_path: Path, object_store: Callable[[Path], S3Server], kills: int
 ) -> None:
-    with running(tmp_path, object_store) as parts:
+    with running(tmp_path, object_store, _HASTY) as parts:
         victims = random.Random(kills).choices(parts.servers, k=kills)
         load = await kill_under_load(parts, victims, seed=kills)
         assert _settled(parts, load) == _NOTHING_WRONG
     assert len(load.acknowledged) > 20 * kills
-
-
-async def test_the_checker_sees_what_is_wrong(tmp_path: Path) -> None:
-    with running(tmp_path) as parts:
-        load = await kill_under_load(parts, [], seed=2)
-        assert _settled(parts, load) == _NOTHING_WRONG
-        load.acknowledged["nobody"] = ("a", "b", "same")
-        parts.service.stop()
-        spoil(parts)
-        found = count(parts, load)
-    assert found.lost == ["nobody"]
-    assert len(found.missing) == len(found.orphans) == 1
-    assert found.wrong
-    assert found.unfinished == ["forgotten"]

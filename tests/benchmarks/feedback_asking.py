@@ -1,0 +1,99 @@
+"""How long the service takes to answer, and how much memory an export takes."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import psutil
+import psycopg
+from magface.v1 import feedback_pb2 as pb
+from magface.v1 import feedback_pb2_grpc
+
+from shared.rpc.channel import open_channel
+from tests.feedback.parts import Parts
+
+Stub = feedback_pb2_grpc.FeedbackServiceStub
+
+# Images that nobody was asked about yet, next to each other in no order of theirs.
+_CANDIDATES = """
+INSERT INTO feedback.candidates (image_a, image_b, strategy, score, wanted)
+SELECT least(a, b), greatest(a, b),
+       (ARRAY['uncertainty', 'hard', 'disagreement', 'random'])[1 + n %% 4]::feedback.strategy,
+       (n * 7919 %% 10007) / 10007.0, 2
+FROM (SELECT n, sha256((1 + n %% %(images)s)::text::bytea) AS a,
+             sha256((1 + (n + 7 + n / %(images)s) %% %(images)s)::text::bytea) AS b
+      FROM generate_series(1, %(candidates)s) AS n) AS drawn
+WHERE a <> b ON CONFLICT DO NOTHING
+"""
+
+
+async def measure_asking(parts: Parts, stored: int, asked: int) -> dict[str, Any]:
+    """Time calls one after the other, and an export of everything."""
+    images = stored // 10
+    # Enough that the last annotator finds as many as the first.
+    candidates = {"images": images, "candidates": min(20 * asked + 2000, 20 * images)}
+    with psycopg.connect(parts.database_url, autocommit=True) as connection:
+        connection.execute(_CANDIDATES, candidates)
+        connection.execute("VACUUM ANALYZE feedback.candidates")
+    handed: list[int] = []
+
+    async def next_pairs(turn: int) -> None:
+        request = pb.NextPairsRequest(annotator=f"asker-{turn % 7}", count=10)
+        handed.append(len((await stub.NextPairs(request)).pairs))
+
+    async with open_channel(parts.service.address) as channel:
+        stub = Stub(channel)
+        measured: dict[str, Any] = {
+            "get_stats": await _time(asked, lambda _: stub.GetStats(pb.GetStatsRequest())),
+            "list_pairs": await _time(asked, lambda _: stub.ListPairs(pb.ListPairsRequest())),
+            "next_pairs": await _time(asked, next_pairs),
+            "export_pairs": await _export(stub, parts.service.pid or 0),
+        }
+    measured["next_pairs"]["pairs_handed"] = sum(handed)
+    sys.stderr.write(f"asked on {stored} labels\n")
+    return measured
+
+
+async def _time(asked: int, call: Callable[[int], Awaitable[object]]) -> dict[str, float]:
+    for turn in range(10):
+        await call(turn)
+    seconds = []
+    for turn in range(asked):
+        start = time.perf_counter()
+        await call(turn)
+        seconds.append(time.perf_counter() - start)
+    p50, p95 = np.percentile(np.array(seconds) * 1000, [50, 95])
+    return {"p50_ms": float(p50), "p95_ms": float(p95)}
+
+
+async def _export(stub: Stub, pid: int) -> dict[str, float]:
+    """Export twice: what the first one grows by is the machinery, not the export."""
+    await _drain(stub)
+    process = psutil.Process(pid)
+    before = process.memory_info().rss
+    highest = before
+
+    async def watch() -> None:
+        nonlocal highest
+        while True:
+            highest = max(highest, process.memory_info().rss)
+            await asyncio.sleep(0.02)
+
+    watching = asyncio.create_task(watch())
+    start = time.perf_counter()
+    pairs = await _drain(stub)
+    seconds = time.perf_counter() - start
+    watching.cancel()
+    return {
+        "pairs": pairs,
+        "pairs_per_second": pairs / seconds,
+        "rss_mib": highest / 2**20,
+        "rss_growth_mib": (highest - before) / 2**20,
+    }
+
+
+async def _drain(stub: Stub) -> int:
+    return sum([len(part.pairs) async for part in stub.ExportPairs(pb.ExportPairsRequest())])

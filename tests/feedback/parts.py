@@ -1,0 +1,60 @@
+"""The service as a process, on stores of its own."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.files import PortBook
+from deploy.local.objectstore import NanioServer, S3Server
+from deploy.local.postgres import PostgresServer
+from deploy.local.server import LocalServer
+from deploy.local.service import ServiceServer
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What can be killed."""
+
+    postgres: PostgresServer
+    objects: S3Server
+    service: ServiceServer
+    database_url: str
+
+    @property
+    def servers(self) -> list[LocalServer]:
+        return [self.service, self.postgres, self.objects]
+
+
+@contextmanager
+def running(
+    folder: Path,
+    object_store: Callable[[Path], S3Server] = NanioServer,
+    changes: Mapping[str, str] | None = None,
+) -> Iterator[Parts]:
+    """The embedded stores and the service on them, as `magface up` runs them.
+
+    Args:
+        folder: For everything they write.
+        object_store: Which S3 server.
+        changes: Variables of the service's environment.
+    """
+    with ExitStack() as stack:
+        postgres = stack.enter_context(PostgresServer(folder / "postgres"))
+        objects = stack.enter_context(object_store(folder / "objects"))
+        database_url = postgres.create_database("magface")
+        store = objects.settings()
+
+        def settings() -> dict[str, str]:
+            return {
+                "MAGFACE_DATABASE_URL": database_url,
+                "MAGFACE_S3_ENDPOINT": store.s3_endpoint,
+                "MAGFACE_S3_ACCESS_KEY": store.s3_access_key,
+                "MAGFACE_S3_SECRET_KEY": store.s3_secret_key.get_secret_value(),
+                "MAGFACE_S3_BUCKET": store.s3_bucket,
+                **(changes or {}),
+            }
+
+        ports = PortBook(folder / "ports.json")
+        service = ServiceServer("feedback", "services.feedback", folder, ports, settings)
+        yield Parts(postgres, objects, stack.enter_context(service), database_url)
