@@ -1,0 +1,61 @@
+"""The client, a process of its own: a load as JSON on stdin, what it saw as JSON on stdout."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvloop
+from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
+
+from tests.benchmarks import serving_pictures
+from tests.benchmarks.serving_loads import (
+    Checked,
+    Seen,
+    ask_at_rate,
+    ask_without_pause,
+    leave_early,
+)
+from tests.benchmarks.serving_targets import Address, targets
+
+
+async def _main() -> None:
+    order = json.loads(sys.stdin.readline())
+    seen = await _run(order["load"], Address(**order["address"]), order)
+    sys.stdout.write(json.dumps(vars(seen)))
+
+
+async def _run(load: str, address: Address, order: dict[str, Any]) -> Seen:
+    faces = serving_pictures.faces()
+    repeat = order.get("repeat", False)
+    pictures = (serving_pictures.repeated if repeat else serving_pictures.fresh)(faces)
+    if load == "without_pause":
+        async with targets(address, order["callers"]) as callers:
+            return await ask_without_pause(callers, pictures, order["seconds"])
+    async with grpc.aio.insecure_channel(address.host_port) as channel:
+        stub = EmbedderServiceStub(channel)
+        if load == "at_rate":
+            return await ask_at_rate(stub, pictures, order["rate"], order["seconds"])
+        if load == "leave_early":
+            patience = (order["patience_s"][0], order["patience_s"][1])
+            return await leave_early(stub, pictures, order["callers"], patience, order["seconds"])
+        checked = Checked(Path(order["references"]), order["images"])
+        return await checked.ask(stub, pictures, order["callers"], await _stdin_closed())
+
+
+async def _stdin_closed() -> asyncio.Event:
+    closed = asyncio.Event()
+
+    async def watch() -> None:
+        await asyncio.to_thread(sys.stdin.read)
+        closed.set()
+
+    # Kept by the event, as a task that nobody holds may be collected.
+    closed.watching = asyncio.create_task(watch())  # type: ignore[attr-defined]
+    return closed
+
+
+if __name__ == "__main__":
+    uvloop.run(_main())

@@ -1,0 +1,118 @@
+"""The embedder as it is deployed: its own process, its versions in an S3 server."""
+
+import re
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import psutil
+from magface.v1 import embedder_pb2 as pb
+from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
+
+from deploy.local.files import PortBook
+from deploy.local.objectstore import NanioServer
+from deploy.local.service import ServiceServer
+from shared.registry.pointer import ServingPointer, write_pointer
+from shared.registry.versions import VersionStore
+from shared.settings import ObjectStoreSettings
+from shared.storage.objects import ObjectStore
+from tests.benchmarks.serving_waiting import until
+
+
+class Registry:
+    """What the trainer does: publishes versions and says which one serves."""
+
+    def __init__(self, settings: ObjectStoreSettings, folder: Path) -> None:
+        self._objects = ObjectStore(settings)
+        self._versions = VersionStore(self._objects, folder / "registry-cache")
+        self._generation = 0
+
+    def publish(self, folder: Path) -> None:
+        self._versions.publish(folder)
+
+    def promote(self, model_version: str) -> None:
+        self._generation += 1
+        now = datetime.now(UTC)
+        pointer = ServingPointer(
+            model_version=model_version, generation=self._generation, published_at=now
+        )
+        write_pointer(self._objects, pointer)
+
+
+class Embedder:
+    """A running embedder, and what can be seen of it from outside."""
+
+    def __init__(self, server: ServiceServer, metrics_port: int, registry: Registry) -> None:
+        self._server = server
+        self._metrics_port = metrics_port
+        self.registry = registry
+
+    @property
+    def address(self) -> str:
+        return self._server.address
+
+    @property
+    def rss_bytes(self) -> int:
+        assert self._server.pid is not None
+        return int(psutil.Process(self._server.pid).memory_info().rss)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of the samples of a metric that carry the labels."""
+        page = urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/", timeout=10)
+        return sum_samples(page.read().decode(), name, labels)
+
+    def serving_version(self) -> str:
+        with grpc.insecure_channel(self.address) as channel:
+            stub = EmbedderServiceStub(channel)
+            answer = stub.GetModel(pb.GetModelRequest(), timeout=10)
+            return str(answer.model_version)
+
+    def swap_to(self, model_version: str) -> None:
+        """Promote a version and wait until it serves."""
+        self.registry.promote(model_version)
+        until(lambda: self.serving_version() == model_version, f"{model_version} to serve")
+
+
+def sum_samples(page: str, name: str, labels: dict[str, str]) -> float:
+    """Add up the samples of one name in a Prometheus page whose labels are as given."""
+    total = 0.0
+    for text, value in re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", page, re.M):
+        found = dict(re.findall(r'(\w+)="([^"]*)"', text))
+        if labels.items() <= found.items():
+            total += float(value)
+    return total
+
+
+@contextmanager
+def running_embedder(folder: Path, versions: list[Path], **settings: str) -> Iterator[Embedder]:
+    """Serve the first of some versions with the product's defaults; the others are published.
+
+    Args:
+        folder: For the store, the cache and the logs; kept.
+        versions: Folders of versions.
+        settings: Others than the defaults, as ``cache_bytes="0"``.
+    """
+    with NanioServer(folder / "store") as store:
+        registry = Registry(store.settings(), folder)
+        for version in versions:
+            registry.publish(version)
+        registry.promote(versions[0].name)
+        ports = PortBook(folder / "ports.json")
+        metrics_port = ports.take("embedder-metrics")
+        environment = _environment(store.settings(), metrics_port, settings)
+        server = ServiceServer("embedder", "services.embedder", folder, ports, environment)
+        with server:
+            yield Embedder(server, metrics_port, registry)
+
+
+def _environment(
+    store: ObjectStoreSettings, metrics_port: int, settings: dict[str, str]
+) -> Callable[[], dict[str, str]]:
+    secret = store.s3_secret_key.get_secret_value()
+    values = store.model_dump() | {"s3_secret_key": secret, "metrics_port": metrics_port}
+    values |= {"log_level": "WARNING", **settings}
+    named = {f"MAGFACE_{name.upper()}": str(value) for name, value in values.items()}
+    return lambda: named

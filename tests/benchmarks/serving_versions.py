@@ -1,0 +1,151 @@
+"""Model versions to serve: iResNet-18, others that differ from it, and one of almost no cost."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from shared.datasets.render import golden_crops
+from shared.model.manifest import ONNX_FILE, FileEntry, Manifest
+from shared.model.selfcheck import make_golden
+from shared.model.session import OnnxSession
+from tests.model.made_weights import LAYOUTS, made_state, official_shapes
+
+_SIZE = 512
+_WIDTHS = (64, 128, 256, 512)
+_QUICK_WIDTHS = (4, 8, 16, 32)
+_INPUT, _OUTPUT = "images", "features"
+
+
+class BenchVersions:
+    """Folders of versions, made once and kept.
+
+    Args:
+        folder: Holds one folder a version.
+        quick: Whether iResNet-18 may be a narrow one, for a run whose figures mean nothing.
+    """
+
+    def __init__(self, folder: Path, *, quick: bool) -> None:
+        self._widths = _QUICK_WIDTHS if quick else _WIDTHS
+        self._folder = folder / ("quick" if quick else "real")
+
+    def iresnet18(self) -> Path:
+        """The full width, random weights: they take as long as trained ones."""
+        folder = self._folder / "iresnet18"
+        if not (folder / "manifest.json").exists():
+            write_version(folder, _export_iresnet18(self._folder / "export", self._widths))
+        return folder
+
+    def almost_free(self) -> Path:
+        """A network that gives a slice of its input."""
+        folder = self._folder / "almost-free"
+        if not (folder / "manifest.json").exists():
+            write_version(folder, almost_free_network())
+        return folder
+
+    def differing(self, network: Path, name: str, seed: int) -> Path:
+        """A version that costs what another does and answers with other vectors.
+
+        Args:
+            network: The other's folder.
+            name: Of this one.
+            seed: Which coordinates change their sign.
+        """
+        folder = self._folder / name
+        if not (folder / "manifest.json").exists():
+            write_version(folder, with_signs(onnx.load(network / ONNX_FILE), seed))
+        return folder
+
+
+def write_version(folder: Path, network: onnx.ModelProto) -> None:
+    """Write a network as a version that embedders accept, golden crops included."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ONNX_FILE
+    onnx.save(network, path)
+    data = path.read_bytes()
+    Manifest(
+        model_version=folder.name,
+        architecture="bench",
+        embedding_size=_SIZE,
+        channel_order="bgr",
+        threshold=0.3,
+        magnitude_quantiles=(0.1, 1000.0),
+        parent_version=None,
+        job_id="bench",
+        data_snapshot=None,
+        created_at=datetime.now(UTC),
+        files={ONNX_FILE: FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))},
+        golden=make_golden(OnnxSession(path, "bgr"), golden_crops()),
+    ).write(folder)
+
+
+def almost_free_network() -> onnx.ModelProto:
+    """An ONNX file that looks at 512 of the pixels of each picture, and adds one half."""
+    slice_ = {"starts": [0, 0, 0], "ends": [1, 8, 64], "axes": [1, 2, 3]}
+    constants = [
+        numpy_helper.from_array(np.array(value, np.int64), name) for name, value in slice_.items()
+    ]
+    # A black picture must not give a vector of length zero.
+    constants.append(numpy_helper.from_array(np.float32(0.5), "half"))
+    nodes = [
+        helper.make_node("Slice", [_INPUT, *slice_], ["patch"]),
+        helper.make_node("Flatten", ["patch"], ["flat"], axis=1),
+        helper.make_node("Add", ["flat", "half"], [_OUTPUT]),
+    ]
+    takes = helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, ["batch", 3, 112, 112])
+    gives = helper.make_tensor_value_info(_OUTPUT, TensorProto.FLOAT, ["batch", _SIZE])
+    graph = helper.make_graph(nodes, "almost_free", [takes], [gives], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def with_signs(network: onnx.ModelProto, seed: int) -> onnx.ModelProto:
+    """Let a network change the sign of some of its coordinates.
+
+    Args:
+        network: Gives one float32 [batch, 512]; is changed.
+        seed: Which of them.
+    """
+    output = network.graph.output[0]
+    before = f"{output.name}_before_signs"
+    for node in network.graph.node:
+        names = [before if name == output.name else name for name in node.output]
+        del node.output[:]
+        node.output.extend(names)
+    signs = np.random.default_rng(seed).choice(np.float32([-1, 1]), _SIZE)
+    network.graph.initializer.append(numpy_helper.from_array(signs, "signs"))
+    network.graph.node.append(helper.make_node("Mul", [before, "signs"], [output.name]))
+    return network
+
+
+def reference_vectors(folder: Path, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What a version must answer, by the engine itself: float32 [N, 512], unit rows."""
+    raw = OnnxSession(folder / ONNX_FILE, "bgr").run(crops).astype(np.float64)
+    return np.asarray(raw / np.linalg.norm(raw, axis=1, keepdims=True), np.float32)
+
+
+def _export_iresnet18(folder: Path, widths: tuple[int, ...]) -> onnx.ModelProto:
+    # Only here: torch takes seconds to import, and is not needed once the file is made.
+    import torch
+
+    from shared.model.export import export_version
+    from shared.model.iresnet import IResNet, spec_from_shapes
+
+    shapes = official_shapes(LAYOUTS["iresnet18"], widths, _SIZE)
+    network = IResNet(spec_from_shapes(shapes))
+    network.load_state_dict({k: torch.from_numpy(v) for k, v in made_state(shapes).items()})
+    if not folder.exists():
+        export_version(
+            network.eval(),
+            folder,
+            model_version="export",
+            channel_order="bgr",
+            threshold=0.3,
+            magnitude_quantiles=(0.1, 1000.0),
+            golden_crops=golden_crops(),
+            job_id="bench",
+        )
+    return onnx.load(folder / ONNX_FILE)
