@@ -39,9 +39,11 @@ WALK: Final = """
 SELECT sha256, stored_at, NOT EXISTS (
     SELECT FROM feedback.embeddings
     WHERE embeddings.version_id = %(version_id)s AND embeddings.sha256 = page.sha256
+    OFFSET 0  -- looked up for each image, where a hash would be made of all of them
 ) AND NOT EXISTS (
     SELECT FROM feedback.unembeddable
     WHERE unembeddable.sha256 = page.sha256 AND model_version = %(model_version)s
+    OFFSET 0
 ) AS missing
 FROM (
     SELECT sha256, stored_at FROM feedback.images

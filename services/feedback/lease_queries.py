@@ -12,12 +12,14 @@ WITH expired AS MATERIALIZED (
         SELECT FROM feedback.pairs JOIN feedback.labels USING (pair_id)
         WHERE pairs.image_a = leases.image_a AND pairs.image_b = leases.image_b
           AND labels.annotator = leases.annotator
+        OFFSET 0
     ) AS labelled
     FROM feedback.leases WHERE answered IS NULL AND expires_at <= now()
     ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), settled AS (
-    UPDATE feedback.leases SET answered = labelled
-    FROM expired WHERE leases.lease_id = expired.lease_id
+    UPDATE feedback.leases
+    SET answered = lease_id = ANY(ARRAY(SELECT lease_id FROM expired WHERE labelled))
+    WHERE lease_id = ANY(ARRAY(SELECT lease_id FROM expired))
 ), gone AS (
     SELECT image_a, image_b, array_agg(annotator) AS annotators
     FROM expired WHERE NOT labelled GROUP BY image_a, image_b
@@ -53,9 +55,14 @@ FROM chosen RETURNING lease_id, image_a, image_b, expires_at
 GOLD_ANSWERS: Final = """
 SELECT annotator, count(*), count(*) FILTER (WHERE label = truth) FROM (
     SELECT DISTINCT ON (candidate_id, annotator) annotator, label, truth
-    FROM feedback.candidates
-         JOIN feedback.pairs USING (image_a, image_b) JOIN feedback.labels USING (pair_id)
-    WHERE strategy = 'gold' AND cardinality(holders) < wanted AND labelled_at >= prepared_at
+    FROM feedback.candidates CROSS JOIN LATERAL (
+        SELECT annotator, label, label_id
+        FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+        WHERE pairs.image_a = candidates.image_a AND pairs.image_b = candidates.image_b
+          AND labelled_at >= prepared_at
+        OFFSET 0
+    ) AS answer
+    WHERE strategy = 'gold' AND cardinality(holders) < wanted
     ORDER BY candidate_id, annotator, label_id DESC
 ) AS answers GROUP BY annotator ORDER BY annotator LIMIT %(limit)s
 """

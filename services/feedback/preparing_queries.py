@@ -51,7 +51,9 @@ FROM (
     UNION ALL
     (SELECT pair_id, consensus FROM feedback.pair_consensus
      WHERE consensus = 'different' ORDER BY pair_id DESC LIMIT %(limit)s)
-) AS latest JOIN feedback.pairs USING (pair_id)
+) AS latest CROSS JOIN LATERAL (
+    SELECT image_a, image_b FROM feedback.pairs WHERE pairs.pair_id = latest.pair_id OFFSET 0
+) AS pair
 """
 
 # Of the latest pairs without a consensus, those that more than one has looked at.
@@ -60,7 +62,9 @@ SELECT image_a, image_b, votes_same, votes_different
 FROM (
     SELECT pair_id, votes_same, votes_different FROM feedback.pair_consensus
     WHERE consensus IS NULL ORDER BY pair_id DESC LIMIT 5000
-) AS latest JOIN feedback.pairs USING (pair_id)
+) AS latest CROSS JOIN LATERAL (
+    SELECT image_a, image_b FROM feedback.pairs WHERE pairs.pair_id = latest.pair_id OFFSET 0
+) AS pair
 WHERE votes_same > 0 AND votes_different > 0
 LIMIT %(limit)s
 """
@@ -96,7 +100,9 @@ FROM (
     (SELECT pair_id, consensus, confidence, votes_same, votes_different
      FROM feedback.pair_consensus
      WHERE consensus = 'different' ORDER BY pair_id DESC LIMIT 2000)
-) AS latest JOIN feedback.pairs USING (pair_id)
+) AS latest CROSS JOIN LATERAL (
+    SELECT image_a, image_b FROM feedback.pairs WHERE pairs.pair_id = latest.pair_id OFFSET 0
+) AS pair
 WHERE confidence = 1 AND votes_same + votes_different >= %(votes)s
 LIMIT %(limit)s
 """

@@ -2,6 +2,8 @@
 
 import psycopg
 
+from services.feedback import embedding_queries
+
 _FILL = (
     "INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment)"
     " SELECT sha256(n::text::bytea), 30000, 'image/jpeg', 'aligned'"
@@ -43,4 +45,43 @@ def fill(database_url: str, *, images: int, pairs: int, labels: int) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         for statement in _FILL:
             connection.execute(statement.encode(), sizes)
+        connection.execute("VACUUM ANALYZE")
+
+
+_POOL = (
+    "INSERT INTO feedback.pool_versions (model_version, dimensions, threshold, complete_at)"
+    " VALUES ('one', %(dimensions)s, 0.3, now())",
+    "CREATE TABLE feedback.embeddings_1 PARTITION OF feedback.embeddings FOR VALUES IN (1)",
+    # Directions drawn at random; the norm is not one, which no query minds.
+    "INSERT INTO feedback.embeddings (version_id, sha256, embedding, quality)"
+    " SELECT 1, sha256, (SELECT array_agg(random() - 0.5)::vector"
+    "                    FROM generate_series(1, %(dimensions)s) WHERE sha256 IS NOT NULL),"
+    "        random() FROM feedback.images",
+    "INSERT INTO feedback.unembeddable (sha256, model_version, why)"
+    " SELECT sha256, 'one', 'no face' FROM feedback.images WHERE get_byte(sha256, 0) < 64",
+    "INSERT INTO feedback.image_subjects (sha256, subject)"
+    " SELECT sha256, 'person-' || (get_byte(sha256, 0) * 256 + get_byte(sha256, 1)) %% 1000"
+    " FROM feedback.images",
+    "INSERT INTO feedback.candidates (image_a, image_b, strategy, score, wanted, holders, truth)"
+    " SELECT least(a, b), greatest(a, b), strategy::feedback.strategy, random(), 1, '{}',"
+    "        CASE WHEN strategy = 'gold' THEN 'same'::feedback.label END"
+    " FROM (SELECT sha256(n::text::bytea) AS a, sha256((n + 2000)::text::bytea) AS b,"
+    "              (ARRAY['hard', 'uncertainty', 'disagreement', 'random', 'gold'])[1 + n %% 5]"
+    "                AS strategy"
+    "       FROM generate_series(1, %(candidates)s) AS n) AS made",
+    "INSERT INTO feedback.leases (image_a, image_b, annotator, strategy, expires_at, answered)"
+    " SELECT image_a, image_b, 'ann-' || pair_id %% 97, 'hard',"
+    "        CASE WHEN pair_id %% 100 = 0 THEN now() + interval '1 hour' ELSE now() END,"
+    "        CASE WHEN pair_id %% 100 = 0 THEN NULL ELSE true END"
+    " FROM feedback.pairs WHERE pair_id <= %(leases)s",
+)
+
+
+def fill_pool(database_url: str, *, candidates: int, leases: int, dimensions: int) -> None:
+    """Embed what `fill` has made, and prepare and lease pairs of it."""
+    sizes = {"candidates": candidates, "leases": leases, "dimensions": dimensions}
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for statement in _POOL:
+            connection.execute(statement.encode(), sizes)
+        connection.execute(embedding_queries.add_index(1, dimensions))
         connection.execute("VACUUM ANALYZE")
