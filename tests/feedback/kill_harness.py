@@ -86,6 +86,7 @@ class Load:
             )
             if await self._insist(self.stub.DeleteImage, erase):
                 self.erased += 1
+                self.news.set()
 
     async def _insist(self, call: Callable[..., Awaitable[Any]], request: Any) -> Any:
         while self.going:
@@ -114,7 +115,7 @@ async def kill_under_load(parts: Parts, victims: list[LocalServer], seed: int) -
             await asyncio.to_thread(victim.start)
         # What was sent before the last kill is acknowledged after it, or not at all.
         wanted = len(load.acknowledged) + 2 * SUBMITTERS
-        while len(load.acknowledged) < wanted:
+        while len(load.acknowledged) < wanted or not load.erased:
             load.news.clear()
             await load.news.wait()
         load.going = False
