@@ -226,4 +226,5 @@ class Shadow:
 def _step_back() -> None:
     # Linux knows the priority of a thread; elsewhere it keeps the process's.
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        niceness = max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

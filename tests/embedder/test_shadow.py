@@ -1,6 +1,9 @@
 """A candidate in the shadow: what it measures, and that no one feels it."""
 
 import asyncio
+import os
+import sys
+import threading
 from contextlib import asynccontextmanager, suppress
 from math import inf
 
@@ -98,6 +101,24 @@ async def test_agreement_and_shift_are_those_of_the_two_versions():
     assert report.similarity_shift == pytest.approx(shift, abs=1e-6)
     assert (report.model_version, report.error) == ("v2", "")
     assert world.candidate.session.batches == [1] * 2 * len(PAIRS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows a thread's priority")
+async def test_its_thread_has_a_lower_priority_than_those_that_answer_calls():
+    async with _running() as world:
+        await world.look("v2")
+        niceness: list[int] = []
+        run = world.candidate.session.run
+
+        def run_and_note(batch: np.ndarray) -> np.ndarray:
+            niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return run(batch)
+
+        world.candidate.session.run = run_and_note
+        await world.faces.verify(*PAIRS[0], inf)
+        await until(lambda: world.shadow.report.pairs)
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert set(niceness) == {max(ours, 10)}
 
 
 async def test_it_computes_only_while_no_call_is_in_flight():
