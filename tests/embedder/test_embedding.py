@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from math import inf
 
 import numpy as np
@@ -338,3 +339,15 @@ async def test_a_version_that_is_resident_can_be_asked_for():
             await service.faces.embed(FACES, inf, "v1")
         with pytest.raises(PreconditionFailed, match="v1 is not loaded here"):
             await service.faces.verify(FACES[0], FACES[1], inf, "v1")
+
+
+async def test_a_version_that_is_let_go_gives_its_memory_back_though_the_engine_idles():
+    async with _Service(cache_bytes=2**20) as service:
+        service.models.flip(model("v1"))
+        await service.faces.embed(FACES, inf)
+        await service.faces.verify(FACES[0], FACES[1], inf)
+        first = weakref.ref(service.models.serving.model)
+        assert service.models.flip(model("v2")) is None
+        assert first() is not None
+        service.models.flip(model("v3"))
+        await until(lambda: first() is None)
