@@ -1,9 +1,9 @@
 """Erases images with all that was said about them; what is asked for is done, also after a crash.
 
 An erasure is recorded before anything is deleted, then carried out in small steps: rows of some
-images with their pairs and labels in one transaction, then their objects, then their place on
-the list of removals, the last to name them. `removals.py` says why an upload of the same image
-cannot end up halfway.
+images with their pairs and labels in one transaction, then their objects and what trainings
+reported of them, then their place on the list of removals, the last to name them. `removals.py`
+says why an upload of the same image cannot end up halfway.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from services.feedback.erased_rows import delete_rows
 from services.feedback.images import ImageVault
 from shared.errors import NotFound, Unavailable
 from shared.registry.erasure import mark_erasure
+from shared.registry.label_reports import forget_images
 from shared.registry.lineage import TrainedVersion, versions_trained_on
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
@@ -220,6 +221,8 @@ class Eraser:
             token = uuid4()
             while hashes := await self._delete_rows(request_id, token):
                 await asyncio.gather(*(self._vault.remove(one.hex()) for one in hashes))
+                if request_id != SWEEP:
+                    await self._clear_reports(hashes)
                 await self._forget(request_id, token, hashes)
             await self._conclude(request_id)
 
@@ -237,6 +240,12 @@ class Eraser:
             if hashes and request_id != SWEEP:
                 await delete_rows(connection, request_id, hashes)
         return hashes
+
+    async def _clear_reports(self, hashes: list[bytes]) -> None:
+        erased = [sha256.hex() for sha256 in hashes]
+        async with transaction(self._pool) as connection:
+            await connection.execute(queries.LOCK_REPORTS)
+            await asyncio.to_thread(forget_images, self._objects, erased)
 
     async def _forget(self, request_id: str, token: UUID, hashes: list[bytes]) -> None:
         gone = {"request_id": request_id, "token": token, "hashes": hashes}

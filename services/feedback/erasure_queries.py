@@ -8,6 +8,9 @@ _GATE: Final = 7_305_800_211
 SHARE_GATE: Final = f"SELECT pg_advisory_xact_lock_shared({_GATE})"
 CLOSE_GATE: Final = f"SELECT pg_advisory_xact_lock({_GATE})"
 
+# Reports on labels are read, changed and written back by one at a time.
+LOCK_REPORTS: Final = f"SELECT pg_advisory_xact_lock({_GATE} + 1)"
+
 EPOCH: Final = "SELECT epoch FROM feedback.removal_epoch"
 RAISE_EPOCH: Final = "UPDATE feedback.removal_epoch SET epoch = epoch + 1"
 REMOVED_NOW: Final = """

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from services.trainer.training import LabelledPair
 from shared.errors import NotFound
+from shared.registry.label_reports import LABEL_REPORTS
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
 
@@ -102,7 +103,7 @@ def keep_report(objects: ObjectStore, job_id: UUID, report: LabelReport) -> None
 
 
 def _key(job_id: UUID) -> str:
-    return f"suspects/{job_id}.json"
+    return f"{LABEL_REPORTS}{job_id}.json"
 
 
 class Suspects:

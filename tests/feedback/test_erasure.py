@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -19,6 +20,8 @@ from services.feedback.keeping import opened_keeping, sweep
 from services.feedback.opening import opened_store, prepare
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
+from services.trainer.suspects import LabelReport, Suspicion, keep_report, suspect
+from services.trainer.training import LabelledPair
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.registry.erasure import read_erasure
 from shared.storage.objects import ObjectStore, image_key
@@ -95,9 +98,12 @@ async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_
     await store.submit(feedback(2, 3))
     name_subject(database_url, 1, "Jane Roe")
     embedding = _embed(database_url, 1)
+    wrong = suspect(LabelledPair(sha256(1), sha256(2), True, 1.0, ()), 0.9, Suspicion.UNLIKELY)
+    keep_report(object_store, uuid4(), LabelReport(3, 0.1, False, (wrong,), ()))
     before = _dump(database_url)
     assert all(trace in before for trace in (sha256(1), "Jane Roe", embedding))
     assert _found(picture(1), object_store) == [image_key(sha256(1))]
+    assert len(_found(sha256(1).encode(), object_store)) == 1
     (snapshot_id, pairs), *_ = [part async for part in store.export("")]
     assert len(pairs) == 3
     generation = read_erasure(object_store)

@@ -126,5 +126,13 @@ def test_an_export_page_is_read_in_order_without_sorting_the_labels(filled: str)
 
 def test_every_query_is_checked() -> None:
     named = {name for name in _QUERIES if name.isupper() and not name.startswith("_")}
-    statements = {"LOCK_LABELS", "RULE", "SET_RULE", "SHARE_GATE", "CLOSE_GATE", "ALLOW_REMOVAL"}
+    statements = {
+        "LOCK_LABELS",
+        "RULE",
+        "SET_RULE",
+        "SHARE_GATE",
+        "LOCK_REPORTS",
+        "CLOSE_GATE",
+        "ALLOW_REMOVAL",
+    }
     assert named == set(_SAMPLES) | _BRINGS_ITS_ROWS | statements

@@ -1,0 +1,33 @@
+"""Reports on labels forget an erased image, and keep everything else."""
+
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from services.trainer.suspects import LabelReport, Reliability, Suspicion, keep_report, suspect
+from services.trainer.training import LabelledPair, Vote
+from shared.registry.label_reports import LABEL_REPORTS, forget_images
+from shared.storage.objects import ObjectStore
+
+_REPORT = TypeAdapter(LabelReport)
+
+
+def _report(*pairs: tuple[str, str]) -> LabelReport:
+    suspects = [
+        suspect(LabelledPair(a, b, True, 1.0, (Vote("ann", True),)), 0.9, Suspicion.UNLIKELY)
+        for a, b in pairs
+    ]
+    return LabelReport(9, 0.2, True, tuple(suspects), (Reliability("ann", 9, 0.8, 0.9),))
+
+
+def test_an_erased_image_is_taken_out_of_every_report(object_store: ObjectStore) -> None:
+    reports = [_report(("a", "b"), ("c", "d")), _report(("b", "a")), _report(("c", "d"))]
+    for number, report in enumerate(reports):
+        keep_report(object_store, UUID(int=number), report)
+    object_store.put(f"{LABEL_REPORTS}broken.json", b"[1, 2")
+    forget_images(object_store, ["b", "e"])
+    left = [
+        _REPORT.validate_json(object_store.get(found.key))
+        for found in object_store.list(LABEL_REPORTS)
+    ]
+    assert left == [_report(("c", "d")), _report(), _report(("c", "d"))]
