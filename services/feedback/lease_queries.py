@@ -2,8 +2,6 @@
 
 from typing import Final
 
-ONE_SETTLES: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('feedback leases', 0))"
-
 # Whether a lease was answered is asked once, when it has run out: until then the annotator
 # counts as asked either way, and storing a label costs nothing more.
 SETTLE: Final = """
@@ -14,7 +12,10 @@ WITH expired AS MATERIALIZED (
           AND labels.annotator = leases.annotator
         OFFSET 0
     ) AS labelled
-    FROM feedback.leases WHERE answered IS NULL AND expires_at <= now()
+    FROM feedback.leases
+    WHERE answered IS NULL AND expires_at <= now()
+      -- One settles at a time, the others pass by: two might wait for one another.
+      AND (SELECT pg_try_advisory_xact_lock(hashtextextended('feedback leases', 0)))
     ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), settled AS (
     UPDATE feedback.leases
@@ -31,17 +32,21 @@ FROM gone WHERE candidates.image_a = gone.image_a AND candidates.image_b = gone.
 
 LEASE: Final = """
 WITH chosen AS MATERIALIZED (
-    SELECT candidate_id, image_a, image_b, strategy FROM feedback.candidates
-    WHERE strategy = %(strategy)s::feedback.strategy AND cardinality(holders) < wanted
-      AND NOT %(annotator)s::text = ANY(holders)
-      AND NOT EXISTS (
-          SELECT FROM feedback.pairs JOIN feedback.labels USING (pair_id)
-          WHERE pairs.image_a = candidates.image_a AND pairs.image_b = candidates.image_b
-            AND labels.annotator = %(annotator)s
-          -- Looked up for each candidate: a join might read every label of an annotator.
-          OFFSET 0
-      )
-    ORDER BY score DESC, candidate_id LIMIT %(count)s FOR UPDATE OF candidates SKIP LOCKED
+    SELECT candidate_id, image_a, image_b, strategy
+    FROM unnest(%(strategies)s::feedback.strategy[], %(counts)s::integer[]) AS part (kind, wish)
+    CROSS JOIN LATERAL (
+        SELECT candidate_id, image_a, image_b, strategy FROM feedback.candidates
+        WHERE strategy = kind AND cardinality(holders) < wanted
+          AND NOT %(annotator)s::text = ANY(holders)
+          AND NOT EXISTS (
+              SELECT FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+              WHERE pairs.image_a = candidates.image_a AND pairs.image_b = candidates.image_b
+                AND labels.annotator = %(annotator)s
+              -- Looked up for each candidate: a join might read every label of an annotator.
+              OFFSET 0
+          )
+        ORDER BY score DESC, candidate_id LIMIT wish FOR UPDATE OF candidates SKIP LOCKED
+    ) AS found
 ), held AS (
     UPDATE feedback.candidates SET holders = holders || %(annotator)s::text
     FROM chosen WHERE candidates.candidate_id = chosen.candidate_id

@@ -1,6 +1,6 @@
 """Hands pairs to people: each held for one annotator until its lease ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -104,17 +104,15 @@ class LeaseOffice:
             raise InvalidInput("count", f"is {count}; 1..{_LARGEST_COUNT} are possible")
         wanted = count or _DEFAULT_COUNT
         async with transaction(self._pool) as connection:
-            await _settle(connection)
-        leases: list[Lease] = []
-        async with transaction(self._pool) as connection:
-            for kind, number in self._plan(wanted, strategy):
-                leases += await self._lease(connection, annotator, kind, number)
+            # Pairs whose leases have ended without an answer come back first.
+            await connection.execute(queries.SETTLE, {"limit": _SETTLED_AT_ONCE})
+            leases = await self._lease(connection, annotator, self._plan(wanted, strategy))
             if strategy is not None and (missing := wanted - len(leases)):
-                leases += await self._lease(connection, annotator, strategy, missing)
+                leases += await self._lease(connection, annotator, [(strategy, missing)])
             short = wanted - len(leases)
             for kind in (*MIX, Strategy.RANDOM):
                 if missing := wanted - len(leases):
-                    leases += await self._lease(connection, annotator, kind, missing)
+                    leases += await self._lease(connection, annotator, [(kind, missing)])
             missing = wanted - len(leases)
             otherwise = 0 if strategy is None else short - missing
             note = await self._note(connection, strategy, otherwise, missing)
@@ -141,14 +139,17 @@ class LeaseOffice:
         return [plan[place] for place in order if plan[place][1] > 0]
 
     async def _lease(
-        self, connection: BoundedConnection, annotator: str, strategy: Strategy, count: int
+        self,
+        connection: BoundedConnection,
+        annotator: str,
+        plan: Sequence[tuple[Strategy, int]],
     ) -> list[Lease]:
         cursor = await connection.execute(
             queries.LEASE,
             {
                 "annotator": annotator,
-                "strategy": strategy.value,
-                "count": count,
+                "strategies": [kind.value for kind, _ in plan],
+                "counts": [count for _, count in plan],
                 "lease_s": self._sharing.lease_s,
             },
         )
@@ -181,10 +182,3 @@ class LeaseOffice:
         if missing:
             notes.append(f"{missing} fewer than asked for: more are prepared in a moment")
         return "; ".join(notes)
-
-
-async def _settle(connection: BoundedConnection) -> None:
-    """Give back the pairs whose leases have ended without an answer."""
-    cursor = await connection.execute(queries.ONE_SETTLES)
-    if await cursor.fetchone() == (True,):
-        await connection.execute(queries.SETTLE, {"limit": _SETTLED_AT_ONCE})

@@ -19,7 +19,7 @@ _SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
     "settle": (lease_queries.SETTLE, {"limit": 500}),
     "lease": (
         lease_queries.LEASE,
-        {"strategy": "hard", "annotator": "ann-1", "count": 10, "lease_s": 900.0},
+        {"strategies": ["hard"], "counts": [10], "annotator": "ann-1", "lease_s": 900.0},
     ),
     "gold": (lease_queries.GOLD_ANSWERS, {"limit": 1000}),
     "situation": (lease_queries.SITUATION, {}),
