@@ -8,63 +8,16 @@ from math import inf
 import numpy as np
 import pytest
 
-from services.embedder.admission import Admission
-from services.embedder.cache import EmbeddingCache
-from services.embedder.comparing import StoredEmbedding
-from services.embedder.embedding import FaceEmbedder
-from services.embedder.pipeline import Pipeline
-from services.embedder.resident import LoadedModel, ResidentModels
-from services.embedder.shadow import Shadow
-from services.embedder.work import deliver_on
 from shared.errors import InvalidInput, Overloaded, PreconditionFailed, Unavailable
-from shared.model.faces import FaceImage, FaceReader
-from shared.settings import ImageLimits
-from tests.embedder.faces import crops, png
+from shared.model.faces import FaceImage
+from tests.embedder.domain import FACES, Service, held, stored
+from tests.embedder.faces import png
 from tests.embedder.standin import model
 from tests.embedder.waiting import until
 
 
-class _Service:
-    def __init__(self, max_images: int = 128, batch_images: int = 4, cache_bytes: int = 0) -> None:
-        deliver = deliver_on(asyncio.get_running_loop())
-        self.models = ResidentModels()
-        reader = FaceReader(ImageLimits())
-        self.pipeline = Pipeline(reader, 2, batch_images, deliver)
-        self.admission = Admission(max_images, 2**24)
-        self.cache = EmbeddingCache(cache_bytes)
-        shadow = Shadow(self.models, reader, model, self.admission.idle, 0.0)
-        self.faces = FaceEmbedder(self.models, self.pipeline, self.admission, self.cache, shadow)
-
-    async def __aenter__(self) -> "_Service":
-        self.pipeline.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.pipeline.stop()
-
-    @property
-    def queued(self) -> bool:
-        """Whether work waits for the engine."""
-        batcher = self.pipeline._batcher
-        return bool(batcher._waiting or batcher._next.works)
-
-
-FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
-
-
-def _held(version: str) -> LoadedModel:
-    """A model whose first batch does not end before it is told to go on."""
-    held = model(version)
-    held.session.go_on.clear()
-    return held
-
-
-def _stored(vector: np.ndarray, version: str = "v1") -> StoredEmbedding:
-    return StoredEmbedding(vector.astype("<f4").tobytes(), version)
-
-
 async def test_answers_come_in_the_order_of_the_call_with_magnitude_and_quality():
-    async with _Service() as service:
+    async with Service() as service:
         service.models.flip(model("v1"))
         together = await service.faces.embed(FACES, inf)
         alone = [(await service.faces.embed([face], inf)).faces[0] for face in FACES]
@@ -78,14 +31,14 @@ async def test_answers_come_in_the_order_of_the_call_with_magnitude_and_quality(
 
 @pytest.mark.parametrize("count", [0, 65])
 async def test_a_call_takes_1_to_64_images(count):
-    async with _Service() as service:
+    async with Service() as service:
         service.models.flip(model("v1"))
         with pytest.raises(InvalidInput, match=f"^images: there are {count}"):
             await service.faces.embed(FACES[:1] * count, inf)
 
 
 async def test_the_first_bad_image_is_named_and_the_service_goes_on():
-    async with _Service() as service:
+    async with Service() as service:
         service.models.flip(model("v1"))
         faces = [FACES[0], FaceImage(b"not an image"), FACES[1], FaceImage(b"")]
         with pytest.raises(InvalidInput, match=r"^images\[1\].data: "):
@@ -94,8 +47,8 @@ async def test_the_first_bad_image_is_named_and_the_service_goes_on():
 
 
 async def test_a_full_server_refuses_at_once_and_says_when_to_come_back():
-    async with _Service(max_images=64, batch_images=32) as service:
-        serving = _held("v1")
+    async with Service(max_images=64, batch_images=32) as service:
+        serving = held("v1")
         service.models.flip(serving)
         running = [asyncio.create_task(service.faces.embed(FACES[:4] * 8, inf)) for _ in range(2)]
         await asyncio.sleep(0)
@@ -109,14 +62,14 @@ async def test_a_full_server_refuses_at_once_and_says_when_to_come_back():
 
 
 async def test_before_the_first_model_calls_are_unavailable():
-    async with _Service() as service:
+    async with Service() as service:
         with pytest.raises(Unavailable):
             await service.faces.embed(FACES[:1], inf)
 
 
 async def test_work_whose_caller_has_gone_is_not_computed():
-    async with _Service(batch_images=1) as service:
-        serving = _held("v1")
+    async with Service(batch_images=1) as service:
+        serving = held("v1")
         service.models.flip(serving)
         calls = [asyncio.create_task(service.faces.embed([face], inf)) for face in FACES]
         await until(lambda: serving.session.batches)
@@ -130,8 +83,8 @@ async def test_work_whose_caller_has_gone_is_not_computed():
 
 
 async def test_work_whose_deadline_has_passed_is_not_computed():
-    async with _Service(batch_images=1) as service:
-        serving = _held("v1")
+    async with Service(batch_images=1) as service:
+        serving = held("v1")
         service.models.flip(serving)
         first = asyncio.create_task(service.faces.embed(FACES[:1], inf))
         await until(lambda: serving.session.batches)
@@ -147,7 +100,7 @@ async def test_work_whose_deadline_has_passed_is_not_computed():
 
 @pytest.mark.parametrize("cache_bytes", [0, 3000, 2**20])
 async def test_all_images_of_a_call_are_answered_by_one_version_while_versions_flip(cache_bytes):
-    async with _Service(batch_images=2, cache_bytes=cache_bytes) as service:
+    async with Service(batch_images=2, cache_bytes=cache_bytes) as service:
         versions = [model("v1", seconds=0.002), model("v2", seconds=0.002)]
         references = {}
         for each in versions:
@@ -174,7 +127,7 @@ async def test_all_images_of_a_call_are_answered_by_one_version_while_versions_f
 
 
 async def test_an_image_that_comes_again_is_not_computed_again():
-    async with _Service(cache_bytes=2**20) as service:
+    async with Service(cache_bytes=2**20) as service:
         serving = model("v1")
         service.models.flip(serving)
         first = await service.faces.embed([FACES[0], FACES[1], FACES[0]], inf)
@@ -189,11 +142,33 @@ async def test_an_image_that_comes_again_is_not_computed_again():
     assert verdict.face_b.quality == first.faces[0].quality
 
 
+@pytest.mark.parametrize("how", ["its deadline passes", "its caller leaves"])
+async def test_a_call_that_waits_for_anothers_image_is_answered_though(how):
+    async with Service(cache_bytes=2**20, batch_images=1) as service:
+        serving = held("v1")
+        service.models.flip(serving)
+        busy = asyncio.create_task(service.faces.embed(FACES[:1], inf))
+        await until(lambda: serving.session.batches)
+        deadline = time.monotonic() + 0.05
+        first = asyncio.create_task(service.faces.embed(FACES[1:2], deadline))
+        await until(lambda: service.queued)
+        second = asyncio.create_task(service.faces.embed(FACES[1:2], inf))
+        await until(lambda: time.monotonic() > deadline)
+        if how == "its caller leaves":
+            first.cancel()
+        serving.session.go_on.set()
+        assert len((await second).faces) == 1
+        with pytest.raises((Overloaded, asyncio.CancelledError)):
+            await first
+        await busy
+    assert len(serving.session.computed) == 2
+
+
 async def test_a_full_server_still_answers_what_it_knows():
-    async with _Service(max_images=64, cache_bytes=2**20) as service:
+    async with Service(max_images=64, cache_bytes=2**20) as service:
         service.models.flip(model("v1"))
         await service.faces.embed(FACES[:2], inf)
-        serving = _held("v1")
+        serving = held("v1")
         service.models.flip(serving)
         big = asyncio.create_task(service.faces.embed(FACES[2:3] * 64, inf))
         await until(lambda: serving.session.batches)
@@ -205,7 +180,7 @@ async def test_a_full_server_still_answers_what_it_knows():
 
 
 async def test_a_bad_image_is_named_where_it_stands_in_each_call_and_not_remembered():
-    async with _Service(cache_bytes=2**20) as service:
+    async with Service(cache_bytes=2**20) as service:
         service.models.flip(model("v1"))
         bad = FaceImage(b"not an image")
         calls = [
@@ -221,7 +196,7 @@ async def test_pictures_too_large_to_hash_at_once_are_remembered_too():
     large = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     face = FaceImage(png(large), "aligned")
     assert len(face.data) > 256 * 1024
-    async with _Service(cache_bytes=2**20) as service:
+    async with Service(cache_bytes=2**20) as service:
         serving = model("v1")
         service.models.flip(serving)
         for _ in range(3):
@@ -229,93 +204,14 @@ async def test_pictures_too_large_to_hash_at_once_are_remembered_too():
     assert len(serving.session.computed) == 1
 
 
-async def test_verify_does_not_depend_on_the_order_of_its_sides():
-    async with _Service() as service:
-        service.models.flip(model("v1"))
-        ab = await service.faces.verify(FACES[0], FACES[1], inf)
-        ba = await service.faces.verify(FACES[1], FACES[0], inf)
-        same = await service.faces.verify(FACES[0], FACES[0], inf)
-    assert ab.similarity == ba.similarity
-    assert np.array_equal(ab.face_a.embedding, ba.face_b.embedding)
-    assert same.similarity == pytest.approx(1.0, abs=1e-6)
-    assert same.same
-
-
-async def test_verify_takes_both_sides_in_one_batch():
-    async with _Service() as service:
-        serving = model("v1")
-        service.models.flip(serving)
-        await service.faces.verify(FACES[0], FACES[1], inf)
-    assert serving.session.batches == [2]
-
-
-async def test_a_stored_embedding_compares_as_its_image_does():
-    async with _Service() as service:
-        service.models.flip(model("v1"))
-        images = await service.faces.verify(FACES[0], FACES[1], inf)
-        stored = _stored(images.face_a.embedding)
-        mixed = await service.faces.verify(stored, FACES[1], inf)
-        both = await service.faces.verify(stored, _stored(images.face_b.embedding), inf)
-    assert mixed.similarity == pytest.approx(images.similarity, abs=1e-6)
-    assert both.similarity == pytest.approx(images.similarity, abs=1e-6)
-    assert (mixed.face_a, both.face_a, both.face_b) == (None, None, None)
-
-
-async def test_a_stored_embedding_of_another_version_is_refused_unless_it_is_compatible():
-    async with _Service() as service:
-        service.models.flip(model("v2", compatible=("v1",)))
-        unit = np.eye(8, dtype=np.float32)[0]
-        assert (await service.faces.verify(_stored(unit, "v1"), FACES[0], inf)).same in (
-            True,
-            False,
-        )
-        with pytest.raises(PreconditionFailed, match=r"b.stored.model_version: embeddings of v0"):
-            await service.faces.verify(FACES[0], _stored(unit, "v0"), inf)
-        with pytest.raises(InvalidInput, match=r"^a.stored.model_version: is empty"):
-            await service.faces.verify(_stored(unit, ""), FACES[0], inf)
-
-
-async def test_stored_embeddings_of_two_older_versions_are_not_compared():
-    async with _Service() as service:
-        service.models.flip(model("v3", compatible=("v1", "v2")))
-        unit = np.eye(8, dtype=np.float32)[0]
-        with pytest.raises(PreconditionFailed, match="v1 and v2"):
-            await service.faces.verify(_stored(unit, "v1"), _stored(unit, "v2"), inf)
-        assert (await service.faces.verify(_stored(unit, "v1"), _stored(unit, "v1"), inf)).same
-
-
-@pytest.mark.parametrize(
-    ("vector", "why"),
-    [
-        (np.eye(7)[0], "28 bytes; 32 are needed"),
-        (np.full(8, np.nan), "not finite"),
-        (np.zeros(8), "length 0 instead of 1"),
-        (np.ones(8), "length 2.828 instead of 1"),
-    ],
-)
-async def test_a_stored_embedding_must_be_a_unit_vector_of_the_models_size(vector, why):
-    async with _Service() as service:
-        service.models.flip(model("v1"))
-        with pytest.raises(InvalidInput, match=rf"^a.stored.embedding: .*{why}"):
-            await service.faces.verify(_stored(vector), FACES[0], inf)
-
-
-async def test_a_stored_embedding_a_little_off_unit_length_is_scaled_back():
-    async with _Service() as service:
-        service.models.flip(model("v1"))
-        embedding = (await service.faces.embed(FACES[:1], inf)).faces[0].embedding
-        verdict = await service.faces.verify(_stored(embedding * 1.0005), FACES[0], inf)
-    assert verdict.similarity == pytest.approx(1.0, abs=1e-6)
-
-
 async def test_a_call_is_answered_by_the_version_that_served_when_it_came():
-    async with _Service() as service:
-        serving = _held("v1")
+    async with Service() as service:
+        serving = held("v1")
         service.models.flip(serving)
         unit = np.eye(8, dtype=np.float32)[0]
         busy = asyncio.create_task(service.faces.embed(FACES[:1], inf))
         await until(lambda: serving.session.batches)
-        call = asyncio.create_task(service.faces.verify(_stored(unit, "v1"), FACES[1], inf))
+        call = asyncio.create_task(service.faces.verify(stored(unit, "v1"), FACES[1], inf))
         await until(lambda: service.queued)
         for version in ("v2", "v3"):
             service.models.flip(model(version))
@@ -326,7 +222,7 @@ async def test_a_call_is_answered_by_the_version_that_served_when_it_came():
 
 
 async def test_a_version_that_is_resident_can_be_asked_for():
-    async with _Service() as service:
+    async with Service() as service:
         for version in ("v1", "v2", "v3"):
             service.models.flip(model(version))
         answers = [await service.faces.embed(FACES, inf, version) for version in ("", "v2", "v3")]
@@ -342,7 +238,7 @@ async def test_a_version_that_is_resident_can_be_asked_for():
 
 
 async def test_a_version_that_is_let_go_gives_its_memory_back_though_the_engine_idles():
-    async with _Service(cache_bytes=2**20) as service:
+    async with Service(cache_bytes=2**20) as service:
         service.models.flip(model("v1"))
         await service.faces.embed(FACES, inf)
         await service.faces.verify(FACES[0], FACES[1], inf)
