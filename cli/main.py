@@ -5,7 +5,18 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cli import dataset, evaluate, evaluations, faces, feedback, models, pool, training, up
+from cli import (
+    dataset,
+    evaluate,
+    evaluations,
+    faces,
+    feedback,
+    models,
+    pool,
+    quantizing,
+    training,
+    up,
+)
 from cli.demo import command as demo
 from shared.errors import MagFaceError
 
@@ -41,6 +52,7 @@ app.add_typer(training.jobs, name="jobs")
 models.app.command("evaluate")(evaluations.evaluate_model)
 models.app.command("evaluations")(evaluations.list_evaluations)
 models.app.command("report")(evaluations.fetch_report)
+models.app.command("quantize")(quantizing.quantize_model)
 app.add_typer(models.app, name="models")
 app.add_typer(dataset.app, name="dataset")
 app.command()(evaluate.evaluate)

@@ -127,8 +127,8 @@ async def _promote_if_due(
         return f"imported as {version}, which serves now"
     if gate is None or not gate.passed:
         return f"the gate refused {version}: {describe_refusal(gate)}"
-    if job.spec["no_promotion"]:
-        return f"the gate passed {version}; it is kept out of service as asked"
+    if job.kind is JobKind.QUANTIZE or job.spec["no_promotion"]:
+        return f"the gate passed {version}; it is kept out of service until it is promoted"
     if now is None or now.model_version != manifest.parent_version:
         serving = now.model_version if now else "nothing"
         return (

@@ -26,6 +26,7 @@ class JobKind(StrEnum):
     TRAIN = "train"
     IMPORT = "import"
     EVALUATE = "evaluate"
+    QUANTIZE = "quantize"
 
 
 class JobState(StrEnum):
@@ -50,7 +51,7 @@ class Job:
         progress: Share of the work done, 0..1.
         message: What it is doing or how it ended, for a person to read.
         model_version: What it made or measured, once it has.
-        gate: The verdict on what a training made; None until it is reached.
+        gate: The verdict on what a training or a quantization made; None until it is reached.
         data_snapshot: Feedback that it trains or measures on, once it is frozen.
         attempts: How often it was started.
     """

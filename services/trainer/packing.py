@@ -18,6 +18,7 @@ _KINDS: Final = {
     JobKind.TRAIN: pb.JOB_KIND_TRAIN,
     JobKind.IMPORT: pb.JOB_KIND_IMPORT,
     JobKind.EVALUATE: pb.JOB_KIND_EVALUATE,
+    JobKind.QUANTIZE: pb.JOB_KIND_QUANTIZE,
 }
 _STATES: Final = {
     JobState.QUEUED: pb.JOB_STATE_QUEUED,

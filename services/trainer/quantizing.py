@@ -1,69 +1,47 @@
-"""Makes the eight-bit form of a version, and says whether it may stand in for it."""
+"""Makes the eight-bit form of a version, and measures it beside the full one."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
-from services.trainer.material import divide_reference
+from services.trainer.dataset import Crops, decode_once
+from services.trainer.gate import compares
+from services.trainer.heldout import Pairs, reference_pairs
+from services.trainer.judging import error, magnitude_figures, score
+from services.trainer.material import ReferenceMaterial, divide_reference
+from services.trainer.pairgraph import Indices, links_of, usable_pairs
+from services.trainer.quantized_gate import QuantizedFigures, decide_quantized
 from services.trainer.training import (
     FeedbackSource,
     GateVerdict,
     Progress,
     ReferenceFaces,
     Report,
+    images_of,
     stage,
 )
-from shared.model.manifest import ONNX_FILE, read_manifest
+from shared.errors import CorruptData
+from shared.evaluation.scores import pair_similarity
+from shared.model.faces import FaceReader
+from shared.model.manifest import ONNX_FILE, Manifest, ProbabilityCurve, read_manifest
 from shared.model.quantize import quantize_network, write_quantized_version
-from shared.model.session import OnnxSession, open_session
+from shared.model.selfcheck import check_golden
+from shared.model.session import Session, open_network, open_session, split_features
+from shared.settings import ImageLimits
 
-MAX_LOSS = 0.003
-# Below this it is another network, whatever its errors on these faces.
-MIN_COSINE = 0.95
-# With fewer, one pair is more than the loss that is to be noticed.
-MIN_FEEDBACK_PAIRS = math.ceil(1 / MAX_LOSS)
-_CALIBRATION_FACES = 256
+Features = NDArray[np.float32]
+
+# More of them moved no range that mattered.
+_CALIBRATION_FACES = 128
 _SEED = 0
 _BATCH = 32
 # Where in the whole work each stage ends.
-_DECODED, _QUANTIZED, _REFERENCE = 0.1, 0.5, 0.7
-
-
-@dataclass(frozen=True)
-class FeedbackFigures:
-    """Wrong decisions on the feedback's pairs, each version at its own threshold, 0..1."""
-
-    pairs: int
-    full_error: float
-    quantized_error: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizedFigures:
-    """The quantized version beside the full one, on people that it was not calibrated on.
-
-    Attributes:
-        full_error: Mean of FNMR and FMR on the reference's people, at the full version's
-            threshold.
-        quantized_error: The same of the quantized version, at its own.
-        mixed_error: Of pairs of a new embedding and a stored one of the full version.
-        cosine_mean: Between the two versions' embeddings of a face.
-        cosine_min: The same of the face that they agree on least.
-        magnitude_ratio: Geometric mean of the quantized version's magnitudes over the full's.
-        magnitude_order: Spearman's rank correlation of the magnitudes.
-    """
-
-    full_error: float
-    quantized_error: float
-    mixed_error: float
-    cosine_mean: float
-    cosine_min: float
-    magnitude_ratio: float
-    magnitude_order: float
+_DECODED, _QUANTIZED, _REFERENCE, _FEEDBACK = 0.1, 0.4, 0.6, 0.9
 
 
 @dataclass(frozen=True)
@@ -72,6 +50,30 @@ class Quantized:
 
     folder: Path
     gate: GateVerdict
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """The feedback's pairs: crops of N images, int64 [P, 2] places among them, bool [P]."""
+
+    crops: Crops
+    links: Indices
+    same: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Reference faces that neither version was calibrated on, as both see them.
+
+    Features are float32 [N, D], zeros for crops that are in no pair; thresholds are the full
+    version's and the quantized one's.
+    """
+
+    crops: Crops
+    pairs: Pairs
+    full: Features
+    quantized: Features
+    thresholds: tuple[float, float]
 
 
 def quantize_version(
@@ -86,6 +88,9 @@ def quantize_version(
 ) -> Quantized:
     """Quantize a version, calibrated on half of the reference's people and judged on the others.
 
+    The similarities that it gives lie along a line over the full version's; the threshold and
+    the probability are moved along that line, as it runs on the people of the calibration.
+
     Args:
         parent: Folder of the version.
         job_id: The new version is named for it.
@@ -99,60 +104,178 @@ def quantize_version(
         CorruptData: If a network gives NaN or nothing.
     """
     manifest = read_manifest(parent)
-    images, crops, links, same = _feedback(feedback, workdir, report)
+    labelled = _read_feedback(feedback, workdir, stage(report, "decoding images", 0, _DECODED))
     divided = divide_reference(reference, _SEED)
     report(Progress(_DECODED, "quantizing"))
     network = workdir / ONNX_FILE
-    chosen = np.random.default_rng(_SEED).permutation(divided.replayed)[:_CALIBRATION_FACES]
-    quantize_network(parent / ONNX_FILE, manifest, divided.crops[np.sort(chosen)], network)
-    full = open_session(parent)
-    quantized = OnnxSession(network, manifest.channel_order, manifest.scale)
+    shown = np.random.default_rng(_SEED).permutation(divided.replayed)[:_CALIBRATION_FACES]
+    quantize_network(parent / ONNX_FILE, manifest, divided.crops[shown], network)
+    full, quantized = open_session(parent), open_network(network, manifest)
 
-    shown, pairs = _compacted(divided.pairs)
-    faces = divided.crops[shown]
-    before, after = (
-        _features(session, faces, stage(report, f"embedding the reference, {what}", start, end))
-        for session, what, start, end in (
-            (full, "full", _QUANTIZED, (_QUANTIZED + _REFERENCE) / 2),
-            (quantized, "quantized", (_QUANTIZED + _REFERENCE) / 2, _REFERENCE),
-        )
-    )
-    figures = _measure(pairs, before, after, manifest.threshold)
-    report(Progress(_REFERENCE, "embedding the feedback"))
-    on_feedback = (
-        FeedbackFigures(
-            len(same),
-            *(
-                _wrong(_features(session, crops), links, same, manifest.threshold)
-                for session in (full, quantized)
-            ),
-        )
-        if len(same)
-        else None
-    )
-    compatible = [
-        name
-        for name, stored in (
-            (manifest.model_version, before),
-            *((read_manifest(each).model_version, _of(each, faces)) for each in ancestors),
-        )
-        if _goes_on(pairs, after, stored, manifest.threshold)
-    ]
-    folder = workdir / f"{manifest.architecture}-int8-{job_id.hex[:8]}"
+    line = _line(full, quantized, reference, divided.replayed)
+    threshold = float(np.clip(line(manifest.threshold), -1, 1))
+    thresholds = (manifest.threshold, threshold)
+    tick = stage(report, "measuring on the reference", _QUANTIZED, _REFERENCE)
+    watched = _watch((full, quantized), thresholds, divided, tick)
+    tick = stage(report, "measuring on the feedback", _REFERENCE, _FEEDBACK)
+    wrong = _wrong_shares(labelled, (full, quantized), thresholds, tick)
+    figures = _measure(watched, len(labelled.same) if labelled else 0, wrong)
+    stored = [(manifest.model_version, watched.full), *_stored(ancestors, watched)]
     made = write_quantized_version(
         parent,
         network,
-        folder,
+        workdir / f"{manifest.architecture}-int8-{job_id.hex[:8]}",
         manifest,
-        model_version=folder.name,
         parent_version=manifest.model_version,
         job_id=str(job_id),
-        created_at=_now(),
-        compatible_versions=tuple(compatible),
+        created_at=datetime.now(UTC),
+        threshold=threshold,
+        probability=_moved(manifest.probability, line),
+        compatible_versions=tuple(name for name, old in stored if _works_with(watched, old)),
         reference=reference.sha256,
+        # Quality keeps its meaning when all magnitudes move together.
         magnitude_quantiles=tuple(
             quantile * figures.magnitude_ratio for quantile in manifest.magnitude_quantiles
         ),
-        metrics=_metrics(figures, on_feedback),
+        metrics={name: float(value) for name, value in asdict(figures).items()},
     )
-    return Quantized(folder, decide(figures, on_feedback, self_check=_checks(folder, made)))
+    folder = workdir / made.model_version
+    return Quantized(folder, decide_quantized(figures, self_check=_checks(folder, made)))
+
+
+def _read_feedback(
+    feedback: FeedbackSource, workdir: Path, tick: Callable[[float], None]
+) -> _Labelled | None:
+    pairs = list(feedback.pairs())
+    if not pairs:
+        return None
+    named = sorted(images_of(pairs))
+    file = workdir / "crops.npy"
+    images, crops = decode_once(named, feedback, FaceReader(ImageLimits()), file, tick)
+    usable = usable_pairs(images, pairs)
+    if not usable:
+        return None
+    return _Labelled(crops, links_of(images, usable), np.array([pair.same for pair in usable]))
+
+
+def _line(
+    full: Session, quantized: Session, reference: ReferenceFaces, shown: Indices
+) -> np.polynomial.Polynomial:
+    """The quantized version's similarity of a pair over the full one's, as a straight line."""
+    pairs = reference_pairs(reference.persons, shown, _SEED)
+    before, after = (
+        score(pairs, _spread(session, reference.crops, shown)).similarity
+        for session in (full, quantized)
+    )
+    line: np.polynomial.Polynomial = np.polynomial.Polynomial.fit(before, after, 1).convert()
+    return line
+
+
+def _moved(
+    probability: ProbabilityCurve | None, line: np.polynomial.Polynomial
+) -> ProbabilityCurve | None:
+    if probability is None:
+        return None
+    start, rise = (float(value) for value in line(np.array([0.0, 1.0])))
+    rise -= start
+    slope = probability.slope / rise
+    return ProbabilityCurve(slope=slope, intercept=probability.intercept - slope * start)
+
+
+def _watch(
+    sessions: tuple[Session, Session],
+    thresholds: tuple[float, float],
+    divided: ReferenceMaterial,
+    tick: Callable[[float], None],
+) -> _Watched:
+    shown = np.unique(divided.pairs.images)
+    full = _spread(sessions[0], divided.crops, shown)
+    tick(0.5)
+    quantized = _spread(sessions[1], divided.crops, shown)
+    return _Watched(divided.crops, divided.pairs, full, quantized, thresholds)
+
+
+def _spread(session: Session, crops: Crops, shown: Indices) -> Features:
+    """Features of the crops shown, at their places among all, and zeros for the others."""
+    features = np.zeros((len(crops), session.embedding_size), np.float32)
+    for start in range(0, len(shown), _BATCH):
+        some = shown[start : start + _BATCH]
+        features[some] = session.run(crops[some])
+        split_features(features[some])
+    return features
+
+
+def _measure(
+    watched: _Watched, feedback_pairs: int, wrong: tuple[float, float]
+) -> QuantizedFigures:
+    pairs = watched.pairs
+    shown = np.unique(pairs.images)
+    (before, _), (after, _) = (
+        split_features(features[shown]) for features in (watched.full, watched.quantized)
+    )
+    cosine = np.einsum("nd,nd->n", before, after, dtype=np.float64)
+    ratio, order = magnitude_figures(watched.quantized[shown], watched.full[shown])
+    return QuantizedFigures(
+        full_error=_full_error(watched),
+        quantized_error=error(score(pairs, watched.quantized), watched.thresholds[1]),
+        mixed_error=_mixed_error(watched, watched.full),
+        feedback_pairs=feedback_pairs,
+        feedback_full_error=wrong[0],
+        feedback_quantized_error=wrong[1],
+        cosine_mean=float(cosine.mean()),
+        cosine_min=float(cosine.min()),
+        magnitude_ratio=ratio,
+        magnitude_order=order,
+    )
+
+
+def _full_error(watched: _Watched) -> float:
+    return error(score(watched.pairs, watched.full), watched.thresholds[0])
+
+
+def _mixed_error(watched: _Watched, stored: Features) -> float:
+    return error(score(watched.pairs, watched.quantized, stored), watched.thresholds[1])
+
+
+def _wrong_shares(
+    labelled: _Labelled | None,
+    sessions: tuple[Session, Session],
+    thresholds: tuple[float, float],
+    tick: Callable[[float], None],
+) -> tuple[float, float]:
+    if labelled is None:
+        return 0.0, 0.0
+    full = _share_wrong(labelled, sessions[0], thresholds[0])
+    tick(0.5)
+    return full, _share_wrong(labelled, sessions[1], thresholds[1])
+
+
+def _share_wrong(labelled: _Labelled, session: Session, threshold: float) -> float:
+    shown = np.unique(labelled.links)
+    features = _spread(session, labelled.crops, shown)
+    embeddings = np.zeros_like(features)
+    embeddings[shown], _ = split_features(features[shown])
+    similarity = pair_similarity(embeddings, labelled.links)
+    return float(((similarity >= threshold) != labelled.same).mean())
+
+
+def _stored(ancestors: Sequence[Path], watched: _Watched) -> list[tuple[str, Features]]:
+    """What each earlier version would have stored of the reference faces."""
+    shown = np.unique(watched.pairs.images)
+    return [
+        (read_manifest(folder).model_version, _spread(open_session(folder), watched.crops, shown))
+        for folder in ancestors
+    ]
+
+
+def _works_with(watched: _Watched, stored: Features) -> bool:
+    """Whether pairs of a new embedding and a stored one go wrong hardly more than the full's."""
+    return compares(mixed_error=_mixed_error(watched, stored), stored_error=_full_error(watched))
+
+
+def _checks(folder: Path, manifest: Manifest) -> bool:
+    try:
+        check_golden(open_session(folder), manifest)
+    except CorruptData:
+        return False
+    return True

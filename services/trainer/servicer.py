@@ -160,6 +160,16 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         return pb.EvaluateModelResponse(job=pack_job(job))
 
+    async def QuantizeModel(  # noqa: N802
+        self,
+        request: pb.QuantizeModelRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.QuantizeModelResponse:
+        job = await self._trainer.quantize_model(
+            request.model_version, requested_by=request.requested_by
+        )
+        return pb.QuantizeModelResponse(job=pack_job(job))
+
     async def ListEvaluations(  # noqa: N802
         self,
         request: pb.ListEvaluationsRequest,

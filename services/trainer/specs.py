@@ -74,6 +74,12 @@ class EvaluateSpec(_Spec):
     data_snapshot: str | None = None
 
 
+class QuantizeSpec(_Spec):
+    """Make the eight-bit form of a model version."""
+
+    model_version: str
+
+
 def upload_key(sha256: str) -> str:
     """Name the object of an uploaded checkpoint."""
     return f"{UPLOAD_PREFIX}{sha256}"

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from services.trainer.evaluations import Evaluations
 from services.trainer.jobs import Job, JobKind, Jobs, check_requested_by
 from services.trainer.publish import PointerPublisher
-from services.trainer.specs import EvaluateSpec, ImportSpec, TrainOptions, TrainSpec
+from services.trainer.specs import EvaluateSpec, ImportSpec, QuantizeSpec, TrainOptions, TrainSpec
 from services.trainer.suspects import Suspects
 from services.trainer.uploads import Uploads
 from services.trainer.versions import Serving, Versions
@@ -98,6 +98,25 @@ class Trainer:
             data_snapshot=data_snapshot or None,
         )
         return await self.jobs.create(JobKind.EVALUATE, spec.model_dump(mode="json"), requested_by)
+
+    async def quantize_model(self, model_version: str, *, requested_by: str) -> Job:
+        """Queue the making of a version's eight-bit form.
+
+        Args:
+            model_version: The serving version when empty.
+            requested_by: Who asks.
+
+        Raises:
+            NotFound: If there is no such version.
+            PreconditionFailed: If no version is named and nothing serves, or if the version
+                is quantized already.
+        """
+        full = model_version or await self._serving_version("model_version")
+        made_by = await self.jobs.get((await self.versions.get(full)).job_id)
+        if made_by.kind is JobKind.QUANTIZE:
+            raise PreconditionFailed(f"{full} is quantized already; name the version it is made of")
+        spec = QuantizeSpec(model_version=full)
+        return await self.jobs.create(JobKind.QUANTIZE, spec.model_dump(mode="json"), requested_by)
 
     async def _serving_version(self, field: str) -> str:
         serving = await self.versions.serving()

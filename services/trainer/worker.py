@@ -28,7 +28,7 @@ from services.trainer.messages import (
     SnapshotTaken,
 )
 from services.trainer.settings import WorkerSettings
-from services.trainer.specs import EvaluateSpec, ImportSpec, TrainSpec, upload_key
+from services.trainer.specs import EvaluateSpec, ImportSpec, QuantizeSpec, TrainSpec, upload_key
 from services.trainer.suspects import keep_report
 from services.trainer.training import Progress, ReferenceFaces, images_of
 from shared.errors import MagFaceError, NotFound, Unavailable
@@ -150,6 +150,8 @@ def _do(assignment: Assignment, voice: Voice) -> Done | Measured:
             return _train(assignment, settings, objects, voice)
         case JobKind.EVALUATE:
             return _evaluate(assignment, settings, objects, voice)
+        case JobKind.QUANTIZE:
+            return _quantize(assignment, settings, objects, voice)
 
 
 def _import(
@@ -240,6 +242,32 @@ def _evaluate(
             report=voice.report,
         )
     return Measured(result=result, page=page)
+
+
+def _quantize(
+    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
+) -> Done:
+    from services.trainer.quantizing import quantize_version  # noqa: PLC0415
+    from shared.model.manifest import read_manifest  # noqa: PLC0415
+    from shared.registry.versions import VersionStore  # noqa: PLC0415
+    from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
+
+    workdir = assignment.workdir
+    versions = VersionStore(objects, workdir / "versions")
+    full = versions.fetch(QuantizeSpec.model_validate(assignment.spec).model_version)
+    manifest = read_manifest(full)
+    with open_sync_channel(settings.feedback_address) as channel:
+        feedback = _pull(channel, assignment.data_snapshot, workdir, voice)
+        made = quantize_version(
+            full,
+            assignment.job_id,
+            reference=_reference(settings, objects, manifest.reference),
+            feedback=feedback,
+            workdir=_made(workdir / "quantizing"),
+            report=voice.report,
+            ancestors=[versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]],
+        )
+    return Done(folder=made.folder, gate=made.gate)
 
 
 def _pull(

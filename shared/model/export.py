@@ -1,7 +1,6 @@
 """Making a model version: the three files of one immutable folder."""
 
 import copy
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,9 +18,9 @@ from shared.model.manifest import (
     ONNX_FILE,
     WEIGHTS_FILE,
     ChannelOrder,
-    FileEntry,
     Manifest,
     ProbabilityCurve,
+    describe_file,
 )
 from shared.model.selfcheck import make_golden, require_same
 from shared.model.session import OnnxSession, Session, split_features
@@ -99,7 +98,7 @@ def export_version(
             compatible_versions=tuple(compatible_versions),
             reference=reference,
             metrics=dict(metrics or {}),
-            files={name: _describe(draft / name) for name in (ONNX_FILE, WEIGHTS_FILE)},
+            files={name: describe_file(draft / name) for name in (ONNX_FILE, WEIGHTS_FILE)},
             golden=make_golden(session, golden_crops),
         )
         manifest.write(draft)
@@ -133,7 +132,3 @@ def _require_parity(onnx: Session, torch_: Session, crops: NDArray[np.uint8]) ->
         want, got = torch_.run(faces[:batch]), onnx.run(faces[:batch])
         require_same(f"ONNX against torch at batch {batch}", want, got)
 
-
-def _describe(path: Path) -> FileEntry:
-    data = path.read_bytes()
-    return FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))

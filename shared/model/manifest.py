@@ -1,5 +1,6 @@
 """The manifest of a model version: everything needed to serve it, beside the weights."""
 
+import hashlib
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -131,6 +132,13 @@ def quantiles_of(magnitudes: NDArray[np.float32], count: int = 101) -> tuple[flo
     """
     quantiles = np.quantile(magnitudes.astype(np.float64), np.linspace(0, 1, count))
     return tuple(float(value) for value in quantiles)
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Give the entry of `Manifest.files` for a file as it is."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(sha256=sha256, size=path.stat().st_size)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -199,12 +199,24 @@ def open_session(
     return session
 
 
+def open_network(
+    file: Path, manifest: Manifest, device: Device = "cpu", threads: int | None = None
+) -> OnnxSession:
+    """Open an ONNX file with onnxruntime, for the input that a manifest describes.
+
+    Raises:
+        CorruptData: If the file is no such network.
+        PreconditionFailed: If the device is not there.
+    """
+    order, scale = manifest.channel_order, manifest.scale
+    return OnnxSession(file, order, scale, device=device, threads=threads)
+
+
 def _open(
     folder: Path, manifest: Manifest, engine: Engine, device: Device, threads: int | None
 ) -> Session:
-    order, scale = manifest.channel_order, manifest.scale
     if engine == "onnxruntime":
-        return OnnxSession(folder / ONNX_FILE, order, scale, device=device, threads=threads)
+        return open_network(folder / ONNX_FILE, manifest, device, threads)
     try:
         from shared.model.checkpoint import load_checkpoint  # noqa: PLC0415
         from shared.model.torch_session import TorchSession  # noqa: PLC0415
@@ -214,6 +226,7 @@ def _open(
         network = load_checkpoint(folder / WEIGHTS_FILE).network
     except InvalidInput as error:
         raise CorruptData(f"{folder}: {error.why}") from error
+    order, scale = manifest.channel_order, manifest.scale
     return TorchSession(network, order, scale, device=device, threads=threads)
 
 

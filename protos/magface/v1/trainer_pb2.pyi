@@ -30,6 +30,7 @@ class _JobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobKind.Value
     JOB_KIND_TRAIN: _JobKind.ValueType  # 1
     JOB_KIND_IMPORT: _JobKind.ValueType  # 2
     JOB_KIND_EVALUATE: _JobKind.ValueType  # 3
+    JOB_KIND_QUANTIZE: _JobKind.ValueType  # 4
 
 class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper): ...
 
@@ -37,6 +38,7 @@ JOB_KIND_UNSPECIFIED: JobKind.ValueType  # 0
 JOB_KIND_TRAIN: JobKind.ValueType  # 1
 JOB_KIND_IMPORT: JobKind.ValueType  # 2
 JOB_KIND_EVALUATE: JobKind.ValueType  # 3
+JOB_KIND_QUANTIZE: JobKind.ValueType  # 4
 Global___JobKind: _TypeAlias = JobKind  # noqa: Y015
 
 class _JobState:
@@ -289,7 +291,7 @@ class Job(_message.Message):
     def ended_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def gate(self) -> Global___GateVerdict:
-        """The gate's verdict on what a training made; unset until it is reached."""
+        """The gate's verdict on what a training or a quantization made; unset until it is reached."""
 
     def __init__(
         self,
@@ -923,6 +925,50 @@ class EvaluateModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvaluateModelResponse: _TypeAlias = EvaluateModelResponse  # noqa: Y015
+
+@_typing.final
+class QuantizeModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """The serving one when empty."""
+    requested_by: _builtins.str
+    """Who asks; 1..128 characters."""
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "requested_by", b"requested_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuantizeModelRequest: _TypeAlias = QuantizeModelRequest  # noqa: Y015
+
+@_typing.final
+class QuantizeModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuantizeModelResponse: _TypeAlias = QuantizeModelResponse  # noqa: Y015
 
 @_typing.final
 class Evaluation(_message.Message):

@@ -85,6 +85,11 @@ class TrainerServiceStub:
                 request_serializer=magface_dot_v1_dot_trainer__pb2.EvaluateModelRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_trainer__pb2.EvaluateModelResponse.FromString,
                 _registered_method=True)
+        self.QuantizeModel = channel.unary_unary(
+                '/magface.v1.TrainerService/QuantizeModel',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.QuantizeModelRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.QuantizeModelResponse.FromString,
+                _registered_method=True)
         self.ListEvaluations = channel.unary_unary(
                 '/magface.v1.TrainerService/ListEvaluations',
                 request_serializer=magface_dot_v1_dot_trainer__pb2.ListEvaluationsRequest.SerializeToString,
@@ -180,6 +185,15 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QuantizeModel(self, request, context):
+        """Queues the making of a version's eight-bit form: a version of its own, that computes faster
+        on a CPU and is judged beside the one that it is made of. It serves when it is promoted.
+        NOT_FOUND for an unknown version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListEvaluations(self, request, context):
         """Lists what was measured, newest first.
         """
@@ -255,6 +269,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.EvaluateModel,
                     request_deserializer=magface_dot_v1_dot_trainer__pb2.EvaluateModelRequest.FromString,
                     response_serializer=magface_dot_v1_dot_trainer__pb2.EvaluateModelResponse.SerializeToString,
+            ),
+            'QuantizeModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.QuantizeModel,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.QuantizeModelRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.QuantizeModelResponse.SerializeToString,
             ),
             'ListEvaluations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvaluations,
@@ -543,6 +562,33 @@ class TrainerService:
             '/magface.v1.TrainerService/EvaluateModel',
             magface_dot_v1_dot_trainer__pb2.EvaluateModelRequest.SerializeToString,
             magface_dot_v1_dot_trainer__pb2.EvaluateModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QuantizeModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.TrainerService/QuantizeModel',
+            magface_dot_v1_dot_trainer__pb2.QuantizeModelRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.QuantizeModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

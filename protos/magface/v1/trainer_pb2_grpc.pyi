@@ -62,6 +62,11 @@ class TrainerServiceStub:
     """Queues the measurement of a version on the feedback's pairs, at the version's own
     threshold. NOT_FOUND for an unknown version.
     """
+    QuantizeModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.QuantizeModelRequest, _trainer_pb2.QuantizeModelResponse]
+    """Queues the making of a version's eight-bit form: a version of its own, that computes faster
+    on a CPU and is judged beside the one that it is made of. It serves when it is promoted.
+    NOT_FOUND for an unknown version.
+    """
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListEvaluationsRequest, _trainer_pb2.ListEvaluationsResponse]
     """Lists what was measured, newest first."""
     GetEvaluationReport: _grpc.UnaryStreamMultiCallable[_trainer_pb2.GetEvaluationReportRequest, _trainer_pb2.GetEvaluationReportResponse]
@@ -106,6 +111,11 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     EvaluateModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateModelRequest, _trainer_pb2.EvaluateModelResponse]  # type: ignore[assignment]
     """Queues the measurement of a version on the feedback's pairs, at the version's own
     threshold. NOT_FOUND for an unknown version.
+    """
+    QuantizeModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.QuantizeModelRequest, _trainer_pb2.QuantizeModelResponse]  # type: ignore[assignment]
+    """Queues the making of a version's eight-bit form: a version of its own, that computes faster
+    on a CPU and is judged beside the one that it is made of. It serves when it is promoted.
+    NOT_FOUND for an unknown version.
     """
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListEvaluationsRequest, _trainer_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
     """Lists what was measured, newest first."""
@@ -208,6 +218,17 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_pb2.EvaluateModelResponse, _abc.Awaitable[_trainer_pb2.EvaluateModelResponse]]:
         """Queues the measurement of a version on the feedback's pairs, at the version's own
         threshold. NOT_FOUND for an unknown version.
+        """
+
+    @_abc_1.abstractmethod
+    def QuantizeModel(
+        self,
+        request: _trainer_pb2.QuantizeModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.QuantizeModelResponse, _abc.Awaitable[_trainer_pb2.QuantizeModelResponse]]:
+        """Queues the making of a version's eight-bit form: a version of its own, that computes faster
+        on a CPU and is judged beside the one that it is made of. It serves when it is promoted.
+        NOT_FOUND for an unknown version.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,37 @@
+"""Promises of ``magface models quantize``."""
+
+import pytest
+
+from tests.cli.conftest import Magface
+from tests.cli.test_commands import Ask
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_quantized_version_is_judged_shown_and_promoted(
+    ask: Ask, magface: Magface, stack, pictures
+) -> None:
+    [serving] = [model for model in ask("models", "list")["models"] if model["serving"]]
+    answer = ask("models", "quantize")
+    assert (answer["job"]["kind"], answer["job"]["state"]) == ("quantize", "succeeded")
+    assert answer["job"]["gate"]["passed"], answer["job"]
+    assert "until it is promoted" in answer["job"]["message"]
+    made = answer["model_version"]
+    (shown,) = [m for m in ask("models", "list")["models"] if m["model_version"] == made]
+    assert (shown["parent_version"], shown["serving"]) == (serving["model_version"], False)
+    assert shown["gate"] == answer["job"]["gate"]
+
+    full = ask("verify", *pictures[:2])
+    ask("models", "promote", made, "--reason", "faster")
+    try:
+        quantized = ask("verify", *pictures[:2])
+        while quantized["model_version"] != made:
+            quantized = ask("verify", *pictures[:2])
+        assert quantized["similarity"] == pytest.approx(full["similarity"], abs=0.05)
+        assert quantized["similarity"] != full["similarity"]
+    finally:
+        ask("models", "rollback", "--reason", "tried")
+
+    again = magface("models", "quantize", made, "--dir", stack.folder)
+    assert again.exit_code == 1
+    assert f"{made} is quantized already" in again.stderr
