@@ -13,8 +13,11 @@ LOCK_REPORTS: Final = f"SELECT pg_advisory_xact_lock({_GATE} + 1)"
 
 EPOCH: Final = "SELECT epoch FROM feedback.removal_epoch"
 RAISE_EPOCH: Final = "UPDATE feedback.removal_epoch SET epoch = epoch + 1"
-REMOVED_NOW: Final = """
-SELECT sha256 FROM feedback.removals WHERE sha256 = ANY(%(hashes)s::bytea[]) LIMIT 1
+# Both as of one moment: an image that is not listed was not, under this epoch.
+UPLOAD_EPOCH: Final = """
+SELECT epoch,
+       (SELECT sha256 FROM feedback.removals WHERE sha256 = ANY(%(hashes)s::bytea[]) LIMIT 1)
+FROM feedback.removal_epoch
 """
 
 RECORD_ERASURE: Final = """

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from services.feedback import derive, queries
 from services.feedback.domain import ImageFacts, Receipt, Submission
 from services.feedback.known import Known, read_known, receipt
-from services.feedback.removals import begin_upload, pass_gate
+from services.feedback.removals import begin_upload, pass_gate, read_epoch
 from shared.errors import Conflict, MagFaceError, Unavailable
 from shared.storage.postgres import Pool, transaction
 
@@ -71,8 +71,9 @@ class Ledger:
     async def _append(
         self, connection: AsyncConnection, batch: Sequence[Submission]
     ) -> list[Outcome]:
-        epoch = await pass_gate(connection)
+        passed = await pass_gate(connection)
         known = await read_known(connection, batch)
+        epoch = await read_epoch(passed)
         verdicts = [_judge(known, submission, epoch) for submission in batch]
         stored = await self._store(connection, known) if known.accepted else {}
         return [

@@ -22,7 +22,7 @@ that dies between object and row leaves an orphan, which the sweep removes.
 
 from collections.abc import Iterable
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 
 from services.feedback import erasure_queries as queries
 from shared.errors import Conflict, Unavailable
@@ -34,19 +34,28 @@ async def begin_upload(connection: AsyncConnection, hashes: Iterable[str]) -> in
     Raises:
         Unavailable: If one of them is being removed now.
     """
-    epoch = await read_epoch(connection)
-    cursor = await connection.execute(
-        queries.REMOVED_NOW, {"hashes": [bytes.fromhex(sha256) for sha256 in hashes]}
-    )
-    if row := await cursor.fetchone():
-        raise Unavailable(f"image {row[0].hex()} is being removed at this moment; send it again")
-    return epoch
+    wanted = {"hashes": [bytes.fromhex(sha256) for sha256 in hashes]}
+    cursor = await connection.execute(queries.UPLOAD_EPOCH, wanted)
+    ((epoch, removed),) = await cursor.fetchall()
+    if removed is not None:
+        raise Unavailable(f"image {removed.hex()} is being removed at this moment; send it again")
+    return int(epoch)
 
 
-async def pass_gate(connection: AsyncConnection) -> int:
-    """Hold off removals until the transaction ends, and give the epoch that holds till then."""
+async def pass_gate(connection: AsyncConnection) -> AsyncCursor:
+    """Hold off removals until the transaction ends.
+
+    Returns:
+        For `read_epoch`, which in a pipeline is best called after more has been sent.
+    """
     await connection.execute(queries.SHARE_GATE)
-    return await read_epoch(connection)
+    return await connection.execute(queries.EPOCH)
+
+
+async def read_epoch(passed: AsyncCursor) -> int:
+    """Give the epoch that holds from the passing of the gate until the transaction ends."""
+    ((epoch,),) = await passed.fetchall()
+    return int(epoch)
 
 
 async def require_epoch(connection: AsyncConnection, epoch: int) -> None:
@@ -55,12 +64,5 @@ async def require_epoch(connection: AsyncConnection, epoch: int) -> None:
     Raises:
         Conflict: If another holds by now; the upload must begin anew.
     """
-    if await pass_gate(connection) != epoch:
+    if await read_epoch(await pass_gate(connection)) != epoch:
         raise Conflict("images were removed while this one was being stored")
-
-
-async def read_epoch(connection: AsyncConnection) -> int:
-    cursor = await connection.execute(queries.EPOCH)
-    row = await cursor.fetchone()
-    assert row is not None  # noqa: S101 - the migration put it there
-    return int(row[0])

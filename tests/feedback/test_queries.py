@@ -28,7 +28,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "FIND_SNAPSHOT": {"snapshot_id": _NO_ID},
     "EPOCH": {},
     "RAISE_EPOCH": {},
-    "REMOVED_NOW": {"hashes": [_A, _B]},
+    "UPLOAD_EPOCH": {"hashes": [_A, _B]},
     "LIST_IMAGE": {"sha256": _A, "request_id": "r"},
     "LIST_SUBJECT": {"subject": "somebody", "request_id": "r"},
     "LIST_EXPIRED": {"before": "2020-01-01", "limit": 1000, "request_id": "r"},
