@@ -14,19 +14,23 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
 from deploy.local.postgres import program
-from services.feedback.domain import Receipt
+from services.feedback import erasure_queries
 from services.feedback.erasure import Eraser
+from services.feedback.images import ImageVault
 from services.feedback.keeping import opened_keeping, sweep
 from services.feedback.opening import opened_store, prepare
+from services.feedback.pool import ImagePool, PoolImage
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
 from services.trainer.suspects import LabelReport, Suspicion, keep_report, suspect
 from services.trainer.training import LabelledPair
 from shared.errors import InvalidInput, NotFound, Unavailable
+from shared.model.faces import FaceImage
 from shared.registry.erasure import read_erasure
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool
 from tests.feedback.helpers import Stored, feedback, picture, request, sha256
+from tests.local.helpers import wait_until
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
@@ -36,6 +40,7 @@ class Keeper:
     store: FeedbackStore
     eraser: Eraser
     pool: Pool
+    vault: ImageVault
 
 
 @pytest.fixture
@@ -46,7 +51,9 @@ async def keeper(settings: FeedbackSettings, object_store: ObjectStore) -> Async
         opened_store(settings, object_store) as (store, pool),
         opened_keeping(settings, object_store, pool) as keeping,
     ):
-        yield Keeper(store, keeping.eraser, pool)
+        vault = ImageVault(object_store, settings, threads=4, wait_s=15)
+        yield Keeper(store, keeping.eraser, pool, vault)
+        vault.close()
 
 
 def name_subject(database_url: str, number: int, subject: str) -> None:
@@ -254,6 +261,7 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
     database_url: str,
 ) -> None:
     store, eraser = keeper.store, keeper.eraser
+    images = ImagePool(keeper.pool, keeper.vault)
     erased = 0
     going = True
 
@@ -261,6 +269,10 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
         for turn in range(12):
             a, b = 1 + (first + turn) % 4, 1 + (first + turn + 1) % 4
             await _patiently(lambda a=a, b=b: store.submit(feedback(a, b)))
+
+    async def import_all() -> None:
+        for _ in range(12):
+            await _patiently(lambda: images.take_in(_pool_images()))
 
     async def erase() -> None:
         nonlocal erased
@@ -274,7 +286,7 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
             await sweep(object_store, eraser, timedelta(0), timedelta(hours=1))
 
     sweeping = asyncio.create_task(keep_sweeping())
-    await asyncio.gather(*[upload(number) for number in range(6)], erase())
+    await asyncio.gather(*[upload(number) for number in range(6)], import_all(), erase())
     going = False
     await sweeping
     assert erased > 4
@@ -284,7 +296,31 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
     assert {image_key(row[0]) for row in rows} == objects
 
 
-async def _patiently(call: Callable[[], Awaitable[Receipt]]) -> Receipt:
+async def _pool_images() -> AsyncIterator[PoolImage]:
+    for number in range(1, 5):
+        yield PoolImage(FaceImage(picture(number)), "somebody")
+
+
+async def test_an_import_whose_objects_were_swept_before_their_rows_begins_anew(
+    keeper: Keeper,
+    object_store: ObjectStore,
+    database_url: str,
+    stored: Callable[[], Stored],
+) -> None:
+    with psycopg.connect(database_url) as blocker:
+        # The import waits for this lock with its objects written, outside of the gate.
+        blocker.execute(erasure_queries.CLOSE_GATE.encode())
+        images = ImagePool(keeper.pool, keeper.vault)
+        importing = asyncio.create_task(images.take_in(_pool_images()))
+        await asyncio.to_thread(wait_until, lambda: stored().objects == 4, 5)
+        for found in list(object_store.list("images/")):
+            object_store.remove(found.key)
+        blocker.execute("UPDATE feedback.removal_epoch SET epoch = epoch + 1")
+    assert (await importing).created == 4
+    assert stored().images == stored().objects == 4
+
+
+async def _patiently(call: Callable[[], Awaitable[object]]) -> object:
     for _ in range(200):
         try:
             return await call()
