@@ -16,7 +16,6 @@ from shared.rpc.channel import open_channel
 from shared.rpc.errors import domain_errors
 from shared.rpc.faces import face_to_proto
 
-IMAGES_A_CALL: Final = 64
 _DEADLINE_S: Final = 60.0
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.feedback.curves import Curves
-from services.feedback.embedder_client import EmbedderClient
 from services.feedback.embeddings import PoolFollower
 from services.feedback.images import ImageVault
 from services.feedback.leases import LeaseOffice, Sharing
@@ -16,7 +15,7 @@ from services.feedback.pool import ImagePool
 from services.feedback.preparing import Preparer
 from services.feedback.settings import FeedbackSettings
 from services.feedback.tending import Tender
-from shared.rpc.channel import open_channel
+from shared.client import open_embedder
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
 
@@ -49,11 +48,11 @@ async def opened_active(
         stack.callback(vault.close)
         follower = None
         if settings.embedder_address is not None:
-            channel = await stack.enter_async_context(open_channel(settings.embedder_address))
+            embedder = await stack.enter_async_context(open_embedder(settings.embedder_address))
             follower = PoolFollower(
                 pool,
                 vault,
-                EmbedderClient(channel),
+                embedder,
                 curves=Curves(objects).of,
                 swapped=preparer.compare,
             )

@@ -9,9 +9,9 @@ from typing import Final
 
 from services.feedback import embedding_queries, pool_versions, queries
 from services.feedback.domain import ImageFacts
-from services.feedback.embedder_client import IMAGES_A_CALL, EmbedderClient
 from services.feedback.images import ImageVault, facts_from_row
 from services.feedback.pool_versions import Lead, PoolVersion
+from shared.client import EmbedderClient
 from shared.errors import CorruptData, InvalidInput, PreconditionFailed
 from shared.model.faces import FaceImage
 from shared.model.manifest import ProbabilityCurve
@@ -19,6 +19,8 @@ from shared.storage.postgres import Pool, transaction
 
 logger = logging.getLogger(__name__)
 
+# As many as one batch of the embedder, so that live calls wait for no more than that.
+_IMAGES_A_CALL: Final = 32
 _PAGE: Final = 256
 # Longer than a transaction that stores an image may take: its time is that of its beginning.
 _OVERLAP: Final = timedelta(seconds=60)
@@ -83,8 +85,8 @@ class PoolFollower:
         if self._walk.version_id != version.version_id:
             self._walk = _Walk(version.version_id)
         page, missing = await self._next_page(version)
-        for first in range(0, len(missing), IMAGES_A_CALL):
-            if not await self._embed(version, missing[first : first + IMAGES_A_CALL]):
+        for first in range(0, len(missing), _IMAGES_A_CALL):
+            if not await self._embed(version, missing[first : first + _IMAGES_A_CALL]):
                 return True  # another version serves by now: see which
         if page:
             self._walk.after, self._walk.after_hash = page[-1]

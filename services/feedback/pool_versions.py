@@ -10,7 +10,7 @@ from psycopg.rows import TupleRow
 
 from services.feedback import embedding_queries as queries
 from services.feedback.belief import Calibration
-from services.feedback.embedder_client import ServingModel
+from shared.client import ServingModel
 from shared.errors import Unavailable
 from shared.model.manifest import ProbabilityCurve
 from shared.settings import DatabaseSettings
