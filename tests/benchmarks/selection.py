@@ -12,7 +12,8 @@ uniformly: what a person would be asked about who looks for doubles without a st
 
 `make bench-selection FACES=DIR CHECKPOINT=FILE` measures on other faces, a folder per identity
 of aligned crops, and another network. Rows are kept in ``selection.rows.json`` as they finish;
-``ROWS=N`` stops after that many new ones.
+``ROWS=N`` stops after that many new ones. ``LEARNER=linear`` leaves the training out and learns in
+seconds (see `selection_linear`), which compares the strategies where trainings take too long.
 """
 
 import json
@@ -22,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ from tests.benchmarks.learning_faces import (
 )
 from tests.benchmarks.learning_figures import figures
 from tests.benchmarks.learning_product import make_parent, train
+from tests.benchmarks.selection_linear import learn_map
 from tests.benchmarks.selection_rows import KeptSelections, SelectionRow, rows, summarise
 
 _MATERIAL_FACES = Path("../shared/faces/lfw")
@@ -57,6 +59,8 @@ _NEIGHBOURS = 20
 # Of every mix that is handed out, so that estimates stay honest.
 _RANDOM_SHARE = 0.1
 _ROUND = 100
+
+Features = NDArray[np.float32]
 
 
 def run(out: Path) -> dict[str, Any]:
@@ -74,7 +78,8 @@ def run(out: Path) -> dict[str, Any]:
     people = ("rendered", "real") if faces.is_dir() else ("rendered",)
     out.mkdir(parents=True, exist_ok=True)
     kept = KeptSelections(out / "selection.rows.json", f"{faces.name} {checkpoint.name}")
-    todo = rows(people)
+    learners = (os.environ.get("LEARNER") or "linear training").split()
+    todo = rows(learners, people)
     allowed = int(os.environ.get("ROWS") or len(todo))
     with tempfile.TemporaryDirectory() as scratch:
         bench = _Bench(checkpoint, faces, Path(scratch))
@@ -106,27 +111,35 @@ class _Bench:
         return rendered_people() if people == "rendered" else real_people(self._faces, seed)
 
     @cache  # noqa: B019 - one object a process
-    def _view(self, people: str, seed: int) -> selection.PoolView:
-        pool = self._split(people, seed)["training"]
+    def _features(self, people: str, seed: int) -> dict[str, Features]:
+        """The parent's, of everybody."""
         network = load_checkpoint(self._parent / WEIGHTS_FILE).network
-        features = compute_features(network, self._manifest.channel_order, _crops(pool))
+        return self._look(network, self._split(people, seed))
+
+    def _look(self, network: IResNet, split: Split) -> dict[str, Features]:
+        order = self._manifest.channel_order
+        return {
+            part: compute_features(network, order, _crops(people)) for part, people in split.items()
+        }
+
+    @cache  # noqa: B019 - one object a process
+    def _view(self, people: str, seed: int) -> selection.PoolView:
+        features = self._features(people, seed)["training"]
         embeddings, magnitudes = split_features(features)
         return view_of(embeddings, self._manifest.quality(magnitudes))
 
     def measure(self, row: SelectionRow) -> dict[str, Any]:
-        split = self._split(row.people, 0 if row.people == "rendered" else row.seed)
+        split = self._split(row.people, row.split)
         pool = split["training"]
         pairs = self._choose(row, pool.persons)
         labelled = LabelledPairs(pairs, pool.persons[pairs[:, 0]] == pool.persons[pairs[:, 1]])
-        network, refused = self._train(row, labelled, split)
-        calibration, test = split["calibration"], split["test"]
-        look = partial(compute_features, network, self._manifest.channel_order)
-        crops = _crops(test)
-        parent = load_checkpoint(self._parent / WEIGHTS_FILE).network
+        looks, refused = (
+            self._map(row, labelled) if row.learner == "linear" else self._train(row, labelled)
+        )
         found = figures(
-            (look(_crops(calibration)), calibration.persons),
-            (look(crops), test.persons),
-            compute_features(parent, self._manifest.channel_order, crops),
+            (looks["calibration"], split["calibration"].persons),
+            (looks["test"], split["test"].persons),
+            self._features(row.people, row.split)["test"],
         )
         return asdict(found) | {
             "labelled": len(pairs),
@@ -136,7 +149,7 @@ class _Bench:
         }
 
     def _choose(self, row: SelectionRow, persons: NDArray[np.int64]) -> selection.Rows:
-        view = self._view(row.people, 0 if row.people == "rendered" else row.seed)
+        view = self._view(row.people, row.split)
         rng = np.random.default_rng(row.seed)
         match row.strategy:
             case "uniform":
@@ -149,10 +162,14 @@ class _Bench:
         calibration = Calibration(self._manifest.threshold, self._manifest.probability)
         return choose_in_rounds(view, calibration, shares, row.labels, persons=persons, rng=rng)
 
-    def _train(
-        self, row: SelectionRow, labelled: LabelledPairs, split: Split
-    ) -> tuple[IResNet, str]:
-        """The trained network; the parent, and why, where the trainer refuses the labels."""
+    def _map(self, row: SelectionRow, labelled: LabelledPairs) -> tuple[dict[str, Features], str]:
+        features = self._features(row.people, row.split)
+        learned = learn_map(features["training"], labelled)
+        return {part: own @ learned.T for part, own in features.items()}, ""
+
+    def _train(self, row: SelectionRow, labelled: LabelledPairs) -> tuple[dict[str, Features], str]:
+        """What the trained network sees; the parent, and why, where the labels are refused."""
+        split = self._split(row.people, row.split)
         calibration = split["calibration"]
         reference = ReferenceFaces(next(iter(calibration.views.values())), calibration.persons)
         try:
@@ -166,8 +183,10 @@ class _Bench:
                 tick=lambda what: _say(f"{row}: {what}"),
             )
         except MagFaceError as error:
-            return load_checkpoint(self._parent / WEIGHTS_FILE).network, str(error)
-        return load_checkpoint(outcome.folder / WEIGHTS_FILE).network, ""
+            return self._features(row.people, row.split), str(error)
+        network = load_checkpoint(outcome.folder / WEIGHTS_FILE).network
+        unseen = {part: people for part, people in split.items() if part != "training"}
+        return self._look(network, unseen), ""
 
 
 def view_of(embeddings: NDArray[np.float32], quality: NDArray[np.float32]) -> selection.PoolView:

@@ -30,25 +30,36 @@ class SelectionRow:
     """One training.
 
     Attributes:
+        learner: "linear", of seconds, or "training", the product's.
         people: "rendered" or "real".
         strategy: "random", "uniform", "default", or one of the service's.
         labels: How many are asked for.
         seed: Of the division of people, the draws, and the training.
     """
 
+    learner: str
     people: str
     strategy: str
     labels: int
     seed: int
 
+    @property
+    def split(self) -> int:
+        """Seed of the division of people; rendered ones are always divided alike."""
+        return 0 if self.people == "rendered" else self.seed
+
     def __str__(self) -> str:
-        return f"{self.people}, {self.labels} labels by {self.strategy}, seed {self.seed}"
+        return (
+            f"{self.learner}: {self.people}, {self.labels} labels by {self.strategy}, "
+            f"seed {self.seed}"
+        )
 
 
-def rows(people: Sequence[str]) -> list[SelectionRow]:
+def rows(learners: Sequence[str], people: Sequence[str]) -> list[SelectionRow]:
     """All rows, so ordered that an interrupted run is worth something."""
     return [
-        SelectionRow(kind, strategy, labels, seed)
+        SelectionRow(learner, kind, strategy, labels, seed)
+        for learner in learners
         for kind in people
         for part in (_CURVE[:3], _CURVE[3:])
         for seed in SEEDS
@@ -99,15 +110,19 @@ def _digest_sources(*packages: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def summarise(finished: Mapping[SelectionRow, Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean accuracy by people, strategy and labels over the seeds measured, and the bar.
+Finished = Mapping[SelectionRow, Mapping[str, Any]]
 
-    The bar holds where the default at 600 labels or fewer reaches random at 1,000, on the
+
+def summarise(finished: Finished) -> dict[str, Any]:
+    """Mean accuracy over the seeds measured by learner, people, strategy and labels; the bars.
+
+    A bar is held where the default with 600 labels or fewer reaches random with 1,000, on the
     mean of the seeds that have both.
     """
-    curves: dict[str, dict[str, dict[str, Any]]] = {}
+    curves: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     for row, measured in finished.items():
-        curve = curves.setdefault(row.people, {}).setdefault(row.strategy, {})
+        kind = f"{row.learner}, {row.people}"
+        curve = curves.setdefault(kind, {}).setdefault(row.strategy, {})
         point = curve.setdefault(str(row.labels), {"accuracy": [], "seeds": []})
         point["accuracy"].append(measured["accuracy"])
         point["seeds"].append(row.seed)
@@ -115,23 +130,23 @@ def summarise(finished: Mapping[SelectionRow, Mapping[str, Any]]) -> dict[str, A
         for curve in by_strategy.values():
             for point in curve.values():
                 point["mean"] = sum(point["accuracy"]) / len(point["accuracy"])
-    return {"curves": curves, "bar": {people: _bar(finished, people) for people in curves}}
+    kinds = sorted({(row.learner, row.people) for row in finished})
+    bars = {f"{learner}, {people}": _bar(finished, learner, people) for learner, people in kinds}
+    return {"curves": curves, "bars": bars}
 
 
-def _bar(finished: Mapping[SelectionRow, Mapping[str, Any]], people: str) -> dict[str, Any] | None:
+def _bar(finished: Finished, learner: str, people: str) -> dict[str, Any] | None:
+    """The fewest labels that hold the bar; how far 600 miss it where none do."""
     best: dict[str, Any] | None = None
     for labels in (600, 400, 200):
         couples = [
-            (
-                finished[SelectionRow(people, "default", labels, seed)]["accuracy"],
-                finished[SelectionRow(people, "random", 1000, seed)]["accuracy"],
-            )
+            (finished[ours]["accuracy"], finished[drawn]["accuracy"])
             for seed in SEEDS
-            if SelectionRow(people, "default", labels, seed) in finished
-            and SelectionRow(people, "random", 1000, seed) in finished
+            if (ours := SelectionRow(learner, people, "default", labels, seed)) in finished
+            and (drawn := SelectionRow(learner, people, "random", 1000, seed)) in finished
         ]
         if couples:
-            ahead = sum(ours - random for ours, random in couples) / len(couples)
+            ahead = sum(one - other for one, other in couples) / len(couples)
             point = {"labels": labels, "ahead": ahead, "seeds": len(couples), "held": ahead >= 0}
             if best is None or point["held"]:
                 best = point
