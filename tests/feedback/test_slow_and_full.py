@@ -60,7 +60,9 @@ def settings(database: PostgresServer, s3: NanioServer) -> FeedbackSettings:
 
 
 @pytest.mark.usefixtures("settings")
-@pytest.mark.parametrize("bytes_per_s", [0, 200], ids=["silent", "slow"])
+@pytest.mark.parametrize(
+    "bytes_per_s", [0, pytest.param(200, marks=pytest.mark.slow)], ids=["silent", "slow"]
+)
 async def test_over_a_slow_line_to_postgres_nothing_is_stored_by_halves(
     database: PostgresServer, s3: NanioServer, bytes_per_s: float
 ) -> None:
