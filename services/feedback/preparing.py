@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
@@ -14,12 +15,14 @@ from services.feedback.mining import Miner, Sample, random_points
 from services.feedback.pool_versions import PoolVersion
 from services.feedback.selection import Caps, choose
 from services.feedback.strategies import Strategy
-from shared.storage.postgres import Pool, transaction
+from shared.storage.postgres import BoundedConnection, Pool, transaction
 
 _GOLD_PAIRS: Final = 200
 _GOLD_VOTES: Final = 3
 # A pool that has not changed and gives no more pairs is searched again after so many seconds.
 _AGAIN_S: Final = 30.0
+# So many labels more, and pairs are chosen anew: as many as `make bench-selection` chooses at once.
+_LEARNED: Final = 100
 _EVERYBODY: Final = 1_000_000
 # How far the caps widen as a pool is used up.
 _CAPS: Final = (Caps(), Caps(16, 48), Caps(_EVERYBODY, _EVERYBODY))
@@ -33,6 +36,15 @@ class _Prepared:
     pairs: Sequence[tuple[bytes, bytes]]
     scores: Sequence[float]
     truths: Sequence[str | None] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What pairs are prepared from: images, labels, and the latest complete version."""
+
+    images: int
+    labels: int
+    complete_at: datetime | None
 
 
 class Preparer:
@@ -51,8 +63,10 @@ class Preparer:
         self._miner = Miner(pool, rng)
         self._overlap = overlap
         self._target = target
-        self._seen: tuple[Any, ...] | None = None
+        self._seen: _State | None = None
         self._again_at = 0.0
+        self._mined_from: _State | None = None
+        self._stale_at = 0.0
         self._used_up: set[Strategy] = set()
 
     async def round(self) -> None:
@@ -62,8 +76,9 @@ class Preparer:
             Unavailable: If the database cannot answer.
             Conflict: If a concurrent change came first; what was added before stays.
         """
-        there, state = await self._look()
         now = asyncio.get_running_loop().time()
+        await self._forget_stale(now)
+        there, state = await self._look()
         if state != self._seen or now >= self._again_at:
             self._seen, self._again_at = state, now + _AGAIN_S
             self._used_up.clear()
@@ -94,14 +109,26 @@ class Preparer:
             added[Strategy.GOLD] += await self._add_gold(gold)
         return added
 
-    async def _look(self) -> tuple[dict[Strategy, int], tuple[Any, ...] | None]:
+    async def _look(self) -> tuple[dict[Strategy, int], _State]:
         """Remove what is done with; count what is open, and what it is prepared from."""
         async with transaction(self._pool) as connection:
             await connection.execute(queries.TIDY)
             cursor = await connection.execute(queries.OPEN)
             there = {Strategy(strategy): count async for strategy, count in cursor}
-            cursor = await connection.execute(queries.STATE)
-            return there, await cursor.fetchone()
+            return there, await _state(connection)
+
+    async def _forget_stale(self, now: float) -> None:
+        """Make room for better pairs, once another version or more labels tell which they are."""
+        async with transaction(self._pool) as connection:
+            state = await _state(connection)
+            before = self._mined_from or state
+            swapped = state.complete_at != before.complete_at
+            learned = state.labels >= before.labels + _LEARNED and now >= self._stale_at
+            if swapped or learned:
+                await connection.execute(queries.FORGET, {"strategies": list(_MINED)})
+            elif self._mined_from is not None:
+                return
+        self._mined_from, self._stale_at = state, now + _AGAIN_S
 
     async def compare(self, version: PoolVersion) -> None:
         """Prepare pairs that a version and the one before it disagree on, while both are there."""
@@ -199,3 +226,10 @@ class Preparer:
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(query.encode(), values)
             return await cursor.fetchall()
+
+
+async def _state(connection: BoundedConnection) -> _State:
+    cursor = await connection.execute(queries.STATE)
+    row = await cursor.fetchone()
+    assert row is not None  # noqa: S101 - a sum has a row
+    return _State(*row)

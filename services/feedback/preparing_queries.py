@@ -15,10 +15,18 @@ DELETE FROM feedback.candidates WHERE candidate_id IN (
 )
 """
 
-# What pairs are prepared from; a half that is empty is filled when it changes.
+# What pairs are prepared from.
 STATE: Final = """
-SELECT (SELECT sum(images) FROM feedback.counters),
+SELECT sum(images)::bigint, sum(labels)::bigint,
        (SELECT max(complete_at) FROM feedback.pool_versions)
+FROM feedback.counters
+"""
+
+# Nobody was handed them yet.
+FORGET: Final = """
+DELETE FROM feedback.candidates
+WHERE strategy = ANY(%(strategies)s::feedback.strategy[])
+  AND cardinality(holders) < wanted AND cardinality(holders) = 0
 """
 
 OPEN: Final = """
