@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-import venv
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ class Peer:
         path: See `Address`.
         program: Arguments of its virtual environment's Python; ``PORT`` stands for the port.
         note: What one should know when reading its figures.
+        python: What its virtual environment is made with.
     """
 
     packages: tuple[str, ...]
@@ -38,6 +39,7 @@ class Peer:
     path: str
     program: tuple[str, ...]
     note: str = ""
+    python: str = sys.executable
 
 
 PEERS = {
@@ -57,13 +59,18 @@ PEERS = {
     ),
     "kserve": Peer(
         ("kserve",),
-        "v2",
+        "kserve",
         "/v2/models/faces/infer",
         ("-m", f"{_HERE}.kserve"),
         "its batcher is not part of the Python server",
     ),
     "pytriton": Peer(
-        ("nvidia-pytriton",), "v2", "/v2/models/faces/infer", ("-m", f"{_HERE}.pytriton")
+        ("nvidia-pytriton",),
+        "triton",
+        "/v2/models/faces/infer",
+        ("-m", f"{_HERE}.pytriton"),
+        # Its server embeds the system's libpython, whose standard library must fit.
+        python="/usr/bin/python3",
     ),
 }
 
@@ -93,18 +100,29 @@ def peers(plan: Plan, folder: Path, versions: BenchVersions, homes: Path) -> Fig
 
 def _against(theirs: OtherServer, network: Path, plan: Plan, seconds: float) -> Figures:
     window = plan.warm_s + seconds
+    faults: Counter[str] = Counter()
+
+    def measure(address: Address) -> float:
+        sight = ask(address, window)
+        faults.update({code: count for code, count in sight.codes.items() if code != "OK"})
+        return sight.calls_per_second(plan.warm_s)
+
     with running_embedder(theirs.folder, [network]) as embedder:
         try:
             with running(theirs):
                 ours = Address("grpc", embedder.address)
                 ways = {
-                    "ours": lambda: ask(ours, window).calls_per_second(plan.warm_s),
-                    "theirs": lambda: ask(theirs.address, window).calls_per_second(plan.warm_s),
+                    "ours": lambda: measure(ours),
+                    "theirs": lambda: measure(theirs.address),
                 }
                 raw = alternate(ways, plan.rounds, f"{theirs.name}, {network.name}")
         except (Unavailable, RuntimeError) as error:
             return {"reason": str(error)}
-    return ratio_of(raw, "ours", "theirs") | {"unit": "calls/s", "callers": CALLERS}
+    return ratio_of(raw, "ours", "theirs") | {
+        "unit": "calls/s",
+        "callers": CALLERS,
+        "their_faults": dict(faults),
+    }
 
 
 def _server(name: str, python: Path, network: Path, folder: Path) -> OtherServer:
@@ -134,8 +152,14 @@ def install(name: str, peer: Peer, home: Path, seconds: float) -> Path:
     python, done = home.absolute() / "bin" / "python", home / ".installed"
     if done.exists():
         return python
+    home.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"installing {name} into {home}\n")
-    venv.create(home, with_pip=True, clear=True)
+    subprocess.run(
+        [peer.python, "-m", "venv", "--clear", home.absolute()],
+        check=True,
+        timeout=seconds,
+        cwd=home.parent,
+    )
     # The same engine as ours, so that the ratio is of the servers alone.
     engine = f"onnxruntime=={version('onnxruntime-gpu')}"
     packages = [*peer.packages, engine, "opencv-python-headless", "numpy"]

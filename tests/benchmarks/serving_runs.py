@@ -99,10 +99,17 @@ class Client:
 
 
 def ask(address: Address, seconds: float, callers: int = CALLERS, *, repeat: bool = False) -> Sight:
-    """Let a client process ask without a pause for so many seconds."""
+    """Let a client process ask without a pause for so many seconds.
+
+    Raises:
+        RuntimeError: If our own server failed a call.
+    """
     load: dict[str, Any] = {"seconds": seconds, "callers": callers, "repeat": repeat}
     with Client(address, "without_pause", **load) as client:
-        return client.finish()
+        sight = client.finish()
+    if address.kind == "grpc" and set(sight.codes) - {"OK"}:
+        raise RuntimeError(f"calls failed that should not: {sight.codes}")
+    return sight
 
 
 def alternate(

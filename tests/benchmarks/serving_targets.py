@@ -32,18 +32,15 @@ class Address:
     Attributes:
         kind: "grpc" for EmbedderService; "http" for a picture as the body of a POST and an
             embedding as the body of the answer; "json" where the body is JSON with the picture
-            in base64; "v2" for KServe's and Triton's protocol with its binary extension.
+            in base64; "kserve" and "triton" for the protocol they share, with its binary
+            extension, each with the tensor that its Python side takes bytes in.
         host_port: ``host:port``.
         path: Of the URL.
-        tensor: Name of the input, for "v2".
-        shape: Of the input, for "v2".
     """
 
     kind: str
     host_port: str
     path: str = "/"
-    tensor: str = "image"
-    shape: tuple[int, ...] = (1,)
 
 
 @asynccontextmanager
@@ -142,7 +139,7 @@ class _HttpTarget:
     async def embed(self, jpeg: bytes) -> bytes:
         async with asyncio.timeout(_TIMEOUT_S):
             body = await self._http.request(http_request(self._address, jpeg))
-        # The binary outputs of "v2" follow its JSON.
+        # Binary outputs follow their JSON.
         return body[-EMBEDDING_BYTES:]
 
     def close(self) -> None:
@@ -155,13 +152,13 @@ def http_request(address: Address, jpeg: bytes) -> bytes:
     if address.kind == "json":
         headers = ["Content-Type: application/json"]
         body = b'{"image": "%s"}' % base64.b64encode(jpeg)
-    if address.kind == "v2":
-        head = _v2_head(address, jpeg)
-        body = head + len(jpeg).to_bytes(4, "little") + jpeg
+    if address.kind in ("kserve", "triton"):
+        head, body = _tensor(address.kind, jpeg)
         headers = [
             "Content-Type: application/octet-stream",
             f"Inference-Header-Content-Length: {len(head)}",
         ]
+        body = head + body
     lines = [
         f"POST {address.path} HTTP/1.1",
         f"Host: {address.host_port}",
@@ -171,15 +168,20 @@ def http_request(address: Address, jpeg: bytes) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def _v2_head(address: Address, jpeg: bytes) -> bytes:
-    # A BYTES tensor is its length and then itself.
+def _tensor(kind: str, jpeg: bytes) -> tuple[bytes, bytes]:
+    """Describe a picture as JSON, and give the bytes that follow it."""
+    shape, datatype, data = [len(jpeg)], "UINT8", jpeg
+    if kind == "triton":
+        # A batch of one tensor of one string, which is its length and then itself.
+        shape, datatype, data = [1, 1], "BYTES", len(jpeg).to_bytes(4, "little") + jpeg
     tensor = {
-        "name": address.tensor,
-        "shape": address.shape,
-        "datatype": "BYTES",
-        "parameters": {"binary_data_size": len(jpeg) + 4},
+        "name": "image",
+        "shape": shape,
+        "datatype": datatype,
+        "parameters": {"binary_data_size": len(data)},
     }
-    return json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    order = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    return json.dumps(order).encode(), data
 
 
 def _content_length(head: bytes) -> int:

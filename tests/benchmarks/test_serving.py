@@ -115,7 +115,7 @@ def test_samples_are_chosen_by_their_labels() -> None:
 
 
 def test_pictures_travel_to_triton_with_their_length() -> None:
-    address = Address("v2", "host:1", "/v2/models/faces/infer", shape=(1, 1))
+    address = Address("triton", "host:1", "/v2/models/faces/infer")
     head, _, body = http_request(address, b"jpeg").partition(b"\r\n\r\n")
     assert b"Content-Length: %d" % len(body) in head
     assert body.endswith(b"\x04\x00\x00\x00jpeg")

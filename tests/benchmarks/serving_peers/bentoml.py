@@ -10,8 +10,12 @@ from bentoml.validators import ContentType
 
 from tests.benchmarks.serving_peers.network import BATCH, Network, decode
 
+TRAFFIC = {"timeout": 60}
+# None of the servers logs its calls.
+QUIET = {"access": {"enabled": False}}
 
-@bentoml.service(traffic={"timeout": 60, "concurrency": 128})
+
+@bentoml.service(traffic=TRAFFIC, logging=QUIET)
 class Batched:
     def __init__(self) -> None:
         self.network = Network()
@@ -21,7 +25,7 @@ class Batched:
         return self.network.embed(list(crops))
 
 
-@bentoml.service(traffic={"timeout": 60, "concurrency": 128})
+@bentoml.service(traffic=TRAFFIC, logging=QUIET)
 class Faces:
     batched = bentoml.depends(Batched)
 

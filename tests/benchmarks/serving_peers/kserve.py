@@ -5,6 +5,8 @@ request is computed by itself.
 """
 
 import asyncio
+import logging
+from uuid import uuid4
 
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 
@@ -18,12 +20,16 @@ class Faces(Model):
         self.ready = True
 
     async def predict(self, payload: InferRequest, *_: object, **__: object) -> InferResponse:
-        jpeg = payload.inputs[0].as_numpy().reshape(-1)[0]
+        jpeg = payload.inputs[0].as_numpy().tobytes()
         vectors = await asyncio.to_thread(lambda: self.network.embed([decode(jpeg)]))
         output = InferOutput("embedding", list(vectors.shape), "FP32")
         output.set_data_from_numpy(vectors, binary_data=True)
-        return InferResponse(payload.id, self.name, [output])
+        return InferResponse(str(uuid4()), self.name, [output])
 
 
 if __name__ == "__main__":
-    ModelServer(http_port=PORT, enable_grpc=False, enable_latency_logging=False).start([Faces()])
+    server = ModelServer(http_port=PORT, enable_grpc=False, enable_latency_logging=False)
+    # None of the servers logs its calls.
+    for name in ("uvicorn.access", "kserve.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    server.start([Faces()])
