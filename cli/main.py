@@ -14,6 +14,7 @@ from cli import (
     models,
     pool,
     quantizing,
+    rollout,
     training,
     up,
 )
@@ -52,6 +53,7 @@ app.add_typer(training.jobs, name="jobs")
 models.app.command("evaluate")(evaluations.evaluate_model)
 models.app.command("evaluations")(evaluations.list_evaluations)
 models.app.command("report")(evaluations.fetch_report)
+models.app.command("rollout")(rollout.show_rollout)
 models.app.command("quantize")(quantizing.quantize_model)
 app.add_typer(models.app, name="models")
 app.add_typer(dataset.app, name="dataset")

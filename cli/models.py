@@ -14,6 +14,7 @@ from rich.text import Text
 from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
 from cli.job_progress import job_facts, wait_for_job
 from cli.output import JsonOption, emit, facts, remarks, short_time, table, to_plain
+from cli.rollout import WaitOption, wait_for_rollout
 from cli.training import ByOption, user_name
 
 _CHUNK_BYTES: Final = 2**20
@@ -127,6 +128,7 @@ def promote(
     override_gate: Annotated[
         bool, typer.Option("--override-gate", help="Although the gate refused it.")
     ] = False,
+    wait: WaitOption = False,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,
@@ -136,13 +138,17 @@ def promote(
         model_version=model_version, requested_by=by, reason=reason, override_gate=override_gate
     )
     with trainer(folder) as stub:
-        result = to_plain(stub.PromoteModel(request, timeout=CALL_TIMEOUT_S))
+        answer = stub.PromoteModel(request, timeout=CALL_TIMEOUT_S)
+        result = to_plain(answer)
+        if wait:
+            result |= {"replicas": wait_for_rollout(stub, answer.serving_generation)["replicas"]}
     emit(as_json, result, facts(result))
 
 
 @app.command()
 def rollback(
     reason: ReasonOption,
+    wait: WaitOption = False,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,
@@ -150,7 +156,10 @@ def rollback(
     """Make the version that served before serve again."""
     request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason)
     with trainer(folder) as stub:
-        result = to_plain(stub.Rollback(request, timeout=CALL_TIMEOUT_S))
+        answer = stub.Rollback(request, timeout=CALL_TIMEOUT_S)
+        result = to_plain(answer)
+        if wait:
+            result |= {"replicas": wait_for_rollout(stub, answer.serving_generation)["replicas"]}
     emit(as_json, result, facts(result))
 
 

@@ -16,6 +16,7 @@ from services.embedder.following import Forgetting, follow
 from services.embedder.loading import Loader
 from services.embedder.pipeline import Pipeline
 from services.embedder.pruning import keep_pruned
+from services.embedder.replica import keep_announced
 from services.embedder.resident import ResidentModels
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
@@ -72,6 +73,7 @@ def embedder(settings: EmbedderSettings) -> Build:
             follow("erasure mark", erasures, forgetting.look, interval),
             follow("shadow pointer", candidates, shadow.look, interval),
             keep_pruned(loader.versions, partial(_in_use, models, swapper, shadow), interval),
+            keep_announced(pointers, models, swapper, interval),
             _announce(swapper, lifecycle),
         )
         tasks = [asyncio.create_task(each) for each in work]

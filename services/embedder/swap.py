@@ -90,6 +90,12 @@ class Swapper:
         return wanted if wanted and wanted != self._models.serving_version else ""
 
     @property
+    def generation(self) -> int:
+        """Which decision the serving version follows; 0 when it follows none, or not yet."""
+        pointer = self._pointer
+        return pointer.generation if pointer is not None and not self.pending_version else 0
+
+    @property
     def swap_error(self) -> str:
         """Why the last attempt to load the pending version failed; empty when none did."""
         failure = self._failures.get(self.pending_version)

@@ -7,6 +7,7 @@ from uuid import UUID
 from magface.v1 import trainer_pb2 as pb
 
 from services.trainer.jobs import Job, JobEvent, JobKind, JobState
+from services.trainer.replicas import Rollout
 from services.trainer.specs import TrainOptions
 from services.trainer.training import GateVerdict, Recipe
 from services.trainer.versions import Serving, Version
@@ -137,6 +138,25 @@ def pack_version(version: Version, serving: Serving | None) -> pb.ModelVersion:
         serving=serving is not None and serving.model_version == manifest.model_version,
         gate=_pack_gate(version.gate) if version.gate else None,
         compatible_versions=manifest.compatible_versions,
+    )
+
+
+def pack_rollout(rollout: Rollout) -> pb.GetRolloutResponse:
+    """Pack which embedders serve what."""
+    serving = rollout.serving
+    return pb.GetRolloutResponse(
+        model_version=serving.model_version if serving else "",
+        serving_generation=serving.generation if serving else 0,
+        complete=rollout.complete,
+        replicas=[
+            pb.Replica(
+                instance=replica.instance,
+                model_version=replica.model_version,
+                generation=replica.generation,
+                swap_error=replica.swap_error,
+            )
+            for replica in rollout.replicas
+        ],
     )
 
 

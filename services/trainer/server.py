@@ -16,6 +16,7 @@ from services.trainer.housekeeping import Housekeeper
 from services.trainer.jobs import Jobs
 from services.trainer.leases import Leases
 from services.trainer.publish import PointerPublisher
+from services.trainer.replicas import ReplicaWatch
 from services.trainer.runner import Runner, worker_command
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
@@ -71,8 +72,17 @@ async def _live(
     uploads = Uploads(objects, settings.work_dir, settings.upload_max_bytes)
     evaluations = Evaluations(pool, objects)
     suspects = Suspects(pool, objects)
+    replicas = ReplicaWatch(objects)
     servicer.open(
-        Trainer(Jobs(pool), Versions(pool), evaluations, suspects, uploads=uploads, pointer=pointer)
+        Trainer(
+            Jobs(pool),
+            Versions(pool),
+            evaluations,
+            suspects,
+            uploads=uploads,
+            pointer=pointer,
+            replicas=replicas,
+        )
     )
     await lifecycle.set_ready(True)
     store = VersionStore(objects, settings.work_dir / "versions")
@@ -82,6 +92,7 @@ async def _live(
     async with asyncio.TaskGroup() as group:
         group.create_task(runner.run())
         group.create_task(pointer.reconcile())
+        group.create_task(replicas.run())
         group.create_task(Housekeeper(pool, objects).run())
 
 

@@ -10,6 +10,7 @@ from services.trainer.evaluation_packing import CHUNK_BYTES, pack_evaluation
 from services.trainer.packing import (
     pack_event,
     pack_job,
+    pack_rollout,
     pack_version,
     read_channel_order,
     read_job_id,
@@ -146,6 +147,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return pb.RollbackResponse(
             model_version=serving.model_version, serving_generation=serving.generation
         )
+
+    async def GetRollout(  # noqa: N802
+        self,
+        request: pb.GetRolloutRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> pb.GetRolloutResponse:
+        return pack_rollout(await self._trainer.rollout())
 
     async def EvaluateModel(  # noqa: N802
         self,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from services.trainer.evaluations import Evaluations
 from services.trainer.jobs import Job, JobKind, Jobs, check_requested_by
 from services.trainer.publish import PointerPublisher
+from services.trainer.replicas import ReplicaWatch, Rollout
 from services.trainer.specs import EvaluateSpec, ImportSpec, QuantizeSpec, TrainOptions, TrainSpec
 from services.trainer.suspects import Suspects
 from services.trainer.uploads import Uploads
@@ -35,6 +36,7 @@ class Trainer:
         *,
         uploads: Uploads,
         pointer: PointerPublisher,
+        replicas: ReplicaWatch,
     ) -> None:
         self.jobs = jobs
         self.versions = versions
@@ -42,6 +44,7 @@ class Trainer:
         self.suspects = suspects
         self._uploads = uploads
         self._pointer = pointer
+        self._replicas = replicas
 
     async def start_training(
         self, options: TrainOptions, parent_version: str, *, requested_by: str, no_promotion: bool
@@ -177,3 +180,7 @@ class Trainer:
         serving = await self.versions.rollback(who=who, why=why)
         await self._pointer.try_to_publish()
         return serving
+
+    async def rollout(self) -> Rollout:
+        """Say which embedders live, and what each of them serves of what was decided."""
+        return Rollout(await self.versions.serving(), self._replicas.live)

@@ -131,4 +131,3 @@ def _require_parity(onnx: Session, torch_: Session, crops: NDArray[np.uint8]) ->
     for batch in _GATE_BATCHES:
         want, got = torch_.run(faces[:batch]), onnx.run(faces[:batch])
         require_same(f"ONNX against torch at batch {batch}", want, got)
-

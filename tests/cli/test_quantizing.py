@@ -22,15 +22,15 @@ def test_a_quantized_version_is_judged_shown_and_promoted(
     assert shown["gate"] == answer["job"]["gate"]
 
     full = ask("verify", *pictures[:2])
-    ask("models", "promote", made, "--reason", "faster")
+    promoted = ask("models", "promote", made, "--reason", "faster", "--wait")
     try:
+        assert [replica["model_version"] for replica in promoted["replicas"]] == [made]
         quantized = ask("verify", *pictures[:2])
-        while quantized["model_version"] != made:
-            quantized = ask("verify", *pictures[:2])
+        assert quantized["model_version"] == made
         assert quantized["similarity"] == pytest.approx(full["similarity"], abs=0.05)
         assert quantized["similarity"] != full["similarity"]
     finally:
-        ask("models", "rollback", "--reason", "tried")
+        ask("models", "rollback", "--reason", "tried", "--wait")
 
     again = magface("models", "quantize", made, "--dir", stack.folder)
     assert again.exit_code == 1

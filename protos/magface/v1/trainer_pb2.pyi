@@ -875,6 +875,87 @@ class RollbackResponse(_message.Message):
 Global___RollbackResponse: _TypeAlias = RollbackResponse  # noqa: Y015
 
 @_typing.final
+class GetRolloutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRolloutRequest: _TypeAlias = GetRolloutRequest  # noqa: Y015
+
+@_typing.final
+class GetRolloutResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    SERVING_GENERATION_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """What was decided last; empty before the first promotion."""
+    serving_generation: _builtins.int
+    complete: _builtins.bool
+    """At least one lives, and all of them serve what was decided last."""
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
+        """Embedders heard of in the last seconds, by name."""
+
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        serving_generation: _builtins.int = ...,
+        replicas: _abc.Iterable[Global___Replica] | None = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "model_version", b"model_version", "replicas", b"replicas", "serving_generation", b"serving_generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRolloutResponse: _TypeAlias = GetRolloutResponse  # noqa: Y015
+
+@_typing.final
+class Replica(_message.Message):
+    """An embedder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    SWAP_ERROR_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    model_version: _builtins.str
+    """What it serves; empty before it has loaded anything."""
+    generation: _builtins.int
+    """The decision that it follows by that; 0 when it serves something else than was decided."""
+    swap_error: _builtins.str
+    """Why it cannot load what was decided; empty when it can."""
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        swap_error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "instance", b"instance", "model_version", b"model_version", "swap_error", b"swap_error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replica: _TypeAlias = Replica  # noqa: Y015
+
+@_typing.final
 class EvaluateModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -80,6 +80,11 @@ class TrainerServiceStub:
                 request_serializer=magface_dot_v1_dot_trainer__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_trainer__pb2.RollbackResponse.FromString,
                 _registered_method=True)
+        self.GetRollout = channel.unary_unary(
+                '/magface.v1.TrainerService/GetRollout',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.GetRolloutRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.GetRolloutResponse.FromString,
+                _registered_method=True)
         self.EvaluateModel = channel.unary_unary(
                 '/magface.v1.TrainerService/EvaluateModel',
                 request_serializer=magface_dot_v1_dot_trainer__pb2.EvaluateModelRequest.SerializeToString,
@@ -177,6 +182,14 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRollout(self, request, context):
+        """Says which embedders live, and whether each of them serves what was decided last. Promotions
+        and rollbacks do not wait for that; ask here until it is complete.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EvaluateModel(self, request, context):
         """Queues the measurement of a version on the feedback's pairs, at the version's own
         threshold. NOT_FOUND for an unknown version.
@@ -264,6 +277,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=magface_dot_v1_dot_trainer__pb2.RollbackRequest.FromString,
                     response_serializer=magface_dot_v1_dot_trainer__pb2.RollbackResponse.SerializeToString,
+            ),
+            'GetRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRollout,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.GetRolloutRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.GetRolloutResponse.SerializeToString,
             ),
             'EvaluateModel': grpc.unary_unary_rpc_method_handler(
                     servicer.EvaluateModel,
@@ -535,6 +553,33 @@ class TrainerService:
             '/magface.v1.TrainerService/Rollback',
             magface_dot_v1_dot_trainer__pb2.RollbackRequest.SerializeToString,
             magface_dot_v1_dot_trainer__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.TrainerService/GetRollout',
+            magface_dot_v1_dot_trainer__pb2.GetRolloutRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.GetRolloutResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,10 @@ class TrainerServiceStub:
     """Makes the version that served before the present one serve again.
     FAILED_PRECONDITION when there is none.
     """
+    GetRollout: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]
+    """Says which embedders live, and whether each of them serves what was decided last. Promotions
+    and rollbacks do not wait for that; ask here until it is complete.
+    """
     EvaluateModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateModelRequest, _trainer_pb2.EvaluateModelResponse]
     """Queues the measurement of a version on the feedback's pairs, at the version's own
     threshold. NOT_FOUND for an unknown version.
@@ -107,6 +111,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Rollback: _aio.UnaryUnaryMultiCallable[_trainer_pb2.RollbackRequest, _trainer_pb2.RollbackResponse]  # type: ignore[assignment]
     """Makes the version that served before the present one serve again.
     FAILED_PRECONDITION when there is none.
+    """
+    GetRollout: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]  # type: ignore[assignment]
+    """Says which embedders live, and whether each of them serves what was decided last. Promotions
+    and rollbacks do not wait for that; ask here until it is complete.
     """
     EvaluateModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateModelRequest, _trainer_pb2.EvaluateModelResponse]  # type: ignore[assignment]
     """Queues the measurement of a version on the feedback's pairs, at the version's own
@@ -208,6 +216,16 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_pb2.RollbackResponse, _abc.Awaitable[_trainer_pb2.RollbackResponse]]:
         """Makes the version that served before the present one serve again.
         FAILED_PRECONDITION when there is none.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRollout(
+        self,
+        request: _trainer_pb2.GetRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.GetRolloutResponse, _abc.Awaitable[_trainer_pb2.GetRolloutResponse]]:
+        """Says which embedders live, and whether each of them serves what was decided last. Promotions
+        and rollbacks do not wait for that; ask here until it is complete.
         """
 
     @_abc_1.abstractmethod

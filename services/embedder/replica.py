@@ -1,0 +1,61 @@
+"""Tells the registry what this embedder serves, for those who wait until all serve a version."""
+
+import asyncio
+import logging
+import re
+import secrets
+import socket
+import time
+from contextlib import suppress
+
+from services.embedder.resident import ResidentModels
+from services.embedder.swap import Swapper
+from shared.errors import MagFaceError
+from shared.registry.replicas import HEARTBEAT_S, Replica, remove_replica, write_replica
+from shared.storage.objects import ObjectStore
+
+_log = logging.getLogger(__name__)
+
+
+async def keep_announced(
+    objects: ObjectStore, models: ResidentModels, swapper: Swapper, interval_s: float
+) -> None:
+    """Write heartbeats until cancelled, then take the last one back.
+
+    Args:
+        objects: Where the registry is.
+        models: Says what serves.
+        swapper: Says which decision that follows, and what went wrong.
+        interval_s: Seconds between two looks at whether there is something new to tell.
+    """
+    instance = _name()
+    told, told_at, beat = None, 0.0, 0
+    try:
+        while True:
+            now = (models.serving_version or "", swapper.generation, swapper.swap_error)
+            if now != told or time.monotonic() - told_at >= HEARTBEAT_S:
+                beat += 1
+                version, generation, error = now
+                replica = Replica(
+                    instance=instance,
+                    beat=beat,
+                    model_version=version,
+                    generation=generation,
+                    swap_error=error,
+                )
+                try:
+                    await asyncio.to_thread(write_replica, objects, replica)
+                    told = now
+                except MagFaceError as failure:
+                    _log.debug("the heartbeat waits: %s", failure)
+                told_at = time.monotonic()
+            await asyncio.sleep(interval_s)
+    finally:
+        # Whoever waits for all embedders need not find out that this one is gone.
+        with suppress(MagFaceError):
+            remove_replica(objects, instance)
+
+
+def _name() -> str:
+    host = re.sub(r"[^A-Za-z0-9-]+", "-", socket.gethostname()).strip("-")[:100]
+    return f"{host or 'embedder'}-{secrets.token_hex(4)}"

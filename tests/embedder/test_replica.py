@@ -1,0 +1,51 @@
+"""What an embedder tells the registry about itself."""
+
+from shared.registry.replicas import Replica, read_replicas
+from tests.embedder.conftest import VERSIONS, Registry
+from tests.embedder.serving import running_embedder
+from tests.embedder.waiting import until
+
+A, B = VERSIONS
+
+
+def only(registry: Registry) -> Replica | None:
+    found = read_replicas(registry.objects)
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+async def test_it_says_what_it_serves_and_by_which_decision(embedder_settings, published):
+    def follows(version: str, generation: int) -> bool:
+        replica = only(published)
+        return replica is not None and (replica.model_version, replica.generation) == (
+            version,
+            generation,
+        )
+
+    async with running_embedder(embedder_settings):
+        await until(lambda: follows(A, 1), 20)
+        published.promote(B)
+        await until(lambda: follows(B, 2), 20)
+        published.promote(B)
+        await until(lambda: follows(B, 3), 20)
+        first = only(published)
+        await until(lambda: only(published).beat > first.beat, 10)
+    assert only(published) is None
+
+
+async def test_it_says_why_it_does_not_follow(embedder_settings, published):
+    async with running_embedder(embedder_settings) as client:
+        await client.until_serving(A)
+        published.promote("nowhere")
+        await until(lambda: only(published).swap_error, 20)
+        replica = only(published)
+        assert (replica.model_version, replica.generation) == (A, 0)
+        assert "nowhere is not published" in replica.swap_error
+
+
+async def test_two_embedders_have_two_names(embedder_settings, published):
+    other = embedder_settings.model_copy(
+        update={"cache_dir": embedder_settings.cache_dir.with_name("other")}
+    )
+    async with running_embedder(embedder_settings), running_embedder(other):
+        await until(lambda: len(read_replicas(published.objects)) == 2, 20)
