@@ -9,55 +9,29 @@ says why an upload of the same image cannot end up halfway.
 import asyncio
 import logging
 import secrets
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID, uuid4
 
-from psycopg.types.json import Jsonb
+from psycopg import AsyncConnection
 
 from services.feedback import erasure_queries as queries
 from services.feedback.checks import check_sha256, check_text
 from services.feedback.erased_rows import delete_rows
+from services.feedback.erasure_record import Action, Erasure, audit_row
 from services.feedback.images import ImageVault
 from shared.errors import NotFound, Unavailable
 from shared.registry.erasure import mark_erasure
 from shared.registry.label_reports import forget_images
-from shared.registry.lineage import TrainedVersion, versions_trained_on
+from shared.registry.lineage import versions_trained_on
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
 
 logger = logging.getLogger(__name__)
 
-Action = Literal["erase_image", "erase_subject", "retention"]
-
 _STEP_IMAGES: Final = 32
 _EXPIRED_AT_ONCE: Final = 1000
 SWEEP: Final = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Erasure:
-    """What an erasure removed so far, and who learned from it.
-
-    Attributes:
-        request_id: The caller's name for it.
-        labels: Superseded ones too.
-        snapshot_ids: Data snapshots taken while the images had labels.
-        versions: Model versions that learned from those snapshots; an image may be in a
-            snapshot without having been used, so rather more than fewer.
-        finished_at: None while something is left to do.
-    """
-
-    request_id: str
-    action: Action
-    actor: str
-    images: int
-    pairs: int
-    labels: int
-    snapshot_ids: tuple[str, ...]
-    versions: tuple[TrainedVersion, ...]
-    finished_at: datetime | None
 
 
 class Eraser:
@@ -234,6 +208,9 @@ class Eraser:
             "limit": _STEP_IMAGES,
         }
         async with transaction(self._pool) as connection:
+            # Submitters wait at a closed gate: it is left open where there is nothing to do.
+            if not await _any_left(connection, request_id):
+                return []
             await connection.execute(queries.CLOSE_GATE)
             cursor = await connection.execute(queries.TAKE_REMOVALS, taking)
             hashes = [sha256 for (sha256,) in await cursor.fetchall()]
@@ -253,10 +230,8 @@ class Eraser:
             await connection.execute(queries.FORGET_REMOVALS, gone)
 
     async def _conclude(self, request_id: str) -> None:
-        named = {"request_id": request_id}
         async with transaction(self._pool) as connection:
-            cursor = await connection.execute(queries.REMOVALS_LEFT, named)
-            if await cursor.fetchone() == (True,):
+            if await _any_left(connection, request_id):
                 raise _TakenElsewhere(
                     f"erasure {request_id!r} is recorded and being carried out; ask again later"
                 )
@@ -268,26 +243,15 @@ class Eraser:
         # Caches go after the rows, so that none is filled from them again.
         await asyncio.to_thread(mark_erasure, self._objects)
         async with transaction(self._pool) as connection:
-            cursor = await connection.execute(queries.FINISH_ERASURE, named)
+            cursor = await connection.execute(queries.FINISH_ERASURE, {"request_id": request_id})
             if await cursor.fetchone() is not None:
-                await connection.execute(queries.AUDIT, _audit_row(done))
+                await connection.execute(queries.AUDIT, audit_row(done))
 
 
 class _TakenElsewhere(Unavailable):
     """Another process, or one that died a moment ago, holds what is left."""
 
 
-def _audit_row(done: Erasure) -> dict[str, Any]:
-    detail = {
-        "images": done.images,
-        "pairs": done.pairs,
-        "labels": done.labels,
-        "snapshots": list(done.snapshot_ids),
-        "model_versions": [version.model_version for version in done.versions],
-    }
-    return {
-        "actor": done.actor,
-        "action": done.action,
-        "request_id": done.request_id,
-        "detail": Jsonb(detail),
-    }
+async def _any_left(connection: AsyncConnection, request_id: str) -> bool:
+    cursor = await connection.execute(queries.REMOVALS_LEFT, {"request_id": request_id})
+    return await cursor.fetchone() == (True,)

@@ -6,7 +6,7 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.audit import AuditEntry, list_audit
-from services.feedback.erasure import Erasure
+from services.feedback.erasure_record import Erasure
 from services.feedback.keeping import Keeping
 from shared.errors import Unavailable
 from shared.rpc.handlers import Context
