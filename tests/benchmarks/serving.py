@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.serving_bars import against_bars
+from tests.benchmarks.serving_int8 import int8
 from tests.benchmarks.serving_kept import KeptSections
 from tests.benchmarks.serving_overhead import overhead
 from tests.benchmarks.serving_overload import cancel, overload
@@ -65,6 +66,7 @@ def _sections(out: Path) -> dict[str, Section]:
         "overhead": overhead,
         "peers": partial(peers, homes=out / "peers"),
         "cache": cache,
+        "int8": int8,
         "swap": swap,
         "overload": overload,
         "cancel": cancel,

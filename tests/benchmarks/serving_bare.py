@@ -8,7 +8,6 @@ import numpy as np
 import onnxruntime as ort
 
 from shared.model.faces import FaceImage, FaceReader
-from shared.model.manifest import ONNX_FILE
 from shared.model.preprocess import network_input
 from shared.model.session import cpu_threads
 from shared.settings import ImageLimits
@@ -21,15 +20,14 @@ class BareEngine:
     """A version's network in onnxruntime as it comes, but for the number of threads.
 
     Args:
-        folder: Of the version.
+        network: Its ONNX file.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, network: Path) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = cpu_threads()
         options.log_severity_level = 3
-        path = folder / ONNX_FILE
-        self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(network, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self._reader = FaceReader(ImageLimits())
         self._jpegs = faces()

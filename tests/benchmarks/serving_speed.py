@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import median
 
+from shared.model.manifest import ONNX_FILE
 from tests.benchmarks.serving_bare import BareEngine
 from tests.benchmarks.serving_plan import Plan
 from tests.benchmarks.serving_runs import Figures, alternate, ask, ratio_of
@@ -14,7 +15,7 @@ from tests.benchmarks.serving_versions import BenchVersions
 def engine(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
     """Images a second of Embed with 32 callers, over the engine in a loop at its best batch."""
     network = versions.iresnet18()
-    bare = BareEngine(network)
+    bare = BareEngine(network / ONNX_FILE)
     batch, by_batch = bare.best_batch(plan.fast_s)
     with running_embedder(folder, [network]) as embedder:
         address = Address("grpc", embedder.address)
@@ -39,7 +40,7 @@ def engine(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
 def latency(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
     """The p50 of one caller, over decoding and one run of the bare engine."""
     network = versions.iresnet18()
-    bare = BareEngine(network)
+    bare = BareEngine(network / ONNX_FILE)
     with running_embedder(folder, [network]) as embedder:
         address = Address("grpc", embedder.address)
         raw = alternate(
