@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Module
 
-from services.trainer.augment import augment, augmentation, light_changes
+from services.trainer.augment import augment, augmentation
+from services.trainer.averaging import RunningAverage, frozen_copy, move_towards
 from services.trainer.dataset import Batch, Crops
 from services.trainer.distributed import (
     agreed,
@@ -28,6 +29,7 @@ from services.trainer.distributed import (
 )
 from services.trainer.features import Features
 from services.trainer.objectives import Objective
+from services.trainer.replay import Replay
 from services.trainer.training import EpochState
 from shared.errors import CorruptData
 from shared.model.iresnet import IResNet
@@ -66,9 +68,8 @@ class Plan:
         learning_rate: Peak, of AdamW.
         seed: Of order and augmentation.
         augmentation: Probability of each step of `augmentation`; None leaves images alone.
-        replay: Replayed faces a step.
         averaging: Decay a step of the running average of the weights, which is what comes of
-            the training (Polyak and Juditsky 1992); 0 takes the weights as they are.
+            the training; 0 takes the weights as they are.
         of_parent: Share of the parent in the weights that come of it: a step back along the
             way gone keeps more of what the parent knew than it costs of what was learned
             (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models").
@@ -81,14 +82,13 @@ class Plan:
     learning_rate: float
     seed: int
     augmentation: float | None = 0.3
-    replay: int = 16
     averaging: float = 0.0
     of_parent: float = 0.0
     weight_decay: float = 0.05
     warm_up: float = 0.1
     clip: float = 5.0
     mixed_precision: bool = False
-    images_at_once: int = 64
+    images_at_once: int = 72
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,7 @@ class Finetuner:
         objective: What to minimise.
         feedback: The labelled images.
         batches: Deals them out.
-        replay: uint8 [M, 112, 112, 3], BGR: faces to go on seeing as the parent does, with
-            light changes that are new each time; None for no replay.
+        replay: uint8 [M, 112, 112, 3], BGR, see `Replay`; None for no replay.
     """
 
     def __init__(
@@ -133,16 +132,15 @@ class Finetuner:
         self._objective = objective
         self._feedback = feedback
         self._batches = batches
-        self._replay = replay
-        self._parent, self._averaged = (
-            copy.deepcopy(network).eval().requires_grad_(requires_grad=False) for _ in range(2)
-        )
-        self._steps = 0
+        self._parent = frozen_copy(network)
+        self._averaged = RunningAverage(network, plan.averaging)
         self._optimizer = torch.optim.AdamW(
             network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
         )
         self._change = None if plan.augmentation is None else augmentation(plan.augmentation)
-        self._light_change = light_changes()
+        self._replay = (
+            None if replay is None else Replay(replay, self._as_parent, spoil=self._change)
+        )
         self._device = next(network.parameters()).device
         self._best: dict[str, Any] = {}
         self._history: list[Epoch] = []
@@ -175,26 +173,20 @@ class Finetuner:
             self._restore(kept)
         for number in range(len(self._history) + 1, self._plan.epochs + 1):
             loss, speed = self._epoch(number, tick)
-            self._finish(Epoch(number, loss, agreed(validate(self._averaged)), speed))
+            self._finish(Epoch(number, loss, agreed(validate(self._averaged.network)), speed))
             if leads():
                 torch.save(self._snapshot(), file)
                 state.save(file)
         self._network.load_state_dict(self._best)
-        self._step_back()
+        move_towards(self._network, self._parent, self._plan.of_parent)
         self._network.eval()
         return list(self._history)
-
-    def _step_back(self) -> None:
-        pairs = zip(self._network.parameters(), self._parent.parameters(), strict=True)
-        with torch.no_grad():
-            for weights, before in pairs:
-                weights.lerp_(before, self._plan.of_parent)
 
     def _finish(self, epoch: Epoch) -> None:
         self._history.append(epoch)
         # Of those that are told apart by chance only, the latest: it has seen most.
         if epoch.score >= max(earlier.score for earlier in self._history) - _SCORE_NOISE:
-            self._best = copy.deepcopy(self._averaged.state_dict())
+            self._best = copy.deepcopy(self._averaged.network.state_dict())
 
     def _epoch(self, number: int, tick: Callable[[float, int, float], None]) -> tuple[float, float]:
         generator = np.random.default_rng([self._plan.seed, number])
@@ -234,25 +226,14 @@ class Finetuner:
             crops = augment(crops, self._change)
         parent = self._feedback.parent[batch.images]
         if self._replay is not None:
-            again = generator.integers(len(self._replay), size=self._plan.replay)
-            replayed = augment(self._replay[again], self._light_change)
-            seen = self._as_parent(replayed)
-            crops, parent = np.concatenate([crops, replayed]), np.concatenate([parent, seen])
+            again, wanted = self._replay.deal(generator)
+            crops, parent = np.concatenate([crops, again]), np.concatenate([parent, wanted])
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._backward(crops, partial(self._loss, batch, self._on_device(parent)))
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._plan.clip)
         self._optimizer.step()
-        self._average()
+        self._averaged.update(self._network)
         return loss.item()
-
-    def _average(self) -> None:
-        self._steps += 1
-        # At first it reaches back over a part of the few steps there were.
-        decay = min(self._plan.averaging, self._steps / (self._steps + 9))
-        pairs = zip(self._averaged.parameters(), self._network.parameters(), strict=True)
-        with torch.no_grad():
-            for average, weights in pairs:
-                average.lerp_(weights, 1 - decay)
 
     def _loss(self, batch: Batch, parent: Tensor, features: Tensor) -> Tensor:
         count = len(batch.images)
@@ -308,8 +289,7 @@ class Finetuner:
     def _snapshot(self) -> dict[str, Any]:
         return {
             "network": self._network.state_dict(),
-            "averaged": self._averaged.state_dict(),
-            "steps": self._steps,
+            "averaged": self._averaged.state(),
             "optimizer": self._optimizer.state_dict(),
             "best": self._best,
             "history": [vars(epoch) for epoch in self._history],
@@ -317,8 +297,7 @@ class Finetuner:
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
         self._network.load_state_dict(snapshot["network"])
-        self._averaged.load_state_dict(snapshot["averaged"])
-        self._steps = snapshot["steps"]
+        self._averaged.restore(snapshot["averaged"])
         self._optimizer.load_state_dict(snapshot["optimizer"])
         self._best = snapshot["best"]
         self._history = [Epoch(**epoch) for epoch in snapshot["history"]]

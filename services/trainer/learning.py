@@ -16,7 +16,15 @@ from services.trainer.features import Features, compute_features
 from services.trainer.finetune import Epoch, Faces
 from services.trainer.gate import decide, is_compatible
 from services.trainer.heldout import Pairs
-from services.trainer.judging import Judgement, Views, goes_on_working, judge, score, separation
+from services.trainer.judging import (
+    Judgement,
+    Views,
+    goes_on_working,
+    judge,
+    lowest_error,
+    score,
+    separation,
+)
 from services.trainer.material import (
     FeedbackMaterial,
     decode_feedback,
@@ -49,6 +57,10 @@ from shared.settings import ImageLimits
 # Where in the whole work each stage ends.
 _DECODED, _EMBEDDED, _WATCHED, _ASSESSED, _TRAINED, _JUDGED = 0.04, 0.08, 0.1, 0.35, 0.9, 0.94
 
+# Of faces that the parent errs more on there is little to keep: holding to what it says of them
+# would keep it from learning. They are watched all the same.
+_WELL_KNOWN = 0.15
+
 
 def run_training(
     spec: TrainingSpec,
@@ -60,7 +72,7 @@ def run_training(
     state: EpochState,
     report: Report,
     ancestors: Sequence[Path] = (),
-    images_at_once: int = 64,
+    images_at_once: int = 72,
 ) -> TrainingOutcome:
     """Fine-tune the version in the folder `parent` on the feedback.
 
@@ -101,7 +113,10 @@ def run_training(
             ("the reference", watched.crops, _EMBEDDED, _WATCHED),
         )
     )
-    workshop = Workshop(spec, manifest, before, watched.crops[watched.replayed], images_at_once)
+    replay = None
+    if lowest_error(score(watched.pairs, watched_before.parent)) <= _WELL_KNOWN:
+        replay = watched.crops[watched.replayed]
+    workshop = Workshop(spec, manifest, before, replay, images_at_once)
 
     half = workshop.half_training(network, workdir, report, _WATCHED, _ASSESSED)
     labels = agreed(assess(decoded.images, decoded.pairs, before.parent, half))

@@ -35,7 +35,7 @@ class Workshop:
     spec: TrainingSpec
     parent: Manifest
     feedback: Faces
-    replay: Crops
+    replay: Crops | None
     images_at_once: int
 
     def finetuner(self, network: IResNet, graph: PairGraph, images: Indices) -> Finetuner:

@@ -34,5 +34,5 @@ class WorkerSettings(ObjectStoreSettings, ImageLimits):
     """
 
     feedback_address: str
-    train_images_at_once: int = Field(default=64, ge=1)
+    train_images_at_once: int = Field(default=72, ge=1)
     reference_faces: Path | None = None

@@ -55,7 +55,6 @@ def finetuner(
             epochs=epochs,
             learning_rate=learning_rate,
             seed=7,
-            replay=4,
             augmentation=augmentation,
             images_at_once=images_at_once,
             averaging=averaging,
