@@ -48,6 +48,6 @@ class Loader:
 
     def _warm(self, session: Session) -> None:
         # A GPU chooses its algorithms by batch size; on a CPU the self-check was warm-up enough.
-        sizes = (1, self.batch_images) if self.device == "cuda" else ()
+        sizes = (1, self.batch_images) if self.device != "cpu" else ()
         for size in sizes:
             session.run(np.zeros((size, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8))

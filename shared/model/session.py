@@ -12,11 +12,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from shared.errors import CorruptData, InvalidInput, PreconditionFailed
+from shared.model.cuda import BoundRuns, in_half_precision
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, ChannelOrder, Manifest, read_manifest
 from shared.model.preprocess import CROP_SIZE, network_input
 
 Engine = Literal["onnxruntime", "torch"]
-Device = Literal["cpu", "cuda"]
+Device = Literal["cpu", "cuda", "cuda-fp16"]
 
 # An ONNX file of one Relu over one float, to ask onnxruntime what it can run on.
 _ONE_RELU: Final = (
@@ -101,13 +102,19 @@ class OnnxSession:
         self.device = device
         self._channel_order = channel_order
         self._scale = scale
-        self._session = _open_onnx(path, device, threads or cpu_threads())
+        model = in_half_precision(path) if device == "cuda-fp16" else path
+        self._session = _open_onnx(model, device, threads or cpu_threads())
         self._input, self.embedding_size = _check_signature(path, self._session)
+        self._bound = None
+        if device != "cpu":
+            self._bound = BoundRuns(self._session, "cuda", self.embedding_size)
 
     def run(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Session.run`."""
         check_crops(crops)
         images = network_input(crops, self._channel_order, self._scale)
+        if self._bound is not None:
+            return self._bound(images)
         features: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
         return features
 
@@ -139,7 +146,7 @@ def _open_onnx(model: Path | bytes, device: Device, threads: int) -> ort.Inferen
     # Threads that spin while they wait take the cores from the training beside us.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
-    if device == "cuda":
+    if device != "cpu":
         _load_cuda_libraries()
         # TF32 would use up the self-check's tolerance.
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
@@ -148,10 +155,10 @@ def _open_onnx(model: Path | bytes, device: Device, threads: int) -> ort.Inferen
     except Exception as error:  # onnxruntime's errors share no base class of their own
         name = model if isinstance(model, Path) else "the network to try the device with"
         raise CorruptData(f"{name} is not an ONNX network that can be loaded: {error}") from error
-    if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+    if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise PreconditionFailed(
-            "device cuda was asked for, but onnxruntime cannot use a CUDA GPU here; it needs an "
-            "NVIDIA GPU, onnxruntime-gpu, CUDA 13 and cuDNN 9. Ask for device cpu otherwise"
+            f"device {device} was asked for, but onnxruntime cannot use a CUDA GPU here; it needs "
+            "an NVIDIA GPU, onnxruntime-gpu, CUDA 13 and cuDNN 9. Ask for device cpu otherwise"
         )
     return session
 

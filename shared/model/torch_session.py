@@ -17,6 +17,11 @@ def require_torch_device(device: Device) -> None:
     Raises:
         PreconditionFailed: If it is not there.
     """
+    if device == "cuda-fp16":
+        raise PreconditionFailed(
+            "device cuda-fp16 was asked for, which engine torch does not have; ask for engine "
+            "onnxruntime, or for device cuda"
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise PreconditionFailed(
             "device cuda was asked for, but torch cannot use a CUDA GPU here; "
