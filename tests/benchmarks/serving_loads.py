@@ -33,6 +33,7 @@ class Seen:
         flaws: What was wrong with an answer that should have been right, by name.
         began: When the load began, by `time.monotonic`.
         stopped: When it ended; what was in flight then was still answered.
+        cpu_s: Processor time that asking took the client: it is taken from the server's machine.
     """
 
     ended: list[float] = field(default_factory=list)
@@ -41,6 +42,7 @@ class Seen:
     flaws: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.monotonic)
     stopped: float = 0.0
+    cpu_s: float = 0.0
 
     def answered(self, started: float) -> None:
         now = time.monotonic()

@@ -101,9 +101,11 @@ def peers(plan: Plan, folder: Path, versions: BenchVersions, homes: Path) -> Fig
 def _against(theirs: OtherServer, network: Path, plan: Plan, seconds: float) -> Figures:
     window = plan.warm_s + seconds
     faults: Counter[str] = Counter()
+    client_us: dict[str, float] = {}
 
     def measure(address: Address) -> float:
         sight = ask(address, window)
+        client_us[address.kind] = 1e6 * sight.cpu_s / sum(sight.codes.values())
         faults.update({code: count for code, count in sight.codes.items() if code != "OK"})
         return sight.calls_per_second(plan.warm_s)
 
@@ -122,6 +124,7 @@ def _against(theirs: OtherServer, network: Path, plan: Plan, seconds: float) -> 
         "unit": "calls/s",
         "callers": CALLERS,
         "their_faults": dict(faults),
+        "client_cpu_us_a_call": client_us,
     }
 
 

@@ -27,6 +27,7 @@ class Sight:
     flaws: dict[str, int]
     began: float
     stopped: float
+    cpu_s: float
 
     def calls_per_second(self, warm_s: float = 0.0) -> float:
         """Answered calls a second while the load was whole, without the first so many seconds."""
