@@ -1,0 +1,51 @@
+"""Images a second of a bare session, iResNet-18, by batch: ``MAGFACE_DEVICE`` says on what."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.datasets.render import render_person
+from shared.model.manifest import read_manifest
+from shared.model.selfcheck import check_golden
+from shared.model.session import Device, Session, cpu_threads, open_session, require_device
+from shared.settings import MagFaceSettings
+from tests.benchmarks.serving_versions import BenchVersions
+
+_BATCHES = (1, 8, 32, 128)
+_SECONDS = 5.0
+
+
+class _Wish(MagFaceSettings):
+    device: Device = "cpu"
+
+
+def run(out: Path, seconds: float = _SECONDS, *, quick: bool = False) -> dict[str, Any]:
+    """Measure each batch size for some seconds, after the version has checked itself.
+
+    Args:
+        out: Keeps the version.
+        seconds: For each batch size.
+        quick: With a narrow network, for figures that mean nothing.
+
+    Raises:
+        PreconditionFailed: If the device is not there.
+    """
+    device = _Wish().device
+    require_device("onnxruntime", device)
+    folder = BenchVersions(out / "serving-versions", quick=quick).iresnet18()
+    session = open_session(folder, "onnxruntime", device)
+    check_golden(session, read_manifest(folder))
+    speeds = {str(batch): _images_per_second(session, batch, seconds) for batch in _BATCHES}
+    return {"device": device, "cpu_threads": cpu_threads(), "images_per_second": speeds}
+
+
+def _images_per_second(session: Session, batch: int, seconds: float) -> float:
+    crops = np.stack([render_person(person, 0) for person in range(batch)])
+    session.run(crops)
+    done, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds or not done:
+        session.run(crops)
+        done += batch
+    return done / elapsed
