@@ -11,7 +11,7 @@ import logging
 import secrets
 from datetime import datetime
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from psycopg import AsyncConnection
 
@@ -192,42 +192,41 @@ class Eraser:
 
     async def _carry_out_alone(self, request_id: str) -> None:
         async with self._turn:
-            token = uuid4()
-            while hashes := await self._delete_rows(request_id, token):
-                await asyncio.gather(*(self._vault.remove(one.hex()) for one in hashes))
-                if request_id != SWEEP:
-                    await self._clear_reports(hashes)
-                await self._forget(request_id, token, hashes)
+            while hashes := await self._next(request_id):
+                while not await self._delete_rows(request_id, hashes):
+                    continue
+                await self._remove_objects(request_id, hashes)
             await self._conclude(request_id)
 
-    async def _delete_rows(self, request_id: str, token: UUID) -> list[bytes]:
-        taking = {
-            "request_id": request_id,
-            "token": token,
-            "lease_s": self._lease_s,
-            "limit": _STEP_IMAGES,
-        }
+    async def _next(self, request_id: str) -> list[bytes]:
+        wanted = {"request_id": request_id, "lease_s": self._lease_s, "limit": _STEP_IMAGES}
         async with transaction(self._pool) as connection:
-            # Submitters wait at a closed gate: it is left open where there is nothing to do.
-            if not await _any_left(connection, request_id):
-                return []
+            cursor = await connection.execute(queries.NEXT_REMOVALS, wanted)
+            return [sha256 for (sha256,) in await cursor.fetchall()]
+
+    async def _delete_rows(self, request_id: str, hashes: list[bytes]) -> bool:
+        if request_id == SWEEP:
+            return True
+        async with transaction(self._pool) as connection:
             await connection.execute(queries.CLOSE_GATE)
-            cursor = await connection.execute(queries.TAKE_REMOVALS, taking)
-            hashes = [sha256 for (sha256,) in await cursor.fetchall()]
-            if hashes and request_id != SWEEP:
-                await delete_rows(connection, request_id, hashes)
-        return hashes
+            return await delete_rows(connection, request_id, hashes)
+
+    async def _remove_objects(self, request_id: str, hashes: list[bytes]) -> None:
+        mine = {"request_id": request_id, "token": uuid4(), "lease_s": self._lease_s}
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(queries.TAKE_REMOVALS, {**mine, "hashes": hashes})
+            taken = [sha256 for (sha256,) in await cursor.fetchall()]
+        await asyncio.gather(*(self._vault.remove(one.hex()) for one in taken))
+        if request_id != SWEEP:
+            await self._clear_reports(taken)
+        async with transaction(self._pool) as connection:
+            await connection.execute(queries.FORGET_REMOVALS, {**mine, "hashes": taken})
 
     async def _clear_reports(self, hashes: list[bytes]) -> None:
         erased = [sha256.hex() for sha256 in hashes]
         async with transaction(self._pool) as connection:
             await connection.execute(queries.LOCK_REPORTS)
             await asyncio.to_thread(forget_images, self._objects, erased)
-
-    async def _forget(self, request_id: str, token: UUID, hashes: list[bytes]) -> None:
-        gone = {"request_id": request_id, "token": token, "hashes": hashes}
-        async with transaction(self._pool) as connection:
-            await connection.execute(queries.FORGET_REMOVALS, gone)
 
     async def _conclude(self, request_id: str) -> None:
         async with transaction(self._pool) as connection:

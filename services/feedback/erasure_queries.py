@@ -70,15 +70,24 @@ ANY_EXPIRED: Final = """
 SELECT stored_at FROM feedback.images WHERE stored_at < %(before)s ORDER BY stored_at LIMIT 1
 """
 
+NEXT_REMOVALS: Final = """
+SELECT sha256 FROM feedback.removals
+WHERE request_id = %(request_id)s
+  AND (taken_at IS NULL OR taken_at < clock_timestamp() - make_interval(secs => %(lease_s)s))
+ORDER BY sha256 LIMIT %(limit)s
+"""
+
+STILL_LISTED: Final = """
+SELECT sha256 FROM feedback.removals
+WHERE request_id = %(request_id)s AND sha256 = ANY(%(hashes)s::bytea[])
+"""
+
+# Of two who take the same, the second waits for the first, looks again, and gets nothing.
 TAKE_REMOVALS: Final = """
 UPDATE feedback.removals SET taken_by = %(token)s, taken_at = clock_timestamp()
-WHERE request_id = %(request_id)s AND sha256 IN (
-    SELECT sha256 FROM feedback.removals
-    WHERE request_id = %(request_id)s
-      AND (taken_at IS NULL
-           OR taken_at < clock_timestamp() - make_interval(secs => %(lease_s)s))
-    ORDER BY sha256 LIMIT %(limit)s
-) RETURNING sha256
+WHERE request_id = %(request_id)s AND sha256 = ANY(%(hashes)s::bytea[])
+  AND (taken_at IS NULL OR taken_at < clock_timestamp() - make_interval(secs => %(lease_s)s))
+RETURNING sha256
 """
 
 FORGET_REMOVALS: Final = """
@@ -97,6 +106,7 @@ PAIRS_OF_IMAGES: Final = """
 SELECT pair_id, image_a, image_b FROM feedback.pairs WHERE image_a = ANY(%(hashes)s::bytea[])
 UNION
 SELECT pair_id, image_a, image_b FROM feedback.pairs WHERE image_b = ANY(%(hashes)s::bytea[])
+LIMIT %(limit)s
 """
 
 DELETE_LABELS: Final = """

@@ -15,6 +15,7 @@ from magface.v1 import feedback_pb2_grpc
 
 from deploy.local.postgres import program
 from services.feedback import erasure_queries
+from services.feedback.erased_rows import delete_rows
 from services.feedback.erasure import Eraser
 from services.feedback.images import ImageVault
 from services.feedback.keeping import opened_keeping, sweep
@@ -28,7 +29,8 @@ from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.model.faces import FaceImage
 from shared.registry.erasure import read_erasure
 from shared.storage.objects import ObjectStore, image_key
-from shared.storage.postgres import Pool
+from shared.storage.postgres import Pool, transaction
+from tests.feedback.filling import fill
 from tests.feedback.helpers import Stored, feedback, picture, request, sha256
 from tests.local.helpers import wait_until
 
@@ -145,6 +147,39 @@ async def test_counts_and_consensus_are_as_if_the_image_had_never_come(
     for number in (1, 4):
         await eraser.erase_image(sha256(number), "dpo", "ticket")
     assert (await store.stats(), stored()) == before
+
+
+async def test_images_in_more_pairs_than_one_transaction_deletes_are_erased_with_all_of_them(
+    keeper: Keeper, stored: Callable[[], Stored], database_url: str
+) -> None:
+    fill(database_url, images=100, pairs=4_000, labels=8_000)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO feedback.image_subjects (sha256, subject)"
+            " SELECT sha256, 'somebody' FROM feedback.images ORDER BY sha256 LIMIT 60"
+        )
+    erasure = await keeper.eraser.erase_subject("somebody", "dpo", "ticket")
+    assert erasure.images == 60
+    assert erasure.pairs > 3_000
+    left, stats = stored(), await keeper.store.stats()
+    assert (left.images, left.pairs, left.labels) == (
+        40,
+        4_000 - erasure.pairs,
+        8_000 - erasure.labels,
+    )
+    assert (stats.images, stats.pairs, stats.labels) == (left.images, left.pairs, left.labels)
+    assert left.pair_consensus == left.pairs
+
+
+async def test_an_image_that_came_back_is_not_erased_by_who_still_thinks_it_is_listed(
+    keeper: Keeper, stored: Callable[[], Stored]
+) -> None:
+    await keeper.store.submit(feedback(1, 2))
+    await keeper.eraser.erase_image(sha256(1), "dpo", "ticket")
+    await keeper.store.submit(feedback(1, 2))
+    async with transaction(keeper.pool) as connection:
+        assert await delete_rows(connection, "ticket", [bytes.fromhex(sha256(1))])
+    assert (stored().images, stored().labels) == (2, 1)
 
 
 async def test_an_erasure_asked_for_twice_is_one_and_takes_what_came_back(
