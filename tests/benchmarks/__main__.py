@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 # Each is a module beside this one with `run(out: Path) -> dict`.
-NAMES = ("evaluate", "feedback", "learning", "selection", "serving", "sessions")
+NAMES = ("ablation", "evaluate", "feedback", "learning", "selection", "serving", "sessions")
 _OUT = Path("out/bench")
 
 

@@ -1,0 +1,207 @@
+"""What each part of the training is worth (`make bench-ablation`): the training without it.
+
+Real people, degraded, as in `learning`; its divisions of the people are others than the ones
+that `learning` reports, so that nothing is chosen on the people it is reported on.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torchvision.transforms import v2
+
+from services.trainer.augment import augmentation
+from services.trainer.features import compute_features
+from services.trainer.finetune import Plan
+from services.trainer.objectives import CosineObjective
+from services.trainer.replay import Replay
+from services.trainer.training import ReferenceFaces
+from shared.errors import PreconditionFailed
+from shared.model.checkpoint import load_checkpoint
+from shared.model.default import DEFAULT_CHECKPOINT
+from shared.model.manifest import WEIGHTS_FILE, read_manifest
+from shared.model.session import cpu_threads
+from tests.benchmarks.learning_faces import PAIRS, draw_pairs, real_people
+from tests.benchmarks.learning_figures import Figures, figures
+from tests.benchmarks.learning_product import make_parent, train
+from tests.benchmarks.learning_rows import KeptRows
+
+_MATERIAL_FACES = Path("../shared/faces/lfw")
+_SEEDS = (3, 4)
+# Half of the default, for time.
+_EPOCHS = 4
+_STEPS = ("mirror", "geometry", "resolution", "light", "noise", "enlarging", "jpeg")
+_VIEWS = ("degraded", "clean")
+
+Patch = tuple[str, Any]
+
+
+def _plan(**changes: object) -> Patch:
+    return "services.trainer.recipes.Plan", lambda **given: Plan(**(given | changes))
+
+
+def _objective(**changes: object) -> Patch:
+    return (
+        "services.trainer.recipes.CosineObjective",
+        lambda **given: CosineObjective(**(given | changes)),
+    )
+
+
+def _augmentation(without: str) -> Patch:
+    def make(probability: float) -> v2.Transform:
+        steps = zip(_STEPS, augmentation(probability).transforms, strict=True)
+        return v2.Compose([step for name, step in steps if name != without])
+
+    return "services.trainer.finetune.augmentation", make
+
+
+VARIANTS: Mapping[str, Patch | None] = {
+    "as it is": None,
+    "no augmentation": _plan(augmentation=None),
+    **{
+        f"augmentation without {step}": _augmentation(step)
+        for step in _STEPS
+        if step != "enlarging"
+    },
+    "no running average": _plan(averaging=0.0),
+    "nothing of the parent's weights": _plan(of_parent=0.0),
+    "no replay": ("services.trainer.learning._WELL_KNOWN", -1.0),
+    "no spoiled pictures in the replay": (
+        "services.trainer.finetune.Replay",
+        lambda faces, see, **_: Replay(faces, see, spoil=None),
+    ),
+    "no mimicry on the feedback": _objective(mimicry=0.0),
+    "no compatibility loss": _objective(compatibility=0.0),
+    "no margins": _objective(margin=0.0),
+}
+
+
+def run(out: Path) -> dict[str, Any]:
+    """Measure what is not yet measured, and print the table.
+
+    Args:
+        out: Folder for the rows that are kept.
+
+    Raises:
+        PreconditionFailed: If there are no faces.
+    """
+    torch.set_num_threads(cpu_threads())
+    faces = Path(os.environ.get("FACES") or _MATERIAL_FACES)
+    if not faces.is_dir():
+        raise PreconditionFailed(f"{faces} is not there; name a folder of faces with FACES=DIR")
+    out.mkdir(parents=True, exist_ok=True)
+    kept = KeptRows(out / "ablation.rows.json", faces.name)
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = _Bench(faces, Path(scratch))
+        for seed in _SEEDS:
+            for place, (name, change) in enumerate(VARIANTS.items(), 1):
+                key = f"{name}, seed {seed}"
+                if kept.get(key) is None:
+                    kept.put(key, bench.measure(seed, change))
+                _say(f"{place}/{len(VARIANTS)} {key}: {kept.get(key)}")
+    rows = {
+        name: [found for seed in _SEEDS if (found := kept.get(f"{name}, seed {seed}"))]
+        for name in VARIANTS
+    }
+    table = make_table(rows)
+    sys.stdout.write(table)
+    return {"faces": faces.name, "seeds": _SEEDS, "rows": rows, "table": table}
+
+
+class _Bench:
+    def __init__(self, faces: Path, scratch: Path) -> None:
+        self._faces = faces
+        self._scratch = scratch
+        self._parent = make_parent(DEFAULT_CHECKPOINT, scratch / "parent")
+        self._order = read_manifest(self._parent).channel_order
+
+    def measure(self, seed: int, change: Patch | None) -> dict[str, Any]:
+        """Train with one thing changed, and give each figure's gain over the parent."""
+        split = real_people(self._faces, seed)
+        people, calibration = split["training"], split["calibration"]
+        workdir = Path(tempfile.mkdtemp(dir=self._scratch))
+        with changed_by(change):
+            outcome = train(
+                self._parent,
+                people.views["degraded"],
+                draw_pairs(people.persons, PAIRS, seed),
+                ReferenceFaces(calibration.views["clean"], calibration.persons),
+                workdir=workdir,
+                seed=seed,
+                tick=lambda _: None,
+                epochs=_EPOCHS,
+            )
+        before, after = (
+            {view: self._figures(folder, split, view) for view in _VIEWS}
+            for folder in (self._parent, outcome.folder)
+        )
+        return {view: _gains(before[view], after[view]) for view in _VIEWS}
+
+    def _figures(self, folder: Path, split: Mapping[str, Any], view: str) -> Figures:
+        look, stored = (
+            partial(compute_features, load_checkpoint(each / WEIGHTS_FILE).network, self._order)
+            for each in (folder, self._parent)
+        )
+        calibration, test = split["calibration"], split["test"]
+        return figures(
+            (look(calibration.views[view]), calibration.persons),
+            (look(test.views[view]), test.persons),
+            stored(test.views[view]),
+        )
+
+
+@contextmanager
+def changed_by(change: Patch | None) -> Iterator[None]:
+    """Have trainings run with one thing changed, and without a look for wrong labels."""
+    with ExitStack() as stack:
+        # Labels are right here; looking for wrong ones would only cost time.
+        unchecked = "services.trainer.recipes.Workshop.half_training"
+        stack.enter_context(patch(unchecked, lambda *_, **__: None))
+        if change is not None:
+            stack.enter_context(patch(*change))
+        yield
+
+
+def _gains(before: Figures, after: Figures) -> dict[str, float]:
+    old, new = asdict(before), asdict(after)
+    return {
+        "accuracy": 100 * (new["accuracy"] - old["accuracy"]),
+        "tar": new["tar"] - old["tar"],
+        "stored_tar": new["stored_tar"] - old["tar"],
+    }
+
+
+def make_table(rows: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Lay the gains over the parent out, each the mean over the seeds, as Markdown."""
+    head = [
+        "training",
+        *(
+            f"{view}: {figure}"
+            for view in _VIEWS
+            for figure in ("accuracy, points", "TAR@FAR 1e-2", "old against new")
+        ),
+    ]
+    lines = [head, ["---"] * len(head)]
+    for name, found in rows.items():
+        if found:
+            gains = [
+                f"{np.mean([row[view][figure] for row in found]):+.{digits}f}"
+                for view in _VIEWS
+                for figure, digits in (("accuracy", 1), ("tar", 3), ("stored_tar", 3))
+            ]
+            lines.append([name, *gains])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
