@@ -26,7 +26,8 @@ Span = tuple[float, float]
 def swap(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
     """Swap among three versions, of which two are resident: each change loads one.
 
-    Rounds alternate: steady load for a while, then some swaps without a pause.
+    Rounds alternate: steady load for a while, then some swaps without a pause. Nothing is cached,
+    as a cache that fills would look like a leak.
     """
     first = versions.iresnet18()
     all_ = [first, *(versions.differing(first, f"iresnet18-signs{n}", n) for n in (1, 2))]
@@ -35,7 +36,7 @@ def swap(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
     crops = _crops()
     np.savez(references, **{each.name: reference_vectors(each, crops) for each in all_})
     with (
-        running_embedder(folder, all_) as embedder,
+        running_embedder(folder, all_, cache_bytes="0") as embedder,
         Client(
             Address("grpc", embedder.address),
             "checked",
@@ -92,6 +93,7 @@ def _figures(
         "memory_growth": memory[-1] / memory[0] - 1,
         "images_a_call": _IMAGES_A_CALL,
         "callers": _CALLERS,
+        "cache_bytes": 0,
         "seconds_a_swap": median((end - start) / plan.swaps for start, end in swapping),
         "raw": {
             "steady_images_per_second": before,
