@@ -26,9 +26,9 @@ class Plan:
     """
 
     rounds: int = 5
-    slow_s: float = 7.0
-    fast_s: float = 3.0
-    warm_s: float = 1.5
+    slow_s: float = 6.0
+    fast_s: float = 2.5
+    warm_s: float = 1.0
     swaps: int = 10
     overload_s: float = 60.0
     storm_s: float = 12.0
