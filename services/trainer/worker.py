@@ -12,11 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
-from services.trainer.epoch_state import StoredEpochState
+from services.trainer.assignments import do
 from services.trainer.jobs import JobKind
 from services.trainer.messages import (
     Assignment,
@@ -25,25 +25,13 @@ from services.trainer.messages import (
     Measured,
     Message,
     ProgressMade,
-    SnapshotTaken,
 )
 from services.trainer.settings import WorkerSettings
-from services.trainer.specs import EvaluateSpec, ImportSpec, QuantizeSpec, TrainSpec, upload_key
-from services.trainer.suspects import keep_report
-from services.trainer.training import Progress, ReferenceFaces, images_of
-from shared.errors import MagFaceError, NotFound, Unavailable
-from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
-from shared.storage.objects import ObjectStore
-
-if TYPE_CHECKING:
-    import grpc
-
-    from services.trainer.feedback_source import PulledFeedback
+from services.trainer.training import Progress
+from shared.errors import MagFaceError, Unavailable
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_INTERVAL_S = 1.0
-# Earlier versions, the latest first, that a new one is measured against besides its parent.
-_ANCESTORS = 3
 
 
 class Voice:
@@ -72,28 +60,28 @@ class Voice:
 
 def main() -> None:
     """Do the job that stdin assigns, alone or as one of the processes that torchrun started."""
-    run(_do)
+    run(do)
 
 
-def run(do: Callable[[Assignment, Voice], Done | Measured]) -> None:
-    """Be a worker whose work is `do`, from the assignment to the last message.
+def run(work: Callable[[Assignment, Voice], Done | Measured]) -> None:
+    """Be a worker whose work is `work`, from the assignment to the last message.
 
-    A MagFaceError of `do` ends the job with its text; any other exception with its traceback.
+    A MagFaceError of `work` ends the job with its text; any other exception with its traceback.
     """
     _die_with_parent()
     voice = Voice(_take_stdout())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        _run_together(do, voice)
+        _run_together(work, voice)
         return
     assignment = _listen()
     if os.getppid() != assignment.parent_pid:
         sys.exit("the runner has ended")
     with _failure_told(voice):
-        voice.say(do(assignment, voice))
+        voice.say(work(assignment, voice))
 
 
-def _run_together(do: Callable[[Assignment, Voice], Done | Measured], voice: Voice) -> None:
+def _run_together(work: Callable[[Assignment, Voice], Done | Measured], voice: Voice) -> None:
     """Be one of torchrun's processes: the leading one listens and speaks, all of them train.
 
     A process that fails ends, and torchrun ends the others.
@@ -104,14 +92,14 @@ def _run_together(do: Callable[[Assignment, Voice], Done | Measured], voice: Voi
         if leads():
             assignment = _listen()
             with _failure_told(voice):
-                voice.say(do(agreed(_with_snapshot(assignment)), voice))
+                voice.say(work(agreed(_with_snapshot(assignment)), voice))
             return
         given: Assignment | None = agreed(None)
         if given is not None and given.kind is JobKind.TRAIN:
             workdir = given.workdir / f"process-{own_rank()}"
             workdir.mkdir(parents=True)
             with Path(os.devnull).open("wb") as nowhere:
-                do(given.model_copy(update={"workdir": workdir}), Voice(nowhere))
+                work(given.model_copy(update={"workdir": workdir}), Voice(nowhere))
 
 
 def _with_snapshot(assignment: Assignment) -> Assignment:
@@ -138,172 +126,6 @@ def _failure_told(voice: Voice) -> Iterator[None]:
         yield
     except MagFaceError as error:
         voice.say(Failed(why=str(error), transient=isinstance(error, Unavailable)))
-
-
-def _do(assignment: Assignment, voice: Voice) -> Done | Measured:
-    settings = WorkerSettings()
-    objects = ObjectStore(settings)
-    match assignment.kind:
-        case JobKind.IMPORT:
-            return _import(assignment, settings, objects, voice)
-        case JobKind.TRAIN:
-            return _train(assignment, settings, objects, voice)
-        case JobKind.EVALUATE:
-            return _evaluate(assignment, settings, objects, voice)
-        case JobKind.QUANTIZE:
-            return _quantize(assignment, settings, objects, voice)
-
-
-def _import(
-    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
-) -> Done:
-    from services.trainer.importer import import_checkpoint  # noqa: PLC0415
-
-    spec = ImportSpec.model_validate(assignment.spec)
-    if spec.upload is None:
-        checkpoint = DEFAULT_CHECKPOINT
-        quantiles = default_calibration().magnitude_quantiles
-    else:
-        checkpoint = assignment.workdir / "uploaded-file"
-        objects.get_file(upload_key(spec.upload), checkpoint, sha256=spec.upload)
-        quantiles = None
-    folder = import_checkpoint(
-        checkpoint,
-        spec,
-        assignment.job_id,
-        assignment.workdir,
-        reference=_reference(settings, objects, None),
-        report=voice.report,
-        magnitude_quantiles=quantiles,
-    )
-    return Done(folder=folder, gate=None)
-
-
-def _train(
-    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
-) -> Done:
-    from shared.model.manifest import read_manifest  # noqa: PLC0415
-    from shared.registry.versions import VersionStore  # noqa: PLC0415
-    from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
-
-    workdir = assignment.workdir
-    spec = TrainSpec.model_validate(assignment.spec)
-    with open_sync_channel(settings.feedback_address) as channel:
-        feedback = _pull(channel, assignment.data_snapshot, workdir, voice)
-        # Only now: it takes seconds, for nothing when there is no feedback to be had.
-        from services.trainer.learning import run_training  # noqa: PLC0415
-
-        versions = VersionStore(objects, workdir / "versions")
-        parent = versions.fetch(spec.parent_version)
-        manifest = read_manifest(parent)
-        outcome = run_training(
-            spec.for_job(str(assignment.job_id)),
-            feedback=feedback,
-            parent=parent,
-            reference=_reference(settings, objects, manifest.reference),
-            workdir=_made(workdir / "training"),
-            state=StoredEpochState(objects, assignment.job_id),
-            report=voice.report,
-            ancestors=[versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]],
-            images_at_once=settings.train_images_at_once,
-        )
-    keep_report(objects, assignment.job_id, outcome.labels)
-    return Done(folder=outcome.folder, gate=outcome.gate)
-
-
-def _evaluate(
-    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
-) -> Measured:
-    from services.trainer.evaluating import evaluate_versions  # noqa: PLC0415
-    from services.trainer.feedback_source import PulledFeedback  # noqa: PLC0415
-    from shared.model.manifest import read_manifest  # noqa: PLC0415
-    from shared.registry.versions import VersionStore  # noqa: PLC0415
-    from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
-
-    workdir = assignment.workdir
-    spec = EvaluateSpec.model_validate(assignment.spec)
-    store = VersionStore(objects, workdir / "versions")
-    version = store.fetch(spec.model_version)
-    other = store.fetch(spec.against_version) if spec.against_version else None
-    with open_sync_channel(settings.feedback_address) as channel:
-        feedback = _pull(channel, assignment.data_snapshot or spec.data_snapshot, workdir, voice)
-        trained_on: frozenset[str] = frozenset()
-        snapshot = read_manifest(version).data_snapshot
-        # A version may come from where other feedback is kept.
-        with suppress(NotFound):
-            if snapshot is not None:
-                trained_on = images_of(PulledFeedback(channel, snapshot, workdir / "none").pairs())
-        result, page = evaluate_versions(
-            version,
-            other,
-            feedback=feedback,
-            trained_on=trained_on,
-            workdir=workdir,
-            report=voice.report,
-        )
-    return Measured(result=result, page=page)
-
-
-def _quantize(
-    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: Voice
-) -> Done:
-    from services.trainer.quantizing import quantize_version  # noqa: PLC0415
-    from shared.model.manifest import read_manifest  # noqa: PLC0415
-    from shared.registry.versions import VersionStore  # noqa: PLC0415
-    from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
-
-    workdir = assignment.workdir
-    versions = VersionStore(objects, workdir / "versions")
-    full = versions.fetch(QuantizeSpec.model_validate(assignment.spec).model_version)
-    manifest = read_manifest(full)
-    with open_sync_channel(settings.feedback_address) as channel:
-        feedback = _pull(channel, assignment.data_snapshot, workdir, voice)
-        made = quantize_version(
-            full,
-            assignment.job_id,
-            reference=_reference(settings, objects, manifest.reference),
-            feedback=feedback,
-            workdir=_made(workdir / "quantizing"),
-            report=voice.report,
-            ancestors=[versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]],
-        )
-    return Done(folder=made.folder, gate=made.gate)
-
-
-def _pull(
-    channel: "grpc.Channel", snapshot_id: str | None, workdir: Path, voice: Voice
-) -> "PulledFeedback":
-    """Pull a snapshot and its images, and say which it is."""
-    from services.trainer.feedback_source import PulledFeedback  # noqa: PLC0415
-
-    voice.report(Progress(0.0, "pulling the feedback"))
-    feedback = PulledFeedback(channel, snapshot_id, workdir / "images")
-    voice.say(SnapshotTaken(snapshot_id=feedback.snapshot_id))
-    feedback.fetch_all(
-        lambda done, of: voice.report(
-            Progress(0.0, "pulling the images", {"images": done, "of": of})
-        )
-    )
-    return feedback
-
-
-def _reference(settings: WorkerSettings, objects: ObjectStore, named: str | None) -> ReferenceFaces:
-    """Give the faces that this trainer is set to watch, or those that a version names."""
-    from services.trainer.reference import (  # noqa: PLC0415
-        keep_reference,
-        load_reference,
-        read_reference,
-        rendered_reference,
-    )
-
-    if settings.reference_faces:
-        return keep_reference(objects, read_reference(settings.reference_faces, settings))
-    return load_reference(objects, named) if named else rendered_reference()
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def _take_stdout() -> BinaryIO:
