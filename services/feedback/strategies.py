@@ -17,7 +17,7 @@ class Strategy(StrEnum):
 
 # What the default asks for, beside the random share; by `make bench-selection`.
 MIX: Final[Mapping[Strategy, float]] = {
-    Strategy.UNCERTAINTY: 0.4,
-    Strategy.HARD: 0.4,
+    Strategy.HARD: 0.7,
     Strategy.DISAGREEMENT: 0.2,
+    Strategy.UNCERTAINTY: 0.1,
 }
