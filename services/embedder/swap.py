@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.embedder import metrics
+from services.embedder.memory import give_back
 from services.embedder.resident import LoadedModel, ResidentModels
 from shared.errors import MagFaceError, Unavailable
 from shared.registry.pointer import ServingPointer
@@ -178,7 +179,7 @@ class Swapper:
         _log.info("model version %s serves now", model.version)
         self._last_served.write(model.version)
         # Giving back a session's memory takes long enough to be felt on the loop.
-        await asyncio.to_thread(let_go.clear)
+        await asyncio.to_thread(_let_go, let_go)
 
     def _note_failure(self, version: str, error: Exception) -> None:
         metrics.SWAPS.labels("failed").inc()
@@ -192,3 +193,8 @@ class Swapper:
             version,
             exc_info=None if isinstance(error, MagFaceError) else error,
         )
+
+
+def _let_go(models: list[LoadedModel | None]) -> None:
+    models.clear()
+    give_back()

@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -116,8 +117,13 @@ class Manifest(_Frozen):
 
     def quality(self, magnitudes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Place each magnitude (any shape) among the reference quantiles, 0..1."""
-        places = np.linspace(0.0, 1.0, len(self.magnitude_quantiles))
-        return np.interp(magnitudes, self.magnitude_quantiles, places).astype(np.float32)
+        return np.interp(magnitudes, *self.quality_curve).astype(np.float32)
+
+    @cached_property
+    def quality_curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Magnitudes, rising, and the quality 0..1 of each; in between it is a straight line."""
+        magnitudes = np.array(self.magnitude_quantiles)
+        return magnitudes, np.linspace(0.0, 1.0, len(magnitudes))
 
     def write(self, folder: Path) -> None:
         (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2))

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from magface.v1 import embedder_pb2 as pb
 from magface.v1 import image_pb2
+from prometheus_client import REGISTRY
 
 from services.embedder import metrics
 from shared.model.session import split_features
@@ -240,9 +241,9 @@ async def test_an_erasure_empties_the_cache(client, published):
     # The first look at the mark has been: what follows is not its doing.
     await asyncio.sleep(0.3)
     await client.embed(*map(image, CROPS))
-    assert metrics.CACHE_BYTES._value.get() > 0
+    assert REGISTRY.get_sample_value("magface_embedder_cache_bytes") > 0
     mark_erasure(published.objects)
-    await until(lambda: metrics.CACHE_BYTES._value.get() == 0, seconds=5)
+    await until(lambda: REGISTRY.get_sample_value("magface_embedder_cache_bytes") == 0, seconds=5)
 
 
 async def test_a_resident_version_can_be_asked_for_and_another_is_refused(

@@ -10,8 +10,8 @@ from google.rpc import code_pb2
 from magface.v1 import embedder_pb2 as pb
 from magface.v1 import image_pb2
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
+from prometheus_client import REGISTRY
 
-from services.embedder import metrics
 from services.embedder.admission import Admission
 from services.embedder.faces import Embedded, EmbeddedFace
 from services.embedder.streaming import FaceStream, StreamedFace
@@ -224,7 +224,9 @@ async def test_a_caller_that_leaves_gives_its_places_back_and_calls_go_on_beside
         await stream.read()
     assert len((await client.embed(image(IMAGES[0]))).faces) == 1
     stream.cancel()
-    await until(lambda: metrics.IMAGES_IN_FLIGHT._value.get() == 0, seconds=20)
+    await until(
+        lambda: REGISTRY.get_sample_value("magface_embedder_images_in_flight") == 0, seconds=20
+    )
     assert len((await client.embed(image(IMAGES[1]))).faces) == 1
 
 

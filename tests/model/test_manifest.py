@@ -79,5 +79,7 @@ def test_at_the_even_similarity_both_answers_are_as_likely() -> None:
     ("slope", "intercept", "even"),
     [(0.0, -1.0, 1.0), (-5.0, 1.0, 1.0), (1.0, -9.0, 1.0), (1, 9, -1)],
 )
-def test_the_even_similarity_of_any_curve_is_a_similarity(slope: float, intercept: float, even: float) -> None:
+def test_the_even_similarity_of_any_curve_is_a_similarity(
+    slope: float, intercept: float, even: float
+) -> None:
     assert ProbabilityCurve(slope=slope, intercept=intercept).even == even
