@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 
 from services.embedder.resident import ResidentModels
+from services.embedder.shadow import Shadow
 from services.embedder.swap import Swapper
 from shared.errors import MagFaceError
 from shared.registry.replicas import HEARTBEAT_S, Replica, remove_replica, write_replica
@@ -18,7 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 async def keep_announced(
-    objects: ObjectStore, models: ResidentModels, swapper: Swapper, interval_s: float
+    objects: ObjectStore,
+    models: ResidentModels,
+    swapper: Swapper,
+    shadow: Shadow,
+    interval_s: float,
 ) -> None:
     """Write heartbeats until cancelled, then take the last one back.
 
@@ -26,22 +31,30 @@ async def keep_announced(
         objects: Where the registry is.
         models: Says what serves.
         swapper: Says which decision that follows, and what went wrong.
+        shadow: Says how the candidate does, if one is tried.
         interval_s: Seconds between two looks at whether there is something new to tell.
     """
     instance = _name()
     told, told_at, beat = None, 0.0, 0
     try:
         while True:
-            now = (models.serving_version or "", swapper.generation, swapper.swap_error)
+            serving, report = models.serving_version or "", shadow.report
+            # The candidate's figures are news all the time, and wait for the next beat.
+            tried = report.model_version, report.error
+            now = (serving, swapper.generation, swapper.swap_error, tried)
             if now != told or time.monotonic() - told_at >= HEARTBEAT_S:
                 beat += 1
-                version, generation, error = now
                 replica = Replica(
                     instance=instance,
                     beat=beat,
-                    model_version=version,
-                    generation=generation,
-                    swap_error=error,
+                    model_version=serving,
+                    generation=swapper.generation,
+                    swap_error=swapper.swap_error,
+                    shadow_version=report.model_version,
+                    shadow_pairs=report.pairs,
+                    shadow_agreement=report.agreement,
+                    shadow_similarity_shift=report.similarity_shift,
+                    shadow_error=report.error,
                 )
                 try:
                     await asyncio.to_thread(write_replica, objects, replica)

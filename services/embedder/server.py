@@ -73,7 +73,7 @@ def embedder(settings: EmbedderSettings) -> Build:
             follow("erasure mark", erasures, forgetting.look, interval),
             follow("shadow pointer", candidates, shadow.look, interval),
             keep_pruned(loader.versions, partial(_in_use, models, swapper, shadow), interval),
-            keep_announced(pointers, models, swapper, interval),
+            keep_announced(pointers, models, swapper, shadow, interval),
             _announce(swapper, lifecycle),
         )
         tasks = [asyncio.create_task(each) for each in work]

@@ -29,6 +29,12 @@ class Replica(BaseModel):
         generation: The serving decision that it follows by that; 0 when it serves something
             else than was decided last.
         swap_error: Why it cannot load what was decided; empty when it can.
+        shadow_version: The candidate that it tries on live comparisons; empty when none.
+        shadow_pairs: Comparisons that the candidate and the serving version both judged.
+        shadow_agreement: Share of them with the same decision, 0..1; 0 before the first.
+        shadow_similarity_shift: Mean of the candidate's similarity less the serving version's.
+        shadow_error: Why the candidate cannot be loaded, or could not compute the last time it
+            failed; empty otherwise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +44,11 @@ class Replica(BaseModel):
     model_version: str
     generation: int = Field(ge=0)
     swap_error: str
+    shadow_version: str = ""
+    shadow_pairs: int = Field(default=0, ge=0)
+    shadow_agreement: float = Field(default=0.0, ge=0, le=1)
+    shadow_similarity_shift: float = Field(default=0.0, allow_inf_nan=False)
+    shadow_error: str = ""
 
 
 def write_replica(objects: ObjectStore, replica: Replica) -> None:
@@ -46,7 +57,9 @@ def write_replica(objects: ObjectStore, replica: Replica) -> None:
     Raises:
         Unavailable: If the store cannot be reached.
     """
-    objects.put(_key(replica.instance), replica.model_dump_json().encode())
+    # Without a candidate, a trainer that knows of none yet can read it too.
+    written = replica.model_dump_json(exclude_defaults=True)
+    objects.put(_key(replica.instance), written.encode())
 
 
 def read_replicas(objects: ObjectStore) -> list[Replica]:

@@ -1,7 +1,11 @@
 """What an embedder tells the registry about itself."""
 
+import pytest
+
 from shared.registry.replicas import Replica, read_replicas
+from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow
 from tests.embedder.conftest import VERSIONS, Registry
+from tests.embedder.faces import crops, image_side
 from tests.embedder.serving import running_embedder
 from tests.embedder.waiting import until
 
@@ -49,3 +53,33 @@ async def test_two_embedders_have_two_names(embedder_settings, published):
     )
     async with running_embedder(embedder_settings), running_embedder(other):
         await until(lambda: len(read_replicas(published.objects)) == 2, 20)
+
+
+async def test_it_says_what_the_candidate_in_the_shadow_did(embedder_settings, published):
+    settings = embedder_settings.model_copy(update={"shadow_share": 1.0})
+    faces = crops(2)
+    async with running_embedder(settings) as client:
+        await client.until_serving(A)
+        assert only(published).shadow_version == ""
+        write_shadow(published.objects, ShadowPointer(model_version=B))
+
+        async def judged() -> bool:
+            await client.verify(image_side(faces[0]), image_side(faces[1]))
+            return only(published).shadow_pairs >= 3
+
+        await until(judged, 20)
+        asked, told = await client.model(), only(published)
+        assert (told.shadow_version, told.shadow_error) == (B, "")
+        assert told.shadow_agreement == asked.shadow_agreement
+        assert told.shadow_similarity_shift == pytest.approx(asked.shadow_similarity_shift)
+        clear_shadow(published.objects)
+        await until(lambda: only(published).shadow_version == "", 10)
+        assert only(published).shadow_pairs == 0
+
+
+async def test_it_says_why_it_cannot_try_the_candidate(embedder_settings, published):
+    async with running_embedder(embedder_settings) as client:
+        await client.until_serving(A)
+        write_shadow(published.objects, ShadowPointer(model_version="nowhere"))
+        await until(lambda: "nowhere is not published" in only(published).shadow_error, 20)
+        assert (only(published).shadow_version, only(published).model_version) == ("nowhere", A)
