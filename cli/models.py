@@ -163,6 +163,24 @@ def rollback(
     emit(as_json, result, facts(result))
 
 
+@app.command()
+def shadow(
+    *,
+    model_version: Annotated[str, typer.Argument(show_default=False)] = "",
+    stop: Annotated[bool, typer.Option("--stop", help="Try none any longer.")] = False,
+    by: ByOption = user_name(),
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try a version on live requests, unseen by their callers; `rollout` shows how it does."""
+    if stop == bool(model_version):
+        raise typer.BadParameter("give either the version to try, or --stop")
+    request = trainer_pb2.ShadowModelRequest(model_version=model_version, requested_by=by)
+    with trainer(folder) as stub:
+        result = to_plain(stub.ShadowModel(request, timeout=CALL_TIMEOUT_S))
+    emit(as_json, result, facts(result))
+
+
 def upload_checkpoint(
     stub: TrainerServiceStub, file: Path, options: trainer_pb2.ImportOptions
 ) -> trainer_pb2.Job:

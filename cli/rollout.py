@@ -6,9 +6,10 @@ from typing import Annotated, Any, Final
 import typer
 from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
+from rich.console import Group
 
 from cli.connection import CALL_TIMEOUT_S, DirOption, trainer
-from cli.output import JsonOption, emit, table, to_plain
+from cli.output import JsonOption, emit, facts, table, to_plain
 from shared.errors import Conflict, Unavailable
 
 _LOOK_S: Final = 0.3
@@ -20,12 +21,13 @@ WaitOption = Annotated[
 
 
 def show_rollout(folder: DirOption = None, as_json: JsonOption = False) -> None:
-    """Show which embedders live, and what each of them serves."""
+    """Show which embedders live, what each of them serves, and how a shadowed version does."""
     with trainer(folder) as stub:
         plain = to_plain(_rollout(stub))
     rows = [_row(plain, replica) for replica in plain["replicas"]]
     title = f"{plain['model_version']}, generation {plain['serving_generation']}"
-    emit(as_json, plain, table("embedder", "model_version", "", "error", rows=rows, title=title))
+    replicas = table("embedder", "model_version", "", "error", rows=rows, title=title)
+    emit(as_json, plain, Group(replicas, facts(_shadow_facts(plain["shadow"]))))
 
 
 def wait_for_rollout(stub: TrainerServiceStub, generation: int) -> dict[str, Any]:
@@ -60,6 +62,18 @@ def _who_lacks(rollout: trainer_pb2.GetRolloutResponse) -> str:
         return "no embedder lives"
     said = (f"{each.instance} serves {each.model_version}: {each.swap_error}" for each in late)
     return f"{len(late)} embedders do not serve {rollout.model_version}: " + "; ".join(said)
+
+
+def _shadow_facts(shadow: dict[str, Any] | None) -> dict[str, object]:
+    if shadow is None:
+        return {}
+    found = {"in the shadow": shadow["model_version"], "pairs": shadow["pairs"]}
+    if shadow["pairs"]:
+        found["agreement"] = f"{shadow['agreement']:.1%}"
+        found["similarity shift"] = f"{shadow['similarity_shift']:+.3f}"
+    if shadow["error"]:
+        found["error"] = shadow["error"]
+    return found
 
 
 def _row(plain: dict[str, Any], replica: dict[str, Any]) -> list[object]:

@@ -8,11 +8,13 @@ from magface.v1 import trainer_pb2 as pb
 
 from services.trainer.jobs import Job, JobEvent, JobKind, JobState
 from services.trainer.replicas import Rollout
+from services.trainer.shadow import ShadowReport, report_of
 from services.trainer.specs import TrainOptions
 from services.trainer.training import GateVerdict, Recipe
 from services.trainer.versions import Serving, Version
 from shared.errors import InvalidInput
 from shared.model.manifest import ChannelOrder
+from shared.registry.replicas import Replica
 from shared.rpc.timestamps import pack_timestamp
 
 _KINDS: Final = {
@@ -148,15 +150,30 @@ def pack_rollout(rollout: Rollout) -> pb.GetRolloutResponse:
         model_version=serving.model_version if serving else "",
         serving_generation=serving.generation if serving else 0,
         complete=rollout.complete,
-        replicas=[
-            pb.Replica(
-                instance=replica.instance,
-                model_version=replica.model_version,
-                generation=replica.generation,
-                swap_error=replica.swap_error,
-            )
-            for replica in rollout.replicas
-        ],
+        replicas=map(_pack_replica, rollout.replicas),
+        shadow=_pack_shadow(rollout.shadow),
+    )
+
+
+def _pack_replica(replica: Replica) -> pb.Replica:
+    return pb.Replica(
+        instance=replica.instance,
+        model_version=replica.model_version,
+        generation=replica.generation,
+        swap_error=replica.swap_error,
+        shadow=_pack_shadow(report_of(replica)),
+    )
+
+
+def _pack_shadow(report: ShadowReport | None) -> pb.ShadowReport | None:
+    if report is None:
+        return None
+    return pb.ShadowReport(
+        model_version=report.model_version,
+        pairs=report.pairs,
+        agreement=report.agreement,
+        similarity_shift=report.similarity_shift,
+        error=report.error,
     )
 
 

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.trainer.shadow import ShadowReport, sum_reports
 from services.trainer.versions import Serving
-from shared.errors import MagFaceError
+from shared.errors import CorruptData, MagFaceError
 from shared.registry.replicas import Replica, read_replicas, remove_replica
+from shared.registry.shadow import read_shadow
 from shared.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -25,10 +27,12 @@ class Rollout:
 
     Attributes:
         serving: None before the first promotion.
+        candidate: The version that the embedders are to try; empty when that is none.
     """
 
     serving: Serving | None
     replicas: tuple[Replica, ...]
+    candidate: str = ""
 
     @property
     def complete(self) -> bool:
@@ -38,6 +42,14 @@ class Rollout:
             and bool(self.replicas)
             and all(replica.generation == self.serving.generation for replica in self.replicas)
         )
+
+    @property
+    def shadow(self) -> ShadowReport | None:
+        """What was found of the candidate; None without one, also while it serves itself."""
+        serving = self.serving.model_version if self.serving else ""
+        if self.candidate in ("", serving):
+            return None
+        return sum_reports(self.candidate, serving, self.replicas)
 
 
 class ReplicaWatch:
@@ -52,6 +64,12 @@ class ReplicaWatch:
         self._objects = objects
         self._clock = clock
         self._heard: dict[str, tuple[Replica, float]] = {}
+        self._candidate = ""
+
+    @property
+    def candidate(self) -> str:
+        """The version that the registry names for the shadow; empty when that is none."""
+        return self._candidate
 
     @property
     def live(self) -> tuple[Replica, ...]:
@@ -84,6 +102,15 @@ class ReplicaWatch:
             known, at = before.get(replica.instance, (None, now))
             heard[replica.instance] = (replica, at if replica == known else now)
         self._heard = heard
+        self._candidate = self._read_candidate()
         for instance, (_, at) in heard.items():
             if now - at > _FORGOTTEN_S:
                 remove_replica(self._objects, instance)
+
+    def _read_candidate(self) -> str:
+        try:
+            pointer = read_shadow(self._objects)
+        except CorruptData as error:
+            logger.debug("the embedders try no version: %s", error)
+            return ""
+        return pointer.model_version if pointer else ""

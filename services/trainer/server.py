@@ -20,6 +20,7 @@ from services.trainer.replicas import ReplicaWatch
 from services.trainer.runner import Runner, worker_command
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
+from services.trainer.shadow import ShadowPublisher
 from services.trainer.suspects import Suspects
 from services.trainer.trainer import Trainer
 from services.trainer.uploads import Uploads
@@ -82,6 +83,7 @@ async def _live(
             uploads=uploads,
             pointer=pointer,
             replicas=replicas,
+            shadow=ShadowPublisher(objects),
         )
     )
     await lifecycle.set_ready(True)

@@ -155,6 +155,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> pb.GetRolloutResponse:
         return pack_rollout(await self._trainer.rollout())
 
+    async def ShadowModel(  # noqa: N802
+        self,
+        request: pb.ShadowModelRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ShadowModelResponse:
+        await self._trainer.shadow(request.model_version, requested_by=request.requested_by)
+        return pb.ShadowModelResponse(model_version=request.model_version)
+
     async def EvaluateModel(  # noqa: N802
         self,
         request: pb.EvaluateModelRequest,

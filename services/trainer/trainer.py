@@ -7,6 +7,7 @@ from services.trainer.evaluations import Evaluations
 from services.trainer.jobs import Job, JobKind, Jobs, check_requested_by
 from services.trainer.publish import PointerPublisher
 from services.trainer.replicas import ReplicaWatch, Rollout
+from services.trainer.shadow import ShadowPublisher
 from services.trainer.specs import EvaluateSpec, ImportSpec, QuantizeSpec, TrainOptions, TrainSpec
 from services.trainer.suspects import Suspects
 from services.trainer.uploads import Uploads
@@ -37,6 +38,7 @@ class Trainer:
         uploads: Uploads,
         pointer: PointerPublisher,
         replicas: ReplicaWatch,
+        shadow: ShadowPublisher,
     ) -> None:
         self.jobs = jobs
         self.versions = versions
@@ -45,6 +47,7 @@ class Trainer:
         self._uploads = uploads
         self._pointer = pointer
         self._replicas = replicas
+        self._shadow = shadow
 
     async def start_training(
         self, options: TrainOptions, parent_version: str, *, requested_by: str, no_promotion: bool
@@ -183,4 +186,26 @@ class Trainer:
 
     async def rollout(self) -> Rollout:
         """Say which embedders live, and what each of them serves of what was decided."""
-        return Rollout(await self.versions.serving(), self._replicas.live)
+        serving = await self.versions.serving()
+        return Rollout(serving, self._replicas.live, self._replicas.candidate)
+
+    async def shadow(self, model_version: str, *, requested_by: str) -> None:
+        """Let the embedders try a version on live requests, instead of any other.
+
+        Args:
+            model_version: None is tried any longer when empty.
+            requested_by: Who asks.
+
+        Raises:
+            InvalidInput: If `requested_by` is not 1..128 characters.
+            NotFound: If there is no such version.
+            PreconditionFailed: If it is the one that serves.
+            Unavailable: If a store cannot be reached.
+        """
+        check_requested_by(requested_by)
+        if model_version:
+            await self.versions.get(model_version)
+            serving = await self.versions.serving()
+            if serving and serving.model_version == model_version:
+                raise PreconditionFailed(f"{model_version} serves; name a version to try beside it")
+        await self._shadow.publish(model_version, who=requested_by)

@@ -897,6 +897,7 @@ class GetRolloutResponse(_message.Message):
     SERVING_GENERATION_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """What was decided last; empty before the first promotion."""
     serving_generation: _builtins.int
@@ -906,6 +907,13 @@ class GetRolloutResponse(_message.Message):
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
         """Embedders heard of in the last seconds, by name."""
 
+    @_builtins.property
+    def shadow(self) -> Global___ShadowReport:
+        """What the replicas that serve the version decided last found of the candidate in the shadow,
+        together; unset when none is tried. This is where to look before a candidate is promoted:
+        its GateVerdict was reached when it was made, on feedback, and knows no live requests.
+        """
+
     def __init__(
         self,
         *,
@@ -913,12 +921,15 @@ class GetRolloutResponse(_message.Message):
         serving_generation: _builtins.int = ...,
         replicas: _abc.Iterable[Global___Replica] | None = ...,
         complete: _builtins.bool = ...,
+        shadow: Global___ShadowReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_shadow", b"_shadow", "shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "model_version", b"model_version", "replicas", b"replicas", "serving_generation", b"serving_generation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shadow", b"_shadow", "complete", b"complete", "model_version", b"model_version", "replicas", b"replicas", "serving_generation", b"serving_generation", "shadow", b"shadow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__shadow: _TypeAlias = _typing.Literal["shadow"]  # noqa: Y015
+    _WhichOneofArgType__shadow: _TypeAlias = _typing.Literal["_shadow", b"_shadow"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shadow) -> _WhichOneofReturnType__shadow | None: ...
 
 Global___GetRolloutResponse: _TypeAlias = GetRolloutResponse  # noqa: Y015
 
@@ -932,6 +943,7 @@ class Replica(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     SWAP_ERROR_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     model_version: _builtins.str
     """What it serves; empty before it has loaded anything."""
@@ -939,6 +951,10 @@ class Replica(_message.Message):
     """The decision that it follows by that; 0 when it serves something else than was decided."""
     swap_error: _builtins.str
     """Why it cannot load what was decided; empty when it can."""
+    @_builtins.property
+    def shadow(self) -> Global___ShadowReport:
+        """What it found of the candidate that it tries; unset when it tries none."""
+
     def __init__(
         self,
         *,
@@ -946,14 +962,102 @@ class Replica(_message.Message):
         model_version: _builtins.str = ...,
         generation: _builtins.int = ...,
         swap_error: _builtins.str = ...,
+        shadow: Global___ShadowReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_shadow", b"_shadow", "shadow", b"shadow"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shadow", b"_shadow", "generation", b"generation", "instance", b"instance", "model_version", b"model_version", "shadow", b"shadow", "swap_error", b"swap_error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__shadow: _TypeAlias = _typing.Literal["shadow"]  # noqa: Y015
+    _WhichOneofArgType__shadow: _TypeAlias = _typing.Literal["_shadow", b"_shadow"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shadow) -> _WhichOneofReturnType__shadow | None: ...
+
+Global___Replica: _TypeAlias = Replica  # noqa: Y015
+
+@_typing.final
+class ShadowReport(_message.Message):
+    """How a candidate did on live Verify calls against the version that serves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    SIMILARITY_SHIFT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    pairs: _builtins.int
+    """Calls that both versions judged, since either of them changed."""
+    agreement: _builtins.float
+    """Share of them with the same decision, each at its own version's threshold, 0..1; 0 while
+    pairs is 0.
+    """
+    similarity_shift: _builtins.float
+    """Mean of the candidate's cosine similarity less the serving version's."""
+    error: _builtins.str
+    """Why it cannot be loaded, or could not compute the last time it failed; empty otherwise.
+    Of several replicas, with the name of each.
+    """
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        pairs: _builtins.int = ...,
+        agreement: _builtins.float = ...,
+        similarity_shift: _builtins.float = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "instance", b"instance", "model_version", b"model_version", "swap_error", b"swap_error"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "error", b"error", "model_version", b"model_version", "pairs", b"pairs", "similarity_shift", b"similarity_shift"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Replica: _TypeAlias = Replica  # noqa: Y015
+Global___ShadowReport: _TypeAlias = ShadowReport  # noqa: Y015
+
+@_typing.final
+class ShadowModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """Empty to try none."""
+    requested_by: _builtins.str
+    """Who asks; 1..128 characters."""
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "requested_by", b"requested_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowModelRequest: _TypeAlias = ShadowModelRequest  # noqa: Y015
+
+@_typing.final
+class ShadowModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """What is tried from now on; empty when that is none."""
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowModelResponse: _TypeAlias = ShadowModelResponse  # noqa: Y015
 
 @_typing.final
 class EvaluateModelRequest(_message.Message):

@@ -85,6 +85,11 @@ class TrainerServiceStub:
                 request_serializer=magface_dot_v1_dot_trainer__pb2.GetRolloutRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_trainer__pb2.GetRolloutResponse.FromString,
                 _registered_method=True)
+        self.ShadowModel = channel.unary_unary(
+                '/magface.v1.TrainerService/ShadowModel',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.ShadowModelRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.ShadowModelResponse.FromString,
+                _registered_method=True)
         self.EvaluateModel = channel.unary_unary(
                 '/magface.v1.TrainerService/EvaluateModel',
                 request_serializer=magface_dot_v1_dot_trainer__pb2.EvaluateModelRequest.SerializeToString,
@@ -190,6 +195,16 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShadowModel(self, request, context):
+        """Lets the embedders try a version on a sample of live requests, unseen by their callers,
+        instead of any other that they try, until it is stopped; not while it serves itself. What
+        they find is in GetRollout. NOT_FOUND for an unknown version, FAILED_PRECONDITION for the
+        one that serves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EvaluateModel(self, request, context):
         """Queues the measurement of a version on the feedback's pairs, at the version's own
         threshold. NOT_FOUND for an unknown version.
@@ -282,6 +297,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.GetRollout,
                     request_deserializer=magface_dot_v1_dot_trainer__pb2.GetRolloutRequest.FromString,
                     response_serializer=magface_dot_v1_dot_trainer__pb2.GetRolloutResponse.SerializeToString,
+            ),
+            'ShadowModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShadowModel,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.ShadowModelRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.ShadowModelResponse.SerializeToString,
             ),
             'EvaluateModel': grpc.unary_unary_rpc_method_handler(
                     servicer.EvaluateModel,
@@ -580,6 +600,33 @@ class TrainerService:
             '/magface.v1.TrainerService/GetRollout',
             magface_dot_v1_dot_trainer__pb2.GetRolloutRequest.SerializeToString,
             magface_dot_v1_dot_trainer__pb2.GetRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShadowModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.TrainerService/ShadowModel',
+            magface_dot_v1_dot_trainer__pb2.ShadowModelRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.ShadowModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

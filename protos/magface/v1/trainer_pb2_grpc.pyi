@@ -62,6 +62,12 @@ class TrainerServiceStub:
     """Says which embedders live, and whether each of them serves what was decided last. Promotions
     and rollbacks do not wait for that; ask here until it is complete.
     """
+    ShadowModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ShadowModelRequest, _trainer_pb2.ShadowModelResponse]
+    """Lets the embedders try a version on a sample of live requests, unseen by their callers,
+    instead of any other that they try, until it is stopped; not while it serves itself. What
+    they find is in GetRollout. NOT_FOUND for an unknown version, FAILED_PRECONDITION for the
+    one that serves.
+    """
     EvaluateModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateModelRequest, _trainer_pb2.EvaluateModelResponse]
     """Queues the measurement of a version on the feedback's pairs, at the version's own
     threshold. NOT_FOUND for an unknown version.
@@ -115,6 +121,12 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     GetRollout: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]  # type: ignore[assignment]
     """Says which embedders live, and whether each of them serves what was decided last. Promotions
     and rollbacks do not wait for that; ask here until it is complete.
+    """
+    ShadowModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ShadowModelRequest, _trainer_pb2.ShadowModelResponse]  # type: ignore[assignment]
+    """Lets the embedders try a version on a sample of live requests, unseen by their callers,
+    instead of any other that they try, until it is stopped; not while it serves itself. What
+    they find is in GetRollout. NOT_FOUND for an unknown version, FAILED_PRECONDITION for the
+    one that serves.
     """
     EvaluateModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateModelRequest, _trainer_pb2.EvaluateModelResponse]  # type: ignore[assignment]
     """Queues the measurement of a version on the feedback's pairs, at the version's own
@@ -226,6 +238,18 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_pb2.GetRolloutResponse, _abc.Awaitable[_trainer_pb2.GetRolloutResponse]]:
         """Says which embedders live, and whether each of them serves what was decided last. Promotions
         and rollbacks do not wait for that; ask here until it is complete.
+        """
+
+    @_abc_1.abstractmethod
+    def ShadowModel(
+        self,
+        request: _trainer_pb2.ShadowModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ShadowModelResponse, _abc.Awaitable[_trainer_pb2.ShadowModelResponse]]:
+        """Lets the embedders try a version on a sample of live requests, unseen by their callers,
+        instead of any other that they try, until it is stopped; not while it serves itself. What
+        they find is in GetRollout. NOT_FOUND for an unknown version, FAILED_PRECONDITION for the
+        one that serves.
         """
 
     @_abc_1.abstractmethod
