@@ -62,6 +62,12 @@ def is_complete(database_url: str, version: str, images: int = _IMAGES) -> bool:
     return rows == [(version, True)] and len(stored.get(version, {})) == images
 
 
+def candidates(database_url: str) -> int:
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute("SELECT count(*) FROM feedback.candidates").fetchone()
+    return row[0] if row else 0
+
+
 async def until(done: Callable[[], bool], timeout_s: float = 20) -> None:
     async with asyncio.timeout(timeout_s):
         while not done():  # noqa: ASYNC110 - another process's tables tell
@@ -138,6 +144,8 @@ async def test_an_erased_image_takes_its_embedding_and_its_candidates_along(
     async with tended(settings, embedder) as stub:
         await fill(stub)
         await until(lambda: is_complete(database_url, "one"))
+        # What there is to ask about is prepared after the last embedding.
+        await until(lambda: bool(candidates(database_url)))
         handed = await stub.NextPairs(pb.NextPairsRequest(annotator="ann", count=20))
     gone = bytes.fromhex(handed.pairs[0].sha256_a)
     with psycopg.connect(database_url) as connection:
