@@ -6,7 +6,16 @@ import sys
 from pathlib import Path
 
 # Each is a module beside this one with `run(out: Path) -> dict`.
-NAMES = ("ablation", "evaluate", "feedback", "learning", "selection", "serving", "sessions")
+NAMES = (
+    "ablation",
+    "evaluate",
+    "feedback",
+    "formats",
+    "learning",
+    "selection",
+    "serving",
+    "sessions",
+)
 _OUT = Path("out/bench")
 
 
