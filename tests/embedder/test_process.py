@@ -52,7 +52,9 @@ async def test_killed_during_a_swap_it_converges_after_the_restart(
     embedder_settings, published, tmp_path, moment
 ):
     # A download may be over between two looks: then it is killed a moment later.
-    moments = [embedder_settings.cache_dir / each.format(B) for each in (moment, "{}/manifest.json")]
+    moments = [
+        embedder_settings.cache_dir / each.format(B) for each in (moment, "{}/manifest.json")
+    ]
     with EmbedderProcess(embedder_settings, tmp_path) as process:
         async with grpc.aio.insecure_channel(await process.address()) as channel:
             await Client(channel).until_serving(A)
