@@ -15,6 +15,7 @@ from shared.model.preprocess import network_input
 _AT_ONCE = 64
 
 Features = NDArray[np.float32]
+Look = Callable[[NDArray[np.uint8]], Features]
 
 
 def compute_features(
@@ -50,4 +51,22 @@ def compute_features(
     features = summed(torch.from_numpy(features)).numpy()
     if not np.isfinite(features).all():
         raise CorruptData("the network gives NaN or infinity for some faces: its weights are lost")
+    return features
+
+
+def features_at(look: Look, crops: NDArray[np.uint8], images: NDArray[np.int64]) -> Features:
+    """Look at some of N crops only.
+
+    Args:
+        look: Gives features of crops, float32 [n, D].
+        crops: uint8 [N, 112, 112, 3], BGR.
+        images: int64, of any shape: places among the crops, each looked at once.
+
+    Returns:
+        float32 [N, D]: features at their places, and zeros for what was not asked for.
+    """
+    shown = np.unique(images)
+    some = look(crops[shown])
+    features = np.zeros((len(crops), some.shape[1]), np.float32)
+    features[shown] = some
     return features

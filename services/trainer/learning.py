@@ -1,7 +1,7 @@
 """One fine-tuning, from feedback to a judged model version."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from services.trainer.assessing import assess
 from services.trainer.dataset import Crops
 from services.trainer.distributed import agreed, leads, own_device, own_threads
-from services.trainer.features import Features, compute_features
+from services.trainer.features import Features, compute_features, features_at
 from services.trainer.finetune import Epoch, Faces
 from services.trainer.gate import decide, is_compatible
 from services.trainer.heldout import Pairs
@@ -44,14 +44,13 @@ from services.trainer.training import (
     TrainingSpec,
     stage,
 )
-from shared.errors import CorruptData
 from shared.model.checkpoint import load_checkpoint
 from shared.model.export import export_version
 from shared.model.faces import FaceReader
 from shared.model.iresnet import IResNet
 from shared.model.manifest import WEIGHTS_FILE, ChannelOrder, Manifest, read_manifest
-from shared.model.selfcheck import check_golden, golden_crops
-from shared.model.session import cpu_threads, open_session
+from shared.model.selfcheck import golden_crops, passes_self_check
+from shared.model.session import cpu_threads
 from shared.settings import ImageLimits
 
 # Where in the whole work each stage ends.
@@ -105,16 +104,13 @@ def run_training(
         workdir / "crops.npy",
         stage(report, "decoding images", 0.0, _DECODED),
     )
+    embedding = stage(report, "embedding the feedback with the parent", _DECODED, _EMBEDDED)
+    before = Faces(decoded.crops, look(decoded.crops, embedding))
     watched = divide_reference(reference, spec.seed)
-    before, watched_before = (
-        Faces(crops, look(crops, stage(report, f"embedding {what} with the parent", start, end)))
-        for what, crops, start, end in (
-            ("the feedback", decoded.crops, _DECODED, _EMBEDDED),
-            ("the reference", watched.crops, _EMBEDDED, _WATCHED),
-        )
-    )
+    embedding = stage(report, "embedding the reference with the parent", _EMBEDDED, _WATCHED)
+    watched_before = features_at(partial(look, tick=embedding), watched.crops, watched.pairs.images)
     replay = None
-    if lowest_error(score(watched.pairs, watched_before.parent)) <= _WELL_KNOWN:
+    if lowest_error(score(watched.pairs, watched_before)) <= _WELL_KNOWN:
         replay = watched.crops[watched.replayed]
     workshop = Workshop(spec, manifest, before, replay, images_at_once)
 
@@ -131,8 +127,8 @@ def run_training(
     )
 
     report(Progress(_TRAINED, "judging the candidate"))
-    views = Views(before.parent, _seen(look, decoded.crops, _judges(material)))
-    measured = Views(watched_before.parent, _seen(look, watched.crops, watched.pairs.images))
+    views = Views(before.parent, features_at(look, decoded.crops, _judges(material)))
+    measured = Views(watched_before, features_at(look, watched.crops, watched.pairs.images))
     if not leads():
         sys.exit()
     judgement = judge(
@@ -165,7 +161,7 @@ def _score_on_validation(
     channel_order: ChannelOrder, crops: Crops, validation: Pairs, network: IResNet
 ) -> float:
     look = partial(compute_features, network, channel_order)
-    return separation(score(validation, _seen(look, crops, validation.images)))
+    return separation(score(validation, features_at(look, crops, validation.images)))
 
 
 def _judges(material: FeedbackMaterial) -> Indices:
@@ -182,19 +178,10 @@ def _with_ancestors(
         manifest = read_manifest(folder)
         network = load_checkpoint(folder / WEIGHTS_FILE).network.to(own_device())
         look = partial(compute_features, network, manifest.channel_order)
-        stored = _seen(look, crops, _judges(material))
+        stored = features_at(look, crops, _judges(material))
         works = goes_on_working(stored, child, material.validation, material.held_out)
         found.append((manifest.model_version, works))
     return found
-
-
-def _seen(look: Callable[[Crops], Features], crops: Crops, images: Indices) -> Features:
-    """Features at their places among all N images, and zeros for those not asked for."""
-    shown = np.unique(images)
-    some = look(crops[shown])
-    features = np.zeros((len(crops), some.shape[1]), np.float32)
-    features[shown] = some
-    return features
 
 
 def _export(
@@ -221,10 +208,7 @@ def _export(
         channel_order=parent.channel_order,
         threshold=judgement.threshold,
         probability=judgement.probability,
-        # Quality keeps its meaning when all magnitudes move together.
-        magnitude_quantiles=[
-            quantile * figures.magnitude_ratio for quantile in parent.magnitude_quantiles
-        ],
+        magnitude_quantiles=parent.quantiles_moved(figures.magnitude_ratio),
         golden_crops=golden_crops(parent),
         job_id=spec.job_id,
         parent_version=parent.model_version,
@@ -233,13 +217,5 @@ def _export(
         reference=reference,
         metrics=measured | {"images_per_second": epochs[-1].images_per_second},
     )
-    gate = decide(figures, self_check=_checks(folder, manifest))
+    gate = decide(figures, self_check=passes_self_check(folder))
     return TrainingOutcome(folder, manifest, gate, labels)
-
-
-def _checks(folder: Path, manifest: Manifest) -> bool:
-    try:
-        check_golden(open_session(folder), manifest)
-    except CorruptData:
-        return False
-    return True

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.dataset import Crops, decode_once
+from services.trainer.features import Features, features_at
 from services.trainer.gate import compares
 from services.trainer.heldout import Pairs, reference_pairs
 from services.trainer.judging import error, magnitude_figures, score
@@ -25,16 +27,13 @@ from services.trainer.training import (
     images_of,
     stage,
 )
-from shared.errors import CorruptData
 from shared.evaluation.scores import pair_similarity
 from shared.model.faces import FaceReader
-from shared.model.manifest import ONNX_FILE, Manifest, ProbabilityCurve, read_manifest
+from shared.model.manifest import ONNX_FILE, ProbabilityCurve, read_manifest
 from shared.model.quantize import quantize_network, write_quantized_version
-from shared.model.selfcheck import check_golden
+from shared.model.selfcheck import passes_self_check
 from shared.model.session import Session, open_network, open_session, split_features
 from shared.settings import ImageLimits
-
-Features = NDArray[np.float32]
 
 # More of them moved no range that mattered.
 _CALIBRATION_FACES = 128
@@ -133,14 +132,11 @@ def quantize_version(
         probability=_moved(manifest.probability, line),
         compatible_versions=tuple(name for name, old in stored if _works_with(watched, old)),
         reference=reference.sha256,
-        # Quality keeps its meaning when all magnitudes move together.
-        magnitude_quantiles=tuple(
-            quantile * figures.magnitude_ratio for quantile in manifest.magnitude_quantiles
-        ),
+        magnitude_quantiles=manifest.quantiles_moved(figures.magnitude_ratio),
         metrics={name: float(value) for name, value in asdict(figures).items()},
     )
     folder = workdir / made.model_version
-    return Quantized(folder, decide_quantized(figures, self_check=_checks(folder, made)))
+    return Quantized(folder, decide_quantized(figures, self_check=passes_self_check(folder)))
 
 
 def _read_feedback(
@@ -164,7 +160,7 @@ def _line(
     """The quantized version's similarity of a pair over the full one's, as a straight line."""
     pairs = reference_pairs(reference.persons, shown, _SEED)
     before, after = (
-        score(pairs, _spread(session, reference.crops, shown)).similarity
+        score(pairs, features_at(partial(_look, session), reference.crops, shown)).similarity
         for session in (full, quantized)
     )
     line: np.polynomial.Polynomial = np.polynomial.Polynomial.fit(before, after, 1).convert()
@@ -188,20 +184,18 @@ def _watch(
     divided: ReferenceMaterial,
     tick: Callable[[float], None],
 ) -> _Watched:
-    shown = np.unique(divided.pairs.images)
-    full = _spread(sessions[0], divided.crops, shown)
+    shown = divided.pairs.images
+    full = features_at(partial(_look, sessions[0]), divided.crops, shown)
     tick(0.5)
-    quantized = _spread(sessions[1], divided.crops, shown)
+    quantized = features_at(partial(_look, sessions[1]), divided.crops, shown)
     return _Watched(divided.crops, divided.pairs, full, quantized, thresholds)
 
 
-def _spread(session: Session, crops: Crops, shown: Indices) -> Features:
-    """Features of the crops shown, at their places among all, and zeros for the others."""
-    features = np.zeros((len(crops), session.embedding_size), np.float32)
-    for start in range(0, len(shown), _BATCH):
-        some = shown[start : start + _BATCH]
-        features[some] = session.run(crops[some])
-        split_features(features[some])
+def _look(session: Session, crops: Crops) -> Features:
+    """Features of crops; none of them is unusable."""
+    batches = (crops[start : start + _BATCH] for start in range(0, len(crops), _BATCH))
+    features = np.concatenate([session.run(batch) for batch in batches])
+    split_features(features)
     return features
 
 
@@ -252,7 +246,7 @@ def _wrong_shares(
 
 def _share_wrong(labelled: _Labelled, session: Session, threshold: float) -> float:
     shown = np.unique(labelled.links)
-    features = _spread(session, labelled.crops, shown)
+    features = features_at(partial(_look, session), labelled.crops, shown)
     embeddings = np.zeros_like(features)
     embeddings[shown], _ = split_features(features[shown])
     similarity = pair_similarity(embeddings, labelled.links)
@@ -261,9 +255,11 @@ def _share_wrong(labelled: _Labelled, session: Session, threshold: float) -> flo
 
 def _stored(ancestors: Sequence[Path], watched: _Watched) -> list[tuple[str, Features]]:
     """What each earlier version would have stored of the reference faces."""
-    shown = np.unique(watched.pairs.images)
     return [
-        (read_manifest(folder).model_version, _spread(open_session(folder), watched.crops, shown))
+        (
+            read_manifest(folder).model_version,
+            features_at(partial(_look, open_session(folder)), watched.crops, watched.pairs.images),
+        )
         for folder in ancestors
     ]
 
@@ -271,11 +267,3 @@ def _stored(ancestors: Sequence[Path], watched: _Watched) -> list[tuple[str, Fea
 def _works_with(watched: _Watched, stored: Features) -> bool:
     """Whether pairs of a new embedding and a stored one go wrong hardly more than the full's."""
     return compares(mixed_error=_mixed_error(watched, stored), stored_error=_full_error(watched))
-
-
-def _checks(folder: Path, manifest: Manifest) -> bool:
-    try:
-        check_golden(open_session(folder), manifest)
-    except CorruptData:
-        return False
-    return True

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,9 +14,9 @@ from services.trainer.dataset import Crops, pair_batches, people_batches
 from services.trainer.features import Features, compute_features
 from services.trainer.finetune import Faces, Finetuner, Plan
 from services.trainer.losses import Margins, margins_around
-from services.trainer.objectives import CosineObjective, HadsellObjective
+from services.trainer.objectives import CosineObjective, HadsellObjective, Objective
 from services.trainer.pairgraph import Indices, PairGraph
-from services.trainer.training import Progress, Recipe, Report, TrainingSpec
+from services.trainer.training import NoState, Progress, Recipe, Report, TrainingSpec
 from shared.model.iresnet import IResNet
 from shared.model.manifest import Manifest
 
@@ -43,41 +44,37 @@ class Workshop:
         spec = self.spec
         match spec.recipe:
             case Recipe.COSINE:
-                return Finetuner(
-                    network,
-                    self.parent.channel_order,
-                    plan=Plan(
-                        epochs=spec.epochs,
-                        learning_rate=spec.learning_rate or 3e-4,
-                        seed=spec.seed,
-                        averaging=0.98,
-                        of_parent=0.15,
-                        mixed_precision=_computes_bfloat16(),
-                        images_at_once=self.images_at_once,
-                    ),
-                    objective=CosineObjective(margins=_margins(spec, self.parent.threshold)),
-                    feedback=self.feedback,
-                    batches=partial(people_batches, graph, images, 2 * spec.batch_size),
-                    replay=self.replay,
+                plan = self._plan(3e-4, averaging=0.98, of_parent=0.15)
+                objective: Objective = CosineObjective(
+                    margins=_margins(spec, self.parent.threshold)
                 )
+                batches = partial(people_batches, graph, images, 2 * spec.batch_size)
+                replay = self.replay
             case Recipe.HADSELL:
-                return Finetuner(
-                    network,
-                    self.parent.channel_order,
-                    plan=Plan(
-                        epochs=spec.epochs,
-                        learning_rate=spec.learning_rate or 1e-4,
-                        seed=spec.seed,
-                        augmentation=None,
-                        weight_decay=0.0,
-                        mixed_precision=_computes_bfloat16(),
-                        images_at_once=self.images_at_once,
-                    ),
-                    objective=HadsellObjective(),
-                    feedback=self.feedback,
-                    batches=partial(pair_batches, graph, images, spec.batch_size),
-                    replay=None,
-                )
+                plan = self._plan(1e-4, augmentation=None, weight_decay=0.0)
+                objective = HadsellObjective()
+                batches = partial(pair_batches, graph, images, spec.batch_size)
+                replay = None
+        return Finetuner(
+            network,
+            self.parent.channel_order,
+            plan=plan,
+            objective=objective,
+            feedback=self.feedback,
+            batches=batches,
+            replay=replay,
+        )
+
+    def _plan(self, learning_rate: float, **recipe: Any) -> Plan:
+        """What a recipe sets of a plan, with what the job does."""
+        return Plan(
+            epochs=self.spec.epochs,
+            learning_rate=self.spec.learning_rate or learning_rate,
+            seed=self.spec.seed,
+            mixed_precision=_computes_bfloat16(),
+            images_at_once=self.images_at_once,
+            **recipe,
+        )
 
     def half_training(
         self, network: IResNet, workdir: Path, report: Report, start: float, end: float
@@ -106,7 +103,7 @@ class Workshop:
             mine = copy.deepcopy(network)
             # The last epoch is as good as any: there is nobody left to choose it by.
             short.finetuner(mine, graph, images).run(
-                lambda _: 0.0, _NoState(), workdir / "half.pt", tick
+                lambda _: 0.0, NoState(), workdir / "half.pt", tick
             )
             return compute_features(mine, self.parent.channel_order, self.feedback.crops)
 
@@ -123,17 +120,6 @@ def training_report(
         report(Progress(fraction, f"{message}, epoch {epoch}", {"epoch": epoch, "loss": loss}))
 
     return tick
-
-
-class _NoState:
-    """Keeps nothing: what it is for is short, and the same when it is done again."""
-
-    def save(self, file: Path) -> None:
-        del file
-
-    def load(self, file: Path) -> bool:
-        del file
-        return False
 
 
 def _margins(spec: TrainingSpec, threshold: float) -> Margins:

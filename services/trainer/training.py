@@ -150,6 +150,17 @@ class EpochState(Protocol):
         """Write what was kept to `file`; False when nothing was."""
 
 
+class NoState:
+    """Keeps nothing: for what is short, and the same when it is done again."""
+
+    def save(self, file: Path) -> None:
+        del file
+
+    def load(self, file: Path) -> bool:
+        del file
+        return False
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a job stands.

@@ -125,6 +125,10 @@ class Manifest(_Frozen):
         magnitudes = np.array(self.magnitude_quantiles)
         return magnitudes, np.linspace(0.0, 1.0, len(magnitudes))
 
+    def quantiles_moved(self, ratio: float) -> tuple[float, ...]:
+        """Quantiles with which quality keeps its meaning when all magnitudes move together."""
+        return tuple(quantile * ratio for quantile in self.magnitude_quantiles)
+
     def write(self, folder: Path) -> None:
         (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2))
 

@@ -2,15 +2,16 @@
 
 import base64
 import binascii
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import CorruptData
-from shared.model.manifest import GoldenCrop, Manifest
+from shared.model.manifest import GoldenCrop, Manifest, read_manifest
 from shared.model.preprocess import CROP_SIZE
-from shared.model.session import Session, split_features
+from shared.model.session import Session, open_session, split_features
 
 MIN_COSINE = 0.9999
 MAX_MAGNITUDE_ERROR = 1e-3
@@ -105,6 +106,15 @@ def check_golden(session: Session, manifest: Manifest) -> None:
     half = session.device == "cuda-fp16"
     error = _MAX_HALF_MAGNITUDE_ERROR if half else MAX_MAGNITUDE_ERROR
     require_same(f"self-check of {manifest.model_version}", want, features, error)
+
+
+def passes_self_check(folder: Path) -> bool:
+    """Whether a version that lies in a folder can be loaded, and then computes what it should."""
+    try:
+        check_golden(open_session(folder), read_manifest(folder))
+    except CorruptData:
+        return False
+    return True
 
 
 def _from_base64(text: str, field: str) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 from services.trainer.learning import run_training
 from services.trainer.training import (
     LabelledPair,
+    NoState,
     Progress,
     Recipe,
     ReferenceFaces,
@@ -69,17 +70,6 @@ class _Snapshot:
         return FaceImage(self._images[sha256], "aligned")
 
 
-class _Unkept:
-    """No state: an interrupted row is measured again."""
-
-    def save(self, file: Path) -> None:
-        pass
-
-    def load(self, file: Path) -> bool:
-        del file
-        return False
-
-
 def train(
     parent: Path,
     crops: Crops,
@@ -126,6 +116,7 @@ def train(
         parent=parent,
         reference=reference,
         workdir=workdir,
-        state=_Unkept(),
+        # An interrupted row is measured again.
+        state=NoState(),
         report=report,
     )
