@@ -9,7 +9,7 @@ import numpy as np
 
 from services.feedback.curves import Curves
 from services.feedback.embeddings import PoolFollower
-from services.feedback.images import ImageVault
+from services.feedback.images import opened_vault
 from services.feedback.leases import LeaseOffice, Sharing
 from services.feedback.pool import ImagePool
 from services.feedback.preparing import Preparer
@@ -34,9 +34,6 @@ async def opened_active(
     settings: FeedbackSettings, objects: ObjectStore, pool: Pool
 ) -> AsyncIterator[Active]:
     """Put the parts together, without waiting for what they stand on."""
-    vault = ImageVault(
-        objects, settings, settings.feedback_image_threads, wait_s=3 * settings.s3_timeout_s
-    )
     wake = asyncio.Event()
     preparer = Preparer(
         pool,
@@ -45,7 +42,7 @@ async def opened_active(
         target=settings.feedback_candidates,
     )
     async with AsyncExitStack() as stack:
-        stack.callback(vault.close)
+        vault = stack.enter_context(opened_vault(settings, objects))
         follower = None
         if settings.embedder_address is not None:
             embedder = await stack.enter_async_context(open_embedder(settings.embedder_address))

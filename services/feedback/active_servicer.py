@@ -9,9 +9,10 @@ from magface.v1 import feedback_pb2_grpc
 from services.feedback.active import Active
 from services.feedback.pool import PoolImage
 from services.feedback.strategies import Strategy
-from shared.errors import InvalidInput, Unavailable
+from shared.errors import InvalidInput
 from shared.rpc.faces import face_from_proto
 from shared.rpc.handlers import Context
+from shared.rpc.opened import Opened
 from shared.rpc.timestamps import pack_timestamp
 
 _STRATEGIES: Final[dict[pb.Strategy.ValueType, Strategy | None]] = {
@@ -24,28 +25,18 @@ _STRATEGIES: Final[dict[pb.Strategy.ValueType, Strategy | None]] = {
 
 
 class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
-    """The active part of the contract, UNAVAILABLE until it is given its stores."""
+    """The active part of the contract, UNAVAILABLE until `active` is opened."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._opened_active: Active | None = None
-
-    def open_active(self, active: Active) -> None:
-        """Serve from these from now on."""
-        self._opened_active = active
-
-    @property
-    def _active(self) -> Active:
-        if self._opened_active is None:
-            raise Unavailable("the service still waits for its database and object store")
-        return self._opened_active
+        self.active: Opened[Active] = Opened("the service")
 
     async def ImportImages(  # noqa: N802
         self,
         request_iterator: AsyncIterator[pb.ImportImagesRequest],
         context: Context,  # noqa: ARG002
     ) -> pb.ImportImagesResponse:
-        intake = await self._active.images.take_in(_pool_images(request_iterator))
+        intake = await self.active().images.take_in(_pool_images(request_iterator))
         return pb.ImportImagesResponse(
             created=intake.created,
             known=intake.known,
@@ -63,7 +54,7 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> pb.NextPairsResponse:
         if request.strategy not in _STRATEGIES:
             raise InvalidInput("strategy", f"is {request.strategy}, which is not a Strategy")
-        handed = await self._active.office.next_pairs(
+        handed = await self.active().office.next_pairs(
             request.annotator, request.count, _STRATEGIES[request.strategy]
         )
         return pb.NextPairsResponse(
@@ -91,7 +82,7 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
                     gold_answers=record.gold_answers,
                     gold_right=record.gold_right,
                 )
-                for record in await self._active.office.records()
+                for record in await self.active().office.records()
             ]
         )
 

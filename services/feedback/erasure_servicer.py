@@ -8,34 +8,24 @@ from magface.v1 import feedback_pb2_grpc
 from services.feedback.audit import AuditEntry, list_audit
 from services.feedback.erasure_record import Erasure
 from services.feedback.keeping import Keeping
-from shared.errors import Unavailable
 from shared.rpc.handlers import Context
+from shared.rpc.opened import Opened
 from shared.rpc.timestamps import pack_timestamp
 
 
 class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
-    """The part of the contract that erases, UNAVAILABLE until it is given its stores."""
+    """The part of the contract that erases, UNAVAILABLE until `keeping` is opened."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._opened_keeping: Keeping | None = None
-
-    def open_keeping(self, keeping: Keeping) -> None:
-        """Serve from these from now on."""
-        self._opened_keeping = keeping
-
-    @property
-    def _keeping(self) -> Keeping:
-        if self._opened_keeping is None:
-            raise Unavailable("the service still waits for its database and object store")
-        return self._opened_keeping
+        self.keeping: Opened[Keeping] = Opened("the service")
 
     async def DeleteImage(  # noqa: N802
         self,
         request: pb.DeleteImageRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.DeleteImageResponse:
-        erasure = await self._keeping.eraser.erase_image(
+        erasure = await self.keeping().eraser.erase_image(
             request.sha256, request.requested_by, request.request_id
         )
         return pb.DeleteImageResponse(erasure=_erasure(erasure))
@@ -45,7 +35,7 @@ class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         request: pb.DeleteSubjectRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.DeleteSubjectResponse:
-        erasure = await self._keeping.eraser.erase_subject(
+        erasure = await self.keeping().eraser.erase_subject(
             request.subject, request.requested_by, request.request_id
         )
         return pb.DeleteSubjectResponse(erasure=_erasure(erasure))
@@ -55,7 +45,9 @@ class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         request: pb.ListAuditRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.ListAuditResponse:
-        entries, token = await list_audit(self._keeping.pool, request.page_size, request.page_token)
+        entries, token = await list_audit(
+            self.keeping().pool, request.page_size, request.page_token
+        )
         return pb.ListAuditResponse(entries=map(_entry, entries), next_page_token=token)
 
 

@@ -2,13 +2,15 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, ParamSpec, TypeVar
 
 from services.feedback.domain import ImageFacts
+from services.feedback.settings import FeedbackSettings
 from shared.errors import CorruptData, InvalidInput, NotFound, Unavailable
 from shared.model.faces import Alignment, FaceImage, FaceReader
 from shared.model.preprocess import decode_image
@@ -146,3 +148,15 @@ def _resolved(face: FaceImage) -> Alignment:
 
 def _media_type(data: bytes) -> str:
     return next(kind for signature, kind in _SIGNATURES if data.startswith(signature))
+
+
+@contextmanager
+def opened_vault(settings: FeedbackSettings, objects: ObjectStore) -> Iterator[ImageVault]:
+    """A vault as the settings want it, until the end of the block."""
+    vault = ImageVault(
+        objects, settings, settings.feedback_image_threads, wait_s=3 * settings.s3_timeout_s
+    )
+    try:
+        yield vault
+    finally:
+        vault.close()

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from services.feedback.erasure import Eraser
-from services.feedback.images import ImageVault
+from services.feedback.images import opened_vault
 from services.feedback.settings import FeedbackSettings
 from shared.errors import MagFaceError
 from shared.storage.objects import ObjectStore, image_key
@@ -42,15 +42,12 @@ async def opened_keeping(
     settings: FeedbackSettings, objects: ObjectStore, pool: Pool
 ) -> AsyncIterator[Keeping]:
     """Put together what erases, without waiting for what it stands on."""
-    vault = ImageVault(
-        objects, settings, settings.feedback_image_threads, wait_s=3 * settings.s3_timeout_s
-    )
-    eraser = Eraser(pool, vault, objects, lease_s=_LEASE_TIMEOUTS * settings.s3_timeout_s)
-    try:
-        yield Keeping(eraser, pool)
-    finally:
-        await eraser.close()
-        vault.close()
+    with opened_vault(settings, objects) as vault:
+        eraser = Eraser(pool, vault, objects, lease_s=_LEASE_TIMEOUTS * settings.s3_timeout_s)
+        try:
+            yield Keeping(eraser, pool)
+        finally:
+            await eraser.close()
 
 
 async def keep_in_order(settings: FeedbackSettings, objects: ObjectStore, keeping: Keeping) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.active import opened_active
 from services.feedback.derive import follow_rule
-from services.feedback.images import ImageVault
+from services.feedback.images import opened_vault
 from services.feedback.keeping import keep_in_order, opened_keeping
 from services.feedback.ledger import Ledger
 from services.feedback.servicer import FeedbackServicer
@@ -55,9 +55,9 @@ async def feedback_service(
 
         async def come_up() -> None:
             await prepare(settings, objects)
-            servicer.open(store)
-            servicer.open_active(active)
-            servicer.open_keeping(keeping)
+            servicer.store.open(store)
+            servicer.active.open(active)
+            servicer.keeping.open(keeping)
             await lifecycle.set_ready(True)
             await until_done(partial(follow_rule, pool, settings.feedback_minimum_votes))
             await asyncio.gather(keep_in_order(settings, objects, keeping), active.tender.run())
@@ -78,11 +78,10 @@ async def opened_store(
 ) -> AsyncIterator[tuple[FeedbackStore, Pool]]:
     """Put a store together, without waiting for what it stands on."""
     minimum_votes = settings.feedback_minimum_votes
-    vault = ImageVault(
-        objects, settings, settings.feedback_image_threads, wait_s=3 * settings.s3_timeout_s
-    )
-    pool = await open_pool(settings)
-    try:
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(settings)
+        stack.push_async_callback(pool.close)
+        vault = stack.enter_context(opened_vault(settings, objects))
         ledger = Ledger(pool, minimum_votes)
         writer = BatchWriter(
             ledger,
@@ -90,11 +89,8 @@ async def opened_store(
             queued=settings.feedback_queued_labels,
             wait_s=2 * settings.database_timeout_s,
         )
-        async with writer:
-            yield FeedbackStore(pool, vault, ledger, writer, minimum_votes), pool
-    finally:
-        vault.close()
-        await pool.close()
+        await stack.enter_async_context(writer)
+        yield FeedbackStore(pool, vault, ledger, writer, minimum_votes), pool
 
 
 async def prepare(settings: FeedbackSettings, objects: ObjectStore) -> None:

@@ -12,10 +12,11 @@ from services.feedback.domain import Feedback, Label, LabelledPair, Opinion, Pai
 from services.feedback.erasure_servicer import ErasureServicer
 from services.feedback.store import FeedbackStore
 from services.feedback.streaming import answers_as_done
-from shared.errors import InvalidInput, MagFaceError, Overloaded, Unavailable
+from shared.errors import InvalidInput, MagFaceError, Overloaded
 from shared.rpc.errors import status_code
 from shared.rpc.faces import face_or_hash_from_proto, face_to_proto
 from shared.rpc.handlers import Context
+from shared.rpc.opened import Opened
 from shared.rpc.timestamps import pack_timestamp
 
 _LABELS: Final[dict[pb.Label.ValueType, Label]] = {
@@ -27,7 +28,7 @@ _NUMBERS: Final = {label: number for number, label in _LABELS.items()}
 
 
 class FeedbackServicer(ActiveServicer, ErasureServicer):
-    """The contract's FeedbackService over a store, UNAVAILABLE until it is given one.
+    """The contract's FeedbackService over a store, UNAVAILABLE until `store` is opened.
 
     Args:
         stream_labels: Labels of one stream that may be read and not yet answered.
@@ -36,17 +37,7 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
     def __init__(self, stream_labels: int) -> None:
         super().__init__()
         self._stream_labels = stream_labels
-        self._opened: FeedbackStore | None = None
-
-    def open(self, store: FeedbackStore) -> None:
-        """Serve from this store from now on."""
-        self._opened = store
-
-    @property
-    def _store(self) -> FeedbackStore:
-        if self._opened is None:
-            raise Unavailable("the service still waits for its database and object store")
-        return self._opened
+        self.store: Opened[FeedbackStore] = Opened("the service")
 
     async def SubmitFeedback(  # noqa: N802
         self,
@@ -85,7 +76,7 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
                 await asyncio.sleep(error.retry_after_s)
 
     async def _submit(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:
-        receipt = await self._store.submit(_feedback(request))
+        receipt = await self.store().submit(_feedback(request))
         return pb.SubmitFeedbackResponse(
             label_id=receipt.label_id,
             pair_id=receipt.pair_id,
@@ -100,7 +91,7 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.ListPairsResponse:
         consensus = _label("consensus", request.consensus) if request.consensus else None
-        pairs, token = await self._store.list_pairs(
+        pairs, token = await self.store().list_pairs(
             consensus, request.page_size, request.page_token
         )
         return pb.ListPairsResponse(pairs=map(_pair, pairs), next_page_token=token)
@@ -110,7 +101,7 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         request: pb.GetImageRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.GetImageResponse:
-        face, stored_at = await self._store.get_image(request.sha256)
+        face, stored_at = await self.store().get_image(request.sha256)
         return pb.GetImageResponse(image=face_to_proto(face), stored_at=pack_timestamp(stored_at))
 
     async def ExportPairs(  # noqa: N802
@@ -118,7 +109,7 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         request: pb.ExportPairsRequest,
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[pb.ExportPairsResponse]:
-        async for snapshot_id, pairs in self._store.export(request.snapshot_id):
+        async for snapshot_id, pairs in self.store().export(request.snapshot_id):
             yield pb.ExportPairsResponse(snapshot_id=snapshot_id, pairs=map(_labelled_pair, pairs))
 
     async def GetStats(  # noqa: N802
@@ -126,7 +117,7 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         request: pb.GetStatsRequest,  # noqa: ARG002
         context: Context,  # noqa: ARG002
     ) -> pb.GetStatsResponse:
-        stats = await self._store.stats()
+        stats = await self.store().stats()
         return pb.GetStatsResponse(
             images=stats.images,
             pairs=stats.pairs,

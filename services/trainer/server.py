@@ -74,7 +74,7 @@ async def _live(
     evaluations = Evaluations(pool, objects)
     suspects = Suspects(pool, objects)
     replicas = ReplicaWatch(objects)
-    servicer.open(
+    servicer.trainer.open(
         Trainer(
             Jobs(pool),
             Versions(pool),

@@ -19,13 +19,13 @@ from services.trainer.packing import (
 )
 from services.trainer.suspect_packing import pack_report
 from services.trainer.trainer import Trainer
-from shared.errors import Unavailable
 from shared.paging import read_page
 from shared.rpc.handlers import Context
+from shared.rpc.opened import Opened
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
-    """The contract's TrainerService over a trainer, UNAVAILABLE until it is given one.
+    """The contract's TrainerService over a trainer, UNAVAILABLE until `trainer` is opened.
 
     Args:
         stopping: Set when the server begins to stop; watchers are sent away then.
@@ -33,24 +33,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     def __init__(self, stopping: asyncio.Event) -> None:
         self._stopping = stopping
-        self._opened: Trainer | None = None
-
-    def open(self, trainer: Trainer) -> None:
-        """Serve with this trainer from now on."""
-        self._opened = trainer
-
-    @property
-    def _trainer(self) -> Trainer:
-        if self._opened is None:
-            raise Unavailable("the trainer still waits for its database and object store")
-        return self._opened
+        self.trainer: Opened[Trainer] = Opened("the trainer")
 
     async def StartTraining(  # noqa: N802
         self,
         request: pb.StartTrainingRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.StartTrainingResponse:
-        job = await self._trainer.start_training(
+        job = await self.trainer().start_training(
             read_options(request.options),
             request.options.parent_version,
             requested_by=request.requested_by,
@@ -63,7 +53,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         request: pb.GetJobRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.GetJobResponse:
-        job = await self._trainer.jobs.get(read_job_id(request.job_id))
+        job = await self.trainer().jobs.get(read_job_id(request.job_id))
         return pb.GetJobResponse(job=pack_job(job))
 
     async def ListJobs(  # noqa: N802
@@ -72,7 +62,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.ListJobsResponse:
         page = read_page(request.page_size, request.page_token)
-        jobs, token = page.cut(await self._trainer.jobs.list(page.limit, page.before))
+        jobs, token = page.cut(await self.trainer().jobs.list(page.limit, page.before))
         return pb.ListJobsResponse(jobs=map(pack_job, jobs), next_page_token=token)
 
     async def WatchJob(  # noqa: N802
@@ -81,7 +71,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[pb.WatchJobResponse]:
         job_id = read_job_id(request.job_id)
-        async for event in self._trainer.jobs.watch(job_id, self._stopping):
+        async for event in self.trainer().jobs.watch(job_id, self._stopping):
             yield pack_event(event)
 
     async def CancelJob(  # noqa: N802
@@ -89,7 +79,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         request: pb.CancelJobRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.CancelJobResponse:
-        job = await self._trainer.jobs.cancel(read_job_id(request.job_id), request.requested_by)
+        job = await self.trainer().jobs.cancel(read_job_id(request.job_id), request.requested_by)
         return pb.CancelJobResponse(job=pack_job(job))
 
     async def ListModels(  # noqa: N802
@@ -98,8 +88,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.ListModelsResponse:
         page = read_page(request.page_size, request.page_token)
-        found = await self._trainer.versions.list(page.limit, page.before)
-        serving = await self._trainer.versions.serving()
+        found = await self.trainer().versions.list(page.limit, page.before)
+        serving = await self.trainer().versions.serving()
         versions, token = page.cut(found)
         return pb.ListModelsResponse(
             models=[pack_version(version, serving) for version in versions],
@@ -113,7 +103,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.ImportModelResponse:
         options, chunks = await read_upload(request_iterator)
-        job = await self._trainer.import_model(
+        job = await self.trainer().import_model(
             chunks,
             channel_order=read_channel_order(options.channel_order),
             threshold=options.threshold if options.HasField("threshold") else None,
@@ -127,7 +117,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.PromoteModelResponse:
         named = request.HasField("expected_generation")
-        serving = await self._trainer.promote(
+        serving = await self.trainer().promote(
             request.model_version,
             who=request.requested_by,
             why=request.reason,
@@ -143,7 +133,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         request: pb.RollbackRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.RollbackResponse:
-        serving = await self._trainer.rollback(who=request.requested_by, why=request.reason)
+        serving = await self.trainer().rollback(who=request.requested_by, why=request.reason)
         return pb.RollbackResponse(
             model_version=serving.model_version, serving_generation=serving.generation
         )
@@ -153,14 +143,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         request: pb.GetRolloutRequest,  # noqa: ARG002
         context: Context,  # noqa: ARG002
     ) -> pb.GetRolloutResponse:
-        return pack_rollout(await self._trainer.rollout())
+        return pack_rollout(await self.trainer().rollout())
 
     async def ShadowModel(  # noqa: N802
         self,
         request: pb.ShadowModelRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.ShadowModelResponse:
-        await self._trainer.shadow(request.model_version, requested_by=request.requested_by)
+        await self.trainer().shadow(request.model_version, requested_by=request.requested_by)
         return pb.ShadowModelResponse(model_version=request.model_version)
 
     async def EvaluateModel(  # noqa: N802
@@ -168,7 +158,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         request: pb.EvaluateModelRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.EvaluateModelResponse:
-        job = await self._trainer.evaluate_model(
+        job = await self.trainer().evaluate_model(
             request.model_version,
             against_version=request.against_version,
             data_snapshot=request.data_snapshot,
@@ -181,7 +171,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         request: pb.QuantizeModelRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.QuantizeModelResponse:
-        job = await self._trainer.quantize_model(
+        job = await self.trainer().quantize_model(
             request.model_version, requested_by=request.requested_by
         )
         return pb.QuantizeModelResponse(job=pack_job(job))
@@ -192,7 +182,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.ListEvaluationsResponse:
         page = read_page(request.page_size, request.page_token)
-        found = await self._trainer.evaluations.list(
+        found = await self.trainer().evaluations.list(
             page.limit, page.before, request.model_version or None
         )
         evaluations, token = page.cut(found)
@@ -205,7 +195,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         request: pb.GetEvaluationReportRequest,
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[pb.GetEvaluationReportResponse]:
-        report = await self._trainer.evaluations.report(read_job_id(request.job_id))
+        report = await self.trainer().evaluations.report(read_job_id(request.job_id))
         for start in range(0, len(report), CHUNK_BYTES):
             yield pb.GetEvaluationReportResponse(chunk=report[start : start + CHUNK_BYTES])
 
@@ -216,5 +206,5 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> pb.ListSuspectsResponse:
         page = read_page(request.page_size, request.page_token)
         wanted = read_job_id(request.job_id) if request.job_id else None
-        job_id, report = await self._trainer.suspects.report(wanted)
+        job_id, report = await self.trainer().suspects.report(wanted)
         return pack_report(job_id, report, page)
