@@ -138,10 +138,7 @@ def promote(
         model_version=model_version, requested_by=by, reason=reason, override_gate=override_gate
     )
     with trainer(folder) as stub:
-        answer = stub.PromoteModel(request, timeout=CALL_TIMEOUT_S)
-        result = to_plain(answer)
-        if wait:
-            result |= {"replicas": wait_for_rollout(stub, answer.serving_generation)["replicas"]}
+        result = _decided(stub, stub.PromoteModel(request, timeout=CALL_TIMEOUT_S), wait)
     emit(as_json, result, facts(result))
 
 
@@ -156,10 +153,7 @@ def rollback(
     """Make the version that served before serve again."""
     request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason)
     with trainer(folder) as stub:
-        answer = stub.Rollback(request, timeout=CALL_TIMEOUT_S)
-        result = to_plain(answer)
-        if wait:
-            result |= {"replicas": wait_for_rollout(stub, answer.serving_generation)["replicas"]}
+        result = _decided(stub, stub.Rollback(request, timeout=CALL_TIMEOUT_S), wait)
     emit(as_json, result, facts(result))
 
 
@@ -179,6 +173,17 @@ def shadow(
     with trainer(folder) as stub:
         result = to_plain(stub.ShadowModel(request, timeout=CALL_TIMEOUT_S))
     emit(as_json, result, facts(result))
+
+
+def _decided(
+    stub: TrainerServiceStub,
+    answer: trainer_pb2.PromoteModelResponse | trainer_pb2.RollbackResponse,
+    wait: bool,
+) -> dict[str, Any]:
+    result = to_plain(answer)
+    if wait:
+        result |= {"replicas": wait_for_rollout(stub, answer.serving_generation)["replicas"]}
+    return result
 
 
 def upload_checkpoint(
