@@ -3,9 +3,9 @@
 import secrets
 import time
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from shared.errors import CorruptData, NotFound
+from shared.registry.records import read_record
 from shared.storage.objects import ObjectStore
 
 ERASURE_KEY = "registry/erasure.json"
@@ -43,11 +43,5 @@ def read_erasure(objects: ObjectStore) -> int:
         Unavailable: If the store cannot be reached.
         CorruptData: If the object does not follow its format.
     """
-    try:
-        data = objects.get(ERASURE_KEY)
-    except NotFound:
-        return 0
-    try:
-        return _Erasure.model_validate_json(data).generation
-    except ValidationError as error:
-        raise CorruptData(f"object {ERASURE_KEY} is no erasure mark: {error}") from error
+    mark = read_record(objects, ERASURE_KEY, _Erasure, "erasure mark")
+    return mark.generation if mark else 0

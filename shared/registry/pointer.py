@@ -2,9 +2,9 @@
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from shared.errors import CorruptData, NotFound
+from shared.registry.records import read_record
 from shared.storage.objects import ObjectStore
 
 POINTER_KEY = "registry/serving.json"
@@ -31,14 +31,7 @@ def read_pointer(objects: ObjectStore) -> ServingPointer | None:
         Unavailable: If the store cannot be reached.
         CorruptData: If the pointer does not follow its format.
     """
-    try:
-        data = objects.get(POINTER_KEY)
-    except NotFound:
-        return None
-    try:
-        return ServingPointer.model_validate_json(data)
-    except ValidationError as error:
-        raise CorruptData(f"object {POINTER_KEY} is no serving pointer: {error}") from error
+    return read_record(objects, POINTER_KEY, ServingPointer, "serving pointer")
 
 
 def write_pointer(objects: ObjectStore, pointer: ServingPointer) -> None:

@@ -1,8 +1,8 @@
 """Which candidate the embedders try on live requests, beside the version that serves."""
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from shared.errors import CorruptData, NotFound
+from shared.registry.records import read_record
 from shared.storage.objects import ObjectStore
 
 SHADOW_KEY = "registry/shadow.json"
@@ -23,14 +23,7 @@ def read_shadow(objects: ObjectStore) -> ShadowPointer | None:
         Unavailable: If the store cannot be reached.
         CorruptData: If the object does not follow its format.
     """
-    try:
-        data = objects.get(SHADOW_KEY)
-    except NotFound:
-        return None
-    try:
-        return ShadowPointer.model_validate_json(data)
-    except ValidationError as error:
-        raise CorruptData(f"object {SHADOW_KEY} is no shadow pointer: {error}") from error
+    return read_record(objects, SHADOW_KEY, ShadowPointer, "shadow pointer")
 
 
 def write_shadow(objects: ObjectStore, pointer: ShadowPointer) -> None:
