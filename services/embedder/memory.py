@@ -3,6 +3,8 @@
 import ctypes
 from typing import Final
 
+from services.embedder.resident import LoadedModel
+
 # From malloc.h.
 _M_ARENA_MAX: Final = -8
 _ARENAS: Final = 2
@@ -17,8 +19,12 @@ def limit_arenas() -> None:
         mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-def give_back() -> None:
-    """Return free memory to the system; takes milliseconds, off the loop."""
+def let_go(models: list[LoadedModel | None]) -> None:
+    """Drop the last references to models, and return their memory to the system. Blocks.
+
+    Giving back a session's memory takes long enough to be felt on the loop.
+    """
+    models.clear()
     if trim := _libc("malloc_trim"):
         trim(0)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from services.embedder import metrics
 from services.embedder.comparing import Side, Verdict
+from services.embedder.memory import let_go
 from services.embedder.resident import LoadedModel, ResidentModels
 from shared.errors import MagFaceError
 from shared.model.faces import FaceImage, FaceReader
@@ -146,10 +147,9 @@ class Shadow:
     async def _begin(self, wanted: str, serving: str | None) -> None:
         self.forget()
         if wanted != self._report.model_version:
-            let_go, self._model = [self._model], None
+            no_more, self._model = [self._model], None
             self._retry_at, self._retry_s = 0.0, _FIRST_RETRY_S
-            # Giving back a session's memory takes long enough to be felt on the loop.
-            await asyncio.to_thread(let_go.clear)
+            await asyncio.to_thread(let_go, no_more)
         self._against = serving
         self._publish(ShadowReport(model_version=wanted))
 

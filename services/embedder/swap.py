@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.embedder import metrics
-from services.embedder.memory import give_back
+from services.embedder.memory import let_go
 from services.embedder.resident import LoadedModel, ResidentModels
 from shared.errors import MagFaceError, Unavailable
 from shared.registry.pointer import ServingPointer
@@ -171,15 +171,14 @@ class Swapper:
             await self._flip(model)
 
     async def _flip(self, model: LoadedModel) -> None:
-        let_go = [self._models.flip(model)]
+        no_more = [self._models.flip(model)]
         self.ready.set()
         metrics.SWAPS.labels("done").inc()
         metrics.SERVING.clear()
         metrics.SERVING.labels(model.version).set(1)
         _log.info("model version %s serves now", model.version)
         self._last_served.write(model.version)
-        # Giving back a session's memory takes long enough to be felt on the loop.
-        await asyncio.to_thread(_let_go, let_go)
+        await asyncio.to_thread(let_go, no_more)
 
     def _note_failure(self, version: str, error: Exception) -> None:
         metrics.SWAPS.labels("failed").inc()
@@ -193,8 +192,3 @@ class Swapper:
             version,
             exc_info=None if isinstance(error, MagFaceError) else error,
         )
-
-
-def _let_go(models: list[LoadedModel | None]) -> None:
-    models.clear()
-    give_back()
