@@ -1,19 +1,25 @@
 """How many labels a strategy saves against asking at random (`make bench-selection`).
 
 A pool of people's images is embedded by the parent; each strategy chooses its pairs with the
-service's own functions, they are labelled by the truth, the product's training learns from
-them, and what it made is measured on people who are in neither. A hundred pairs are chosen at a
-time; the labels so far tell the next choice how likely links are genuine, while the network stays
-the parent until all are there.
+service's own functions, they are labelled by the truth, a learner learns from them, and what
+it made is measured on people who are in neither. A hundred pairs are chosen at a time; the
+labels so far tell the next choice how likely links are genuine. The network stays the parent
+until all are there, or, in the rows that are called retrained, a new version takes over the
+pool after every 200 labels, and can disagree with the one before it.
 
 "random" is an image drawn uniformly with one of its twenty nearest neighbours, drawn
 uniformly: what a person would be asked about who looks for doubles without a strategy.
 "uniform" draws both images uniformly, which gives nearly no genuine pair.
 
+The learners are a linear map behind the frozen network (see `selection_linear`), which takes
+seconds and so compares all strategies, and the product's training, which takes minutes. Real
+people's images are degraded as a bad camera's, as in `make bench-learning`: there the parent has
+something to learn.
+
 `make bench-selection FACES=DIR CHECKPOINT=FILE` measures on other faces, a folder per identity
-of aligned crops, and another network. Rows are kept in ``selection.rows.json`` as they finish;
-``ROWS=N`` stops after that many new ones. ``LEARNER=linear`` leaves the training out and learns in
-seconds (see `selection_linear`), which compares the strategies where trainings take too long.
+of aligned crops, and another network. Rows are kept in ``selection.rows.json`` as they finish.
+``LEARNER=linear``, ``PEOPLE=real`` and ``STRATEGY="random default"`` measure only these, and
+``ROWS=N`` no more than N new rows; what was kept of the others is not reported then.
 """
 
 import json
@@ -21,9 +27,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +36,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from services.feedback import selection
-from services.feedback.belief import Calibration, first_belief
-from services.feedback.strategies import MIX, Strategy
+from services.feedback.belief import Calibration
+from services.feedback.selection import Rows, draw_uniform
 from services.trainer.features import compute_features
 from services.trainer.training import ReferenceFaces
 from shared.errors import MagFaceError
@@ -51,14 +55,14 @@ from tests.benchmarks.learning_faces import (
 )
 from tests.benchmarks.learning_figures import figures
 from tests.benchmarks.learning_product import make_parent, train
+from tests.benchmarks.selection_choosing import PoolLook, choose_in_rounds, shares_of
 from tests.benchmarks.selection_linear import learn_map
-from tests.benchmarks.selection_rows import KeptSelections, SelectionRow, rows, summarise
+from tests.benchmarks.selection_rows import KeptSelections, SelectionRow, rows
+from tests.benchmarks.selection_summary import summarise
 
 _MATERIAL_FACES = Path("../shared/faces/lfw")
-_NEIGHBOURS = 20
-# Of every mix that is handed out, so that estimates stay honest.
-_RANDOM_SHARE = 0.1
-_ROUND = 100
+# A smaller choice is the first part of a larger one.
+_MOST_LABELS = 1000
 
 Features = NDArray[np.float32]
 
@@ -70,27 +74,36 @@ def run(out: Path) -> dict[str, Any]:
         out: Folder for the rows that are kept.
 
     Returns:
-        Every row that is finished, the learning curves and the bar.
+        Every row that is finished, the learning curves and the bars.
     """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cpu_threads()))
     faces = Path(os.environ.get("FACES") or _MATERIAL_FACES)
     checkpoint = Path(os.environ.get("CHECKPOINT") or DEFAULT_CHECKPOINT)
-    people = ("rendered", "real") if faces.is_dir() else ("rendered",)
+    people = (os.environ.get("PEOPLE") or "rendered real").split()
+    if not faces.is_dir():
+        _say(f"{faces} is not there: real faces are skipped; name a folder with FACES=DIR")
+        people = [kind for kind in people if kind != "real"]
     out.mkdir(parents=True, exist_ok=True)
     kept = KeptSelections(out / "selection.rows.json", f"{faces.name} {checkpoint.name}")
     learners = (os.environ.get("LEARNER") or "linear training").split()
-    todo = rows(learners, people)
+    strategies = (os.environ.get("STRATEGY") or "").split()
+    todo = [row for row in rows(learners, people) if not strategies or row.strategy in strategies]
     allowed = int(os.environ.get("ROWS") or len(todo))
+    finished: dict[SelectionRow, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         bench = _Bench(checkpoint, faces, Path(scratch))
         for place, row in enumerate(todo, 1):
-            if kept.get(row) is None and allowed > 0:
+            pairs = bench.choose(row)
+            found = kept.get(row, pairs)
+            if found is None and allowed > 0:
                 allowed -= 1
                 start = time.monotonic()
-                measured = bench.measure(row)
-                kept.put(row, measured | {"seconds": round(time.monotonic() - start)})
-            _say(f"{place}/{len(todo)} {row}: {json.dumps(kept.get(row))}")
-    finished = {row: found for row in todo if (found := kept.get(row))}
+                found = bench.measure(row, pairs)
+                found |= {"seconds": round(time.monotonic() - start)}
+                kept.put(row, pairs, found)
+            if found is not None:
+                finished[row] = found
+            _say(f"{place}/{len(todo)} {row}: {json.dumps(found)}")
     return {
         "faces": faces.name if "real" in people else None,
         "checkpoint": checkpoint.name,
@@ -122,17 +135,45 @@ class _Bench:
             part: compute_features(network, order, _crops(people)) for part, people in split.items()
         }
 
-    @cache  # noqa: B019 - one object a process
-    def _view(self, people: str, seed: int) -> selection.PoolView:
-        features = self._features(people, seed)["training"]
-        embeddings, magnitudes = split_features(features)
-        return view_of(embeddings, self._manifest.quality(magnitudes))
+    def choose(self, row: SelectionRow) -> Rows:
+        """Pairs of the pool's images: int64 [P, 2]."""
+        if row.strategy == "parent":
+            return np.zeros((0, 2), np.int64)
+        all_of_them = self._choose(row.people, row.split, row.strategy, row.seed, row.retrained)
+        return all_of_them[: row.labels]
 
-    def measure(self, row: SelectionRow) -> dict[str, Any]:
+    @cache  # noqa: B019 - one object a process
+    def _choose(self, people: str, split: int, strategy: str, seed: int, retrained: bool) -> Rows:
+        persons = self._split(people, split)["training"].persons
+        rng = np.random.default_rng(seed)
+        if strategy == "uniform":
+            return rng.permutation(draw_uniform(len(persons), _MOST_LABELS, rng))
+        return choose_in_rounds(
+            self._pool(self._features(people, split)["training"]),
+            shares_of(strategy),
+            _MOST_LABELS,
+            persons=persons,
+            rng=rng,
+            retrain=partial(self._retrain, people, split) if retrained else None,
+        )
+
+    def _pool(self, features: Features) -> PoolLook:
+        manifest = self._manifest
+        embeddings, magnitudes = split_features(features)
+        calibration = Calibration(manifest.threshold, manifest.probability)
+        return PoolLook(embeddings, manifest.quality(magnitudes), calibration)
+
+    def _retrain(self, people: str, split: int, pairs: Rows) -> PoolLook:
+        features = self._features(people, split)["training"]
+        return self._pool(features @ learn_map(features, self._label(people, split, pairs)).T)
+
+    def _label(self, people: str, split: int, pairs: Rows) -> LabelledPairs:
+        persons = self._split(people, split)["training"].persons
+        return LabelledPairs(pairs, persons[pairs[:, 0]] == persons[pairs[:, 1]])
+
+    def measure(self, row: SelectionRow, pairs: Rows) -> dict[str, Any]:
         split = self._split(row.people, row.split)
-        pool = split["training"]
-        pairs = self._choose(row, pool.persons)
-        labelled = LabelledPairs(pairs, pool.persons[pairs[:, 0]] == pool.persons[pairs[:, 1]])
+        labelled = self._label(row.people, row.split, pairs)
         looks, refused = (
             self._map(row, labelled) if row.learner == "linear" else self._train(row, labelled)
         )
@@ -141,26 +182,13 @@ class _Bench:
             (looks["test"], split["test"].persons),
             self._features(row.people, row.split)["test"],
         )
+        genuine = pairs[labelled.same].ravel()
         return asdict(found) | {
             "labelled": len(pairs),
             "genuine": int(labelled.same.sum()),
-            "genuine_people": len(np.unique(pool.persons[pairs[labelled.same].ravel()])),
+            "genuine_people": len(np.unique(split["training"].persons[genuine])),
             "refused": refused,
         }
-
-    def _choose(self, row: SelectionRow, persons: NDArray[np.int64]) -> selection.Rows:
-        view = self._view(row.people, row.split)
-        rng = np.random.default_rng(row.seed)
-        match row.strategy:
-            case "uniform":
-                return selection.draw_uniform(len(view.quality), row.labels, rng)
-            case "default":
-                shares = {one: (1 - _RANDOM_SHARE) * share for one, share in MIX.items()}
-                shares[Strategy.RANDOM] = _RANDOM_SHARE
-            case strategy:
-                shares = {Strategy(strategy): 1.0}
-        calibration = Calibration(self._manifest.threshold, self._manifest.probability)
-        return choose_in_rounds(view, calibration, shares, row.labels, persons=persons, rng=rng)
 
     def _map(self, row: SelectionRow, labelled: LabelledPairs) -> tuple[dict[str, Features], str]:
         features = self._features(row.people, row.split)
@@ -187,63 +215,6 @@ class _Bench:
         network = load_checkpoint(outcome.folder / WEIGHTS_FILE).network
         unseen = {part: people for part, people in split.items() if part != "training"}
         return self._look(network, unseen), ""
-
-
-def view_of(embeddings: NDArray[np.float32], quality: NDArray[np.float32]) -> selection.PoolView:
-    """Link every image to its nearest neighbours, as the service does with pgvector.
-
-    Args:
-        embeddings: [N, D], of unit length.
-        quality: [N], 0..1.
-    """
-    similarity = embeddings @ embeddings.T
-    np.fill_diagonal(similarity, -np.inf)
-    near = np.argpartition(-similarity, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
-    anchors = np.repeat(np.arange(len(embeddings)), _NEIGHBOURS)
-    links = np.column_stack((anchors, near.ravel())).astype(np.int64)
-    found = similarity[links[:, 0], links[:, 1]].astype(np.float64)
-    density = found.reshape(-1, _NEIGHBOURS).mean(axis=1)
-    return selection.PoolView(quality.astype(np.float64), density, links, found)
-
-
-def choose_in_rounds(
-    view: selection.PoolView,
-    calibration: Calibration,
-    shares: Mapping[Strategy, float],
-    count: int,
-    *,
-    persons: NDArray[np.int64],
-    rng: np.random.Generator,
-) -> selection.Rows:
-    """Choose a hundred at a time, each time with the belief that the labels so far give.
-
-    Args:
-        view: The pool.
-        calibration: Of the parent.
-        shares: Of the strategies.
-        count: Labels in all.
-        persons: [N], the truth, by which each choice is labelled.
-        rng: Draws.
-    """
-    at_first = belief = first_belief(calibration, view.standout())
-    chosen = np.zeros((0, 2), np.int64)
-    places = {
-        (min(link), max(link)): place for place, link in enumerate(map(tuple, view.links.tolist()))
-    }
-    while len(chosen) < count:
-        known = list(map(tuple, chosen.tolist()))
-        more = min(_ROUND, count - len(chosen))
-        part = selection.choose_mix(view, belief, shares, more, rng, known=known)
-        if len(part) == 0:
-            break
-        chosen = np.concatenate((chosen, part))
-        labelled = np.array([places[pair] for pair in map(tuple, chosen.tolist())])
-        belief = at_first.learn(
-            view.similarity[labelled],
-            view.standout()[labelled],
-            persons[chosen[:, 0]] == persons[chosen[:, 1]],
-        )
-    return chosen
 
 
 def _crops(people: People) -> Any:

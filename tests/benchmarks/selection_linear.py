@@ -32,16 +32,18 @@ def learn_map(features: Floats, pairs: LabelledPairs) -> Floats:
     size = features.shape[1]
     if pairs.same.all() or not pairs.same.any():
         return np.eye(size, dtype=np.float32)
-    embeddings = normalize(torch.from_numpy(features))
-    left, right = (embeddings[torch.from_numpy(side)] for side in pairs.rows.T)
+    images, places = np.unique(pairs.rows, return_inverse=True)
+    embeddings = normalize(torch.from_numpy(features[images]))
+    left, right = torch.from_numpy(places.reshape(-1, 2)).T
     same = torch.from_numpy(pairs.same).float()
     weight = torch.where(same > 0, 0.5 / same.sum(), 0.5 / (1 - same).sum())
     identity = torch.eye(size)
     learned = torch.nn.Parameter(identity.clone())
-    threshold = torch.nn.Parameter((normalize(left) * normalize(right)).sum(1).median())
+    threshold = torch.nn.Parameter((embeddings[left] * embeddings[right]).sum(1).median())
     optimizer = torch.optim.Adam([learned, threshold], lr=_LEARNING_RATE)
     for _ in range(_STEPS):
-        cosine = (normalize(left @ learned.T) * normalize(right @ learned.T)).sum(1)
+        mapped = normalize(embeddings @ learned.T)
+        cosine = (mapped[left] * mapped[right]).sum(1)
         odds = _SHARPNESS * (cosine - threshold)
         loss = binary_cross_entropy_with_logits(odds, same, weight=weight, reduction="sum")
         loss = loss + _HOLD * ((learned - identity) ** 2).sum() / size

@@ -1,60 +1,110 @@
 """The selection benchmark's parts; the whole of it is `make bench-selection`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from services.feedback.belief import Calibration
 from services.feedback.strategies import Strategy
 from tests.benchmarks.learning_faces import draw_pairs
-from tests.benchmarks.selection import choose_in_rounds, view_of
+from tests.benchmarks.selection_choosing import PoolLook, Shares, choose_in_rounds, shares_of
 from tests.benchmarks.selection_linear import learn_map
-from tests.benchmarks.selection_rows import KeptSelections, SelectionRow, rows, summarise
+from tests.benchmarks.selection_rows import KeptSelections, SelectionRow, rows
+from tests.benchmarks.selection_summary import summarise
 
 
-def test_the_bar_is_held_by_the_fewest_labels_that_reach_random() -> None:
+def test_a_bar_compares_fewer_labels_with_random_seed_by_seed() -> None:
     finished = {
-        SelectionRow("training", "rendered", "random", 1000, seed): {"accuracy": 0.8}
-        for seed in (0, 1)
-    }
-    for labels, accuracy in ((600, 0.84), (400, 0.81), (200, 0.7)):
-        finished[SelectionRow("training", "rendered", "default", labels, 0)] = {
-            "accuracy": accuracy
+        SelectionRow("training", "rendered", "random", 1000, seed): {
+            "accuracy": 0.8 + 0.05 * seed,
+            "genuine": 80,
         }
-    bar = summarise(finished)["bars"]["training, rendered"]
-    assert (bar["labels"], bar["seeds"], bar["held"]) == (400, 1, True)
-
-
-def test_a_bar_that_is_missed_says_by_how_much() -> None:
-    finished = {
-        SelectionRow("training", "rendered", "random", 1000, 0): {"accuracy": 0.8},
-        SelectionRow("training", "rendered", "default", 600, 0): {"accuracy": 0.75},
+        for seed in (0, 1, 2)
     }
-    bar = summarise(finished)["bars"]["training, rendered"]
-    assert not bar["held"]
-    assert np.isclose(bar["ahead"], -0.05)
+    for labels, seed, accuracy in ((600, 0, 0.84), (600, 1, 0.84), (400, 1, 0.8), (1000, 2, 0.9)):
+        row = SelectionRow("training", "rendered", "default", labels, seed)
+        finished[row] = {"accuracy": accuracy, "genuine": 200}
+    bars = summarise(finished)["bars"]["training, rendered"]
+    assert bars.keys() == {"default, 400", "default, 600"}
+    held, missed = bars["default, 600"], bars["default, 400"]
+    assert (held["held"], held["seeds_ahead"], held["seeds"]) == (True, 1, 2)
+    assert np.isclose(held["ahead"], 0.015)
+    assert (missed["held"], missed["spread"]) == (False, None)
+    assert np.isclose(missed["ahead"], -0.05)
 
 
-def test_every_row_is_measured_once_and_kept(tmp_path: Path) -> None:
+def test_a_curve_keeps_kinds_of_rows_apart() -> None:
+    rows_of = {
+        SelectionRow("linear", "real", "hard", 200, seed, retrained): {
+            "accuracy": 0.7 + 0.1 * retrained,
+            "genuine": 1,
+        }
+        for seed in (0, 1)
+        for retrained in (False, True)
+    }
+    curves = summarise(rows_of)["curves"]
+    assert curves["linear, real"]["hard"]["200"]["mean"] == pytest.approx(0.7)
+    assert curves["linear, real, retrained"]["hard"]["200"]["mean"] == pytest.approx(0.8)
+
+
+def test_every_row_is_measured_once_and_kept_under_its_pairs(tmp_path: Path) -> None:
     todo = rows(("linear", "training"), ("rendered", "real"))
-    assert len(set(todo)) == len(todo) == 2 * 2 * 3 * 11
+    assert len(set(todo)) == len(todo)
+    pairs = np.array([[0, 1], [2, 5]])
     kept = KeptSelections(tmp_path / "rows.json", "faces network")
-    kept.put(todo[0], {"accuracy": 0.5})
+    kept.put(todo[0], pairs, {"accuracy": 0.5})
     again = KeptSelections(tmp_path / "rows.json", "faces network")
-    assert again.get(todo[0]) == {"accuracy": 0.5}
-    assert again.get(todo[1]) is None
-    assert KeptSelections(tmp_path / "rows.json", "others").get(todo[0]) is None
+    assert again.get(todo[0], pairs) == {"accuracy": 0.5}
+    assert again.get(todo[0], pairs + 1) is None
+    assert again.get(todo[1], pairs) is None
+    assert KeptSelections(tmp_path / "rows.json", "others").get(todo[0], pairs) is None
 
 
-def test_a_choice_in_rounds_has_as_many_distinct_pairs_as_asked_for() -> None:
+def made_pool() -> tuple[PoolLook, np.ndarray]:
+    """A pool that a middling network has embedded, and who is on each image."""
     rng = np.random.default_rng(0)
     persons = np.repeat(np.arange(60), 5)
     embeddings = rng.normal(size=(60, 24))[persons] + 1.1 * rng.normal(size=(300, 24))
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    view = view_of(embeddings.astype(np.float32), rng.random(300).astype(np.float32))
+    quality = rng.random(300).astype(np.float32)
+    return PoolLook(embeddings.astype(np.float32), quality, Calibration(0.2, None)), persons
+
+
+def choose(count: int, shares: Shares, **how: Any) -> np.ndarray:
+    look, persons = made_pool()
+    rng = np.random.default_rng(0)
+    return choose_in_rounds(look, shares, count, persons=persons, rng=rng, **how)
+
+
+def test_a_choice_in_rounds_has_as_many_distinct_pairs_as_asked_for() -> None:
     shares = {Strategy.HARD: 0.5, Strategy.RANDOM: 0.5}
-    pairs = choose_in_rounds(view, Calibration(0.2, None), shares, 250, persons=persons, rng=rng)
+    pairs = choose(250, shares)
     assert len({tuple(pair) for pair in pairs.tolist()}) == len(pairs) == 250
+    assert np.array_equal(choose(200, shares), pairs[:200])
+
+
+def test_disagreement_asks_where_the_new_version_differs() -> None:
+    look, _ = made_pool()
+    # The new version has lost sight of half of the dimensions.
+    seen = look.embeddings[:, :12] / np.linalg.norm(look.embeddings[:, :12], axis=1)[:, None]
+    newer = PoolLook(seen, look.quality, look.calibration)
+    asked_with: list[int] = []
+
+    def retrain(pairs: np.ndarray) -> PoolLook:
+        asked_with.append(len(pairs))
+        return newer
+
+    shares = {Strategy.DISAGREEMENT: 1.0}
+    pairs = choose(300, shares, retrain=retrain)
+    assert asked_with == [200]
+    assert np.array_equal(pairs[:200], choose(200, shares_of("default")))
+
+    def differs(some: np.ndarray) -> float:
+        return float(np.abs(look.standout(some) - newer.standout(some)).mean())
+
+    assert differs(pairs[200:]) > 1.2 * differs(pairs[:200])
 
 
 def test_the_linear_learner_learns_from_pairs() -> None:

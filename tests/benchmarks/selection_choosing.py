@@ -1,0 +1,127 @@
+"""How the selection benchmark chooses pairs: as the service does, without a database."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.feedback import selection
+from services.feedback.belief import Belief, Calibration, first_belief
+from services.feedback.selection import PoolView, Rows, Values
+from services.feedback.strategies import MIX, Strategy
+
+_NEIGHBOURS: Final = 20
+# Of every mix that is handed out, so that estimates stay honest.
+_RANDOM_SHARE: Final = 0.1
+_ROUND: Final = 100
+# Labels after which a new version takes over the pool, where one does.
+_RETRAINED: Final = 200
+
+Shares = Mapping[Strategy, float]
+
+
+def shares_of(strategy: str) -> Shares:
+    """What is asked for by the name of a row's strategy."""
+    if strategy == "default":
+        mix = {one: (1 - _RANDOM_SHARE) * share for one, share in MIX.items()}
+        return mix | {Strategy.RANDOM: _RANDOM_SHARE}
+    return {Strategy(strategy): 1.0}
+
+
+@dataclass(frozen=True)
+class PoolLook:
+    """What one model version sees of a pool of N images.
+
+    Attributes:
+        embeddings: float32 [N, D], of unit length.
+        quality: float32 [N], 0..1.
+        calibration: Of the version.
+    """
+
+    embeddings: NDArray[np.float32]
+    quality: NDArray[np.float32]
+    calibration: Calibration
+
+    @cached_property
+    def view(self) -> PoolView:
+        """Every image linked to its nearest neighbours, as the service does with pgvector."""
+        similarity = self.embeddings @ self.embeddings.T
+        np.fill_diagonal(similarity, -np.inf)
+        near = np.argpartition(-similarity, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
+        anchors = np.repeat(np.arange(len(self.embeddings)), _NEIGHBOURS)
+        links = np.column_stack((anchors, near.ravel())).astype(np.int64)
+        found = similarity[links[:, 0], links[:, 1]].astype(np.float64)
+        density = found.reshape(-1, _NEIGHBOURS).mean(axis=1)
+        return PoolView(self.quality.astype(np.float64), density, links, found)
+
+    def similarity(self, pairs: Rows) -> Values:
+        """Of the images of pairs [P, 2]: float [P]."""
+        sides = self.embeddings[pairs[:, 0]], self.embeddings[pairs[:, 1]]
+        return np.einsum("nd,nd->n", *sides).astype(np.float64)
+
+    def standout(self, pairs: Rows) -> Values:
+        """How far pairs [P, 2] stand out: float [P]."""
+        return np.asarray(self.similarity(pairs) - self.view.density[pairs].mean(axis=1))
+
+    def belief(self, pairs: Rows, same: NDArray[np.bool_]) -> Belief:
+        """What labels say of how likely this version's links are genuine."""
+        at_first = first_belief(self.calibration, self.view.standout())
+        return at_first.learn(self.similarity(pairs), self.standout(pairs), same)
+
+    def beside(self, other: "PoolLook | None") -> PoolView:
+        """The view, with what another version says of its links."""
+        if other is None:
+            return self.view
+        links = self.view.links
+        similarity, standout = other.similarity(links), other.standout(links)
+        belief = first_belief(other.calibration, standout)
+        return replace(self.view, other=belief.probability(similarity, standout))
+
+
+def choose_in_rounds(
+    parent: PoolLook,
+    shares: Shares,
+    count: int,
+    *,
+    persons: NDArray[np.int64],
+    rng: np.random.Generator,
+    retrain: Callable[[Rows], PoolLook] | None = None,
+) -> Rows:
+    """Choose a hundred at a time, each time with the belief that the labels so far give.
+
+    Disagreement says nothing before there is a second version; until then the default chooses.
+
+    Args:
+        parent: The pool as the first version sees it.
+        shares: Of the strategies.
+        count: Labels in all.
+        persons: [N], the truth, by which each choice is labelled.
+        rng: Draws.
+        retrain: Makes the version that takes over the pool from the pairs labelled so far;
+            None leaves the pool to the parent.
+
+    Returns:
+        int64 [P, 2], fewer than `count` where the pool gives no more. The first of them are
+        what a smaller count would have given.
+    """
+    look, before = parent, None
+    chosen = np.zeros((0, 2), np.int64)
+    while len(chosen) < count:
+        if retrain is not None and len(chosen) and len(chosen) % _RETRAINED == 0:
+            look, before = retrain(chosen), look
+        alone = before is None and set(shares) == {Strategy.DISAGREEMENT}
+        part = selection.choose_mix(
+            look.beside(before),
+            look.belief(chosen, persons[chosen[:, 0]] == persons[chosen[:, 1]]),
+            shares_of("default") if alone else shares,
+            min(_ROUND, count - len(chosen)),
+            rng,
+            known=list(map(tuple, chosen.tolist())),
+        )
+        if len(part) == 0:
+            break
+        chosen = np.concatenate((chosen, part))
+    return chosen
