@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from services.feedback.annotators import Annotators
 from services.feedback.curves import Curves
 from services.feedback.embeddings import PoolFollower
 from services.feedback.images import opened_vault
 from services.feedback.leases import LeaseOffice, Sharing
 from services.feedback.pool import ImagePool
 from services.feedback.preparing import Preparer
+from services.feedback.rules import Rules
 from services.feedback.settings import FeedbackSettings
 from services.feedback.tending import Tender
 from shared.client import open_embedder
@@ -22,16 +24,17 @@ from shared.storage.postgres import Pool
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """The image pool, who hands out its pairs, and who tends it in the background."""
+    """The image pool, who hands out its pairs and to whom, and who tends it meanwhile."""
 
     images: ImagePool
     office: LeaseOffice
+    annotators: Annotators
     tender: Tender
 
 
 @asynccontextmanager
 async def opened_active(
-    settings: FeedbackSettings, objects: ObjectStore, pool: Pool
+    settings: FeedbackSettings, objects: ObjectStore, pool: Pool, rules: Rules
 ) -> AsyncIterator[Active]:
     """Put the parts together, without waiting for what they stand on."""
     wake = asyncio.Event()
@@ -57,7 +60,7 @@ async def opened_active(
             settings, follower, preparer, wake=wake, poll_s=settings.feedback_pool_poll_s
         )
         office = LeaseOffice(pool, _sharing(settings), wake.set)
-        yield Active(ImagePool(pool, vault), office, tender)
+        yield Active(ImagePool(pool, vault), office, Annotators(pool, rules), tender)
 
 
 def _sharing(settings: FeedbackSettings) -> Sharing:

@@ -7,6 +7,7 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.active import Active
+from services.feedback.annotators import AnnotatorRecord
 from services.feedback.pool import PoolImage
 from services.feedback.strategies import Strategy
 from shared.errors import InvalidInput
@@ -76,15 +77,22 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.ListAnnotatorsResponse:
         return pb.ListAnnotatorsResponse(
-            annotators=[
-                pb.AnnotatorRecord(
-                    annotator=record.annotator,
-                    gold_answers=record.gold_answers,
-                    gold_right=record.gold_right,
-                )
-                for record in await self.active().office.records()
-            ]
+            annotators=map(_annotator, await self.active().annotators.records())
         )
+
+
+def _annotator(record: AnnotatorRecord) -> pb.AnnotatorRecord:
+    packed = pb.AnnotatorRecord(
+        annotator=record.annotator,
+        gold_answers=record.gold_answers,
+        gold_right=record.gold_right,
+    )
+    if (known := record.reliability) is not None:
+        packed.overlap = known.overlap
+        packed.genuine_right = known.genuine_right
+        packed.impostor_right = known.impostor_right
+        packed.weighted = known.weighted
+    return packed
 
 
 async def _pool_images(

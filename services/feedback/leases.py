@@ -16,7 +16,6 @@ from shared.storage.postgres import BoundedConnection, Pool, transaction
 _LARGEST_COUNT: Final = 100
 _DEFAULT_COUNT: Final = 10
 _SETTLED_AT_ONCE: Final = 500
-_LISTED_ANNOTATORS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +51,6 @@ class Handed:
 
     leases: tuple[Lease, ...]
     note: str
-
-
-@dataclass(frozen=True, slots=True)
-class AnnotatorRecord:
-    """How an annotator did on pairs whose truth is known."""
-
-    annotator: str
-    gold_answers: int
-    gold_right: int
 
 
 class LeaseOffice:
@@ -121,12 +111,6 @@ class LeaseOffice:
         # Their order must not tell which ones are known.
         order = self._rng.permutation(len(leases))
         return Handed(tuple(leases[place] for place in order), note)
-
-    async def records(self) -> list[AnnotatorRecord]:
-        """Give the first 1,000 annotators, by name, who answered a pair of known truth."""
-        async with transaction(self._pool) as connection:
-            cursor = await connection.execute(queries.GOLD_ANSWERS, {"limit": _LISTED_ANNOTATORS})
-            return [AnnotatorRecord(*row) async for row in cursor]
 
     def _plan(self, wanted: int, strategy: Strategy | None) -> list[tuple[Strategy, int]]:
         gold = int(self._rng.binomial(wanted, self._sharing.gold_share))

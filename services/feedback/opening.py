@@ -18,9 +18,11 @@ from services.feedback.derive import follow_rule
 from services.feedback.images import opened_vault
 from services.feedback.keeping import keep_in_order, opened_keeping
 from services.feedback.ledger import Ledger
+from services.feedback.rules import Rules, rules_of
 from services.feedback.servicer import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
+from services.feedback.weighing import Weigher
 from services.feedback.writer import BatchWriter
 from shared.rpc.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
@@ -47,9 +49,10 @@ async def feedback_service(
     servicer = FeedbackServicer(settings.feedback_stream_labels)
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
     objects = ObjectStore(settings)
+    rules = rules_of(settings)
     async with (
-        opened_store(settings, objects) as (store, pool),
-        opened_active(settings, objects, pool) as active,
+        opened_store(settings, objects, rules) as (store, pool),
+        opened_active(settings, objects, pool, rules) as active,
         opened_keeping(settings, objects, pool) as keeping,
     ):
 
@@ -59,8 +62,12 @@ async def feedback_service(
             servicer.active.open(active)
             servicer.keeping.open(keeping)
             await lifecycle.set_ready(True)
-            await until_done(partial(follow_rule, pool, settings.feedback_minimum_votes))
-            await asyncio.gather(keep_in_order(settings, objects, keeping), active.tender.run())
+            await until_done(partial(follow_rule, pool, rules))
+            await asyncio.gather(
+                keep_in_order(settings, objects, keeping),
+                active.tender.run(),
+                Weigher(pool, rules).run(settings),
+            )
 
         opening = asyncio.create_task(come_up())
         opening.add_done_callback(_stop_if_failed)
@@ -74,15 +81,21 @@ async def feedback_service(
 
 @asynccontextmanager
 async def opened_store(
-    settings: FeedbackSettings, objects: ObjectStore
+    settings: FeedbackSettings, objects: ObjectStore, rules: Rules | None = None
 ) -> AsyncIterator[tuple[FeedbackStore, Pool]]:
-    """Put a store together, without waiting for what it stands on."""
-    minimum_votes = settings.feedback_minimum_votes
+    """Put a store together, without waiting for what it stands on.
+
+    Args:
+        settings: Of the service.
+        objects: The bucket.
+        rules: How labels become a consensus; as set when None.
+    """
+    rules = rules or rules_of(settings)
     async with AsyncExitStack() as stack:
         pool = await open_pool(settings)
         stack.push_async_callback(pool.close)
         vault = stack.enter_context(opened_vault(settings, objects))
-        ledger = Ledger(pool, minimum_votes)
+        ledger = Ledger(pool, rules)
         writer = BatchWriter(
             ledger,
             batch=settings.feedback_batch_labels,
@@ -90,7 +103,7 @@ async def opened_store(
             wait_s=2 * settings.database_timeout_s,
         )
         await stack.enter_async_context(writer)
-        yield FeedbackStore(pool, vault, ledger, writer, minimum_votes), pool
+        yield FeedbackStore(pool, vault, ledger, writer, rules), pool
 
 
 async def prepare(settings: FeedbackSettings, objects: ObjectStore) -> None:

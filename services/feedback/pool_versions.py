@@ -16,7 +16,7 @@ from shared.model.manifest import ProbabilityCurve
 from shared.settings import DatabaseSettings
 from shared.storage.postgres import Pool, transaction
 
-_LEAD: Final = "SELECT pg_try_advisory_lock(hashtextextended('feedback pool', 0))"
+_LEAD: Final = "SELECT pg_try_advisory_lock(hashtextextended(%(work)s, 0))"
 # New partitions and dropped ones lock the images for a moment: do not make writers queue.
 _LOCK_WAIT: Final = "SET lock_timeout = '3s'"
 _BUILD_MEMORY: Final = "SET maintenance_work_mem = '256MB'"
@@ -105,8 +105,14 @@ class Lead:
 
 
 @asynccontextmanager
-async def leading(settings: DatabaseSettings) -> AsyncIterator[Lead | None]:
-    """Hold the right to tend the pool inside the block; None where another process has it.
+async def leading(
+    settings: DatabaseSettings, work: str = "feedback pool"
+) -> AsyncIterator[Lead | None]:
+    """Hold the right to do some work inside the block; None where another process has it.
+
+    Args:
+        settings: Where the database is.
+        work: Its name; to tend the pool unless another is given.
 
     Raises:
         Unavailable: If the database cannot be reached.
@@ -124,7 +130,7 @@ async def leading(settings: DatabaseSettings) -> AsyncIterator[Lead | None]:
         raise Unavailable(f"cannot reach the database: {error}") from error
     async with connection:
         try:
-            cursor = await connection.execute(_LEAD)
+            cursor = await connection.execute(_LEAD, {"work": work})
             first = await cursor.fetchone() == (True,)
             if first:
                 await connection.execute(_LOCK_WAIT)

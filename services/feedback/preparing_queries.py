@@ -101,17 +101,18 @@ CROSS JOIN LATERAL (
 GOLD_BY_VOTES: Final = """
 SELECT image_a, image_b, consensus = 'same'
 FROM (
-    (SELECT pair_id, consensus, confidence, votes_same, votes_different
+    (SELECT pair_id, consensus, votes_same, votes_different, votes_unsure
      FROM feedback.pair_consensus
      WHERE consensus = 'same' ORDER BY pair_id DESC LIMIT 2000)
     UNION ALL
-    (SELECT pair_id, consensus, confidence, votes_same, votes_different
+    (SELECT pair_id, consensus, votes_same, votes_different, votes_unsure
      FROM feedback.pair_consensus
      WHERE consensus = 'different' ORDER BY pair_id DESC LIMIT 2000)
 ) AS latest CROSS JOIN LATERAL (
     SELECT image_a, image_b FROM feedback.pairs WHERE pairs.pair_id = latest.pair_id OFFSET 0
 ) AS pair
-WHERE confidence = 1 AND votes_same + votes_different >= %(votes)s
+WHERE votes_unsure + least(votes_same, votes_different) = 0
+  AND votes_same + votes_different >= %(votes)s
 LIMIT %(limit)s
 """
 

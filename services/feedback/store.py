@@ -22,6 +22,7 @@ from services.feedback.domain import (
 )
 from services.feedback.images import CheckedImage, ImageVault, facts_from_row
 from services.feedback.ledger import Ledger
+from services.feedback.rules import Rules
 from services.feedback.writer import BatchWriter
 from shared.errors import Conflict, CorruptData, InvalidInput, NotFound, Unavailable
 from shared.model.faces import FaceImage
@@ -43,7 +44,7 @@ class FeedbackStore:
         vault: Checks and keeps the images' bytes.
         ledger: Writes to the database.
         writer: Hands labels to the ledger.
-        minimum_votes: Votes that a consensus needs.
+        rules: How labels become a consensus.
     """
 
     def __init__(
@@ -52,13 +53,13 @@ class FeedbackStore:
         vault: ImageVault,
         ledger: Ledger,
         writer: BatchWriter,
-        minimum_votes: int,
+        rules: Rules,
     ) -> None:
         self._pool = pool
         self._vault = vault
         self._ledger = ledger
         self._writer = writer
-        self._minimum_votes = minimum_votes
+        self._rules = rules
 
     async def submit(self, feedback: Feedback) -> Receipt:
         """Store one label and its images; both are durable when this returns.
@@ -157,10 +158,10 @@ class FeedbackStore:
         snapshot = await (
             exporting.find_snapshot(self._pool, snapshot_id)
             if snapshot_id
-            else exporting.take_snapshot(self._pool, self._minimum_votes)
+            else exporting.take_snapshot(self._pool, self._rules)
         )
         empty = True
-        async for pairs in exporting.export(self._pool, snapshot):
+        async for pairs in exporting.export(self._pool, self._rules, snapshot):
             if pairs:
                 empty = False
                 yield str(snapshot.snapshot_id), pairs

@@ -10,10 +10,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from services.feedback.annotators import Annotators
 from services.feedback.leases import Handed, LeaseOffice
+from services.feedback.rules import Rules
 from services.feedback.settings import FeedbackSettings
 from services.feedback.strategies import Strategy
 from shared.errors import InvalidInput, PreconditionFailed
+from shared.storage.postgres import open_pool
 from tests.feedback.preparing import label, lease_office, prepare_images, prepare_pairs
 
 Pair = tuple[str, str]
@@ -136,7 +139,9 @@ async def test_known_pairs_are_mixed_in_and_measure_who_answers(
             label(database_url, pair, "ann", "same")
         for pair in bob:
             label(database_url, pair, "bob", "different")
-        records = {record.annotator: record for record in await office.records()}
+    pool = await open_pool(settings)
+    records = {one.annotator: one for one in await Annotators(pool, Rules(1)).records()}
+    await pool.close()
     assert 3 <= records["ann"].gold_answers <= 17
     assert records["ann"].gold_right == records["ann"].gold_answers
     assert records["bob"].gold_right == 0 < records["bob"].gold_answers

@@ -395,11 +395,12 @@ class Pair(_message.Message):
     sha256_a: _builtins.str
     sha256_b: _builtins.str
     consensus: Global___Label.ValueType
-    """What more than half of the annotators say, by the last label of each; LABEL_UNSURE when
-    that is what they say, LABEL_UNSPECIFIED when they are divided or too few.
+    """What more than half of the annotators say, by the last label of each, or what is likely
+    given how reliable they are, as the service is set; LABEL_UNSURE when that is what they
+    say, LABEL_UNSPECIFIED when they are divided or too few.
     """
     confidence: _builtins.float
-    """Share of the weighted votes that agree with the consensus, 0..1."""
+    """Share of the votes that agree with the consensus, or its probability, 0..1."""
     votes_same: _builtins.int
     votes_different: _builtins.int
     votes_unsure: _builtins.int
@@ -533,7 +534,7 @@ class LabelledPair(_message.Message):
     sha256_b: _builtins.str
     label: Global___Label.ValueType
     confidence: _builtins.float
-    """Share of the weighted votes that agree with label, 0..1."""
+    """Share of the votes that agree with label, or its probability, as in Pair; 0..1."""
     @_builtins.property
     def votes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vote]:
         """The votes as they stand in the snapshot, one an annotator."""
@@ -1078,7 +1079,7 @@ class ListAnnotatorsResponse(_message.Message):
     ANNOTATORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def annotators(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnnotatorRecord]:
-        """By name; at most 1,000, of those who answered at least one pair of known truth."""
+        """By name; at most 1,000, of those who answered a pair that measured them."""
 
     def __init__(
         self,
@@ -1100,21 +1101,58 @@ class AnnotatorRecord(_message.Message):
     ANNOTATOR_FIELD_NUMBER: _builtins.int
     GOLD_ANSWERS_FIELD_NUMBER: _builtins.int
     GOLD_RIGHT_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    GENUINE_RIGHT_FIELD_NUMBER: _builtins.int
+    IMPOSTOR_RIGHT_FIELD_NUMBER: _builtins.int
+    WEIGHTED_FIELD_NUMBER: _builtins.int
     annotator: _builtins.str
     gold_answers: _builtins.int
     """Answers on pairs of known truth, and how many of them were right; UNSURE counts as wrong."""
     gold_right: _builtins.int
+    overlap: _builtins.int
+    """Votes that the following rests on: on pairs that two people called SAME or DIFFERENT, or
+    of which is known who is on both images. Absent, as the rest, when nothing is estimated.
+    """
+    genuine_right: _builtins.float
+    """Share of the genuine pairs that they call SAME, 0..1; of few votes nearer to what the
+    average annotator reaches.
+    """
+    impostor_right: _builtins.float
+    """Share of the impostor pairs that they call DIFFERENT, 0..1."""
+    weighted: _builtins.bool
+    """Whether the overlap is enough for their votes to weigh by this; otherwise they weigh as
+    the average annotator's.
+    """
     def __init__(
         self,
         *,
         annotator: _builtins.str = ...,
         gold_answers: _builtins.int = ...,
         gold_right: _builtins.int = ...,
+        overlap: _builtins.int | None = ...,
+        genuine_right: _builtins.float | None = ...,
+        impostor_right: _builtins.float | None = ...,
+        weighted: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_genuine_right", b"_genuine_right", "_impostor_right", b"_impostor_right", "_overlap", b"_overlap", "_weighted", b"_weighted", "genuine_right", b"genuine_right", "impostor_right", b"impostor_right", "overlap", b"overlap", "weighted", b"weighted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotator", b"annotator", "gold_answers", b"gold_answers", "gold_right", b"gold_right"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_genuine_right", b"_genuine_right", "_impostor_right", b"_impostor_right", "_overlap", b"_overlap", "_weighted", b"_weighted", "annotator", b"annotator", "genuine_right", b"genuine_right", "gold_answers", b"gold_answers", "gold_right", b"gold_right", "impostor_right", b"impostor_right", "overlap", b"overlap", "weighted", b"weighted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__genuine_right: _TypeAlias = _typing.Literal["genuine_right"]  # noqa: Y015
+    _WhichOneofArgType__genuine_right: _TypeAlias = _typing.Literal["_genuine_right", b"_genuine_right"]  # noqa: Y015
+    _WhichOneofReturnType__impostor_right: _TypeAlias = _typing.Literal["impostor_right"]  # noqa: Y015
+    _WhichOneofArgType__impostor_right: _TypeAlias = _typing.Literal["_impostor_right", b"_impostor_right"]  # noqa: Y015
+    _WhichOneofReturnType__overlap: _TypeAlias = _typing.Literal["overlap"]  # noqa: Y015
+    _WhichOneofArgType__overlap: _TypeAlias = _typing.Literal["_overlap", b"_overlap"]  # noqa: Y015
+    _WhichOneofReturnType__weighted: _TypeAlias = _typing.Literal["weighted"]  # noqa: Y015
+    _WhichOneofArgType__weighted: _TypeAlias = _typing.Literal["_weighted", b"_weighted"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__genuine_right) -> _WhichOneofReturnType__genuine_right | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__impostor_right) -> _WhichOneofReturnType__impostor_right | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap) -> _WhichOneofReturnType__overlap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weighted) -> _WhichOneofReturnType__weighted | None: ...
 
 Global___AnnotatorRecord: _TypeAlias = AnnotatorRecord  # noqa: Y015

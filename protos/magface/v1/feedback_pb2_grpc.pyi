@@ -93,7 +93,9 @@ class FeedbackServiceStub:
     INVALID_ARGUMENT names the field. FAILED_PRECONDITION when fewer than two images are stored.
     """
     ListAnnotators: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListAnnotatorsRequest, _feedback_pb2.ListAnnotatorsResponse]
-    """Says how annotators did on pairs whose truth is known."""
+    """Says how annotators did on pairs whose truth is known and, where the service is set to
+    weigh them, how reliable they are estimated to be.
+    """
 
 @_typing.type_check_only
 class FeedbackServiceAsyncStub(FeedbackServiceStub):
@@ -160,7 +162,9 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     INVALID_ARGUMENT names the field. FAILED_PRECONDITION when fewer than two images are stored.
     """
     ListAnnotators: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListAnnotatorsRequest, _feedback_pb2.ListAnnotatorsResponse]  # type: ignore[assignment]
-    """Says how annotators did on pairs whose truth is known."""
+    """Says how annotators did on pairs whose truth is known and, where the service is set to
+    weigh them, how reliable they are estimated to be.
+    """
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps what people say about pairs of faces, and the images they said it of."""
@@ -296,6 +300,8 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.ListAnnotatorsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.ListAnnotatorsResponse, _abc.Awaitable[_feedback_pb2.ListAnnotatorsResponse]]:
-        """Says how annotators did on pairs whose truth is known."""
+        """Says how annotators did on pairs whose truth is known and, where the service is set to
+        weigh them, how reliable they are estimated to be.
+        """
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
