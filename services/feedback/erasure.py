@@ -22,7 +22,7 @@ from services.feedback.erasure_record import Action, Erasure, audit_row
 from services.feedback.images import ImageVault
 from shared.errors import NotFound, Unavailable
 from shared.registry.erasure import mark_erasure
-from shared.registry.label_reports import forget_images
+from shared.registry.label_reports import forget_images, read_reports
 from shared.registry.lineage import versions_trained_on
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
@@ -151,6 +151,24 @@ class Eraser:
             name, action, actor, images, pairs, labels, snapshots, tuple(versions), finished_at
         )
 
+    async def clear_reports(self) -> None:
+        """Take pairs of images without a row out of what trainings reported of their labels.
+
+        Whichever erasure they went with: a training may have written, and another erasure may
+        write back, what it read before. None is done while another is under way.
+
+        Raises:
+            Unavailable: If a store cannot be reached; some reports may be done by then.
+        """
+        async with transaction(self._pool) as connection:
+            await connection.execute(queries.LOCK_REPORTS)
+            reports = read_reports(self._objects)
+            while report := await asyncio.to_thread(next, reports, None):
+                named = {"hashes": list(report.images)}
+                cursor = await connection.execute(queries.ORPHANS_AMONG, named)
+                gone = [sha256 for (sha256,) in await cursor.fetchall()]
+                await asyncio.to_thread(forget_images, self._objects, report, gone)
+
     async def close(self) -> None:
         """Give up what is under way; it is recorded, and finished after the next start."""
         for task in list(self._running):
@@ -218,15 +236,9 @@ class Eraser:
             taken = [sha256 for (sha256,) in await cursor.fetchall()]
         await asyncio.gather(*(self._vault.remove(one.hex()) for one in taken))
         if request_id != SWEEP:
-            await self._clear_reports(taken)
+            await self.clear_reports()
         async with transaction(self._pool) as connection:
             await connection.execute(queries.FORGET_REMOVALS, {**mine, "hashes": taken})
-
-    async def _clear_reports(self, hashes: list[bytes]) -> None:
-        erased = [sha256.hex() for sha256 in hashes]
-        async with transaction(self._pool) as connection:
-            await connection.execute(queries.LOCK_REPORTS)
-            await asyncio.to_thread(forget_images, self._objects, erased)
 
     async def _conclude(self, request_id: str) -> None:
         async with transaction(self._pool) as connection:

@@ -62,6 +62,8 @@ async def keep_in_order(settings: FeedbackSettings, objects: ObjectStore, keepin
 
     async def clear() -> None:
         await sweep(objects, eraser, grace, max(grace, _STRAY_GRACE))
+        # A training that was killed in between may have left one that names erased images.
+        await eraser.clear_reports()
 
     await asyncio.gather(
         _repeat(eraser.finish, _FINISH_EVERY_S),

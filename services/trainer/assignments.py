@@ -9,7 +9,7 @@ from services.trainer.jobs import JobKind
 from services.trainer.messages import Assignment, Done, Measured, SnapshotTaken
 from services.trainer.settings import WorkerSettings
 from services.trainer.specs import EvaluateSpec, ImportSpec, QuantizeSpec, TrainSpec, upload_key
-from services.trainer.suspects import keep_report
+from services.trainer.suspects import keep_report_without_erased
 from services.trainer.training import Progress, ReferenceFaces, images_of
 from shared.errors import NotFound
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
@@ -72,6 +72,7 @@ def _import(
 def _train(
     assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: "Voice"
 ) -> Done:
+    from services.trainer.feedback_source import PulledFeedback  # noqa: PLC0415
     from shared.model.manifest import read_manifest  # noqa: PLC0415
     from shared.registry.versions import VersionStore  # noqa: PLC0415
     from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
@@ -97,7 +98,14 @@ def _train(
             ancestors=[versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]],
             images_at_once=settings.train_images_at_once,
         )
-    keep_report(objects, assignment.job_id, outcome.labels)
+        keep_report_without_erased(
+            objects,
+            assignment.job_id,
+            outcome.labels,
+            lambda: images_of(
+                PulledFeedback(channel, feedback.snapshot_id, workdir / "none").pairs()
+            ),
+        )
     return Done(folder=outcome.folder, gate=outcome.gate)
 
 

@@ -1,8 +1,8 @@
 """What a training found out about its labels, and where that is kept."""
 
 import asyncio
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from uuid import UUID
 
@@ -100,6 +100,47 @@ def keep_report(objects: ObjectStore, job_id: UUID, report: LabelReport) -> None
         Unavailable: If the object store cannot be reached.
     """
     objects.put(_key(job_id), _REPORT.dump_json(report))
+
+
+def keep_report_without_erased(
+    objects: ObjectStore,
+    job_id: UUID,
+    report: LabelReport,
+    still_stored: Callable[[], Collection[str]],
+) -> None:
+    """Store the report of a job, without the images that were erased while it ran.
+
+    An erasure deletes an image's labels before it looks for reports that name it. So one that
+    came before the report was there is seen when the images are looked at afterwards, and a
+    later one finds the report.
+
+    Args:
+        objects: Where reports are.
+        job_id: The job's.
+        report: What it found.
+        still_stored: Gives the hashes of the snapshot's images that are stored now.
+
+    Raises:
+        Unavailable: If a store cannot be reached.
+    """
+    left = _without_erased(report, still_stored)
+    while True:
+        keep_report(objects, job_id, left)
+        before, left = left, _without_erased(left, still_stored)
+        if left == before:
+            return
+
+
+def _without_erased(
+    report: LabelReport, still_stored: Callable[[], Collection[str]]
+) -> LabelReport:
+    if not report.suspects:
+        return report
+    there = still_stored()
+    suspects = tuple(
+        one for one in report.suspects if one.sha256_a in there and one.sha256_b in there
+    )
+    return replace(report, suspects=suspects)
 
 
 def _key(job_id: UUID) -> str:

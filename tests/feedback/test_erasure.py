@@ -23,7 +23,13 @@ from services.feedback.opening import opened_store, prepare
 from services.feedback.pool import ImagePool, PoolImage
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
-from services.trainer.suspects import LabelReport, Suspicion, keep_report, suspect
+from services.trainer.suspects import (
+    LabelReport,
+    Suspicion,
+    keep_report,
+    keep_report_without_erased,
+    suspect,
+)
 from services.trainer.training import LabelledPair
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.model.faces import FaceImage
@@ -134,6 +140,70 @@ async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_
     assert read_erasure(object_store) != generation
     with pytest.raises(NotFound):
         await store.get_image(sha256(1))
+
+
+def _suspecting(*numbers: int) -> LabelReport:
+    """The report of a training that suspects the pair of image 3 and each of some others."""
+    suspects = [
+        suspect(LabelledPair(sha256(number), sha256(3), True, 1.0, ()), 0.9, Suspicion.UNLIKELY)
+        for number in numbers
+    ]
+    return LabelReport(3, 0.1, False, tuple(suspects), ())
+
+
+async def _images_of(store: FeedbackStore, snapshot_id: str) -> set[str]:
+    return {
+        sha256
+        async for _, pairs in store.export(snapshot_id)
+        for pair in pairs
+        for sha256 in (pair.image_a, pair.image_b)
+    }
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["while it trains", "while it writes"])
+async def test_a_training_that_an_erasure_overtakes_leaves_no_report_of_the_image(
+    keeper: Keeper, object_store: ObjectStore, late: bool
+) -> None:
+    store, eraser, loop = keeper.store, keeper.eraser, asyncio.get_running_loop()
+    for other in (1, 2):
+        await store.submit(feedback(other, 3))
+    ((snapshot_id, _),) = [part async for part in store.export("")]
+
+    def erase() -> None:
+        erasing = eraser.erase_image(sha256(1), "dpo", "ticket")
+        asyncio.run_coroutine_threadsafe(erasing, loop).result(20)
+
+    looks = 0
+
+    def still_stored() -> set[str]:
+        nonlocal looks
+        looks += 1
+        found = asyncio.run_coroutine_threadsafe(_images_of(store, snapshot_id), loop).result(20)
+        if late and looks == 1:
+            # The report is cleared of nothing, since it is not there yet.
+            erase()
+        return found
+
+    if not late:
+        await asyncio.to_thread(erase)
+    report, job_id = _suspecting(1, 2), uuid4()
+    await asyncio.to_thread(keep_report_without_erased, object_store, job_id, report, still_stored)
+    assert looks == (3 if late else 2)
+    assert _found(sha256(1).encode(), object_store) == []
+    assert len(_found(sha256(2).encode(), object_store)) == 1
+
+
+async def test_what_a_killed_training_left_of_an_erased_image_goes_with_the_next_look(
+    keeper: Keeper, object_store: ObjectStore
+) -> None:
+    for other in (1, 2):
+        await keeper.store.submit(feedback(other, 3))
+    await keeper.eraser.erase_image(sha256(1), "dpo", "ticket")
+    keep_report(object_store, uuid4(), _suspecting(1, 2))
+    assert len(_found(sha256(1).encode(), object_store)) == 1
+    await keeper.eraser.clear_reports()
+    assert _found(sha256(1).encode(), object_store) == []
+    assert len(_found(sha256(2).encode(), object_store)) == 1
 
 
 async def test_counts_and_consensus_are_as_if_the_image_had_never_come(

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from services.trainer.suspects import LabelReport, Reliability, Suspicion, keep_report, suspect
 from services.trainer.training import LabelledPair, Vote
-from shared.registry.label_reports import LABEL_REPORTS, forget_images
+from shared.registry.label_reports import LABEL_REPORTS, forget_images, read_reports
 from shared.storage.objects import ObjectStore
 
 _REPORT = TypeAdapter(LabelReport)
@@ -21,13 +21,15 @@ def _report(*pairs: tuple[str, str]) -> LabelReport:
 
 
 def test_an_erased_image_is_taken_out_of_every_report(object_store: ObjectStore) -> None:
-    reports = [_report(("a", "b"), ("c", "d")), _report(("b", "a")), _report(("c", "d"))]
-    for number, report in enumerate(reports):
-        keep_report(object_store, UUID(int=number), report)
+    reports = [_report(("aa", "bb"), ("cc", "dd")), _report(("bb", "aa")), _report(("cc", "dd"))]
+    for number, written in enumerate(reports):
+        keep_report(object_store, UUID(int=number), written)
     object_store.put(f"{LABEL_REPORTS}broken.json", b"[1, 2")
-    forget_images(object_store, ["b", "e"])
+    object_store.put(f"{LABEL_REPORTS}no-hash.json", b'{"suspects": [{"sha256_a": "Jane"}]}')
+    for report in read_reports(object_store):
+        forget_images(object_store, report, [b"\xbb", b"\xee"])
     left = [
         _REPORT.validate_json(object_store.get(found.key))
         for found in object_store.list(LABEL_REPORTS)
     ]
-    assert left == [_report(("c", "d")), _report(), _report(("c", "d"))]
+    assert left == [_report(("cc", "dd")), _report(), _report(("cc", "dd"))]
