@@ -34,9 +34,7 @@ def erase_image(
     as_json: JsonOption = False,
 ) -> None:
     """Erase an image with its pairs and labels, and list the model versions it trained."""
-    request = feedback_pb2.DeleteImageRequest(
-        sha256=sha256, requested_by=by, request_id=request_id or secrets.token_hex(8)
-    )
+    request = feedback_pb2.DeleteImageRequest(sha256=sha256, **_asked(by, request_id))
     with feedback(folder) as stub:
         _show(as_json, stub.DeleteImage(request, timeout=CALL_TIMEOUT_S).erasure)
 
@@ -50,11 +48,13 @@ def erase_subject(
     as_json: JsonOption = False,
 ) -> None:
     """Erase all images of a person, as erase-image does one."""
-    request = feedback_pb2.DeleteSubjectRequest(
-        subject=subject, requested_by=by, request_id=request_id or secrets.token_hex(8)
-    )
+    request = feedback_pb2.DeleteSubjectRequest(subject=subject, **_asked(by, request_id))
     with feedback(folder) as stub:
         _show(as_json, stub.DeleteSubject(request, timeout=CALL_TIMEOUT_S).erasure)
+
+
+def _asked(by: str, request_id: str) -> dict[str, str]:
+    return {"requested_by": by, "request_id": request_id or secrets.token_hex(8)}
 
 
 def show_audit(

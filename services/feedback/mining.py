@@ -2,17 +2,18 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import numpy as np
-from psycopg.rows import TupleRow
 
 from services.feedback import embedding_queries
 from services.feedback import preparing_queries as queries
 from services.feedback.belief import Belief, first_belief
 from services.feedback.pool_versions import PoolVersion
+from services.feedback.reading import fetch
 from services.feedback.selection import Pair, PoolView, Rows, Values
-from shared.storage.postgres import Pool, transaction
+from shared.storage.postgres import Pool
 
 _NEIGHBOURS: Final = 20
 _ANCHORS: Final = 100
@@ -54,7 +55,7 @@ class Miner:
     """
 
     def __init__(self, pool: Pool, rng: np.random.Generator) -> None:
-        self._pool = pool
+        self._fetch = partial(fetch, pool)
         self._rng = rng
 
     async def sample(self, version: PoolVersion, other: PoolVersion | None = None) -> Sample:
@@ -155,11 +156,6 @@ class Miner:
         rows += await self._fetch(queries.OPEN_PAIRS, wanted)
         # Hashes are sorted, and so are the two of a pair.
         return {(places[a], places[b]) for a, b in rows if b in places}
-
-    async def _fetch(self, query: Any, values: dict[str, Any]) -> list[TupleRow]:
-        async with transaction(self._pool) as connection:
-            cursor = await connection.execute(query, values)
-            return await cursor.fetchall()
 
 
 def _densities(hashes: Iterable[bytes], near: Near) -> Values:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from services.feedback import pool_versions
 from services.feedback import preparing_queries as queries
 from services.feedback.mining import Miner, Sample, random_points
 from services.feedback.pool_versions import PoolVersion
+from services.feedback.reading import fetch
 from services.feedback.selection import Caps, choose
 from services.feedback.strategies import Strategy
 from shared.storage.postgres import BoundedConnection, Pool, transaction
@@ -61,6 +63,7 @@ class Preparer:
         self._pool = pool
         self._rng = rng
         self._miner = Miner(pool, rng)
+        self._fetch = partial(fetch, pool)
         self._overlap = overlap
         self._target = target
         self._seen: _State | None = None
@@ -221,11 +224,6 @@ class Preparer:
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(queries.ADD, rows)
             return cursor.rowcount
-
-    async def _fetch(self, query: str, values: dict[str, Any]) -> list[Any]:
-        async with transaction(self._pool) as connection:
-            cursor = await connection.execute(query.encode(), values)
-            return await cursor.fetchall()
 
 
 async def _state(connection: BoundedConnection) -> _State:

@@ -1,9 +1,11 @@
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
 import pytest
 from magface.v1 import feedback_pb2_grpc
 
+from deploy.local.objectstore import NanioServer
+from deploy.local.postgres import PostgresServer
 from deploy.local.seaweedfs import SeaweedServer
 from services.feedback.opening import opened_store, prepare
 from services.feedback.settings import FeedbackSettings
@@ -81,3 +83,16 @@ def stored(database_url: str, object_store: ObjectStore) -> Callable[[], Stored]
         return Stored(*counts, objects=sum(1 for _ in object_store.list("images/")))
 
     return count
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A Postgres that a test may stop, as nothing else is on it; so is `s3`."""
+    with PostgresServer(tmp_path_factory.mktemp("lone-postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NanioServer]:
+    with NanioServer(tmp_path_factory.mktemp("lone-s3")) as server:
+        yield server

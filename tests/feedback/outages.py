@@ -9,12 +9,15 @@ from typing import Any
 import psycopg
 import pytest
 
+from deploy.local.objectstore import NanioServer
+from deploy.local.postgres import PostgresServer
 from services.feedback.opening import opened_store, prepare
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
 from shared.errors import Unavailable
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
+from tests.feedback.helpers import settings_for
 
 
 def labels_in(database_url: str) -> int:
@@ -34,14 +37,23 @@ def objects_in(settings: ObjectStoreSettings) -> set[str]:
     return {found.key.rpartition("/")[2] for found in ObjectStore(settings).list("images/")}
 
 
-def empty(database_url: str, settings: ObjectStoreSettings) -> None:
-    """Make both stores as they are before the first start."""
-    with psycopg.connect(database_url) as connection:
+def emptied(database: PostgresServer, s3: NanioServer, timeout_s: float) -> FeedbackSettings:
+    """Make both stores as they are before the first start, and say how to reach them.
+
+    Args:
+        database: A Postgres.
+        s3: An object store.
+        timeout_s: For either.
+    """
+    with psycopg.connect(database.url) as connection:
         connection.execute("DROP SCHEMA IF EXISTS feedback CASCADE")
-    objects = ObjectStore(settings)
+    objects = ObjectStore(s3.settings())
     objects.ensure_bucket()
     for found in list(objects.list("images/")):
         objects.remove(found.key)
+    return settings_for(
+        database.url, s3.settings(), database_timeout_s=timeout_s, s3_timeout_s=timeout_s
+    )
 
 
 @asynccontextmanager

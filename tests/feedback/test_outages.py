@@ -22,9 +22,9 @@ from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
 from shared.rpc.channel import open_channel
 from shared.rpc.server import running_server
-from tests.feedback.helpers import feedback, request, settings_for, sha256
+from tests.feedback.helpers import feedback, request, sha256
 from tests.feedback.outages import (
-    empty,
+    emptied,
     images_in,
     labels_in,
     objects_in,
@@ -37,24 +37,9 @@ _TIMEOUT_S = 1.0
 _unavailable = partial(unavailable, timeout_s=_TIMEOUT_S)
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with PostgresServer(tmp_path_factory.mktemp("outage-postgres")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NanioServer]:
-    with NanioServer(tmp_path_factory.mktemp("outage-s3")) as server:
-        yield server
-
-
 @pytest.fixture
 def settings(database: PostgresServer, s3: NanioServer) -> FeedbackSettings:
-    empty(database.url, s3.settings())
-    return settings_for(
-        database.url, s3.settings(), database_timeout_s=_TIMEOUT_S, s3_timeout_s=_TIMEOUT_S
-    )
+    return emptied(database, s3, _TIMEOUT_S)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
 from tests.feedback.helpers import feedback, settings_for, sha256
 from tests.feedback.outages import (
-    empty,
+    emptied,
     images_in,
     labels_in,
     objects_in,
@@ -30,18 +30,6 @@ _TIMEOUT_S = 0.6
 _unavailable = partial(unavailable, timeout_s=_TIMEOUT_S)
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with PostgresServer(tmp_path_factory.mktemp("slow-postgres")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NanioServer]:
-    with NanioServer(tmp_path_factory.mktemp("slow-s3")) as server:
-        yield server
-
-
 @contextmanager
 def _link(port: int) -> Iterator[SlowLink]:
     link = SlowLink(port)
@@ -53,10 +41,7 @@ def _link(port: int) -> Iterator[SlowLink]:
 
 @pytest.fixture
 def settings(database: PostgresServer, s3: NanioServer) -> FeedbackSettings:
-    empty(database.url, s3.settings())
-    return settings_for(
-        database.url, s3.settings(), database_timeout_s=_TIMEOUT_S, s3_timeout_s=_TIMEOUT_S
-    )
+    return emptied(database, s3, _TIMEOUT_S)
 
 
 @pytest.mark.usefixtures("settings")
