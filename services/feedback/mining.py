@@ -74,7 +74,7 @@ class Miner:
         near |= await self._near(version, around)
         hashes = sorted(near)
         view = await self._view(version, hashes, near)
-        belief = await self._belief(version, view, near)
+        belief = await self._belief(version, view.standout(), near)
         if other is not None:
             view = replace(view, other=await self._by_other(other, hashes, view.links))
         return Sample(hashes, view, belief, await self._known(hashes))
@@ -115,9 +115,9 @@ class Miner:
             ),
         )
 
-    async def _belief(self, version: PoolVersion, view: PoolView, near: Near) -> Belief:
-        """What labels of this pool, wherever in it, say of how links stand out."""
-        belief = first_belief(version.calibration, view.standout())
+    async def _belief(self, version: PoolVersion, standout: Values, near: Near) -> Belief:
+        """What labels of this pool, wherever in it, say of how a version's links stand out."""
+        belief = first_belief(version.calibration, standout)
         rows = await self._fetch(queries.LATEST_LABELLED, {"limit": _LABELLED})
         labels = {(a, b): same for a, b, same in rows}
         found = await self._similarities(version, labels)
@@ -139,7 +139,9 @@ class Miner:
         found = await self._similarities(other, pairs)
         similarity = np.array([found.get(pair, 0.0) for pair in pairs], np.float64)
         standout = similarity - density[links].mean(axis=1)
-        return first_belief(other.calibration, standout).probability(similarity, standout)
+        # From the same labels as the version itself: the two are to differ in what they see.
+        belief = await self._belief(other, standout, near)
+        return belief.probability(similarity, standout)
 
     async def _similarities(
         self, version: PoolVersion, pairs: Iterable[tuple[bytes, bytes]]

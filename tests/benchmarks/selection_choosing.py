@@ -71,13 +71,11 @@ class PoolLook:
         at_first = first_belief(self.calibration, self.view.standout())
         return at_first.learn(self.similarity(pairs), self.standout(pairs), same)
 
-    def beside(self, other: "PoolLook | None") -> PoolView:
-        """The view, with what another version says of its links."""
-        if other is None:
-            return self.view
+    def beside(self, other: "PoolLook", pairs: Rows, same: NDArray[np.bool_]) -> PoolView:
+        """The view, with what another version says of its links, which has the same labels."""
         links = self.view.links
         similarity, standout = other.similarity(links), other.standout(links)
-        belief = first_belief(other.calibration, standout)
+        belief = other.belief(pairs, same)
         return replace(self.view, other=belief.probability(similarity, standout))
 
 
@@ -112,10 +110,11 @@ def choose_in_rounds(
     while len(chosen) < count:
         if retrain is not None and len(chosen) and len(chosen) % _RETRAINED == 0:
             look, before = retrain(chosen), look
+        same = persons[chosen[:, 0]] == persons[chosen[:, 1]]
         alone = before is None and set(shares) == {Strategy.DISAGREEMENT}
         part = selection.choose_mix(
-            look.beside(before),
-            look.belief(chosen, persons[chosen[:, 0]] == persons[chosen[:, 1]]),
+            look.view if before is None else look.beside(before, chosen, same),
+            look.belief(chosen, same),
             shares_of("default") if alone else shares,
             min(_ROUND, count - len(chosen)),
             rng,
