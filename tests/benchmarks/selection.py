@@ -20,6 +20,7 @@ something to learn.
 of aligned crops, and another network. Rows are kept in ``selection.rows.json`` as they finish.
 ``LEARNER=linear``, ``PEOPLE=real`` and ``STRATEGY="random default"`` measure only these, and
 ``ROWS=N`` no more than N new rows; what was kept of the others is not reported then.
+``SEEDS="3 4 5"`` divides and draws anew: to choose a default on what is not reported.
 """
 
 import json
@@ -57,7 +58,7 @@ from tests.benchmarks.learning_figures import figures
 from tests.benchmarks.learning_product import make_parent, train
 from tests.benchmarks.selection_choosing import PoolLook, choose_in_rounds, shares_of
 from tests.benchmarks.selection_linear import learn_map
-from tests.benchmarks.selection_rows import KeptSelections, SelectionRow, rows
+from tests.benchmarks.selection_rows import SEEDS, KeptSelections, SelectionRow, rows
 from tests.benchmarks.selection_summary import summarise
 
 _MATERIAL_FACES = Path("../shared/faces/lfw")
@@ -86,8 +87,11 @@ def run(out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     kept = KeptSelections(out / "selection.rows.json", f"{faces.name} {checkpoint.name}")
     learners = (os.environ.get("LEARNER") or "linear training").split()
+    seeds = [int(seed) for seed in os.environ.get("SEEDS", "").split()] or SEEDS
     strategies = (os.environ.get("STRATEGY") or "").split()
-    todo = [row for row in rows(learners, people) if not strategies or row.strategy in strategies]
+    todo = [
+        row for row in rows(learners, people, seeds) if not strategies or row.strategy in strategies
+    ]
     allowed = int(os.environ.get("ROWS") or len(todo))
     finished: dict[SelectionRow, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:

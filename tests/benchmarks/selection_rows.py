@@ -11,7 +11,7 @@ from typing import Any, Final
 from services.feedback.selection import Rows
 
 SEEDS: Final = (0, 1, 2)
-_COUNTS: Final = (1000, 600, 400, 200, 100, 800)
+_COUNTS: Final = (1000, 600, 400, 200, 100)
 _STRATEGIES: Final = ("random", "default", "uncertainty", "hard", "uniform")
 _RETRAINED: Final = ("random", "default", "uncertainty", "hard", "disagreement")
 # Trainings are dear: the bar compares the first two.
@@ -61,31 +61,33 @@ class SelectionRow:
         return f"{self.kind}: {self.labels} labels by {self.strategy}, seed {self.seed}"
 
 
-def rows(learners: Sequence[str], people: Sequence[str]) -> list[SelectionRow]:
+def rows(
+    learners: Sequence[str], people: Sequence[str], seeds: Sequence[int] = SEEDS
+) -> list[SelectionRow]:
     """All rows, so ordered that an interrupted run is worth something."""
     return [
         row
         for learner in learners
         for kind in people
-        for row in (_linear_rows(kind) if learner == "linear" else _trained_rows(kind))
+        for row in (_linear_rows if learner == "linear" else _trained_rows)(kind, seeds)
     ]
 
 
-def _linear_rows(people: str) -> list[SelectionRow]:
-    return [SelectionRow("linear", people, "parent", 0, seed) for seed in SEEDS] + [
+def _linear_rows(people: str, seeds: Sequence[int]) -> list[SelectionRow]:
+    return [SelectionRow("linear", people, "parent", 0, seed) for seed in seeds] + [
         SelectionRow("linear", people, strategy, labels, seed, retrained)
         for retrained, strategies in ((False, _STRATEGIES), (True, _RETRAINED))
-        for seed in SEEDS
+        for seed in seeds
         for strategy in strategies
         for labels in _COUNTS
     ]
 
 
-def _trained_rows(people: str) -> list[SelectionRow]:
+def _trained_rows(people: str, seeds: Sequence[int]) -> list[SelectionRow]:
     return [
         SelectionRow("training", people, strategy, labels, seed)
         for part in (_TRAINED[:2], _TRAINED[2:3], _TRAINED[3:])
-        for seed in SEEDS
+        for seed in seeds
         for strategy, labels in part
     ]
 
