@@ -60,7 +60,7 @@ class PoolLook:
     def similarity(self, pairs: Rows) -> Values:
         """Of the images of pairs [P, 2]: float [P]."""
         sides = self.embeddings[pairs[:, 0]], self.embeddings[pairs[:, 1]]
-        return np.einsum("nd,nd->n", *sides).astype(np.float64)
+        return np.asarray(np.einsum("nd,nd->n", *sides), np.float64)
 
     def standout(self, pairs: Rows) -> Values:
         """How far pairs [P, 2] stand out: float [P]."""
@@ -118,7 +118,7 @@ def choose_in_rounds(
             shares_of("default") if alone else shares,
             min(_ROUND, count - len(chosen)),
             rng,
-            known=list(map(tuple, chosen.tolist())),
+            known=[(first, second) for first, second in chosen.tolist()],
         )
         if len(part) == 0:
             break
