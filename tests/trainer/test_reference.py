@@ -1,5 +1,6 @@
 """Reference faces: read from a folder, kept beside the versions, rendered where nobody has any."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,28 @@ def test_what_a_version_names_is_found_again_as_it_was(object_store: ObjectStore
     assert np.array_equal(found.crops, crops)
     assert found.persons.tolist() == [0, 1, 2]
     assert found.sha256 == kept.sha256
+
+
+def test_what_is_kept_is_crops_alone_and_follows_the_folder(
+    tmp_path: Path, object_store: ObjectStore
+):
+    """An erasure cannot find a face among them by its hash; who keeps the folder can."""
+    write_people(tmp_path, people=21, images=2, seed=0, suffix=".png")
+    erased = sorted(tmp_path.iterdir())[3]
+    with_them = keep_reference(object_store, read_reference(tmp_path, ImageLimits()))
+    crop = with_them.crops[with_them.persons == 3][0]
+    (stored,) = [object_store.get(found.key) for found in object_store.list("reference/")]
+    assert crop.tobytes() in stored
+    for file in erased.iterdir():
+        data = file.read_bytes()
+        digest = hashlib.sha256(data)
+        for trace in (data, digest.digest(), digest.hexdigest().encode(), erased.name.encode()):
+            assert trace not in stored
+        file.unlink()
+    erased.rmdir()
+    without = keep_reference(object_store, read_reference(tmp_path, ImageLimits()))
+    assert without.sha256 != with_them.sha256
+    assert crop.tobytes() not in object_store.get(f"reference/{without.sha256}.safetensors")
 
 
 def test_missing_and_damaged_reference_faces_are_refused(object_store: ObjectStore):
