@@ -70,7 +70,9 @@ class Weigher:
             if await keep(self._pool, found, now):
                 logger.info(
                     "weighted %d annotators by %d votes on %d pairs",
-                    *(len(found.names), found.votes, found.pairs),
+                    len(found.names),
+                    found.votes,
+                    found.pairs,
                 )
             self._seen = now
         # Also where a crash came between new weights and what follows from them.
