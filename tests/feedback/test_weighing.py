@@ -208,6 +208,20 @@ async def test_the_same_labels_give_the_same_weights(people: Electorate, databas
     assert _weightings(database_url) == 1
 
 
+async def test_weights_stored_just_before_a_crash_are_followed_after_it(
+    people: Electorate, database_url: str
+) -> None:
+    rng, truth = _pairs(database_url, 100, seed=13)
+    await say(people.store, draw_votes(truth, _PEOPLE, rng, asked=3))
+    now, _ = await look(people.pool)
+    assert await keep(people.pool, estimate(await read_ballots(people.pool, 10_000)), now)
+    by_majority = await judged(people.store, len(truth))
+    await Weigher(people.pool, people.rules).round()
+    assert _weightings(database_url) == 1
+    by_weight = await judged(people.store, len(truth))
+    assert share_right(by_weight, truth) >= share_right(by_majority, truth) + _MARGIN
+
+
 async def test_a_snapshot_is_the_same_for_ever_whatever_annotators_weigh_later(
     people: Electorate, settings: FeedbackSettings, object_store: ObjectStore, database_url: str
 ) -> None:
