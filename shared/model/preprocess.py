@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import InvalidInput
+from shared.model.jpeg import decode_plain_jpeg
 from shared.model.manifest import ChannelOrder
 from shared.settings import ImageLimits
 
@@ -57,6 +58,9 @@ def decode_image(data: bytes, limits: ImageLimits, field: str = "data") -> NDArr
         raise InvalidInput(
             field, f"has {len(data)} bytes; at most {limits.image_max_bytes} are accepted"
         )
+    plain = decode_plain_jpeg(data, limits.image_max_pixels, field)
+    if plain is not None:
+        return plain
     with _open_header(data, field) as picture:
         _check_pixels(picture, limits, field)
         return _decode_pixels(picture, data, field)
