@@ -7,6 +7,7 @@ A batch is of one model version; work for another one is the beginning of the ne
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ class Batcher:
         self._next = Batch(batch_images)
         self._closed = False
 
-    def submit(self, work: Work) -> None:
+    def submit(self, works: Iterable[Work]) -> None:
         """Queue work whose crops are complete.
 
         Raises:
@@ -87,7 +88,7 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise Unavailable("the server is stopping; ask another one")
-            self._waiting.append(work)
+            self._waiting.extend(works)
             self._assemble()
             self._changed.notify()
 

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final, NamedTuple, TypeAlias
 
 from services.embedder import metrics
@@ -76,14 +75,17 @@ class EmbeddingCache:
                 is raised here, and concerns no one else who waits.
         """
         found = self._look_up(keys)
+        missing = _without(keys, found)
+        joined = sum(key in self._computing for key in missing)
         metrics.CACHE_HITS.inc(len(found))
-        joined = sum(key in self._computing for key in set(keys) - set(found))
         metrics.CACHE_JOINED.inc(joined)
-        metrics.CACHE_MISSES.inc(len(set(keys)) - len(found) - joined)
-        while missing := [key for key in dict.fromkeys(keys) if key not in found]:
+        metrics.CACHE_MISSES.inc(len(missing) - joined)
+        while missing:
             found |= await self._compute_or_join(missing, compute)
-            # Where the one that was joined failed, another may have computed it meanwhile.
-            found |= self._look_up([key for key in missing if key not in found])
+            if missing := _without(missing, found):
+                # Where the one that was joined failed, another may have computed it meanwhile.
+                found |= self._look_up(missing)
+                missing = _without(missing, found)
         return [found[key] for key in keys]
 
     def clear(self) -> None:
@@ -130,12 +132,16 @@ class EmbeddingCache:
 
     def _keep(self, key: CacheKey, face: EmbeddedFace) -> None:
         # A row of its batch's array would keep the whole array.
-        face = replace(face, embedding=face.embedding.copy())
-        face.embedding.flags.writeable = False
-        self._kept[key] = face
+        embedding = face.embedding.copy()
+        embedding.flags.writeable = False
+        self._kept[key] = EmbeddedFace(embedding, face.magnitude, face.quality)
         self._bytes += _weight(key, face)
         while self._bytes > self._max_bytes:
             self._bytes -= _weight(*self._kept.popitem(last=False))
+
+
+def _without(keys: Sequence[CacheKey], found: Found) -> list[CacheKey]:
+    return [key for key in dict.fromkeys(keys) if key not in found]
 
 
 def _weight(key: CacheKey, face: EmbeddedFace) -> int:

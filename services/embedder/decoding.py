@@ -1,13 +1,18 @@
-"""A bounded pool of threads that turns pictures into the crops of a piece of work."""
+"""Turns pictures into the crops of a piece of work, in a bounded pool of threads."""
 
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from services.embedder import metrics
-from services.embedder.work import Deliver, Work
+from services.embedder.work import Deliver, Settled, Work
 from shared.model.faces import FaceImage, FaceReader
+
+# Each face with the name of its field.
+NamedFace: TypeAlias = tuple[str, FaceImage]
+# The two of a Verify.
+_AT_ONCE: Final = 2
 
 
 class Decoder:
@@ -16,11 +21,16 @@ class Decoder:
     Args:
         reader: Reads one face.
         threads: Size of the pool.
+        then: Called on a thread of the pool with complete work. It is not called when a face
+            cannot be read, or the caller has gone.
         deliver: Takes failures back to the caller.
     """
 
-    def __init__(self, reader: FaceReader, threads: int, deliver: Deliver) -> None:
+    def __init__(
+        self, reader: FaceReader, threads: int, then: Callable[[list[Work]], None], deliver: Deliver
+    ) -> None:
         self._reader = reader
+        self._then = then
         self._deliver = deliver
         # A pool of futures would cost the loop ten times what this does, for each picture.
         self._steps: SimpleQueue[_Step | None] = SimpleQueue()
@@ -31,20 +41,41 @@ class Decoder:
         for thread in self._threads:
             thread.start()
 
-    def start(
-        self, work: Work, faces: Sequence[tuple[str, FaceImage]], then: Callable[[Work], None]
-    ) -> None:
-        """Fill the crops of some work, then pass it on; returns at once.
+    def fill_at_once(self, work: Work, faces: Sequence[NamedFace]) -> bool:
+        """Fill the crops of work if that takes no longer than waking a thread for it.
+
+        The threads of a pool would take the interpreter's lock from the caller and from each
+        other for every small picture: that costs more than to decode it.
 
         Args:
             work: With room for as many crops as there are faces.
             faces: Each with the name of its field.
-            then: Called on a thread of the pool with the complete work. It is not
-                called when a face cannot be read, or the caller has gone.
+
+        Returns:
+            Whether it is done; `start` it otherwise.
+
+        Raises:
+            InvalidInput: For the first face that cannot be read.
+        """
+        if len(faces) > _AT_ONCE:
+            return False
+        for index, (field, face) in enumerate(faces):
+            crop = self._reader.crop_at_once(face, field)
+            if crop is None:
+                return False
+            work.crops[index] = crop
+        return True
+
+    def start(self, work: Work, faces: Sequence[NamedFace]) -> None:
+        """Fill the crops of some work on the pool, then pass it on; returns at once.
+
+        Args:
+            work: With room for as many crops as there are faces.
+            faces: Each with the name of its field.
         """
         job = _Job(self._reader, work, faces)
         for index in range(len(faces)):
-            self._steps.put((job, index, then))
+            self._steps.put((job, index))
 
     def stop(self) -> None:
         """Decode what was started, then end the threads."""
@@ -58,20 +89,19 @@ class Decoder:
             self._do(*step)
             del step
 
-    def _do(self, job: "_Job", index: int, then: Callable[[Work], None]) -> None:
+    def _do(self, job: "_Job", index: int) -> None:
         if not job.read(index) or job.work.abandoned:
             return
         try:
             job.check()
-            then(job.work)
+            self._then([job.work])
         except Exception as error:
-            self._deliver([(job.work, error)])
+            settled: Settled = [(job.work, error)]
+            self._deliver(lambda: settled)
 
 
 class _Job:
-    def __init__(
-        self, reader: FaceReader, work: Work, faces: Sequence[tuple[str, FaceImage]]
-    ) -> None:
+    def __init__(self, reader: FaceReader, work: Work, faces: Sequence[NamedFace]) -> None:
         self.work = work
         self._reader = reader
         self._faces = faces
@@ -102,4 +132,4 @@ class _Job:
             self._errors[index] = error
 
 
-_Step: TypeAlias = tuple[_Job, int, Callable[[Work], None]]
+_Step: TypeAlias = tuple[_Job, int]

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from math import inf
-from typing import TypeAlias
 
 from services.embedder.admission import Admission
 from services.embedder.cache import CacheKey, EmbeddingCache, cache_key
 from services.embedder.comparing import Side, Verdict, compare, stored_vectors
+from services.embedder.decoding import NamedFace
 from services.embedder.faces import Embedded, EmbeddedFace
 from services.embedder.pipeline import Pipeline
 from services.embedder.resident import LoadedModel, ResidentModels
@@ -19,9 +19,6 @@ from shared.model.faces import FaceImage
 
 # A fraction of a millisecond to hash; more than that is not done on the loop.
 _HASHED_AT_ONCE_BYTES = 256 * 2**10
-
-# Each face with the name of its field.
-_NamedFace: TypeAlias = tuple[str, FaceImage]
 
 
 class FaceEmbedder:
@@ -120,7 +117,7 @@ class FaceEmbedder:
         return Embedded(await self._filled(model, named, keys, inf), model.version)
 
     async def _embedded(
-        self, model: LoadedModel, named: Sequence[_NamedFace], deadline: float
+        self, model: LoadedModel, named: Sequence[NamedFace], deadline: float
     ) -> list[EmbeddedFace]:
         size = _size(named)
         keys: list[CacheKey] = []
@@ -135,7 +132,7 @@ class FaceEmbedder:
     async def _filled(
         self,
         model: LoadedModel,
-        named: Sequence[_NamedFace],
+        named: Sequence[NamedFace],
         keys: Sequence[CacheKey],
         deadline: float,
     ) -> list[EmbeddedFace]:
@@ -149,15 +146,15 @@ class FaceEmbedder:
         return await self._cache.fill(keys, compute)
 
 
-async def _hash(model: LoadedModel, named: Sequence[_NamedFace]) -> list[CacheKey]:
+async def _hash(model: LoadedModel, named: Sequence[NamedFace]) -> list[CacheKey]:
     if _size(named) <= _HASHED_AT_ONCE_BYTES:
         return _keys(model, named)
     return await asyncio.to_thread(_keys, model, named)
 
 
-def _keys(model: LoadedModel, named: Sequence[_NamedFace]) -> list[CacheKey]:
+def _keys(model: LoadedModel, named: Sequence[NamedFace]) -> list[CacheKey]:
     return [cache_key(face, model.version) for _, face in named]
 
 
-def _size(named: Sequence[_NamedFace]) -> int:
+def _size(named: Sequence[NamedFace]) -> int:
     return sum(len(face.data) for _, face in named)

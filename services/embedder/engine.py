@@ -3,14 +3,17 @@
 import logging
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.embedder import metrics
 from services.embedder.batcher import Batch, Batcher
-from services.embedder.work import Answer, Deliver, Outcome, Work
+from services.embedder.work import Answer, Deliver, Outcome, Settled, Work
 from shared.errors import CorruptData, Overloaded
+from shared.model.manifest import Manifest
 from shared.model.session import Session, split_features
 
 _log = logging.getLogger(__name__)
@@ -58,22 +61,19 @@ class Engine:
         batch = self._batcher.take()
         if batch is None:
             return False
-        settled: list[tuple[Work, Outcome]] = [(work, _too_late()) for work in batch.expired]
-        if batch.works:
-            settled += zip(batch.works, self._compute(batch), strict=True)
-        if settled:
-            self._deliver(settled)
+        outcome = self._compute(batch) if batch.works else None
+        self._deliver(partial(_settled, batch, outcome))
         return True
 
-    def _compute(self, batch: Batch) -> list[Outcome]:
+    def _compute(self, batch: Batch) -> NDArray[np.float32] | Exception:
         started = time.perf_counter()
         try:
             raw = self._infer(batch.works[0].model.session, batch)
         except Exception as error:
             _log.exception("the engine failed on a batch of %d images", batch.images)
-            return [error] * len(batch.works)
+            return error
         self._measure(batch.images, time.perf_counter() - started)
-        return _answers(batch, raw)
+        return raw
 
     def _infer(self, session: Session, batch: Batch) -> NDArray[np.float32]:
         if batch.images <= self._batch_images:
@@ -89,20 +89,43 @@ class Engine:
         self._seconds_per_image = mean + _SMOOTHING * (newest - mean) if mean else newest
 
 
-def _answers(batch: Batch, raw: NDArray[np.float32]) -> list[Outcome]:
-    ends = np.cumsum([work.images for work in batch.works])[:-1]
+def _settled(batch: Batch, outcome: NDArray[np.float32] | Exception | None) -> Settled:
+    settled: list[tuple[Work, Outcome]] = [(work, _too_late()) for work in batch.expired]
+    if isinstance(outcome, Exception):
+        settled += [(work, outcome) for work in batch.works]
+    elif outcome is not None:
+        settled += zip(batch.works, _answers(batch.works, outcome), strict=True)
+    return settled
+
+
+def _answers(works: Sequence[Work], raw: NDArray[np.float32]) -> list[Outcome]:
+    manifest = works[0].model.manifest
     try:
-        embeddings, magnitudes = split_features(raw)
+        whole = _answer(raw, manifest)
     except CorruptData:
         # One unusable row must not take its neighbours' answers away.
-        return [_answer(rows) for rows in np.split(raw, ends)]
-    rows = zip(np.split(embeddings, ends), np.split(magnitudes, ends), strict=True)
-    return [Answer(*each) for each in rows]
+        return [_answer_or_error(raw[rows], manifest) for rows in _rows(works)]
+    return [
+        Answer(whole.embeddings[rows], whole.magnitudes[rows], whole.qualities[rows])
+        for rows in _rows(works)
+    ]
 
 
-def _answer(raw: NDArray[np.float32]) -> Outcome:
+def _rows(works: Sequence[Work]) -> Iterator[slice]:
+    start = 0
+    for work in works:
+        yield slice(start, start + work.images)
+        start += work.images
+
+
+def _answer(raw: NDArray[np.float32], manifest: Manifest) -> Answer:
+    embeddings, magnitudes = split_features(raw)
+    return Answer(embeddings, magnitudes, manifest.quality(magnitudes))
+
+
+def _answer_or_error(raw: NDArray[np.float32], manifest: Manifest) -> Outcome:
     try:
-        return Answer(*split_features(raw))
+        return _answer(raw, manifest)
     except CorruptData as error:
         return error
 

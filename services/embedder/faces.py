@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.embedder.work import Answer
-from shared.model.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +32,7 @@ class Embedded:
     model_version: str
 
 
-def embedded_faces(answer: Answer, manifest: Manifest) -> list[EmbeddedFace]:
-    """Take an answer apart, by the manifest of the version that gave it."""
-    qualities = manifest.quality(answer.magnitudes)
-    rows = zip(answer.embeddings, answer.magnitudes, qualities, strict=True)
-    return [EmbeddedFace(e, float(magnitude), float(quality)) for e, magnitude, quality in rows]
+def embedded_faces(answer: Answer) -> list[EmbeddedFace]:
+    """Take an answer apart."""
+    magnitudes, qualities = answer.magnitudes.tolist(), answer.qualities.tolist()
+    return list(map(EmbeddedFace, answer.embeddings, magnitudes, qualities))

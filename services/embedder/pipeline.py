@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Sequence
 
 from services.embedder.batcher import Batcher
-from services.embedder.decoding import Decoder
+from services.embedder.burst import Burst
+from services.embedder.decoding import Decoder, NamedFace
 from services.embedder.engine import Engine
 from services.embedder.faces import EmbeddedFace, embedded_faces
 from services.embedder.resident import LoadedModel
 from services.embedder.work import Answer, Deliver, Outcome, new_work
-from shared.model.faces import FaceImage, FaceReader
+from shared.model.faces import FaceReader
 
 
 class Pipeline:
@@ -27,7 +28,8 @@ class Pipeline:
     ) -> None:
         self._batcher = Batcher(batch_images)
         self._engine = Engine(self._batcher, batch_images, deliver)
-        self._decoder = Decoder(reader, decode_threads, deliver)
+        self._decoder = Decoder(reader, decode_threads, self._batcher.submit, deliver)
+        self._burst = Burst(self._batcher.submit, batch_images)
 
     @property
     def seconds_per_image(self) -> float:
@@ -43,7 +45,7 @@ class Pipeline:
         await asyncio.to_thread(self._engine.stop)
 
     async def compute(
-        self, model: LoadedModel, faces: Sequence[tuple[str, FaceImage]], deadline: float
+        self, model: LoadedModel, faces: Sequence[NamedFace], deadline: float
     ) -> list[EmbeddedFace]:
         """Embed faces in one batch; not at all once the caller has left.
 
@@ -60,12 +62,15 @@ class Pipeline:
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         work = new_work(model, len(faces), future.set_result, deadline)
-        self._decoder.start(work, faces, self._batcher.submit)
+        if self._decoder.fill_at_once(work, faces):
+            self._burst.add(work)
+        else:
+            self._decoder.start(work, faces)
         try:
             outcome = await future
         except asyncio.CancelledError:
             self._batcher.discard(work)
             raise
         if isinstance(outcome, Answer):
-            return embedded_faces(outcome, model.manifest)
+            return embedded_faces(outcome)
         raise outcome

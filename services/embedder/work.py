@@ -20,10 +20,12 @@ class Answer:
     Attributes:
         embeddings: float32, (N, D), unit rows.
         magnitudes: float32, (N,), norms of the raw outputs.
+        qualities: float32, (N,), the magnitudes' places in the model's reference set, 0..1.
     """
 
     embeddings: NDArray[np.float32]
     magnitudes: NDArray[np.float32]
+    qualities: NDArray[np.float32]
 
 
 Outcome = Answer | Exception
@@ -65,22 +67,22 @@ def new_work(
 
 
 Settled = Sequence[tuple[Work, Outcome]]
-Deliver = Callable[[Settled], None]
+Deliver = Callable[[Callable[[], Settled]], None]
 
 
 def deliver_on(loop: asyncio.AbstractEventLoop) -> Deliver:
     """Bring outcomes from any thread to the loop that waits for them.
 
-    A whole batch is delivered with one wake-up: each would give the interpreter
-    lock away, and cost the engine thread a wait to get it back.
+    A whole batch is delivered with one wake-up, and taken apart by the loop: each step in Python
+    on another thread would take the interpreter's lock from the loop, and wait to get it back.
     """
 
-    def settle(settled: Settled) -> None:
-        for work, outcome in settled:
+    def settle(settled: Callable[[], Settled]) -> None:
+        for work, outcome in settled():
             if not work.abandoned:
                 work.reply(outcome)
 
-    def deliver(settled: Settled) -> None:
+    def deliver(settled: Callable[[], Settled]) -> None:
         loop.call_soon_threadsafe(settle, settled)
 
     return deliver

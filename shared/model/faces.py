@@ -10,10 +10,15 @@ from numpy.typing import NDArray
 
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.detect import FaceDetector, find_detector_model
+from shared.model.jpeg import decode_plain_jpeg
 from shared.model.preprocess import CROP_SIZE, align_face, decode_image
 from shared.settings import ImageLimits
 
 Alignment = Literal["unspecified", "aligned", "landmarks", "detect"]
+
+# A JPEG of two crops' size is decoded in about a tenth of a millisecond.
+_QUICK_PIXELS: Final = 2 * CROP_SIZE**2
+_QUICK_BYTES: Final = 64 * 2**10
 
 NO_DETECTOR: Final = (
     "there is no face detector here: install one with "
@@ -60,6 +65,24 @@ class FaceReader:
         """Whether faces with alignment ``detect`` can be read."""
         return self._detector_model is not None
 
+    def crop_at_once(self, face: FaceImage, field: str) -> NDArray[np.uint8] | None:
+        """Read one face, if that takes no longer than waking another thread for it.
+
+        Args:
+            face: See `crop`.
+            field: See `crop`.
+
+        Returns:
+            As `crop` does; None for a face that takes longer.
+
+        Raises:
+            InvalidInput: As `crop` does.
+        """
+        if face.alignment == "detect" or len(face.data) > _QUICK_BYTES:
+            return None
+        image = decode_plain_jpeg(face.data, _QUICK_PIXELS, f"{field}.data")
+        return None if image is None else self._crop(image, face, field)
+
     def crop(self, face: FaceImage, field: str = "image") -> NDArray[np.uint8]:
         """Decode and align one face.
 
@@ -79,6 +102,9 @@ class FaceReader:
             # Before the picture is decoded: without a detector that would be wasted.
             self._require_detector()
         image = decode_image(face.data, self._limits, f"{field}.data")
+        return self._crop(image, face, field)
+
+    def _crop(self, image: NDArray[np.uint8], face: FaceImage, field: str) -> NDArray[np.uint8]:
         match _resolve(face, image, field):
             case "aligned":
                 return _as_crop(image, field)

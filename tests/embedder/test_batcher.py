@@ -40,7 +40,7 @@ class _History:
                     work.deadline = time.monotonic()
                     self.expired.add(work)
                 self.submitted.append(work)
-                self.batcher.submit(work)
+                self.batcher.submit([work])
             case "leave" if value < len(self.submitted):
                 taken = {work for batch in self.batches for work in (*batch.works, *batch.expired)}
                 if self.submitted[value] not in taken:
@@ -91,7 +91,7 @@ def test_each_batch_keeps_the_limit_and_holds_exactly_the_crops_of_its_work_for_
 def test_a_batch_takes_whatever_fits_of_what_waits(limit, sizes):
     batcher = Batcher(limit)
     for number, size in enumerate(sizes):
-        batcher.submit(numbered_work(number, size))
+        batcher.submit([numbered_work(number, size)])
     expected, images = 0, 0
     while expected < len(sizes) and (expected == 0 or images + sizes[expected] <= limit):
         images += sizes[expected]
@@ -110,7 +110,7 @@ def test_many_submitting_threads_lose_nothing_and_keep_their_own_order(limit, th
 
     def submit(thread: int) -> None:
         for step in range(30):
-            batcher.submit(numbered_work(100 * thread + step, 1 + (seed + step * thread) % 3))
+            batcher.submit([numbered_work(100 * thread + step, 1 + (seed + step * thread) % 3)])
 
     taker = threading.Thread(target=take)
     submitters = [threading.Thread(target=submit, args=(n,)) for n in range(threads)]
@@ -128,10 +128,10 @@ def test_many_submitting_threads_lose_nothing_and_keep_their_own_order(limit, th
 
 def test_newcomers_join_the_prepared_batch_until_the_engine_takes_it():
     batcher = Batcher(4)
-    batcher.submit(numbered_work(0, 1))
+    batcher.submit([numbered_work(0, 1)])
     first = batcher.take()
-    batcher.submit(numbered_work(1, 1))
-    batcher.submit(numbered_work(2, 2))
+    batcher.submit([numbered_work(1, 1)])
+    batcher.submit([numbered_work(2, 2)])
     assert (first.images, batcher.take().images) == (1, 3)
 
 
@@ -139,7 +139,7 @@ def test_work_that_left_gives_its_memory_back_though_the_engine_never_comes():
     batcher = Batcher(2)
     works = [numbered_work(number, 2) for number in range(10)]
     for work in works:
-        batcher.submit(work)
+        batcher.submit([work])
     for work in works:
         batcher.discard(work)
     assert not batcher._waiting
@@ -147,9 +147,9 @@ def test_work_that_left_gives_its_memory_back_though_the_engine_never_comes():
 
 def test_a_closed_batcher_hands_out_what_it_has_and_takes_no_more():
     batcher = Batcher(4)
-    batcher.submit(numbered_work(0, 1))
+    batcher.submit([numbered_work(0, 1)])
     batcher.close()
     with pytest.raises(Unavailable, match="stopping"):
-        batcher.submit(numbered_work(1, 1))
+        batcher.submit([numbered_work(1, 1)])
     assert batcher.take().images == 1
     assert batcher.take() is None

@@ -35,7 +35,7 @@ class _Running:
         self.engine.stop()
 
     def _deliver(self, settled) -> None:
-        for each in settled:
+        for each in settled():
             self._settled.put(each)
 
     def outcomes(self, count: int) -> dict:
@@ -61,7 +61,7 @@ def test_what_a_face_gets_does_not_depend_on_its_batch(loaded, bare_sessions, si
             work.crops[:] = faces[start : start + size]
             works.append((work, start))
             start += size
-            running.batcher.submit(work)
+            running.batcher.submit([work])
         outcomes = running.outcomes(len(works))
     for work, start in works:
         answer = outcomes[work]
@@ -74,7 +74,7 @@ def test_work_that_waits_together_is_answered_by_the_version_each_is_for(loaded)
     running = _Running()
     works = [numbered_work(1, 3, loaded[version]) for version in (*VERSIONS, VERSIONS[0])]
     for work in works:
-        running.batcher.submit(work)
+        running.batcher.submit([work])
     with running:
         outcomes = running.outcomes(3)
     first, other, again = (outcomes[work].embeddings for work in works)
@@ -87,10 +87,10 @@ def test_a_failing_batch_is_reported_to_its_callers_and_the_engine_goes_on():
         standin = model("v1")
         standin.session.error = RuntimeError("out of memory")
         bad, good = numbered_work(0, 1, standin), numbered_work(1, 1, standin)
-        running.batcher.submit(bad)
+        running.batcher.submit([bad])
         assert str(running.outcomes(1)[bad]) == "out of memory"
         standin.session.error = None
-        running.batcher.submit(good)
+        running.batcher.submit([good])
         assert isinstance(running.outcomes(1)[good], Answer)
 
 
@@ -107,7 +107,7 @@ def test_an_unusable_row_does_not_take_its_neighbours_answers_away():
     standin.session.run = run_with_nan
     works = [numbered_work(number, 1, standin) for number in range(3)]
     for work in works:
-        running.batcher.submit(work)
+        running.batcher.submit([work])
     with running:
         outcomes = running.outcomes(3)
     kinds = [type(outcomes[work]) for work in works]
@@ -119,8 +119,8 @@ def test_work_past_its_deadline_is_told_so_and_not_computed():
     standin = model("v1")
     late, fresh = numbered_work(0, 1, standin), numbered_work(1, 1, standin)
     late.deadline = 0.0
-    running.batcher.submit(late)
-    running.batcher.submit(fresh)
+    running.batcher.submit([late])
+    running.batcher.submit([fresh])
     with running:
         outcomes = running.outcomes(2)
     assert isinstance(outcomes[late], Overloaded)
@@ -132,7 +132,7 @@ def test_stopping_computes_what_is_queued():
     slow = model("v1", seconds=0.01)
     works = [numbered_work(number, 1, slow) for number in range(5)]
     for work in works:
-        running.batcher.submit(work)
+        running.batcher.submit([work])
     running.engine.start()
     running.engine.stop()
     assert set(running.outcomes(5)) == set(works)
@@ -142,7 +142,7 @@ def test_a_call_larger_than_a_batch_is_computed_in_parts_by_one_version():
     running = _Running(limit=4)
     standin = model("v1")
     work = numbered_work(0, 10, standin)
-    running.batcher.submit(work)
+    running.batcher.submit([work])
     with running:
         answer = running.outcomes(1)[work]
     assert standin.session.batches == [4, 4, 2]
