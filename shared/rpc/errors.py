@@ -2,9 +2,10 @@
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import grpc
@@ -26,7 +27,7 @@ from shared.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from shared.rpc.handlers import Context, Guard, GuardInterceptor
+from shared.rpc.handlers import Context, Guard
 
 logger = logging.getLogger(__name__)
 
@@ -47,33 +48,50 @@ _DETAILS_KEY = "grpc-status-details-bin"
 _MESSAGE_LIMIT = 1000
 
 
-class ErrorInterceptor(GuardInterceptor):
-    """Ends a call whose handler raised with the status that the error stands for.
+def status_of_errors(method: str) -> Guard:
+    """Guard a method: end a call whose handler raised with the status that the error stands for.
 
     A field's name and fault travel as ``google.rpc.BadRequest``, a retry delay as
     ``google.rpc.RetryInfo``. An unforeseen exception becomes INTERNAL with a reference
     under which its traceback is logged.
     """
-
-    def guard(self, method: str) -> Guard:
-        return partial(_status_of_errors, method)
+    return partial(_StatusOfErrors, method)
 
 
-@asynccontextmanager
-async def _status_of_errors(method: str, context: Context) -> AsyncIterator[None]:
-    try:
-        yield
-    except grpc.aio.AbortError:
-        raise
-    except tuple(_CODES) as error:
+# A class, as a generator would cost every call several microseconds.
+class _StatusOfErrors(AbstractAsyncContextManager[None]):
+    def __init__(self, method: str, context: Context) -> None:
+        self._method = method
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
+            return
+        if isinstance(error, MagFaceError) and isinstance(error, tuple(_CODES)):
+            await self._end_known(error)
+        else:
+            await self._end_unforeseen(error)
+
+    async def _end_known(self, error: MagFaceError) -> None:
         if isinstance(error, _SERVER_FAULTS):
-            logger.warning("%s: %s: %s", method, type(error).__name__, error)
-        await _abort(context, _status(error))
-    except Exception:
+            logger.warning("%s: %s: %s", self._method, type(error).__name__, error)
+        await _abort(self._context, _status(error))
+
+    async def _end_unforeseen(self, error: Exception) -> None:
         reference = secrets.token_hex(4)
-        logger.exception("%s failed unexpectedly, reference %s", method, reference)
+        logger.error(
+            "%s failed unexpectedly, reference %s", self._method, reference, exc_info=error
+        )
         message = f"internal error, reference {reference}; the server's log says more"
-        await context.abort(grpc.StatusCode.INTERNAL, message)
+        await self._context.abort(grpc.StatusCode.INTERNAL, message)
 
 
 async def _abort(context: Context, status: Status) -> None:

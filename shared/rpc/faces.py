@@ -29,7 +29,8 @@ def face_from_proto(image: image_pb2.Image, field: str) -> FaceImage:
     alignment = _TO_DOMAIN.get(image.alignment)
     if alignment is None:
         raise InvalidInput(f"{field}.alignment", f"is {image.alignment}, which is not an Alignment")
-    return FaceImage(image.data, alignment, tuple((p.x, p.y) for p in image.landmarks))
+    landmarks = tuple((p.x, p.y) for p in image.landmarks) if image.landmarks else ()
+    return FaceImage(image.data, alignment, landmarks)
 
 
 def face_to_proto(face: FaceImage) -> image_pb2.Image:

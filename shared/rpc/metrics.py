@@ -1,13 +1,14 @@
 """Counts and times the calls of a gRPC server for Prometheus."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from types import TracebackType
 
 import grpc
 from prometheus_client import Counter, Gauge, Histogram
 
-from shared.rpc.handlers import Context, Guard, GuardInterceptor
+from shared.rpc.handlers import Context, Guard
 
 CALLS = Counter("magface_rpc_calls", "Calls that ended", ["method", "code"])
 SECONDS = Histogram(
@@ -19,29 +20,38 @@ SECONDS = Histogram(
 IN_FLIGHT = Gauge("magface_rpc_in_flight", "Calls being handled now", ["method"])
 
 
-class MetricsInterceptor(GuardInterceptor):
-    """Measures each call; goes outside of the interceptor that sets the status."""
+def measured(method: str) -> Guard:
+    """Guard a method: measure its calls. Goes outside of the guard that sets the status."""
+    return partial(_Measured, method, SECONDS.labels(method), IN_FLIGHT.labels(method))
 
-    def guard(self, method: str) -> Guard:
-        seconds, in_flight = SECONDS.labels(method), IN_FLIGHT.labels(method)
 
-        @asynccontextmanager
-        async def measured(context: Context) -> AsyncIterator[None]:
-            started = time.perf_counter()
-            in_flight.inc()
-            code = "CANCELLED"
-            try:
-                yield
-                code = "OK"
-            except Exception:
-                code = _code_name(context)
-                raise
-            finally:
-                in_flight.dec()
-                seconds.observe(time.perf_counter() - started)
-                CALLS.labels(method, code).inc()
+# A class, as a generator would cost every call several microseconds.
+class _Measured(AbstractAsyncContextManager[None]):
+    def __init__(self, method: str, seconds: Histogram, in_flight: Gauge, context: Context) -> None:
+        self._method = method
+        self._seconds = seconds
+        self._in_flight = in_flight
+        self._context = context
+        self._started = 0.0
 
-        return measured
+    async def __aenter__(self) -> None:
+        self._started = time.perf_counter()
+        self._in_flight.inc()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._in_flight.dec()
+        self._seconds.observe(time.perf_counter() - self._started)
+        CALLS.labels(self._method, self._code(error)).inc()
+
+    def _code(self, error: BaseException | None) -> str:
+        if error is None:
+            return "OK"
+        return _code_name(self._context) if isinstance(error, Exception) else "CANCELLED"
 
 
 def _code_name(context: Context) -> str:

@@ -17,9 +17,10 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from shared.errors import MagFaceError, PreconditionFailed
-from shared.rpc.errors import ErrorInterceptor
+from shared.rpc.errors import status_of_errors
+from shared.rpc.handlers import GuardInterceptor
 from shared.rpc.lifecycle import Lifecycle
-from shared.rpc.metrics import MetricsInterceptor
+from shared.rpc.metrics import measured
 from shared.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,8 @@ def _make_server(settings: ServerSettings) -> grpc.aio.Server:
         # Our channels send a keepalive every 10 s.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ]
-    return grpc.aio.server(interceptors=(MetricsInterceptor(), ErrorInterceptor()), options=options)
+    guards = GuardInterceptor(status_of_errors, measured)
+    return grpc.aio.server(interceptors=[guards], options=options)
 
 
 def _bind(server: grpc.aio.Server, address: str) -> int:
