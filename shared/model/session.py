@@ -253,10 +253,11 @@ def split_features(
         CorruptData: If a row is zero or not finite; it names the first such row.
     """
     wide = raw.astype(np.float64)
-    norms = np.linalg.norm(wide, axis=1)
+    norms = np.sqrt(np.vecdot(wide, wide))
     magnitudes = norms.astype(np.float32)
-    bad = np.flatnonzero(~(np.isfinite(magnitudes) & (magnitudes > 0)))
-    if bad.size:
+    usable = np.isfinite(magnitudes) & (magnitudes > 0)
+    if not usable.all():
+        bad = np.flatnonzero(~usable)
         row = int(bad[0])
         what = "all zeros" if norms[row] == 0 else "NaN or infinity"
         raise CorruptData(
