@@ -11,6 +11,8 @@ from services.embedder.work import Work
 _IDLE_TURN_S: Final = 30e-6
 # So many of them one after the other, a fifth of a millisecond, and the burst is over.
 _IDLE_TURNS: Final = 40
+# What a hand-over costs is nothing beside so many pieces of work.
+_MOST: Final = 32
 _LONGEST_S: Final = 8e-3
 
 
@@ -23,12 +25,10 @@ class Burst:
 
     Args:
         then: Takes what was gathered.
-        most: Pieces of work that are handed over without looking for more.
     """
 
-    def __init__(self, then: Callable[[list[Work]], None], most: int) -> None:
+    def __init__(self, then: Callable[[list[Work]], None]) -> None:
         self._then = then
-        self._most = most
         self._works: list[Work] = []
         self._patience = 1
         self._idle_turns = 0
@@ -57,5 +57,5 @@ class Burst:
         return (
             self._idle_turns >= self._patience
             or self._turned > self._until
-            or len(self._works) >= self._most
+            or len(self._works) >= _MOST
         )

@@ -9,7 +9,8 @@ from services.embedder.decoding import Decoder, NamedFace
 from services.embedder.engine import Engine
 from services.embedder.faces import EmbeddedFace, embedded_faces
 from services.embedder.resident import LoadedModel
-from services.embedder.work import Answer, Deliver, Outcome, new_work
+from services.embedder.work import Answer, Deliver, Outcome, Work, new_work
+from shared.errors import Unavailable
 from shared.model.faces import FaceReader
 
 
@@ -29,7 +30,7 @@ class Pipeline:
         self._batcher = Batcher(batch_images)
         self._engine = Engine(self._batcher, batch_images, deliver)
         self._decoder = Decoder(reader, decode_threads, self._batcher.submit, deliver)
-        self._burst = Burst(self._batcher.submit, batch_images)
+        self._burst = Burst(self._submit)
 
     @property
     def seconds_per_image(self) -> float:
@@ -43,6 +44,14 @@ class Pipeline:
         """Compute what is queued, then end the threads."""
         await asyncio.to_thread(self._decoder.stop)
         await asyncio.to_thread(self._engine.stop)
+
+    def _submit(self, works: list[Work]) -> None:
+        try:
+            self._batcher.submit(works)
+        except Unavailable as error:
+            for work in works:
+                if not work.abandoned:
+                    work.reply(error)
 
     async def compute(
         self, model: LoadedModel, faces: Sequence[NamedFace], deadline: float

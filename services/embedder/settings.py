@@ -19,8 +19,8 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, ImageLimits):
         engine_threads: CPU threads of the engine; the CPUs of the cgroup's quota by default.
         decode_threads: Threads that decode pictures; as many by default.
         batch_images: Most images in one batch.
-        max_images: Images in flight, from which on calls are refused: by default two and a half
-            batches, so that who is let in waits for no more than these.
+        max_images: Images in flight, from which on calls are refused. Who is let in waits for
+            no more than these.
         max_bytes: Bytes of encoded pictures in flight, from which on calls are refused.
         cache_bytes: Memory for embeddings of images that may come again; 0 keeps none.
         shadow_share: Of the comparisons that a candidate in the shadow tries as well, 0..1.

@@ -11,7 +11,7 @@ from tests.embedder.standin import numbered_work
 class _Taken:
     def __init__(self) -> None:
         self.bursts: list[list[Work]] = []
-        self.burst = Burst(self.bursts.append, most=4)
+        self.burst = Burst(self.bursts.append)
 
     @property
     def sizes(self) -> list[int]:
@@ -53,11 +53,13 @@ async def test_what_comes_while_the_loop_is_busy_is_handed_over_together_and_in_
     assert taken.bursts == [works]
 
 
-async def test_a_full_batch_is_not_kept_waiting():
+async def test_a_large_burst_is_not_kept_waiting():
     taken = _Taken()
-    await _busy(taken, [numbered_work(number, 1) for number in range(9)])
-    await asyncio.sleep(0.05)
-    assert taken.sizes[:2] == [4, 4]
+    works = [numbered_work(number, 1) for number in range(70)]
+    for work in works:
+        taken.burst.add(work)
+    await _turns(3)
+    assert taken.bursts == [works]
 
 
 async def test_a_loop_that_stays_busy_hands_over_all_the_same():
