@@ -2,7 +2,7 @@
 
 import sys
 
-from services.embedder.memory import limit_arenas
+from services.embedder.memory import limit_heaps
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
 from shared.errors import MagFaceError
@@ -10,7 +10,7 @@ from shared.rpc.server import run_server
 
 
 def main() -> None:
-    limit_arenas()
+    limit_heaps()
     settings = EmbedderSettings()
     try:
         build = embedder(settings)

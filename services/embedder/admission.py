@@ -18,7 +18,8 @@ class Admission:
     a full server goes on answering them.
 
     Args:
-        max_images: Most images in flight.
+        max_images: Images in flight from which on no call is let in. One that finds fewer is,
+            however many it brings: else large calls would starve where small ones come.
         max_bytes: Most bytes of encoded pictures in flight.
 
     Attributes:
@@ -46,14 +47,14 @@ class Admission:
             seconds_per_image: The engine's speed, for the time named to the refused.
 
         Raises:
-            Overloaded: If they do not fit beside what is in flight. Alone they always do.
+            Overloaded: If there is no room beside what is in flight. Alone there always is.
         """
-        if self._images and not self._fits(images, size, self._max_images):
+        if self._images and not self._fits(size, self._max_images):
             metrics.REFUSED_CALLS.inc()
             wait = self._images * seconds_per_image
             raise Overloaded(
-                f"{self._images} images are in flight and {images} more do not fit "
-                f"(at most {self._max_images} images and {self._max_bytes} bytes)",
+                f"{self._images} images are in flight; no more are let in from "
+                f"{self._max_images} images or {self._max_bytes} bytes on",
                 min(max(wait, _SOONEST_RETRY_S), _LATEST_RETRY_S),
             )
         self._count(images, size)
@@ -69,7 +70,7 @@ class Admission:
         Those who wait get half of the server, so that calls that cannot wait find room.
         """
         async with self._turn:
-            while self._images and not self._fits(1, size, self._max_images // 2):
+            while self._images and not self._fits(size, self._max_images // 2):
                 self._freed.clear()
                 await self._freed.wait()
             self._count(1, size)
@@ -78,9 +79,9 @@ class Admission:
         finally:
             self._count(-1, -size)
 
-    def _fits(self, images: int, size: int, max_images: int) -> bool:
+    def _fits(self, size: int, max_images: int) -> bool:
         max_bytes = self._max_bytes * max_images // self._max_images
-        return self._images + images <= max_images and self._bytes + size <= max_bytes
+        return self._images < max_images and self._bytes + size <= max_bytes
 
     def _count(self, images: int, size: int) -> None:
         self._images += images

@@ -19,8 +19,8 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, ImageLimits):
         engine_threads: CPU threads of the engine; the CPUs of the cgroup's quota by default.
         decode_threads: Threads that decode pictures; as many by default.
         batch_images: Most images in one batch.
-        max_images: Images in flight, from which on calls are refused. Who is let in waits for
-            no more than these.
+        max_images: Images in flight from which on calls are refused: one and a half batches of
+            a GPU, six of a CPU. Who is let in waits for no more than these.
         max_bytes: Bytes of encoded pictures in flight, from which on calls are refused.
         cache_bytes: Memory for embeddings of images that may come again; 0 keeps none.
         shadow_share: Of the comparisons that a candidate in the shadow tries as well, 0..1.
@@ -33,7 +33,7 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, ImageLimits):
     engine_threads: int = Field(default_factory=cpu_threads, ge=1)
     decode_threads: int = Field(default_factory=cpu_threads, ge=1)
     batch_images: int = Field(default=32, ge=1)
-    max_images: int = Field(default=80, ge=MAX_IMAGES_A_CALL)
+    max_images: int = Field(default=48, ge=2)
     max_bytes: int = Field(default=256 * 2**20, ge=2**20)
     cache_bytes: int = Field(default=256 * 2**20, ge=0)
     shadow_share: float = Field(default=0.1, ge=0, le=1)
