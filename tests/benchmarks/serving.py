@@ -1,6 +1,7 @@
 """What the embedder reaches on this machine, all figures from one run (`make bench-serving`).
 
-``make bench-serving ONLY=engine,swap`` measures these sections anew. Finished sections are kept
+``make bench-serving ONLY=engine,swap`` measures these sections anew, ``ONLY=peers
+PEERS=litserve`` that server. Finished sections are kept
 in ``serving.sections.json``; a run without ONLY goes on with those that are missing or were
 measured with other sources. ``SERVING_QUICK=1`` tries everything in tiny durations, whose figures
 mean nothing. Every picture sent is a file that the server has not seen, except where the cache is

@@ -69,6 +69,20 @@ def running(server: OtherServer) -> Iterator[None]:
                 process.kill()
 
 
+@contextmanager
+def paused(server: OtherServer) -> Iterator[None]:
+    """Keep a server from running inside the block: some take a core while nobody asks them."""
+    assert server.pid is not None
+    processes = [psutil.Process(server.pid), *_family(server.pid)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
 def _family(pid: int | None) -> list[psutil.Process]:
     try:
         return psutil.Process(pid).children(recursive=True) if pid else []

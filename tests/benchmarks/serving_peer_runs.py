@@ -1,5 +1,6 @@
 """Ours against other servers around the same network, each pair in turn."""
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -11,7 +12,7 @@ from deploy.local.files import PortBook
 from shared.errors import Unavailable
 from shared.model.manifest import ONNX_FILE
 from shared.model.session import cpu_threads
-from tests.benchmarks.serving_other import OtherServer, running
+from tests.benchmarks.serving_other import OtherServer, paused, running
 from tests.benchmarks.serving_plan import CALLERS, Plan
 from tests.benchmarks.serving_runs import Figures, alternate, ask, ratio_of
 from tests.benchmarks.serving_stack import running_embedder
@@ -84,7 +85,7 @@ def peers(plan: Plan, folder: Path, versions: BenchVersions, homes: Path) -> Fig
     networks = {"almost_free": versions.almost_free(), "iresnet18": versions.iresnet18()}
     seconds = {"almost_free": plan.fast_s, "iresnet18": plan.slow_s}
     found: Figures = {}
-    for name, peer in PEERS.items():
+    for name, peer in _asked_for().items():
         try:
             python = install(name, peer, homes / name, plan.install_s)
         except (subprocess.SubprocessError, OSError) as error:
@@ -98,6 +99,13 @@ def peers(plan: Plan, folder: Path, versions: BenchVersions, homes: Path) -> Fig
     return found
 
 
+def _asked_for() -> dict[str, Peer]:
+    names = [name for name in os.environ.get("PEERS", "").split(",") if name]
+    if unknown := sorted(set(names) - set(PEERS)):
+        sys.exit(f"there is no server {', '.join(unknown)}; there are: {', '.join(PEERS)}")
+    return {name: peer for name, peer in PEERS.items() if not names or name in names}
+
+
 def _against(theirs: OtherServer, network: Path, plan: Plan, seconds: float) -> Figures:
     window = plan.warm_s + seconds
     faults: Counter[str] = Counter()
@@ -109,12 +117,15 @@ def _against(theirs: OtherServer, network: Path, plan: Plan, seconds: float) -> 
         faults.update({code: count for code, count in sight.codes.items() if code != "OK"})
         return sight.calls_per_second(plan.warm_s)
 
+    def measure_ours(address: Address) -> float:
+        with paused(theirs):
+            return measure(address)
+
     with running_embedder(theirs.folder, [network]) as embedder:
         try:
             with running(theirs):
-                ours = Address("grpc", embedder.address)
                 ways = {
-                    "ours": lambda: measure(ours),
+                    "ours": lambda: measure_ours(Address("grpc", embedder.address)),
                     "theirs": lambda: measure(theirs.address),
                 }
                 raw = alternate(ways, plan.rounds, f"{theirs.name}, {network.name}")
