@@ -17,6 +17,11 @@ def png(crop: np.ndarray) -> bytes:
     return cv2.imencode(".png", crop)[1].tobytes()
 
 
+def jpeg(crop: np.ndarray) -> bytes:
+    """A file that is small enough to be decoded where it arrives."""
+    return cv2.imencode(".jpg", crop)[1].tobytes()
+
+
 def image(crop: np.ndarray) -> image_pb2.Image:
     return image_pb2.Image(data=png(crop), alignment=image_pb2.ALIGNMENT_ALIGNED)
 

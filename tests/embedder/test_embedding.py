@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from shared.errors import InvalidInput, Overloaded, PreconditionFailed, Unavailable
-from shared.model.faces import FaceImage
+from shared.model.faces import FaceImage, FaceReader
+from shared.model.session import split_features
+from shared.settings import ImageLimits
 from tests.embedder.domain import FACES, Service, held, stored
-from tests.embedder.faces import png
-from tests.embedder.standin import model
+from tests.embedder.faces import crops, jpeg, png
+from tests.embedder.standin import features_of, model
 from tests.embedder.waiting import until
 
 
@@ -27,6 +29,44 @@ async def test_answers_come_in_the_order_of_the_call_with_magnitude_and_quality(
         assert (got.magnitude, got.quality) == (want.magnitude, want.quality)
         assert got.embedding @ got.embedding == pytest.approx(1, abs=1e-6)
         assert 0 <= got.quality <= 1
+
+
+async def test_jpegs_decoded_where_they_arrive_get_the_vectors_of_their_own_pixels():
+    faces = [FaceImage(jpeg(crop), "aligned") for crop in crops(40)]
+    reader = FaceReader(ImageLimits())
+    assert all(reader.crop_at_once(face, "image") is not None for face in faces)
+    pixels = np.stack([reader.crop(face) for face in faces])
+    wanted, _ = split_features(features_of(pixels, "v1"))
+    # Alone, by two, and three at once, which the pool decodes.
+    calls = [[n] for n in range(20)] + [[n, n + 1] for n in range(20, 30)] + [[37, 38, 39]]
+    async with Service() as service:
+        service.models.flip(model("v1"))
+        answers = await asyncio.gather(
+            *(service.faces.embed([faces[n] for n in call], inf) for call in calls)
+        )
+    for call, answer in zip(calls, answers, strict=True):
+        got = [face.embedding for face in answer.faces]
+        np.testing.assert_allclose(got, wanted[call], atol=1e-6)
+
+
+async def test_a_damaged_jpeg_is_named_where_it_is_decoded_at_once():
+    whole = jpeg(crops(1)[0])
+    async with Service() as service:
+        service.models.flip(model("v1"))
+        with pytest.raises(InvalidInput, match=r"^images\[1\].data: is a truncated"):
+            await service.faces.embed([FaceImage(whole), FaceImage(whole[:-40])], inf)
+        assert service.admission.idle.is_set()
+
+
+@pytest.mark.parametrize("encode", [jpeg, png])
+async def test_after_the_engine_has_stopped_a_call_is_unavailable(encode):
+    service = Service()
+    service.pipeline.start()
+    service.models.flip(model("v1"))
+    service.pipeline._batcher.close()
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(service.faces.embed([FaceImage(encode(crops(1)[0]))], inf), 20)
+    await service.pipeline.stop()
 
 
 @pytest.mark.parametrize("count", [0, 65])
