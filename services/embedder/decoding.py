@@ -6,7 +6,7 @@ from queue import SimpleQueue
 from typing import Final, TypeAlias
 
 from services.embedder import metrics
-from services.embedder.work import Deliver, Settled, Work
+from services.embedder.work import Deliver, Work
 from shared.model.faces import FaceImage, FaceReader
 
 # Each face with the name of its field.
@@ -21,8 +21,8 @@ class Decoder:
     Args:
         reader: Reads one face.
         threads: Size of the pool.
-        then: Called on a thread of the pool with complete work. It is not called when a face
-            cannot be read, or the caller has gone.
+        then: Called on a thread of the pool with complete work, and raises nothing. It is not
+            called when a face cannot be read, or the caller has gone.
         deliver: Takes failures back to the caller.
     """
 
@@ -92,12 +92,10 @@ class Decoder:
     def _do(self, job: "_Job", index: int) -> None:
         if not job.read(index) or job.work.abandoned:
             return
-        try:
-            job.check()
+        if (error := job.error) is not None:
+            self._deliver(lambda: [(job.work, error)])
+        else:
             self._then([job.work])
-        except Exception as error:
-            settled: Settled = [(job.work, error)]
-            self._deliver(lambda: settled)
 
 
 class _Job:
@@ -119,10 +117,10 @@ class _Job:
             self._left -= 1
             return self._left == 0
 
-    def check(self) -> None:
-        """Raise what was wrong with the first face that could not be read."""
-        if self._errors:
-            raise self._errors[min(self._errors)]
+    @property
+    def error(self) -> Exception | None:
+        """What was wrong with the first face that could not be read."""
+        return self._errors[min(self._errors)] if self._errors else None
 
     def _read(self, index: int) -> None:
         field, face = self._faces[index]

@@ -10,7 +10,6 @@ from services.embedder.engine import Engine
 from services.embedder.faces import EmbeddedFace, embedded_faces
 from services.embedder.resident import LoadedModel
 from services.embedder.work import Answer, Deliver, Outcome, Work, new_work
-from shared.errors import Unavailable
 from shared.model.faces import FaceReader
 
 
@@ -27,9 +26,10 @@ class Pipeline:
     def __init__(
         self, reader: FaceReader, decode_threads: int, batch_images: int, deliver: Deliver
     ) -> None:
+        self._deliver = deliver
         self._batcher = Batcher(batch_images)
         self._engine = Engine(self._batcher, batch_images, deliver)
-        self._decoder = Decoder(reader, decode_threads, self._batcher.submit, deliver)
+        self._decoder = Decoder(reader, decode_threads, self._submit, deliver)
         self._burst = Burst(self._submit)
 
     @property
@@ -45,13 +45,12 @@ class Pipeline:
         await asyncio.to_thread(self._decoder.stop)
         await asyncio.to_thread(self._engine.stop)
 
-    def _submit(self, works: list[Work]) -> None:
+    def _submit(self, works: Sequence[Work]) -> None:
         try:
             self._batcher.submit(works)
-        except Unavailable as error:
-            for work in works:
-                if not work.abandoned:
-                    work.reply(error)
+        except Exception as error:
+            settled = [(work, error) for work in works]
+            self._deliver(lambda: settled)
 
     async def compute(
         self, model: LoadedModel, faces: Sequence[NamedFace], deadline: float
