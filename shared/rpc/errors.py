@@ -3,9 +3,8 @@
 import logging
 import secrets
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -27,7 +26,7 @@ from shared.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from shared.rpc.handlers import Context, Guard
+from shared.rpc.handlers import CallGuard, Context, Guard
 
 logger = logging.getLogger(__name__)
 
@@ -58,21 +57,12 @@ def status_of_errors(method: str) -> Guard:
     return partial(_StatusOfErrors, method)
 
 
-# A class, as a generator would cost every call several microseconds.
-class _StatusOfErrors(AbstractAsyncContextManager[None]):
+class _StatusOfErrors(CallGuard):
     def __init__(self, method: str, context: Context) -> None:
         self._method = method
         self._context = context
 
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def ended(self, error: BaseException | None) -> None:
         if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
             return
         if isinstance(error, MagFaceError) and isinstance(error, tuple(_CODES)):

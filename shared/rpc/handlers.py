@@ -1,9 +1,11 @@
 """The interceptor that puts guards around each call, whatever its kind."""
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -15,6 +17,25 @@ else:
     # Generic in its stubs only.
     Handler = grpc.RpcMethodHandler
 Guard: TypeAlias = Callable[[Context], AbstractAsyncContextManager[None]]
+
+
+class CallGuard(AbstractAsyncContextManager[None]):
+    """Sees how one call ends. A class, as a generator would cost every call microseconds."""
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.ended(error)
+
+    @abstractmethod
+    async def ended(self, error: BaseException | None) -> None:
+        """Called with what the handler raised, which is raised on, or None."""
 
 
 @dataclass(frozen=True)

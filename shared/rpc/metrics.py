@@ -1,14 +1,12 @@
 """Counts and times the calls of a gRPC server for Prometheus."""
 
 import time
-from contextlib import AbstractAsyncContextManager
 from functools import partial
-from types import TracebackType
 
 import grpc
 from prometheus_client import Counter, Gauge, Histogram
 
-from shared.rpc.handlers import Context, Guard
+from shared.rpc.handlers import CallGuard, Context, Guard
 
 CALLS = Counter("magface_rpc_calls", "Calls that ended", ["method", "code"])
 SECONDS = Histogram(
@@ -25,8 +23,7 @@ def measured(method: str) -> Guard:
     return partial(_Measured, method, SECONDS.labels(method), IN_FLIGHT.labels(method))
 
 
-# A class, as a generator would cost every call several microseconds.
-class _Measured(AbstractAsyncContextManager[None]):
+class _Measured(CallGuard):
     def __init__(self, method: str, seconds: Histogram, in_flight: Gauge, context: Context) -> None:
         self._method = method
         self._seconds = seconds
@@ -38,12 +35,7 @@ class _Measured(AbstractAsyncContextManager[None]):
         self._started = time.perf_counter()
         self._in_flight.inc()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def ended(self, error: BaseException | None) -> None:
         self._in_flight.dec()
         self._seconds.observe(time.perf_counter() - self._started)
         CALLS.labels(self._method, self._code(error)).inc()
