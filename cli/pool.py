@@ -110,7 +110,7 @@ def annotators(folder: DirOption = None, as_json: JsonOption = False) -> None:
         [
             one["annotator"],
             one["gold_answers"],
-            f"{one['gold_right'] / one['gold_answers']:.0%}" if one["gold_answers"] else None,
+            _share(one["gold_right"] / one["gold_answers"] if one["gold_answers"] else None),
             one["overlap"],
             _share(one["genuine_right"]),
             _share(one["impostor_right"]),
