@@ -5,8 +5,8 @@ observer error-rates using the EM algorithm") with Dirichlet priors: an annotato
 taken to be as the average one is, and the average one, while nothing is known, to be right most
 of the time, which also tells the two classes apart.
 
-crowd-kit 1.4.2 estimates the same without priors or pairs of known truth. It takes a million
-votes in 5 s and 475 MiB, and brings 40 packages of 770 MB along, transformers among them.
+crowd-kit 1.4.2 estimates the same without priors or pairs of known truth, takes more time and
+memory for it, and brings dozens of packages along, transformers among them.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""JPEGs as nearly everybody sends them: decoded in half of Pillow's time, and more strictly.
+"""JPEGs as nearly everybody sends them: decoded faster than Pillow does, and more strictly.
 
 libjpeg-turbo warns of damage and goes on, with grey where data is missing; Pillow does not pass
 the warning on. Here a picture is either decoded without any warning, to the same pixels as
