@@ -6,12 +6,15 @@ from services.embedder.memory import limit_heaps
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
 from shared.errors import MagFaceError
+from shared.model.session import share_threads
 from shared.rpc.server import run_server
 
 
 def main() -> None:
     limit_heaps()
     settings = EmbedderSettings()
+    if settings.engine == "onnxruntime":
+        share_threads(settings.engine_threads)
     try:
         build = embedder(settings)
     except MagFaceError as error:

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 
 import grpc
 from magface.v1 import embedder_pb2_grpc
 
 from services.embedder.admission import Admission
+from services.embedder.background import background_thread
 from services.embedder.cache import EmbeddingCache
 from services.embedder.embedding import FaceEmbedder
 from services.embedder.following import Forgetting, follow
@@ -24,7 +25,7 @@ from services.embedder.shadow import Shadow
 from services.embedder.swap import LastServed, Swapper
 from services.embedder.work import deliver_on
 from shared.model.faces import FaceReader
-from shared.model.session import require_device
+from shared.model.session import require_device, threads_shared
 from shared.registry.erasure import read_erasure
 from shared.registry.pointer import read_pointer
 from shared.registry.shadow import read_shadow
@@ -55,9 +56,9 @@ def embedder(settings: EmbedderSettings) -> Build:
         cache = EmbeddingCache(settings.cache_bytes)
         models = ResidentModels()
         pointers, loader = _pointers(settings), _loader(settings)
-        swapper = _swapper(settings, models, pointers, loader)
-        aside = _aside(settings, loader)
-        shadow = Shadow(models, reader, aside.load, admission.idle, settings.shadow_share)
+        background = _background()
+        swapper = _swapper(settings, models, pointers, loader, background)
+        shadow = Shadow(models, reader, loader.load, admission.idle, settings.shadow_share)
         forgetting = Forgetting(cache.clear, shadow.forget)
         faces = FaceEmbedder(models, pipeline, admission, cache, shadow)
         # As many as one batch that is computed and one that waits.
@@ -85,6 +86,7 @@ def embedder(settings: EmbedderSettings) -> Build:
                 with suppress(asyncio.CancelledError):
                     await task
             await pipeline.stop()
+            background.shutdown(wait=False)
 
     return build
 
@@ -104,18 +106,26 @@ def _loader(settings: EmbedderSettings) -> Loader:
     )
 
 
-def _aside(settings: EmbedderSettings, loader: Loader) -> Loader:
-    """Load so that a session computes on its caller's thread, whose priority it then has."""
-    # Torch has one number of threads for the whole process.
-    return replace(loader, threads=1) if settings.engine == "onnxruntime" else loader
+def _background() -> ThreadPoolExecutor:
+    """Where versions are loaded; with less priority only if their sessions do not inherit it."""
+    return background_thread("load") if threads_shared() else ThreadPoolExecutor(1, "load")
 
 
 def _swapper(
-    settings: EmbedderSettings, models: ResidentModels, pointers: ObjectStore, loader: Loader
+    settings: EmbedderSettings,
+    models: ResidentModels,
+    pointers: ObjectStore,
+    loader: Loader,
+    background: Executor,
 ) -> Swapper:
-    last_served = LastServed(settings.cache_dir / "last-served")
-    read = partial(read_pointer, pointers)
-    return Swapper(models, read, loader.load, last_served, settings.poll_interval_s)
+    return Swapper(
+        models,
+        partial(read_pointer, pointers),
+        loader.load,
+        background=background,
+        last_served=LastServed(settings.cache_dir / "last-served"),
+        interval_s=settings.poll_interval_s,
+    )
 
 
 def _in_use(models: ResidentModels, swapper: Swapper, shadow: Shadow) -> set[str]:

@@ -2,13 +2,9 @@
 
 import asyncio
 import logging
-import os
 import random
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.embedder import metrics
+from services.embedder.background import background_thread
 from services.embedder.comparing import Side, Verdict
 from services.embedder.memory import let_go
 from services.embedder.resident import LoadedModel, ResidentModels
@@ -28,8 +25,6 @@ _log = logging.getLogger(__name__)
 _QUEUED_PAIRS: Final = 16
 # What waits stays in memory, so large pictures are no part of the sample.
 _PAIR_BYTES: Final = 4 * 2**20
-# Against a thread of normal priority it gets about a tenth of a core.
-_NICENESS: Final = 10
 _FIRST_RETRY_S: Final = 1.0
 _LAST_RETRY_S: Final = 60.0
 
@@ -69,7 +64,7 @@ class Shadow:
     """Follows the registry's shadow pointer, and tries that version.
 
     Nothing waits for it: a pair is queued or dropped, and each image is computed only while
-    no call is in flight, on a thread and in a session of its own.
+    no call is in flight, on a thread of low priority.
 
     Args:
         models: What serves.
@@ -92,6 +87,7 @@ class Shadow:
         self._load = load
         self._idle = idle
         self._share = share
+        self._thread = background_thread("shadow")
         self._queue: asyncio.Queue[_Pair] = asyncio.Queue(_QUEUED_PAIRS)
         self._model: LoadedModel | None = None
         self._against: str | None = None
@@ -137,12 +133,11 @@ class Shadow:
 
     async def run(self) -> None:
         """Try what is queued until cancelled."""
-        thread = ThreadPoolExecutor(1, "shadow", initializer=_step_back)
         try:
             while True:
-                await self._try(thread, await self._queue.get())
+                await self._try(await self._queue.get())
         finally:
-            thread.shutdown(wait=False)
+            self._thread.shutdown(wait=False)
 
     async def _begin(self, wanted: str, serving: str | None) -> None:
         self.forget()
@@ -154,8 +149,9 @@ class Shadow:
         self._publish(ShadowReport(model_version=wanted))
 
     async def _bring(self, version: str) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            self._model = await asyncio.to_thread(self._load, version)
+            self._model = await loop.run_in_executor(self._thread, self._load, version)
         except Exception as error:
             self._retry_at = time.monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
@@ -164,7 +160,7 @@ class Shadow:
             _log.info("model version %s answers in the shadow of %s", version, self._against)
             self._publish(ShadowReport(model_version=version))
 
-    async def _try(self, thread: ThreadPoolExecutor, pair: _Pair) -> None:
+    async def _try(self, pair: _Pair) -> None:
         model = self._model
         if model is None:
             return
@@ -173,7 +169,7 @@ class Shadow:
         try:
             for face in (pair.a, pair.b):
                 await self._idle.wait()
-                vectors.append(await loop.run_in_executor(thread, self._embed, model, face))
+                vectors.append(await loop.run_in_executor(self._thread, self._embed, model, face))
         except Exception as error:
             metrics.SHADOW_PAIRS.labels("failed").inc()
             self._note(error)
@@ -221,10 +217,3 @@ class Shadow:
             exc_info=None if isinstance(error, MagFaceError) else error,
         )
         self._publish(replace(self._report, error=f"{type(error).__name__}: {error}"))
-
-
-def _step_back() -> None:
-    # Linux knows the priority of a thread; elsewhere it keeps the process's.
-    with suppress(OSError):
-        niceness = max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

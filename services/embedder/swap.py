@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,7 @@ class Swapper:
         models: What is loaded; flips.
         read_pointer: Says what should serve; None before the first decision. Blocks.
         load: Makes a version ready to compute. Blocks.
+        background: Where it does so beside a version that serves.
         last_served: What served last time.
         interval_s: Seconds between two looks at the pointer.
     """
@@ -70,12 +72,15 @@ class Swapper:
         models: ResidentModels,
         read_pointer: Callable[[], ServingPointer | None],
         load: Callable[[str], LoadedModel],
+        *,
+        background: Executor,
         last_served: LastServed,
         interval_s: float,
     ) -> None:
         self._models = models
         self._read_pointer = read_pointer
         self._load = load
+        self._background = background
         self._last_served = last_served
         self._interval_s = interval_s
         self._pointer: ServingPointer | None = None
@@ -160,8 +165,11 @@ class Swapper:
         return failure is None or time.monotonic() >= failure.retry_at
 
     async def _bring(self, version: str) -> None:
+        # The first one has nothing to give way to.
+        executor = self._background if self._models.serving else None
+        loop = asyncio.get_running_loop()
         try:
-            model = await asyncio.to_thread(self._load, version)
+            model = await loop.run_in_executor(executor, self._load, version)
         except Exception as error:
             self._note_failure(version, error)
             return

@@ -31,6 +31,10 @@ _ONE_RELU: Final = (
 )
 
 
+# Whether onnxruntime was told so; it keeps it for the whole process, and knows no going back.
+_threads_shared = False
+
+
 class Session(Protocol):
     """A network ready to run. Calls may come from any thread, one at a time."""
 
@@ -128,6 +132,28 @@ class OnnxSession:
         return features
 
 
+def share_threads(threads: int) -> None:
+    """Let all onnxruntime sessions of this process compute with the same CPU threads.
+
+    A session's own threads have the priority of the thread that opens it, for good. These have
+    the process's, so that sessions can be opened in the background. What else is said of
+    threads then holds for torch alone.
+
+    Args:
+        threads: How many compute one run, its caller's included.
+
+    To be called before the first session is opened, and once.
+    """
+    global _threads_shared  # noqa: PLW0603 - so is what it says
+    ort.set_global_thread_pool_sizes(threads, 1)
+    _threads_shared = True
+
+
+def threads_shared() -> bool:
+    """Whether sessions may be opened on a thread of another priority than they run at."""
+    return _threads_shared
+
+
 def require_device(engine: Engine, device: Device) -> None:
     """Make sure that sessions can be opened here, before there is a model to open.
 
@@ -150,6 +176,7 @@ def require_device(engine: Engine, device: Device) -> None:
 
 def _open_onnx(model: Path | bytes, device: Device, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    options.use_per_session_threads = not _threads_shared
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # Threads that spin between two runs take the cores from whatever else is here; within one

@@ -52,6 +52,11 @@ class EmbedderProcess:
         )
         return int(sum(map(float, counts)))
 
+    def niceness(self) -> list[int]:
+        """Of each of its threads; Linux only."""
+        threads = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return [os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads]
+
     def terminate(self) -> None:
         self._process.send_signal(signal.SIGTERM)
 

@@ -1,6 +1,7 @@
 """The embedder as a process: how it starts, stops, and comes back from being killed."""
 
 import asyncio
+import os
 import subprocess
 import sys
 
@@ -66,6 +67,23 @@ async def test_killed_during_a_swap_it_converges_after_the_restart(
             client = Client(channel)
             await client.until_serving(B, seconds=5)
             assert (await client.embed(image(CROPS[0]))).model_version == B
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows a thread's priority")
+async def test_only_what_loads_steps_back_and_what_it_loaded_computes_at_full_priority(
+    embedder_settings, published, tmp_path
+):
+    with EmbedderProcess(embedder_settings, tmp_path, MAGFACE_ENGINE_THREADS="3") as process:
+        async with grpc.aio.insecure_channel(await process.address()) as channel:
+            client = Client(channel)
+            await client.until_serving(A)
+            ours = os.getpriority(os.PRIO_PROCESS, 0)
+            assert set(process.niceness()) == {ours}
+            published.promote(B)
+            await client.until_serving(B)
+            stepped_back = [each for each in process.niceness() if each > ours]
+    # A session of its own threads, opened in the background, would bring two more.
+    assert stepped_back == [10] * (ours < 10)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])

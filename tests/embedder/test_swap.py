@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +24,18 @@ class _World:
     def __init__(self, folder: Path) -> None:
         self.models = ResidentModels()
         self.last_served = LastServed(folder / "cache" / "last-served")
-        self.swapper = Swapper(self.models, self._read, self._load, self.last_served, 0.01)
+        self.background = ThreadPoolExecutor(1, "background")
+        self.swapper = Swapper(
+            self.models,
+            self._read,
+            self._load,
+            background=self.background,
+            last_served=self.last_served,
+            interval_s=0.01,
+        )
         self.broken: dict[str, Exception] = {}
         self.loads: list[str] = []
+        self.loaded_on: list[str] = []
         self.hold = threading.Event()
         self.hold.set()
         self.away = False
@@ -51,6 +61,7 @@ class _World:
 
     def _load(self, version: str) -> LoadedModel:
         self.loads.append(version)
+        self.loaded_on.append(threading.current_thread().name)
         self.hold.wait(timeout=5)
         if version in self.broken:
             raise self.broken[version]
@@ -67,6 +78,7 @@ async def _running(world: _World):
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        world.background.shutdown()
 
 
 @pytest.fixture
@@ -139,6 +151,14 @@ async def test_an_unreachable_store_is_tried_at_every_look_so_that_no_backoff_de
     world.broken["v1"] = Unavailable("the store is away")
     async with _running(world):
         await until(lambda: len(world.loads) >= 5)
+
+
+async def test_only_beside_a_serving_version_is_loaded_in_the_background(world):
+    async with _running(world):
+        for version in ("v1", "v2"):
+            world.promote(version)
+            await until(lambda version=version: world.serving == version)
+    assert [name.startswith("background") for name in world.loaded_on] == [False, True]
 
 
 async def test_rollback_loads_nothing(world):

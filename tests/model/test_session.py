@@ -116,6 +116,28 @@ def test_the_onnx_engine_runs_without_torch(narrow_version: Path) -> None:
     subprocess.run([sys.executable, "-c", program, str(narrow_version)], check=True)
 
 
+def test_sessions_that_share_threads_compute_what_others_do(
+    narrow_version: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import sys, pathlib, numpy as np\n"
+        "from shared.model.session import open_session, require_device, share_threads\n"
+        "share_threads(3)\n"
+        "require_device('onnxruntime', 'cpu')\n"
+        "before = len(list(pathlib.Path('/proc/self/task').glob('*')))\n"
+        "sessions = [open_session(pathlib.Path(sys.argv[1]), threads=5) for _ in range(2)]\n"
+        "assert len(list(pathlib.Path('/proc/self/task').glob('*'))) == before\n"
+        "crops = np.load(sys.argv[2])\n"
+        "np.save(sys.argv[3], [session.run(crops) for session in sessions])\n"
+    )
+    crops, found = some_crops(11), tmp_path / "found.npy"
+    np.save(tmp_path / "crops.npy", crops)
+    arguments = [str(narrow_version), str(tmp_path / "crops.npy"), str(found)]
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True)
+    wanted = open_session(narrow_version).run(crops)
+    np.testing.assert_allclose(np.load(found), [wanted, wanted], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"no network", bytes(5000), None], ids=["empty", "text", "zeros", "absent"]
 )
