@@ -24,6 +24,7 @@ from tests.benchmarks.serving_overload import cancel, overload
 from tests.benchmarks.serving_peer_runs import peers
 from tests.benchmarks.serving_plan import Plan, machine, make_plan
 from tests.benchmarks.serving_runs import Figures
+from tests.benchmarks.serving_shadow import shadow
 from tests.benchmarks.serving_speed import cache, engine, latency
 from tests.benchmarks.serving_swap import swap
 from tests.benchmarks.serving_versions import BenchVersions
@@ -69,6 +70,7 @@ def _sections(out: Path) -> dict[str, Section]:
         "cache": cache,
         "int8": int8,
         "swap": swap,
+        "shadow": shadow,
         "overload": overload,
         "cancel": cancel,
     }

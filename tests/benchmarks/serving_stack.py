@@ -16,6 +16,7 @@ from deploy.local.files import PortBook
 from deploy.local.objectstore import NanioServer
 from deploy.local.service import ServiceServer
 from shared.registry.pointer import ServingPointer, write_pointer
+from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow
 from shared.registry.versions import VersionStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
@@ -40,6 +41,13 @@ class Registry:
             model_version=model_version, generation=self._generation, published_at=now
         )
         write_pointer(self._objects, pointer)
+
+    def try_in_shadow(self, model_version: str) -> None:
+        """Let embedders try this version; none with an empty one."""
+        if model_version:
+            write_shadow(self._objects, ShadowPointer(model_version=model_version))
+        else:
+            clear_shadow(self._objects)
 
 
 class Embedder:
