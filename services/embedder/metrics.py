@@ -54,7 +54,7 @@ SHADOW_PAIRS: Final = Counter(
 )
 SHADOW_SECONDS: Final = Histogram(
     "magface_embedder_shadow_seconds",
-    "Time the candidate took for one image, on one thread of low priority",
+    "Time the candidate took for one image, started by a thread of low priority",
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
 )
 SHADOW_AGREEMENT: Final = Gauge(

@@ -111,18 +111,23 @@ class KeptSelections:
             "linear": _digest_sources("tests.benchmarks.selection_linear"),
             "training": _digest_sources("services.trainer"),
         }
-        self._kept: dict[str, dict[str, Any]] = (
-            json.loads(file.read_text()) if file.exists() else {}
-        )
+        self._kept = self._read()
 
     def get(self, row: SelectionRow, pairs: Rows) -> dict[str, Any] | None:
         return self._kept.get(self._key(row, pairs))
 
     def put(self, row: SelectionRow, pairs: Rows, measured: Mapping[str, Any]) -> None:
-        self._kept[self._key(row, pairs)] = dict(measured)
+        # Another run may have finished rows meanwhile.
+        self._kept = self._read() | {self._key(row, pairs): dict(measured)}
         partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps(self._kept, indent=1))
         partial.replace(self._file)
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if not self._file.exists():
+            return {}
+        kept: dict[str, dict[str, Any]] = json.loads(self._file.read_text())
+        return kept
 
     def _key(self, row: SelectionRow, pairs: Rows) -> str:
         chosen = hashlib.sha256(pairs.tobytes()).hexdigest()[:12]

@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 
 from shared.rpc.health import is_serving
-from tests.benchmarks.serving_plan import Plan, machine
+from tests.benchmarks.serving_plan import CALLERS, Plan, machine
 from tests.benchmarks.serving_runs import Client, Figures, Sight, ask
 from tests.benchmarks.serving_stack import Embedder, running_embedder
 from tests.benchmarks.serving_targets import Address
@@ -93,8 +93,12 @@ def _overload_figures(capacity: float, steady: list[Sight], sight: Sight, watch:
 
 
 def cancel(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
-    """Callers who leave, beside 32 who stay: how much of what nobody waits for is computed."""
-    with running_embedder(folder, [versions.iresnet18()]) as embedder:
+    """Callers who leave, beside 32 who stay: how much of what nobody waits for is computed.
+
+    All of them are let in, as a call that is refused has nothing to be cancelled.
+    """
+    room = {"max_images": str(2 * (CALLERS + _STORM_CALLERS))}
+    with running_embedder(folder, [versions.iresnet18()], **room) as embedder:
         address = Address("grpc", embedder.address)
         before = _Counts(embedder)
         storm = {"callers": _STORM_CALLERS, "patience_s": _PATIENCE_S, "seconds": plan.storm_s}

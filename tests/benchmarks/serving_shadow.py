@@ -23,8 +23,8 @@ _PAUSES_S = {"without_pause": 0.0, "with_pauses": 0.1}
 def shadow(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
     """The p50 of Verify with a candidate over that without, iResNet-18 both.
 
-    Without a pause the candidate's turn comes between two calls, so that each of them finds it
-    at work; with pauses of a tenth of a second it has mostly finished.
+    Without a pause the candidate's turn comes between two calls, so that most of them find it at
+    work; with pauses of a tenth of a second it has mostly finished.
     """
     first = versions.iresnet18()
     candidate = versions.differing(first, "iresnet18-signs1", 1)
