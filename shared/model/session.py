@@ -136,8 +136,8 @@ def share_threads(threads: int) -> None:
     """Let all onnxruntime sessions of this process compute with the same CPU threads.
 
     A session's own threads have the priority of the thread that opens it, for good. These have
-    the process's, so that sessions can be opened in the background. What else is said of
-    threads then holds for torch alone.
+    the process's, so that sessions can be opened in the background; but onnxruntime lets them
+    spin for a moment after each run. What else is said of threads then holds for torch alone.
 
     Args:
         threads: How many compute one run, its caller's included.
@@ -176,11 +176,13 @@ def require_device(engine: Engine, device: Device) -> None:
 
 def _open_onnx(model: Path | bytes, device: Device, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.use_per_session_threads = not _threads_shared
-    options.intra_op_num_threads = threads
+    if _threads_shared:
+        options.use_per_session_threads = False
+    else:
+        options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # Threads that spin between two runs take the cores from whatever else is here; within one
-    # they spare a twentieth of its time.
+    # they spare a twentieth of its time. Shared ones cannot be told.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if device != "cpu":
