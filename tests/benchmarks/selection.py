@@ -78,6 +78,8 @@ def run(out: Path) -> dict[str, Any]:
         Every row that is finished, the learning curves and the bars.
     """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cpu_threads()))
+    # What a map has learned leaves gradients so small that processors slow down over them.
+    torch.set_flush_denormal(True)
     faces = Path(os.environ.get("FACES") or _MATERIAL_FACES)
     checkpoint = Path(os.environ.get("CHECKPOINT") or DEFAULT_CHECKPOINT)
     people = (os.environ.get("PEOPLE") or "rendered real").split()
