@@ -7,13 +7,13 @@ from statistics import median
 
 import grpc
 from magface.v1 import embedder_pb2 as pb
-from magface.v1 import image_pb2
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 
 from tests.benchmarks.serving_pictures import faces, fresh
 from tests.benchmarks.serving_plan import Plan
 from tests.benchmarks.serving_runs import Figures, alternate, ratio_of
 from tests.benchmarks.serving_stack import Embedder, running_embedder
+from tests.benchmarks.serving_targets import aligned_image
 from tests.benchmarks.serving_versions import BenchVersions
 from tests.benchmarks.serving_waiting import until
 
@@ -76,13 +76,9 @@ class _Caller:
         return self._shadow_version() == candidate and self._tried() > before
 
     def _verify(self) -> float:
-        aligned = image_pb2.ALIGNMENT_ALIGNED
-        sides = [
-            pb.VerifySide(image=image_pb2.Image(data=jpeg, alignment=aligned))
-            for _, jpeg in islice(self._pictures, 2)
-        ]
+        a, b = (pb.VerifySide(image=aligned_image(jpeg)) for _, jpeg in islice(self._pictures, 2))
         started = time.perf_counter()
-        self._stub.Verify(pb.VerifyRequest(a=sides[0], b=sides[1]), timeout=60)
+        self._stub.Verify(pb.VerifyRequest(a=a, b=b), timeout=60)
         return time.perf_counter() - started
 
     def _shadow_version(self) -> str:

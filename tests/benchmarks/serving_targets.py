@@ -71,8 +71,11 @@ class GrpcTarget:
 
 
 def embed_request(jpegs: list[bytes]) -> pb.EmbedRequest:
-    aligned = image_pb2.ALIGNMENT_ALIGNED
-    return pb.EmbedRequest(images=[image_pb2.Image(data=each, alignment=aligned) for each in jpegs])
+    return pb.EmbedRequest(images=map(aligned_image, jpegs))
+
+
+def aligned_image(jpeg: bytes) -> image_pb2.Image:
+    return image_pb2.Image(data=jpeg, alignment=image_pb2.ALIGNMENT_ALIGNED)
 
 
 class _Http(asyncio.Protocol):
