@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from services.trainer.evaluation_result import EvaluationResult
 from services.trainer.jobs import JobKind
+from services.trainer.progress import Stage
 from services.trainer.training import GateVerdict
 
 
@@ -34,9 +35,10 @@ class Assignment(_Message):
 
 
 class ProgressMade(_Message):
-    """See `services.trainer.training.Progress`."""
+    """See `services.trainer.progress.Progress`."""
 
     type: Literal["progress"] = "progress"
+    stage: Stage
     fraction: float = Field(ge=0, le=1)
     message: str
     figures: dict[str, float] = {}

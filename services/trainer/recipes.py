@@ -16,7 +16,8 @@ from services.trainer.finetune import Faces, Finetuner, Plan
 from services.trainer.losses import Margins, margins_around
 from services.trainer.objectives import CosineObjective, HadsellObjective, Objective
 from services.trainer.pairgraph import Indices, PairGraph
-from services.trainer.training import NoState, Progress, Recipe, Report, TrainingSpec
+from services.trainer.progress import Progress, Report, Stage
+from services.trainer.training import NoState, Recipe, TrainingSpec
 from shared.model.iresnet import IResNet
 from shared.model.manifest import Manifest
 
@@ -99,7 +100,9 @@ class Workshop:
 
         def train(graph: PairGraph, images: Indices) -> Features:
             begin = next(starts)
-            tick = training_report(report, "checking the labels", begin, begin + half)
+            tick = training_report(
+                report, Stage.CHECKING_LABELS, "checking the labels", begin, begin + half
+            )
             mine = copy.deepcopy(network)
             # The last epoch is as good as any: there is nobody left to choose it by.
             short.finetuner(mine, graph, images).run(
@@ -111,13 +114,14 @@ class Workshop:
 
 
 def training_report(
-    report: Report, message: str, start: float, end: float
+    report: Report, stage: Stage, message: str, start: float, end: float
 ) -> Callable[[float, int, float], None]:
-    """Make what a `Finetuner` tells its steps to, as a stage between two shares of the work."""
+    """Make the callback of a `Finetuner`'s steps; see `stage_report`."""
 
     def tick(done: float, epoch: int, loss: float) -> None:
         fraction = start + done * (end - start)
-        report(Progress(fraction, f"{message}, epoch {epoch}", {"epoch": epoch, "loss": loss}))
+        figures = {"epoch": epoch, "loss": loss}
+        report(Progress(stage, fraction, f"{message}, epoch {epoch}", figures))
 
     return tick
 

@@ -4,8 +4,8 @@ Free of torch, so that the trainer's server process can import it. The work itse
 `services.trainer.learning.run_training`, which only the training child imports.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -159,30 +159,6 @@ class NoState:
     def load(self, file: Path) -> bool:
         del file
         return False
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a job stands.
-
-    Attributes:
-        fraction: Share of the work done, 0..1.
-        message: For a person to read.
-        figures: Numbers by name, for instance epoch, loss, images_per_second.
-    """
-
-    fraction: float
-    message: str
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-
-# Called at least once a training step; raising from it stops the training there.
-Report = Callable[[Progress], None]
-
-
-def stage(report: Report, message: str, start: float, end: float) -> Callable[[float], None]:
-    """Make what reports the share done, 0..1, of a stage that lies between two fractions."""
-    return lambda done: report(Progress(start + done * (end - start), message))
 
 
 @dataclass(frozen=True)

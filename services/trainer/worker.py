@@ -26,8 +26,8 @@ from services.trainer.messages import (
     Message,
     ProgressMade,
 )
+from services.trainer.progress import Progress, Stage
 from services.trainer.settings import WorkerSettings
-from services.trainer.training import Progress
 from shared.errors import MagFaceError, Unavailable
 
 _PR_SET_PDEATHSIG = 1
@@ -39,21 +39,24 @@ class Voice:
 
     def __init__(self, pipe: BinaryIO) -> None:
         self._pipe = pipe
-        self._told = ("", 0.0)
+        self._told: tuple[Stage | None, str, float] = (None, "", 0.0)
 
     def say(self, message: Message) -> None:
         self._pipe.write(message.model_dump_json().encode() + b"\n")
         self._pipe.flush()
 
     def report(self, progress: Progress) -> None:
-        """Tell the progress, at most once a second as long as its message stays the same."""
+        """Report the progress: each new stage or message at once, else once a second at most."""
         now = time.monotonic()
-        message, told_at = self._told
-        if progress.message == message and now - told_at < _PROGRESS_INTERVAL_S:
+        *told, told_at = self._told
+        if [progress.stage, progress.message] == told and now - told_at < _PROGRESS_INTERVAL_S:
             return
-        self._told = (progress.message, now)
+        self._told = (progress.stage, progress.message, now)
         made = ProgressMade(
-            fraction=progress.fraction, message=progress.message, figures=dict(progress.figures)
+            stage=progress.stage,
+            fraction=progress.fraction,
+            message=progress.message,
+            figures=dict(progress.figures),
         )
         self.say(made)
 
@@ -92,7 +95,7 @@ def _run_together(work: Callable[[Assignment, Voice], Done | Measured], voice: V
         if leads():
             assignment = _listen()
             with _failure_told(voice):
-                voice.say(work(agreed(_with_snapshot(assignment)), voice))
+                voice.say(work(agreed(_with_snapshot(assignment, voice)), voice))
             return
         given: Assignment | None = agreed(None)
         if given is not None and given.kind is JobKind.TRAIN:
@@ -102,13 +105,14 @@ def _run_together(work: Callable[[Assignment, Voice], Done | Measured], voice: V
                 work(given.model_copy(update={"workdir": workdir}), Voice(nowhere))
 
 
-def _with_snapshot(assignment: Assignment) -> Assignment:
+def _with_snapshot(assignment: Assignment, voice: Voice) -> Assignment:
     """Freeze the feedback before the processes part, so that all pull the same."""
     if assignment.kind is not JobKind.TRAIN or assignment.data_snapshot is not None:
         return assignment
     from services.trainer.feedback_source import PulledFeedback  # noqa: PLC0415
     from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
 
+    voice.report(Progress(Stage.PULLING_FEEDBACK, 0.0, "freezing the feedback"))
     with open_sync_channel(WorkerSettings().feedback_address) as channel:
         frozen = PulledFeedback(channel, None, assignment.workdir / "images")
         return assignment.model_copy(update={"data_snapshot": frozen.snapshot_id})

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from services.trainer.learning import run_training
+from services.trainer.progress import Progress
 from services.trainer.training import (
     LabelledPair,
     NoState,
-    Progress,
     Recipe,
     ReferenceFaces,
     TrainingOutcome,

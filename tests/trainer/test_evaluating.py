@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from services.trainer.evaluating import evaluate_versions
-from services.trainer.training import LabelledPair, Progress, images_of
+from services.trainer.progress import Progress, Stage
+from services.trainer.training import LabelledPair, images_of
 from shared.errors import NotFound, PreconditionFailed
 from shared.model.faces import FaceImage
 from shared.model.session import open_session
@@ -80,6 +81,9 @@ def test_a_version_is_measured_at_its_own_threshold_beside_another(
     fractions = [progress.fraction for progress in told]
     assert fractions == sorted(fractions)
     assert 0 <= fractions[0] <= fractions[-1] <= 1
+    assert list(dict.fromkeys(progress.stage for progress in told)) == [
+        *(Stage.DECODING_IMAGES, Stage.EMBEDDING, Stage.EVALUATING, Stage.REPORTING)
+    ]
 
 
 def _decode(face: FaceImage) -> np.ndarray:

@@ -8,9 +8,10 @@ import pytest
 
 from services.trainer.learning import run_training
 from services.trainer.material import decode_feedback, divide_feedback
+from services.trainer.progress import Progress
 from services.trainer.reference import rendered_reference
 from services.trainer.suspects import Suspicion
-from services.trainer.training import Progress, Recipe, ReferenceFaces, TrainingSpec
+from services.trainer.training import Recipe, ReferenceFaces, TrainingSpec
 from shared.datasets.render import render_person
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.faces import FaceReader

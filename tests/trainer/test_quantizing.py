@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
+from services.trainer.progress import Progress, Stage
 from services.trainer.quantizing import Quantized, quantize_version
 from services.trainer.reference import rendered_reference
-from services.trainer.training import LabelledPair, Progress, ReferenceFaces
+from services.trainer.training import LabelledPair, ReferenceFaces
 from shared.model.checkpoint import load_checkpoint
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, ProbabilityCurve, read_manifest
 from shared.model.selfcheck import check_golden
@@ -51,6 +52,11 @@ def quantize(full: Path, reference: ReferenceFaces, workdir: Path, **changes: ob
     made = quantize_version(full, JOB, reference=reference, workdir=workdir, **given)
     fractions = [progress.fraction for progress in told]
     assert fractions == sorted(fractions)
+    stages = list(dict.fromkeys(progress.stage for progress in told))
+    decoding = [Stage.DECODING_IMAGES] if "feedback" in changes else []
+    assert stages == [
+        *(*decoding, Stage.QUANTIZING, Stage.CALIBRATING, Stage.EVALUATING, Stage.EXPORTING)
+    ]
     return made
 
 
