@@ -10,7 +10,7 @@ from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
 from shared.rpc.server import running_server
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 
 class Client:

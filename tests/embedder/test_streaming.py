@@ -1,6 +1,7 @@
 """Streams of many images: everything is answered, and nothing piles up."""
 
 import asyncio
+import signal
 from contextlib import aclosing, asynccontextmanager
 
 import grpc
@@ -22,7 +23,7 @@ from tests.embedder.conftest import VERSIONS
 from tests.embedder.faces import crops, image, vector
 from tests.embedder.process import EmbedderProcess
 from tests.embedder.serving import Client, running_embedder
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 MOST = 5
 IMAGES = crops(300)
@@ -258,10 +259,10 @@ async def test_sigterm_ends_a_stream_after_the_answers_to_what_was_read(
             for answer in stub.EmbedStream(requests(), timeout=120):
                 seen.append(int(answer.id))
                 if len(seen) == 50:
-                    process.terminate()
+                    process.send_signal(signal.SIGTERM)
 
     with EmbedderProcess(embedder_settings, tmp_path) as process:
-        address = await process.address()
+        address = await asyncio.to_thread(process.start)
         async with grpc.aio.insecure_channel(address) as channel:
             await Client(channel).until_serving(VERSIONS[0])
         seen: list[int] = []

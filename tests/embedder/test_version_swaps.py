@@ -18,7 +18,7 @@ from tests.embedder import broken
 from tests.embedder.conftest import VERSIONS, Registry
 from tests.embedder.faces import crops, image, image_side, vector
 from tests.embedder.serving import Client, running_embedder
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 CROPS = crops(4)
 A, B = VERSIONS

@@ -13,8 +13,8 @@ from deploy.local.objectstore import NanioServer, S3Server
 from deploy.local.seaweedfs import SeaweedServer
 from shared.errors import Unavailable
 from shared.storage.objects import ObjectStore
-from tests.local.helpers import wait_until
-from tests.processes import lives
+from tests.support.processes import lives
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module", params=[NanioServer, SeaweedServer])
