@@ -225,9 +225,7 @@ async def test_a_caller_that_leaves_gives_its_places_back_and_calls_go_on_beside
         await stream.read()
     assert len((await client.embed(image(IMAGES[0]))).faces) == 1
     stream.cancel()
-    await until(
-        lambda: REGISTRY.get_sample_value("magface_embedder_images_in_flight") == 0, seconds=20
-    )
+    await until(lambda: REGISTRY.get_sample_value("magface_embedder_images_in_flight") == 0)
     assert len((await client.embed(image(IMAGES[1]))).faces) == 1
 
 
