@@ -13,7 +13,7 @@ from deploy.local.seaweedfs import SeaweedServer
 from services.trainer.feedback_source import PulledFeedback
 from services.trainer.training import LabelledPair, Vote
 from shared.errors import NotFound, Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.rpc.channel import open_sync_channel
 from tests.trainer.people import encode, submit
 from tests.trainer.process import ServiceProcess, service_environment
