@@ -19,6 +19,7 @@ from services.feedback.settings import FeedbackSettings
 from shared.storage.migrations import apply_migrations
 from shared.storage.postgres import open_pool
 from tests.feedback.helpers import settings_for, stub_on
+from tests.support.waiting import wait_until
 
 _STORED = Path(__file__).with_name("stored") / "weighted_consensus.sql"
 _TAKEN_BY_MAJORITY = "1bb35f07-84c9-4374-ada3-53524270efc6"
@@ -49,9 +50,7 @@ async def _started(database_url: str, minimum_votes: int = 1) -> None:
     """Wait until the service has derived what there is to derive."""
     wanted = [(minimum_votes, "majority")]
     rule = "SELECT minimum_votes, derived_by FROM feedback.consensus_rule"
-    async with asyncio.timeout(20):
-        while _rows(database_url, rule) != wanted:
-            await asyncio.sleep(0.02)
+    await asyncio.to_thread(wait_until, lambda: _rows(database_url, rule) == wanted, 20)
 
 
 def _by_majority(database_url: str, minimum_votes: int = 1) -> dict[int, tuple[str | None, float]]:
@@ -142,6 +141,7 @@ async def test_the_removed_setting_is_ignored_and_logged_once(
     settings: FeedbackSettings,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    *,
     value: str | None,
     lines: int,
 ) -> None:
