@@ -18,8 +18,8 @@ from services.trainer.objectives import CosineObjective, HadsellObjective, Objec
 from services.trainer.pairgraph import Indices, PairGraph
 from services.trainer.progress import Progress, Report, Stage
 from services.trainer.training import NoState, Recipe, TrainingSpec
-from shared.model.iresnet import IResNet
 from shared.model.manifest import Manifest
+from shared.model.network.iresnet import IResNet
 
 
 @dataclass(frozen=True)

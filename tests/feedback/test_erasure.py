@@ -32,13 +32,13 @@ from services.trainer.suspects import (
 )
 from services.trainer.training import LabelledPair
 from shared.errors import InvalidInput, NotFound, Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.registry.erasure import read_erasure
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool, transaction
 from tests.feedback.filling import fill
 from tests.feedback.helpers import Stored, feedback, picture, request, sha256
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
