@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.errors import CorruptData
+
 GOLDEN_CROPS_FILE: Final = Path(__file__).with_name("golden_crops.zip")
 REFERENCE_CROPS_FILE: Final = Path(__file__).with_name("reference_crops.zip")
 
@@ -34,7 +36,12 @@ def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Decode the images of a zip with a folder per person."""
     with ZipFile(file) as archive:
         names = archive.namelist()
-        encoded = [np.frombuffer(archive.read(name), np.uint8) for name in names]
-    crops = np.stack([cv2.imdecode(data, cv2.IMREAD_COLOR) for data in encoded])
-    persons = np.array([int(name.partition("/")[0]) for name in names], np.int64)
-    return crops.astype(np.uint8, copy=False), persons
+        crops = np.stack([_decode(archive.read(name), name) for name in names])
+    return crops, np.array([int(name.partition("/")[0]) for name in names], np.int64)
+
+
+def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
+    crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if crop is None:
+        raise CorruptData(f"the bundled crop {name} is no image that OpenCV can decode")
+    return crop.astype(np.uint8, copy=False)
