@@ -8,10 +8,10 @@ import typer
 from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
-from cli.job_progress import wait_for_job
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.commands.job_progress import wait_for_job
+from cli.commands.options import ByOption, user_name
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
-from cli.training import ByOption, user_name
 
 
 def evaluate_model(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.connection import DEFAULT_DIR
+from cli.clients import DEFAULT_DIR
 from cli.output import JsonOption, console, emit, facts, remarks
 
 

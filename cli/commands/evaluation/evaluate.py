@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.connection import DirOption
-from cli.models import ChannelOrder
+from cli.clients import DirOption
+from cli.commands.options import ChannelOrder
+from cli.images import Alignment, AlignmentOption
 from cli.output import JsonOption, counting_progress, emit
-from cli.pictures import Alignment, AlignmentOption
 from shared.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from cli.evaluated_models import EvaluatedModel
+    from cli.commands.evaluation.model_source import EvaluatedModel
     from shared.datasets.pairs import PairSet
     from shared.evaluation.embed_set import Crops
     from shared.evaluation.evaluation import Measured
@@ -58,9 +58,9 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model version or a checkpoint on labelled pairs of faces."""
-    from cli.evaluated_models import open_checkpoint, open_named, open_version
-    from cli.evaluation_tables import readable
-    from cli.pair_crops import pair_crops
+    from cli.commands.evaluation.model_source import open_checkpoint, open_named, open_version
+    from cli.commands.evaluation.pair_crops import pair_crops
+    from cli.commands.evaluation.tables import readable
     from shared.evaluation.compare import compare
 
     if model and checkpoint:

@@ -8,9 +8,9 @@ import typer
 from magface.v1 import embedder_pb2, image_pb2
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, embedder
+from cli.clients import CALL_TIMEOUT_S, DirOption, embedder
+from cli.images import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
 from cli.output import JsonOption, counting_progress, emit, facts, shortest, table, to_plain
-from cli.pictures import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
 from shared.errors import PreconditionFailed
 
 _IMAGES_A_CALL = 64

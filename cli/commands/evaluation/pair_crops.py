@@ -5,7 +5,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.pictures import Alignment
+from cli.images import Alignment
 from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput
 from shared.evaluation.embed_set import Crops

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.models import ChannelOrder
+from cli.commands.options import ChannelOrder
 from cli.output import JsonOption, emit, facts, table
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def render(
 def _wish(share: float, checkpoint: Path | None, order: ChannelOrder) -> "HardPairs | None":
     if not share:
         return None
-    from cli.hard_pairs import hard_pairs
+    from cli.commands.evaluation.hard_pairs import hard_pairs
 
     return hard_pairs(share, checkpoint, order.value)
 

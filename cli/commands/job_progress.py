@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cli.connection import CALL_TIMEOUT_S
+from cli.clients import CALL_TIMEOUT_S
 from cli.output import facts, remarks, table, to_plain
 from shared.errors import MagFaceError, Unavailable
 from shared.rpc.errors import domain_errors

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from magface.v1 import embedder_pb2
 
-from cli.connection import CALL_TIMEOUT_S, DEFAULT_DIR, embedder
+from cli.clients import CALL_TIMEOUT_S, DEFAULT_DIR, embedder
 from deploy.local.endpoints import Endpoints
 from shared.errors import PreconditionFailed
 from shared.model.checkpoint import load_checkpoint

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 from magface.v1 import feedback_pb2
 from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 
-from cli.connection import CALL_TIMEOUT_S
+from cli.clients import CALL_TIMEOUT_S
 from cli.output import counting_progress, to_plain
 from shared.errors import NotFound
 from shared.rpc.errors import domain_errors

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cli.commands.evaluation.pair_crops import pair_crops
+from cli.images import Alignment
 from cli.output import counting_progress
-from cli.pair_crops import pair_crops
-from cli.pictures import Alignment
 from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import HardPairs
 from shared.evaluation.embed_set import embed_set

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from magface.v1 import feedback_pb2
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 
 ByOption = Annotated[
@@ -57,7 +57,7 @@ def _asked(by: str, request_id: str) -> dict[str, str]:
     return {"requested_by": by, "request_id": request_id or secrets.token_hex(8)}
 
 
-def show_audit(
+def list_audit(
     limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 100,
     folder: DirOption = None,
     as_json: JsonOption = False,

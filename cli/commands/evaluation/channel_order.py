@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, Final
 
+from cli.commands.evaluation.pair_crops import pair_crops
+from cli.images import Alignment
 from cli.output import counting_progress
-from cli.pair_crops import pair_crops
-from cli.pictures import Alignment
 from shared.datasets.pair_files import read_pair_file
 from shared.evaluation.calibration import best_accuracy_threshold, far_threshold
 from shared.evaluation.embed_set import embed_set

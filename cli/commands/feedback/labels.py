@@ -1,4 +1,4 @@
-"""``magface feedback``."""
+"""``magface feedback``: submit, import, export, count and list labels."""
 
 import secrets
 from collections.abc import Sequence
@@ -7,20 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from magface.v1 import feedback_pb2, trainer_pb2
-from rich.console import Group, RenderableType
+from magface.v1 import feedback_pb2
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, trainer
-from cli.feedback_erasure import erase_image, erase_subject, show_audit
-from cli.feedback_export import ExportFormat, export_pairs
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
+from cli.images import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
-from cli.pictures import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
+from cli.transfer.export import ExportFormat, export_pairs
 from shared.errors import MagFaceError
-
-app = typer.Typer(no_args_is_help=True, help="What people say about pairs of faces.")
-app.command("erase-image")(erase_image)
-app.command("erase-subject")(erase_subject)
-app.command("audit")(show_audit)
 
 AnnotatorOption = Annotated[str, typer.Option("--annotator", help="Who says so.")]
 
@@ -40,7 +33,6 @@ _LABELS: Final = {
 }
 
 
-@app.command()
 def submit(
     *,
     a: PictureA,
@@ -68,7 +60,6 @@ def submit(
     emit(as_json, result, facts(result))
 
 
-@app.command("import")
 def import_pairs(
     *,
     file: Annotated[
@@ -92,7 +83,7 @@ def import_pairs(
     as_json: JsonOption = False,
 ) -> None:
     """Store a label for every pair of a file; done twice, it stores them once."""
-    from cli.bulk_feedback import import_pair_set
+    from cli.transfer.import_labels import import_pair_set
     from shared.datasets.pair_files import read_pair_file
 
     pair_set = read_pair_file(file, images)
@@ -108,7 +99,6 @@ def import_pairs(
         )
 
 
-@app.command()
 def export(
     out: Annotated[
         Path,
@@ -131,7 +121,6 @@ def export(
     emit(as_json, result, facts(result))
 
 
-@app.command()
 def stats(folder: DirOption = None, as_json: JsonOption = False) -> None:
     """Count what is stored."""
     with feedback(folder) as stub:
@@ -140,7 +129,6 @@ def stats(folder: DirOption = None, as_json: JsonOption = False) -> None:
     emit(as_json, result, facts(result))
 
 
-@app.command("list")
 def list_pairs(
     consensus: Annotated[Label | None, typer.Option(help="Only these.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 100,
@@ -172,62 +160,3 @@ def _row(pair: dict[str, Any]) -> list[object]:
         f"{pair['votes_same']}/{pair['votes_different']}/{pair['votes_unsure']}",
         short_time(pair["last_labelled"]),
     ]
-
-
-@app.command()
-def suspects(
-    job: Annotated[
-        str, typer.Option("--job", help="Of this training; of the latest that succeeded.")
-    ] = "",
-    limit: Annotated[int, typer.Option(min=1, help="Surest ones.")] = 100,
-    folder: DirOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the labels that a training suspects to be wrong, and how reliable who gave them is."""
-    pages: list[trainer_pb2.ListSuspectsResponse] = []
-    with trainer(folder) as stub:
-
-        def fetch(size: int, token: str) -> tuple[Sequence[trainer_pb2.Suspect], str]:
-            # A training that ends in between must not change what the token counts.
-            of = pages[0].job_id if pages else job
-            request = trainer_pb2.ListSuspectsRequest(job_id=of, page_size=size, page_token=token)
-            pages.append(stub.ListSuspects(request, timeout=CALL_TIMEOUT_S))
-            return pages[-1].suspects, pages[-1].next_page_token
-
-        found = [to_plain(suspect) for suspect in collect_pages(fetch, limit)]
-    result = to_plain(pages[0]) | {"suspects": found}
-    del result["next_page_token"]
-    emit(as_json, result, _suspect_tables(result))
-
-
-def _suspect_tables(result: dict[str, Any]) -> RenderableType:
-    summary = {
-        "job": result["job_id"],
-        "pairs": result["pairs"],
-        "expected wrong": f"{result['wrong_share']:.1%}",
-        "treated": "yes" if result["treated"] else "no, next to none seem wrong",
-    }
-    labels = [
-        [
-            f"{one['sha256_a'][:10]} {one['sha256_b'][:10]}",
-            "same" if one["same"] else "different",
-            f"{one['wrong_probability']:.2f}",
-            one["reason"],
-            ", ".join(one["annotators"]),
-        ]
-        for one in result["suspects"]
-    ]
-    people = [
-        [
-            one["annotator"],
-            one["votes"],
-            f"{one['genuine_right']:.0%}",
-            f"{one['impostor_right']:.0%}",
-        ]
-        for one in result["annotators"]
-    ]
-    return Group(
-        facts(summary),
-        table("images", "label", "wrong", "reason", "annotators", rows=labels),
-        table("annotator", "votes", "right when same", "right when different", rows=people),
-    )

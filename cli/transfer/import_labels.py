@@ -12,8 +12,8 @@ import grpc
 from magface.v1 import feedback_pb2
 from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 
+from cli.images import Alignment, file_of_field, to_image
 from cli.output import counting_progress
-from cli.pictures import Alignment, file_of_field, to_image
 from shared.datasets.pairs import PairSet
 from shared.errors import Unavailable
 from shared.rpc.errors import domain_errors

@@ -8,7 +8,7 @@ from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 from rich.console import Group
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, trainer
+from cli.clients import CALL_TIMEOUT_S, DirOption, trainer
 from cli.output import JsonOption, emit, facts, table, to_plain
 from shared.errors import Conflict, Unavailable
 

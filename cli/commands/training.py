@@ -1,6 +1,5 @@
 """``magface train`` and ``magface jobs``."""
 
-import getpass
 from collections.abc import Sequence
 from enum import StrEnum
 from textwrap import shorten
@@ -9,14 +8,14 @@ from typing import Annotated, Any, Final
 import typer
 from magface.v1 import trainer_pb2
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
-from cli.job_progress import follow_job, job_facts, wait_for_job
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.commands.job_progress import follow_job, job_facts, wait_for_job
+from cli.commands.options import ByOption, user_name
 from cli.output import JsonOption, console, emit, short_time, table, to_plain
 
 jobs = typer.Typer(no_args_is_help=True, help="Look at what the trainer does.")
 
 JobArgument = Annotated[str, typer.Argument(show_default=False)]
-ByOption = Annotated[str, typer.Option("--by", help="Who asks; recorded.")]
 
 
 class Recipe(StrEnum):
@@ -30,14 +29,6 @@ _RECIPES: Final = {
     Recipe.COSINE: trainer_pb2.RECIPE_COSINE,
     Recipe.HADSELL: trainer_pb2.RECIPE_HADSELL,
 }
-
-
-def user_name() -> str:
-    """Says who runs this command."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def train(

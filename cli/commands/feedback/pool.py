@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final
 import typer
 from magface.v1 import feedback_pb2
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, feedback
+from cli.clients import CALL_TIMEOUT_S, DirOption, feedback
+from cli.images import Alignment, AlignmentOption, to_image
 from cli.output import JsonOption, counting_progress, emit, facts, short_time, table, to_plain
-from cli.pictures import Alignment, AlignmentOption, to_image
 from shared.errors import InvalidInput, MagFaceError
 
 # A stream is short enough to be sent anew when it was cut.
@@ -101,7 +101,7 @@ def next_pairs(
     )
 
 
-def annotators(folder: DirOption = None, as_json: JsonOption = False) -> None:
+def list_annotators(folder: DirOption = None, as_json: JsonOption = False) -> None:
     """Show how annotators did on pairs whose truth is known, and how reliable they seem."""
     with feedback(folder) as stub:
         request = feedback_pb2.ListAnnotatorsRequest()

@@ -1,7 +1,6 @@
-"""``magface models``."""
+"""``magface models``: list, import, promote, roll back and shadow versions."""
 
 from collections.abc import Iterator, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,25 +10,16 @@ from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
-from cli.job_progress import job_facts, wait_for_job
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.commands.job_progress import job_facts, wait_for_job
+from cli.commands.models.rollout import WaitOption, wait_for_rollout
+from cli.commands.options import ByOption, ChannelOrder, user_name
 from cli.output import JsonOption, emit, facts, remarks, short_time, table, to_plain
-from cli.rollout import WaitOption, wait_for_rollout
-from cli.training import ByOption, user_name
 
 _CHUNK_BYTES: Final = 2**20
 _UPLOAD_TIMEOUT_S: Final = 600.0
 
-app = typer.Typer(no_args_is_help=True, help="Model versions, and which of them serves.")
-
 ReasonOption = Annotated[str, typer.Option("--reason", help="Kept in the history.")]
-
-
-class ChannelOrder(StrEnum):
-    """In which order a network wants its channels."""
-
-    BGR = "bgr"
-    RGB = "rgb"
 
 
 _CHANNEL_ORDERS: Final = {
@@ -38,7 +28,6 @@ _CHANNEL_ORDERS: Final = {
 }
 
 
-@app.command("list")
 def list_models(
     limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 20,
     folder: DirOption = None,
@@ -63,7 +52,6 @@ def list_models(
     emit(as_json, result, table(*columns, rows=rows))
 
 
-@app.command("import")
 def import_model(
     *,
     file: Annotated[
@@ -104,7 +92,7 @@ def import_model(
         raise typer.BadParameter("--target-far needs --probe, and sets the threshold itself")
     measured: dict[str, Any] | None = None
     if probe is not None:
-        from cli.probe import probe_channel_order
+        from cli.commands.evaluation.channel_order import probe_channel_order
 
         measured = probe_channel_order(file, probe, target_far)
         channel_order = ChannelOrder(measured["channel_order"])
@@ -120,7 +108,6 @@ def import_model(
     emit(as_json, result, job_facts(job))
 
 
-@app.command()
 def promote(
     *,
     model_version: Annotated[str, typer.Argument(show_default=False)],
@@ -142,7 +129,6 @@ def promote(
     emit(as_json, result, facts(result))
 
 
-@app.command()
 def rollback(
     reason: ReasonOption,
     wait: WaitOption = False,
@@ -157,7 +143,6 @@ def rollback(
     emit(as_json, result, facts(result))
 
 
-@app.command()
 def shadow(
     *,
     model_version: Annotated[str, typer.Argument(show_default=False)] = "",

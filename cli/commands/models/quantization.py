@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 from magface.v1 import trainer_pb2
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, trainer
-from cli.job_progress import job_facts, wait_for_job
+from cli.clients import CALL_TIMEOUT_S, DirOption, trainer
+from cli.commands.job_progress import job_facts, wait_for_job
+from cli.commands.options import ByOption, user_name
 from cli.output import JsonOption, emit, to_plain
-from cli.training import ByOption, user_name
 
 
 def quantize_model(
