@@ -25,7 +25,7 @@ from services.feedback.ledger import Ledger
 from services.feedback.rules import Rules
 from services.feedback.writer import BatchWriter
 from shared.errors import Conflict, CorruptData, InvalidInput, NotFound, Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.paging import read_page
 from shared.storage.postgres import Pool, transaction
 

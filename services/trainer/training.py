@@ -18,7 +18,7 @@ from shared.model.manifest import Manifest
 
 if TYPE_CHECKING:  # it needs OpenCV, which the trainer's server does without
     from services.trainer.suspects import LabelReport
-    from shared.model.faces import FaceImage
+    from shared.model.image.face_reader import FaceImage
 
 
 class Recipe(StrEnum):

@@ -42,11 +42,12 @@ from services.feedback.selection import Rows, draw_uniform
 from services.trainer.features import compute_features
 from services.trainer.training import ReferenceFaces
 from shared.errors import MagFaceError
-from shared.model.checkpoint import load_checkpoint
 from shared.model.default import DEFAULT_CHECKPOINT
-from shared.model.iresnet import IResNet
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
-from shared.model.session import cpu_threads, split_features
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.network.iresnet import IResNet
+from shared.model.sessions.base import split_features
+from shared.model.sessions.cpu import cpu_threads
 from tests.benchmarks.learning_faces import (
     LabelledPairs,
     People,

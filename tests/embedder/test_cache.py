@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.embedder.cache import CacheKey, EmbeddingCache, cache_key
 from services.embedder.faces import EmbeddedFace
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from tests.embedder.waiting import until
 
 SIZE = 16

@@ -8,7 +8,7 @@ import pytest
 
 from shared.client import EmbedderClient, open_embedder
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from tests.embedder.conftest import VERSIONS
 from tests.embedder.faces import crops, image
 from tests.embedder.process import EmbedderProcess

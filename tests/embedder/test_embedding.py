@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from shared.errors import InvalidInput, Overloaded, PreconditionFailed, Unavailable
-from shared.model.faces import FaceImage, FaceReader
-from shared.model.session import split_features
+from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.sessions.base import split_features
 from shared.settings import ImageLimits
 from tests.embedder.domain import FACES, Service, held, stored
 from tests.embedder.faces import crops, jpeg, png

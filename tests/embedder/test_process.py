@@ -97,7 +97,7 @@ def test_a_gpu_that_is_not_there_ends_the_start(embedder_settings, tmp_path, eng
 def test_torch_is_not_imported_by_the_onnxruntime_engine(tiny_versions):
     script = (
         "import sys; from pathlib import Path; import services.embedder.__main__\n"
-        "from shared.model.session import open_session, require_device\n"
+        "from shared.model.sessions.factory import open_session, require_device\n"
         "require_device('onnxruntime', 'cpu'); open_session(Path(sys.argv[1]))\n"
         "sys.exit('torch' in sys.modules)"
     )

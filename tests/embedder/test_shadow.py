@@ -19,7 +19,7 @@ from services.embedder.resident import LoadedModel, ResidentModels
 from services.embedder.shadow import Shadow
 from services.embedder.work import deliver_on
 from shared.errors import CorruptData
-from shared.model.faces import FaceImage, FaceReader
+from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow
 from shared.settings import ImageLimits
 from tests.embedder.conftest import VERSIONS

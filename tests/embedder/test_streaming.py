@@ -16,8 +16,8 @@ from services.embedder.admission import Admission
 from services.embedder.faces import Embedded, EmbeddedFace
 from services.embedder.streaming import FaceStream, StreamedFace
 from shared.errors import InvalidInput, Overloaded, Unavailable
-from shared.model.faces import FaceImage
-from shared.model.session import split_features
+from shared.model.image.face_reader import FaceImage
+from shared.model.sessions.base import split_features
 from tests.embedder.conftest import VERSIONS
 from tests.embedder.faces import crops, image, vector
 from tests.embedder.process import EmbedderProcess

@@ -12,7 +12,7 @@ import pytest
 
 from deploy.local.s3_nanio import NanioServer
 from services.embedder.settings import EmbedderSettings
-from shared.model.session import split_features
+from shared.model.sessions.base import split_features
 from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow
 from tests.embedder import broken
 from tests.embedder.conftest import VERSIONS, Registry

@@ -18,7 +18,7 @@ from services.feedback.rules import Rules
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
 from shared.errors import Conflict, Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.storage.objects import ObjectStore, image_key
 from tests.feedback.helpers import Stored, feedback, picture, sha256, stub_on
 from tests.support.waiting import wait_until

@@ -14,7 +14,7 @@ from services.feedback.pool import PoolImage
 from services.feedback.rules import rules_of
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.storage.objects import ObjectStore, image_key
 from tests.feedback.helpers import Stored, picture, request, sha256
 

@@ -12,7 +12,7 @@ from magface.v1 import feedback_pb2_grpc
 from services.trainer.feedback_source import PulledFeedback
 from services.trainer.training import LabelledPair, Vote
 from shared.errors import NotFound, Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.rpc.channel import open_sync_channel
 from tests.support.seaweedfs import SeaweedServer
 from tests.trainer.people import encode, submit

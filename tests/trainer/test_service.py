@@ -25,8 +25,8 @@ from shared.errors import (
     PreconditionFailed,
 )
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
-from shared.model.selfcheck import check_golden
-from shared.model.session import open_session
+from shared.model.golden import check_golden
+from shared.model.sessions.factory import open_session
 from shared.registry.pointer import read_pointer
 from shared.registry.versions import VersionStore
 from shared.rpc.errors import domain_errors

@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 
 from services.trainer.distributed import together
-from shared.model.iresnet import IResNet
+from shared.model.network.iresnet import IResNet
 from tests.trainer.process import REPOSITORY
 from tests.trainer.test_finetune import finetuner, tiny_network
 

@@ -12,9 +12,9 @@ from shared.evaluation.embed_set import embed_set
 from shared.evaluation.evaluation import score
 from shared.evaluation.metrics import roc
 from shared.evaluation.scores import Scores
-from shared.model.checkpoint import load_checkpoint
 from shared.model.manifest import ChannelOrder
-from shared.model.torch_session import TorchSession
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.torch import TorchSession
 
 # The official order first: it wins when there is nothing to choose.
 _ORDERS: Final[tuple[ChannelOrder, ...]] = ("bgr", "rgb")

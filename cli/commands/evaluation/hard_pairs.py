@@ -13,11 +13,11 @@ from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import HardPairs
 from shared.evaluation.embed_set import embed_set
 from shared.evaluation.scores import pair_similarity
-from shared.model.checkpoint import load_checkpoint
 from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import ChannelOrder
-from shared.model.session import Session
-from shared.model.torch_session import TorchSession
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.base import Session
+from shared.model.sessions.torch import TorchSession
 
 
 def hard_pairs(share: float, checkpoint: Path | None, channel_order: ChannelOrder) -> HardPairs:

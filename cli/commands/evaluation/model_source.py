@@ -10,10 +10,11 @@ from magface.v1 import embedder_pb2
 from cli.clients import CALL_TIMEOUT_S, DEFAULT_DIR, embedder
 from deploy.local.endpoints import Endpoints
 from shared.errors import PreconditionFailed
-from shared.model.checkpoint import load_checkpoint
 from shared.model.manifest import ChannelOrder, read_manifest
-from shared.model.session import Session, open_session
-from shared.model.torch_session import TorchSession
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.base import Session
+from shared.model.sessions.factory import open_session
+from shared.model.sessions.torch import TorchSession
 from shared.registry.versions import VersionStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore

@@ -9,7 +9,7 @@ from cli.images import Alignment
 from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput
 from shared.evaluation.embed_set import Crops
-from shared.model.faces import FaceImage, FaceReader
+from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.settings import ImageLimits
 
 _SETTLED: Final[dict[Alignment, Literal["aligned", "detect"]]] = {

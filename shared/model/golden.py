@@ -1,4 +1,4 @@
-"""A version's golden faces: what it gave when it was made, and must give when it is loaded."""
+"""Golden crops: the self-check of a model version when it is loaded."""
 
 import base64
 import binascii
@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import CorruptData
+from shared.model.image.align import CROP_SIZE
 from shared.model.manifest import GoldenCrop, Manifest, read_manifest
-from shared.model.preprocess import CROP_SIZE
-from shared.model.session import Session, open_session, split_features
+from shared.model.sessions.base import Session, split_features
+from shared.model.sessions.factory import open_session
 
 MIN_COSINE = 0.9999
 MAX_MAGNITUDE_ERROR = 1e-3

@@ -1,4 +1,4 @@
-"""JPEGs as nearly everybody sends them: decoded faster than Pillow does, and more strictly.
+"""Fast, strict decoding of plain JPEGs with libjpeg-turbo.
 
 libjpeg-turbo warns of damage and goes on, with grey where data is missing; Pillow does not pass
 the warning on. Here a picture is either decoded without any warning, to the same pixels as

@@ -1,4 +1,4 @@
-"""The iResNet of official MagFace (``models/iresnet.py``), with its own constants.
+"""The iResNet of official MagFace (``models/iresnet.py``), with its constants.
 
 Keys are those of the released files below their prefix, so that weights go both ways.
 InsightFace's network has the same keys, but another BatchNorm epsilon.

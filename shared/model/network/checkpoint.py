@@ -1,4 +1,4 @@
-"""Reading MagFace checkpoints: all of the network, or an error that says what is wrong."""
+"""Loads MagFace checkpoints, completely or not at all."""
 
 import pickle
 import re
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from shared.errors import InvalidInput
-from shared.model.iresnet import IResNet, IResNetSpec, spec_from_shapes
+from shared.model.network.iresnet import IResNet, IResNetSpec, spec_from_shapes
 
 _PREFIX = re.compile(r"(.*?)layer[1-4]\.\d+\.")
 _REFUSED_CALL = re.compile(r"GLOBAL (\S+)")

@@ -1,4 +1,4 @@
-"""Finds the face in a photograph with OpenCV's YuNet."""
+"""Face detection with OpenCV's YuNet."""
 
 import threading
 from importlib.util import find_spec

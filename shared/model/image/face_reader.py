@@ -1,4 +1,4 @@
-"""A face as it comes in, and the crop that the network sees of it."""
+"""Reads a face image of any alignment into the 112x112 crop that the network takes."""
 
 import threading
 from dataclasses import dataclass
@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.model.detect import FaceDetector, find_detector_model
-from shared.model.jpeg import decode_plain_jpeg
-from shared.model.preprocess import CROP_SIZE, align_face, decode_image
+from shared.model.image.align import CROP_SIZE, align_face
+from shared.model.image.decode import decode_image
+from shared.model.image.detector import FaceDetector, find_detector_model
+from shared.model.image.jpeg import decode_plain_jpeg
 from shared.settings import ImageLimits
 
 Alignment = Literal["unspecified", "aligned", "landmarks", "detect"]

@@ -1,4 +1,4 @@
-"""What a GPU is given: buffers of its own, and half precision if that is asked for."""
+"""CUDA support for ONNX Runtime sessions: bound buffers and half precision."""
 
 from pathlib import Path
 from typing import Any

@@ -1,14 +1,14 @@
-"""The torch engine."""
+"""PyTorch sessions."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from shared.errors import PreconditionFailed
-from shared.model.iresnet import IResNet
 from shared.model.manifest import ChannelOrder
-from shared.model.preprocess import network_input
-from shared.model.session import Device, Engine, check_crops, cpu_threads
+from shared.model.network.iresnet import IResNet
+from shared.model.sessions.base import Device, Engine, check_crops, network_input
+from shared.model.sessions.cpu import cpu_threads
 
 
 def require_torch_device(device: Device) -> None:
