@@ -102,7 +102,7 @@ def next_pairs(
 
 
 def list_annotators(folder: DirOption = None, as_json: JsonOption = False) -> None:
-    """Show how annotators did on pairs whose truth is known, and how reliable they seem."""
+    """Show how annotators answered pairs whose truth is known."""
     with feedback(folder) as stub:
         request = feedback_pb2.ListAnnotatorsRequest()
         result = to_plain(stub.ListAnnotators(request, timeout=CALL_TIMEOUT_S))
@@ -110,20 +110,11 @@ def list_annotators(folder: DirOption = None, as_json: JsonOption = False) -> No
         [
             one["annotator"],
             one["gold_answers"],
-            _share(one["gold_right"] / one["gold_answers"] if one["gold_answers"] else None),
-            one["overlap"],
-            _share(one["genuine_right"]),
-            _share(one["impostor_right"]),
+            f"{one['gold_right'] / one['gold_answers']:.0%}" if one["gold_answers"] else None,
         ]
         for one in result["annotators"]
     ]
-    columns = ("annotator", "known pairs answered", "right", "overlap")
-    shares = ("right when same", "right when different")
-    emit(as_json, result, table(*columns, *shares, rows=rows))
-
-
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{value:.0%}"
+    emit(as_json, result, table("annotator", "known pairs answered", "right", rows=rows))
 
 
 def _requests(
