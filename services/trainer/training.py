@@ -92,7 +92,8 @@ class LabelledPair:
 
     Attributes:
         same: True when they show one person.
-        confidence: Share of the weighted votes that agree, 0..1.
+        confidence: Share of the votes that agree, or the estimated probability that the label
+            is right, 0..1.
         votes: The votes behind it.
     """
 

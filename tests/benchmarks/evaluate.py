@@ -13,9 +13,9 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from cli.commands.evaluation.pair_crops import pair_crops
 from cli.demo.rendering.renderer import write_people
-from cli.pair_crops import pair_crops
-from cli.pictures import Alignment
+from cli.images import Alignment
 from shared.datasets.folder import read_identities
 from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import SampleSize, sample_pairs

@@ -19,7 +19,7 @@ from shared.registry.erasure import mark_erasure
 from tests.embedder.conftest import VERSIONS
 from tests.embedder.faces import crops, image, image_side, png, stored_side, vector
 from tests.embedder.serving import Client, running_embedder
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 CROPS = crops(8)
 
@@ -243,7 +243,7 @@ async def test_an_erasure_empties_the_cache(client, published):
     await client.embed(*map(image, CROPS))
     assert REGISTRY.get_sample_value("magface_embedder_cache_bytes") > 0
     mark_erasure(published.objects)
-    await until(lambda: REGISTRY.get_sample_value("magface_embedder_cache_bytes") == 0, seconds=5)
+    await until(lambda: REGISTRY.get_sample_value("magface_embedder_cache_bytes") == 0)
 
 
 async def test_a_resident_version_can_be_asked_for_and_another_is_refused(

@@ -32,13 +32,9 @@ from shared.registry.versions import VersionStore
 from shared.rpc.errors import domain_errors
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
+from tests.support.processes import NOWHERE, ServiceProcess, service_environment
 from tests.support.seaweedfs import SeaweedServer
-from tests.trainer.process import (
-    ServiceProcess,
-    TrainerClient,
-    service_environment,
-    upload_parts,
-)
+from tests.trainer.client import TrainerClient, upload_parts
 
 UPLOAD_LIMIT = 20 * 2**20
 UNKNOWN_ID = "00000000-0000-0000-0000-000000000000"
@@ -60,11 +56,13 @@ def trainer(
     environment = service_environment(
         make_database(),
         s3,
-        folder,
+        work_dir=folder / "work",
+        feedback_address=NOWHERE,
         upload_max_bytes=UPLOAD_LIMIT,
         reference_faces=folder / "reference",
     )
-    with ServiceProcess("services.trainer", environment).running() as process:
+    with ServiceProcess("services.trainer", folder, environment) as process:
+        process.start()
         yield TrainerClient(process)
 
 
