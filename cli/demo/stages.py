@@ -4,7 +4,7 @@ from typing import Any
 
 from magface.v1 import trainer_pb2
 
-from cli.job_progress import stage_durations
+from cli.commands.job_progress import stage_durations
 
 
 def correction_times(job: trainer_pb2.Job, seconds: float, *, swapped: bool) -> dict[str, Any]:
