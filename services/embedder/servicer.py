@@ -21,6 +21,7 @@ from shared.model.faces import FaceImage
 from shared.rpc.errors import status_code
 from shared.rpc.faces import face_from_proto
 from shared.rpc.handlers import Context
+from shared.rpc.requests import check_texts
 from shared.rpc.timestamps import pack_timestamp
 
 
@@ -128,6 +129,7 @@ def _unpack_side(side: pb.VerifySide, field: str) -> Side:
 def _unpack_streamed(request: pb.EmbedStreamRequest) -> StreamedFace:
     face: FaceImage | InvalidInput
     try:
+        check_texts(request)
         face = face_from_proto(request.image, "image")
     except InvalidInput as error:
         face = error

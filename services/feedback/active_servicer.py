@@ -14,6 +14,7 @@ from shared.errors import InvalidInput
 from shared.rpc.faces import face_from_proto
 from shared.rpc.handlers import Context
 from shared.rpc.opened import Opened
+from shared.rpc.requests import check_texts
 from shared.rpc.timestamps import pack_timestamp
 
 _STRATEGIES: Final[dict[pb.Strategy.ValueType, Strategy | None]] = {
@@ -99,4 +100,12 @@ async def _pool_images(
     requests: AsyncIterator[pb.ImportImagesRequest],
 ) -> AsyncIterator[PoolImage]:
     async for request in requests:
-        yield PoolImage(face_from_proto(request.image, "image"), request.identity)
+        yield _pool_image(request)
+
+
+def _pool_image(request: pb.ImportImagesRequest) -> PoolImage:
+    try:
+        check_texts(request)
+        return PoolImage(face_from_proto(request.image, "image"), request.identity)
+    except InvalidInput as error:
+        return PoolImage(error)

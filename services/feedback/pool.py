@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.feedback import derive, queries
-from services.feedback.checks import check_text
 from services.feedback.images import CheckedImage, ImageVault, facts_from_row
 from services.feedback.known import check_alignment
 from services.feedback.ledger import image_columns
@@ -34,9 +33,14 @@ ON CONFLICT (sha256) DO NOTHING
 
 @dataclass(frozen=True, slots=True)
 class PoolImage:
-    """What a caller sends; the identity is empty where nobody knows it."""
+    """What a caller sends.
 
-    face: FaceImage
+    Attributes:
+        face: Or what is wrong with it or its identity already.
+        identity: Who is on it; empty where nobody knows.
+    """
+
+    face: FaceImage | MagFaceError
     identity: str = ""
 
 
@@ -102,7 +106,7 @@ class ImagePool:
         place, size = 0, 0
         async for image in images:
             chunk.append(image)
-            size += len(image.face.data)
+            size += len(image.face.data) if isinstance(image.face, FaceImage) else 0
             if len(chunk) == _CHUNK_IMAGES or size >= _CHUNK_BYTES:
                 await self._take_chunk(chunk, place, intake)
                 place, chunk, size = place + len(chunk), [], 0
@@ -133,8 +137,8 @@ class ImagePool:
 
     async def _check(self, sent: PoolImage) -> CheckedImage | MagFaceError:
         try:
-            if sent.identity:
-                check_text("identity", sent.identity)
+            if isinstance(sent.face, MagFaceError):
+                return sent.face
             return await self._vault.check(sent.face, "image")
         except Unavailable:
             raise

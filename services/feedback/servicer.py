@@ -17,6 +17,7 @@ from shared.rpc.errors import status_code
 from shared.rpc.faces import face_or_hash_from_proto, face_to_proto
 from shared.rpc.handlers import Context
 from shared.rpc.opened import Opened
+from shared.rpc.requests import check_texts
 from shared.rpc.timestamps import pack_timestamp
 
 _LABELS: Final[dict[pb.Label.ValueType, Label]] = {
@@ -68,6 +69,7 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         return result
 
     async def _submit_in_turn(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:
+        check_texts(request)
         while True:
             try:
                 return await self._submit(request)
@@ -101,7 +103,7 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         request: pb.GetImageRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.GetImageResponse:
-        face, stored_at = await self.store().get_image(request.sha256)
+        face, stored_at = await self.store().get_image(request.sha256.lower())
         return pb.GetImageResponse(image=face_to_proto(face), stored_at=pack_timestamp(stored_at))
 
     async def ExportPairs(  # noqa: N802

@@ -15,6 +15,7 @@ from services.trainer.versions import Serving, Version
 from shared.errors import InvalidInput
 from shared.model.manifest import ChannelOrder
 from shared.registry.replicas import Replica
+from shared.rpc.requests import check_texts
 from shared.rpc.timestamps import pack_timestamp
 
 _KINDS: Final = {
@@ -86,11 +87,12 @@ async def read_upload(
     """Split an upload into its options and the file.
 
     Raises:
-        InvalidInput: If the options do not come first.
+        InvalidInput: If the options do not come first, or a text in them breaks its rule.
     """
     first = await anext(requests, None)
     if first is None or first.WhichOneof("part") != "options":
         raise InvalidInput("options", "is missing; it must be the first message of the upload")
+    check_texts(first)
     return first.options, _chunks(requests)
 
 
