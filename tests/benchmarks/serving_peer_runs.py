@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from deploy.local.files import PortBook
+from deploy.local.state_files import PortBook
 from shared.errors import Unavailable
 from shared.model.manifest import ONNX_FILE
 from shared.model.session import cpu_threads

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from deploy.local.objectstore import NanioServer
+from deploy.local.s3_nanio import NanioServer
 from services.embedder.settings import EmbedderSettings
 from shared.model.session import split_features
 from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow

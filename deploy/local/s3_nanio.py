@@ -1,4 +1,4 @@
-"""S3 servers on a folder: what they share, and nanio, the small one of the embedded stack."""
+"""The S3 server of the embedded stack: nanio, on a folder."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from deploy.local.files import PortBook, kept_secret
-from deploy.local.server import Command, LocalServer
+from deploy.local.child_process import ChildProcess, Command
+from deploy.local.state_files import PortBook, kept_secret
 from shared.errors import Unavailable
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
@@ -29,12 +29,12 @@ class Credentials:
     secret_key: str
 
 
-class S3Server(LocalServer):
-    """A local S3 server with random credentials, ready once it has stored an object.
+class S3Server(ChildProcess):
+    """Base of local S3 servers: random credentials, ready once an object has been stored.
 
     Args:
         name: For messages.
-        folder: Data, credentials and ports; made when absent.
+        folder: Data, credentials and ports; created when absent.
     """
 
     def __init__(self, name: str, folder: Path, log_file: Path | None, stop_grace_s: float) -> None:
@@ -44,7 +44,7 @@ class S3Server(LocalServer):
         self._port = 0
 
     def settings(self) -> ObjectStoreSettings:
-        """Gives what a client needs to reach it, once it has been started."""
+        """Gives the settings of a client; valid once the server has been started."""
         credentials = self._credentials()
         return ObjectStoreSettings(
             s3_endpoint=f"127.0.0.1:{self._port}",
@@ -76,10 +76,10 @@ class S3Server(LocalServer):
 
 
 class NanioServer(S3Server):
-    """The ``nanio`` package's server: pure Python, ready at once, every object synced to disk.
+    """The server of the package ``nanio``: pure Python; each object is synced to disk.
 
     Args:
-        folder: Data, credentials and port; made when absent.
+        folder: Data, credentials and port; created when absent.
     """
 
     def __init__(self, folder: Path, log_file: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Small files that a local server keeps in its folder: secrets and ports."""
+"""Small files that a server keeps in its folder: secrets and ports."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 _RELEASE_WAIT_S = 3.0
-# Below the range from which Linux takes the ports of outgoing connections.
+# Below the ports that Linux gives to outgoing connections.
 _FIRST_PORT, _LAST_PORT = 20_000, 32_000
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that only its owner may read; a reader sees the old or the new one whole."""
+    """Writes a file that only its owner may read; a reader sees the old text or the new one."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -25,24 +25,24 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def kept_secret(path: Path, make: Callable[[], str] = lambda: secrets.token_urlsafe(24)) -> str:
-    """Reads the secret in ``path``, having made it if it is not there yet."""
+    """Reads the secret in ``path``; creates it on the first call."""
     if not path.exists():
         write_atomically(path, make())
     return path.read_text()
 
 
 class PortBook:
-    """Ports that a folder's servers keep from one start to the next.
+    """Ports that the servers of a folder keep from one start to the next.
 
     Args:
-        path: JSON file, made when the first port is taken.
+        path: JSON file; written when the first port is taken.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def take(self, name: str) -> int:
-        """Gives the port of ``name``: the one of last time unless someone else has it now."""
+        """Gives the port of ``name``: the previous one, unless another program has it now."""
         book: dict[str, int] = json.loads(self._path.read_text()) if self._path.exists() else {}
         if name in book and _released(book[name]):
             return book[name]
@@ -52,7 +52,7 @@ class PortBook:
 
 
 def _released(port: int) -> bool:
-    """Waits a moment for a predecessor that is still going away."""
+    """Waits a moment for the previous server to release its port."""
     deadline = time.monotonic() + _RELEASE_WAIT_S
     while not _is_free(port):
         if time.monotonic() > deadline:

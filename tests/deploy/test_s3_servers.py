@@ -9,12 +9,12 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.objectstore import NanioServer, S3Server
-from deploy.local.seaweedfs import SeaweedServer
+from deploy.local.s3_nanio import NanioServer, S3Server
 from shared.errors import Unavailable
 from shared.storage.objects import ObjectStore
-from tests.local.helpers import wait_until
 from tests.processes import lives
+from tests.support.seaweedfs import SeaweedServer
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module", params=[NanioServer, SeaweedServer])
@@ -68,7 +68,7 @@ def test_nothing_is_left_in_tmp(tmp_path: Path) -> None:
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     script = (
         "import pathlib, sys, time\n"
-        "from deploy.local.objectstore import NanioServer\n"
+        "from deploy.local.s3_nanio import NanioServer\n"
         "server = NanioServer(pathlib.Path(sys.argv[1]))\n"
         "server.start()\n"
         "print(server.pid, flush=True)\n"

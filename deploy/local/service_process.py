@@ -1,28 +1,28 @@
-"""One of our gRPC services, run from its module on a port of its own."""
+"""A service of this repository as a child process on a port of its own."""
 
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from deploy.local.files import PortBook
-from deploy.local.server import Command, LocalServer
+from deploy.local.child_process import ChildProcess, Command
+from deploy.local.state_files import PortBook
 from shared.rpc.health import is_serving
 
-# More than the ten seconds that a service gives its calls in flight.
+# More than the ten seconds that a service waits for its calls in flight.
 _STOP_GRACE_S = 15.0
-# The first start waits for the bundled checkpoint to be made a model version.
+# The first start waits until the bundled checkpoint has become a model version.
 _READY_TIMEOUT_S = 300.0
 
 
-class ServiceServer(LocalServer):
-    """``python -m MODULE`` with settings from ``MAGFACE_…``, ready once it reports health.
+class ServiceProcess(ChildProcess):
+    """``python -m MODULE`` with settings from ``MAGFACE_…``, ready once its health check passes.
 
     Args:
-        name: For messages, the log, and the port's name in ``ports``.
+        name: For messages, the log file, and the entry in ``ports``.
         module: For instance ``services.embedder``.
         folder: The stack's folder; logs and caches stay below it.
-        settings: Asked at each start for the variables to set on top of our environment.
+        settings: Called at each start; gives variables that extend this process's environment.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class ServiceServer(LocalServer):
 
     @property
     def address(self) -> str:
-        """``host:port``, once it has been launched."""
+        """``host:port``; valid once a port has been reserved."""
         return f"127.0.0.1:{self._port}"
 
     def reserve_port(self) -> None:
-        """Settles the address before the launch, for others that need to know it."""
+        """Chooses the port before the launch, for services that need the address."""
         self._port = self._ports.take(self.name)
 
     def _prepare(self) -> Command:
@@ -59,10 +59,10 @@ class ServiceServer(LocalServer):
         work = self._folder / "work" / self.name
         work.mkdir(parents=True, exist_ok=True)
         return Command(
-            # -P: neither the working folder nor the caller's is a place to import from.
+            # -P: the working folder is not on the import path.
             argv=[sys.executable, "-P", "-m", self._module],
             cwd=work,
-            env={**os.environ, **_side_writes(work), **self._settings()}
+            env={**os.environ, **_cache_folders(work), **self._settings()}
             | {"MAGFACE_LISTEN": self.address},
         )
 
@@ -70,8 +70,8 @@ class ServiceServer(LocalServer):
         return is_serving(self.address)
 
 
-def _side_writes(work: Path) -> dict[str, str]:
-    """Keeps what libraries write on the side below our folder."""
+def _cache_folders(work: Path) -> dict[str, str]:
+    """Variables that keep the caches of libraries inside the folder."""
     names = ("TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR")
     return {name: str(work) for name in names} | {
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -1,6 +1,8 @@
-"""A server that runs as our child: started, watched, stopped, started again."""
+"""A server that runs as a child process and ends with its parent."""
 
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from deploy.local.account import Account
-from shared.errors import Unavailable
+from deploy.local.postgres_user import UnixUser
+from shared.errors import PreconditionFailed, Unavailable
 
-_TETHER = Path(__file__).with_name("tether.py")
 _LOG_LIMIT_BYTES = 10 * 2**20
 _POLL_S = 0.05
 
-# The kernel ties a child to the thread that started it; this one lives as long as we do.
+# Run after setpriv has set the signal: a parent that ended before that would leave an orphan.
+_CHECK_PARENT = """[ "$PPID" = "$1" ] || { echo "the parent process has ended" >&2; exit 1; }
+shift
+exec "$@"
+"""
+
+# The parent-death signal is sent when the *thread* that started the child ends, so all children
+# are started by one thread that lives as long as the process.
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
 
@@ -30,37 +38,63 @@ class Command:
     Attributes:
         argv: The program's full path and its arguments.
         env: Its whole environment.
-        account: User to change to; None to stay who we are.
-        death_signal: What it gets when we die without stopping it.
+        user: User to run as; None for the user of this process.
+        death_signal: What the program gets when this process dies without stopping it.
     """
 
     argv: Sequence[str]
     cwd: Path
     env: Mapping[str, str] = field(default_factory=dict)
-    account: Account | None = None
+    user: UnixUser | None = None
     death_signal: signal.Signals = signal.SIGKILL
 
-    def tethered(self) -> list[str]:
-        """Gives the argument list that runs it tied to this process."""
-        tether = [sys.executable, "-I", "-S", str(_TETHER), f"--parent={os.getpid()}"]
-        tether.append(f"--signal={int(self.death_signal)}")
-        if self.account is not None:
-            tether += [f"--uid={self.account.uid}", f"--gid={self.account.gid}"]
-            if self.account.capability is not None:
-                tether.append(f"--capability={self.account.capability}")
-        return [*tether, *self.argv]
+    def bound_argv(self) -> list[str]:
+        """Gives the argument list that runs the program and ends it with this process.
+
+        On Linux, util-linux's ``setpriv`` sets the user and the parent-death signal. Other
+        systems have no such signal: there the program runs on when this process is killed.
+
+        Raises:
+            PreconditionFailed: ``setpriv`` is missing or has no ``--pdeathsig``.
+        """
+        if sys.platform != "linux":
+            return list(self.argv)
+        options = ["--pdeathsig", self.death_signal.name.removeprefix("SIG")]
+        if self.user is not None:
+            options += [f"--reuid={self.user.uid}", f"--regid={self.user.gid}", "--clear-groups"]
+            if self.user.capability is not None:
+                options += [
+                    f"--inh-caps=-all,+{self.user.capability.name}",
+                    f"--ambient-caps=-all,+{self.user.capability.name}",
+                ]
+        check = ["/bin/sh", "-c", _CHECK_PARENT, "sh", str(os.getpid())]
+        return [_setpriv(), *options, "--", *check, *self.argv]
 
 
-class LocalServer(ABC):
+@functools.cache
+def _setpriv() -> str:
+    path = shutil.which("setpriv")
+    if path is not None:
+        shown = subprocess.run([path, "--help"], capture_output=True, text=True, check=False)
+        if "--pdeathsig" in shown.stdout:
+            return path
+    raise PreconditionFailed(
+        "the embedded stack needs setpriv of util-linux 2.33 or newer, to end its servers when it "
+        f"is killed; {'none is on the PATH' if path is None else f'{path} has no --pdeathsig'}: "
+        "install util-linux"
+    )
+
+
+class ChildProcess(ABC):
     """One server process; a context manager that starts and stops it.
 
-    It can be started again after `stop`, after `kill`, and after it died by itself.
+    It can be started again after `stop`, after `kill`, and after it ended by itself.
 
     Args:
         name: For messages.
-        log_file: Takes what the server prints; set aside above 10 MB.
-        stop_signal: Asks the server to end.
-        stop_grace_s: Seconds it gets to do so before it is killed.
+        log_file: Receives what the server prints; rotated above 10 MB.
+        stop_signal: Signal that ends the server.
+        stop_grace_s: Seconds between that signal and SIGKILL.
         ready_timeout_s: Seconds from the start to the first answer.
     """
 
@@ -82,11 +116,11 @@ class LocalServer(ABC):
 
     @abstractmethod
     def _prepare(self) -> Command:
-        """Puts in place what the server needs, and says how to start it."""
+        """Writes the files that the server needs, and gives the command that starts it."""
 
     @abstractmethod
     def _answers(self) -> bool:
-        """Asks the server once, within about a second, whether it does its work."""
+        """Tells whether the server does its work; takes about a second at most."""
 
     @property
     def pid(self) -> int | None:
@@ -98,7 +132,12 @@ class LocalServer(ABC):
         return self._process is not None and self._process.poll() is None
 
     def launch(self) -> None:
-        """Starts the process, and does not wait for it."""
+        """Starts the process and returns at once.
+
+        Raises:
+            PreconditionFailed: Something that it needs is not installed, or another instance
+                runs in its folder.
+        """
         command = self._prepare()
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         if self.log_file.exists() and self.log_file.stat().st_size > _LOG_LIMIT_BYTES:
@@ -106,7 +145,7 @@ class LocalServer(ABC):
         with self.log_file.open("ab") as log:
             self._process = _spawner.submit(
                 subprocess.Popen,
-                command.tethered(),
+                command.bound_argv(),
                 cwd=command.cwd,
                 env=dict(command.env),
                 stdin=subprocess.DEVNULL,
@@ -116,36 +155,37 @@ class LocalServer(ABC):
             ).result()
 
     def is_ready(self) -> bool:
-        """Says whether it answers.
+        """Tells whether the server answers.
 
         Raises:
-            Unavailable: It has ended; with the end of its log.
+            Unavailable: The process has ended; the error has the end of its log.
         """
         if not self.running:
-            raise Unavailable(f"{self.name} {self.how_it_ended()}")
+            raise Unavailable(f"{self.name} {self.describe_exit()}")
         return self._answers()
 
     def start(self) -> None:
-        """Starts it and waits until it answers.
+        """Starts the process and waits until the server answers.
 
         Raises:
-            Unavailable: It ended, or did not answer in time; with the end of its log.
+            PreconditionFailed: As `launch`.
+            Unavailable: It ended, or did not answer in time; the error has the end of its log.
         """
         self.launch()
         deadline = time.monotonic() + self.ready_timeout_s
         while not self.is_ready():
             if time.monotonic() > deadline:
                 self.kill()
-                raise Unavailable(self.how_it_kept_silent())
+                raise Unavailable(self.describe_timeout())
             time.sleep(_POLL_S)
 
     def ask_to_stop(self) -> None:
-        """Sends the signal to end, and does not wait."""
+        """Sends the stop signal and returns at once."""
         if self._process is not None and self.running:
             self._process.send_signal(self._stop_signal)
 
     def stop(self) -> None:
-        """Ends it: asked first, killed when it takes too long."""
+        """Sends the stop signal, and SIGKILL after the grace period."""
         if self._process is None:
             return
         self.ask_to_stop()
@@ -155,28 +195,28 @@ class LocalServer(ABC):
             self.kill()
 
     def kill(self) -> None:
-        """Ends it with SIGKILL."""
+        """Sends SIGKILL and waits for the end."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def log_tail(self, lines: int = 15) -> str:
-        """Gives the last lines of its log."""
+        """Gives the last lines of the log."""
         if not self.log_file.exists():
             return ""
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
 
-    def how_it_ended(self) -> str:
-        """Says for a person how the process ended; with the end of its log if it gave up."""
+    def describe_exit(self) -> str:
+        """Describes how the process ended, with the end of its log if it exited by itself."""
         code = None if self._process is None else self._process.poll()
         if code is None:
             return "is not running"
         if code < 0:
-            return f"was ended by {signal.Signals(-code).name}"
+            return f"was killed by {signal.Signals(-code).name}"
         return f"exited with {code}; the end of {self.log_file}:\n{self.log_tail()}"
 
-    def how_it_kept_silent(self) -> str:
-        """Says for a person that it did not get ready in time, with the end of its log."""
+    def describe_timeout(self) -> str:
+        """Describes that the server was not ready in time, with the end of its log."""
         return (
             f"{self.name} did not answer within {self.ready_timeout_s:g} s; "
             f"the end of {self.log_file}:\n{self.log_tail()}"
