@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from shared.datasets.render import golden_crops
-from shared.model.checkpoint import load_checkpoint
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
 from shared.model.export import export_version
+from shared.model.network.checkpoint import load_checkpoint
 
 
 def export_default(

@@ -15,7 +15,7 @@ from services.trainer.training import ReferenceFaces
 from shared.datasets.folder import read_identities
 from shared.datasets.render import render_person
 from shared.errors import InvalidInput
-from shared.model.faces import FaceImage, FaceReader
+from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore
 

@@ -23,7 +23,7 @@ from shared.datasets.rendering.pose import make_pose
 from shared.datasets.rendering.shot import Shot, draw_shot
 from shared.datasets.rendering.traits import Traits, draw_traits
 from shared.errors import InvalidInput
-from shared.model.preprocess import CROP_SIZE
+from shared.model.image.align import CROP_SIZE
 
 # Far from the seeds that anybody would count up from.
 _GOLDEN_SEED: Final = 7_700_000

@@ -20,7 +20,7 @@ from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow
 from shared.registry.versions import VersionStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
-from tests.benchmarks.serving_waiting import until
+from tests.support.waiting import wait_until
 
 
 class Registry:
@@ -81,7 +81,9 @@ class Embedder:
     def swap_to(self, model_version: str) -> None:
         """Promote a version and wait until it serves."""
         self.registry.promote(model_version)
-        until(lambda: self.serving_version() == model_version, f"{model_version} to serve")
+        wait_until(
+            lambda: self.serving_version() == model_version, what=f"{model_version} to serve"
+        )
 
 
 def sum_samples(page: str, name: str, labels: dict[str, str]) -> float:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from shared.datasets.render import golden_crops
+from shared.model.golden import make_golden
 from shared.model.manifest import ONNX_FILE, FileEntry, Manifest
-from shared.model.selfcheck import make_golden
-from shared.model.session import OnnxSession
+from shared.model.sessions.onnx import OnnxSession
 from tests.model.made_weights import LAYOUTS, made_state, official_shapes
 
 _SIZE = 512
@@ -132,7 +132,7 @@ def _export_iresnet18(folder: Path, widths: tuple[int, ...]) -> onnx.ModelProto:
     import torch
 
     from shared.model.export import export_version
-    from shared.model.iresnet import IResNet, spec_from_shapes
+    from shared.model.network.iresnet import IResNet, spec_from_shapes
 
     shapes = official_shapes(LAYOUTS["iresnet18"], widths, _SIZE)
     network = IResNet(spec_from_shapes(shapes))

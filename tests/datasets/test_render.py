@@ -8,8 +8,8 @@ from shared.datasets.folder import read_identities
 from shared.datasets.render import golden_crops, render_person, write_people
 from shared.datasets.rendering.traits import draw_traits
 from shared.errors import InvalidInput
-from shared.model.detect import FaceDetector, find_detector_model
-from shared.model.preprocess import ARCFACE_TEMPLATE
+from shared.model.image.align import ARCFACE_TEMPLATE
+from shared.model.image.detector import FaceDetector, find_detector_model
 from shared.settings import ImageLimits
 from tests.datasets.contact_sheet import SHEET, contact_sheet
 

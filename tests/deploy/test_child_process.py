@@ -13,7 +13,7 @@ import pytest
 from deploy.local import child_process
 from deploy.local.child_process import ChildProcess, Command
 from shared.errors import PreconditionFailed, Unavailable
-from tests.processes import lives
+from tests.support.processes import lives
 from tests.support.waiting import wait_until
 
 

@@ -16,7 +16,7 @@ from deploy.local import postgres as postgres_module
 from deploy.local.postgres import PostgresServer
 from deploy.local.state_files import PortBook
 from shared.errors import PreconditionFailed
-from tests.processes import lives
+from tests.support.processes import lives
 from tests.support.waiting import wait_until
 
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from deploy.local.s3_nanio import NanioServer, S3Server
 from shared.errors import Unavailable
 from shared.storage.objects import ObjectStore
-from tests.processes import lives
+from tests.support.processes import lives
 from tests.support.seaweedfs import SeaweedServer
 from tests.support.waiting import wait_until
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.model.checkpoint import load_checkpoint
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
-from shared.model.session import split_features
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.base import split_features
 from tests.model.build_default import features, measure, read_faces
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from shared.datasets.render import golden_crops
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.model.detect import FaceDetector, find_detector_model
-from shared.model.preprocess import ARCFACE_TEMPLATE, align_face
+from shared.model.image.align import ARCFACE_TEMPLATE, align_face
+from shared.model.image.detector import FaceDetector, find_detector_model
 from tests.model.pictures import LIMITS, scene
 
 

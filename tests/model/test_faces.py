@@ -7,9 +7,9 @@ import pytest
 
 from shared.datasets.render import golden_crops
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.model import detect
-from shared.model.faces import Alignment, FaceImage, FaceReader
-from shared.model.preprocess import ARCFACE_TEMPLATE
+from shared.model.image import detector
+from shared.model.image.align import ARCFACE_TEMPLATE
+from shared.model.image.face_reader import Alignment, FaceImage, FaceReader
 from tests.model.pictures import LIMITS, encode, scene
 
 TEMPLATE = tuple((float(x), float(y)) for x, y in ARCFACE_TEMPLATE)
@@ -93,7 +93,7 @@ def test_a_picture_without_a_face_is_refused(reader: FaceReader) -> None:
 def test_without_a_detector_only_detection_fails_and_says_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(detect, "find_spec", lambda _name: None)
+    monkeypatch.setattr(detector, "find_spec", lambda _name: None)
     reader = FaceReader(LIMITS)
     assert not reader.can_detect
     assert reader.crop(FaceImage(encode(scene(112, 112)))).shape == (112, 112, 3)

@@ -12,7 +12,7 @@ import numpy as np
 from services.trainer.training import LabelledPair
 from shared.datasets.render import render_person
 from shared.errors import NotFound
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 
 
 class Killed(Exception):

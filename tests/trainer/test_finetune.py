@@ -17,7 +17,7 @@ from services.trainer.pairgraph import build_graph
 from services.trainer.training import LabelledPair
 from shared.datasets.render import render_person
 from shared.errors import CorruptData
-from shared.model.iresnet import IResNet, IResNetSpec
+from shared.model.network.iresnet import IResNet, IResNetSpec
 from tests.trainer.feedback import KeptState, Killed
 
 

@@ -13,7 +13,7 @@ from services.trainer.suspects import Suspicion
 from services.trainer.training import Progress, Recipe, ReferenceFaces, TrainingSpec
 from shared.datasets.render import render_person
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.model.faces import FaceReader
+from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from tests.default_version import export_default
 from tests.trainer.feedback import KeptState, Rendered

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.datasets.rendering.shot import Shot
-from shared.model.preprocess import CROP_SIZE
+from shared.model.image.align import CROP_SIZE
 
 Picture = NDArray[np.float32]
 

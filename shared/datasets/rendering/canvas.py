@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from shared.datasets.rendering.pose import Points
 from shared.datasets.rendering.traits import Colour
-from shared.model.preprocess import CROP_SIZE
+from shared.model.image.align import CROP_SIZE
 
 ZOOM: Final = 4
 _SIDE: Final = CROP_SIZE * ZOOM

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from shared.datasets.rendering.pose import Pose
 from shared.datasets.rendering.shot import Shot
 from shared.datasets.rendering.traits import Traits
-from shared.model.preprocess import CROP_SIZE
+from shared.model.image.align import CROP_SIZE
 
 Plane = NDArray[np.float32]
 

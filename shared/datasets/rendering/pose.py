@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from shared.datasets.rendering.shot import Shot
 from shared.datasets.rendering.traits import Traits
-from shared.model.preprocess import ARCFACE_TEMPLATE, similarity_transform
+from shared.model.image.align import ARCFACE_TEMPLATE, similarity_transform
 
 Points = NDArray[np.float64]
 
