@@ -115,7 +115,7 @@ def render(
     as_json: JsonOption = False,
 ) -> None:
     """Draw made-up people, 112x112, a folder per identity."""
-    from shared.datasets.render import write_people
+    from cli.demo.rendering.renderer import write_people
 
     write_people(folder, people, images, seed)
     result = {"folder": str(folder), "people": people, "images": people * images, "seed": seed}

@@ -1,32 +1,29 @@
-"""Renders people who do not exist: any number, each in any number of pictures, from seeds."""
+"""Renders aligned face crops of made-up people from seeds."""
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.datasets.rendering.camera import Picture, photograph
-from shared.datasets.rendering.canvas import Canvas, area
-from shared.datasets.rendering.features import (
+from cli.demo.rendering.camera import Picture, photograph
+from cli.demo.rendering.canvas import Canvas, area
+from cli.demo.rendering.features import (
     draw_brows,
     draw_eyes,
     draw_mouth,
     draw_nose,
 )
-from shared.datasets.rendering.glasses import draw_glasses
-from shared.datasets.rendering.hair import draw_back_hair, draw_cap, draw_front_hair
-from shared.datasets.rendering.head import draw_beard, draw_ears, draw_neck, draw_skin
-from shared.datasets.rendering.light import shading
-from shared.datasets.rendering.pose import make_pose
-from shared.datasets.rendering.shot import Shot, draw_shot
-from shared.datasets.rendering.traits import Traits, draw_traits
+from cli.demo.rendering.glasses import draw_glasses
+from cli.demo.rendering.hair import draw_back_hair, draw_cap, draw_front_hair
+from cli.demo.rendering.head import draw_beard, draw_ears, draw_neck, draw_skin
+from cli.demo.rendering.light import shading
+from cli.demo.rendering.pose import make_pose
+from cli.demo.rendering.shot import Shot, draw_shot
+from cli.demo.rendering.traits import Traits, draw_traits
 from shared.errors import InvalidInput
 from shared.model.image.align import CROP_SIZE
-
-# Far from the seeds that anybody would count up from.
-_GOLDEN_SEED: Final = 7_700_000
 
 
 def render_person(person_seed: int, image_seed: int) -> NDArray[np.uint8]:
@@ -76,15 +73,6 @@ def write_people(
             pixels = render_person(seed * 100_000 + person, image)
             _, data = cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
             (home / f"{image:02d}{suffix}").write_bytes(data.tobytes())
-
-
-def golden_crops(n: int = 3) -> NDArray[np.uint8]:
-    """Fixed faces by which a model version is checked when it is loaded.
-
-    Returns:
-        uint8 of shape (n, 112, 112, 3), BGR.
-    """
-    return np.stack([render_person(_GOLDEN_SEED + person, 0) for person in range(n)])
 
 
 def _scene(traits: Traits, shot: Shot) -> Picture:

@@ -5,9 +5,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.datasets.rendering.pose import Pose
-from shared.datasets.rendering.shot import Shot
-from shared.datasets.rendering.traits import Traits
+from cli.demo.rendering.pose import Pose
+from cli.demo.rendering.shot import Shot
+from cli.demo.rendering.traits import Traits
 from shared.model.image.align import CROP_SIZE
 
 Plane = NDArray[np.float32]

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from shared.datasets.rendering.canvas import Canvas, smooth
-from shared.datasets.rendering.pose import Pose
-from shared.datasets.rendering.shot import Shot
-from shared.datasets.rendering.traits import Traits
+from cli.demo.rendering.canvas import Canvas, smooth
+from cli.demo.rendering.pose import Pose
+from cli.demo.rendering.shot import Shot
+from cli.demo.rendering.traits import Traits
 
 
 def draw_glasses(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> None:

@@ -4,10 +4,10 @@ from typing import Final
 
 import numpy as np
 
-from shared.datasets.rendering.canvas import Canvas, darker, mix, smooth
-from shared.datasets.rendering.pose import Points, Pose
-from shared.datasets.rendering.shot import Shot
-from shared.datasets.rendering.traits import Colour, Traits
+from cli.demo.rendering.canvas import Canvas, darker, mix, smooth
+from cli.demo.rendering.pose import Points, Pose
+from cli.demo.rendering.shot import Shot
+from cli.demo.rendering.traits import Colour, Traits
 
 _EAR_HEIGHT: Final = -14.0
 

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.datasets.rendering.canvas import Canvas, darker, mix, smooth
-from shared.datasets.rendering.pose import Points, Pose
-from shared.datasets.rendering.shot import Shot
-from shared.datasets.rendering.traits import Traits
+from cli.demo.rendering.canvas import Canvas, darker, mix, smooth
+from cli.demo.rendering.pose import Points, Pose
+from cli.demo.rendering.shot import Shot
+from cli.demo.rendering.traits import Traits
 
 
 class _Eye:

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.datasets.rendering.canvas import Canvas, darker, mix
-from shared.datasets.rendering.head import head_outline
-from shared.datasets.rendering.pose import Points, Pose
-from shared.datasets.rendering.shot import Shot
-from shared.datasets.rendering.traits import Hairline, Traits
+from cli.demo.rendering.canvas import Canvas, darker, mix
+from cli.demo.rendering.head import head_outline
+from cli.demo.rendering.pose import Points, Pose
+from cli.demo.rendering.shot import Shot
+from cli.demo.rendering.traits import Hairline, Traits
 
 # Height of the hairline above its start, at nine places from the left temple to the right.
 _HAIRLINES: dict[Hairline, tuple[float, ...]] = {
