@@ -2,10 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # it needs OpenCV, which the trainer's server does without
-    pass
 
 
 @dataclass(frozen=True)

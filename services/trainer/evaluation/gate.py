@@ -2,15 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from services.trainer.data.labels import MIN_PEOPLE
-
-if TYPE_CHECKING:  # it needs OpenCV, which the trainer's server does without
-    pass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from services.trainer.data.labels import MIN_PEOPLE
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,11 @@
 """Where a training keeps its place, so that another process can go on from there."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from shared.errors import NotFound
 from shared.storage.objects import ObjectStore
-
-if TYPE_CHECKING:  # it needs OpenCV, which the trainer's server does without
-    pass
 
 
 class EpochState(Protocol):
