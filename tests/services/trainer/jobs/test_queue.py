@@ -14,7 +14,7 @@ from services.trainer.jobs.queue import Job, Jobs, JobState
 from services.trainer.progress import Progress, Stage
 from services.trainer.server import MIGRATIONS, SCHEMA
 from services.trainer.worker.specs import JobKind
-from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, Unavailable
+from shared.errors import Conflict, NotFound, PreconditionFailed, Unavailable
 from shared.settings import DatabaseSettings
 from shared.storage.migrations import apply_migrations
 from shared.storage.postgres import Pool, open_pool
@@ -37,13 +37,6 @@ async def test_a_job_is_kept_as_it_was_asked_for(jobs: Jobs):
     assert (job.requested_by, job.progress, job.attempts) == ("ada", 0, 0)
     assert job.started_at is None
     assert job.ended_at is None
-
-
-@pytest.mark.parametrize("name", ["", "x" * 129])
-async def test_nobody_asks_without_a_name(jobs: Jobs, name: str):
-    with pytest.raises(InvalidInput, match="requested_by"):
-        await jobs.create(JobKind.IMPORT, IMPORT, name)
-    assert await jobs.list(10) == []
 
 
 async def test_jobs_are_listed_newest_first_and_in_pages(jobs: Jobs):
