@@ -8,7 +8,7 @@ import typer
 from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, new_key, trainer
 from cli.job_progress import wait_for_job
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 from cli.training import ByOption, user_name
@@ -34,6 +34,7 @@ def evaluate_model(
         against_version=against,
         data_snapshot=snapshot,
         requested_by=by,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         job = wait_for_job(stub, stub.EvaluateModel(request, timeout=CALL_TIMEOUT_S).job)

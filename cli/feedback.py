@@ -1,6 +1,5 @@
 """``magface feedback``."""
 
-import secrets
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 from magface.v1 import feedback_pb2, trainer_pb2
 from rich.console import Group, RenderableType
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, trainer
+from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, new_key, trainer
 from cli.feedback_erasure import erase_image, erase_subject, show_audit
 from cli.feedback_export import ExportFormat, export_pairs
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
@@ -60,7 +59,7 @@ def submit(
         image_b=feedback_pb2.ImageRef(image=to_image(b.read_bytes(), alignment)),
         label=_LABELS[label],
         annotator=annotator,
-        idempotency_key=idempotency_key or secrets.token_hex(16),
+        idempotency_key=idempotency_key or new_key(),
     )
     names = {"image_a": str(a), "image_b": str(b)}
     with feedback(folder) as stub, naming_files(names):

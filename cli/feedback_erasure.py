@@ -1,14 +1,13 @@
 """``magface feedback erase-image``, ``erase-subject`` and ``audit``."""
 
 import json
-import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from magface.v1 import feedback_pb2
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
+from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, new_key
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 
 ByOption = Annotated[
@@ -54,7 +53,7 @@ def erase_subject(
 
 
 def _asked(by: str, request_id: str) -> dict[str, str]:
-    return {"requested_by": by, "request_id": request_id or secrets.token_hex(8)}
+    return {"requested_by": by, "request_id": request_id or new_key()}
 
 
 def show_audit(

@@ -11,7 +11,14 @@ from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.connection import (
+    CALL_TIMEOUT_S,
+    DirOption,
+    collect_pages,
+    new_key,
+    repeat_if_cut,
+    trainer,
+)
 from cli.job_progress import job_facts, wait_for_job
 from cli.output import JsonOption, emit, facts, remarks, short_time, table, to_plain
 from cli.rollout import WaitOption, wait_for_rollout
@@ -113,6 +120,7 @@ def import_model(
         channel_order=_CHANNEL_ORDERS[channel_order or ChannelOrder.BGR],
         threshold=threshold,
         requested_by=by,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         job = wait_for_job(stub, upload_checkpoint(stub, file, options))
@@ -135,7 +143,11 @@ def promote(
 ) -> None:
     """Make a version the serving one."""
     request = trainer_pb2.PromoteModelRequest(
-        model_version=model_version, requested_by=by, reason=reason, override_gate=override_gate
+        model_version=model_version,
+        requested_by=by,
+        reason=reason,
+        override_gate=override_gate,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         result = _decided(stub, stub.PromoteModel(request, timeout=CALL_TIMEOUT_S), wait)
@@ -151,7 +163,7 @@ def rollback(
     as_json: JsonOption = False,
 ) -> None:
     """Make the version that served before serve again."""
-    request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason)
+    request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason, idempotency_key=new_key())
     with trainer(folder) as stub:
         result = _decided(stub, stub.Rollback(request, timeout=CALL_TIMEOUT_S), wait)
     emit(as_json, result, facts(result))
@@ -169,7 +181,9 @@ def shadow(
     """Try a version on live requests, unseen by their callers; `rollout` shows how it does."""
     if stop == bool(model_version):
         raise typer.BadParameter("give either the version to try, or --stop")
-    request = trainer_pb2.ShadowModelRequest(model_version=model_version, requested_by=by)
+    request = trainer_pb2.ShadowModelRequest(
+        model_version=model_version, requested_by=by, idempotency_key=new_key()
+    )
     with trainer(folder) as stub:
         result = to_plain(stub.ShadowModel(request, timeout=CALL_TIMEOUT_S))
     emit(as_json, result, facts(result))
@@ -189,11 +203,25 @@ def _decided(
 def upload_checkpoint(
     stub: TrainerServiceStub, file: Path, options: trainer_pb2.ImportOptions
 ) -> trainer_pb2.Job:
-    """Sends a checkpoint file and gives the job that makes a version of it."""
+    """Sends a checkpoint file and gives the job that makes a version of it.
+
+    Args:
+        stub: The trainer.
+        file: The checkpoint.
+        options: With an idempotency key: the file is sent again when the connection is lost.
+
+    Raises:
+        Unavailable: The trainer cannot be reached.
+    """
     with _upload_progress() as progress:
         task = progress.add_task("uploading", total=file.stat().st_size)
-        parts = _parts(options, file, progress, task)
-        return stub.ImportModel(parts, timeout=_UPLOAD_TIMEOUT_S).job
+
+        def send(timeout_s: float) -> trainer_pb2.Job:
+            progress.reset(task)
+            parts = _parts(options, file, progress, task)
+            return stub.ImportModel(parts, timeout=timeout_s).job
+
+        return repeat_if_cut(send, _UPLOAD_TIMEOUT_S)
 
 
 def _row(model: dict[str, Any]) -> list[object]:

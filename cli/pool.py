@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from magface.v1 import feedback_pb2
+from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, feedback
+from cli.connection import CALL_TIMEOUT_S, DirOption, feedback, new_key, repeat_if_cut
 from cli.output import JsonOption, counting_progress, emit, facts, short_time, table, to_plain
 from cli.pictures import Alignment, AlignmentOption, to_image
 from shared.errors import InvalidInput, MagFaceError
@@ -62,7 +64,7 @@ def import_images(
         task = progress.add_task("importing", total=len(files))
         for first in range(0, len(files), _IMAGES_A_STREAM):
             part = files[first : first + _IMAGES_A_STREAM]
-            answer = stub.ImportImages(_requests(part, alignment), timeout=_STREAM_TIMEOUT_S)
+            answer = repeat_if_cut(partial(_send, stub, part, alignment), _STREAM_TIMEOUT_S)
             created, known = created + answer.created, known + answer.known
             rejected += [
                 {"image": str(part[one.place][0]), "why": one.why} for one in answer.rejections
@@ -86,7 +88,10 @@ def next_pairs(
 ) -> None:
     """Take pairs that are worth labelling; they are held for you until their lease ends."""
     request = feedback_pb2.NextPairsRequest(
-        annotator=annotator, count=count, strategy=_STRATEGIES[strategy]
+        annotator=annotator,
+        count=count,
+        strategy=_STRATEGIES[strategy],
+        idempotency_key=new_key(),
     )
     with feedback(folder) as stub:
         result = to_plain(stub.NextPairs(request, timeout=CALL_TIMEOUT_S))
@@ -124,6 +129,15 @@ def annotators(folder: DirOption = None, as_json: JsonOption = False) -> None:
 
 def _share(value: float | None) -> str | None:
     return None if value is None else f"{value:.0%}"
+
+
+def _send(
+    stub: FeedbackServiceStub,
+    files: list[tuple[Path, str]],
+    alignment: Alignment,
+    timeout_s: float,
+) -> feedback_pb2.ImportImagesResponse:
+    return stub.ImportImages(_requests(files, alignment), timeout=timeout_s)
 
 
 def _requests(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from magface.v1 import trainer_pb2
 
-from cli.connection import CALL_TIMEOUT_S, DirOption, trainer
+from cli.connection import CALL_TIMEOUT_S, DirOption, new_key, trainer
 from cli.job_progress import job_facts, wait_for_job
 from cli.output import JsonOption, emit, to_plain
 from cli.training import ByOption, user_name
@@ -19,7 +19,9 @@ def quantize_model(
     as_json: JsonOption = False,
 ) -> None:
     """Make a version's eight-bit form, faster on a CPU; it serves when it is promoted."""
-    request = trainer_pb2.QuantizeModelRequest(model_version=model_version, requested_by=by)
+    request = trainer_pb2.QuantizeModelRequest(
+        model_version=model_version, requested_by=by, idempotency_key=new_key()
+    )
     with trainer(folder) as stub:
         job = wait_for_job(stub, stub.QuantizeModel(request, timeout=CALL_TIMEOUT_S).job)
     result = {"job": to_plain(job), "model_version": job.model_version}

@@ -13,6 +13,7 @@ from services.feedback.strategies import Strategy
 from shared.errors import InvalidInput
 from shared.rpc.faces import face_from_proto
 from shared.rpc.handlers import Context
+from shared.rpc.idempotency import read_key
 from shared.rpc.opened import Opened
 from shared.rpc.timestamps import pack_timestamp
 
@@ -51,12 +52,15 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def NextPairs(  # noqa: N802
         self,
         request: pb.NextPairsRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.NextPairsResponse:
         if request.strategy not in _STRATEGIES:
             raise InvalidInput("strategy", f"is {request.strategy}, which is not a Strategy")
         handed = await self.active().office.next_pairs(
-            request.annotator, request.count, _STRATEGIES[request.strategy]
+            request.annotator,
+            request.count,
+            _STRATEGIES[request.strategy],
+            read_key(request.idempotency_key, context),
         )
         return pb.NextPairsResponse(
             pairs=[

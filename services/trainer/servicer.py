@@ -13,6 +13,7 @@ from services.trainer.packing import (
     pack_rollout,
     pack_version,
     read_channel_order,
+    read_expected_generation,
     read_job_id,
     read_options,
     read_upload,
@@ -21,6 +22,7 @@ from services.trainer.suspect_packing import pack_report
 from services.trainer.trainer import Trainer
 from shared.paging import read_page
 from shared.rpc.handlers import Context
+from shared.rpc.idempotency import read_key
 from shared.rpc.opened import Opened
 
 
@@ -38,13 +40,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def StartTraining(  # noqa: N802
         self,
         request: pb.StartTrainingRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.StartTrainingResponse:
         job = await self.trainer().start_training(
             read_options(request.options),
             request.options.parent_version,
             requested_by=request.requested_by,
             no_promotion=request.no_promotion,
+            key=read_key(request.idempotency_key, context),
         )
         return pb.StartTrainingResponse(job=pack_job(job))
 
@@ -77,9 +80,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def CancelJob(  # noqa: N802
         self,
         request: pb.CancelJobRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.CancelJobResponse:
-        job = await self.trainer().jobs.cancel(read_job_id(request.job_id), request.requested_by)
+        job = await self.trainer().jobs.cancel(
+            read_job_id(request.job_id),
+            request.requested_by,
+            read_key(request.idempotency_key, context),
+        )
         return pb.CancelJobResponse(job=pack_job(job))
 
     async def ListModels(  # noqa: N802
@@ -100,7 +107,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ImportModel(  # noqa: N802
         self,
         request_iterator: AsyncIterator[pb.ImportModelRequest],
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.ImportModelResponse:
         options, chunks = await read_upload(request_iterator)
         job = await self.trainer().import_model(
@@ -108,21 +115,22 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             channel_order=read_channel_order(options.channel_order),
             threshold=options.threshold if options.HasField("threshold") else None,
             requested_by=options.requested_by,
+            key=read_key(options.idempotency_key, context, "options.idempotency_key"),
         )
         return pb.ImportModelResponse(job=pack_job(job))
 
     async def PromoteModel(  # noqa: N802
         self,
         request: pb.PromoteModelRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.PromoteModelResponse:
-        named = request.HasField("expected_generation")
         serving = await self.trainer().promote(
             request.model_version,
             who=request.requested_by,
             why=request.reason,
             override_gate=request.override_gate,
-            expected_generation=request.expected_generation if named else None,
+            expected_generation=read_expected_generation(request),
+            key=read_key(request.idempotency_key, context),
         )
         return pb.PromoteModelResponse(
             model_version=serving.model_version, serving_generation=serving.generation
@@ -131,9 +139,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def Rollback(  # noqa: N802
         self,
         request: pb.RollbackRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.RollbackResponse:
-        serving = await self.trainer().rollback(who=request.requested_by, why=request.reason)
+        serving = await self.trainer().rollback(
+            who=request.requested_by,
+            why=request.reason,
+            expected_generation=read_expected_generation(request),
+            key=read_key(request.idempotency_key, context),
+        )
         return pb.RollbackResponse(
             model_version=serving.model_version, serving_generation=serving.generation
         )
@@ -148,31 +161,38 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ShadowModel(  # noqa: N802
         self,
         request: pb.ShadowModelRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.ShadowModelResponse:
-        await self.trainer().shadow(request.model_version, requested_by=request.requested_by)
+        await self.trainer().shadow(
+            request.model_version,
+            requested_by=request.requested_by,
+            key=read_key(request.idempotency_key, context),
+        )
         return pb.ShadowModelResponse(model_version=request.model_version)
 
     async def EvaluateModel(  # noqa: N802
         self,
         request: pb.EvaluateModelRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.EvaluateModelResponse:
         job = await self.trainer().evaluate_model(
             request.model_version,
             against_version=request.against_version,
             data_snapshot=request.data_snapshot,
             requested_by=request.requested_by,
+            key=read_key(request.idempotency_key, context),
         )
         return pb.EvaluateModelResponse(job=pack_job(job))
 
     async def QuantizeModel(  # noqa: N802
         self,
         request: pb.QuantizeModelRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.QuantizeModelResponse:
         job = await self.trainer().quantize_model(
-            request.model_version, requested_by=request.requested_by
+            request.model_version,
+            requested_by=request.requested_by,
+            key=read_key(request.idempotency_key, context),
         )
         return pb.QuantizeModelResponse(job=pack_job(job))
 
