@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from deploy.local.postgres import PostgresServer
-from deploy.local.seaweedfs import SeaweedServer
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
+from tests.support.seaweedfs import SeaweedServer
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from cli.main import app
-from deploy.local.seaweedfs import SeaweedServer
 from deploy.local.stack import Stack
 from shared.datasets.render import write_people
+from tests.support.seaweedfs import SeaweedServer
 
 Magface = Callable[..., Result]
 

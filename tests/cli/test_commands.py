@@ -11,7 +11,7 @@ import pytest
 from deploy.local.stack import Stack
 from tests.cli.conftest import Magface
 from tests.feedback.helpers import picture
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 Ask = Callable[..., dict[str, Any]]
 

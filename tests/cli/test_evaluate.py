@@ -16,7 +16,7 @@ from shared.datasets.render import write_people
 from shared.model.default import DEFAULT_CHECKPOINT
 from tests.cli.conftest import Magface
 from tests.cli.test_commands import Ask
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 PROMISED = (
     *("accuracy", "precision", "recall", "tp", "tn", "fp", "fn", "threshold", "best_accuracy"),

@@ -14,7 +14,7 @@ from shared.datasets.pair_files import read_pair_file
 from shared.rpc.channel import open_sync_channel
 from tests.feedback.helpers import picture
 from tests.feedback.parts import running
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 _PAIRS = 600
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from deploy.local.stack import Stack
 from tests.cli.conftest import Magface
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 Ask = Callable[..., dict[str, Any]]
 

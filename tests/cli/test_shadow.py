@@ -8,7 +8,7 @@ from deploy.local.stack import Stack
 from shared.model.default import DEFAULT_CHECKPOINT
 from tests.cli.conftest import Magface
 from tests.cli.test_commands import Ask
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 _THRESHOLD = 0.999
 

@@ -6,13 +6,13 @@ from magface.v1 import feedback_pb2_grpc
 
 from deploy.local.objectstore import NanioServer
 from deploy.local.postgres import PostgresServer
-from deploy.local.seaweedfs import SeaweedServer
 from services.feedback.opening import opened_store, prepare
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from tests.feedback.helpers import Stored, settings_for, stub_on
+from tests.support.seaweedfs import SeaweedServer
 
 
 @pytest.fixture(scope="session")

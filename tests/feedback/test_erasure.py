@@ -38,7 +38,7 @@ from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool, transaction
 from tests.feedback.filling import fill
 from tests.feedback.helpers import Stored, feedback, picture, request, sha256
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 

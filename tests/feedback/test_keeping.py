@@ -21,7 +21,7 @@ from shared.errors import Conflict, Unavailable
 from shared.model.faces import FaceImage
 from shared.storage.objects import ObjectStore, image_key
 from tests.feedback.helpers import Stored, feedback, picture, sha256, stub_on
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 _NO_GRACE, _HOUR = timedelta(0), timedelta(hours=1)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from deploy.local.objectstore import NanioServer, S3Server
-from deploy.local.seaweedfs import SeaweedServer
 from tests.feedback.kill_harness import Count, Load, count, kill_under_load, spoil
 from tests.feedback.parts import Parts, running
+from tests.support.seaweedfs import SeaweedServer
 
 # Short waits, so that a killed store is noticed soon; and a sweep that never rests.
 _HASTY = {

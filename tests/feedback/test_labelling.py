@@ -20,7 +20,7 @@ from shared.errors import AlreadyExists, MagFaceError, NotFound, Unavailable
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import open_pool
 from tests.feedback.helpers import Stored, feedback, request, sha256
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 

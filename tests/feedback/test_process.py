@@ -18,7 +18,7 @@ from services.feedback.settings import FeedbackSettings
 from shared.rpc.channel import open_sync_channel
 from shared.storage.objects import ObjectStore
 from tests.feedback.helpers import NOTHING, Stored, request, sha256
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 
 def _start(settings: FeedbackSettings, endpoint_file: Path) -> subprocess.Popen[bytes]:

@@ -15,10 +15,10 @@ import pytest
 from pydantic import SecretStr
 
 from deploy.local.objectstore import NanioServer
-from deploy.local.seaweedfs import SeaweedServer
 from shared.errors import CorruptData, NotFound, Unavailable
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore, image_key
+from tests.support.seaweedfs import SeaweedServer
 
 
 @pytest.fixture(params=["seaweedfs", "nanio"], scope="module")

@@ -13,7 +13,7 @@ from magface.v1 import trainer_pb2_grpc
 
 from shared.rpc.channel import open_sync_channel
 from shared.settings import ObjectStoreSettings
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 _CHUNK = 2**20

@@ -9,12 +9,12 @@ import pytest
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from deploy.local.seaweedfs import SeaweedServer
 from services.trainer.feedback_source import PulledFeedback
 from services.trainer.training import LabelledPair, Vote
 from shared.errors import NotFound, Unavailable
 from shared.model.faces import FaceImage
 from shared.rpc.channel import open_sync_channel
+from tests.support.seaweedfs import SeaweedServer
 from tests.trainer.people import encode, submit
 from tests.trainer.process import ServiceProcess, service_environment
 

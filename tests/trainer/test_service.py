@@ -16,7 +16,6 @@ import torch
 from magface.v1 import trainer_pb2 as pb
 from safetensors.torch import load_file
 
-from deploy.local.seaweedfs import SeaweedServer
 from services.trainer.reference import load_reference
 from shared.datasets.render import write_people
 from shared.errors import (
@@ -33,6 +32,7 @@ from shared.registry.versions import VersionStore
 from shared.rpc.errors import domain_errors
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
+from tests.support.seaweedfs import SeaweedServer
 from tests.trainer.process import (
     ServiceProcess,
     TrainerClient,

@@ -7,12 +7,12 @@ import pytest
 from magface.v1 import feedback_pb2_grpc
 from magface.v1 import trainer_pb2 as pb
 
-from deploy.local.seaweedfs import SeaweedServer
 from shared.model.manifest import WEIGHTS_FILE, Manifest
 from shared.registry.versions import VersionStore
 from shared.rpc.channel import open_sync_channel
 from shared.storage.objects import ObjectStore
-from tests.local.helpers import wait_until
+from tests.support.seaweedfs import SeaweedServer
+from tests.support.waiting import wait_until
 from tests.trainer.people import submit_people
 from tests.trainer.process import ServiceProcess, TrainerClient, service_environment
 

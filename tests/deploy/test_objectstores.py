@@ -10,11 +10,11 @@ import pytest
 from pydantic import SecretStr
 
 from deploy.local.objectstore import NanioServer, S3Server
-from deploy.local.seaweedfs import SeaweedServer
 from shared.errors import Unavailable
 from shared.storage.objects import ObjectStore
-from tests.local.helpers import wait_until
 from tests.processes import lives
+from tests.support.seaweedfs import SeaweedServer
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module", params=[NanioServer, SeaweedServer])

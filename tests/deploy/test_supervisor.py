@@ -12,7 +12,7 @@ import pytest
 from deploy.local.server import Command, LocalServer
 from deploy.local.supervisor import StopRequested, Supervisor
 from shared.errors import Unavailable
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 
 class Script(LocalServer):

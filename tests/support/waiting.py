@@ -1,4 +1,4 @@
-"""Waiting for what other processes do."""
+"""Polling until a condition holds."""
 
 import time
 from collections.abc import Callable

@@ -16,8 +16,8 @@ from deploy.local import postgres as postgres_module
 from deploy.local.files import PortBook
 from deploy.local.postgres import PostgresServer
 from shared.errors import PreconditionFailed
-from tests.local.helpers import wait_until
 from tests.processes import lives
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

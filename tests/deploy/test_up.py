@@ -18,7 +18,7 @@ from deploy.local.endpoints import Endpoints
 from shared.datasets.render import render_person
 from shared.rpc.channel import open_sync_channel
 from shared.rpc.health import is_serving
-from tests.local.helpers import wait_until
+from tests.support.waiting import wait_until
 
 _START_S = 120
 _PARTS = ("postgres", "nanio", "services.feedback", "services.trainer", "services.embedder")
