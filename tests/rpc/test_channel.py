@@ -13,7 +13,7 @@ from shared.errors import Overloaded, Unavailable
 from shared.rpc.channel import open_channel, open_sync_channel
 from shared.rpc.errors import domain_errors
 from shared.rpc.server import running_server
-from tests.rpc.echo import LOCAL, SERVICE, Act, call, echo
+from tests.rpc.echo import LOCAL, REPEATABLE, SERVICE, Act, call, echo
 from tests.rpc.processes import EchoProcess
 
 
@@ -73,7 +73,7 @@ async def test_only_unavailable_is_tried_again(
         open_channel(address) as channel,
     ):
         with pytest.raises(error), domain_errors():
-            await call(channel, "unary_unary", request_)
+            await channel.unary_unary(REPEATABLE)(request_, timeout=20)
     assert counts == {"calls": attempts}
 
 
@@ -115,7 +115,7 @@ async def test_blocking_channel_has_the_same_policy() -> None:
 
     def unavailable_then_fine(address: str) -> bytes:
         with open_sync_channel(address) as channel:
-            method = channel.unary_unary(f"/{SERVICE}/unary_unary")
+            method = channel.unary_unary(REPEATABLE)
             with pytest.raises(Unavailable, match="away"), domain_errors():
                 method(b"unavailable", timeout=10)
             return method(b"x", timeout=10)
