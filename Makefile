@@ -29,10 +29,10 @@ up: $(STAMP) ## Start the embedded Postgres, S3 server and all services (Ctrl-C 
 	@$(BIN)/magface up
 
 test: $(STAMP) ## Run the tests against a real Postgres and a real S3 server
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-all: $(STAMP) ## Run every test, the slow ones too
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 lint: $(STAMP) ## Check style, types, layers, protos and that the stubs are fresh
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

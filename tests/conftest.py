@@ -1,28 +1,88 @@
-"""The real servers that tests run against, started once a session and stopped at its end."""
+"""The real servers that tests run against, and how tests are spread over processes.
 
+Each process of pytest-xdist is a session of its own, with its own Postgres and S3 server.
+"""
+
+import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from deploy.local.postgres import PostgresServer
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from tests.support.seaweedfs import SeaweedServer
 
+# As many processes as there are cores run at once, so one thread each; a thread that waits
+# sleeps, where it would otherwise spin on the core that others need.
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MAGFACE_ENGINE_THREADS": "1",
+}
+
+
+class _ByFile(LoadScopeScheduling):
+    """Hands out whole files, since fixtures of a module are dear; all of tests/cli in one go.
+
+    The commands' tests share one running stack.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/cli" if file.startswith("tests/cli/") else file
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets the environment of the worker processes, which are started after this."""
+    if config.getoption("numprocesses", None):
+        for name, value in _ONE_THREAD.items():
+            os.environ.setdefault(name, value)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Gives the number of processes of ``-n auto``; each needs 1.5 GB at times."""
+    return min(max(2, os.cpu_count() or 2), 8)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByFile:
+    return _ByFile(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _torch_threads() -> Iterator[None]:
+    """Takes back the number of torch's threads, which sessions and trainings set."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A running Postgres of the test session's own."""
-    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
-        yield server
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        # Nobody needs this data after a crash of the machine.
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
     """A running S3 server of the test session's own."""
-    with SeaweedServer(tmp_path_factory.mktemp("seaweedfs")) as server:
-        yield server
+    server = SeaweedServer(tmp_path_factory.mktemp("seaweedfs"))
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,16 @@
-"""``endpoints.json``: where the parts of a running stack are, for its clients."""
+"""``endpoints.json``: the addresses and credentials of a running stack."""
 
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from deploy.local.files import write_atomically
+from deploy.local.state_files import write_atomically
 
 _FILE_NAME = "endpoints.json"
 
 
 class S3Endpoint(BaseModel):
-    """What an S3 client needs."""
+    """Address, keys and bucket for an S3 client."""
 
     endpoint: str
     access_key: str
@@ -19,10 +19,10 @@ class S3Endpoint(BaseModel):
 
 
 class Endpoints(BaseModel):
-    """What a stack offers.
+    """Addresses and credentials of a running stack.
 
     Attributes:
-        embedder: gRPC target of all embedders together.
+        embedder: gRPC target that covers all embedders.
         feedback: ``host:port``.
         trainer: ``host:port``.
         embedders: ``host:port`` of each embedder.

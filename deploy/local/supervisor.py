@@ -1,4 +1,4 @@
-"""Keeps servers running: starts them, restarts what dies, stops them in reverse."""
+"""Supervisor of child processes: starts, restarts and stops them."""
 
 import itertools
 import threading
@@ -6,24 +6,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from deploy.local.server import LocalServer
+from deploy.local.child_process import ChildProcess
 from shared.errors import MagFaceError, Unavailable
 
 _TICK_S = 0.1
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 10.0
-# A server that ran this long had recovered; the next pause is short again.
+# After a server has run this long, the next pause before a restart is short again.
 _STEADY_S = 30.0
 _TRIES_AT_START = 3
 
 
 class StopRequested(Exception):
-    """Someone asked for the end while servers were still starting."""
+    """A stop was requested while servers were starting."""
 
 
 @dataclass
 class _Watched:
-    server: LocalServer
+    server: ChildProcess
     started_at: float
     ready: bool = False
     failures: int = 0
@@ -31,11 +31,11 @@ class _Watched:
 
 
 class Supervisor:
-    """Watches over servers, all from the one thread that calls it.
+    """Supervises servers from the calling thread.
 
     Args:
-        report: Gets a line for a person about each start, death and return.
-        stop: Set, from a signal handler for instance, to end `bring_up` and `watch`.
+        report: Receives a line of text about each start, end and restart.
+        stop: When set, for instance by a signal handler, `bring_up` and `watch` end.
     """
 
     def __init__(self, report: Callable[[str], None], stop: threading.Event) -> None:
@@ -43,12 +43,12 @@ class Supervisor:
         self._stop = stop
         self._groups: list[list[_Watched]] = []
 
-    def bring_up(self, servers: Sequence[LocalServer]) -> None:
-        """Starts servers side by side, and waits until each is ready.
+    def bring_up(self, servers: Sequence[ChildProcess]) -> None:
+        """Starts servers at the same time and waits until each is ready.
 
         Raises:
-            Unavailable: One did not get ready in time, or kept ending.
-            StopRequested: `stop` was set meanwhile.
+            Unavailable: A server was not ready in time, or ended three times.
+            StopRequested: `stop` was set.
         """
         group: list[_Watched] = []
         self._groups.append(group)
@@ -58,17 +58,17 @@ class Supervisor:
         while not all(watched.ready for watched in group):
             self._tick()
             for watched in group:
-                _give_up_if_hopeless(watched)
+                _raise_if_failed(watched)
             if self._stop.wait(_TICK_S):
                 raise StopRequested
 
     def watch(self) -> None:
-        """Restarts whatever ends, until `stop` is set."""
+        """Restarts servers that end, until `stop` is set."""
         while not self._stop.wait(_TICK_S):
             self._tick()
 
     def stop_all(self) -> None:
-        """Ends all servers, the last brought up first; those brought up together at once."""
+        """Stops all servers, in reverse order; those brought up together stop at the same time."""
         for group in reversed(self._groups):
             for watched in group:
                 watched.server.ask_to_stop()
@@ -81,28 +81,28 @@ class Supervisor:
             if watched.restart_at is not None:
                 self._restart_when_due(watched)
             elif not watched.server.running:
-                self._plan_restart(watched, watched.server.how_it_ended())
+                self._schedule_restart(watched, watched.server.describe_exit())
             elif not watched.ready:
-                self._see_whether_ready(watched)
+                self._check_readiness(watched)
 
-    def _see_whether_ready(self, watched: _Watched) -> None:
+    def _check_readiness(self, watched: _Watched) -> None:
         try:
             watched.ready = watched.server.is_ready()
         except Unavailable:
-            return  # It has just ended; the next tick plans its restart.
+            return  # It has just ended; the next tick schedules a restart.
         if watched.ready:
             seconds = time.monotonic() - watched.started_at
             self._report(f"{watched.server.name} is ready after {seconds:.1f} s")
 
-    def _plan_restart(self, watched: _Watched, why: str) -> None:
+    def _schedule_restart(self, watched: _Watched, reason: str) -> None:
         if watched.ready and time.monotonic() - watched.started_at > _STEADY_S:
             watched.failures = 0
         pause = min(_FIRST_PAUSE_S * 2**watched.failures, _LONGEST_PAUSE_S)
         watched.failures += 1
         watched.ready = False
         watched.restart_at = time.monotonic() + pause
-        self._report(f"{watched.server.name} {why}")
-        self._report(f"{watched.server.name} is started again in {pause:g} s")
+        self._report(f"{watched.server.name} {reason}")
+        self._report(f"{watched.server.name} restarts in {pause:g} s")
 
     def _restart_when_due(self, watched: _Watched) -> None:
         if watched.restart_at is None or time.monotonic() < watched.restart_at:
@@ -112,12 +112,12 @@ class Supervisor:
         try:
             watched.server.launch()
         except (MagFaceError, OSError) as error:
-            self._plan_restart(watched, f"cannot be started: {error}")
+            self._schedule_restart(watched, f"did not start: {error}")
 
 
-def _give_up_if_hopeless(watched: _Watched) -> None:
+def _raise_if_failed(watched: _Watched) -> None:
     server = watched.server
     if watched.failures >= _TRIES_AT_START:
-        raise Unavailable(f"{server.name} {server.how_it_ended()}")
+        raise Unavailable(f"{server.name} {server.describe_exit()}")
     if not watched.ready and time.monotonic() - watched.started_at > server.ready_timeout_s:
-        raise Unavailable(server.how_it_kept_silent())
+        raise Unavailable(server.describe_timeout())

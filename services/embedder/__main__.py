@@ -6,7 +6,7 @@ from services.embedder.memory import limit_heaps
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
 from shared.errors import MagFaceError
-from shared.model.session import share_threads
+from shared.model.sessions.onnx import share_threads
 from shared.rpc.server import run_server
 
 

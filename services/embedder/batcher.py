@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from services.embedder import metrics
 from services.embedder.work import Work
 from shared.errors import Unavailable
-from shared.model.preprocess import CROP_SIZE
+from shared.model.image.align import CROP_SIZE
 
 
 class Batch:

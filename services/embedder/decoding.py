@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from services.embedder import metrics
 from services.embedder.work import Deliver, Work
-from shared.model.faces import FaceImage, FaceReader
+from shared.model.image.face_reader import FaceImage, FaceReader
 
 # Each face with the name of its field.
 NamedFace: TypeAlias = tuple[str, FaceImage]

@@ -15,7 +15,7 @@ from services.embedder.settings import MAX_IMAGES_A_CALL
 from services.embedder.shadow import Shadow
 from services.embedder.streaming import FaceStream
 from shared.errors import InvalidInput
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 
 # A fraction of a millisecond to hash; more than that is not done on the loop.
 _HASHED_AT_ONCE_BYTES = 256 * 2**10

@@ -14,7 +14,7 @@ from services.embedder.batcher import Batch, Batcher
 from services.embedder.work import Answer, Deliver, Outcome, Settled, Work
 from shared.errors import CorruptData, Overloaded
 from shared.model.manifest import Manifest
-from shared.model.session import Session, split_features
+from shared.model.sessions.base import Session, split_features
 
 _log = logging.getLogger(__name__)
 # Weight of the newest batch in the running mean of the engine's speed.

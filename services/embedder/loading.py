@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.embedder.resident import LoadedModel
+from shared.model.golden import check_golden
+from shared.model.image.align import CROP_SIZE
 from shared.model.manifest import read_manifest
-from shared.model.preprocess import CROP_SIZE
-from shared.model.selfcheck import check_golden
-from shared.model.session import Device, Engine, Session, open_session
+from shared.model.sessions.base import Device, Engine, Session
+from shared.model.sessions.factory import open_session
 from shared.registry.versions import VersionStore
 
 

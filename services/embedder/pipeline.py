@@ -10,7 +10,7 @@ from services.embedder.engine import Engine
 from services.embedder.faces import EmbeddedFace, embedded_faces
 from services.embedder.resident import LoadedModel
 from services.embedder.work import Answer, Deliver, Outcome, Work, new_work
-from shared.model.faces import FaceReader
+from shared.model.image.face_reader import FaceReader
 
 
 class Pipeline:

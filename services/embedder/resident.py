@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from shared.errors import PreconditionFailed, Unavailable
 from shared.model.manifest import Manifest
-from shared.model.session import Session
+from shared.model.sessions.base import Session
 
 
 @dataclass(frozen=True, eq=False)

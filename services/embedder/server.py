@@ -24,8 +24,9 @@ from services.embedder.settings import EmbedderSettings
 from services.embedder.shadow import Shadow
 from services.embedder.swap import LastServed, Swapper
 from services.embedder.work import deliver_on
-from shared.model.faces import FaceReader
-from shared.model.session import require_device, threads_shared
+from shared.model.image.face_reader import FaceReader
+from shared.model.sessions.factory import require_device
+from shared.model.sessions.onnx import threads_shared
 from shared.registry.erasure import read_erasure
 from shared.registry.pointer import read_pointer
 from shared.registry.shadow import read_shadow

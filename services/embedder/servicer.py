@@ -17,7 +17,7 @@ from services.embedder.shadow import Shadow
 from services.embedder.streaming import FaceStream, StreamedAnswer, StreamedFace
 from services.embedder.swap import Swapper
 from shared.errors import InvalidInput
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.rpc.errors import status_code
 from shared.rpc.faces import face_from_proto
 from shared.rpc.handlers import Context

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from shared.model.session import Device, Engine, cpu_threads
+from shared.model.sessions.base import Device, Engine
+from shared.model.sessions.cpu import cpu_threads
 from shared.settings import ImageLimits, ObjectStoreSettings, ServerSettings
 
 MAX_IMAGES_A_CALL = 64

@@ -17,8 +17,8 @@ from services.embedder.comparing import Side, Verdict
 from services.embedder.memory import let_go
 from services.embedder.resident import LoadedModel, ResidentModels
 from shared.errors import MagFaceError
-from shared.model.faces import FaceImage, FaceReader
-from shared.model.session import split_features
+from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.sessions.base import split_features
 from shared.registry.shadow import ShadowPointer
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.embedder.resident import LoadedModel
-from shared.model.preprocess import CROP_SIZE
+from shared.model.image.align import CROP_SIZE
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from services.feedback.images import opened_vault
 from services.feedback.leases import LeaseOffice, Sharing
 from services.feedback.pool import ImagePool
 from services.feedback.preparing import Preparer
-from services.feedback.rules import Rules
 from services.feedback.settings import FeedbackSettings
 from services.feedback.tending import Tender
 from shared.client import open_embedder
@@ -34,7 +33,7 @@ class Active:
 
 @asynccontextmanager
 async def opened_active(
-    settings: FeedbackSettings, objects: ObjectStore, pool: Pool, rules: Rules
+    settings: FeedbackSettings, objects: ObjectStore, pool: Pool
 ) -> AsyncIterator[Active]:
     """Put the parts together, without waiting for what they stand on."""
     wake = asyncio.Event()
@@ -60,7 +59,7 @@ async def opened_active(
             settings, follower, preparer, wake=wake, poll_s=settings.feedback_pool_poll_s
         )
         office = LeaseOffice(pool, _sharing(settings), wake.set)
-        yield Active(ImagePool(pool, vault), office, Annotators(pool, rules), tender)
+        yield Active(ImagePool(pool, vault), office, Annotators(pool), tender)
 
 
 def _sharing(settings: FeedbackSettings) -> Sharing:

@@ -86,17 +86,11 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
 
 
 def _annotator(record: AnnotatorRecord) -> pb.AnnotatorRecord:
-    packed = pb.AnnotatorRecord(
+    return pb.AnnotatorRecord(
         annotator=record.annotator,
         gold_answers=record.gold_answers,
         gold_right=record.gold_right,
     )
-    if (known := record.reliability) is not None:
-        packed.overlap = known.overlap
-        packed.genuine_right = known.genuine_right
-        packed.impostor_right = known.impostor_right
-        packed.weighted = known.weighted
-    return packed
 
 
 async def _pool_images(

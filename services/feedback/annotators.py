@@ -1,66 +1,39 @@
-"""Says how far each annotator can be relied on."""
+"""Annotator statistics: answers on gold pairs."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from services.feedback import lease_queries as queries
-from services.feedback.rules import Rules
-from shared.storage.postgres import Pool, transaction
+from services.feedback.reading import fetch
+from shared.storage.postgres import Pool
 
 _LISTED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Reliability:
-    """How an annotator answers, estimated where labels overlap.
-
-    Attributes:
-        overlap: Votes that it rests on.
-        genuine_right: Share of the genuine pairs that they call SAME, 0..1.
-        impostor_right: Share of the impostor pairs that they call DIFFERENT, 0..1.
-        weighted: Whether the overlap is enough for weights of their own.
-    """
-
-    overlap: int
-    genuine_right: float
-    impostor_right: float
-    weighted: bool
-
-
-@dataclass(frozen=True, slots=True)
 class AnnotatorRecord:
-    """How an annotator did on gold pairs, and how reliable they are estimated to be."""
+    """How many gold pairs an annotator answered, and how many of these answers were right."""
 
     annotator: str
     gold_answers: int
     gold_right: int
-    reliability: Reliability | None
 
 
 class Annotators:
-    """Looks up how annotators do.
+    """Looks up how annotators answered gold pairs.
 
     Args:
         pool: Connections to a database with the schema `feedback`.
-        rules: Whether annotators are weighted.
     """
 
-    def __init__(self, pool: Pool, rules: Rules) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._rules = rules
 
     async def records(self) -> list[AnnotatorRecord]:
-        """Give the first 1,000, by name, of whom anything is known.
+        """Give the first 1,000 annotators who answered a gold pair, by name.
 
         Raises:
             Unavailable: If the database cannot answer.
         """
-        wanted = {"weighted": self._rules.weighted, "limit": _LISTED}
-        async with transaction(self._pool) as connection:
-            cursor = await connection.execute(queries.ANNOTATORS, wanted)
-            return [_record(*row) async for row in cursor]
-
-
-def _record(annotator: str, answers: int, right: int, *estimated: Any) -> AnnotatorRecord:
-    reliability = None if estimated[0] is None else Reliability(*estimated)
-    return AnnotatorRecord(annotator, answers, right, reliability)
+        rows = await fetch(self._pool, queries.ANNOTATORS, {"limit": _LISTED})
+        return [AnnotatorRecord(*row) for row in rows]

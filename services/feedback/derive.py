@@ -1,4 +1,4 @@
-"""Keeps what is derived from labels: each pair's consensus, and the counters."""
+"""Derived data: the consensus of each pair, and the counters."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,12 +11,24 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from services.feedback import queries
-from services.feedback.consensus import Consensus, Rule
+from services.feedback.consensus import Consensus, majority
 from services.feedback.domain import Label
-from services.feedback.rules import Rules, newest
 from shared.storage.postgres import Pool, transaction
 
 _PAGE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedBy:
+    """The rule that every stored consensus was derived by.
+
+    Attributes:
+        minimum_votes: With fewer votes a pair has no consensus.
+        rule: ``majority``, or ``weighted`` if an earlier version of the service derived it.
+    """
+
+    minimum_votes: int
+    rule: str = "majority"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +40,17 @@ class _Derived:
 
 
 async def derive(
-    connection: AsyncConnection, pair_ids: Sequence[int], rules: Rules
+    connection: AsyncConnection, pair_ids: Sequence[int], minimum_votes: int
 ) -> Counter[str]:
     """Derive the consensus of pairs, which the transaction must have locked, from their labels.
-
-    The rule is asked for under the lock: whoever changes it and then comes by waits for the
-    lock, and derives anew.
 
     Returns:
         By how much the numbers of "same", "different" and "undecided" pairs change.
     """
     pairs = {"pairs": list(pair_ids)}
-    asked = await rules.ask(connection)
     votes = await connection.execute(queries.CURRENT_VOTES, pairs)
     stored = await connection.execute(queries.CONSENSUS_BEFORE, pairs)
-    derived = _derived(await votes.fetchall(), await rules.answer(connection, asked))
+    derived = _derived(await votes.fetchall(), minimum_votes)
     before = Counter([kind(consensus) async for _, consensus in stored])
     await connection.execute(
         queries.STORE_CONSENSUS,
@@ -77,19 +85,27 @@ async def count(
     )
 
 
-async def follow_rule(pool: Pool, rules: Rules) -> None:
-    """Derive every consensus anew if the stored ones follow another rule.
-
-    A page at a time, so that labels keep arriving meanwhile; begun again after a crash.
+async def derived_by(pool: Pool) -> DerivedBy | None:
+    """Read the rule that every stored consensus was derived by; None in a new database.
 
     Raises:
         Unavailable: If the database cannot answer.
     """
     async with transaction(pool) as connection:
         cursor = await connection.execute(queries.RULE)
-        stored = await cursor.fetchone()
-        rule = (rules.minimum_votes, await newest(await rules.ask(connection)))
-    if rule == stored:
+        row = await cursor.fetchone()
+    return None if row is None else DerivedBy(*row)
+
+
+async def follow_rule(pool: Pool, minimum_votes: int) -> None:
+    """Derive every consensus anew if the stored ones were derived by another rule.
+
+    A page at a time, so that labels keep arriving meanwhile. After a crash it starts over.
+
+    Raises:
+        Unavailable: If the database cannot answer.
+    """
+    if await derived_by(pool) == DerivedBy(minimum_votes):
         return
     page = [0]
     while page:
@@ -98,23 +114,22 @@ async def follow_rule(pool: Pool, rules: Rules) -> None:
                 queries.LOCK_PAIRS_AFTER, {"after": page[-1], "limit": _PAGE}
             )
             page = [pair_id async for (pair_id,) in cursor]
-            await count(connection, await derive(connection, page, rules))
+            await count(connection, await derive(connection, page, minimum_votes))
     async with transaction(pool) as connection:
-        named = dict(zip(("minimum_votes", "weighting_id"), rule, strict=True))
-        await connection.execute(queries.SET_RULE, named)
+        await connection.execute(queries.SET_RULE, {"minimum_votes": minimum_votes})
 
 
 def kind(consensus: str | None) -> str:
     return consensus if consensus in (Label.SAME, Label.DIFFERENT) else "undecided"
 
 
-def _derived(rows: Sequence[TupleRow], rule: Rule) -> list[_Derived]:
+def _derived(rows: Sequence[TupleRow], minimum_votes: int) -> list[_Derived]:
     derived = []
     for pair_id, pair_rows in groupby(rows, key=lambda row: row[0]):
         votes, times = {}, []
         for _, annotator, label, labelled_at in pair_rows:
             votes[annotator] = Label(label)
             times.append(labelled_at)
-        consensus = rule.judge(votes)
+        consensus = majority(votes, minimum_votes)
         derived.append(_Derived(pair_id, consensus, Counter(votes.values()), max(times)))
     return derived

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from shared.model.faces import Alignment, FaceImage
+from shared.model.image.face_reader import Alignment, FaceImage
 
 
 class Label(StrEnum):

@@ -13,7 +13,7 @@ from services.feedback.images import ImageVault, facts_from_row
 from services.feedback.pool_versions import Lead, PoolVersion
 from shared.client import EmbedderClient
 from shared.errors import CorruptData, InvalidInput, PreconditionFailed
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.model.manifest import ProbabilityCurve
 from shared.storage.postgres import Pool, transaction
 

@@ -1,4 +1,4 @@
-"""Gives every pair with a consensus as of a data snapshot: the same set for ever."""
+"""Data snapshots: every pair with a consensus as of a label."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -7,9 +7,8 @@ from typing import Final
 from uuid import UUID
 
 from services.feedback import queries
-from services.feedback.consensus import Rule
+from services.feedback.consensus import majority
 from services.feedback.domain import Label, LabelledPair
-from services.feedback.rules import Rules
 from shared.errors import NotFound
 from shared.storage.postgres import Pool, transaction
 
@@ -18,15 +17,14 @@ PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was known at a moment: the labels up to one, and the rule that judged them."""
+    """The labels up to one, and the votes that a consensus on them needs."""
 
     snapshot_id: UUID
     max_label_id: int
     minimum_votes: int
-    weighting_id: int | None
 
 
-async def take_snapshot(pool: Pool, rules: Rules) -> Snapshot:
+async def take_snapshot(pool: Pool, minimum_votes: int) -> Snapshot:
     """Freeze what is stored now.
 
     The latest snapshot is given again while it would hold the same and nothing was erased from
@@ -37,7 +35,7 @@ async def take_snapshot(pool: Pool, rules: Rules) -> Snapshot:
     """
     async with transaction(pool) as connection:
         await connection.execute(queries.LOCK_LABELS)
-        rule = {"minimum_votes": rules.minimum_votes, "weighted": rules.weighted}
+        rule = {"minimum_votes": minimum_votes}
         cursor = await connection.execute(queries.SAME_SNAPSHOT, rule)
         row = await cursor.fetchone()
         if row is None:
@@ -67,7 +65,7 @@ async def find_snapshot(pool: Pool, snapshot_id: str) -> Snapshot:
     return Snapshot(*row)
 
 
-async def export(pool: Pool, rules: Rules, snapshot: Snapshot) -> AsyncIterator[list[LabelledPair]]:
+async def export(pool: Pool, snapshot: Snapshot) -> AsyncIterator[list[LabelledPair]]:
     """Yield the pairs of a snapshot in the order of their ids, at most 500 at a time.
 
     Each page is a transaction of its own, so that a slow reader holds neither a connection
@@ -76,8 +74,6 @@ async def export(pool: Pool, rules: Rules, snapshot: Snapshot) -> AsyncIterator[
     Raises:
         Unavailable: If the database cannot answer.
     """
-    async with transaction(pool) as connection:
-        rule = await rules.frozen(connection, snapshot.minimum_votes, snapshot.weighting_id)
     after, full = 0, True
     while full:
         async with transaction(pool) as connection:
@@ -89,17 +85,17 @@ async def export(pool: Pool, rules: Rules, snapshot: Snapshot) -> AsyncIterator[
         pairs = [list(votes) for _, votes in groupby(rows, key=lambda row: row[0])]
         if pairs:
             after = pairs[-1][0][0]
-            labelled = (_labelled_pair(votes, rule) for votes in pairs)
+            labelled = (_labelled_pair(votes, snapshot.minimum_votes) for votes in pairs)
             yield [pair for pair in labelled if pair is not None]
         full = len(pairs) == PAGE
 
 
 def _labelled_pair(
-    rows: list[tuple[int, bytes, bytes, str | None, str]], rule: Rule
+    rows: list[tuple[int, bytes, bytes, str | None, str]], minimum_votes: int
 ) -> LabelledPair | None:
     _, image_a, image_b, *_ = rows[0]
     votes = {who: Label(label) for _, _, _, who, label in rows if who is not None}
-    consensus = rule.judge(votes)
+    consensus = majority(votes, minimum_votes)
     if consensus.label not in (Label.SAME, Label.DIFFERENT):
         return None
     return LabelledPair(image_a.hex(), image_b.hex(), consensus.label, consensus.confidence, votes)

@@ -64,31 +64,23 @@ FROM unnest(%(lease_ids)s::bigint[]) WITH ORDINALITY AS kept (lease_id, place)
 ORDER BY place
 """
 
-# Of the answers on gold pairs the last of each on each, of those given after the pair's truth
-# was settled; and the newest estimate, where annotators are weighted.
+# The last answer of each annotator on each gold pair, if it came after the pair's truth was
+# known.
 ANNOTATORS: Final = """
-WITH gold AS (
-    SELECT annotator, count(*) AS answers, count(*) FILTER (WHERE label = truth) AS rightly
-    FROM (
-        SELECT DISTINCT ON (candidate_id, annotator) annotator, label, truth
-        FROM feedback.candidates CROSS JOIN LATERAL (
-            SELECT annotator, label, label_id
-            FROM feedback.pairs JOIN feedback.labels USING (pair_id)
-            WHERE pairs.image_a = candidates.image_a AND pairs.image_b = candidates.image_b
-              AND labelled_at >= prepared_at
-            OFFSET 0
-        ) AS answer
-        WHERE strategy = 'gold' AND cardinality(holders) < wanted
-        ORDER BY candidate_id, annotator, label_id DESC
-    ) AS answers GROUP BY annotator
-), estimated AS (
-    SELECT annotator, overlap, genuine_right, impostor_right, odds_same IS NOT NULL AS weighted
-    FROM feedback.annotator_weights
-    WHERE %(weighted)s AND weighting_id = (SELECT max(weighting_id) FROM feedback.weightings)
-)
-SELECT annotator, coalesce(answers, 0), coalesce(rightly, 0),
-       overlap, genuine_right, impostor_right, weighted
-FROM gold FULL JOIN estimated USING (annotator) ORDER BY annotator LIMIT %(limit)s
+SELECT annotator, count(*), count(*) FILTER (WHERE label = truth)
+FROM (
+    SELECT DISTINCT ON (candidate_id, annotator) annotator, label, truth
+    FROM feedback.candidates CROSS JOIN LATERAL (
+        SELECT annotator, label, label_id
+        FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+        WHERE pairs.image_a = candidates.image_a AND pairs.image_b = candidates.image_b
+          AND labelled_at >= prepared_at
+        OFFSET 0
+    ) AS answer
+    WHERE strategy = 'gold' AND cardinality(holders) < wanted
+    ORDER BY candidate_id, annotator, label_id DESC
+) AS answers
+GROUP BY annotator ORDER BY annotator LIMIT %(limit)s
 """
 
 SITUATION: Final = """

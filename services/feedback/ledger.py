@@ -9,7 +9,6 @@ from services.feedback import derive, queries
 from services.feedback.domain import ImageFacts, Receipt, Submission
 from services.feedback.known import Known, read_known, receipt
 from services.feedback.removals import begin_upload, pass_gate, read_epoch
-from services.feedback.rules import Rules
 from shared.errors import Conflict, MagFaceError, Unavailable
 from shared.storage.postgres import Pool, transaction
 
@@ -23,12 +22,12 @@ class Ledger:
 
     Args:
         pool: Connections to a database with the schema `feedback`.
-        rules: How labels become a consensus.
+        minimum_votes: With fewer votes a pair has no consensus.
     """
 
-    def __init__(self, pool: Pool, rules: Rules) -> None:
+    def __init__(self, pool: Pool, minimum_votes: int) -> None:
         self._pool = pool
-        self._rules = rules
+        self._minimum_votes = minimum_votes
 
     async def look(self, submission: Submission) -> tuple[Known, int]:
         """Read what a submission names, and the epoch to write objects under.
@@ -86,7 +85,7 @@ class Ledger:
         accepted = list(known.accepted.values())
         pair_ids = await _lock_pairs(connection, known.new_images, {one.pair for one in accepted})
         inserted = await _insert_labels(connection, accepted, pair_ids)
-        changes = await derive.derive(connection, sorted(pair_ids.values()), self._rules)
+        changes = await derive.derive(connection, sorted(pair_ids.values()), self._minimum_votes)
         label_ids: dict[str, int] = {key: label_id async for key, label_id in inserted}
         if len(label_ids) < len(accepted):
             raise Conflict("an idempotency key was stored meanwhile")

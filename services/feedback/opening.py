@@ -14,15 +14,13 @@ import grpc
 from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.active import opened_active
-from services.feedback.derive import follow_rule
+from services.feedback.derive import DerivedBy, derived_by, follow_rule
 from services.feedback.images import opened_vault
 from services.feedback.keeping import keep_in_order, opened_keeping
 from services.feedback.ledger import Ledger
-from services.feedback.rules import Rules, rules_of
 from services.feedback.servicer import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
-from services.feedback.weighing import Weigher
 from services.feedback.writer import BatchWriter
 from shared.rpc.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
@@ -49,10 +47,9 @@ async def feedback_service(
     servicer = FeedbackServicer(settings.feedback_stream_labels)
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
     objects = ObjectStore(settings)
-    rules = rules_of(settings)
     async with (
-        opened_store(settings, objects, rules) as (store, pool),
-        opened_active(settings, objects, pool, rules) as active,
+        opened_store(settings, objects) as (store, pool),
+        opened_active(settings, objects, pool) as active,
         opened_keeping(settings, objects, pool) as keeping,
     ):
 
@@ -62,12 +59,9 @@ async def feedback_service(
             servicer.active.open(active)
             servicer.keeping.open(keeping)
             await lifecycle.set_ready(True)
-            await until_done(partial(follow_rule, pool, rules))
-            await asyncio.gather(
-                keep_in_order(settings, objects, keeping),
-                active.tender.run(),
-                Weigher(pool, rules).run(settings),
-            )
+            _warn_of_weights(settings, await until_done(partial(derived_by, pool)))
+            await until_done(partial(follow_rule, pool, settings.feedback_minimum_votes))
+            await asyncio.gather(keep_in_order(settings, objects, keeping), active.tender.run())
 
         opening = asyncio.create_task(come_up())
         opening.add_done_callback(_stop_if_failed)
@@ -81,21 +75,14 @@ async def feedback_service(
 
 @asynccontextmanager
 async def opened_store(
-    settings: FeedbackSettings, objects: ObjectStore, rules: Rules | None = None
+    settings: FeedbackSettings, objects: ObjectStore
 ) -> AsyncIterator[tuple[FeedbackStore, Pool]]:
-    """Put a store together, without waiting for what it stands on.
-
-    Args:
-        settings: Of the service.
-        objects: The bucket.
-        rules: How labels become a consensus; as set when None.
-    """
-    rules = rules or rules_of(settings)
+    """Put a store together, without waiting for what it stands on."""
     async with AsyncExitStack() as stack:
         pool = await open_pool(settings)
         stack.push_async_callback(pool.close)
         vault = stack.enter_context(opened_vault(settings, objects))
-        ledger = Ledger(pool, rules)
+        ledger = Ledger(pool, settings.feedback_minimum_votes)
         writer = BatchWriter(
             ledger,
             batch=settings.feedback_batch_labels,
@@ -103,7 +90,8 @@ async def opened_store(
             wait_s=2 * settings.database_timeout_s,
         )
         await stack.enter_async_context(writer)
-        yield FeedbackStore(pool, vault, ledger, writer, rules), pool
+        store = FeedbackStore(pool, vault, ledger, writer, settings.feedback_minimum_votes)
+        yield store, pool
 
 
 async def prepare(settings: FeedbackSettings, objects: ObjectStore) -> None:
@@ -119,6 +107,15 @@ async def prepare(settings: FeedbackSettings, objects: ObjectStore) -> None:
         await asyncio.to_thread(objects.ensure_bucket)
 
     await until_done(attempt)
+
+
+def _warn_of_weights(settings: FeedbackSettings, stored: DerivedBy | None) -> None:
+    rules = {settings.feedback_consensus, "majority" if stored is None else stored.rule}
+    if rules != {"majority"}:
+        logger.warning(
+            "weighted consensus was removed and MAGFACE_FEEDBACK_CONSENSUS is ignored: "
+            "consensus is derived by majority now"
+        )
 
 
 def _stop_if_failed(opening: asyncio.Task[None]) -> None:

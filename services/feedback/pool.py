@@ -13,7 +13,7 @@ from services.feedback.known import check_alignment
 from services.feedback.ledger import image_columns
 from services.feedback.removals import begin_upload, require_epoch
 from shared.errors import Conflict, MagFaceError, Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.storage.postgres import Pool, transaction
 
 _CHUNK_IMAGES: Final = 64

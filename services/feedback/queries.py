@@ -123,11 +123,9 @@ LOCK_LABELS: Final = "LOCK TABLE feedback.labels IN SHARE ROW EXCLUSIVE MODE"
 
 # The snapshot that would be taken now, if there is one from which nothing was erased.
 SAME_SNAPSHOT: Final = """
-SELECT snapshot_id, max_label_id, minimum_votes, weighting_id FROM feedback.snapshots
+SELECT snapshot_id, max_label_id, minimum_votes FROM feedback.snapshots
 WHERE max_label_id = (SELECT coalesce(max(label_id), 0) FROM feedback.labels)
   AND minimum_votes = %(minimum_votes)s
-  AND weighting_id IS NOT DISTINCT FROM
-      CASE WHEN %(weighted)s THEN (SELECT max(weighting_id) FROM feedback.weightings) END
   AND NOT EXISTS (
       SELECT FROM feedback.erasure_snapshots
       WHERE erasure_snapshots.snapshot_id = snapshots.snapshot_id
@@ -136,15 +134,13 @@ ORDER BY taken_at DESC LIMIT 1
 """
 
 TAKE_SNAPSHOT: Final = """
-INSERT INTO feedback.snapshots (max_label_id, minimum_votes, weighting_id)
-SELECT coalesce(max(label_id), 0), %(minimum_votes)s,
-       CASE WHEN %(weighted)s THEN (SELECT max(weighting_id) FROM feedback.weightings) END
-FROM feedback.labels
-RETURNING snapshot_id, max_label_id, minimum_votes, weighting_id
+INSERT INTO feedback.snapshots (max_label_id, minimum_votes)
+SELECT coalesce(max(label_id), 0), %(minimum_votes)s FROM feedback.labels
+RETURNING snapshot_id, max_label_id, minimum_votes
 """
 
 FIND_SNAPSHOT: Final = """
-SELECT snapshot_id, max_label_id, minimum_votes, weighting_id FROM feedback.snapshots
+SELECT snapshot_id, max_label_id, minimum_votes FROM feedback.snapshots
 WHERE snapshot_id = %(snapshot_id)s
 """
 
@@ -163,11 +159,11 @@ FROM (
 ORDER BY page.pair_id, annotator
 """
 
-RULE: Final = "SELECT minimum_votes, weighting_id FROM feedback.consensus_rule"
+RULE: Final = "SELECT minimum_votes, derived_by FROM feedback.consensus_rule"
 
 SET_RULE: Final = """
-INSERT INTO feedback.consensus_rule (minimum_votes, weighting_id)
-VALUES (%(minimum_votes)s, %(weighting_id)s)
+INSERT INTO feedback.consensus_rule (minimum_votes, derived_by)
+VALUES (%(minimum_votes)s, 'majority')
 ON CONFLICT (only_row) DO UPDATE
-SET minimum_votes = excluded.minimum_votes, weighting_id = excluded.weighting_id
+SET minimum_votes = excluded.minimum_votes, derived_by = excluded.derived_by
 """

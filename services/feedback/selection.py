@@ -5,7 +5,7 @@ from 0; a link goes from an image to one of its nearest neighbours.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -169,49 +169,6 @@ class _Tally:
 def _pair(link: Rows) -> Pair:
     first, second = sorted(link.tolist())
     return first, second
-
-
-def choose_mix(
-    view: PoolView,
-    belief: Belief,
-    shares: Mapping[Strategy, float],
-    count: int,
-    rng: np.random.Generator,
-    *,
-    known: Collection[Pair] = (),
-) -> Rows:
-    """Choose pairs as annotators who ask for a mix are handed them.
-
-    Args:
-        view: What to choose from.
-        belief: How likely its links are genuine.
-        shares: Of each strategy; what one cannot fill goes to the others.
-        count: How many at most.
-        rng: Draws.
-        known: Pairs that are not to be asked about.
-
-    Returns:
-        int64 [P, 2], distinct pairs in the order in which they would be handed out.
-    """
-    queues = {
-        one: choose(view, belief, one, count, rng, known=known).pairs.tolist() for one in shares
-    }
-    done: dict[Pair, None] = {}
-    while len(done) < count and (left := [one for one in shares if queues[one]]):
-        odds = np.array([shares[one] for one in left])
-        strategy = left[int(rng.choice(len(left), p=odds / odds.sum()))]
-        first, second = queues[strategy].pop(0)
-        done[first, second] = None
-    return np.array(list(done), np.int64).reshape(-1, 2)
-
-
-def draw_uniform(images: int, count: int, rng: np.random.Generator) -> Rows:
-    """Draw distinct pairs of N images uniformly: int64 [P, 2], nearly all of them impostors."""
-    drawn: set[Pair] = set()
-    for first, second in rng.integers(images, size=(4 * count, 2)).tolist():
-        if len(drawn) < count and first != second:
-            drawn.add((min(first, second), max(first, second)))
-    return np.array(sorted(drawn), np.int64).reshape(-1, 2)
 
 
 def _quality_weight(view: PoolView) -> Values:

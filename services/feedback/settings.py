@@ -1,20 +1,9 @@
 """Settings of the feedback service."""
 
-from enum import StrEnum
-
 from pydantic import Field
 
 from services.feedback.selection_settings import SelectionSettings
 from shared.settings import DatabaseSettings, ImageLimits, ObjectStoreSettings, ServerSettings
-
-
-class ConsensusRule(StrEnum):
-    """How the votes on a pair become its consensus."""
-
-    # Each annotator counts the same.
-    MAJORITY = "majority"
-    # Annotators count by how far they can be relied on, where their labels overlap enough.
-    WEIGHTED = "weighted"
 
 
 class FeedbackSettings(
@@ -25,7 +14,8 @@ class FeedbackSettings(
     Attributes:
         feedback_minimum_votes: Annotators that must have voted before a pair has a
             consensus. Changing it derives every consensus anew at the next start.
-        feedback_consensus: How votes become a consensus. Changing it does the same.
+        feedback_consensus: No longer a choice: consensus is derived by majority. Any other value
+            is ignored, and the log says so at the start.
         feedback_batch_labels: Labels that one transaction stores at most.
         feedback_queued_labels: Labels that may wait for their transaction; beyond,
             submitting is answered with RESOURCE_EXHAUSTED.
@@ -39,7 +29,7 @@ class FeedbackSettings(
     """
 
     feedback_minimum_votes: int = Field(default=1, ge=1)
-    feedback_consensus: ConsensusRule = ConsensusRule.MAJORITY
+    feedback_consensus: str = "majority"
     feedback_batch_labels: int = Field(default=256, ge=1)
     feedback_queued_labels: int = Field(default=4096, ge=1)
     feedback_image_threads: int = Field(default=8, ge=1)

@@ -22,10 +22,9 @@ from services.feedback.domain import (
 )
 from services.feedback.images import CheckedImage, ImageVault, facts_from_row
 from services.feedback.ledger import Ledger
-from services.feedback.rules import Rules
 from services.feedback.writer import BatchWriter
 from shared.errors import Conflict, CorruptData, InvalidInput, NotFound, Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.paging import read_page
 from shared.storage.postgres import Pool, transaction
 
@@ -44,7 +43,7 @@ class FeedbackStore:
         vault: Checks and keeps the images' bytes.
         ledger: Writes to the database.
         writer: Hands labels to the ledger.
-        rules: How labels become a consensus.
+        minimum_votes: With fewer votes a pair has no consensus.
     """
 
     def __init__(
@@ -53,13 +52,13 @@ class FeedbackStore:
         vault: ImageVault,
         ledger: Ledger,
         writer: BatchWriter,
-        rules: Rules,
+        minimum_votes: int,
     ) -> None:
         self._pool = pool
         self._vault = vault
         self._ledger = ledger
         self._writer = writer
-        self._rules = rules
+        self._minimum_votes = minimum_votes
 
     async def submit(self, feedback: Feedback) -> Receipt:
         """Store one label and its images; both are durable when this returns.
@@ -158,10 +157,10 @@ class FeedbackStore:
         snapshot = await (
             exporting.find_snapshot(self._pool, snapshot_id)
             if snapshot_id
-            else exporting.take_snapshot(self._pool, self._rules)
+            else exporting.take_snapshot(self._pool, self._minimum_votes)
         )
         empty = True
-        async for pairs in exporting.export(self._pool, self._rules, snapshot):
+        async for pairs in exporting.export(self._pool, snapshot):
             if pairs:
                 empty = False
                 yield str(snapshot.snapshot_id), pairs

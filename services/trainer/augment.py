@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms import v2
 
-from shared.model.preprocess import CROP_SIZE
+from shared.model.image.align import CROP_SIZE
 
 _SMALLEST, _LARGEST = 14, 80
 _WORST_JPEG, _BEST_JPEG = 25, 90

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from shared.model.iresnet import IResNet
+from shared.model.network.iresnet import IResNet
 
 # Its first steps reach back over no more than a part of those there were.
 _SLOW_START = 9

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from services.trainer.pairgraph import Indices, PairGraph, groups
 from services.trainer.training import FeedbackSource
 from shared.errors import InvalidInput, NotFound
-from shared.model.faces import FaceReader
-from shared.model.preprocess import CROP_SIZE
+from shared.model.image.align import CROP_SIZE
+from shared.model.image.face_reader import FaceReader
 
 logger = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from shared.evaluation.compare import compare
 from shared.evaluation.embed_set import Crops, embed_set
 from shared.evaluation.evaluation import Measured, measure
 from shared.evaluation.report import write_report
-from shared.model.faces import FaceReader
+from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import read_manifest
-from shared.model.session import open_session
+from shared.model.sessions.factory import open_session
 from shared.settings import ImageLimits
 
 # Where in the whole work each stage ends.

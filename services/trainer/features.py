@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from services.trainer.distributed import own_share, summed
 from shared.errors import CorruptData
-from shared.model.iresnet import IResNet
 from shared.model.manifest import ChannelOrder
-from shared.model.preprocess import network_input
+from shared.model.network.iresnet import IResNet
+from shared.model.sessions.base import network_input
 
 _AT_ONCE = 64
 

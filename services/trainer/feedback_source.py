@@ -11,7 +11,7 @@ from magface.v1 import feedback_pb2, feedback_pb2_grpc, image_pb2
 
 from services.trainer.training import LabelledPair, Vote, images_of
 from shared.errors import CorruptData, NotFound
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.rpc.errors import domain_errors
 from shared.rpc.faces import face_from_proto
 

@@ -32,9 +32,9 @@ from services.trainer.objectives import Objective
 from services.trainer.replay import Replay
 from services.trainer.training import EpochState
 from shared.errors import CorruptData
-from shared.model.iresnet import IResNet
 from shared.model.manifest import ChannelOrder
-from shared.model.preprocess import network_input
+from shared.model.network.iresnet import IResNet
+from shared.model.sessions.base import network_input
 
 # Scores of a few dozen people differ by as much without a reason.
 _SCORE_NOISE = 0.01

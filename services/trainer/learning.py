@@ -44,13 +44,13 @@ from services.trainer.training import (
     TrainingSpec,
     stage,
 )
-from shared.model.checkpoint import load_checkpoint
 from shared.model.export import export_version
-from shared.model.faces import FaceReader
-from shared.model.iresnet import IResNet
+from shared.model.golden import golden_crops, passes_self_check
+from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import WEIGHTS_FILE, ChannelOrder, Manifest, read_manifest
-from shared.model.selfcheck import golden_crops, passes_self_check
-from shared.model.session import cpu_threads
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.network.iresnet import IResNet
+from shared.model.sessions.cpu import cpu_threads
 from shared.settings import ImageLimits
 
 # Where in the whole work each stage ends.

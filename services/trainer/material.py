@@ -19,7 +19,7 @@ from services.trainer.pairgraph import (
 )
 from services.trainer.training import FeedbackSource, LabelledPair, ReferenceFaces, images_of
 from shared.errors import PreconditionFailed
-from shared.model.faces import FaceReader
+from shared.model.image.face_reader import FaceReader
 
 _HELD_OUT_SHARE, _MIN_HELD_OUT = 0.12, MIN_PEOPLE
 _VALIDATION_SHARE, _MIN_VALIDATION = 0.08, 6

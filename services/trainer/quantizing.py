@@ -28,11 +28,13 @@ from services.trainer.training import (
     stage,
 )
 from shared.evaluation.scores import pair_similarity
-from shared.model.faces import FaceReader
+from shared.model.golden import passes_self_check
+from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import ONNX_FILE, ProbabilityCurve, read_manifest
 from shared.model.quantize import quantize_network, write_quantized_version
-from shared.model.selfcheck import passes_self_check
-from shared.model.session import Session, open_network, open_session, split_features
+from shared.model.sessions.base import Session, split_features
+from shared.model.sessions.factory import open_session
+from shared.model.sessions.onnx import open_network
 from shared.settings import ImageLimits
 
 # More of them moved no range that mattered.

@@ -17,8 +17,8 @@ from services.trainer.losses import Margins, margins_around
 from services.trainer.objectives import CosineObjective, HadsellObjective, Objective
 from services.trainer.pairgraph import Indices, PairGraph
 from services.trainer.training import NoState, Progress, Recipe, Report, TrainingSpec
-from shared.model.iresnet import IResNet
 from shared.model.manifest import Manifest
+from shared.model.network.iresnet import IResNet
 
 
 @dataclass(frozen=True)

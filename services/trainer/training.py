@@ -18,7 +18,7 @@ from shared.model.manifest import Manifest
 
 if TYPE_CHECKING:  # it needs OpenCV, which the trainer's server does without
     from services.trainer.suspects import LabelReport
-    from shared.model.faces import FaceImage
+    from shared.model.image.face_reader import FaceImage
 
 
 class Recipe(StrEnum):
@@ -92,7 +92,8 @@ class LabelledPair:
 
     Attributes:
         same: True when they show one person.
-        confidence: Share of the weighted votes that agree, 0..1.
+        confidence: Share of the votes that agree, or the estimated probability that the label
+            is right, 0..1.
         votes: The votes behind it.
     """
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from shared.datasets.pairs import PairSet
 from shared.errors import CorruptData
-from shared.model.session import Session, cpu_threads, split_features
+from shared.model.sessions.base import Session, split_features
+from shared.model.sessions.cpu import cpu_threads
 
 Crops = Callable[[int], NDArray[np.uint8]]
 """From an image's place in a set to the crop the network is to see, uint8 (112, 112, 3) BGR."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from shared.errors import AlreadyExists
-from shared.model.iresnet import INPUT_SIZE, IResNet
+from shared.model.golden import make_golden, require_same
 from shared.model.manifest import (
     ONNX_FILE,
     WEIGHTS_FILE,
@@ -22,9 +22,10 @@ from shared.model.manifest import (
     ProbabilityCurve,
     describe_file,
 )
-from shared.model.selfcheck import make_golden, require_same
-from shared.model.session import OnnxSession, Session, split_features
-from shared.model.torch_session import TorchSession
+from shared.model.network.iresnet import INPUT_SIZE, IResNet
+from shared.model.sessions.base import Session, split_features
+from shared.model.sessions.onnx import OnnxSession
+from shared.model.sessions.torch import TorchSession
 
 _GATE_BATCHES = (1, 2, 32)
 

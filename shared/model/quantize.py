@@ -24,10 +24,10 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from shared.model.golden import golden_crops, make_golden
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, Manifest, describe_file
-from shared.model.preprocess import network_input
-from shared.model.selfcheck import golden_crops, make_golden
-from shared.model.session import open_network
+from shared.model.sessions.base import network_input
+from shared.model.sessions.onnx import open_network
 
 _OPERATORS = ("Conv", "Gemm", "Add")
 _PERCENTILE = 99.99

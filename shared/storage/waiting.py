@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from shared.errors import Conflict, Unavailable
 
@@ -11,8 +11,10 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S: Final = 0.5
 
+_Result = TypeVar("_Result")
 
-async def until_done(attempt: Callable[[], Awaitable[None]]) -> None:
+
+async def until_done(attempt: Callable[[], Awaitable[_Result]]) -> _Result:
     """Try until a store can be reached and no other writer is in the way.
 
     Raises:

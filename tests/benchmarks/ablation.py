@@ -26,10 +26,10 @@ from services.trainer.objectives import CosineObjective
 from services.trainer.replay import Replay
 from services.trainer.training import ReferenceFaces
 from shared.errors import PreconditionFailed
-from shared.model.checkpoint import load_checkpoint
 from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
-from shared.model.session import cpu_threads
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.cpu import cpu_threads
 from tests.benchmarks.learning_faces import PAIRS, draw_pairs, real_people
 from tests.benchmarks.learning_figures import Figures, figures
 from tests.benchmarks.learning_product import make_parent, train

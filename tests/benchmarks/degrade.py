@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.model.preprocess import CROP_SIZE
+from shared.model.image.align import CROP_SIZE
 
 
 def degrade(crop: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:

@@ -13,14 +13,16 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.pair_crops import pair_crops
-from cli.pictures import Alignment
+from cli.commands.evaluation.pair_crops import pair_crops
+from cli.demo.rendering.renderer import write_people
+from cli.images import Alignment
 from shared.datasets.folder import read_identities
 from shared.datasets.pairs import PairSet
-from shared.datasets.render import write_people
 from shared.datasets.sampling import SampleSize, sample_pairs
 from shared.evaluation.embed_set import Crops, embed_set
-from shared.model.session import Session, cpu_threads, open_session
+from shared.model.sessions.base import Session
+from shared.model.sessions.cpu import cpu_threads
+from shared.model.sessions.factory import open_session
 from tests.default_version import export_default
 
 _PEOPLE, _IMAGES, _BATCH = 192, 4, 32

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import uvloop
 
-from deploy.local.objectstore import NanioServer
+from deploy.local.s3_nanio import NanioServer
 from tests.benchmarks.feedback_asking import measure_asking
 from tests.benchmarks.feedback_storing import measure_storing
 from tests.feedback.filling import fill

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from shared.model.checkpoint import load_checkpoint
 from shared.model.default import DEFAULT_CHECKPOINT
-from shared.model.iresnet import IResNet, IResNetSpec
-from shared.model.session import cpu_threads
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.network.iresnet import IResNet, IResNetSpec
+from shared.model.sessions.cpu import cpu_threads
 
 _IMAGES = 60
 _ROUNDS = 5

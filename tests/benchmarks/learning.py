@@ -20,11 +20,11 @@ import torch
 
 from services.trainer.features import compute_features
 from services.trainer.training import Recipe, ReferenceFaces
-from shared.model.checkpoint import load_checkpoint
 from shared.model.default import DEFAULT_CHECKPOINT
-from shared.model.iresnet import IResNet
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
-from shared.model.session import cpu_threads
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.network.iresnet import IResNet
+from shared.model.sessions.cpu import cpu_threads
 from tests.benchmarks.learning_faces import PAIRS, Split, draw_pairs, real_people, rendered_people
 from tests.benchmarks.learning_figures import figures
 from tests.benchmarks.learning_product import make_parent, train

@@ -19,7 +19,7 @@ from services.trainer.training import (
     TrainingSpec,
     Vote,
 )
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from tests.benchmarks.learning_faces import Crops, LabelledPairs
 from tests.default_version import export_default
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cli.demo.rendering.renderer import render_person
 from services.trainer.training import ReferenceFaces
-from shared.datasets.render import render_person
-from shared.model.checkpoint import load_checkpoint
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
+from shared.model.network.checkpoint import load_checkpoint
 from tests.benchmarks.learning_faces import LabelledPairs
 from tests.benchmarks.learning_product import train
 from tests.benchmarks.seed_loop import make_optimizer, seed_accuracy, seed_batches, seed_step

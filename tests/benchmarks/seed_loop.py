@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from shared.model.manifest import ChannelOrder
-from shared.model.preprocess import network_input
+from shared.model.sessions.base import network_input
 from tests.benchmarks.learning_faces import Crops, LabelledPairs
 
 _MARGIN, _LEARNING_RATE, _THRESHOLD = 1.0, 1e-4, 0.4

@@ -38,15 +38,16 @@ import torch
 from numpy.typing import NDArray
 
 from services.feedback.belief import Calibration
-from services.feedback.selection import Rows, draw_uniform
+from services.feedback.selection import Rows
 from services.trainer.features import compute_features
 from services.trainer.training import ReferenceFaces
 from shared.errors import MagFaceError
-from shared.model.checkpoint import load_checkpoint
 from shared.model.default import DEFAULT_CHECKPOINT
-from shared.model.iresnet import IResNet
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
-from shared.model.session import cpu_threads, split_features
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.network.iresnet import IResNet
+from shared.model.sessions.base import split_features
+from shared.model.sessions.cpu import cpu_threads
 from tests.benchmarks.learning_faces import (
     LabelledPairs,
     People,
@@ -56,7 +57,7 @@ from tests.benchmarks.learning_faces import (
 )
 from tests.benchmarks.learning_figures import figures
 from tests.benchmarks.learning_product import make_parent, train
-from tests.benchmarks.selection_choosing import PoolLook, choose_in_rounds, shares_of
+from tests.benchmarks.selection_choosing import PoolLook, choose_in_rounds, draw_uniform, shares_of
 from tests.benchmarks.selection_linear import learn_map
 from tests.benchmarks.selection_rows import SEEDS, KeptSelections, SelectionRow, rows
 from tests.benchmarks.selection_summary import summarise

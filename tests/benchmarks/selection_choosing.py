@@ -1,6 +1,6 @@
 """How the selection benchmark chooses pairs: as the service does, without a database."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
@@ -8,9 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.feedback import selection
 from services.feedback.belief import Belief, Calibration, first_belief
-from services.feedback.selection import PoolView, Rows, Values
+from services.feedback.selection import Pair, PoolView, Rows, Values, choose
 from services.feedback.strategies import MIX, Strategy
 
 _NEIGHBOURS: Final = 20
@@ -112,7 +111,7 @@ def choose_in_rounds(
             look, before = retrain(chosen), look
         same = persons[chosen[:, 0]] == persons[chosen[:, 1]]
         alone = before is None and set(shares) == {Strategy.DISAGREEMENT}
-        part = selection.choose_mix(
+        part = choose_mix(
             look.view if before is None else look.beside(before, chosen, same),
             look.belief(chosen, same),
             shares_of("default") if alone else shares,
@@ -124,3 +123,46 @@ def choose_in_rounds(
             break
         chosen = np.concatenate((chosen, part))
     return chosen
+
+
+def choose_mix(
+    view: PoolView,
+    belief: Belief,
+    shares: Mapping[Strategy, float],
+    count: int,
+    rng: np.random.Generator,
+    *,
+    known: Collection[Pair] = (),
+) -> Rows:
+    """Choose pairs as annotators who ask for a mix get them.
+
+    Args:
+        view: What to choose from.
+        belief: How likely its links are genuine.
+        shares: Of each strategy; what one cannot fill goes to the others.
+        count: How many at most.
+        rng: Draws.
+        known: Pairs that are not to be asked about.
+
+    Returns:
+        int64 [P, 2], distinct pairs in the order in which they would be handed out.
+    """
+    queues = {
+        one: choose(view, belief, one, count, rng, known=known).pairs.tolist() for one in shares
+    }
+    done: dict[Pair, None] = {}
+    while len(done) < count and (left := [one for one in shares if queues[one]]):
+        odds = np.array([shares[one] for one in left])
+        strategy = left[int(rng.choice(len(left), p=odds / odds.sum()))]
+        first, second = queues[strategy].pop(0)
+        done[first, second] = None
+    return np.array(list(done), np.int64).reshape(-1, 2)
+
+
+def draw_uniform(images: int, count: int, rng: np.random.Generator) -> Rows:
+    """Draw distinct pairs of N images uniformly: int64 [P, 2], nearly all of them impostors."""
+    drawn: set[Pair] = set()
+    for first, second in rng.integers(images, size=(4 * count, 2)).tolist():
+        if len(drawn) < count and first != second:
+            drawn.add((min(first, second), max(first, second)))
+    return np.array(sorted(drawn), np.int64).reshape(-1, 2)

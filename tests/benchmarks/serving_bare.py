@@ -7,9 +7,9 @@ from statistics import median
 import numpy as np
 import onnxruntime as ort
 
-from shared.model.faces import FaceImage, FaceReader
-from shared.model.preprocess import network_input
-from shared.model.session import cpu_threads
+from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.sessions.base import network_input
+from shared.model.sessions.cpu import cpu_threads
 from shared.settings import ImageLimits
 from tests.benchmarks.serving_pictures import faces
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cli.demo.rendering.renderer import render_person
 from shared.datasets.folder import read_identities
-from shared.datasets.render import render_person
-from shared.model.faces import FaceImage, FaceReader
+from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.model.manifest import ONNX_FILE, read_manifest
 from shared.model.quantize import quantize_network
-from shared.model.session import OnnxSession
+from shared.model.sessions.onnx import OnnxSession
 from shared.settings import ImageLimits
 from tests.benchmarks.learning_figures import figures
 from tests.benchmarks.serving_bare import BareEngine

@@ -9,14 +9,14 @@ from pathlib import Path
 import grpc
 import psutil
 
-from deploy.local.server import Command, LocalServer
+from deploy.local.child_process import ChildProcess, Command
 from tests.benchmarks.serving_pictures import faces
 from tests.benchmarks.serving_targets import EMBEDDING_BYTES, Address, targets
 
 _ROOT = Path(__file__).parents[2]
 
 
-class OtherServer(LocalServer):
+class OtherServer(ChildProcess):
     """A program that speaks one of the protocols of `Address`.
 
     Args:

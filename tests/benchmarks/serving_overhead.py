@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.local.files import PortBook
+from deploy.local.state_files import PortBook
 from tests.benchmarks.serving_other import OtherServer, running
 from tests.benchmarks.serving_plan import Plan
 from tests.benchmarks.serving_runs import Figures, alternate, ask, ratio_of

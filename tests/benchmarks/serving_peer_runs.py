@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from deploy.local.files import PortBook
+from deploy.local.state_files import PortBook
 from shared.errors import Unavailable
 from shared.model.manifest import ONNX_FILE
-from shared.model.session import cpu_threads
+from shared.model.sessions.cpu import cpu_threads
 from tests.benchmarks.serving_other import OtherServer, paused, running
 from tests.benchmarks.serving_plan import CALLERS, Plan
 from tests.benchmarks.serving_runs import Figures, alternate, ask, ratio_of

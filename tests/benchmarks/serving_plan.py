@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.model.session import cpu_threads
+from shared.model.sessions.cpu import cpu_threads
 
 CALLERS = 32
 

@@ -15,7 +15,7 @@ from tests.benchmarks.serving_runs import Figures, alternate, ratio_of
 from tests.benchmarks.serving_stack import Embedder, running_embedder
 from tests.benchmarks.serving_targets import aligned_image
 from tests.benchmarks.serving_versions import BenchVersions
-from tests.benchmarks.serving_waiting import until
+from tests.support.waiting import wait_until
 
 _PAUSES_S = {"without_pause": 0.0, "with_pauses": 0.1}
 
@@ -61,7 +61,7 @@ class _Caller:
     def p50_ms(self, candidate: str, pause_s: float, seconds: float) -> float:
         """Of one caller who waits so long between an answer and the next call."""
         self._embedder.registry.try_in_shadow(candidate)
-        until(lambda: self._ready(candidate), f"{candidate or 'no version'} to be tried")
+        wait_until(lambda: self._ready(candidate), what=f"{candidate or 'no version'} to be tried")
         took, end = [], time.monotonic() + seconds
         while time.monotonic() < end:
             took.append(self._verify())

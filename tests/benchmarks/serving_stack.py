@@ -12,15 +12,15 @@ import psutil
 from magface.v1 import embedder_pb2 as pb
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 
-from deploy.local.files import PortBook
-from deploy.local.objectstore import NanioServer
-from deploy.local.service import ServiceServer
+from deploy.local.s3_nanio import NanioServer
+from deploy.local.service_process import ServiceProcess
+from deploy.local.state_files import PortBook
 from shared.registry.pointer import ServingPointer, write_pointer
 from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow
 from shared.registry.versions import VersionStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
-from tests.benchmarks.serving_waiting import until
+from tests.support.waiting import wait_until
 
 
 class Registry:
@@ -53,7 +53,7 @@ class Registry:
 class Embedder:
     """A running embedder, and what can be seen of it from outside."""
 
-    def __init__(self, server: ServiceServer, metrics_port: int, registry: Registry) -> None:
+    def __init__(self, server: ServiceProcess, metrics_port: int, registry: Registry) -> None:
         self._server = server
         self._metrics_port = metrics_port
         self.registry = registry
@@ -81,7 +81,9 @@ class Embedder:
     def swap_to(self, model_version: str) -> None:
         """Promote a version and wait until it serves."""
         self.registry.promote(model_version)
-        until(lambda: self.serving_version() == model_version, f"{model_version} to serve")
+        wait_until(
+            lambda: self.serving_version() == model_version, what=f"{model_version} to serve"
+        )
 
 
 def sum_samples(page: str, name: str, labels: dict[str, str]) -> float:
@@ -111,7 +113,7 @@ def running_embedder(folder: Path, versions: list[Path], **settings: str) -> Ite
         ports = PortBook(folder / "ports.json")
         metrics_port = ports.take("embedder-metrics")
         environment = _environment(store.settings(), metrics_port, settings)
-        server = ServiceServer("embedder", "services.embedder", folder, ports, environment)
+        server = ServiceProcess("embedder", "services.embedder", folder, ports, environment)
         with server:
             yield Embedder(server, metrics_port, registry)
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from shared.datasets.render import render_person
+from cli.demo.rendering.renderer import render_person
+from shared.model.golden import check_golden
 from shared.model.manifest import read_manifest
-from shared.model.selfcheck import check_golden
-from shared.model.session import Device, Session, cpu_threads, open_session, require_device
+from shared.model.sessions.base import Device, Session
+from shared.model.sessions.cpu import cpu_threads
+from shared.model.sessions.factory import open_session, require_device
 from shared.settings import MagFaceSettings
 from tests.benchmarks.serving_versions import BenchVersions
 

@@ -9,7 +9,13 @@ import pytest
 from services.feedback.belief import Calibration
 from services.feedback.strategies import Strategy
 from tests.benchmarks.learning_faces import draw_pairs
-from tests.benchmarks.selection_choosing import PoolLook, Shares, choose_in_rounds, shares_of
+from tests.benchmarks.selection_choosing import (
+    PoolLook,
+    Shares,
+    choose_in_rounds,
+    draw_uniform,
+    shares_of,
+)
 from tests.benchmarks.selection_linear import learn_map
 from tests.benchmarks.selection_rows import KeptSelections, SelectionRow, rows
 from tests.benchmarks.selection_summary import summarise
@@ -47,6 +53,12 @@ def test_a_curve_keeps_kinds_of_rows_apart() -> None:
     curves = summarise(rows_of)["curves"]
     assert curves["linear, real"]["hard"]["200"]["mean"] == pytest.approx(0.7)
     assert curves["linear, real, retrained"]["hard"]["200"]["mean"] == pytest.approx(0.8)
+
+
+def test_a_uniform_draw_is_of_distinct_pairs() -> None:
+    pairs = draw_uniform(30, 200, np.random.default_rng(0))
+    assert len({tuple(pair) for pair in pairs.tolist()}) == len(pairs) == 200
+    assert np.all(pairs[:, 0] < pairs[:, 1])
 
 
 def test_every_row_is_measured_once_and_kept_under_its_pairs(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from shared.model.faces import FaceImage, FaceReader
+from shared.model.golden import check_golden
+from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.model.manifest import ONNX_FILE, read_manifest
-from shared.model.selfcheck import check_golden
-from shared.model.session import open_session
+from shared.model.sessions.factory import open_session
 from shared.settings import ImageLimits
 from tests.benchmarks.serving_bars import BARS, against_bars
 from tests.benchmarks.serving_kept import KeptSections

@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 from deploy.local import postgres as postgres_module
-from deploy.local.files import PortBook
 from deploy.local.postgres import PostgresServer
+from deploy.local.state_files import PortBook
 from shared.errors import PreconditionFailed
-from tests.processes import lives
+from tests.support.processes import lives
 from tests.support.waiting import wait_until
 
 
@@ -143,7 +143,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 def test_a_port_is_kept_unless_another_program_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.local.files._RELEASE_WAIT_S", 0.1)
+    monkeypatch.setattr("deploy.local.state_files._RELEASE_WAIT_S", 0.1)
     book = PortBook(tmp_path / "ports.json")
     port = book.take("a")
     assert PortBook(tmp_path / "ports.json").take("a") == port

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.server import Command, LocalServer
+from deploy.local.child_process import ChildProcess, Command
 from deploy.local.supervisor import StopRequested, Supervisor
 from shared.errors import Unavailable
 from tests.support.waiting import wait_until
 
 
-class Script(LocalServer):
+class Script(ChildProcess):
     """Appends to ``starts`` and `order`, then runs on; ready when it has made its file."""
 
     def __init__(self, folder: Path, name: str, script: str = "touch $0.up; sleep 60") -> None:
@@ -84,7 +84,7 @@ def test_what_is_killed_is_started_again_and_said_so(
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: server.pid != first and server.running and server.up.exists(), 20)
         wait_until(lambda: sum("one is ready" in line for line in lines) == 2, 20)
-    assert any("one was ended by SIGKILL" in line for line in lines)
+    assert any("one was killed by SIGKILL" in line for line in lines)
     assert (tmp_path / "order").read_text().count("start other") == 1
 
 
@@ -96,10 +96,10 @@ def test_pauses_grow_while_it_keeps_ending(
     (tmp_path / "broken").touch()
     with _watching(supervisor, stop):
         server.ask_to_stop()
-        wait_until(lambda: any("again in 1 s" in line for line in lines), 20)
+        wait_until(lambda: any("restarts in 1 s" in line for line in lines), 20)
         (tmp_path / "broken").unlink()
         wait_until(lambda: server.running and server.up.exists(), 20)
-    pauses = [line.split()[-2] for line in lines if "again in" in line]
+    pauses = [line.split()[-2] for line in lines if "restarts in" in line]
     assert pauses[:3] == ["0.25", "0.5", "1"]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from services.embedder.settings import EmbedderSettings
-from shared.model.session import OnnxSession
+from shared.model.sessions.onnx import OnnxSession
 from shared.registry.pointer import ServingPointer, write_pointer
 from shared.registry.versions import VersionStore
 from shared.settings import ObjectStoreSettings
@@ -24,7 +24,7 @@ def tiny_versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
 
     from shared.model.export import export_version
-    from shared.model.iresnet import IResNet, IResNetSpec
+    from shared.model.network.iresnet import IResNet, IResNetSpec
 
     root = tmp_path_factory.mktemp("versions")
     for seed, version in enumerate(VERSIONS):

@@ -12,7 +12,7 @@ from services.embedder.pipeline import Pipeline
 from services.embedder.resident import LoadedModel, ResidentModels
 from services.embedder.shadow import Shadow
 from services.embedder.work import deliver_on
-from shared.model.faces import FaceImage, FaceReader
+from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.settings import ImageLimits
 from tests.embedder.faces import crops, png
 from tests.embedder.standin import model

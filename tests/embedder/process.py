@@ -1,47 +1,26 @@
-"""The embedder as a process of its own, to be stopped and killed."""
+"""The embedder as a process of its own."""
 
 import os
 import re
-import signal
-import socket
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
 from services.embedder.settings import EmbedderSettings
 from shared.settings import ObjectStoreSettings
-from tests.embedder.waiting import until
+from tests.support.processes import ServiceProcess, free_port
 
 
-class EmbedderProcess:
+class EmbedderProcess(ServiceProcess):
+    """The embedder on the store and the cache of these settings.
+
+    Args:
+        changes: Variables of its environment.
+    """
+
     def __init__(self, settings: EmbedderSettings, folder: Path, **changes: str) -> None:
-        self._endpoint = folder / "endpoint"
-        self._endpoint.unlink(missing_ok=True)
-        self._log = folder / "embedder.log"
-        self._metrics_port = _free_port()
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "services.embedder"],
-                env=self._environment(settings) | changes,
-                stdout=log,
-                stderr=log,
-            )
-
-    def __enter__(self) -> "EmbedderProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    async def address(self) -> str:
-        await until(lambda: self._endpoint.exists() or self._process.poll() is not None, 30)
-        assert self._endpoint.exists(), self.log
-        return self._endpoint.read_text()
+        self._metrics_port = free_port()
+        environment = _environment(settings) | {"MAGFACE_METRICS_PORT": str(self._metrics_port)}
+        super().__init__("services.embedder", folder, environment | changes)
 
     def embeds_started(self) -> int:
         """Embed calls whose handler runs or has answered, by the server's own count."""
@@ -54,29 +33,13 @@ class EmbedderProcess:
 
     def niceness(self) -> list[int]:
         """Of each of its threads; Linux only."""
-        threads = Path(f"/proc/{self._process.pid}/task").iterdir()
+        threads = Path(f"/proc/{self.pid}/task").iterdir()
         return [os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads]
 
-    def terminate(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
 
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def wait(self, seconds: float = 30) -> int:
-        return self._process.wait(seconds)
-
-    def _environment(self, settings: EmbedderSettings) -> dict[str, str]:
-        store = ObjectStoreSettings(**settings.model_dump())
-        secret = store.s3_secret_key.get_secret_value()
-        ours = store.model_dump() | {"s3_secret_key": secret}
-        ours |= {"cache_dir": settings.cache_dir, "endpoint_file": self._endpoint}
-        ours |= {"engine_threads": 1, "decode_threads": 2, "metrics_port": self._metrics_port}
-        return os.environ | {f"MAGFACE_{name.upper()}": str(value) for name, value in ours.items()}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _environment(settings: EmbedderSettings) -> dict[str, str]:
+    store = ObjectStoreSettings(**settings.model_dump())
+    secret = store.s3_secret_key.get_secret_value()
+    ours = store.model_dump() | {"s3_secret_key": secret}
+    ours |= {"cache_dir": settings.cache_dir, "engine_threads": 1, "decode_threads": 2}
+    return {f"MAGFACE_{name.upper()}": str(value) for name, value in ours.items()}

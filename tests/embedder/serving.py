@@ -10,7 +10,7 @@ from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
 from shared.rpc.server import running_server
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 
 class Client:
@@ -29,20 +29,20 @@ class Client:
     async def model(self) -> pb.GetModelResponse:
         return await self.stub.GetModel(pb.GetModelRequest(), timeout=5)
 
-    async def until_serving(self, version: str, seconds: float = 20.0) -> None:
-        await self._until(lambda model: model.model_version == version, seconds)
+    async def until_serving(self, version: str, timeout_s: float = 60.0) -> None:
+        await self._until(lambda model: model.model_version == version, timeout_s)
 
-    async def until_swap_error(self, seconds: float = 20.0) -> pb.GetModelResponse:
-        return await self._until(lambda model: model.swap_error, seconds)
+    async def until_swap_error(self) -> pb.GetModelResponse:
+        return await self._until(lambda model: model.swap_error)
 
-    async def _until(self, condition, seconds: float) -> pb.GetModelResponse:
+    async def _until(self, condition, timeout_s: float = 60.0) -> pb.GetModelResponse:
         seen: list[pb.GetModelResponse] = []
 
         async def look() -> bool:
             seen.append(await self.model())
             return bool(condition(seen[-1]))
 
-        await until(look, seconds)
+        await until(look, timeout_s)
         return seen[-1]
 
 

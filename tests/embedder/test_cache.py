@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from services.embedder.cache import CacheKey, EmbeddingCache, cache_key
 from services.embedder.faces import EmbeddedFace
-from shared.model.faces import FaceImage
-from tests.embedder.waiting import until
+from shared.model.image.face_reader import FaceImage
+from tests.support.waiting import until
 
 SIZE = 16
 # What an entry of SIZE floats weighs.

@@ -8,12 +8,12 @@ import pytest
 
 from shared.client import EmbedderClient, open_embedder
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from tests.embedder.conftest import VERSIONS
 from tests.embedder.faces import crops, image
 from tests.embedder.process import EmbedderProcess
 from tests.embedder.serving import running_embedder
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 FACES = [FaceImage(image(crop).data, "aligned") for crop in crops(4)]
 
@@ -53,9 +53,9 @@ async def test_no_call_fails_when_one_of_two_replicas_is_killed_under_load(
             # Every call is to be computed.
             process = EmbedderProcess(settings, folder, MAGFACE_CACHE_BYTES="0")
             replicas.append(stack.enter_context(process))
-            addresses.append(await process.address())
+            addresses.append(await asyncio.to_thread(process.start))
         client = await stack.enter_async_context(open_embedder("ipv4:" + ",".join(addresses)))
-        await until(lambda: _serves(client), seconds=30)
+        await until(lambda: _serves(client))
         answered = [0]
 
         async def keep_calling() -> None:
@@ -67,10 +67,10 @@ async def test_no_call_fails_when_one_of_two_replicas_is_killed_under_load(
         async with asyncio.TaskGroup() as callers:
             for _ in range(8):
                 callers.create_task(keep_calling())
-            await until(lambda: all(each.embeds_started() > 20 for each in replicas), seconds=60)
+            await until(lambda: all(each.embeds_started() > 20 for each in replicas))
             replicas[0].kill()
             killed_at = answered[0]
-            await until(lambda: answered[0] > killed_at + 100, seconds=60)
+            await until(lambda: answered[0] > killed_at + 100)
             stop.set()
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from shared.errors import InvalidInput, Overloaded, PreconditionFailed, Unavailable
-from shared.model.faces import FaceImage, FaceReader
-from shared.model.session import split_features
+from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.sessions.base import split_features
 from shared.settings import ImageLimits
 from tests.embedder.domain import FACES, Service, held, stored
 from tests.embedder.faces import crops, jpeg, png
 from tests.embedder.standin import features_of, model
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 
 async def test_answers_come_in_the_order_of_the_call_with_magnitude_and_quality():

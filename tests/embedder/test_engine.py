@@ -13,7 +13,7 @@ from services.embedder.resident import LoadedModel
 from services.embedder.work import Answer, new_work
 from shared.errors import CorruptData, Overloaded
 from shared.model.manifest import read_manifest
-from shared.model.session import split_features
+from shared.model.sessions.base import split_features
 from tests.embedder.conftest import VERSIONS
 from tests.embedder.faces import crops
 from tests.embedder.standin import model, numbered_work

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, suppress
 
 from services.embedder.following import Forgetting, follow
 from shared.errors import CorruptData, Unavailable
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 
 class _Registry:

@@ -18,9 +18,9 @@ from services.embedder.pipeline import Pipeline
 from services.embedder.resident import LoadedModel, ResidentModels
 from services.embedder.shadow import Shadow
 from services.embedder.work import deliver_on
-from shared.model.faces import FaceImage, FaceReader
+from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.model.manifest import read_manifest
-from shared.model.session import split_features
+from shared.model.sessions.base import split_features
 from shared.settings import ImageLimits
 from tests.embedder.conftest import VERSIONS
 from tests.embedder.faces import crops, png

@@ -7,7 +7,7 @@ from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow
 from tests.embedder.conftest import VERSIONS, Registry
 from tests.embedder.faces import crops, image_side
 from tests.embedder.serving import running_embedder
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 A, B = VERSIONS
 
@@ -27,13 +27,13 @@ async def test_it_says_what_it_serves_and_by_which_decision(embedder_settings, p
         )
 
     async with running_embedder(embedder_settings):
-        await until(lambda: follows(A, 1), 20)
+        await until(lambda: follows(A, 1))
         published.promote(B)
-        await until(lambda: follows(B, 2), 20)
+        await until(lambda: follows(B, 2))
         published.promote(B)
-        await until(lambda: follows(B, 3), 20)
+        await until(lambda: follows(B, 3))
         first = only(published)
-        await until(lambda: only(published).beat > first.beat, 10)
+        await until(lambda: only(published).beat > first.beat)
     assert only(published) is None
 
 
@@ -41,7 +41,7 @@ async def test_it_says_why_it_does_not_follow(embedder_settings, published):
     async with running_embedder(embedder_settings) as client:
         await client.until_serving(A)
         published.promote("nowhere")
-        await until(lambda: only(published).swap_error, 20)
+        await until(lambda: only(published).swap_error)
         replica = only(published)
         assert (replica.model_version, replica.generation) == (A, 0)
         assert "nowhere is not published" in replica.swap_error
@@ -52,7 +52,7 @@ async def test_two_embedders_have_two_names(embedder_settings, published):
         update={"cache_dir": embedder_settings.cache_dir.with_name("other")}
     )
     async with running_embedder(embedder_settings), running_embedder(other):
-        await until(lambda: len(read_replicas(published.objects)) == 2, 20)
+        await until(lambda: len(read_replicas(published.objects)) == 2)
 
 
 async def test_it_says_what_the_candidate_in_the_shadow_did(embedder_settings, published):
@@ -67,13 +67,13 @@ async def test_it_says_what_the_candidate_in_the_shadow_did(embedder_settings, p
             await client.verify(image_side(faces[0]), image_side(faces[1]))
             return only(published).shadow_pairs >= 3
 
-        await until(judged, 20)
+        await until(judged)
         asked, told = await client.model(), only(published)
         assert (told.shadow_version, told.shadow_error) == (B, "")
         assert told.shadow_agreement == asked.shadow_agreement
         assert told.shadow_similarity_shift == pytest.approx(asked.shadow_similarity_shift)
         clear_shadow(published.objects)
-        await until(lambda: only(published).shadow_version == "", 10)
+        await until(lambda: only(published).shadow_version == "")
         assert only(published).shadow_pairs == 0
 
 
@@ -81,5 +81,5 @@ async def test_it_says_why_it_cannot_try_the_candidate(embedder_settings, publis
     async with running_embedder(embedder_settings) as client:
         await client.until_serving(A)
         write_shadow(published.objects, ShadowPointer(model_version="nowhere"))
-        await until(lambda: "nowhere is not published" in only(published).shadow_error, 20)
+        await until(lambda: "nowhere is not published" in only(published).shadow_error)
         assert (only(published).shadow_version, only(published).model_version) == ("nowhere", A)

@@ -14,12 +14,12 @@ from magface.v1 import image_pb2
 from prometheus_client import REGISTRY
 
 from services.embedder import metrics
-from shared.model.session import split_features
+from shared.model.sessions.base import split_features
 from shared.registry.erasure import mark_erasure
 from tests.embedder.conftest import VERSIONS
 from tests.embedder.faces import crops, image, image_side, png, stored_side, vector
 from tests.embedder.serving import Client, running_embedder
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 CROPS = crops(8)
 
@@ -243,7 +243,7 @@ async def test_an_erasure_empties_the_cache(client, published):
     await client.embed(*map(image, CROPS))
     assert REGISTRY.get_sample_value("magface_embedder_cache_bytes") > 0
     mark_erasure(published.objects)
-    await until(lambda: REGISTRY.get_sample_value("magface_embedder_cache_bytes") == 0, seconds=5)
+    await until(lambda: REGISTRY.get_sample_value("magface_embedder_cache_bytes") == 0)
 
 
 async def test_a_resident_version_can_be_asked_for_and_another_is_refused(
@@ -270,7 +270,7 @@ async def test_a_resident_version_can_be_asked_for_and_another_is_refused(
 
 @pytest.mark.usefixtures("published")
 async def test_raw_pictures_without_a_detector_say_how_to_get_one(embedder_settings, monkeypatch):
-    monkeypatch.setattr("shared.model.faces.find_detector_model", lambda _: None)
+    monkeypatch.setattr("shared.model.image.face_reader.find_detector_model", lambda _: None)
     async with running_embedder(embedder_settings) as client:
         await client.until_serving(VERSIONS[0])
         raw = image_pb2.Image(data=png(CROPS[0]), alignment=image_pb2.ALIGNMENT_DETECT)

@@ -19,14 +19,14 @@ from services.embedder.resident import LoadedModel, ResidentModels
 from services.embedder.shadow import Shadow
 from services.embedder.work import deliver_on
 from shared.errors import CorruptData
-from shared.model.faces import FaceImage, FaceReader
+from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow
 from shared.settings import ImageLimits
 from tests.embedder.conftest import VERSIONS
 from tests.embedder.faces import crops, image_side, png
 from tests.embedder.serving import running_embedder
 from tests.embedder.standin import StandInSession, manifest, model
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
 PAIRS = list(zip(FACES, FACES[1:] + FACES[:1], strict=True))
@@ -236,7 +236,7 @@ async def test_the_registry_puts_a_version_into_the_shadow_and_takes_it_out(
             found = await client.model()
             return found.shadow_version == second and found.shadow_pairs >= 3
 
-        await until(judged, seconds=20)
+        await until(judged)
         found = await client.model()
         similarities = []
         for version in VERSIONS:

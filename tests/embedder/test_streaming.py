@@ -1,6 +1,7 @@
 """Streams of many images: everything is answered, and nothing piles up."""
 
 import asyncio
+import signal
 from contextlib import aclosing, asynccontextmanager
 
 import grpc
@@ -16,13 +17,13 @@ from services.embedder.admission import Admission
 from services.embedder.faces import Embedded, EmbeddedFace
 from services.embedder.streaming import FaceStream, StreamedFace
 from shared.errors import InvalidInput, Overloaded, Unavailable
-from shared.model.faces import FaceImage
-from shared.model.session import split_features
+from shared.model.image.face_reader import FaceImage
+from shared.model.sessions.base import split_features
 from tests.embedder.conftest import VERSIONS
 from tests.embedder.faces import crops, image, vector
 from tests.embedder.process import EmbedderProcess
 from tests.embedder.serving import Client, running_embedder
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 MOST = 5
 IMAGES = crops(300)
@@ -224,9 +225,7 @@ async def test_a_caller_that_leaves_gives_its_places_back_and_calls_go_on_beside
         await stream.read()
     assert len((await client.embed(image(IMAGES[0]))).faces) == 1
     stream.cancel()
-    await until(
-        lambda: REGISTRY.get_sample_value("magface_embedder_images_in_flight") == 0, seconds=20
-    )
+    await until(lambda: REGISTRY.get_sample_value("magface_embedder_images_in_flight") == 0)
     assert len((await client.embed(image(IMAGES[1]))).faces) == 1
 
 
@@ -258,10 +257,10 @@ async def test_sigterm_ends_a_stream_after_the_answers_to_what_was_read(
             for answer in stub.EmbedStream(requests(), timeout=120):
                 seen.append(int(answer.id))
                 if len(seen) == 50:
-                    process.terminate()
+                    process.send_signal(signal.SIGTERM)
 
     with EmbedderProcess(embedder_settings, tmp_path) as process:
-        address = await process.address()
+        address = await asyncio.to_thread(process.start)
         async with grpc.aio.insecure_channel(address) as channel:
             await Client(channel).until_serving(VERSIONS[0])
         seen: list[int] = []

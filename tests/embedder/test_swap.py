@@ -15,7 +15,7 @@ from services.embedder.swap import LastServed, Swapper
 from shared.errors import CorruptData, Unavailable
 from shared.registry.pointer import ServingPointer
 from tests.embedder.standin import model
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 
 class _World:

@@ -10,15 +10,15 @@ import grpc
 import numpy as np
 import pytest
 
-from deploy.local.objectstore import NanioServer
+from deploy.local.s3_nanio import NanioServer
 from services.embedder.settings import EmbedderSettings
-from shared.model.session import split_features
+from shared.model.sessions.base import split_features
 from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow
 from tests.embedder import broken
 from tests.embedder.conftest import VERSIONS, Registry
 from tests.embedder.faces import crops, image, image_side, vector
 from tests.embedder.serving import Client, running_embedder
-from tests.embedder.waiting import until
+from tests.support.waiting import until
 
 CROPS = crops(4)
 A, B = VERSIONS
@@ -109,7 +109,7 @@ async def test_a_promotion_serves_within_two_seconds_and_a_rollback_too(scene):
         await client.until_serving(A)
         for version in (B, A):
             scene.registry.promote(version)
-            await client.until_serving(version, seconds=2.0)
+            await client.until_serving(version, timeout_s=2)
 
 
 async def _still_serves(client: Client, version: str, references: dict[str, np.ndarray]) -> None:
@@ -228,11 +228,11 @@ async def test_a_cold_start_without_the_store_serves_the_local_copy(
         await client.until_serving(A)
     await asyncio.to_thread(server.kill)
     async with running_embedder(settings) as client:
-        await client.until_serving(A, seconds=5)
+        await client.until_serving(A)
         await _still_serves(client, A, references)
         await asyncio.to_thread(server.start)
         registry.promote(B)
-        await client.until_serving(B, seconds=5)
+        await client.until_serving(B)
 
 
 async def test_a_local_copy_that_was_damaged_is_fetched_again(scene):
@@ -270,7 +270,7 @@ async def test_only_what_is_used_stays_in_the_cache(scene, tmp_path):
         clear_shadow(scene.registry.objects)
         await until(lambda: local() == {c, d})
         scene.registry.promote(c)
-        await client.until_serving(c, seconds=2)
+        await client.until_serving(c, timeout_s=2)
         scene.registry.promote(A)
         await client.until_serving(A)
         await until(lambda: local() == {A, c})

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from shared.datasets.pairs import PairSet
 from shared.evaluation.embed_set import EmbeddedSet
-from shared.model.session import Device, Engine
+from shared.model.sessions.base import Device, Engine
 
 SIZE = 112
 

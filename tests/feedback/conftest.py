@@ -4,8 +4,8 @@ import psycopg
 import pytest
 from magface.v1 import feedback_pb2_grpc
 
-from deploy.local.objectstore import NanioServer
 from deploy.local.postgres import PostgresServer
+from deploy.local.s3_nanio import NanioServer
 from services.feedback.opening import opened_store, prepare
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore

@@ -85,22 +85,3 @@ def fill_pool(database_url: str, *, candidates: int, leases: int, dimensions: in
             connection.execute(statement.encode(), sizes)
         connection.execute(embedding_queries.add_index(1, dimensions))
         connection.execute("VACUUM ANALYZE")
-
-
-_WEIGHTS = (
-    "INSERT INTO feedback.weightings (labels, audit_id, votes, pairs, bar,"
-    " odds_same, odds_different, odds_unsure)"
-    " SELECT n, 0, n, n, 0.7, 2, -2, 0 FROM generate_series(1, 100) AS n",
-    "INSERT INTO feedback.annotator_weights"
-    " (weighting_id, annotator, overlap, genuine_right, impostor_right)"
-    " SELECT weighting_id, 'ann-' || n, 5, 0.9, 0.9"
-    " FROM feedback.weightings, generate_series(1, 97) AS n",
-)
-
-
-def fill_weights(database_url: str) -> None:
-    """Weigh annotators a hundred times, as snapshots of years would have kept it."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        for statement in _WEIGHTS:
-            connection.execute(statement.encode())
-        connection.execute("VACUUM ANALYZE")

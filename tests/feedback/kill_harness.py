@@ -12,7 +12,7 @@ import psycopg
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from deploy.local.server import LocalServer
+from deploy.local.child_process import ChildProcess
 from shared.rpc.channel import open_channel
 from shared.storage.objects import ObjectStore, image_key
 from tests.feedback.helpers import picture, sent
@@ -101,7 +101,7 @@ class Load:
         return None
 
 
-async def kill_under_load(parts: Parts, victims: list[LocalServer], seed: int) -> Load:
+async def kill_under_load(parts: Parts, victims: list[ChildProcess], seed: int) -> Load:
     """Kill each victim in turn, and start it again, while labels are submitted."""
     rng = random.Random(seed)
     async with open_channel(parts.service.address) as channel:

@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from deploy.local.objectstore import NanioServer
 from deploy.local.postgres import PostgresServer
+from deploy.local.s3_nanio import NanioServer
 from services.feedback.opening import opened_store, prepare
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore

@@ -5,11 +5,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.files import PortBook
-from deploy.local.objectstore import NanioServer, S3Server
+from deploy.local.child_process import ChildProcess
 from deploy.local.postgres import PostgresServer
-from deploy.local.server import LocalServer
-from deploy.local.service import ServiceServer
+from deploy.local.s3_nanio import NanioServer, S3Server
+from deploy.local.service_process import ServiceProcess
+from deploy.local.state_files import PortBook
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Parts:
 
     postgres: PostgresServer
     objects: S3Server
-    service: ServiceServer
+    service: ServiceProcess
     database_url: str
 
     @property
-    def servers(self) -> list[LocalServer]:
+    def servers(self) -> list[ChildProcess]:
         return [self.service, self.postgres, self.objects]
 
 
@@ -56,5 +56,5 @@ def running(
             }
 
         ports = PortBook(folder / "ports.json")
-        service = ServiceServer("feedback", "services.feedback", folder, ports, settings)
+        service = ServiceProcess("feedback", "services.feedback", folder, ports, settings)
         yield Parts(postgres, objects, stack.enter_context(service), database_url)

@@ -1,7 +1,7 @@
 """The pool is embedded by the version that serves, whole, unmixed, and again after a swap."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -13,6 +13,7 @@ from magface.v1 import feedback_pb2_grpc, image_pb2
 from services.feedback.settings import FeedbackSettings
 from tests.feedback.embedding_standin import StandInEmbedder, embedding_of, served
 from tests.feedback.helpers import picture, sha256, stub_on
+from tests.support.waiting import until
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 _IMAGES = 90
@@ -66,12 +67,6 @@ def candidates(database_url: str) -> int:
     with psycopg.connect(database_url) as connection:
         row = connection.execute("SELECT count(*) FROM feedback.candidates").fetchone()
     return row[0] if row else 0
-
-
-async def until(done: Callable[[], bool], timeout_s: float = 20) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not done():  # noqa: ASYNC110 - another process's tables tell
-            await asyncio.sleep(0.1)
 
 
 async def test_every_image_is_embedded_by_the_serving_version(

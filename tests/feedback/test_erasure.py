@@ -32,7 +32,7 @@ from services.trainer.suspects import (
 )
 from services.trainer.training import LabelledPair
 from shared.errors import InvalidInput, NotFound, Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.registry.erasure import read_erasure
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool, transaction

@@ -8,7 +8,6 @@ import psycopg
 from services.feedback.derive import follow_rule
 from services.feedback.domain import Label, LabelledPair
 from services.feedback.opening import opened_store
-from services.feedback.rules import Rules, rules_of
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
 from shared.storage.objects import ObjectStore
@@ -137,7 +136,7 @@ async def test_a_changed_rule_derives_anew_and_leaves_old_snapshots_alone(
 
     stricter = settings.model_copy(update={"feedback_minimum_votes": 2})
     async with opened_store(stricter, object_store) as (changed, pool):
-        await follow_rule(pool, Rules(2))
+        await follow_rule(pool, 2)
         stats = await changed.stats()
         assert (stats.pairs_same, stats.pairs_undecided, stats.labels) == (1, 1, 3)
         (pair,), _ = await changed.list_pairs(Label.SAME, 0, "")
@@ -145,7 +144,7 @@ async def test_a_changed_rule_derives_anew_and_leaves_old_snapshots_alone(
         assert len((await _export(changed))[1]) == 1
         assert await _export(changed, snapshot_id) == (snapshot_id, before)
 
-        await follow_rule(pool, Rules(1))
+        await follow_rule(pool, 1)
         assert (await changed.stats()).pairs_same == 2
 
 
@@ -164,7 +163,7 @@ async def test_deriving_anew_gives_what_was_kept_up_to_date(
             "UPDATE feedback.counters SET pairs_same = 0, pairs_different = 0, pairs_undecided = 0"
         )
     pool = await open_pool(settings)
-    await follow_rule(pool, rules_of(settings))
+    await follow_rule(pool, settings.feedback_minimum_votes)
     await pool.close()
     with psycopg.connect(database_url) as connection:
         assert connection.execute(kept).fetchall() == before

@@ -14,11 +14,10 @@ from services.feedback.images import ImageVault
 from services.feedback.keeping import Keeping, opened_keeping, sweep
 from services.feedback.ledger import Ledger
 from services.feedback.opening import opened_store, prepare
-from services.feedback.rules import Rules
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
 from shared.errors import Conflict, Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.storage.objects import ObjectStore, image_key
 from tests.feedback.helpers import Stored, feedback, picture, sha256, stub_on
 from tests.support.waiting import wait_until
@@ -88,7 +87,7 @@ async def test_a_label_whose_object_was_swept_before_its_row_is_stored_anew(
     vault = ImageVault(object_store, settings, 2, wait_s=5)
     image = await vault.check(FaceImage(picture(3)), "image_b")
     late = Submission(sha256(1), sha256(3), Label.SAME, "ann", "late", images=(image.facts,))
-    ledger = Ledger(kept.keeping.pool, Rules(1))
+    ledger = Ledger(kept.keeping.pool, 1)
     _, epoch = await ledger.look(late)
     await vault.put(image)
     await sweep(object_store, kept.keeping.eraser, _NO_GRACE, _HOUR)

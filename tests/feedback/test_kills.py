@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.objectstore import NanioServer, S3Server
+from deploy.local.s3_nanio import NanioServer, S3Server
 from tests.feedback.kill_harness import Count, Load, count, kill_under_load, spoil
 from tests.feedback.parts import Parts, running
 from tests.support.seaweedfs import SeaweedServer

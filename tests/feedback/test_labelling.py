@@ -12,7 +12,6 @@ from magface.v1 import feedback_pb2_grpc
 from services.feedback.domain import Label, Submission
 from services.feedback.ledger import Ledger
 from services.feedback.opening import opened_store, prepare
-from services.feedback.rules import Rules
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
 from services.feedback.writer import BatchWriter
@@ -205,7 +204,7 @@ async def test_a_label_that_cannot_be_stored_takes_no_other_with_it(
     # Past the store's checks, the database itself refuses an empty annotator.
     poison = Submission(sha256(1), sha256(2), Label.SAME, "", "poison")
     unknown = Submission(sha256(1), sha256(9), Label.SAME, "ann", "unknown")
-    async with BatchWriter(Ledger(pool, Rules(1)), batch=50, queued=50, wait_s=5) as writer:
+    async with BatchWriter(Ledger(pool, 1), batch=50, queued=50, wait_s=5) as writer:
         results = await asyncio.gather(
             *[writer.submit(one) for one in (*good[:10], poison, unknown, *good[10:])],
             return_exceptions=True,
@@ -222,7 +221,7 @@ async def test_more_labels_than_may_wait_are_refused_and_the_rest_stored(
     await store.submit(feedback(1, 2))
     pool = await open_pool(settings)
     labels = [Submission(sha256(1), sha256(2), Label.SAME, f"a-{n}", f"k-{n}") for n in range(40)]
-    async with BatchWriter(Ledger(pool, Rules(1)), batch=5, queued=10, wait_s=5) as writer:
+    async with BatchWriter(Ledger(pool, 1), batch=5, queued=10, wait_s=5) as writer:
         results = await asyncio.gather(*map(writer.submit, labels), return_exceptions=True)
     await pool.close()
     refused = [result for result in results if isinstance(result, MagFaceError)]
@@ -239,7 +238,7 @@ async def test_labels_that_wait_too_long_are_given_up_and_not_stored_later(
     await store.submit(feedback(1, 2))
     pool = await open_pool(settings)
     labels = [Submission(sha256(1), sha256(2), Label.SAME, f"a-{n}", f"k-{n}") for n in range(20)]
-    async with BatchWriter(Ledger(pool, Rules(1)), batch=1, queued=50, wait_s=0.3) as writer:
+    async with BatchWriter(Ledger(pool, 1), batch=1, queued=50, wait_s=0.3) as writer:
         with psycopg.connect(database_url) as blocker:
             blocker.execute("LOCK TABLE feedback.labels IN SHARE MODE")
             started = time.monotonic()

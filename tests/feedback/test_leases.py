@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from services.feedback.annotators import Annotators
 from services.feedback.leases import Handed, LeaseOffice
-from services.feedback.rules import Rules
 from services.feedback.settings import FeedbackSettings
 from services.feedback.strategies import Strategy
 from shared.errors import InvalidInput, PreconditionFailed
@@ -140,7 +139,7 @@ async def test_known_pairs_are_mixed_in_and_measure_who_answers(
         for pair in bob:
             label(database_url, pair, "bob", "different")
     pool = await open_pool(settings)
-    records = {one.annotator: one for one in await Annotators(pool, Rules(1)).records()}
+    records = {one.annotator: one for one in await Annotators(pool).records()}
     await pool.close()
     assert 3 <= records["ann"].gold_answers <= 17
     assert records["ann"].gold_right == records["ann"].gold_answers

@@ -14,9 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from deploy.local.objectstore import NanioServer
+from deploy.local.child_process import ChildProcess
 from deploy.local.postgres import PostgresServer
-from deploy.local.server import LocalServer
+from deploy.local.s3_nanio import NanioServer
 from services.feedback.opening import feedback_service
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
@@ -49,7 +49,7 @@ async def store(settings: FeedbackSettings) -> AsyncIterator[FeedbackStore]:
 
 
 @contextmanager
-def _stopped(server: LocalServer) -> Iterator[None]:
+def _stopped(server: ChildProcess) -> Iterator[None]:
     # Not killed: Postgres's orphaned backends would go on answering for a moment.
     server.stop()
     try:
@@ -59,7 +59,7 @@ def _stopped(server: LocalServer) -> Iterator[None]:
 
 
 @contextmanager
-def _frozen(server: LocalServer) -> Iterator[None]:
+def _frozen(server: ChildProcess) -> Iterator[None]:
     parent = psutil.Process(server.pid)
     processes = [parent, *parent.children(recursive=True)]
     for process in processes:
@@ -76,7 +76,7 @@ async def test_with_postgres_away_nothing_is_stored_and_it_recovers(
     store: FeedbackStore,
     database: PostgresServer,
     s3: NanioServer,
-    outage: Callable[[LocalServer], Any],
+    outage: Callable[[ChildProcess], Any],
 ) -> None:
     await store.submit(feedback(1, 2))
     lost = feedback(3, 4)
@@ -101,7 +101,7 @@ async def test_with_the_object_store_away_no_row_is_stored_and_it_recovers(
     store: FeedbackStore,
     database: PostgresServer,
     s3: NanioServer,
-    outage: Callable[[LocalServer], Any],
+    outage: Callable[[ChildProcess], Any],
 ) -> None:
     await store.submit(feedback(1, 2))
     lost = feedback(1, 3)

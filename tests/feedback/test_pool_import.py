@@ -11,10 +11,9 @@ from magface.v1 import feedback_pb2_grpc, image_pb2
 from services.feedback.active import opened_active
 from services.feedback.opening import opened_store, prepare
 from services.feedback.pool import PoolImage
-from services.feedback.rules import rules_of
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.storage.objects import ObjectStore, image_key
 from tests.feedback.helpers import Stored, picture, request, sha256
 
@@ -106,7 +105,7 @@ async def test_without_an_object_store_no_row_is_stored_and_it_says_unavailable(
     away = settings.model_copy(update={"s3_endpoint": "127.0.0.1:9", "s3_timeout_s": 0.5})
     async with (
         opened_store(settings, object_store) as (_, pool),
-        opened_active(settings, ObjectStore(away), pool, rules_of(settings)) as active,
+        opened_active(settings, ObjectStore(away), pool) as active,
     ):
 
         async def one() -> AsyncIterator[PoolImage]:

@@ -5,14 +5,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from services.feedback import erasure_queries, queries, weighting_queries
+from services.feedback import erasure_queries, queries
 from services.feedback.opening import MIGRATIONS, SCHEMA
 from shared.storage.migrations import apply_migrations
-from tests.feedback.filling import fill, fill_weights
+from tests.feedback.filling import fill
 
 _A, _B = b"\0" * 32, b"\1" * 32
 _NO_ID = "00000000-0000-0000-0000-000000000000"
-_QUERIES = vars(queries) | vars(erasure_queries) | vars(weighting_queries)
+_QUERIES = vars(queries) | vars(erasure_queries)
 _SAMPLES: dict[str, dict[str, Any]] = {
     "IMAGES": {"hashes": [_A, _B]},
     "LABELS_BY_KEY": {"keys": ["filled-1", "filled-2"]},
@@ -24,8 +24,8 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "LIST_PAIRS": {"before": 2**63 - 1, "limit": 101},
     "LIST_PAIRS_OF_CONSENSUS": {"consensus": "same", "before": 9_000, "limit": 101},
     "LOCK_PAIRS_AFTER": {"after": 7, "limit": 1000},
-    "TAKE_SNAPSHOT": {"minimum_votes": 1, "weighted": True},
-    "SAME_SNAPSHOT": {"minimum_votes": 1, "weighted": True},
+    "TAKE_SNAPSHOT": {"minimum_votes": 1},
+    "SAME_SNAPSHOT": {"minimum_votes": 1},
     "FIND_SNAPSHOT": {"snapshot_id": _NO_ID},
     "EPOCH": {},
     "RAISE_EPOCH": {},
@@ -55,25 +55,13 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "UNFINISHED": {},
     "FINISH_ERASURE": {"request_id": "r"},
     "LIST_AUDIT": {"before": 2**63 - 1, "limit": 101},
-    "NEWEST": {},
-    "WEIGHTING": {"weighting_id": 7},
-    "OWN_WEIGHTS": {"weighting_id": 7},
-    "ALL_WEIGHTS": {"weighting_id": 7},
-    "SITUATION": {},
-    "OVERLAP_PAGE": {"before": 9_000, "limit": 1000},
-    "FORGET_WEIGHTINGS": {},
     "EXPORT_PAGE": {"after": 5_000, "limit": 500, "max_label_id": 24_000},
 }
-# Sixteen counters, one rule, one epoch, the weights that snapshots name, and as many
-# annotators as there are people.
-_MAY_BE_SCANNED = {"counters", "consensus_rule", "annotators", "snapshots", "removal_epoch"} | {
-    "weightings"
-}
+# Sixteen counters, one rule, one epoch, and as many annotators as there are people.
+_MAY_BE_SCANNED = {"counters", "consensus_rule", "annotators", "snapshots", "removal_epoch"}
 # Rows that a call brings along go in by the key that ON CONFLICT names.
 _BRINGS_ITS_ROWS = {"INSERT_IMAGES", "INSERT_PAIRS", "INSERT_LABELS", "STORE_CONSENSUS"} | {
     "RECORD_ERASURE",
-    "ADD_WEIGHTING",
-    "ADD_WEIGHTS",
     "KEEP_USES",
     "AUDIT",
 }
@@ -103,7 +91,6 @@ def filled(feedback_database: str) -> str:
         connection.execute("DROP SCHEMA IF EXISTS feedback CASCADE")
     apply_migrations(feedback_database, SCHEMA, MIGRATIONS)
     fill(feedback_database, images=2_000, pairs=12_000, labels=24_000)
-    fill_weights(feedback_database)
     with psycopg.connect(feedback_database, autocommit=True) as connection:
         for statement in _ERASED:
             connection.execute(statement.encode())
@@ -148,7 +135,6 @@ def test_every_query_is_checked() -> None:
         "SET_RULE",
         "SHARE_GATE",
         "LOCK_REPORTS",
-        "LOCK_WEIGHTINGS",
         "CLOSE_GATE",
         "ALLOW_REMOVAL",
     }

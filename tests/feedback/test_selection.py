@@ -5,14 +5,7 @@ import pytest
 
 from services.feedback.belief import Belief, Calibration, first_belief
 from services.feedback.clusters import cluster
-from services.feedback.selection import (
-    Caps,
-    PoolView,
-    choose,
-    choose_mix,
-    draw_uniform,
-    scores,
-)
+from services.feedback.selection import Caps, PoolView, choose, scores
 from services.feedback.strategies import MIX, Strategy
 from shared.model.manifest import ProbabilityCurve
 
@@ -155,10 +148,9 @@ def test_no_image_and_no_person_is_asked_about_too_often() -> None:
 def test_what_is_known_is_not_asked_again() -> None:
     view, _ = made_pool()
     belief, rng = belief_of(view), np.random.default_rng(0)
-    shares = {Strategy.HARD: 0.5, Strategy.UNCERTAINTY: 0.4, Strategy.RANDOM: 0.1}
     known: list[tuple[int, int]] = []
-    for _ in range(4):
-        more = choose_mix(view, belief, shares, 50, rng, known=known)
+    for strategy in (Strategy.HARD, Strategy.UNCERTAINTY, Strategy.RANDOM, Strategy.HARD):
+        more = choose(view, belief, strategy, 50, rng, known=known).pairs
         assert np.all(more[:, 0] < more[:, 1])
         known += [(a, b) for a, b in more.tolist()]
     assert len(set(known)) == len(known) == 200
@@ -166,12 +158,6 @@ def test_what_is_known_is_not_asked_again() -> None:
 
 def test_the_shares_of_the_default_are_shares() -> None:
     assert sum(MIX.values()) == pytest.approx(1.0)
-
-
-def test_a_uniform_draw_is_of_distinct_pairs() -> None:
-    pairs = draw_uniform(30, 200, np.random.default_rng(0))
-    assert len({tuple(pair) for pair in pairs.tolist()}) == len(pairs) == 200
-    assert np.all(pairs[:, 0] < pairs[:, 1])
 
 
 def test_an_empty_pool_gives_no_pairs() -> None:

@@ -10,7 +10,7 @@ from services.feedback import embedding_queries, lease_queries, preparing_querie
 from services.feedback.opening import MIGRATIONS, SCHEMA
 from services.feedback.pool import NAME_SUBJECTS
 from shared.storage.migrations import apply_migrations
-from tests.feedback.filling import fill, fill_pool, fill_weights
+from tests.feedback.filling import fill, fill_pool
 
 _A, _B = b"\x10" * 32, b"\x60" * 32
 _DIMENSIONS = 16
@@ -22,7 +22,7 @@ _SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         {"strategies": ["hard"], "counts": [10], "annotator": "ann-1", "lease_s": 900.0},
     ),
     "leases again": (lease_queries.LEASES_AGAIN, {"lease_ids": [1, 2, 3]}),
-    "gold": (lease_queries.ANNOTATORS, {"weighted": True, "limit": 1000}),
+    "gold": (lease_queries.ANNOTATORS, {"limit": 1000}),
     "situation": (lease_queries.SITUATION, {}),
     "name": (NAME_SUBJECTS, {"hashes": [_A], "subjects": ["ann"]}),
     "walk": (
@@ -54,9 +54,9 @@ _SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         _PAIR | {"strategy": "hard", "wanted": 1, "more": 0, "scores": [0.5], "truths": [None]},
     ),
 }
-# Some thousand prepared pairs, and a version or two of embeddings and of weights; of the images
-# only two are looked at.
-_MAY_BE_SCANNED = {"pool_versions", "candidates", "weightings"}
+# Some thousand prepared pairs, and a version or two of embeddings; of the images only two are
+# looked at.
+_MAY_BE_SCANNED = {"pool_versions", "candidates"}
 _ONLY_TWO = {"situation": {"images"}}
 
 
@@ -66,7 +66,6 @@ def filled(feedback_database: str) -> str:
         connection.execute("DROP SCHEMA IF EXISTS feedback CASCADE")
     apply_migrations(feedback_database, SCHEMA, MIGRATIONS)
     fill(feedback_database, images=5_000, pairs=20_000, labels=40_000)
-    fill_weights(feedback_database)
     fill_pool(feedback_database, candidates=3_000, leases=20_000, dimensions=_DIMENSIONS)
     return feedback_database
 

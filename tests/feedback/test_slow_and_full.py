@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deploy.local.objectstore import NanioServer
 from deploy.local.postgres import PostgresServer
+from deploy.local.s3_nanio import NanioServer
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
 from tests.feedback.helpers import feedback, settings_for, sha256

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from shared.evaluation.calibration import best_accuracy_threshold
 from shared.evaluation.metrics import confusion, roc, tar_at_far
 from shared.evaluation.scores import Scores, pair_similarity
-from shared.model.checkpoint import load_checkpoint
 from shared.model.default import CALIBRATION_FILE, DEFAULT_CHECKPOINT, DefaultCalibration
 from shared.model.manifest import ChannelOrder, quantiles_of
-from shared.model.session import split_features
-from shared.model.torch_session import TorchSession
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.base import split_features
+from shared.model.sessions.torch import TorchSession
 
 IMPOSTOR_PAIRS = 20_000
 PAIRS_PER_PERSON = 10

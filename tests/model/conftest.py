@@ -5,8 +5,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from shared.model.checkpoint import load_checkpoint
 from shared.model.export import export_version
+from shared.model.network.checkpoint import load_checkpoint
 from tests.model.fixtures.make_parity import FIXTURE
 from tests.model.made_weights import State, narrow_state
 

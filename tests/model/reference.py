@@ -1,6 +1,6 @@
 """The iResNet once more, in plain numpy, to hold the network under test against.
 
-Written from the description of the official network and not from `shared.model.iresnet`:
+Written from the description of the official network and not from `shared.model.network.iresnet`:
 BatchNorm eps 2e-5, no activation after the sum, stride in the second convolution.
 """
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from shared.errors import InvalidInput
-from shared.model.checkpoint import IncompleteCheckpoint, load_checkpoint
-from shared.model.torch_session import TorchSession
+from shared.model.network.checkpoint import IncompleteCheckpoint, load_checkpoint
+from shared.model.sessions.torch import TorchSession
 from tests.model.conftest import save_checkpoint
 from tests.model.made_weights import NARROW_EMBEDDING, State, narrow_state
 

@@ -8,12 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from shared.errors import PreconditionFailed
-from shared.model.cuda import BoundRuns, in_half_precision
+from shared.model.golden import require_same
 from shared.model.manifest import ONNX_FILE, read_manifest
-from shared.model.preprocess import network_input
 from shared.model.quantize import quantize_network
-from shared.model.selfcheck import require_same
-from shared.model.session import OnnxSession, require_device
+from shared.model.sessions.base import network_input
+from shared.model.sessions.cuda import BoundRuns, in_half_precision
+from shared.model.sessions.factory import require_device
+from shared.model.sessions.onnx import OnnxSession
 
 
 def plain(model: Path | bytes) -> ort.InferenceSession:

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from shared.errors import AlreadyExists, CorruptData
-from shared.model.checkpoint import load_checkpoint
 from shared.model.export import export_version
-from shared.model.iresnet import IResNet, IResNetSpec
+from shared.model.golden import require_same
 from shared.model.manifest import (
     MANIFEST_FILE,
     ONNX_FILE,
@@ -21,9 +20,11 @@ from shared.model.manifest import (
     ProbabilityCurve,
     read_manifest,
 )
-from shared.model.selfcheck import require_same
-from shared.model.session import OnnxSession, open_session
-from shared.model.torch_session import TorchSession
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.network.iresnet import IResNet, IResNetSpec
+from shared.model.sessions.factory import open_session
+from shared.model.sessions.onnx import OnnxSession
+from shared.model.sessions.torch import TorchSession
 from tests.model.conftest import save_checkpoint
 from tests.model.made_weights import NARROW, NARROW_EMBEDDING, narrow_state
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from shared.errors import InvalidInput
-from shared.model.checkpoint import load_checkpoint
-from shared.model.iresnet import IResNet, IResNetSpec, spec_from_shapes
-from shared.model.torch_session import TorchSession
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.network.iresnet import IResNet, IResNetSpec, spec_from_shapes
+from shared.model.sessions.torch import TorchSession
 from tests.model.conftest import save_checkpoint
 from tests.model.fixtures.make_parity import FIXTURE
 from tests.model.made_weights import (

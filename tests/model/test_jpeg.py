@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from shared.errors import InvalidInput
-from shared.model.jpeg import decode_plain_jpeg
-from shared.model.preprocess import decode_image
+from shared.model.image.decode import decode_image
+from shared.model.image.jpeg import decode_plain_jpeg
 from tests.model.pictures import LIMITS, encode, scene, with_orientation
 
 MANY = 10**6

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shared.model.checkpoint import load_checkpoint
 from shared.model.export import export_version
-from shared.model.preprocess import decode_image
-from shared.model.session import open_session, split_features
+from shared.model.image.decode import decode_image
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.base import split_features
+from shared.model.sessions.factory import open_session
 from shared.settings import ImageLimits
 
 

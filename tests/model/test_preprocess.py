@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.errors import InvalidInput
-from shared.model.preprocess import (
+from shared.model.image.align import (
     ARCFACE_TEMPLATE,
     align_face,
     check_landmarks,
-    decode_image,
-    network_input,
     similarity_transform,
 )
+from shared.model.image.decode import decode_image
+from shared.model.sessions.base import network_input
 from shared.settings import ImageLimits
 from tests.model.pictures import (
     LIMITS,

@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from shared.errors import CorruptData
+from shared.model.golden import check_golden, golden_crops
 from shared.model.manifest import ONNX_FILE, GoldenCrop, Manifest, read_manifest
-from shared.model.selfcheck import check_golden, golden_crops
-from shared.model.session import Engine, open_session
+from shared.model.sessions.base import Engine
+from shared.model.sessions.factory import open_session
 
 
 def change_weights(version: Path, folder: Path, scale: float) -> Path:

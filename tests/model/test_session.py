@@ -15,14 +15,10 @@ from numpy.typing import NDArray
 
 from shared.errors import CorruptData, InvalidInput, PreconditionFailed
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, read_manifest
-from shared.model.session import (
-    Engine,
-    OnnxSession,
-    cpu_threads,
-    open_session,
-    require_device,
-    split_features,
-)
+from shared.model.sessions.base import Engine, split_features
+from shared.model.sessions.cpu import cpu_threads
+from shared.model.sessions.factory import open_session, require_device
+from shared.model.sessions.onnx import OnnxSession
 
 ENGINES: tuple[Engine, ...] = ("onnxruntime", "torch")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -106,8 +102,8 @@ def test_the_cpu_is_always_there(engine: Engine) -> None:
 def test_the_onnx_engine_runs_without_torch(narrow_version: Path) -> None:
     program = (
         "import sys, pathlib, numpy as np\n"
-        "from shared.model.session import open_session\n"
-        "from shared.model.selfcheck import check_golden\n"
+        "from shared.model.sessions.factory import open_session\n"
+        "from shared.model.golden import check_golden\n"
         "from shared.model.manifest import read_manifest\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "check_golden(open_session(folder), read_manifest(folder))\n"
@@ -121,7 +117,8 @@ def test_sessions_that_share_threads_compute_what_others_do(
 ) -> None:
     program = (
         "import sys, pathlib, numpy as np\n"
-        "from shared.model.session import open_session, require_device, share_threads\n"
+        "from shared.model.sessions.factory import open_session, require_device\n"
+        "from shared.model.sessions.onnx import share_threads\n"
         "share_threads(3)\n"
         "require_device('onnxruntime', 'cpu')\n"
         "before = len(list(pathlib.Path('/proc/self/task').glob('*')))\n"

@@ -16,6 +16,8 @@ import grpc
 from shared.rpc.lifecycle import Lifecycle
 from shared.rpc.server import Build, run_server
 from shared.settings import ServerSettings
+from tests.support.processes import ServiceProcess
+from tests.support.waiting import until
 
 SERVICE = "magface.test.Echo"
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -74,6 +76,24 @@ async def call(channel: grpc.aio.Channel, kind: str, *requests: bytes, wait_s: f
     if kind.endswith("unary"):
         return [await method(request, timeout=wait_s)]
     return [answer async for answer in method(request, timeout=wait_s)]
+
+
+class EchoProcess(ServiceProcess):
+    """The service as a program whose calls take 50 ms each."""
+
+    def __init__(self, folder: Path, *, listen: str = "127.0.0.1:0") -> None:
+        self._accepted = folder / "accepted"
+        arguments = ("0.05", str(self._accepted))
+        super().__init__("tests.rpc.echo", folder, {"MAGFACE_LISTEN": listen}, arguments)
+
+    def accepted(self) -> set[str]:
+        """The requests that it has accepted."""
+        return set(self._accepted.read_text().splitlines())
+
+    async def accepts(self, count: int = 1) -> None:
+        """Waits until it has accepted so many more calls."""
+        before = len(self.accepted())
+        await until(lambda: len(self.accepted()) >= before + count)
 
 
 def _main() -> None:

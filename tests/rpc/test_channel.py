@@ -13,8 +13,7 @@ from shared.errors import Overloaded, Unavailable
 from shared.rpc.channel import open_channel, open_sync_channel
 from shared.rpc.errors import domain_errors
 from shared.rpc.server import running_server
-from tests.rpc.echo import LOCAL, REPEATABLE, SERVICE, Act, call, echo
-from tests.rpc.processes import EchoProcess
+from tests.rpc.echo import LOCAL, REPEATABLE, SERVICE, Act, EchoProcess, call, echo
 
 
 def _counting(counts: Counter[str], name: str) -> Act:
@@ -129,16 +128,14 @@ async def test_blocking_channel_has_the_same_policy() -> None:
 
 @pytest.mark.slow
 async def test_frozen_server_is_unavailable_even_without_a_deadline(tmp_path: Path) -> None:
-    async with (
-        EchoProcess(tmp_path / "server") as process,
-        open_channel(await process.start()) as channel,
-    ):
-        method = channel.unary_unary(f"/{SERVICE}/unary_unary")
-        assert await method(b"x") == b"x"
-        process.send(signal.SIGSTOP)
-        started = time.monotonic()
-        with pytest.raises(Unavailable), domain_errors():
-            await method(b"x")
-        assert time.monotonic() - started < 80
-        process.send(signal.SIGCONT)
-        assert await method(b"x", timeout=10, wait_for_ready=True) == b"x"
+    with EchoProcess(tmp_path / "server") as process:
+        async with open_channel(await asyncio.to_thread(process.start)) as channel:
+            method = channel.unary_unary(f"/{SERVICE}/unary_unary")
+            assert await method(b"x") == b"x"
+            process.send_signal(signal.SIGSTOP)
+            started = time.monotonic()
+            with pytest.raises(Unavailable), domain_errors():
+                await method(b"x")
+            assert time.monotonic() - started < 80
+            process.send_signal(signal.SIGCONT)
+            assert await method(b"x", timeout=10, wait_for_ready=True) == b"x"

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from prometheus_client import REGISTRY
 
-from deploy.local.files import PortBook
+from deploy.local.state_files import PortBook
 from shared.errors import NotFound
 from shared.rpc.channel import open_channel
 from shared.rpc.server import running_server

@@ -14,8 +14,8 @@ from shared.errors import PreconditionFailed
 from shared.rpc.channel import open_channel
 from shared.rpc.lifecycle import Lifecycle
 from shared.rpc.server import Build, running_server
-from tests.rpc.echo import LOCAL, SERVICE, call, echo
-from tests.rpc.processes import EchoProcess, free_port
+from tests.rpc.echo import LOCAL, SERVICE, EchoProcess, call, echo
+from tests.support.processes import free_port
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -78,14 +78,13 @@ async def test_port_that_is_taken_is_an_error() -> None:
 
 
 async def test_program_that_cannot_start_says_why_and_no_more(tmp_path: Path) -> None:
-    async with (
-        running_server(LOCAL, SERVICE, echo(_repeat)) as address,
-        EchoProcess(tmp_path / "server", listen=address) as process,
-    ):
-        code, words = await process.fail()
-    assert code == 1
-    assert words.splitlines()[-1].startswith(f"{SERVICE} cannot run: cannot listen on {address}")
-    assert "Traceback" not in words
+    async with running_server(LOCAL, SERVICE, echo(_repeat)) as address:
+        with EchoProcess(tmp_path / "server", listen=address) as process:
+            process.launch()
+            assert await asyncio.to_thread(process.wait) == 1
+    last = process.log.splitlines()[-1]
+    assert last.startswith(f"{SERVICE} cannot run: cannot listen on {address}")
+    assert "Traceback" not in process.log
 
 
 async def test_service_that_cannot_be_built_does_not_listen(tmp_path: Path) -> None:
@@ -213,14 +212,13 @@ class _Load:
 async def test_no_accepted_call_fails_when_the_server_is_asked_to_end_under_load(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    async with (
-        EchoProcess(tmp_path / "server") as process,
-        open_channel(await process.start()) as channel,
-    ):
-        load = _Load(channel)
-        async with load.running():
-            await asyncio.sleep(1)
-            assert await process.end(number) == 0
+    with EchoProcess(tmp_path / "server") as process:
+        async with open_channel(await asyncio.to_thread(process.start)) as channel:
+            load = _Load(channel)
+            async with load.running():
+                await process.accepts(50)
+                process.send_signal(number)
+                assert await asyncio.to_thread(process.wait) == 0
     accepted = process.accepted()
     assert len(accepted) > 20
     assert {load.ended[name] for name in accepted} == {grpc.StatusCode.OK}
@@ -234,16 +232,16 @@ async def test_no_call_at_all_fails_while_replicas_restart_one_after_the_other(
         addresses, processes = [], []
         for place in range(2):
             process = EchoProcess(tmp_path / str(place), listen=f"127.0.0.1:{free_port()}")
-            processes.append(await stack.enter_async_context(process))
-            addresses.append(await process.start())
+            processes.append(stack.enter_context(process))
+            addresses.append(await asyncio.to_thread(process.start))
         channel = await stack.enter_async_context(open_channel("ipv4:" + ",".join(addresses)))
         load = _Load(channel)
         async with load.running():
             for process in processes:
-                await process.is_called()
-                assert await process.end(signal.SIGTERM) == 0
-                await process.start()
-                await process.is_called()
+                await process.accepts()
+                assert await asyncio.to_thread(process.stop) == 0
+                await asyncio.to_thread(process.start)
+                await process.accepts()
     assert len(load.ended) > 50
     assert set(load.ended.values()) == {grpc.StatusCode.OK}
 

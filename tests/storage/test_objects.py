@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.objectstore import NanioServer
+from deploy.local.s3_nanio import NanioServer
 from shared.errors import CorruptData, NotFound, Unavailable
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore, image_key

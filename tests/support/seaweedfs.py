@@ -5,9 +5,9 @@ import os
 import sysconfig
 from pathlib import Path
 
-from deploy.local.files import write_atomically
-from deploy.local.objectstore import S3Server
-from deploy.local.server import Command
+from deploy.local.child_process import Command
+from deploy.local.s3_nanio import S3Server
+from deploy.local.state_files import write_atomically
 from shared.errors import PreconditionFailed
 
 # SIGTERM alone takes it 15 s; killed after two it has lost nothing.

@@ -14,7 +14,7 @@ from services.trainer.dataset import decode_once, pair_batches, people_batches
 from services.trainer.pairgraph import PairGraph, build_graph
 from services.trainer.training import LabelledPair
 from shared.errors import NotFound
-from shared.model.faces import FaceImage, FaceReader
+from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.settings import ImageLimits
 
 

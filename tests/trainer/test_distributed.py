@@ -12,11 +12,11 @@ from services.trainer.child import at_work
 from services.trainer.jobs import JobKind
 from services.trainer.messages import Assignment, Done, ProgressMade, read_message
 from services.trainer.runner import worker_command
-from tests.processes import lives
+from tests.support.processes import lives
+from tests.support.waiting import until
 from tests.trainer.standin import COMMAND
 from tests.trainer.test_finetune import dealt, finetuner, tiny_network, train
 from tests.trainer.torchrun import SCORES, torchrun
-from tests.trainer.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -98,4 +98,4 @@ async def test_two_workers_end_when_the_runner_is_done_with_them(tmp_path: Path)
         read_message(await anext(child.lines()))
         workers = pids(tmp_path)
         assert len(workers) == 2
-    await wait_for(lambda: not any(lives(pid) for pid in workers), 5)
+    await until(lambda: not any(lives(pid) for pid in workers), 5)

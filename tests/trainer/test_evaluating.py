@@ -9,8 +9,8 @@ import pytest
 from services.trainer.evaluating import evaluate_versions
 from services.trainer.training import LabelledPair, Progress, images_of
 from shared.errors import NotFound, PreconditionFailed
-from shared.model.faces import FaceImage
-from shared.model.session import open_session
+from shared.model.image.face_reader import FaceImage
+from shared.model.sessions.factory import open_session
 from tests.default_version import export_default
 from tests.trainer.feedback import Rendered
 

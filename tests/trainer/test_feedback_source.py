@@ -12,11 +12,11 @@ from magface.v1 import feedback_pb2_grpc
 from services.trainer.feedback_source import PulledFeedback
 from services.trainer.training import LabelledPair, Vote
 from shared.errors import NotFound, Unavailable
-from shared.model.faces import FaceImage
+from shared.model.image.face_reader import FaceImage
 from shared.rpc.channel import open_sync_channel
+from tests.support.processes import ServiceProcess, service_environment
 from tests.support.seaweedfs import SeaweedServer
 from tests.trainer.people import encode, submit
-from tests.trainer.process import ServiceProcess, service_environment
 
 FACES = [encode(person, 0) for person in range(4)]
 A, B, C, D = (hashlib.sha256(face).hexdigest() for face in FACES)
@@ -30,8 +30,11 @@ def channel(
 ) -> Iterator[grpc.Channel]:
     s3 = seaweedfs.settings().model_copy(update={"s3_bucket": "pulled-feedback"})
     folder = tmp_path_factory.mktemp("feedback")
-    service = ServiceProcess("services.feedback", service_environment(make_database(), s3, folder))
-    with service.running(), open_sync_channel(service.address) as channel:
+    environment = service_environment(make_database(), s3)
+    with (
+        ServiceProcess("services.feedback", folder, environment) as service,
+        open_sync_channel(service.start()) as channel,
+    ):
         stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
         submit(stub, FACES[0], FACES[1], pb.LABEL_SAME, "ada")
         submit(stub, FACES[0], FACES[1], pb.LABEL_SAME, "bob")

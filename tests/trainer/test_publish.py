@@ -16,8 +16,8 @@ from shared.registry.versions import VersionStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
+from tests.support.waiting import until
 from tests.trainer.samples import IMPORT, PASSED, REFUSED, add_sample, make_folder, train_spec
-from tests.trainer.waiting import wait_for
 
 
 @pytest.fixture
@@ -175,11 +175,11 @@ async def test_the_pointer_follows_after_a_crash_between_commit_and_publication(
     assert served(object_store) is None
     reconciling = asyncio.create_task(pointer.reconcile())
     try:
-        await wait_for(lambda: served(object_store) == (1, "v1"), 4)
+        await until(lambda: served(object_store) == (1, "v1"), 4)
         object_store.remove(POINTER_KEY)
-        await wait_for(lambda: served(object_store) == (1, "v1"), 4)
+        await until(lambda: served(object_store) == (1, "v1"), 4)
         object_store.put(POINTER_KEY, b"not a pointer")
-        await wait_for(lambda: object_store.get(POINTER_KEY).startswith(b"{"), 4)
+        await until(lambda: object_store.get(POINTER_KEY).startswith(b"{"), 4)
     finally:
         reconciling.cancel()
 

@@ -12,12 +12,13 @@ import onnx
 import pytest
 
 from services.trainer.quantizing import Quantized, quantize_version
-from services.trainer.reference import rendered_reference
+from services.trainer.reference import default_reference
 from services.trainer.training import LabelledPair, Progress, ReferenceFaces
-from shared.model.checkpoint import load_checkpoint
+from shared.model.golden import check_golden
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, ProbabilityCurve, read_manifest
-from shared.model.selfcheck import check_golden
-from shared.model.session import open_session, split_features
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.base import split_features
+from shared.model.sessions.factory import open_session
 from tests.default_version import export_default
 from tests.trainer.feedback import Rendered
 
@@ -41,7 +42,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference() -> ReferenceFaces:
-    return replace(rendered_reference(), sha256="a" * 64)
+    return replace(default_reference(), sha256="a" * 64)
 
 
 def quantize(full: Path, reference: ReferenceFaces, workdir: Path, **changes: object) -> Quantized:

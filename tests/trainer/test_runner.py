@@ -19,9 +19,9 @@ from services.trainer.runner import Runner
 from services.trainer.versions import Versions
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
+from tests.support.waiting import until
 from tests.trainer.samples import IMPORT, add_sample, result_of
 from tests.trainer.standin import COMMAND
-from tests.trainer.waiting import wait_for
 
 
 @pytest.fixture
@@ -50,7 +50,9 @@ def started(tmp_path: Path) -> list[int]:
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-async def until(jobs: Jobs, job: Job, holds: Callable[[Job], bool], timeout_s: float = 20) -> Job:
+async def job_until(
+    jobs: Jobs, job: Job, holds: Callable[[Job], bool], timeout_s: float = 20
+) -> Job:
     now = job
 
     async def look() -> bool:
@@ -58,17 +60,17 @@ async def until(jobs: Jobs, job: Job, holds: Callable[[Job], bool], timeout_s: f
         now = await jobs.get(job.job_id)
         return holds(now)
 
-    await wait_for(look, timeout_s)
+    await until(look, timeout_s)
     return now
 
 
-async def ended(jobs: Jobs, job: Job, timeout_s: float = 20) -> Job:
-    return await until(jobs, job, lambda job: job.state.ended, timeout_s)
+async def ended(jobs: Jobs, job: Job, timeout_s: float = 60) -> Job:
+    return await job_until(jobs, job, lambda job: job.state.ended, timeout_s)
 
 
 async def hanging(jobs: Jobs, job: Job) -> int:
     """Wait until the job's worker hangs; gives its process id."""
-    job = await until(jobs, job, lambda job: "hanging" in job.message)
+    job = await job_until(jobs, job, lambda job: "hanging" in job.message)
     return int(re.findall(r"\d+", job.message)[0])
 
 
@@ -156,7 +158,7 @@ async def test_the_runner_goes_on_after_a_failure(jobs: Jobs, running):
 async def test_a_job_whose_store_is_away_is_tried_again_later(jobs: Jobs, running):
     job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
     async with running("miss_the_store"):
-        waiting = await until(jobs, job, lambda job: "trying again" in job.message)
+        waiting = await job_until(jobs, job, lambda job: "trying again" in job.message)
     assert waiting.state is JobState.QUEUED
     assert "the object store cannot be reached; trying again in 2 s" in waiting.message
 
@@ -197,7 +199,7 @@ async def test_a_runner_that_was_overtaken_kills_its_worker_and_writes_nothing(
                 "UPDATE trainer.jobs SET fencing_token = fencing_token + 1,"
                 " lease_expires_at = now() + interval '1 hour', message = 'mine'"
             )
-        await wait_for(lambda: not alive(worker), 3)
+        await until(lambda: not alive(worker), 3)
     held = await jobs.get(job.job_id)
     assert (held.state, held.message) == (JobState.RUNNING, "mine")
 
@@ -213,7 +215,7 @@ async def test_a_job_outlives_its_trainer_and_its_worker_does_not(
     worker = await hanging(jobs, job)
     trainer.kill()
     await trainer.wait()
-    await wait_for(lambda: not alive(worker), 2)
+    await until(lambda: not alive(worker), 2)
     assert (await jobs.get(job.job_id)).state is JobState.RUNNING
     async with running("hang_once"):
         done = await ended(jobs, job)

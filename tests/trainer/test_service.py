@@ -16,8 +16,8 @@ import torch
 from magface.v1 import trainer_pb2 as pb
 from safetensors.torch import load_file
 
+from cli.demo.rendering.renderer import write_people
 from services.trainer.reference import load_reference
-from shared.datasets.render import write_people
 from shared.errors import (
     Conflict,
     InvalidInput,
@@ -25,20 +25,16 @@ from shared.errors import (
     PreconditionFailed,
 )
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
-from shared.model.selfcheck import check_golden
-from shared.model.session import open_session
+from shared.model.golden import check_golden
+from shared.model.sessions.factory import open_session
 from shared.registry.pointer import read_pointer
 from shared.registry.versions import VersionStore
 from shared.rpc.errors import domain_errors
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
+from tests.support.processes import NOWHERE, ServiceProcess, service_environment
 from tests.support.seaweedfs import SeaweedServer
-from tests.trainer.process import (
-    ServiceProcess,
-    TrainerClient,
-    service_environment,
-    upload_parts,
-)
+from tests.trainer.client import TrainerClient, upload_parts
 
 UPLOAD_LIMIT = 20 * 2**20
 UNKNOWN_ID = "00000000-0000-0000-0000-000000000000"
@@ -60,11 +56,13 @@ def trainer(
     environment = service_environment(
         make_database(),
         s3,
-        folder,
+        work_dir=folder / "work",
+        feedback_address=NOWHERE,
         upload_max_bytes=UPLOAD_LIMIT,
         reference_faces=folder / "reference",
     )
-    with ServiceProcess("services.trainer", environment).running() as process:
+    with ServiceProcess("services.trainer", folder, environment) as process:
+        process.start()
         yield TrainerClient(process)
 
 

@@ -11,10 +11,11 @@ from shared.model.manifest import WEIGHTS_FILE, Manifest
 from shared.registry.versions import VersionStore
 from shared.rpc.channel import open_sync_channel
 from shared.storage.objects import ObjectStore
+from tests.support.processes import ServiceProcess, service_environment
 from tests.support.seaweedfs import SeaweedServer
 from tests.support.waiting import wait_until
+from tests.trainer.client import TrainerClient
 from tests.trainer.people import submit_people
-from tests.trainer.process import ServiceProcess, TrainerClient, service_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -49,16 +50,15 @@ def world(
 ) -> Iterator[World]:
     s3 = seaweedfs.settings().model_copy(update={"s3_bucket": "trainer-training"})
     database, folder = make_database(), tmp_path_factory.mktemp("training")
-    feedback = ServiceProcess(
-        "services.feedback", service_environment(database, s3, folder / "feedback")
-    )
-    with feedback.running():
-        with open_sync_channel(feedback.address) as channel:
+    stores = service_environment(database, s3)
+    with ServiceProcess("services.feedback", folder / "feedback", stores) as feedback:
+        with open_sync_channel(feedback.start()) as channel:
             submit_people(feedback_pb2_grpc.FeedbackServiceStub(channel), people=60, images=3)
         environment = service_environment(
-            database, s3, folder / "trainer", feedback_address=feedback.address
+            database, s3, work_dir=folder / "work", feedback_address=feedback.address
         )
-        with ServiceProcess("services.trainer", environment).running() as process:
+        with ServiceProcess("services.trainer", folder / "trainer", environment) as process:
+            process.start()
             trainer = TrainerClient(process)
             trainer.follow(trainer.jobs()[0].job_id)
             yield World(process, trainer, VersionStore(ObjectStore(s3), folder / "versions"))

@@ -13,8 +13,8 @@ import torch
 from torch import distributed
 
 from services.trainer.distributed import together
-from shared.model.iresnet import IResNet
-from tests.trainer.process import REPOSITORY
+from shared.model.network.iresnet import IResNet
+from tests.support.processes import REPOSITORY
 from tests.trainer.test_finetune import finetuner, tiny_network
 
 SCORES = [0.1, 0.9, 0.5]

@@ -19,6 +19,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _Label:
@@ -395,12 +400,11 @@ class Pair(_message.Message):
     sha256_a: _builtins.str
     sha256_b: _builtins.str
     consensus: Global___Label.ValueType
-    """What more than half of the annotators say, by the last label of each, or what is likely
-    given how reliable they are, as the service is set; LABEL_UNSURE when that is what they
-    say, LABEL_UNSPECIFIED when they are divided or too few.
+    """What more than half of the annotators say, by the last label of each; LABEL_UNSURE when
+    that is what they say, LABEL_UNSPECIFIED when they are divided or too few.
     """
     confidence: _builtins.float
-    """Share of the votes that agree with the consensus, or its probability, 0..1."""
+    """Share of the votes that agree with the consensus, 0..1; 0 without one."""
     votes_same: _builtins.int
     votes_different: _builtins.int
     votes_unsure: _builtins.int
@@ -534,7 +538,7 @@ class LabelledPair(_message.Message):
     sha256_b: _builtins.str
     label: Global___Label.ValueType
     confidence: _builtins.float
-    """Share of the votes that agree with label, or its probability, as in Pair; 0..1."""
+    """Share of the votes that agree with label, 0..1."""
     @_builtins.property
     def votes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vote]:
         """The votes as they stand in the snapshot, one an annotator."""
@@ -1118,20 +1122,34 @@ class AnnotatorRecord(_message.Message):
     gold_answers: _builtins.int
     """Answers on pairs of known truth, and how many of them were right; UNSURE counts as wrong."""
     gold_right: _builtins.int
-    overlap: _builtins.int
-    """Votes that the following rests on: on pairs that two people called SAME or DIFFERENT, or
-    of which is known who is on both images. Absent, as the rest, when nothing is estimated.
-    """
-    genuine_right: _builtins.float
-    """Share of the genuine pairs that they call SAME, 0..1; of few votes nearer to what the
-    average annotator reaches.
-    """
-    impostor_right: _builtins.float
-    """Share of the impostor pairs that they call DIFFERENT, 0..1."""
-    weighted: _builtins.bool
-    """Whether the overlap is enough for their votes to weigh by this; otherwise they weigh as
-    the average annotator's.
-    """
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def overlap(self) -> _builtins.int:
+        """No longer set, as the following: the service does not estimate reliability any more."""
+
+    @overlap.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def overlap(self, value: _builtins.int) -> None:
+        """No longer set, as the following: the service does not estimate reliability any more."""
+
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def genuine_right(self) -> _builtins.float: ...
+    @genuine_right.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def genuine_right(self, value: _builtins.float) -> None: ...
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def impostor_right(self) -> _builtins.float: ...
+    @impostor_right.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def impostor_right(self, value: _builtins.float) -> None: ...
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def weighted(self) -> _builtins.bool: ...
+    @weighted.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def weighted(self, value: _builtins.bool) -> None: ...
     def __init__(
         self,
         *,

@@ -215,8 +215,8 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAnnotators(self, request, context):
-        """Says how annotators did on pairs whose truth is known and, where the service is set to
-        weigh them, how reliable they are estimated to be.
+        """Lists how annotators answered pairs whose truth is known. How reliable annotators are is
+        estimated by trainings: see TrainerService.ListSuspects.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -98,8 +98,8 @@ class FeedbackServiceStub:
     INVALID_ARGUMENT names the field. FAILED_PRECONDITION when fewer than two images are stored.
     """
     ListAnnotators: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListAnnotatorsRequest, _feedback_pb2.ListAnnotatorsResponse]
-    """Says how annotators did on pairs whose truth is known and, where the service is set to
-    weigh them, how reliable they are estimated to be.
+    """Lists how annotators answered pairs whose truth is known. How reliable annotators are is
+    estimated by trainings: see TrainerService.ListSuspects.
     """
 
 @_typing.type_check_only
@@ -172,8 +172,8 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     INVALID_ARGUMENT names the field. FAILED_PRECONDITION when fewer than two images are stored.
     """
     ListAnnotators: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListAnnotatorsRequest, _feedback_pb2.ListAnnotatorsResponse]  # type: ignore[assignment]
-    """Says how annotators did on pairs whose truth is known and, where the service is set to
-    weigh them, how reliable they are estimated to be.
+    """Lists how annotators answered pairs whose truth is known. How reliable annotators are is
+    estimated by trainings: see TrainerService.ListSuspects.
     """
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -315,8 +315,8 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.ListAnnotatorsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.ListAnnotatorsResponse, _abc.Awaitable[_feedback_pb2.ListAnnotatorsResponse]]:
-        """Says how annotators did on pairs whose truth is known and, where the service is set to
-        weigh them, how reliable they are estimated to be.
+        """Lists how annotators answered pairs whose truth is known. How reliable annotators are is
+        estimated by trainings: see TrainerService.ListSuspects.
         """
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,79 @@
+"""A service of this repository as a child process on a port of its own."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from deploy.local.child_process import ChildProcess, Command
+from deploy.local.state_files import PortBook
+from shared.rpc.health import is_serving
+
+# More than the ten seconds that a service waits for its calls in flight.
+_STOP_GRACE_S = 15.0
+# The first start waits until the bundled checkpoint has become a model version.
+_READY_TIMEOUT_S = 300.0
+
+
+class ServiceProcess(ChildProcess):
+    """``python -m MODULE`` with settings from ``MAGFACE_…``, ready once its health check passes.
+
+    Args:
+        name: For messages, the log file, and the entry in ``ports``.
+        module: For instance ``services.embedder``.
+        folder: The stack's folder; logs and caches stay below it.
+        settings: Called at each start; gives variables that extend this process's environment.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        folder: Path,
+        ports: PortBook,
+        settings: Callable[[], Mapping[str, str]],
+    ) -> None:
+        super().__init__(
+            name,
+            folder / "logs" / f"{name}.log",
+            stop_grace_s=_STOP_GRACE_S,
+            ready_timeout_s=_READY_TIMEOUT_S,
+        )
+        self._module = module
+        self._folder = folder
+        self._ports = ports
+        self._settings = settings
+        self._port = 0
+
+    @property
+    def address(self) -> str:
+        """``host:port``; valid once a port has been reserved."""
+        return f"127.0.0.1:{self._port}"
+
+    def reserve_port(self) -> None:
+        """Chooses the port before the launch, for services that need the address."""
+        self._port = self._ports.take(self.name)
+
+    def _prepare(self) -> Command:
+        self.reserve_port()
+        work = self._folder / "work" / self.name
+        work.mkdir(parents=True, exist_ok=True)
+        return Command(
+            # -P: the working folder is not on the import path.
+            argv=[sys.executable, "-P", "-m", self._module],
+            cwd=work,
+            env={**os.environ, **_cache_folders(work), **self._settings()}
+            | {"MAGFACE_LISTEN": self.address},
+        )
+
+    def _answers(self) -> bool:
+        return is_serving(self.address)
+
+
+def _cache_folders(work: Path) -> dict[str, str]:
+    """Variables that keep the caches of libraries inside the folder."""
+    names = ("TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR")
+    return {name: str(work) for name in names} | {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }

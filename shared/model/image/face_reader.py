@@ -1,0 +1,161 @@
+"""Reads a face image of any alignment into the 112x112 crop that the network takes."""
+
+import threading
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import InvalidInput, PreconditionFailed
+from shared.model.image.align import CROP_SIZE, align_face
+from shared.model.image.decode import decode_image
+from shared.model.image.detector import FaceDetector, find_detector_model
+from shared.model.image.jpeg import decode_plain_jpeg
+from shared.settings import ImageLimits
+
+Alignment = Literal["unspecified", "aligned", "landmarks", "detect"]
+
+# A JPEG of two crops' size takes no longer than handing it to another thread.
+_QUICK_PIXELS: Final = 2 * CROP_SIZE**2
+_QUICK_BYTES: Final = 64 * 2**10
+
+NO_DETECTOR: Final = (
+    "there is no face detector here: install one with "
+    "`pip install 'magface-active-learning[detect]'`, or let MAGFACE_DETECTOR_MODEL name "
+    "YuNet's ONNX file; landmarks and aligned crops work without it"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FaceImage:
+    """One picture of one face, not yet looked at.
+
+    Attributes:
+        data: A JPEG, PNG, WebP or BMP file.
+        alignment: How the face lies in it. ``unspecified`` takes landmarks when there
+            are some, and otherwise the picture as aligned when it is exactly 112x112.
+        landmarks: Five (x, y) points in pixels after EXIF rotation, in the order of the
+            ArcFace template; empty when not known.
+    """
+
+    data: bytes
+    alignment: Alignment = "unspecified"
+    landmarks: tuple[tuple[float, float], ...] = ()
+
+
+class FaceReader:
+    """Turns faces into aligned crops; may be used from several threads at once.
+
+    Args:
+        limits: How large a picture may be, and where the detector's model is.
+
+    Raises:
+        PreconditionFailed: If ``limits`` names a detector model that does not exist.
+    """
+
+    def __init__(self, limits: ImageLimits) -> None:
+        self._limits = limits
+        self._quick_bytes = min(_QUICK_BYTES, limits.image_max_bytes)
+        self._quick_pixels = min(_QUICK_PIXELS, limits.image_max_pixels)
+        self._detector_model = find_detector_model(limits)
+        self._detector: FaceDetector | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def can_detect(self) -> bool:
+        """Whether faces with alignment ``detect`` can be read."""
+        return self._detector_model is not None
+
+    def crop_at_once(self, face: FaceImage, field: str) -> NDArray[np.uint8] | None:
+        """Read one face, if that takes no longer than waking another thread for it.
+
+        Args:
+            face: See `crop`.
+            field: See `crop`.
+
+        Returns:
+            As `crop` does; None for a face that takes longer.
+
+        Raises:
+            InvalidInput: As `crop` does.
+        """
+        if face.alignment == "detect" or len(face.data) > self._quick_bytes:
+            return None
+        image = decode_plain_jpeg(face.data, self._quick_pixels, f"{field}.data")
+        return None if image is None else self._crop(image, face, field)
+
+    def crop(self, face: FaceImage, field: str = "image") -> NDArray[np.uint8]:
+        """Decode and align one face.
+
+        Args:
+            face: What the caller sent.
+            field: What the caller's contract calls it, e.g. ``images[3]``; errors name
+                ``images[3].data`` and so on.
+
+        Returns:
+            uint8 of shape (112, 112, 3), BGR.
+
+        Raises:
+            InvalidInput: If the picture, its alignment or its landmarks cannot be used.
+            PreconditionFailed: If it must be detected and there is no detector.
+        """
+        if face.alignment == "detect":
+            # Before the picture is decoded: without a detector that would be wasted.
+            self._require_detector()
+        image = decode_image(face.data, self._limits, f"{field}.data")
+        return self._crop(image, face, field)
+
+    def _crop(self, image: NDArray[np.uint8], face: FaceImage, field: str) -> NDArray[np.uint8]:
+        match _resolve(face, image, field):
+            case "aligned":
+                return _as_crop(image, field)
+            case "landmarks":
+                return align_face(image, face.landmarks, f"{field}.landmarks")
+            case "detect":
+                points = self._require_detector().landmarks(image, f"{field}.data")
+                return align_face(image, points, f"{field}.data")
+
+    def _require_detector(self) -> FaceDetector:
+        if self._detector_model is None:
+            raise PreconditionFailed(NO_DETECTOR)
+        with self._lock:
+            if self._detector is None:
+                self._detector = FaceDetector(self._detector_model)
+            return self._detector
+
+
+def _resolve(
+    face: FaceImage, image: NDArray[np.uint8], field: str
+) -> Literal["aligned", "landmarks", "detect"]:
+    if face.alignment == "unspecified":
+        if face.landmarks:
+            return "landmarks"
+        height, width = image.shape[:2]
+        if (height, width) == (CROP_SIZE, CROP_SIZE):
+            return "aligned"
+        raise InvalidInput(
+            f"{field}.alignment",
+            f"is unspecified and the picture is {width}x{height}, not 112x112: say that it is "
+            "aligned, or give landmarks, or ask for detection",
+        )
+    if face.landmarks and face.alignment != "landmarks":
+        raise InvalidInput(
+            f"{field}.landmarks",
+            f"are given, but the alignment is {face.alignment}, which does not use them",
+        )
+    return face.alignment
+
+
+def _as_crop(image: NDArray[np.uint8], field: str) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    if height != width:
+        raise InvalidInput(
+            f"{field}.data",
+            f"is {width}x{height}; an aligned crop must be square, 112x112 at best",
+        )
+    if height == CROP_SIZE:
+        return image
+    way = cv2.INTER_AREA if height > CROP_SIZE else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=way), np.uint8)

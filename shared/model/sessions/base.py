@@ -1,0 +1,101 @@
+"""Inference session protocol: from aligned crops to features."""
+
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import CorruptData, InvalidInput
+from shared.model.image.align import CROP_SIZE
+from shared.model.manifest import ChannelOrder
+
+Engine = Literal["onnxruntime", "torch"]
+Device = Literal["cpu", "cuda", "cuda-fp16"]
+
+
+class Session(Protocol):
+    """A network ready to run. Calls may come from any thread, one at a time."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def embedding_size(self) -> int: ...
+
+    def run(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute features; their direction is the embedding, their norm the magnitude.
+
+        Args:
+            crops: uint8 [N, 112, 112, 3], N >= 1, aligned, BGR whatever the network wants.
+
+        Returns:
+            float32 [N, embedding_size], not normalised and not checked.
+
+        Raises:
+            InvalidInput: If the crops have another shape or type.
+        """
+        ...
+
+
+def check_crops(crops: NDArray[np.uint8]) -> None:
+    """Refuse what an engine would take without a word, such as an empty batch.
+
+    Raises:
+        InvalidInput: If the crops are not uint8 [N, 112, 112, 3] with N >= 1.
+    """
+    if crops.dtype != np.uint8 or crops.shape[1:] != (CROP_SIZE, CROP_SIZE, 3) or len(crops) == 0:
+        raise InvalidInput(
+            "crops",
+            f"{crops.dtype} {list(crops.shape)} instead of uint8 [N, 112, 112, 3] with N >= 1",
+        )
+
+
+def network_input(
+    crops: NDArray[np.uint8], channel_order: ChannelOrder, scale: float = 1 / 255
+) -> NDArray[np.float32]:
+    """Lay crops out as the network reads them.
+
+    Args:
+        crops: uint8, shape (N, 112, 112, 3), BGR.
+        channel_order: The order the network was trained with.
+        scale: What each pixel is multiplied by.
+
+    Returns:
+        float32, contiguous, shape (N, 3, 112, 112).
+    """
+    if channel_order == "rgb":
+        crops = crops[..., ::-1]
+    planes = np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
+    return np.multiply(planes, np.float32(scale), dtype=np.float32)
+
+
+def split_features(
+    raw: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Split features into direction and length (MagFace, section 3: a = |f|).
+
+    Args:
+        raw: float32 [N, D] as a session gives them.
+
+    Returns:
+        Unit embeddings, float32 [N, D], and magnitudes, float32 [N].
+
+    Raises:
+        CorruptData: If a row is zero or not finite; it names the first such row.
+    """
+    wide = raw.astype(np.float64)
+    norms = np.sqrt(np.vecdot(wide, wide))
+    magnitudes = norms.astype(np.float32)
+    usable = np.isfinite(magnitudes) & (magnitudes > 0)
+    if not usable.all():
+        bad = np.flatnonzero(~usable)
+        row = int(bad[0])
+        what = "all zeros" if norms[row] == 0 else "NaN or infinity"
+        raise CorruptData(
+            f"row {row}: the network's output is {what} "
+            f"({bad.size} of {len(raw)} rows are unusable)"
+        )
+    return (wide / norms[:, None]).astype(np.float32), magnitudes

@@ -1,0 +1,77 @@
+"""CUDA support for ONNX Runtime sessions: bound buffers and half precision."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from shared.errors import PreconditionFailed
+
+_QUANTIZED = "QuantizeLinear"
+
+
+class BoundRuns:
+    """Runs a session on buffers of its device, one pair of them for each batch size.
+
+    Without them each run allocates its input and its output on the device anew.
+
+    Args:
+        session: From one float32 tensor to one float32 [batch, size].
+        device: As onnxruntime names it.
+        size: Of a row of the output.
+    """
+
+    def __init__(self, session: ort.InferenceSession, device: str, size: int) -> None:
+        self._session = session
+        self._device = device
+        self._size = size
+        self._bound: dict[int, tuple[Any, ort.OrtValue, ort.OrtValue]] = {}
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Compute a batch.
+
+        Returns:
+            float32 [batch, size], the caller's to keep.
+        """
+        if len(images) not in self._bound:
+            self._bound[len(images)] = self._bind(images)
+        binding, taken, given = self._bound[len(images)]
+        taken.update_inplace(np.ascontiguousarray(images))
+        self._session.run_with_iobinding(binding)
+        features: NDArray[np.float32] = given.numpy().copy()
+        return features
+
+    def _bind(self, images: NDArray[np.float32]) -> tuple[Any, ort.OrtValue, ort.OrtValue]:
+        rows = (len(images), self._size)
+        taken, given = (
+            ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._device, 0)
+            for shape in (images.shape, rows)
+        )
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(self._session.get_inputs()[0].name, taken)
+        binding.bind_ortvalue_output(self._session.get_outputs()[0].name, given)
+        return binding, taken, given
+
+
+def in_half_precision(file: Path) -> bytes:
+    """Give an ONNX network that computes in float16, but takes and gives float32 as before.
+
+    Raises:
+        PreconditionFailed: If the package onnx is not there, or the network is quantized.
+    """
+    try:
+        import onnx  # noqa: PLC0415
+        from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
+    except ImportError as error:
+        raise PreconditionFailed(
+            f"precision fp16 was asked for, which takes the package onnx, but {error}"
+        ) from error
+    network = onnx.load(file)
+    if any(node.op_type == _QUANTIZED for node in network.graph.node):
+        raise PreconditionFailed(
+            f"{file} is quantized, which half precision would undo: ask for precision fp32"
+        )
+    half: bytes = convert_float_to_float16(network, keep_io_types=True).SerializeToString()
+    return half
