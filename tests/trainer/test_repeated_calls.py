@@ -15,6 +15,7 @@ from magface.v1 import trainer_pb2_grpc
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 from psycopg import sql
 
+from cli.commands.models.versions import upload_checkpoint
 from services.trainer.evaluations import Evaluations
 from services.trainer.jobs import JobKind, Jobs
 from services.trainer.publish import PointerPublisher
@@ -28,7 +29,7 @@ from services.trainer.uploads import Uploads
 from services.trainer.versions import Versions
 from shared.errors import AlreadyExists, Conflict, InvalidInput, PreconditionFailed, Unavailable
 from shared.registry.shadow import read_shadow
-from shared.rpc.channel import open_channel
+from shared.rpc.channel import open_channel, open_sync_channel
 from shared.rpc.errors import domain_errors
 from shared.rpc.lifecycle import Lifecycle
 from shared.rpc.server import running_server
@@ -258,6 +259,27 @@ async def test_the_file_of_an_import_belongs_to_its_content(world: World) -> Non
         await call(world, stub, "ImportModel")
         with pytest.raises(AlreadyExists, match=KEY):
             await call(world, stub, "ImportModel", chunk=b"another network")
+
+
+async def test_the_command_line_uploads_again_what_grpc_does_not_buffer(
+    world: World, tmp_path: Path
+) -> None:
+    file = tmp_path / "network.pth"
+    file.write_bytes(bytes(2**20))
+    options = pb.ImportOptions(requested_by="ada", idempotency_key=KEY)
+
+    def upload() -> pb.Job:
+        with open_sync_channel(world.link.address) as channel:
+            stub = TrainerServiceStub(channel)
+            stub.GetRollout(pb.GetRolloutRequest(), timeout=20, wait_for_ready=True)
+            world.link.cut_next_answer()
+            return upload_checkpoint(stub, file, options)
+
+    before = await world.state()
+    made_job = await asyncio.to_thread(upload)
+    assert world.link.cuts == 1
+    assert await world.state() == grown(before, CASES["ImportModel"])
+    assert made_job.job_id == await world.newest_job()
 
 
 async def test_a_key_belongs_to_who_asks(world: World) -> None:
