@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from shared.rpc.idempotency import is_repeatable, services
+from shared.rpc.retries import is_repeatable, services
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 
