@@ -6,13 +6,12 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from magface.v1 import embedder_pb2, feedback_pb2, trainer_pb2
 
-from shared.errors import InvalidInput, PreconditionFailed
+from shared.errors import PreconditionFailed
 from shared.rpc.interceptors import Context
 
 _REPEATABLE = (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
 # Set by gRPC on a call that it repeats by a retry policy.
 _ATTEMPTS_HEADER = "grpc-previous-rpc-attempts"
-_LONGEST_KEY = 128
 
 
 def services() -> Iterator[ServiceDescriptor]:
@@ -26,11 +25,10 @@ def is_repeatable(method: MethodDescriptor) -> bool:
     return method.GetOptions().idempotency_level in _REPEATABLE
 
 
-def read_key(idempotency_key: str, context: Context, field: str = "idempotency_key") -> str | None:
+def read_key(idempotency_key: str, context: Context) -> str | None:
     """Read the key of a request; None when it has none.
 
     Raises:
-        InvalidInput: If it is longer than 128 characters, blank, or holds a NUL.
         PreconditionFailed: If gRPC repeats, by a retry policy, a call without a key.
     """
     if not idempotency_key:
@@ -40,9 +38,4 @@ def read_key(idempotency_key: str, context: Context, field: str = "idempotency_k
                 " the first time: look, and set a key if you call again"
             )
         return None
-    if len(idempotency_key) > _LONGEST_KEY:
-        size = len(idempotency_key)
-        raise InvalidInput(field, f"has {size} characters; 1..{_LONGEST_KEY} are possible")
-    if not idempotency_key.strip() or "\0" in idempotency_key:
-        raise InvalidInput(field, "is blank or holds a NUL character")
     return idempotency_key

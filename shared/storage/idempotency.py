@@ -43,7 +43,7 @@ class IdempotencyKey:
 
     @classmethod
     def of(
-        cls, caller: str, key: str | None, action: str, **content: Any
+        cls, caller: str, key: str | None, action: str, /, **content: Any
     ) -> "IdempotencyKey | None":
         """Make a key of a request; None when the caller chose none.
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import AsyncIterator
 
-from services.trainer.jobs.queue import Job, Jobs, check_requested_by
+from services.trainer.jobs.queue import Job, Jobs
 from services.trainer.jobs.uploads import Uploads
 from services.trainer.registry.evaluations import Evaluations
 from services.trainer.registry.replicas import ReplicaWatch, Rollout
@@ -205,7 +205,6 @@ class Trainer:
         Raises:
             InvalidInput: If an option is out of its range, or the file empty or too large.
         """
-        check_requested_by(requested_by, "options.requested_by")
         if threshold is None:
             threshold = _UNCALIBRATED_THRESHOLD
         if not math.isfinite(threshold) or abs(threshold) > 1:
@@ -264,10 +263,8 @@ class Trainer:
             key: Idempotency key.
 
         Raises:
-            InvalidInput: If `requested_by` is not 1..128 characters.
             NotFound: If there is no such version.
             PreconditionFailed: If it is the one that serves.
             Unavailable: If a store cannot be reached.
         """
-        check_requested_by(requested_by)
         await self._shadow.publish(model_version, who=requested_by, key=key)

@@ -116,7 +116,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             channel_order=read_channel_order(options.channel_order),
             threshold=options.threshold if options.HasField("threshold") else None,
             requested_by=options.requested_by,
-            key=read_key(options.idempotency_key, context, "options.idempotency_key"),
+            key=read_key(options.idempotency_key, context),
         )
         return pb.ImportModelResponse(job=pack_job(job))
 

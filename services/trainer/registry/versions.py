@@ -15,7 +15,6 @@ from psycopg.errors import UniqueViolation
 from psycopg.rows import DictRow, class_row, dict_row
 
 from services.trainer.evaluation.gate import GateVerdict, verdict_from_json, verdict_to_json
-from services.trainer.jobs.queue import check_requested_by
 from services.trainer.registry.kept_results import KEPT_RESULTS
 from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from shared.model.manifest import Manifest
@@ -130,16 +129,14 @@ class Versions:
             key: Idempotency key; when it was used before, the entry made then is given.
 
         Raises:
-            InvalidInput: If `who` is not 1..128 characters, or the gate is overridden
-                without a reason.
+            InvalidInput: If the gate is overridden without a reason.
             NotFound: If there is no such version.
             PreconditionFailed: If its gate refused it and `override_gate` is false.
             Conflict: If the generation is not `expected_generation`, or another promotion
                 or rollback is made at the same time.
             AlreadyExists: If the key was used for something else.
         """
-        check_requested_by(who)
-        if override_gate and not why.strip():
+        if override_gate and not why:
             raise InvalidInput("reason", "is empty; overriding the gate needs one")
         once = IdempotencyKey.of(
             who,
@@ -188,13 +185,11 @@ class Versions:
             key: Idempotency key; when it was used before, the entry made then is given.
 
         Raises:
-            InvalidInput: If `who` is not 1..128 characters.
             PreconditionFailed: If nothing served before.
             Conflict: If the generation is not `expected_generation`, or a promotion or
                 rollback is made at the same time.
             AlreadyExists: If the key was used for something else.
         """
-        check_requested_by(who)
         once = IdempotencyKey.of(
             who, key, "rollback", why=why, expected_generation=expected_generation
         )
