@@ -1,4 +1,4 @@
-"""The commands about the image pool: ``import-images``, ``next`` and ``annotators``."""
+"""``magface feedback``: import images to the pool, lease pairs, list annotators."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -45,17 +45,17 @@ def import_images(
             exists=True,
             file_okay=False,
             show_default=False,
-            help="A folder of images, or with --identities a folder of such folders.",
+            help="Folder of images; with --identities a folder of images per person.",
         ),
     ],
     identities: Annotated[
-        bool, typer.Option("--identities", help="Each folder in it is named for who is shown.")
+        bool, typer.Option("--identities", help="Each subfolder has the name of a person.")
     ] = False,
     alignment: AlignmentOption = Alignment.AUTO,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put images into the pool to choose pairs from; done twice, it stores them once."""
+    """Add images to the pool from which pairs are chosen; known images are skipped."""
     files = _identified(images) if identities else _unidentified(images)
     created = known = 0
     rejected: list[dict[str, Any]] = []
@@ -80,12 +80,12 @@ def import_images(
 
 def next_pairs(
     annotator: Annotated[str, typer.Option("--annotator", help="Who will label them.")],
-    count: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 10,
+    count: Annotated[int, typer.Option(min=1, max=100, help="Number of pairs.")] = 10,
     strategy: Annotated[Strategy, typer.Option(help="How they are chosen.")] = Strategy.MIX,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take pairs that are worth labelling; they are held for you until their lease ends."""
+    """Lease pairs that are worth labelling; nobody else gets them until the lease ends."""
     request = feedback_pb2.NextPairsRequest(
         annotator=annotator, count=count, strategy=_STRATEGIES[strategy]
     )
