@@ -1,29 +1,20 @@
-"""The ``magface`` command."""
+"""The ``magface`` command: its subcommands and how their errors are shown."""
 
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from cli import (
-    dataset,
-    evaluate,
-    evaluations,
-    faces,
-    feedback,
-    models,
-    pool,
-    quantizing,
-    rollout,
-    training,
-    up,
-)
+from cli.commands import dataset, faces, training, up
+from cli.commands.evaluation import evaluate
+from cli.commands.feedback.app import app as feedback
+from cli.commands.models.app import app as models
 from cli.demo import command as demo
 from shared.errors import MagFaceError
 
 
 class _ReadableErrors(TyperGroup):
-    """Ends a command that failed foreseeably with one line instead of a traceback."""
+    """Ends a command that failed with an expected error with one line, not a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -39,23 +30,15 @@ app = typer.Typer(
     cls=_ReadableErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="A face verifier that learns from being corrected.",
+    help="Face verification that learns from corrections.",
 )
 app.command()(up.up)
 app.command()(faces.embed)
 app.command()(faces.verify)
-feedback.app.command("import-images")(pool.import_images)
-feedback.app.command("next")(pool.next_pairs)
-feedback.app.command("annotators")(pool.annotators)
-app.add_typer(feedback.app, name="feedback")
+app.add_typer(feedback, name="feedback")
 app.command()(training.train)
 app.add_typer(training.jobs, name="jobs")
-models.app.command("evaluate")(evaluations.evaluate_model)
-models.app.command("evaluations")(evaluations.list_evaluations)
-models.app.command("report")(evaluations.fetch_report)
-models.app.command("rollout")(rollout.show_rollout)
-models.app.command("quantize")(quantizing.quantize_model)
-app.add_typer(models.app, name="models")
+app.add_typer(models, name="models")
 app.add_typer(dataset.app, name="dataset")
 app.command()(evaluate.evaluate)
 app.command()(demo.demo)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from shared.datasets.render import golden_crops
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
+from shared.model.default.crops import default_golden_crops
 from shared.model.export import export_version
 from shared.model.network.checkpoint import load_checkpoint
 
@@ -31,7 +31,7 @@ def export_default(
         channel_order=calibration.channel_order,
         threshold=calibration.threshold if threshold is None else threshold,
         magnitude_quantiles=calibration.magnitude_quantiles,
-        golden_crops=golden_crops(),
+        golden_crops=default_golden_crops(),
         job_id=job_id,
     )
     return folder

@@ -9,16 +9,16 @@ from magface.v1 import embedder_pb2, trainer_pb2
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 
-from cli import connection
-from cli.bulk_feedback import import_pair_set
+from cli import clients
+from cli.commands.job_progress import wait_for_job
+from cli.commands.models.versions import upload_checkpoint
 from cli.demo.measure import measure, score_by_service
 from cli.demo.people import DemoPeople
 from cli.demo.stages import StageClock
 from cli.demo.traffic import VerifyTraffic, count_mixed
-from cli.job_progress import wait_for_job
-from cli.models import upload_checkpoint
+from cli.images import Alignment
 from cli.output import to_plain
-from cli.pictures import Alignment
+from cli.transfer.import_labels import import_pair_set
 from shared.datasets.pairs import PairSet, renumber
 from shared.errors import MagFaceError, Unavailable
 
@@ -31,13 +31,13 @@ _BY = "demo"
 
 def serve_checkpoint(stack: Path, checkpoint: Path) -> None:
     """Import a checkpoint into a running stack and let it serve."""
-    with connection.trainer(stack) as trainer, connection.embedder(stack) as embedder:
+    with clients.trainer(stack) as trainer, clients.embedder(stack) as embedder:
         options = trainer_pb2.ImportOptions(requested_by=_BY)
         job = wait_for_job(trainer, upload_checkpoint(trainer, checkpoint, options))
         request = trainer_pb2.PromoteModelRequest(
             model_version=job.model_version, requested_by=_BY, reason="the demo's checkpoint"
         )
-        trainer.PromoteModel(request, timeout=connection.CALL_TIMEOUT_S)
+        trainer.PromoteModel(request, timeout=clients.CALL_TIMEOUT_S)
         _wait_until_served(embedder, job.model_version)
 
 
@@ -57,7 +57,7 @@ def run_loop(stack: Path, people: DemoPeople, say: Callable[[str], None]) -> dic
     """
     started = time.perf_counter()
     sample = _first_pairs(people.test, _PAIRS_IN_TRAFFIC)
-    with connection.embedder(stack) as embedder, connection.trainer(stack) as trainer:
+    with clients.embedder(stack) as embedder, clients.trainer(stack) as trainer:
         before = measure(embedder, people.validation, people.test)
         say(
             f"{before.model_version} serves; on people it never saw it is right in "
@@ -98,7 +98,7 @@ def run_loop(stack: Path, people: DemoPeople, say: Callable[[str], None]) -> dic
 
 
 def _submit(stack: Path, pairs: PairSet) -> None:
-    with connection.feedback(stack) as stub:
+    with clients.feedback(stack) as stub:
         done = import_pair_set(stub, pairs, _BY, Alignment.AUTO)
     if done.rejected:
         raise MagFaceError(f"{len(done.rejected)} labels were refused: {done.rejected[0]['why']}")
@@ -111,7 +111,7 @@ def _train(stub: TrainerServiceStub, traffic: VerifyTraffic, clock: StageClock) 
             traffic.hurry()
 
     request = trainer_pb2.StartTrainingRequest(requested_by=_BY)
-    job = stub.StartTraining(request, timeout=connection.CALL_TIMEOUT_S).job
+    job = stub.StartTraining(request, timeout=clients.CALL_TIMEOUT_S).job
     return wait_for_job(stub, job, on_event)
 
 
@@ -119,7 +119,7 @@ def _wait_until_served(stub: EmbedderServiceStub, model_version: str) -> None:
     deadline = time.monotonic() + _SWAP_TIMEOUT_S
     while True:
         request = embedder_pb2.GetModelRequest()
-        model = stub.GetModel(request, timeout=connection.CALL_TIMEOUT_S)
+        model = stub.GetModel(request, timeout=clients.CALL_TIMEOUT_S)
         if model.model_version == model_version:
             return
         if time.monotonic() > deadline:

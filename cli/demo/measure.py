@@ -8,7 +8,7 @@ from magface.v1 import embedder_pb2, image_pb2
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 from numpy.typing import NDArray
 
-from cli.connection import CALL_TIMEOUT_S
+from cli.clients import CALL_TIMEOUT_S
 from shared.datasets.pairs import PairSet
 from shared.errors import Conflict
 from shared.evaluation.calibration import best_accuracy_threshold

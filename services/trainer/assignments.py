@@ -188,15 +188,15 @@ def _pull(
 def _reference(settings: WorkerSettings, objects: ObjectStore, named: str | None) -> ReferenceFaces:
     """Give the faces that this trainer is set to watch, or those that a version names."""
     from services.trainer.reference import (  # noqa: PLC0415
+        default_reference,
         keep_reference,
         load_reference,
         read_reference,
-        rendered_reference,
     )
 
     if settings.reference_faces:
         return keep_reference(objects, read_reference(settings.reference_faces, settings))
-    return load_reference(objects, named) if named else rendered_reference()
+    return load_reference(objects, named) if named else default_reference()
 
 
 def _made(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from services.trainer.specs import ImportSpec
 from services.trainer.training import Progress, ReferenceFaces, Report
-from shared.datasets.render import golden_crops
+from shared.model.default.crops import default_golden_crops
 from shared.model.export import export_version
 from shared.model.manifest import quantiles_of
 from shared.model.network.checkpoint import load_checkpoint
@@ -64,7 +64,7 @@ def import_checkpoint(
         channel_order=spec.channel_order,
         threshold=spec.threshold,
         magnitude_quantiles=magnitude_quantiles,
-        golden_crops=golden_crops(),
+        golden_crops=default_golden_crops(),
         job_id=str(job_id),
         reference=reference.sha256,
     )

@@ -1,4 +1,4 @@
-"""The faces that every version must stay good at.
+"""Reference faces: those on which no new version may get worse than its parent.
 
 They are stored beside the versions, under the hash of their content, and a version's manifest
 names them: what is trained from it is held to the same faces, on whatever machine.
@@ -13,16 +13,14 @@ from safetensors.numpy import load, save
 
 from services.trainer.training import ReferenceFaces
 from shared.datasets.folder import read_identities
-from shared.datasets.render import render_person
 from shared.errors import InvalidInput
+from shared.model.default.crops import default_reference_crops
 from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore
 
 # Half of them are trained on, and the other half must be enough to measure on.
 _FEWEST_PEOPLE = 20
-# Far from the people of any demo or benchmark.
-_FIRST_PERSON, _PEOPLE, _IMAGES_A_PERSON = 7_800_000, 64, 4
 
 
 def read_reference(folder: Path, limits: ImageLimits) -> ReferenceFaces:
@@ -49,14 +47,9 @@ def read_reference(folder: Path, limits: ImageLimits) -> ReferenceFaces:
     return ReferenceFaces(np.stack(crops), np.asarray(persons, np.int64))
 
 
-def rendered_reference() -> ReferenceFaces:
-    """Rendered people, for versions of which nobody has named real ones; always the same."""
-    crops = [
-        render_person(_FIRST_PERSON + person, image)
-        for person in range(_PEOPLE)
-        for image in range(_IMAGES_A_PERSON)
-    ]
-    return ReferenceFaces(np.stack(crops), np.repeat(np.arange(_PEOPLE), _IMAGES_A_PERSON))
+def default_reference() -> ReferenceFaces:
+    """Give the bundled made-up people, for versions of which nobody has named real ones."""
+    return ReferenceFaces(*default_reference_crops())
 
 
 def keep_reference(objects: ObjectStore, faces: ReferenceFaces) -> ReferenceFaces:

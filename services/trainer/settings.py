@@ -30,7 +30,7 @@ class WorkerSettings(ObjectStoreSettings, ImageLimits):
             it where memory is short, at the cost of computing larger steps twice.
         reference_faces: A folder per identity of aligned faces that no fine-tuning may
             get worse at; stored with the versions made under it. Without it those count
-            that are stored with the parent, and rendered people where none are.
+            that are stored with the parent, and the bundled made-up people where none are.
     """
 
     feedback_address: str

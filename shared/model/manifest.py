@@ -81,7 +81,7 @@ class Manifest(_Frozen):
         compatible_versions: Other versions whose stored embeddings it compares with,
             by measurement.
         reference: SHA-256 of the faces that no version made of it may get worse at; None
-            stands for the trainer's rendered ones.
+            stands for the bundled made-up people.
         metrics: Figures measured when it was made, by name.
         files: Checksums of the other files in the folder.
         golden: Faces for the self-check on load.

@@ -13,11 +13,11 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.pair_crops import pair_crops
-from cli.pictures import Alignment
+from cli.commands.evaluation.pair_crops import pair_crops
+from cli.demo.rendering.renderer import write_people
+from cli.images import Alignment
 from shared.datasets.folder import read_identities
 from shared.datasets.pairs import PairSet
-from shared.datasets.render import write_people
 from shared.datasets.sampling import SampleSize, sample_pairs
 from shared.evaluation.embed_set import Crops, embed_set
 from shared.model.sessions.base import Session

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cli.demo.rendering.renderer import render_person
 from shared.datasets.folder import read_identities, split_identities
-from shared.datasets.render import render_person
 from shared.errors import PreconditionFailed
 from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.settings import ImageLimits

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cli.demo.rendering.renderer import render_person
 from shared.datasets.folder import read_identities
-from shared.datasets.render import render_person
 from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.model.manifest import ONNX_FILE, read_manifest
 from shared.model.quantize import quantize_network

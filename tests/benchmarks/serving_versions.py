@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from shared.datasets.render import golden_crops
+from shared.model.default.crops import default_golden_crops
 from shared.model.golden import make_golden
 from shared.model.manifest import ONNX_FILE, FileEntry, Manifest
 from shared.model.sessions.onnx import OnnxSession
@@ -79,7 +79,7 @@ def write_version(folder: Path, network: onnx.ModelProto) -> None:
         data_snapshot=None,
         created_at=datetime.now(UTC),
         files={ONNX_FILE: FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))},
-        golden=make_golden(OnnxSession(path, "bgr"), golden_crops()),
+        golden=make_golden(OnnxSession(path, "bgr"), default_golden_crops()),
     ).write(folder)
 
 
@@ -145,7 +145,7 @@ def _export_iresnet18(folder: Path, widths: tuple[int, ...]) -> onnx.ModelProto:
             channel_order="bgr",
             threshold=0.3,
             magnitude_quantiles=(0.1, 1000.0),
-            golden_crops=golden_crops(),
+            golden_crops=default_golden_crops(),
             job_id="bench",
         )
     return onnx.load(folder / ONNX_FILE)

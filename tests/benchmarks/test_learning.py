@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.datasets.render import render_person
+from cli.demo.rendering.renderer import render_person
 from tests.benchmarks.degrade import degrade
 from tests.benchmarks.learning_faces import LabelledPairs, draw_pairs
 from tests.benchmarks.learning_figures import figures

@@ -10,9 +10,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from cli.demo.rendering.renderer import write_people
 from cli.main import app
 from deploy.local.stack import Stack
-from shared.datasets.render import write_people
 from tests.support.seaweedfs import SeaweedServer
 
 Magface = Callable[..., Result]

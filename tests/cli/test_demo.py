@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cli.demo.people import people_of_folder
+from cli.demo.rendering.renderer import write_people
 from cli.demo.stages import StageClock
 from cli.demo.traffic import Answer, count_mixed
-from shared.datasets.render import write_people
 from shared.errors import InvalidInput
 from shared.evaluation.scores import Scores
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.demo.rendering.renderer import write_people
 from deploy.local.stack import Stack
 from shared.datasets.pairs_json import read_pairs_json
-from shared.datasets.render import write_people
 from shared.model.default import DEFAULT_CHECKPOINT
 from tests.cli.conftest import Magface
 from tests.cli.test_commands import Ask

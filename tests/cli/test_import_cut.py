@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from magface.v1 import feedback_pb2_grpc
 
-from cli.bulk_feedback import import_pair_set
-from cli.pictures import Alignment
+from cli.images import Alignment
+from cli.transfer.import_labels import import_pair_set
 from shared.datasets.pair_files import read_pair_file
 from shared.rpc.channel import open_sync_channel
 from tests.feedback.helpers import picture

@@ -110,7 +110,7 @@ def test_probing_finds_the_channel_order_the_network_was_trained_with(
 ) -> None:
     import cv2
 
-    from cli.probe import probe_channel_order
+    from cli.commands.evaluation.channel_order import probe_channel_order
 
     entries = []
     faces = Path(__file__).parents[3] / "shared" / "faces" / "lfw"

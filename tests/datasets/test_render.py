@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from cli.demo.rendering.bundled_crops import render_golden_crops
+from cli.demo.rendering.renderer import render_person, write_people
+from cli.demo.rendering.traits import draw_traits
 from shared.datasets.folder import read_identities
-from shared.datasets.render import golden_crops, render_person, write_people
-from shared.datasets.rendering.traits import draw_traits
 from shared.errors import InvalidInput
 from shared.model.image.align import ARCFACE_TEMPLATE
 from shared.model.image.detector import FaceDetector, find_detector_model
@@ -105,6 +106,6 @@ def test_rendering_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_golden_crops_are_fixed_and_distinct() -> None:
-    assert golden_crops().shape == (3, 112, 112, 3)
-    assert np.array_equal(golden_crops(5)[:3], golden_crops())
-    assert len({crop.tobytes() for crop in golden_crops(5)}) == 5
+    assert render_golden_crops().shape == (3, 112, 112, 3)
+    assert np.array_equal(render_golden_crops(5)[:3], render_golden_crops())
+    assert len({crop.tobytes() for crop in render_golden_crops(5)}) == 5

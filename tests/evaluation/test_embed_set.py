@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cli.pair_crops import pair_crops
-from cli.pictures import Alignment
+from cli.commands.evaluation.pair_crops import pair_crops
+from cli.images import Alignment
 from shared.datasets.pairs import PairSet, PairSetBuilder
 from shared.errors import CorruptData, InvalidInput
 from shared.evaluation.embed_set import embed_set

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from cli.demo.rendering.renderer import render_person
 from shared.datasets.pairs import PairSet
-from shared.datasets.render import render_person
 from shared.evaluation.evaluation import Measured, measure
 from shared.evaluation.report import write_report
 from tests.evaluation.sets import plane_set

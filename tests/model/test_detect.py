@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shared.datasets.render import golden_crops
+from cli.demo.rendering.bundled_crops import render_golden_crops
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.align import ARCFACE_TEMPLATE, align_face
 from shared.model.image.detector import FaceDetector, find_detector_model
@@ -27,20 +27,20 @@ def on_wall(crop: np.ndarray, scale: float = 1.0, x: int = 80, y: int = 60) -> n
 
 
 def test_landmarks_lie_where_the_face_is(detector: FaceDetector) -> None:
-    for crop in golden_crops(5):
+    for crop in render_golden_crops(5):
         found = detector.landmarks(on_wall(crop, x=80, y=60)) - np.array([80, 60])
         assert np.linalg.norm(found - ARCFACE_TEMPLATE, axis=1).mean() < 8
 
 
 def test_the_largest_face_is_taken(detector: FaceDetector) -> None:
-    small, large, _ = golden_crops(3)
+    small, large, _ = render_golden_crops(3)
     wall = on_wall(large, x=150, y=90)
     wall[10:76, 10:76] = cv2.resize(small, (66, 66), interpolation=cv2.INTER_AREA)
     assert (detector.landmarks(wall).mean(axis=0) > [150, 90]).all()
 
 
 def test_a_huge_photograph_gives_coordinates_of_its_own_size(detector: FaceDetector) -> None:
-    wall = on_wall(golden_crops(1)[0])
+    wall = on_wall(render_golden_crops(1)[0])
     # 640 pixels, which is what the detector looks at, and four times that.
     fitting, huge = (
         np.asarray(cv2.resize(wall, None, fx=n, fy=n, interpolation=cv2.INTER_CUBIC), np.uint8)

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shared.datasets.render import golden_crops
+from cli.demo.rendering.bundled_crops import render_golden_crops
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image import detector
 from shared.model.image.align import ARCFACE_TEMPLATE
@@ -110,10 +110,10 @@ def test_a_detector_setting_that_names_no_file_is_told_at_once(tmp_path: Path) -
 def test_threads_get_what_one_thread_gets(reader: FaceReader) -> None:
     padded = [
         np.asarray(cv2.copyMakeBorder(crop, 30 + n, 60, 40, 50, cv2.BORDER_REPLICATE), np.uint8)
-        for n, crop in enumerate(golden_crops(6))
+        for n, crop in enumerate(render_golden_crops(6))
     ]
     faces = [FaceImage(encode(picture), "detect") for picture in padded]
-    faces += [FaceImage(encode(crop, ".jpg")) for crop in golden_crops(4)]
+    faces += [FaceImage(encode(crop, ".jpg")) for crop in render_golden_crops(4)]
     alone = [reader.crop(face) for face in faces]
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         together = list(threads.map(reader.crop, faces * 8))

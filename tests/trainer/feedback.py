@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cli.demo.rendering.renderer import render_person
 from services.trainer.training import LabelledPair
-from shared.datasets.render import render_person
 from shared.errors import NotFound
 from shared.model.image.face_reader import FaceImage
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cli.demo.rendering.renderer import render_person
 from services.trainer.dataset import people_batches
 from services.trainer.features import compute_features
 from services.trainer.finetune import Epoch, Faces, Finetuner, Plan
@@ -15,7 +16,6 @@ from services.trainer.losses import margins_around
 from services.trainer.objectives import CosineObjective, HadsellObjective, Objective
 from services.trainer.pairgraph import build_graph
 from services.trainer.training import LabelledPair
-from shared.datasets.render import render_person
 from shared.errors import CorruptData
 from shared.model.network.iresnet import IResNet, IResNetSpec
 from tests.trainer.feedback import KeptState, Killed

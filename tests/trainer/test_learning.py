@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cli.demo.rendering.renderer import render_person
 from services.trainer.learning import run_training
 from services.trainer.material import decode_feedback, divide_feedback
-from services.trainer.reference import rendered_reference
+from services.trainer.reference import default_reference
 from services.trainer.suspects import Suspicion
 from services.trainer.training import Progress, Recipe, ReferenceFaces, TrainingSpec
-from shared.datasets.render import render_person
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
@@ -120,7 +120,7 @@ def test_wrong_labels_are_found_before_they_are_learned(parent: Path, tmp_path: 
         spec(epochs=2),
         feedback=feedback,
         parent=parent,
-        reference=rendered_reference(),
+        reference=default_reference(),
         workdir=tmp_path,
         state=KeptState(),
         report=told.append,

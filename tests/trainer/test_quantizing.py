@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from services.trainer.quantizing import Quantized, quantize_version
-from services.trainer.reference import rendered_reference
+from services.trainer.reference import default_reference
 from services.trainer.training import LabelledPair, Progress, ReferenceFaces
 from shared.model.golden import check_golden
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, ProbabilityCurve, read_manifest
@@ -42,7 +42,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference() -> ReferenceFaces:
-    return replace(rendered_reference(), sha256="a" * 64)
+    return replace(default_reference(), sha256="a" * 64)
 
 
 def quantize(full: Path, reference: ReferenceFaces, workdir: Path, **changes: object) -> Quantized:

@@ -1,4 +1,4 @@
-"""Reference faces: read from a folder, kept beside the versions, rendered where nobody has any."""
+"""Reference faces: read from a folder, stored beside the versions, bundled where nobody has any."""
 
 import hashlib
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cli.demo.rendering.renderer import render_person, write_people
 from services.trainer.reference import (
+    default_reference,
     keep_reference,
     load_reference,
     read_reference,
-    rendered_reference,
 )
 from services.trainer.training import ReferenceFaces
-from shared.datasets.render import render_person, write_people
 from shared.errors import CorruptData, InvalidInput, NotFound
 from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore
@@ -91,9 +91,7 @@ def test_missing_and_damaged_reference_faces_are_refused(object_store: ObjectSto
         load_reference(object_store, "0" * 64)
 
 
-def test_rendered_people_are_enough_and_always_the_same():
-    one, other = rendered_reference(), rendered_reference()
-    assert np.array_equal(one.crops, other.crops)
-    people, images = np.unique(one.persons, return_counts=True)
+def test_the_bundled_people_are_enough():
+    people, images = np.unique(default_reference().persons, return_counts=True)
     assert len(people) >= 40
     assert images.min() >= 2

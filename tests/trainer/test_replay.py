@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from cli.demo.rendering.renderer import render_person
 from services.trainer.augment import augmentation
 from services.trainer.replay import Replay
-from shared.datasets.render import render_person
 
 FACES = np.stack([render_person(person, 0) for person in range(3)])
 

@@ -16,8 +16,8 @@ import torch
 from magface.v1 import trainer_pb2 as pb
 from safetensors.torch import load_file
 
+from cli.demo.rendering.renderer import write_people
 from services.trainer.reference import load_reference
-from shared.datasets.render import write_people
 from shared.errors import (
     Conflict,
     InvalidInput,

@@ -1,0 +1,150 @@
+"""``magface dataset``: makes pairs and pictures to work with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.commands.options import ChannelOrder
+from cli.output import JsonOption, emit, facts, table
+
+if TYPE_CHECKING:
+    from shared.datasets.pairs import PairSet
+    from shared.datasets.sampling import HardPairs, SampleSize
+
+app = typer.Typer(no_args_is_help=True, help="Make labelled pairs, or pictures of made-up people.")
+
+FacesArgument = Annotated[
+    Path,
+    typer.Argument(exists=True, file_okay=False, help="A folder per identity.", show_default=False),
+]
+ImagesOption = Annotated[int, typer.Option(min=2, help="Images of each person, at most.")]
+HardOption = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of pairs that are the hardest for a model.")
+]
+HardestForOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint", exists=True, dir_okay=False, help="That model; the bundled one otherwise."
+    ),
+]
+ChannelOrderOption = Annotated[ChannelOrder, typer.Option(help="Of the --checkpoint.")]
+SeedOption = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+
+
+@app.command()
+def pairs(
+    *,
+    folder: FacesArgument,
+    out: Annotated[
+        Path, typer.Option(dir_okay=False, help="JSON file to write.", show_default=False)
+    ],
+    identities: Annotated[int, typer.Option(min=2, help="People to choose.")] = 10,
+    images: ImagesOption = 5,
+    count: Annotated[int, typer.Option("--pairs", min=2, help="Half of them genuine.")] = 200,
+    hard: HardOption = 0.0,
+    checkpoint: HardestForOption = None,
+    channel_order: ChannelOrderOption = ChannelOrder.BGR,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose genuine and impostor pairs among the people of a folder."""
+    from shared.datasets.folder import read_identities
+    from shared.datasets.pairs_json import write_pairs_json
+    from shared.datasets.sampling import SampleSize, sample_pairs
+
+    size = SampleSize(pairs=count, identities=identities, images=images)
+    wish = _wish(hard, checkpoint, channel_order)
+    chosen = sample_pairs(read_identities(folder), size, seed, wish)
+    write_pairs_json(chosen, out)
+    result = {"file": str(out), **_counts(chosen)}
+    emit(as_json, result, facts(result))
+
+
+@app.command()
+def splits(
+    *,
+    folder: FacesArgument,
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Gets NAME.json for each.", show_default=False)
+    ],
+    split: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=PEOPLE:PAIRS",
+            help="Give it once for each, such as train=200:1000.",
+            show_default=False,
+        ),
+    ],
+    images: ImagesOption = 5,
+    hard: HardOption = 0.0,
+    checkpoint: HardestForOption = None,
+    channel_order: ChannelOrderOption = ChannelOrder.BGR,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose sets of pairs with nobody in two of them."""
+    from shared.datasets.folder import read_identities
+    from shared.datasets.pairs_json import write_pairs_json
+    from shared.datasets.sampling import sample_splits
+
+    sizes = dict(_read_split(text, images) for text in split)
+    if len(sizes) != len(split):
+        raise typer.BadParameter("the names must differ", param_hint="--split")
+    wish = _wish(hard, checkpoint, channel_order)
+    chosen = sample_splits(read_identities(folder), sizes, seed, wish)
+    for name, pair_set in chosen.items():
+        write_pairs_json(pair_set, out / f"{name}.json")
+    made = [
+        {"split": name, "file": str(out / f"{name}.json"), **_counts(pair_set)}
+        for name, pair_set in chosen.items()
+    ]
+    columns = tuple(made[0])
+    readable = table(*columns, rows=[list(row.values()) for row in made])
+    emit(as_json, {"splits": made}, readable)
+
+
+@app.command()
+def render(
+    folder: Annotated[
+        Path, typer.Argument(file_okay=False, help="Made when absent.", show_default=False)
+    ],
+    people: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    images: Annotated[int, typer.Option(min=1, help="Pictures of each.")] = 6,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw made-up people, 112x112, a folder per identity."""
+    from cli.demo.rendering.renderer import write_people
+
+    write_people(folder, people, images, seed)
+    result = {"folder": str(folder), "people": people, "images": people * images, "seed": seed}
+    emit(as_json, result, facts(result))
+
+
+def _wish(share: float, checkpoint: Path | None, order: ChannelOrder) -> "HardPairs | None":
+    if not share:
+        return None
+    from cli.commands.evaluation.hard_pairs import hard_pairs
+
+    return hard_pairs(share, checkpoint, order.value)
+
+
+def _read_split(text: str, images: int) -> "tuple[str, SampleSize]":
+    from shared.datasets.sampling import SampleSize
+
+    name, _, numbers = text.partition("=")
+    people, _, count = numbers.partition(":")
+    if not (name.isidentifier() and people.isdecimal() and count.isdecimal()):
+        raise typer.BadParameter(f"{text!r} is not NAME=PEOPLE:PAIRS", param_hint="--split")
+    return name, SampleSize(pairs=int(count), identities=int(people), images=images)
+
+
+def _counts(chosen: "PairSet") -> dict[str, Any]:
+    return {
+        "pairs": len(chosen),
+        "genuine": int(chosen.labels.sum()),
+        "impostor": int((~chosen.labels).sum()),
+        "images": len(chosen.images),
+        "identities": len(set(chosen.identities or ())),
+    }

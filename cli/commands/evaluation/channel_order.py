@@ -1,0 +1,64 @@
+"""Finds out by measuring in which channel order a checkpoint wants its input."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from cli.commands.evaluation.pair_crops import pair_crops
+from cli.images import Alignment
+from cli.output import counting_progress
+from shared.datasets.pair_files import read_pair_file
+from shared.evaluation.calibration import best_accuracy_threshold, far_threshold
+from shared.evaluation.embed_set import embed_set
+from shared.evaluation.evaluation import score
+from shared.evaluation.metrics import roc
+from shared.evaluation.scores import Scores
+from shared.model.manifest import ChannelOrder
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.torch import TorchSession
+
+# The official order first: it wins when there is nothing to choose.
+_ORDERS: Final[tuple[ChannelOrder, ...]] = ("bgr", "rgb")
+
+
+def probe_channel_order(
+    checkpoint: Path, pair_file: Path, target_far: float | None = None
+) -> dict[str, Any]:
+    """Measures a checkpoint in both channel orders on labelled pairs of aligned faces.
+
+    Args:
+        checkpoint: The file.
+        pair_file: The pairs.
+        target_far: FAR that the threshold must keep; None takes the most accurate one.
+
+    Returns:
+        The better ``channel_order`` and the ``threshold`` that goes with it; the
+        ``best_accuracy`` by order, and the number of ``pairs``.
+
+    Raises:
+        InvalidInput: The checkpoint, the pairs or a picture cannot be used, or the impostor
+            pairs are too few for the FAR.
+    """
+    pair_set = read_pair_file(pair_file)
+    network = load_checkpoint(checkpoint).network
+    crops = pair_crops(pair_set, Alignment.AUTO)
+    scores: dict[ChannelOrder, Scores] = {}
+    with counting_progress() as progress:
+        task = progress.add_task("probing", total=len(_ORDERS) * len(pair_set.images))
+        for order in _ORDERS:
+            session = TorchSession(network, order)
+            embedded = embed_set(
+                session, pair_set, crops, progress=lambda count: progress.advance(task, count)
+            )
+            scores[order] = score(embedded, pair_set)
+    accuracies = {order: roc(scores[order]).best()[1] for order in _ORDERS}
+    better = max(_ORDERS, key=accuracies.__getitem__)
+    if target_far is None:
+        threshold = best_accuracy_threshold(scores[better])
+    else:
+        threshold = far_threshold(scores[better], target_far)
+    return {
+        "channel_order": better,
+        "threshold": threshold,
+        "best_accuracy": accuracies,
+        "pairs": len(pair_set),
+    }

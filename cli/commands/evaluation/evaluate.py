@@ -1,0 +1,146 @@
+"""``magface evaluate``: the field's figures of a model on labelled pairs."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.clients import DirOption
+from cli.commands.options import ChannelOrder
+from cli.images import Alignment, AlignmentOption
+from cli.output import JsonOption, counting_progress, emit
+from shared.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from cli.commands.evaluation.model_source import EvaluatedModel
+    from shared.datasets.pairs import PairSet
+    from shared.evaluation.embed_set import Crops
+    from shared.evaluation.evaluation import Measured
+    from shared.evaluation.figures import Changes
+
+
+def evaluate(
+    *,
+    pairs: Annotated[
+        Path,
+        typer.Option(
+            exists=True,
+            show_default=False,
+            help="Pairs as .json, LFW's .txt or InsightFace's .bin; or a folder per identity.",
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Version to measure; the serving one.")] = "",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Measure this file instead of a version."),
+    ] = None,
+    against: Annotated[
+        str, typer.Option(help="Version or checkpoint file to compare with, as the old one.")
+    ] = "",
+    channel_order: Annotated[
+        ChannelOrder, typer.Option(help="Of checkpoint files.")
+    ] = ChannelOrder.BGR,
+    threshold: Annotated[
+        float | None, typer.Option(help="The version's own; 0.4 for a checkpoint file.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=2, help="Pairs to draw from a folder.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the draw and the bootstrap.")] = 0,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Also with the mirror image's features added.")
+    ] = False,
+    alignment: AlignmentOption = Alignment.AUTO,
+    out: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Gets report.html, the figures and the errors."),
+    ] = None,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model version or a checkpoint on labelled pairs of faces."""
+    from cli.commands.evaluation.model_source import open_checkpoint, open_named, open_version
+    from cli.commands.evaluation.pair_crops import pair_crops
+    from cli.commands.evaluation.tables import readable
+    from shared.evaluation.compare import compare
+
+    if model and checkpoint:
+        raise InvalidInput("--checkpoint", "either a version or a file is measured, not both")
+    pair_set = _read_pairs(pairs, sample, seed)
+    crops = pair_crops(pair_set, alignment)
+    if checkpoint:
+        opened = open_checkpoint(checkpoint, channel_order.value)
+    else:
+        opened = open_version(model, folder)
+    old: Measured | None = None
+    changed: Changes | None = None
+    measured = _measure(opened, pair_set, crops, threshold, mirror=mirror, seed=seed)
+    if against:
+        other = open_named(against, channel_order.value, folder)
+        old = _measure(other, pair_set, crops, threshold, mirror=mirror, seed=seed)
+        changed = compare(old, measured, pair_set)
+    result = _result(measured, old, changed)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+        _write_errors(out, pair_set, crops, measured, old)
+    emit(as_json, result, readable(measured, old, changed.comparison if changed else None))
+
+
+def _read_pairs(path: Path, sample: int, seed: int) -> "PairSet":
+    from shared.datasets.folder import read_identities
+    from shared.datasets.pair_files import read_pair_file
+    from shared.datasets.sampling import SampleSize, sample_pairs
+
+    if path.is_dir():
+        return sample_pairs(read_identities(path), SampleSize(sample), seed)
+    return read_pair_file(path)
+
+
+def _measure(
+    opened: "EvaluatedModel",
+    pair_set: "PairSet",
+    crops: "Crops",
+    threshold: float | None,
+    *,
+    mirror: bool,
+    seed: int,
+) -> "Measured":
+    from shared.evaluation.embed_set import embed_set
+    from shared.evaluation.evaluation import measure
+
+    with counting_progress() as progress:
+        task = progress.add_task(f"embedding with {opened.name}", total=len(pair_set.images))
+        embedded = embed_set(
+            opened.session,
+            pair_set,
+            crops,
+            mirror=mirror,
+            progress=lambda count: progress.advance(task, count),
+        )
+        progress.update(task, description="measuring", total=None)
+        at = opened.threshold if threshold is None else threshold
+        return measure(opened.name, embedded, pair_set, at, seed=seed)
+
+
+def _result(
+    measured: "Measured", old: "Measured | None", changed: "Changes | None"
+) -> dict[str, Any]:
+    result: dict[str, Any] = {"model": measured.name, **measured.evaluation.model_dump()}
+    if old is not None and changed is not None:
+        result["against"] = {
+            "model": old.name,
+            **old.evaluation.model_dump(),
+            **changed.comparison.model_dump(),
+            **changed.model_dump(include={"fixed", "broken"}),
+        }
+    return result
+
+
+def _write_errors(
+    out: Path, pair_set: "PairSet", crops: "Crops", measured: "Measured", old: "Measured | None"
+) -> None:
+    from shared.evaluation.errors import write_error_folders
+    from shared.evaluation.report import write_report
+
+    write_error_folders(out, pair_set, measured, crops)
+    write_report(out / "report.html", pair_set, measured, crops, old)

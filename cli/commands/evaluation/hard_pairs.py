@@ -1,0 +1,46 @@
+"""Asks a model which pairs are hard."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cli.commands.evaluation.pair_crops import pair_crops
+from cli.images import Alignment
+from cli.output import counting_progress
+from shared.datasets.pairs import PairSet
+from shared.datasets.sampling import HardPairs
+from shared.evaluation.embed_set import embed_set
+from shared.evaluation.scores import pair_similarity
+from shared.model.default import DEFAULT_CHECKPOINT
+from shared.model.manifest import ChannelOrder
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.base import Session
+from shared.model.sessions.torch import TorchSession
+
+
+def hard_pairs(share: float, checkpoint: Path | None, channel_order: ChannelOrder) -> HardPairs:
+    """Makes the wish for a share of pairs that a checkpoint finds hard; None is the bundled one.
+
+    Raises:
+        InvalidInput: It is no whole checkpoint, or a picture cannot be used.
+    """
+    network = load_checkpoint(checkpoint or DEFAULT_CHECKPOINT).network
+    session = TorchSession(network, channel_order)
+    return HardPairs(lambda images, pairs: _similarity(session, images, pairs), share)
+
+
+def _similarity(
+    session: Session, images: Sequence[Path], pairs: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    candidates = PairSet(tuple(images), pairs, np.zeros(len(pairs), np.bool_))
+    with counting_progress() as progress:
+        task = progress.add_task("looking for hard pairs", total=len(images))
+        embedded = embed_set(
+            session,
+            candidates,
+            pair_crops(candidates, Alignment.AUTO),
+            progress=lambda count: progress.advance(task, count),
+        )
+    return pair_similarity(embedded.embeddings, pairs).astype(np.float32)

@@ -1,0 +1,99 @@
+"""Opens what an evaluation measures: a published version, or a checkpoint file."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from magface.v1 import embedder_pb2
+
+from cli.clients import CALL_TIMEOUT_S, DEFAULT_DIR, embedder
+from deploy.local.endpoints import Endpoints
+from shared.errors import PreconditionFailed
+from shared.model.manifest import ChannelOrder, read_manifest
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.base import Session
+from shared.model.sessions.factory import open_session
+from shared.model.sessions.torch import TorchSession
+from shared.registry.versions import VersionStore
+from shared.settings import ObjectStoreSettings
+from shared.storage.objects import ObjectStore
+
+_CHECKPOINT_THRESHOLD = 0.4
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A network to measure, and the threshold it comes with."""
+
+    name: str
+    session: Session
+    threshold: float
+
+
+def open_checkpoint(path: Path, channel_order: ChannelOrder) -> EvaluatedModel:
+    """Open a checkpoint file with torch.
+
+    Raises:
+        InvalidInput: If it is no whole checkpoint.
+    """
+    network = load_checkpoint(path).network
+    return EvaluatedModel(str(path), TorchSession(network, channel_order), _CHECKPOINT_THRESHOLD)
+
+
+def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
+    """Fetch a version from the object store and open it with onnxruntime.
+
+    Args:
+        model_version: The serving one when empty.
+        folder: Of a running stack, as for all commands.
+
+    Raises:
+        NotFound: If there is no such version.
+        PreconditionFailed: If neither the folder nor the environment says where the store is.
+    """
+    if not model_version:
+        with embedder(folder) as stub:
+            request = embedder_pb2.GetModelRequest()
+            model_version = stub.GetModel(request, timeout=CALL_TIMEOUT_S).model_version
+    with tempfile.TemporaryDirectory(prefix="magface-") as cache:
+        store = VersionStore(ObjectStore(_object_store_settings(folder)), Path(cache))
+        version = store.fetch(model_version)
+        session = open_session(version)
+        return EvaluatedModel(model_version, session, read_manifest(version).threshold)
+
+
+def open_named(name: str, channel_order: ChannelOrder, folder: Path | None) -> EvaluatedModel:
+    """Open the checkpoint file of that name if there is one, otherwise the version."""
+    path = Path(name)
+    return open_checkpoint(path, channel_order) if path.is_file() else open_version(name, folder)
+
+
+def _object_store_settings(folder: Path | None) -> ObjectStoreSettings:
+    """Find the store as services are found: the folder first, the environment, then ./run."""
+    if folder is None and os.environ.get("MAGFACE_S3_ENDPOINT"):
+        return _settings_of_environment()
+    endpoints = Endpoints.read(folder or DEFAULT_DIR)
+    if endpoints is None:
+        raise PreconditionFailed(
+            f"no stack is ready in {(folder or DEFAULT_DIR).absolute()}: name a running stack's "
+            "folder with --dir, or set MAGFACE_S3_ENDPOINT, MAGFACE_S3_ACCESS_KEY and "
+            "MAGFACE_S3_SECRET_KEY"
+        )
+    s3 = endpoints.s3
+    return ObjectStoreSettings(
+        s3_endpoint=s3.endpoint,
+        s3_access_key=s3.access_key,
+        s3_secret_key=s3.secret_key,
+        s3_bucket=s3.bucket,
+    )
+
+
+def _settings_of_environment() -> ObjectStoreSettings:
+    try:
+        return ObjectStoreSettings()
+    except ValueError as error:
+        raise PreconditionFailed(
+            "MAGFACE_S3_ENDPOINT is set, and the object store needs MAGFACE_S3_ACCESS_KEY and "
+            "MAGFACE_S3_SECRET_KEY besides"
+        ) from error

@@ -1,0 +1,147 @@
+"""``magface embed`` and ``magface verify``."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from magface.v1 import embedder_pb2, image_pb2
+from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
+
+from cli.clients import CALL_TIMEOUT_S, DirOption, embedder
+from cli.images import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
+from cli.output import JsonOption, counting_progress, emit, facts, shortest, table, to_plain
+from shared.errors import PreconditionFailed
+
+_IMAGES_A_CALL = 64
+_BYTES_A_CALL = 32 * 2**20
+_TRIES = 3
+
+VersionOption = Annotated[
+    str,
+    typer.Option(
+        "--model-version",
+        metavar="VERSION",
+        help="Ask this version, which must be resident: the one that serves (the default), or "
+        "the one that served before it.",
+        show_default=False,
+    ),
+]
+
+
+def embed(
+    images: Annotated[
+        list[Path],
+        typer.Argument(exists=True, dir_okay=False, metavar="IMG...", show_default=False),
+    ],
+    alignment: AlignmentOption = Alignment.AUTO,
+    model_version: VersionOption = "",
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed faces: a unit vector each, with its magnitude and quality."""
+    with embedder(folder) as stub:
+        model_version, faces = _embed_with_one_version(stub, images, alignment, model_version)
+    result = {
+        "model_version": model_version,
+        "faces": [
+            {"image": str(path), **_plain_face(face)}
+            for path, face in zip(images, faces, strict=True)
+        ],
+    }
+    rows = [
+        [path, f"{face.magnitude:.2f}", f"{face.quality:.2f}", len(face.embedding) // 4]
+        for path, face in zip(images, faces, strict=True)
+    ]
+    title = f"by {model_version}; --json gives the embeddings"
+    emit(as_json, result, table("image", "magnitude", "quality", "floats", rows=rows, title=title))
+
+
+def verify(
+    a: PictureA,
+    b: PictureB,
+    *,
+    alignment: AlignmentOption = Alignment.AUTO,
+    model_version: VersionOption = "",
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether two pictures show the same person."""
+    request = embedder_pb2.VerifyRequest(
+        a=embedder_pb2.VerifySide(image=to_image(a.read_bytes(), alignment)),
+        b=embedder_pb2.VerifySide(image=to_image(b.read_bytes(), alignment)),
+        model_version=model_version,
+    )
+    with embedder(folder) as stub, naming_files({"a": str(a), "b": str(b)}):
+        answer = stub.Verify(request, timeout=CALL_TIMEOUT_S)
+    result = to_plain(answer)
+    for side, face in (("face_a", answer.face_a), ("face_b", answer.face_b)):
+        result[side] = _plain_face(face)
+    readable = {
+        "decision": result["decision"],
+        "similarity": f"{answer.similarity:.3f} (same from {answer.threshold:.3f})",
+        "quality": f"{answer.face_a.quality:.2f} and {answer.face_b.quality:.2f}",
+        "model_version": answer.model_version,
+    }
+    emit(as_json, result, facts(readable))
+
+
+def _plain_face(face: embedder_pb2.FaceEmbedding) -> dict[str, Any]:
+    import numpy as np
+
+    embedding = np.frombuffer(face.embedding, "<f4")
+    return {**to_plain(face), "embedding": [shortest(value) for value in embedding]}
+
+
+def _embed_with_one_version(
+    stub: EmbedderServiceStub, paths: Sequence[Path], alignment: Alignment, asked: str
+) -> tuple[str, list[embedder_pb2.FaceEmbedding]]:
+    """Embeds all of them with the version of the first, or asked for.
+
+    From the start again when it is no longer resident on the way.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        faces: list[embedder_pb2.FaceEmbedding] = []
+        version = asked
+        try:
+            with counting_progress() as progress:
+                task = progress.add_task("embedding", total=len(paths))
+                for names, batch in _batches(paths, alignment):
+                    answer = _embed_batch(stub, names, batch, version)
+                    faces += answer.faces
+                    version = answer.model_version
+                    progress.advance(task, len(batch))
+        except PreconditionFailed:
+            if asked or not faces or not tries_left:
+                raise
+        else:
+            break
+    return version, faces
+
+
+def _batches(
+    paths: Sequence[Path], alignment: Alignment
+) -> Iterator[tuple[list[Path], list[image_pb2.Image]]]:
+    names: list[Path] = []
+    batch: list[image_pb2.Image] = []
+    size = 0
+    for path in paths:
+        data = path.read_bytes()
+        if batch and (len(batch) == _IMAGES_A_CALL or size + len(data) > _BYTES_A_CALL):
+            yield names, batch
+            names, batch, size = [], [], 0
+        names.append(path)
+        batch.append(to_image(data, alignment))
+        size += len(data)
+    yield names, batch
+
+
+def _embed_batch(
+    stub: EmbedderServiceStub,
+    names: Sequence[Path],
+    batch: Sequence[image_pb2.Image],
+    version: str,
+) -> embedder_pb2.EmbedResponse:
+    request = embedder_pb2.EmbedRequest(images=batch, model_version=version)
+    with naming_files({f"images[{place}]": str(name) for place, name in enumerate(names)}):
+        return stub.Embed(request, timeout=CALL_TIMEOUT_S)

@@ -1,0 +1,102 @@
+"""``magface feedback erase-image``, ``erase-subject`` and ``audit``."""
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from magface.v1 import feedback_pb2
+
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
+from cli.output import JsonOption, emit, facts, short_time, table, to_plain
+
+ByOption = Annotated[
+    str, typer.Option("--by", help="Who asks; kept in the audit trail.", show_default=False)
+]
+RequestOption = Annotated[
+    str,
+    typer.Option(
+        "--request",
+        help="Your name for the request, kept for ever: a ticket's number, not a person's name. "
+        "Made up when not given; the same again tells how far it is.",
+        show_default=False,
+    ),
+]
+
+
+def erase_image(
+    *,
+    sha256: Annotated[str, typer.Argument(show_default=False, help="Of the image's bytes.")],
+    by: ByOption,
+    request_id: RequestOption = "",
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Erase an image with its pairs and labels, and list the model versions it trained."""
+    request = feedback_pb2.DeleteImageRequest(sha256=sha256, **_asked(by, request_id))
+    with feedback(folder) as stub:
+        _show(as_json, stub.DeleteImage(request, timeout=CALL_TIMEOUT_S).erasure)
+
+
+def erase_subject(
+    *,
+    subject: Annotated[str, typer.Argument(show_default=False, help="As the pool calls them.")],
+    by: ByOption,
+    request_id: RequestOption = "",
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Erase all images of a person, as erase-image does one."""
+    request = feedback_pb2.DeleteSubjectRequest(subject=subject, **_asked(by, request_id))
+    with feedback(folder) as stub:
+        _show(as_json, stub.DeleteSubject(request, timeout=CALL_TIMEOUT_S).erasure)
+
+
+def _asked(by: str, request_id: str) -> dict[str, str]:
+    return {"requested_by": by, "request_id": request_id or secrets.token_hex(8)}
+
+
+def list_audit(
+    limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 100,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List who erased what and when, newest first."""
+    with feedback(folder) as stub:
+
+        def fetch(size: int, token: str) -> tuple[Sequence[feedback_pb2.AuditEntry], str]:
+            request = feedback_pb2.ListAuditRequest(page_size=size, page_token=token)
+            page = stub.ListAudit(request, timeout=CALL_TIMEOUT_S)
+            return page.entries, page.next_page_token
+
+        entries = [_plain(entry) for entry in collect_pages(fetch, limit)]
+    rows = [
+        [
+            short_time(one["at"]),
+            one["actor"],
+            one["action"],
+            one["request_id"],
+            f"{one['detail']['images']} images, {one['detail']['labels']} labels",
+        ]
+        for one in entries
+    ]
+    emit(as_json, {"entries": entries}, table("at", "who", "did", "request", "what", rows=rows))
+
+
+def _plain(entry: feedback_pb2.AuditEntry) -> dict[str, Any]:
+    return to_plain(entry) | {"detail": json.loads(entry.detail)}
+
+
+def _show(as_json: bool, erasure: feedback_pb2.Erasure) -> None:
+    result = to_plain(erasure)
+    versions = [
+        f"{one['model_version']} (inherited)" if one["inherited"] else one["model_version"]
+        for one in result["versions"]
+    ]
+    readable = result | {
+        "snapshot_ids": len(result["snapshot_ids"]),
+        "versions": ", ".join(versions) or "none",
+        "finished_at": short_time(result["finished_at"]),
+    }
+    emit(as_json, result, facts(readable))

@@ -1,0 +1,162 @@
+"""``magface feedback``: submit, import, export, count and list labels."""
+
+import secrets
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from magface.v1 import feedback_pb2
+
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
+from cli.images import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
+from cli.output import JsonOption, emit, facts, short_time, table, to_plain
+from cli.transfer.export import ExportFormat, export_pairs
+from shared.errors import MagFaceError
+
+AnnotatorOption = Annotated[str, typer.Option("--annotator", help="Who says so.")]
+
+
+class Label(StrEnum):
+    """What a person says about a pair."""
+
+    SAME = "same"
+    DIFFERENT = "different"
+    UNSURE = "unsure"
+
+
+_LABELS: Final = {
+    Label.SAME: feedback_pb2.LABEL_SAME,
+    Label.DIFFERENT: feedback_pb2.LABEL_DIFFERENT,
+    Label.UNSURE: feedback_pb2.LABEL_UNSURE,
+}
+
+
+def submit(
+    *,
+    a: PictureA,
+    b: PictureB,
+    label: Annotated[Label, typer.Option("--label", show_default=False)],
+    annotator: AnnotatorOption,
+    idempotency_key: Annotated[
+        str, typer.Option(help="The same key is stored once; a new one each time when not given.")
+    ] = "",
+    alignment: AlignmentOption = Alignment.AUTO,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Store one label."""
+    request = feedback_pb2.SubmitFeedbackRequest(
+        image_a=feedback_pb2.ImageRef(image=to_image(a.read_bytes(), alignment)),
+        image_b=feedback_pb2.ImageRef(image=to_image(b.read_bytes(), alignment)),
+        label=_LABELS[label],
+        annotator=annotator,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+    )
+    names = {"image_a": str(a), "image_b": str(b)}
+    with feedback(folder) as stub, naming_files(names):
+        result = to_plain(stub.SubmitFeedback(request, timeout=CALL_TIMEOUT_S))
+    emit(as_json, result, facts(result))
+
+
+def import_pairs(
+    *,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+            help="Pairs JSON, LFW's pairs.txt, or InsightFace's .bin.",
+        ),
+    ],
+    annotator: AnnotatorOption,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="What its paths start from; its own folder."
+        ),
+    ] = None,
+    alignment: AlignmentOption = Alignment.AUTO,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Store a label for every pair of a file; done twice, it stores them once."""
+    from cli.transfer.import_labels import import_pair_set
+    from shared.datasets.pair_files import read_pair_file
+
+    pair_set = read_pair_file(file, images)
+    with feedback(folder) as stub:
+        done = import_pair_set(stub, pair_set, annotator, alignment)
+    result = {"pairs": len(pair_set), "created": done.created, "known": done.known}
+    emit(as_json, {**result, "rejected": done.rejected}, facts(result))
+    if done.rejected:
+        first = done.rejected[0]
+        raise MagFaceError(
+            f"{len(done.rejected)} of {len(pair_set)} pairs were refused, the others are stored; "
+            f"the first is pairs[{first['pair']}]: {first['why']}"
+        )
+
+
+def export(
+    out: Annotated[
+        Path,
+        typer.Option(
+            file_okay=False, help="Folder to write the pairs and images/ to.", show_default=False
+        ),
+    ],
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="pairs.json; or pairs and images.parquet.")
+    ] = ExportFormat.JSON,
+    snapshot: Annotated[
+        str, typer.Option(help="Of an earlier export, to get the same again.")
+    ] = "",
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write every pair that has a consensus, with its images."""
+    with feedback(folder) as stub:
+        result = export_pairs(stub, out, snapshot, form)
+    emit(as_json, result, facts(result))
+
+
+def stats(folder: DirOption = None, as_json: JsonOption = False) -> None:
+    """Count what is stored."""
+    with feedback(folder) as stub:
+        answer = stub.GetStats(feedback_pb2.GetStatsRequest(), timeout=CALL_TIMEOUT_S)
+    result = to_plain(answer)
+    emit(as_json, result, facts(result))
+
+
+def list_pairs(
+    consensus: Annotated[Label | None, typer.Option(help="Only these.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 100,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List pairs with what people say of them, newest first."""
+    wanted = feedback_pb2.LABEL_UNSPECIFIED if consensus is None else _LABELS[consensus]
+    with feedback(folder) as stub:
+
+        def fetch(size: int, token: str) -> tuple[Sequence[feedback_pb2.Pair], str]:
+            request = feedback_pb2.ListPairsRequest(
+                consensus=wanted, page_size=size, page_token=token
+            )
+            page = stub.ListPairs(request, timeout=CALL_TIMEOUT_S)
+            return page.pairs, page.next_page_token
+
+        pairs = [to_plain(pair) for pair in collect_pages(fetch, limit)]
+    columns = ("pair_id", "images", "consensus", "confidence", "same/different/unsure", "labelled")
+    emit(as_json, {"pairs": pairs}, table(*columns, rows=[_row(pair) for pair in pairs]))
+
+
+def _row(pair: dict[str, Any]) -> list[object]:
+    return [
+        pair["pair_id"],
+        f"{pair['sha256_a'][:10]} {pair['sha256_b'][:10]}",
+        pair["consensus"],
+        f"{pair['confidence']:.2f}",
+        f"{pair['votes_same']}/{pair['votes_different']}/{pair['votes_unsure']}",
+        short_time(pair["last_labelled"]),
+    ]

@@ -1,0 +1,141 @@
+"""The commands about the image pool: ``import-images``, ``next`` and ``annotators``."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from magface.v1 import feedback_pb2
+
+from cli.clients import CALL_TIMEOUT_S, DirOption, feedback
+from cli.images import Alignment, AlignmentOption, to_image
+from cli.output import JsonOption, counting_progress, emit, facts, short_time, table, to_plain
+from shared.errors import InvalidInput, MagFaceError
+
+# A stream is short enough to be sent anew when it was cut.
+_IMAGES_A_STREAM: Final = 500
+_STREAM_TIMEOUT_S: Final = 600.0
+
+
+class Strategy(StrEnum):
+    """How pairs to label are chosen."""
+
+    MIX = "mix"
+    UNCERTAINTY = "uncertainty"
+    DISAGREEMENT = "disagreement"
+    HARD = "hard"
+    RANDOM = "random"
+
+
+_STRATEGIES: Final = {
+    Strategy.MIX: feedback_pb2.STRATEGY_UNSPECIFIED,
+    Strategy.UNCERTAINTY: feedback_pb2.STRATEGY_UNCERTAINTY,
+    Strategy.DISAGREEMENT: feedback_pb2.STRATEGY_DISAGREEMENT,
+    Strategy.HARD: feedback_pb2.STRATEGY_HARD,
+    Strategy.RANDOM: feedback_pb2.STRATEGY_RANDOM,
+}
+
+
+def import_images(
+    images: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            file_okay=False,
+            show_default=False,
+            help="A folder of images, or with --identities a folder of such folders.",
+        ),
+    ],
+    identities: Annotated[
+        bool, typer.Option("--identities", help="Each folder in it is named for who is shown.")
+    ] = False,
+    alignment: AlignmentOption = Alignment.AUTO,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put images into the pool to choose pairs from; done twice, it stores them once."""
+    files = _identified(images) if identities else _unidentified(images)
+    created = known = 0
+    rejected: list[dict[str, Any]] = []
+    with feedback(folder) as stub, counting_progress() as progress:
+        task = progress.add_task("importing", total=len(files))
+        for first in range(0, len(files), _IMAGES_A_STREAM):
+            part = files[first : first + _IMAGES_A_STREAM]
+            answer = stub.ImportImages(_requests(part, alignment), timeout=_STREAM_TIMEOUT_S)
+            created, known = created + answer.created, known + answer.known
+            rejected += [
+                {"image": str(part[one.place][0]), "why": one.why} for one in answer.rejections
+            ]
+            progress.advance(task, len(part))
+    result = {"images": len(files), "created": created, "known": known}
+    emit(as_json, {**result, "rejected": rejected}, facts(result))
+    if rejected:
+        raise MagFaceError(
+            f"{len(rejected)} of {len(files)} images were rejected, the others are stored; "
+            f"the first is {rejected[0]['image']}: {rejected[0]['why']}"
+        )
+
+
+def next_pairs(
+    annotator: Annotated[str, typer.Option("--annotator", help="Who will label them.")],
+    count: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 10,
+    strategy: Annotated[Strategy, typer.Option(help="How they are chosen.")] = Strategy.MIX,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take pairs that are worth labelling; they are held for you until their lease ends."""
+    request = feedback_pb2.NextPairsRequest(
+        annotator=annotator, count=count, strategy=_STRATEGIES[strategy]
+    )
+    with feedback(folder) as stub:
+        result = to_plain(stub.NextPairs(request, timeout=CALL_TIMEOUT_S))
+    rows = [
+        [pair["sha256_a"], pair["sha256_b"], short_time(pair["expires_at"])]
+        for pair in result["pairs"]
+    ]
+    emit(
+        as_json,
+        result,
+        table("image a", "image b", "held until", rows=rows, title=result["note"] or None),
+    )
+
+
+def list_annotators(folder: DirOption = None, as_json: JsonOption = False) -> None:
+    """Show how annotators answered pairs whose truth is known."""
+    with feedback(folder) as stub:
+        request = feedback_pb2.ListAnnotatorsRequest()
+        result = to_plain(stub.ListAnnotators(request, timeout=CALL_TIMEOUT_S))
+    rows = [
+        [
+            one["annotator"],
+            one["gold_answers"],
+            f"{one['gold_right'] / one['gold_answers']:.0%}" if one["gold_answers"] else None,
+        ]
+        for one in result["annotators"]
+    ]
+    emit(as_json, result, table("annotator", "known pairs answered", "right", rows=rows))
+
+
+def _requests(
+    files: list[tuple[Path, str]], alignment: Alignment
+) -> Iterator[feedback_pb2.ImportImagesRequest]:
+    for file, identity in files:
+        image = to_image(file.read_bytes(), alignment)
+        yield feedback_pb2.ImportImagesRequest(image=image, identity=identity)
+
+
+def _identified(folder: Path) -> list[tuple[Path, str]]:
+    from shared.datasets.folder import read_identities
+
+    people = read_identities(folder)
+    return [(file, person) for person, files in people.items() for file in files]
+
+
+def _unidentified(folder: Path) -> list[tuple[Path, str]]:
+    from shared.datasets.folder import IMAGE_SUFFIXES
+
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise InvalidInput(str(folder), "has no images in it")
+    return [(file, "") for file in sorted(files)]

@@ -1,0 +1,69 @@
+"""``magface feedback suspects``: labels that a training believes to be wrong."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from magface.v1 import trainer_pb2
+from rich.console import Group, RenderableType
+
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.output import JsonOption, emit, facts, table, to_plain
+
+
+def list_suspects(
+    job: Annotated[
+        str, typer.Option("--job", help="Of this training; of the latest that succeeded.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Surest ones.")] = 100,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the labels that a training suspects to be wrong, and how reliable who gave them is."""
+    pages: list[trainer_pb2.ListSuspectsResponse] = []
+    with trainer(folder) as stub:
+
+        def fetch(size: int, token: str) -> tuple[Sequence[trainer_pb2.Suspect], str]:
+            # A training that ends in between must not change what the token counts.
+            of = pages[0].job_id if pages else job
+            request = trainer_pb2.ListSuspectsRequest(job_id=of, page_size=size, page_token=token)
+            pages.append(stub.ListSuspects(request, timeout=CALL_TIMEOUT_S))
+            return pages[-1].suspects, pages[-1].next_page_token
+
+        found = [to_plain(suspect) for suspect in collect_pages(fetch, limit)]
+    result = to_plain(pages[0]) | {"suspects": found}
+    del result["next_page_token"]
+    emit(as_json, result, _suspect_tables(result))
+
+
+def _suspect_tables(result: dict[str, Any]) -> RenderableType:
+    summary = {
+        "job": result["job_id"],
+        "pairs": result["pairs"],
+        "expected wrong": f"{result['wrong_share']:.1%}",
+        "treated": "yes" if result["treated"] else "no, next to none seem wrong",
+    }
+    labels = [
+        [
+            f"{one['sha256_a'][:10]} {one['sha256_b'][:10]}",
+            "same" if one["same"] else "different",
+            f"{one['wrong_probability']:.2f}",
+            one["reason"],
+            ", ".join(one["annotators"]),
+        ]
+        for one in result["suspects"]
+    ]
+    people = [
+        [
+            one["annotator"],
+            one["votes"],
+            f"{one['genuine_right']:.0%}",
+            f"{one['impostor_right']:.0%}",
+        ]
+        for one in result["annotators"]
+    ]
+    return Group(
+        facts(summary),
+        table("images", "label", "wrong", "reason", "annotators", rows=labels),
+        table("annotator", "votes", "right when same", "right when different", rows=people),
+    )

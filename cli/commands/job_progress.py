@@ -1,0 +1,106 @@
+"""Follows a job of the trainer, and shows it to a person."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from magface.v1 import trainer_pb2
+from magface.v1.trainer_pb2_grpc import TrainerServiceStub
+from rich.console import Group, RenderableType
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from cli.clients import CALL_TIMEOUT_S
+from cli.output import facts, remarks, table, to_plain
+from shared.errors import MagFaceError, Unavailable
+from shared.rpc.errors import domain_errors
+
+# The trainer picks its jobs up again after a crash; so does whoever watches one.
+_LONGEST_ABSENCE_S: Final = 60.0
+
+
+def wait_for_job(
+    stub: TrainerServiceStub,
+    job: trainer_pb2.Job,
+    on_event: Callable[[trainer_pb2.WatchJobResponse], None] = lambda _: None,
+) -> trainer_pb2.Job:
+    """Shows a job's progress until it has succeeded.
+
+    Args:
+        stub: The trainer.
+        job: As it was queued.
+        on_event: Gets each event too.
+
+    Raises:
+        MagFaceError: It failed or was cancelled.
+    """
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns,
+        TextColumn("{task.description}", markup=False),
+        console=remarks,
+        transient=True,
+        disable=not remarks.is_terminal,
+    ) as progress:
+        task = progress.add_task(job.message, total=1.0)
+
+        def show(event: trainer_pb2.WatchJobResponse) -> None:
+            progress.update(task, completed=event.job.progress, description=event.job.message)
+            on_event(event)
+
+        ended = follow_job(stub, job.job_id, show)
+    if ended.state != trainer_pb2.JOB_STATE_SUCCEEDED:
+        state = to_plain(ended)["state"]
+        raise MagFaceError(f"job {ended.job_id} {state}: {ended.message}")
+    return ended
+
+
+def follow_job(
+    stub: TrainerServiceStub,
+    job_id: str,
+    on_event: Callable[[trainer_pb2.WatchJobResponse], None],
+) -> trainer_pb2.Job:
+    """Passes each event on once, across restarts of the trainer, and gives the ended job."""
+    seen = 0
+    lost_at: float | None = None
+    while True:
+        try:
+            with domain_errors():
+                stream = stub.WatchJob(trainer_pb2.WatchJobRequest(job_id=job_id))
+                for number, event in enumerate(stream):
+                    lost_at = None
+                    if number >= seen:
+                        seen = number + 1
+                        on_event(event)
+                request = trainer_pb2.GetJobRequest(job_id=job_id)
+                job = stub.GetJob(request, timeout=CALL_TIMEOUT_S).job
+            if job.HasField("ended_at"):
+                return job
+        except Unavailable:
+            lost_at = lost_at or time.monotonic()
+            if time.monotonic() - lost_at > _LONGEST_ABSENCE_S:
+                raise
+        time.sleep(0.5)
+
+
+def job_facts(job: trainer_pb2.Job) -> RenderableType:
+    """Shows a job to a person."""
+    plain = to_plain(job)
+    gate = plain.pop("gate")
+    return facts(plain) if gate is None else Group(facts(plain), gate_table(gate))
+
+
+def gate_table(gate: dict[str, Any]) -> RenderableType:
+    """Shows a gate's verdict to a person."""
+    rows = [
+        [
+            check["name"],
+            Text("passed") if check["passed"] else Text("refused", style="red"),
+            f"{check['value']:.4g}",
+            f"{check['limit']:.4g}",
+            check["detail"],
+        ]
+        for check in gate["checks"]
+    ]
+    title = "the gate passed it" if gate["passed"] else "the gate refused it"
+    return table("check", "verdict", "value", "limit", "detail", rows=rows, title=title)

@@ -1,0 +1,17 @@
+"""``magface models``: its subcommands."""
+
+import typer
+
+from cli.commands.models import evaluations, quantization, rollout, versions
+
+app = typer.Typer(no_args_is_help=True, help="Model versions, and which of them serves.")
+app.command("list")(versions.list_models)
+app.command("import")(versions.import_model)
+app.command("promote")(versions.promote)
+app.command("rollback")(versions.rollback)
+app.command("shadow")(versions.shadow)
+app.command("rollout")(rollout.show_rollout)
+app.command("evaluate")(evaluations.evaluate_model)
+app.command("evaluations")(evaluations.list_evaluations)
+app.command("report")(evaluations.fetch_report)
+app.command("quantize")(quantization.quantize_model)

@@ -1,0 +1,220 @@
+"""``magface models``: list, import, promote, roll back and shadow versions."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from magface.v1 import trainer_pb2
+from magface.v1.trainer_pb2_grpc import TrainerServiceStub
+from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.text import Text
+
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.commands.job_progress import job_facts, wait_for_job
+from cli.commands.models.rollout import WaitOption, wait_for_rollout
+from cli.commands.options import ByOption, ChannelOrder, user_name
+from cli.output import JsonOption, emit, facts, remarks, short_time, table, to_plain
+
+_CHUNK_BYTES: Final = 2**20
+_UPLOAD_TIMEOUT_S: Final = 600.0
+
+ReasonOption = Annotated[str, typer.Option("--reason", help="Kept in the history.")]
+
+
+_CHANNEL_ORDERS: Final = {
+    ChannelOrder.BGR: trainer_pb2.CHANNEL_ORDER_BGR,
+    ChannelOrder.RGB: trainer_pb2.CHANNEL_ORDER_RGB,
+}
+
+
+def list_models(
+    limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 20,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List model versions, newest first."""
+    generation = 0
+    with trainer(folder) as stub:
+
+        def fetch(size: int, token: str) -> tuple[Sequence[trainer_pb2.ModelVersion], str]:
+            nonlocal generation
+            request = trainer_pb2.ListModelsRequest(page_size=size, page_token=token)
+            page = stub.ListModels(request, timeout=CALL_TIMEOUT_S)
+            generation = page.serving_generation
+            return page.models, page.next_page_token
+
+        models = collect_pages(fetch, limit)
+    plain = [to_plain(model) for model in models]
+    columns = ("model_version", "architecture", "parent", "threshold", "created", "gate", "")
+    rows = [_row(model) for model in plain]
+    result = {"models": plain, "serving_generation": generation}
+    emit(as_json, result, table(*columns, rows=rows))
+
+
+def import_model(
+    *,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, show_default=False, help="Official .pth, or .safetensors."
+        ),
+    ],
+    channel_order: Annotated[
+        ChannelOrder | None,
+        typer.Option(help="bgr, as official MagFace, unless --probe finds out."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="SAME from this similarity; 0.4, or what --probe finds.")
+    ] = None,
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Labelled pairs of faces: measure both channel orders here, take the better.",
+        ),
+    ] = None,
+    target_far: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="FAR that --probe's threshold keeps; most accurate if not set."
+        ),
+    ] = None,
+    by: ByOption = user_name(),
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model version of a checkpoint; it does not serve until it is promoted."""
+    if probe is not None and channel_order is not None:
+        raise typer.BadParameter("--probe finds the channel order out; leave --channel-order away")
+    if target_far is not None and (probe is None or threshold is not None):
+        raise typer.BadParameter("--target-far needs --probe, and sets the threshold itself")
+    measured: dict[str, Any] | None = None
+    if probe is not None:
+        from cli.commands.evaluation.channel_order import probe_channel_order
+
+        measured = probe_channel_order(file, probe, target_far)
+        channel_order = ChannelOrder(measured["channel_order"])
+        threshold = measured["threshold"] if threshold is None else threshold
+    options = trainer_pb2.ImportOptions(
+        channel_order=_CHANNEL_ORDERS[channel_order or ChannelOrder.BGR],
+        threshold=threshold,
+        requested_by=by,
+    )
+    with trainer(folder) as stub:
+        job = wait_for_job(stub, upload_checkpoint(stub, file, options))
+    result = {"job": to_plain(job), "model_version": job.model_version, "probe": measured}
+    emit(as_json, result, job_facts(job))
+
+
+def promote(
+    *,
+    model_version: Annotated[str, typer.Argument(show_default=False)],
+    reason: ReasonOption,
+    override_gate: Annotated[
+        bool, typer.Option("--override-gate", help="Although the gate refused it.")
+    ] = False,
+    wait: WaitOption = False,
+    by: ByOption = user_name(),
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a version the serving one."""
+    request = trainer_pb2.PromoteModelRequest(
+        model_version=model_version, requested_by=by, reason=reason, override_gate=override_gate
+    )
+    with trainer(folder) as stub:
+        result = _decided(stub, stub.PromoteModel(request, timeout=CALL_TIMEOUT_S), wait)
+    emit(as_json, result, facts(result))
+
+
+def rollback(
+    reason: ReasonOption,
+    wait: WaitOption = False,
+    by: ByOption = user_name(),
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the version that served before serve again."""
+    request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason)
+    with trainer(folder) as stub:
+        result = _decided(stub, stub.Rollback(request, timeout=CALL_TIMEOUT_S), wait)
+    emit(as_json, result, facts(result))
+
+
+def shadow(
+    *,
+    model_version: Annotated[str, typer.Argument(show_default=False)] = "",
+    stop: Annotated[bool, typer.Option("--stop", help="Try none any longer.")] = False,
+    by: ByOption = user_name(),
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try a version on live requests, unseen by their callers; `rollout` shows how it does."""
+    if stop == bool(model_version):
+        raise typer.BadParameter("give either the version to try, or --stop")
+    request = trainer_pb2.ShadowModelRequest(model_version=model_version, requested_by=by)
+    with trainer(folder) as stub:
+        result = to_plain(stub.ShadowModel(request, timeout=CALL_TIMEOUT_S))
+    emit(as_json, result, facts(result))
+
+
+def _decided(
+    stub: TrainerServiceStub,
+    answer: trainer_pb2.PromoteModelResponse | trainer_pb2.RollbackResponse,
+    wait: bool,
+) -> dict[str, Any]:
+    result = to_plain(answer)
+    if wait:
+        result |= {"replicas": wait_for_rollout(stub, answer.serving_generation)["replicas"]}
+    return result
+
+
+def upload_checkpoint(
+    stub: TrainerServiceStub, file: Path, options: trainer_pb2.ImportOptions
+) -> trainer_pb2.Job:
+    """Sends a checkpoint file and gives the job that makes a version of it."""
+    with _upload_progress() as progress:
+        task = progress.add_task("uploading", total=file.stat().st_size)
+        parts = _parts(options, file, progress, task)
+        return stub.ImportModel(parts, timeout=_UPLOAD_TIMEOUT_S).job
+
+
+def _row(model: dict[str, Any]) -> list[object]:
+    return [
+        model["model_version"],
+        model["architecture"],
+        model["parent_version"],
+        f"{model['threshold']:.3f}",
+        short_time(model["created_at"]),
+        _gate(model["gate"]),
+        Text("serves", style="green") if model["serving"] else "",
+    ]
+
+
+def _gate(gate: dict[str, Any] | None) -> Text:
+    if gate is None:
+        return Text()
+    return Text("passed") if gate["passed"] else Text("refused", style="red")
+
+
+def _upload_progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=remarks,
+        transient=True,
+        disable=not remarks.is_terminal,
+    )
+
+
+def _parts(
+    options: trainer_pb2.ImportOptions, file: Path, progress: Progress, task: TaskID
+) -> Iterator[trainer_pb2.ImportModelRequest]:
+    yield trainer_pb2.ImportModelRequest(options=options)
+    with file.open("rb") as content:
+        while chunk := content.read(_CHUNK_BYTES):
+            yield trainer_pb2.ImportModelRequest(chunk=chunk)
+            progress.advance(task, len(chunk))

@@ -1,0 +1,24 @@
+"""Options that several commands share."""
+
+import getpass
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+ByOption = Annotated[str, typer.Option("--by", help="Who asks; recorded.")]
+
+
+class ChannelOrder(StrEnum):
+    """The order in which a network expects its input channels."""
+
+    BGR = "bgr"
+    RGB = "rgb"
+
+
+def user_name() -> str:
+    """Gives the name of the user who runs this command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

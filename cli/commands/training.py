@@ -1,0 +1,148 @@
+"""``magface train`` and ``magface jobs``."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from textwrap import shorten
+from typing import Annotated, Any, Final
+
+import typer
+from magface.v1 import trainer_pb2
+
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.commands.job_progress import follow_job, job_facts, wait_for_job
+from cli.commands.options import ByOption, user_name
+from cli.output import JsonOption, console, emit, short_time, table, to_plain
+
+jobs = typer.Typer(no_args_is_help=True, help="Look at what the trainer does.")
+
+JobArgument = Annotated[str, typer.Argument(show_default=False)]
+
+
+class Recipe(StrEnum):
+    """What is minimised."""
+
+    COSINE = "cosine"
+    HADSELL = "hadsell"
+
+
+_RECIPES: Final = {
+    Recipe.COSINE: trainer_pb2.RECIPE_COSINE,
+    Recipe.HADSELL: trainer_pb2.RECIPE_HADSELL,
+}
+
+
+def train(
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the job has ended.")] = False,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    learning_rate: Annotated[float | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pairs a step.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    genuine_margin: Annotated[
+        float | None, typer.Option(help="Similarity above which a genuine pair costs nothing.")
+    ] = None,
+    impostor_margin: Annotated[
+        float | None, typer.Option(help="Similarity below which an impostor pair costs nothing.")
+    ] = None,
+    recipe: Annotated[
+        Recipe | None, typer.Option(help="cosine: margins on both sides; hadsell: the classic one.")
+    ] = None,
+    parent: Annotated[str, typer.Option(help="Version to start from; the serving one.")] = "",
+    no_promotion: Annotated[
+        bool, typer.Option("--no-promotion", help="Keep it out of service though it pass the gate.")
+    ] = False,
+    by: ByOption = user_name(),
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune a model version on the feedback as it stands now."""
+    options = trainer_pb2.TrainingOptions(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        genuine_margin=genuine_margin,
+        impostor_margin=impostor_margin,
+        parent_version=parent,
+        recipe=trainer_pb2.RECIPE_UNSPECIFIED if recipe is None else _RECIPES[recipe],
+    )
+    request = trainer_pb2.StartTrainingRequest(
+        options=options, requested_by=by, no_promotion=no_promotion
+    )
+    with trainer(folder) as stub:
+        job = stub.StartTraining(request, timeout=CALL_TIMEOUT_S).job
+        if wait:
+            job = wait_for_job(stub, job)
+    emit(as_json, {"job": to_plain(job)}, job_facts(job))
+
+
+@jobs.command("list")
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 20,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, newest first."""
+    with trainer(folder) as stub:
+
+        def fetch(page_size: int, page_token: str) -> tuple[Sequence[trainer_pb2.Job], str]:
+            request = trainer_pb2.ListJobsRequest(page_size=page_size, page_token=page_token)
+            page = stub.ListJobs(request, timeout=CALL_TIMEOUT_S)
+            return page.jobs, page.next_page_token
+
+        found = collect_pages(fetch, limit)
+    plain = [to_plain(job) for job in found]
+    columns = ("job_id", "kind", "state", "progress", "model_version", "created", "message")
+    emit(as_json, {"jobs": plain}, table(*columns, rows=[_row(job) for job in plain]))
+
+
+@jobs.command()
+def show(job_id: JobArgument, folder: DirOption = None, as_json: JsonOption = False) -> None:
+    """Show a job, with the gate's verdict where there is one."""
+    with trainer(folder) as stub:
+        job = stub.GetJob(trainer_pb2.GetJobRequest(job_id=job_id), timeout=CALL_TIMEOUT_S).job
+    emit(as_json, {"job": to_plain(job)}, job_facts(job))
+
+
+@jobs.command()
+def watch(job_id: JobArgument, folder: DirOption = None, as_json: JsonOption = False) -> None:
+    """Print a job's events from its beginning to its end."""
+    events: list[dict[str, Any]] = []
+
+    def on_event(event: trainer_pb2.WatchJobResponse) -> None:
+        plain = to_plain(event)
+        events.append(plain)
+        if not as_json:
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in plain["figures"].items())
+            share = f"{event.job.progress:4.0%}"
+            console.print(plain["at"], share, event.job.message, figures, markup=False)
+
+    with trainer(folder) as stub:
+        job = follow_job(stub, job_id, on_event)
+    emit(as_json, {"job": to_plain(job), "events": events}, job_facts(job))
+
+
+@jobs.command()
+def cancel(
+    job_id: JobArgument,
+    by: ByOption = user_name(),
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a job to stop."""
+    request = trainer_pb2.CancelJobRequest(job_id=job_id, requested_by=by)
+    with trainer(folder) as stub:
+        job = stub.CancelJob(request, timeout=CALL_TIMEOUT_S).job
+    emit(as_json, {"job": to_plain(job)}, job_facts(job))
+
+
+def _row(job: dict[str, Any]) -> list[object]:
+    return [
+        job["job_id"],
+        job["kind"],
+        job["state"],
+        f"{job['progress']:.0%}",
+        job["model_version"],
+        short_time(job["created_at"]),
+        shorten(job["message"], 60, placeholder=" …"),
+    ]

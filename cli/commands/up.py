@@ -1,0 +1,51 @@
+"""``magface up``."""
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.clients import DEFAULT_DIR
+from cli.output import JsonOption, console, emit, facts, remarks
+
+
+def up(
+    folder: Annotated[
+        Path,
+        typer.Option("--dir", file_okay=False, help="Keeps all data; nothing else is changed."),
+    ] = DEFAULT_DIR,
+    embedders: Annotated[int, typer.Option(min=1, max=64, help="Replicas of the embedder.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Start Postgres, an S3 server and all services, and keep them running until Ctrl-C."""
+    from deploy.local.stack import Stack
+    from deploy.local.supervisor import StopRequested
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    remark = remarks if as_json else console
+
+    def report(line: str) -> None:
+        remark.print(line, markup=False, highlight=False)
+
+    stack = Stack(folder, embedders=embedders, report=report, stop=stop)
+    try:
+        endpoints = stack.start()
+    except StopRequested:
+        return
+    try:
+        readable = {
+            "embedder": endpoints.embedder,
+            "feedback": endpoints.feedback,
+            "trainer": endpoints.trainer,
+            "s3": endpoints.s3.endpoint,
+            "files": f"{stack.folder}/endpoints.json, {stack.folder}/logs",
+        }
+        emit(as_json, endpoints.model_dump(), facts(readable))
+        report("Everything is ready; Ctrl-C stops it.")
+        stack.watch()
+    finally:
+        stack.stop()

@@ -1,0 +1,1 @@
+"""Renderer of made-up people; `cli.demo.rendering.renderer` is its interface."""

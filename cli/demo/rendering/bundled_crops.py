@@ -1,0 +1,58 @@
+"""Renders the golden and reference crops that are bundled in `shared.model.default`."""
+
+from pathlib import Path
+from typing import Final
+from zipfile import ZipFile, ZipInfo
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cli.demo.rendering.renderer import render_person
+from shared.model.default.crops import GOLDEN_CROPS_FILE, REFERENCE_CROPS_FILE
+
+# Seeds that no demo, benchmark or user is likely to choose.
+_FIRST_GOLDEN_PERSON: Final = 7_700_000
+_FIRST_REFERENCE_PERSON: Final = 7_800_000
+_REFERENCE_PEOPLE: Final = 64
+_IMAGES_A_PERSON: Final = 4
+# OpenCV writes WebP without loss at a quality above 100.
+_LOSSLESS: Final = (cv2.IMWRITE_WEBP_QUALITY, 101)
+
+
+def render_golden_crops(n: int = 3) -> NDArray[np.uint8]:
+    """Render the faces that a new version's self-check is made of.
+
+    Returns:
+        uint8 [n, 112, 112, 3], BGR.
+    """
+    return np.stack([render_person(_FIRST_GOLDEN_PERSON + person, 0) for person in range(n)])
+
+
+def render_reference_crops() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Render the faces that a training is held to where nobody has named real ones.
+
+    Returns:
+        Crops, uint8 [256, 112, 112, 3], BGR; and who each of them shows, int64 [256].
+    """
+    crops = [
+        render_person(_FIRST_REFERENCE_PERSON + person, image)
+        for person in range(_REFERENCE_PEOPLE)
+        for image in range(_IMAGES_A_PERSON)
+    ]
+    return np.stack(crops), np.repeat(np.arange(_REFERENCE_PEOPLE), _IMAGES_A_PERSON)
+
+
+def write_bundled_crops() -> None:
+    """Write both files of `shared.model.default` anew; the same crops give the same files."""
+    golden = render_golden_crops()
+    _write(GOLDEN_CROPS_FILE, golden, np.arange(len(golden)))
+    _write(REFERENCE_CROPS_FILE, *render_reference_crops())
+
+
+def _write(file: Path, crops: NDArray[np.uint8], persons: NDArray[np.int64]) -> None:
+    with ZipFile(file, "w") as archive:
+        for number, (crop, person) in enumerate(zip(crops, persons, strict=True)):
+            # A ZipInfo of its own has a fixed date.
+            entry = ZipInfo(f"{person:03d}/{number:04d}.webp")
+            archive.writestr(entry, cv2.imencode(".webp", crop, _LOSSLESS)[1].tobytes())

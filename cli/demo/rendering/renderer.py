@@ -1,0 +1,100 @@
+"""Renders aligned face crops of made-up people from seeds."""
+
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cli.demo.rendering.camera import Picture, photograph
+from cli.demo.rendering.canvas import Canvas, area
+from cli.demo.rendering.features import (
+    draw_brows,
+    draw_eyes,
+    draw_mouth,
+    draw_nose,
+)
+from cli.demo.rendering.glasses import draw_glasses
+from cli.demo.rendering.hair import draw_back_hair, draw_cap, draw_front_hair
+from cli.demo.rendering.head import draw_beard, draw_ears, draw_neck, draw_skin
+from cli.demo.rendering.light import shading
+from cli.demo.rendering.pose import make_pose
+from cli.demo.rendering.shot import Shot, draw_shot
+from cli.demo.rendering.traits import Traits, draw_traits
+from shared.errors import InvalidInput
+from shared.model.image.align import CROP_SIZE
+
+
+def render_person(person_seed: int, image_seed: int) -> NDArray[np.uint8]:
+    """Render one picture of one person.
+
+    Who it is depends on `person_seed` alone; pose, light, expression, glasses, age and the
+    camera's faults depend on both.
+
+    Args:
+        person_seed: Who; 0 or more.
+        image_seed: Which picture of them; 0 or more.
+
+    Returns:
+        uint8 of shape (112, 112, 3), BGR, aligned to the ArcFace template.
+    """
+    traits = draw_traits(person_seed)
+    rng = np.random.default_rng([person_seed, image_seed, 0x5407])
+    shot = draw_shot(rng, traits.wears_glasses)
+    return photograph(_scene(traits, shot), shot, rng)
+
+
+def write_people(
+    folder: Path,
+    people: int,
+    images: int,
+    seed: int,
+    suffix: Literal[".jpg", ".png"] = ".jpg",
+) -> None:
+    """Render a folder per identity, ``person_00012/03.jpg``.
+
+    Args:
+        folder: Made if it is not there.
+        people: How many.
+        images: Pictures of each.
+        seed: People of one seed are none of another's, for up to 100,000 people.
+        suffix: File format.
+
+    Raises:
+        InvalidInput: If there is nothing to render.
+    """
+    if people < 1 or images < 1:
+        raise InvalidInput("people", f"{people} people with {images} images are nothing to render")
+    for person in range(people):
+        home = folder / f"person_{person:05d}"
+        home.mkdir(parents=True, exist_ok=True)
+        for image in range(images):
+            pixels = render_person(seed * 100_000 + person, image)
+            _, data = cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+            (home / f"{image:02d}{suffix}").write_bytes(data.tobytes())
+
+
+def _scene(traits: Traits, shot: Shot) -> Picture:
+    """The lit person before the backdrop, float32 of 112x112x3."""
+    pose = make_pose(traits, shot)
+    canvas = Canvas()
+    front, back = shot.backdrop
+    contours = draw_back_hair(canvas, traits, pose, shot)
+    contours += draw_neck(canvas, traits, pose, back)
+    contours += draw_ears(canvas, traits, pose)
+    contours += draw_skin(canvas, traits, pose, shot)
+    draw_beard(canvas, traits, pose, shot)
+    draw_mouth(canvas, traits, pose, shot)
+    draw_nose(canvas, traits, pose)
+    draw_eyes(canvas, traits, pose, shot)
+    draw_brows(canvas, traits, pose, shot)
+    contours += draw_front_hair(canvas, traits, pose, shot)
+    contours += draw_cap(canvas, traits, pose, shot)
+    draw_glasses(canvas, traits, pose, shot)
+    factor, gloss = shading(traits, pose, shot)
+    lit = canvas.shrunk() * factor[..., None] + gloss[..., None]
+    mask = area(contours)[..., None]
+    ramp = np.linspace(0.0, 1.0, CROP_SIZE, dtype=np.float32)[:, None, None]
+    wall = np.array(front, dtype=np.float32) * (1.15 - 0.5 * ramp)
+    return np.asarray(lit * mask + wall * (1.0 - mask), dtype=np.float32)

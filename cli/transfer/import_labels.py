@@ -1,0 +1,182 @@
+"""Sends a set of pairs as feedback."""
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Semaphore
+from typing import Any, Final
+
+import grpc
+from magface.v1 import feedback_pb2
+from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
+
+from cli.images import Alignment, file_of_field, to_image
+from cli.output import counting_progress
+from shared.datasets.pairs import PairSet
+from shared.errors import Unavailable
+from shared.rpc.errors import domain_errors
+
+_UNANSWERED: Final = 128
+_TRIES: Final = 5
+_PAUSE_S: Final = 1.0
+_STREAM_TIMEOUT_S: Final = 24 * 3600.0
+_UNAVAILABLE: Final = grpc.StatusCode.UNAVAILABLE.value[0]
+
+
+@dataclass
+class ImportedPairs:
+    """What became of each pair.
+
+    Attributes:
+        created: Stored now.
+        known: Stored by an earlier import of the same pairs.
+        rejected: ``{"pair": place, "why": …}`` of those that were refused, by place.
+    """
+
+    created: int = 0
+    known: int = 0
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+
+def import_pair_set(
+    stub: FeedbackServiceStub, pair_set: PairSet, annotator: str, alignment: Alignment
+) -> ImportedPairs:
+    """Submits each pair; a refused one does not stop the others.
+
+    The idempotency key follows from the whole set and the pair's place in it: importing a
+    set again stores nothing twice, while another set may contradict it. After a cut the pairs
+    that were not answered are sent again.
+
+    Raises:
+        Unavailable: Nothing was stored in five tries in a row; what had been stays.
+    """
+    sender = _Sender(stub, pair_set, annotator, alignment)
+    done = ImportedPairs()
+    left = dict.fromkeys(range(len(pair_set)))
+    fruitless = 0
+    with counting_progress() as progress:
+        task = progress.add_task("submitting", total=len(pair_set))
+        while left:
+            before = len(left)
+            try:
+                for place, result in sender.send(list(left)):
+                    if _count(done, place, result, sender.names(place)):
+                        del left[place]
+                        progress.advance(task)
+                error = Unavailable(f"{len(left)} pairs could not be stored; import them again")
+            except Unavailable as cut:
+                error = cut
+            fruitless = fruitless + 1 if len(left) == before else 0
+            if fruitless == _TRIES:
+                raise error
+            if left:
+                time.sleep(_PAUSE_S)
+    done.rejected.sort(key=lambda one: int(one["pair"]))
+    return done
+
+
+def _count(
+    done: ImportedPairs, place: int, result: feedback_pb2.FeedbackResult, names: dict[str, str]
+) -> bool:
+    """Says whether the pair is settled; otherwise it has to be sent again."""
+    refused = result.refused
+    if result.HasField("stored"):
+        done.created += result.stored.created
+        done.known += not result.stored.created
+    elif refused.code == _UNAVAILABLE:
+        return False
+    else:
+        file = file_of_field(names, refused.field) if refused.field else None
+        why = refused.message
+        if file is not None:
+            why = f"{file}: {why.removeprefix(f'{refused.field}: ')}"
+        done.rejected.append({"pair": place, "why": why})
+    return True
+
+
+class _Sender:
+    """Streams pairs with a bounded number unanswered; each image's bytes travel about once."""
+
+    def __init__(
+        self, stub: FeedbackServiceStub, pair_set: PairSet, annotator: str, alignment: Alignment
+    ) -> None:
+        self._stub = stub
+        self._pair_set = pair_set
+        self._annotator = annotator
+        self._alignment = alignment
+        self._stored: dict[int, str] = {}
+        self._set_key = _fingerprint(pair_set)
+
+    def send(self, places: Iterable[int]) -> Iterator[tuple[int, feedback_pb2.FeedbackResult]]:
+        """Submits the pairs of these places, and yields what became of each."""
+        by_key = {self._key(place): place for place in places}
+        with _window(_UNANSWERED) as (slots, ended):
+            requests = self._requests(by_key, slots, ended)
+            with domain_errors():
+                stream = self._stub.SubmitFeedbackStream(requests, timeout=_STREAM_TIMEOUT_S)
+                for part in stream:
+                    for result in part.results:
+                        slots.release()
+                        place = by_key[result.idempotency_key]
+                        self._note(place, result)
+                        yield place, result
+
+    def names(self, place: int) -> dict[str, str]:
+        first, second = self._pair_set.pairs[place].tolist()
+        return {"image_a": self._pair_set.name(first), "image_b": self._pair_set.name(second)}
+
+    def _requests(
+        self, by_key: dict[str, int], slots: Semaphore, ended: Event
+    ) -> Iterator[feedback_pb2.SubmitFeedbackStreamRequest]:
+        for key, place in by_key.items():
+            slots.acquire()
+            if ended.is_set():
+                return
+            yield feedback_pb2.SubmitFeedbackStreamRequest(feedback=self._request(key, place))
+
+    def _request(self, key: str, place: int) -> feedback_pb2.SubmitFeedbackRequest:
+        first, second = self._pair_set.pairs[place].tolist()
+        same = bool(self._pair_set.labels[place])
+        return feedback_pb2.SubmitFeedbackRequest(
+            image_a=self._reference(first),
+            image_b=self._reference(second),
+            label=feedback_pb2.LABEL_SAME if same else feedback_pb2.LABEL_DIFFERENT,
+            annotator=self._annotator,
+            idempotency_key=key,
+        )
+
+    def _note(self, place: int, result: feedback_pb2.FeedbackResult) -> None:
+        if result.HasField("stored"):
+            first, second = self._pair_set.pairs[place].tolist()
+            self._stored[first] = result.stored.sha256_a
+            self._stored[second] = result.stored.sha256_b
+
+    def _reference(self, image: int) -> feedback_pb2.ImageRef:
+        if image in self._stored:
+            return feedback_pb2.ImageRef(sha256=self._stored[image])
+        picture = to_image(self._pair_set.data(image), self._alignment)
+        return feedback_pb2.ImageRef(image=picture)
+
+    def _key(self, place: int) -> str:
+        content = f"{self._set_key} {place} {self._annotator}"
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+@contextmanager
+def _window(size: int) -> Iterator[tuple[Semaphore, Event]]:
+    """Bounds what is unanswered, and lets the sending thread go when the stream has ended."""
+    slots, ended = Semaphore(size), Event()
+    try:
+        yield slots, ended
+    finally:
+        ended.set()
+        slots.release()
+
+
+def _fingerprint(pair_set: PairSet) -> str:
+    digest = hashlib.sha256(pair_set.pairs.tobytes() + pair_set.labels.tobytes())
+    for image in range(len(pair_set.images)):
+        digest.update(hashlib.sha256(pair_set.data(image)).digest())
+    return digest.hexdigest()

@@ -1,1 +1,0 @@
-"""How people are drawn; `shared.datasets.render` is the way in."""
