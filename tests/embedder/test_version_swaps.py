@@ -67,6 +67,11 @@ class _Load:
         self._stopped = True
         await asyncio.gather(*self._callers)
 
+    async def sees(self, version: str) -> None:
+        """Waits for some more answers of a version."""
+        before = self.seen[version]
+        await until(lambda: self.seen[version] >= before + 5)
+
     async def _loop(self, call) -> None:
         while not self._stopped:
             try:
@@ -98,7 +103,7 @@ async def test_swaps_and_rollbacks_under_load_fail_nothing_and_mix_nothing(scene
             for version in (B, A, B, C, A, C, B):
                 scene.registry.promote(version)
                 await client.until_serving(version)
-                await asyncio.sleep(0.1)
+                await load.sees(version)
     assert (load.failed, load.mixed) == ([], 0)
     assert set(load.seen) == {A, B, C}
 
