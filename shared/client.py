@@ -44,16 +44,6 @@ class Embedded:
     qualities: NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What one version says of two faces; they are of one person from the threshold on."""
-
-    model_version: str
-    similarity: float
-    threshold: float
-    same: bool
-
-
 class EmbedderClient:
     """Asks an embedder.
 
@@ -99,20 +89,6 @@ class EmbedderClient:
             np.array([face.magnitude for face in answer.faces], np.float32),
             np.array([face.quality for face in answer.faces], np.float32),
         )
-
-    async def verify(self, a: FaceImage, b: FaceImage, model_version: str = "") -> Verified:
-        """Say whether two faces are of one person, both seen by one version.
-
-        Raises:
-            InvalidInput: If one of them cannot be used; it names which.
-            PreconditionFailed: As for `embed`.
-        """
-        left, right = (pb.VerifySide(image=face_to_proto(face)) for face in (a, b))
-        request = pb.VerifyRequest(a=left, b=right, model_version=model_version)
-        with domain_errors():
-            answer = await self._stub.Verify(request, timeout=self._deadline_s)
-        same = answer.decision == pb.DECISION_SAME
-        return Verified(answer.model_version, answer.similarity, answer.threshold, same)
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from deploy.local.state_files import write_atomically
+from shared.files import write_atomically
 
 _FILE_NAME = "endpoints.json"
 
@@ -38,7 +38,7 @@ class Endpoints(BaseModel):
     pid: int
 
     def write(self, folder: Path) -> None:
-        write_atomically(folder / _FILE_NAME, self.model_dump_json(indent=2) + "\n")
+        write_atomically(folder / _FILE_NAME, self.model_dump_json(indent=2) + "\n", 0o600)
 
     @staticmethod
     def remove(folder: Path) -> None:

@@ -1,33 +1,23 @@
 """Small files that a server keeps in its folder: secrets and ports."""
 
 import json
-import os
 import secrets
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from shared.files import write_atomically
+
 _RELEASE_WAIT_S = 3.0
 # Below the ports that Linux gives to outgoing connections.
 _FIRST_PORT, _LAST_PORT = 20_000, 32_000
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that only its owner may read; a reader sees the old text or the new one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-    fresh.replace(path)
-
-
 def kept_secret(path: Path, make: Callable[[], str] = lambda: secrets.token_urlsafe(24)) -> str:
     """Reads the secret in ``path``; creates it on the first call."""
     if not path.exists():
-        write_atomically(path, make())
+        write_atomically(path, make(), 0o600)
     return path.read_text()
 
 
@@ -47,7 +37,7 @@ class PortBook:
         if name in book and _released(book[name]):
             return book[name]
         book[name] = _free_port(taken=set(book.values()))
-        write_atomically(self._path, json.dumps(book, indent=2) + "\n")
+        write_atomically(self._path, json.dumps(book, indent=2) + "\n", 0o600)
         return book[name]
 
 

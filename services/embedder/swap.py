@@ -12,6 +12,7 @@ from services.embedder import metrics
 from services.embedder.memory import let_go
 from services.embedder.resident import LoadedModel, ResidentModels
 from shared.errors import MagFaceError, Unavailable
+from shared.files import write_atomically
 from shared.registry.pointer import ServingPointer
 
 _log = logging.getLogger(__name__)
@@ -45,9 +46,7 @@ class LastServed:
     def write(self, model_version: str) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._path.with_suffix(".partial")
-            partial.write_text(model_version)
-            partial.replace(self._path)
+            write_atomically(self._path, model_version)
         except OSError as error:
             _log.warning("a start without the store will not find %s: %s", model_version, error)
 
@@ -185,7 +184,8 @@ class Swapper:
         metrics.SERVING.clear()
         metrics.SERVING.labels(model.version).set(1)
         _log.info("model version %s serves now", model.version)
-        self._last_served.write(model.version)
+        # It syncs the disk.
+        await asyncio.to_thread(self._last_served.write, model.version)
         await asyncio.to_thread(let_go, no_more)
 
     def _note_failure(self, version: str, error: Exception) -> None:

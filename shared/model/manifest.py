@@ -107,6 +107,14 @@ class Manifest(_Frozen):
     files: dict[str, FileEntry]
     golden: tuple[GoldenCrop, ...] = Field(min_length=1)
 
+    @field_validator("files")
+    @classmethod
+    def _plain_names(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            if name in {"", ".", "..", MANIFEST_FILE} or "/" in name:
+                raise ValueError(f"{name!r} is no name of a file beside the manifest")
+        return files
+
     @field_validator("magnitude_quantiles")
     @classmethod
     def _rising(cls, quantiles: tuple[float, ...]) -> tuple[float, ...]:
@@ -157,7 +165,25 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         CorruptData: If it is missing or does not follow the format.
     """
+    path = folder / MANIFEST_FILE
     try:
-        return Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise CorruptData(f"{folder} holds no usable {MANIFEST_FILE}: {error}") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorruptData(f"{path} cannot be read: {error.strerror}") from error
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Parse a manifest.
+
+    Args:
+        data: JSON.
+        where: The file or object it was read from, for the error.
+
+    Raises:
+        CorruptData: If it does not follow the format.
+    """
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise CorruptData(f"{where} is no manifest: {error}") from error

@@ -8,11 +8,10 @@ from pydantic import BaseModel, ValidationError
 
 from shared.errors import NotFound
 from shared.model.manifest import MANIFEST_FILE
+from shared.registry.versions import VERSIONS_PREFIX
 from shared.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
-
-_PREFIX = "models/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,11 @@ class TrainedVersion:
 
 
 class _Origin(BaseModel):
-    """The part of a manifest that says where the version comes from, in any of its formats."""
+    """Where a version comes from, read from its manifest.
+
+    Not a `Manifest`: an erasure must also find a version whose manifest has fields that this
+    service does not know yet, such as one that a newer trainer published.
+    """
 
     model_version: str
     parent_version: str | None
@@ -61,7 +64,11 @@ def versions_trained_on(
 
 
 def _origins(objects: ObjectStore) -> list[_Origin]:
-    keys = [found.key for found in objects.list(_PREFIX) if found.key.endswith(f"/{MANIFEST_FILE}")]
+    keys = [
+        found.key
+        for found in objects.list(VERSIONS_PREFIX)
+        if found.key.endswith(f"/{MANIFEST_FILE}")
+    ]
     origins = []
     for key in keys:
         try:

@@ -1,23 +1,28 @@
 """Model versions: immutable folders in the object store, with verified local copies."""
 
 import fcntl
-import hashlib
 import logging
 import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
+from typing import Any, Final
 
 from shared.errors import AlreadyExists, CorruptData, InvalidInput, NotFound
-from shared.model.manifest import MANIFEST_FILE, FileEntry, Manifest
+from shared.model.manifest import (
+    MANIFEST_FILE,
+    FileEntry,
+    Manifest,
+    describe_file,
+    parse_manifest,
+    read_manifest,
+)
 from shared.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
 
+VERSIONS_PREFIX: Final = "models/"
 _PARTIAL = ".partial"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
@@ -43,7 +48,7 @@ class VersionStore:
             AlreadyExists: If the version is published with another content.
             Unavailable: If the store cannot be reached; publish again then.
         """
-        manifest = _local(folder)
+        manifest = read_manifest(folder)
         _verify(folder, manifest, hashes=True)
         version = manifest.model_version
         try:
@@ -68,7 +73,7 @@ class VersionStore:
             CorruptData: If the manifest does not follow its format.
         """
         try:
-            return _local(self._folder(model_version))
+            return read_manifest(self._folder(model_version))
         except CorruptData:
             return self._published(model_version)
 
@@ -182,7 +187,7 @@ def published_manifest(objects: ObjectStore, model_version: str) -> Manifest:
         data = objects.get(key)
     except NotFound as error:
         raise NotFound(f"model version {model_version} is not published") from error
-    manifest = _parse(data, key)
+    manifest = parse_manifest(data, key)
     if manifest.model_version != model_version:
         raise CorruptData(f"{key} is the manifest of {manifest.model_version}")
     return manifest
@@ -190,20 +195,12 @@ def published_manifest(objects: ObjectStore, model_version: str) -> Manifest:
 
 def _is_well(folder: Path, *, hashes: bool) -> bool:
     try:
-        _verify(folder, _local(folder), hashes=hashes)
+        _verify(folder, read_manifest(folder), hashes=hashes)
     except CorruptData as error:
         if folder.exists():
             logger.warning("model version in %s must be fetched again: %s", folder, error)
         return False
     return True
-
-
-def _local(folder: Path) -> Manifest:
-    path = folder / MANIFEST_FILE
-    try:
-        return _parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise CorruptData(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _verify(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
@@ -212,13 +209,8 @@ def _verify(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
         size = path.stat().st_size if path.is_file() else None
         if size != entry.size:
             raise CorruptData(f"{path} has {size} bytes, the manifest says {entry.size}")
-        if hashes and (found := _file_sha256(path)) != entry.sha256:
+        if hashes and (found := describe_file(path).sha256) != entry.sha256:
             raise CorruptData(f"{path} has SHA-256 {found}, the manifest says {entry.sha256}")
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lasting(manifest: Manifest) -> dict[str, Any]:
@@ -227,15 +219,4 @@ def _lasting(manifest: Manifest) -> dict[str, Any]:
 
 
 def _key(model_version: str, name: str) -> str:
-    return f"models/{model_version}/{name}"
-
-
-def _parse(data: bytes, where: str) -> Manifest:
-    try:
-        manifest = Manifest.model_validate_json(data)
-    except ValidationError as error:
-        raise CorruptData(f"{where} is no manifest: {error}") from error
-    for name in manifest.files:
-        if name in {"", ".", "..", MANIFEST_FILE} or "/" in name:
-            raise CorruptData(f"{where} names a file that it must not: {name!r}")
-    return manifest
+    return f"{VERSIONS_PREFIX}{model_version}/{name}"

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from shared.errors import MagFaceError, PreconditionFailed
+from shared.files import write_atomically
 from shared.rpc.errors import status_of_errors
 from shared.rpc.handlers import GuardInterceptor
 from shared.rpc.lifecycle import Lifecycle
@@ -135,9 +135,7 @@ def _endpoint_file(path: Path | None, address: str) -> Iterator[None]:
     if path is None:
         yield
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(address)
-    partial.replace(path)
+    write_atomically(path, address)
     try:
         yield
     finally:

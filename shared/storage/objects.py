@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from minio.error import MinioException, S3Error
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, ReadTimeoutError
 
 from shared.errors import CorruptData, NotFound, Unavailable
+from shared.files import open_atomic
 from shared.settings import ObjectStoreSettings
 
 _CHUNK_BYTES = 2**20
@@ -123,20 +123,13 @@ class ObjectStore:
             NotFound: If there is no such object.
             CorruptData: If the content has another hash than ``sha256``.
         """
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         digest = hashlib.sha256()
-        try:
-            with partial.open("wb") as file:
-                for chunk in self._chunks(key):
-                    digest.update(chunk)
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
+        with open_atomic(path) as file:
+            for chunk in self._chunks(key):
+                digest.update(chunk)
+                file.write(chunk)
             if sha256 is not None:
                 _check_hash(key, digest.hexdigest(), sha256)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def stat(self, key: str) -> StoredObject:
         """Look an object up.

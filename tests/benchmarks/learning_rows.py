@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.files import write_atomically
+
 WRONG_SHARE = 0.2
 
 
@@ -73,9 +75,7 @@ class KeptRows:
 
     def put(self, row: Row | str, measured: dict[str, Any]) -> None:
         self._kept[self._key(row)] = measured
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps(self._kept, indent=1))
-        partial.replace(self._file)
+        write_atomically(self._file, json.dumps(self._kept, indent=1))
 
     def _key(self, row: Row | str) -> str:
         recipe = row.recipe if isinstance(row, Row) else row

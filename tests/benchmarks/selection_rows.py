@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.feedback.selection import Rows
+from shared.files import write_atomically
 
 SEEDS: Final = (0, 1, 2)
 _COUNTS: Final = (1000, 600, 400, 200, 100)
@@ -119,9 +120,7 @@ class KeptSelections:
     def put(self, row: SelectionRow, pairs: Rows, measured: Mapping[str, Any]) -> None:
         # Another run may have finished rows meanwhile.
         self._kept = self._read() | {self._key(row, pairs): dict(measured)}
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps(self._kept, indent=1))
-        partial.replace(self._file)
+        write_atomically(self._file, json.dumps(self._kept, indent=1))
 
     def _read(self) -> dict[str, dict[str, Any]]:
         if not self._file.exists():

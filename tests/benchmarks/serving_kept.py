@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from shared.files import write_atomically
+
 _ROOT = Path(__file__).parents[2]
 # What a figure depends on: another state of these measures anew.
 _SOURCES = (
@@ -38,9 +40,7 @@ class KeptSections:
 
     def put(self, section: str, figures: dict[str, Any]) -> None:
         self._kept[section] = {"state": self._state, "figures": figures}
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps(self._kept, indent=1))
-        partial.replace(self._file)
+        write_atomically(self._file, json.dumps(self._kept, indent=1))
 
 
 def _digest_sources() -> str:

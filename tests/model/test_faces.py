@@ -95,7 +95,6 @@ def test_without_a_detector_only_detection_fails_and_says_how_to_get_one(
 ) -> None:
     monkeypatch.setattr(detector, "find_spec", lambda _name: None)
     reader = FaceReader(LIMITS)
-    assert not reader.can_detect
     assert reader.crop(FaceImage(encode(scene(112, 112)))).shape == (112, 112, 3)
     with pytest.raises(PreconditionFailed, match=r"\[detect\].*MAGFACE_DETECTOR_MODEL"):
         reader.crop(FaceImage(encode(scene()), "detect"))

@@ -35,6 +35,8 @@ def test_probability_rises_with_similarity_and_never_leaves_0_to_1() -> None:
         ("threshold", "NaN"),
         ("channel_order", "grey"),
         ("model_version", "../escape"),
+        ("files", {"../escape": {"sha256": "0" * 64, "size": 1}}),
+        ("files", {MANIFEST_FILE: {"sha256": "0" * 64, "size": 1}}),
         ("golden", []),
         ("format", 2),
         ("surprise", 1),
@@ -55,7 +57,7 @@ def test_a_manifest_that_cannot_be_read_is_corrupt_data(
 ) -> None:
     if content is not None:
         (tmp_path / MANIFEST_FILE).write_bytes(content)
-    with pytest.raises(CorruptData, match="no usable manifest"):
+    with pytest.raises(CorruptData, match=r"manifest\.json (is no manifest|cannot be read)"):
         read_manifest(tmp_path)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from deploy.local.child_process import Command
 from deploy.local.s3_nanio import S3Server
-from deploy.local.state_files import write_atomically
 from shared.errors import PreconditionFailed
+from shared.files import write_atomically
 
 # SIGTERM alone takes it 15 s; killed after two it has lost nothing.
 _STOP_GRACE_S = 2.0
@@ -80,7 +80,7 @@ class SeaweedServer(S3Server):
         keys = {"accessKey": credentials.access_key, "secretKey": credentials.secret_key}
         actions = ["Admin", "Read", "List", "Tagging", "Write"]
         identity = {"name": "magface", "credentials": [keys], "actions": actions}
-        write_atomically(self._folder / "s3.json", json.dumps({"identities": [identity]}))
+        write_atomically(self._folder / "s3.json", json.dumps({"identities": [identity]}), 0o600)
 
 
 def _program() -> Path:

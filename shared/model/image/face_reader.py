@@ -63,11 +63,6 @@ class FaceReader:
         self._detector: FaceDetector | None = None
         self._lock = threading.Lock()
 
-    @property
-    def can_detect(self) -> bool:
-        """Whether faces with alignment ``detect`` can be read."""
-        return self._detector_model is not None
-
     def crop_at_once(self, face: FaceImage, field: str) -> NDArray[np.uint8] | None:
         """Read one face, if that takes no longer than waking another thread for it.
 
