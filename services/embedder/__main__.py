@@ -2,7 +2,7 @@
 
 import sys
 
-from services.embedder.memory import limit_heaps
+from services.embedder.models.malloc import limit_heaps
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
 from shared.errors import MagFaceError

@@ -9,28 +9,27 @@ from functools import partial
 import grpc
 from magface.v1 import embedder_pb2_grpc
 
-from services.embedder.admission import Admission
-from services.embedder.background import background_thread
-from services.embedder.cache import EmbeddingCache
-from services.embedder.embedding import FaceEmbedder
-from services.embedder.following import Forgetting, follow
-from services.embedder.loading import Loader
-from services.embedder.pipeline import Pipeline
-from services.embedder.pruning import keep_pruned
-from services.embedder.replica import keep_announced
-from services.embedder.resident import ResidentModels
+from services.embedder.embedding.admission import Admission
+from services.embedder.embedding.cache import EmbeddingCache
+from services.embedder.embedding.service import FaceEmbedder
+from services.embedder.inference.pipeline import Pipeline
+from services.embedder.inference.requests import deliver_on
+from services.embedder.models.background import background_thread
+from services.embedder.models.loader import Loader, keep_pruned
+from services.embedder.models.resident import ResidentModels
+from services.embedder.rollout.heartbeat import keep_announced
+from services.embedder.rollout.registry_watch import Forgetting, follow
+from services.embedder.rollout.shadow import Shadow
+from services.embedder.rollout.swapper import LastServed, Swapper
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
-from services.embedder.shadow import Shadow
-from services.embedder.swap import LastServed, Swapper
-from services.embedder.work import deliver_on
 from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.factory import require_device
 from shared.model.sessions.onnx import threads_shared
-from shared.registry.erasure import read_erasure
-from shared.registry.pointer import read_pointer
-from shared.registry.shadow import read_shadow
-from shared.registry.versions import VersionStore
+from shared.registry.erasure_mark import read_erasure
+from shared.registry.serving_pointer import read_pointer
+from shared.registry.shadow_pointer import read_shadow
+from shared.registry.version_store import VersionStore
 from shared.rpc.lifecycle import Lifecycle
 from shared.rpc.server import Build
 from shared.storage.objects import ObjectStore

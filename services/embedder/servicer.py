@@ -9,19 +9,18 @@ import numpy as np
 from magface.v1 import embedder_pb2 as pb
 from magface.v1 import embedder_pb2_grpc
 
-from services.embedder.comparing import Side, StoredEmbedding
-from services.embedder.embedding import FaceEmbedder
-from services.embedder.faces import EmbeddedFace
-from services.embedder.resident import ResidentModels
-from services.embedder.shadow import Shadow
-from services.embedder.streaming import FaceStream, StreamedAnswer, StreamedFace
-from services.embedder.swap import Swapper
+from services.embedder.embedding.service import FaceEmbedder
+from services.embedder.embedding.stream import FaceStream, StreamedAnswer, StreamedFace
+from services.embedder.embedding.verification import Side, StoredEmbedding
+from services.embedder.inference.requests import EmbeddedFace
+from services.embedder.models.resident import ResidentModels
+from services.embedder.rollout.shadow import Shadow
+from services.embedder.rollout.swapper import Swapper
 from shared.errors import InvalidInput
 from shared.model.image.face_reader import FaceImage
+from shared.rpc.converters import face_from_proto, pack_timestamp
 from shared.rpc.errors import status_code
-from shared.rpc.faces import face_from_proto
-from shared.rpc.handlers import Context
-from shared.rpc.timestamps import pack_timestamp
+from shared.rpc.interceptors import Context
 
 
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Final
 
-from services.feedback.opening import feedback_service
+from services.feedback.server import feedback_service
 from services.feedback.settings import FeedbackSettings
 from shared.rpc.server import run_server
 

@@ -9,28 +9,28 @@ from typing import Final
 import grpc
 from magface.v1 import trainer_pb2_grpc
 
-from services.trainer.completion import Completion
-from services.trainer.evaluations import Evaluations
-from services.trainer.first_start import import_default_if_empty
-from services.trainer.housekeeping import Housekeeper
-from services.trainer.jobs import Jobs
-from services.trainer.leases import Leases
-from services.trainer.publish import PointerPublisher
-from services.trainer.replicas import ReplicaWatch
-from services.trainer.runner import Runner, worker_command
-from services.trainer.servicer import TrainerServicer
+from services.trainer.api.service import Trainer
+from services.trainer.api.servicer import TrainerServicer
+from services.trainer.jobs.bootstrap import import_default_if_empty
+from services.trainer.jobs.completion import Completion
+from services.trainer.jobs.janitor import Housekeeper
+from services.trainer.jobs.leases import Leases
+from services.trainer.jobs.queue import Jobs
+from services.trainer.jobs.runner import Runner, worker_command
+from services.trainer.jobs.uploads import Uploads
+from services.trainer.registry.evaluations import Evaluations
+from services.trainer.registry.replicas import ReplicaWatch
+from services.trainer.registry.serving_pointer import PointerPublisher
+from services.trainer.registry.shadow import ShadowPublisher
+from services.trainer.registry.suspects import Suspects
+from services.trainer.registry.versions import Versions
 from services.trainer.settings import TrainerSettings
-from services.trainer.shadow import ShadowPublisher
-from services.trainer.suspects import Suspects
-from services.trainer.trainer import Trainer
-from services.trainer.uploads import Uploads
-from services.trainer.versions import Versions
-from shared.registry.versions import VersionStore
+from shared.registry.version_store import VersionStore
 from shared.rpc.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
-from shared.storage.waiting import until_done
+from shared.storage.retry import until_done
 
 SERVICE_NAME: Final = "magface.v1.TrainerService"
 SCHEMA: Final = "trainer"

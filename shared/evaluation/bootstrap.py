@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.evaluation.figures import Difference, Interval
 from shared.evaluation.metrics import Roc, identity_bootstrap, roc, supports_far
+from shared.evaluation.results import Difference, Interval
 from shared.evaluation.scores import Scores
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4)

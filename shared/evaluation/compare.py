@@ -7,14 +7,8 @@ from scipy.stats import binomtest
 from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput
 from shared.evaluation.bootstrap import differences
-from shared.evaluation.evaluation import Measured
-from shared.evaluation.figures import (
-    ChangedPair,
-    Changes,
-    Comparison,
-    Difference,
-    McNemar,
-)
+from shared.evaluation.measure import Measured
+from shared.evaluation.results import ChangedPair, Changes, Comparison, Difference, McNemar
 
 
 def mcnemar(old_right: NDArray[np.bool_], new_right: NDArray[np.bool_]) -> McNemar:

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from shared.evaluation.evaluation import Measured
-from shared.evaluation.figures import RejectCurve
+from shared.evaluation.measure import Measured
 from shared.evaluation.metrics import roc
+from shared.evaluation.results import RejectCurve
 from shared.evaluation.scores import Scores
 
 _GENUINE, _IMPOSTOR, _OLD = "#1a7f5a", "#b5403a", "#8a8f98"

@@ -12,11 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select
 from shared.datasets.pairs import PairSet
 from shared.evaluation import plots
 from shared.evaluation.compare import compare
-from shared.evaluation.embed_set import Crops
-from shared.evaluation.errors import ErrorKind, find_errors
-from shared.evaluation.evaluation import Measured
-from shared.evaluation.figures import Changes
-from shared.evaluation.wording import change_lines, headlines, percent, tar_lines
+from shared.evaluation.embed import Crops
+from shared.evaluation.formatting import change_lines, headlines, percent, tar_lines
+from shared.evaluation.measure import Measured
+from shared.evaluation.results import Changes
+from shared.evaluation.wrong_decisions import ErrorKind, find_errors
 
 _MOST_PAIRS_SHOWN = 60
 

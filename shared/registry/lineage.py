@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from shared.errors import NotFound
 from shared.model.manifest import MANIFEST_FILE
-from shared.registry.versions import VERSIONS_PREFIX
+from shared.registry.version_store import VERSIONS_PREFIX
 from shared.storage.objects import ObjectStore
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from shared.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from shared.rpc.handlers import CallGuard, Context, Guard
+from shared.rpc.interceptors import CallGuard, Context, Guard
 
 logger = logging.getLogger(__name__)
 

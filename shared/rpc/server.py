@@ -18,7 +18,7 @@ from prometheus_client import start_http_server
 from shared.errors import MagFaceError, PreconditionFailed
 from shared.files import write_atomically
 from shared.rpc.errors import status_of_errors
-from shared.rpc.handlers import GuardInterceptor
+from shared.rpc.interceptors import GuardInterceptor
 from shared.rpc.lifecycle import Lifecycle
 from shared.rpc.metrics import measured
 from shared.settings import ServerSettings

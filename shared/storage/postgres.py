@@ -119,3 +119,14 @@ async def _check(connection: BoundedConnection) -> None:
 
 def _reason(error: psycopg.Error) -> str:
     return str(error).strip() or type(error).__name__
+
+
+async def fetch(pool: Pool, query: Any, values: dict[str, Any]) -> list[TupleRow]:
+    """Give all rows of a query.
+
+    Raises:
+        Unavailable: If the database cannot answer.
+    """
+    async with transaction(pool) as connection:
+        cursor = await connection.execute(query, values)
+        return await cursor.fetchall()

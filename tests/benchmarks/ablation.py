@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
-from services.trainer.augment import augmentation
-from services.trainer.features import compute_features
-from services.trainer.finetune import Plan
-from services.trainer.objectives import CosineObjective
-from services.trainer.replay import Replay
-from services.trainer.training import ReferenceFaces
+from services.trainer.data.reference_faces import ReferenceFaces
+from services.trainer.training.augmentation import augmentation
+from services.trainer.training.features import compute_features
+from services.trainer.training.finetuner import Plan
+from services.trainer.training.losses import CosineObjective
+from services.trainer.training.replay import Replay
 from shared.errors import PreconditionFailed
 from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
@@ -46,12 +46,12 @@ Patch = tuple[str, Any]
 
 
 def _plan(**changes: object) -> Patch:
-    return "services.trainer.recipes.Plan", lambda **given: Plan(**(given | changes))
+    return "services.trainer.training.recipes.Plan", lambda **given: Plan(**(given | changes))
 
 
 def _objective(**changes: object) -> Patch:
     return (
-        "services.trainer.recipes.CosineObjective",
+        "services.trainer.training.recipes.CosineObjective",
         lambda **given: CosineObjective(**(given | changes)),
     )
 
@@ -61,7 +61,7 @@ def _augmentation(without: str) -> Patch:
         steps = zip(_STEPS, augmentation(probability).transforms, strict=True)
         return v2.Compose([step for name, step in steps if name != without])
 
-    return "services.trainer.finetune.augmentation", make
+    return "services.trainer.training.finetuner.augmentation", make
 
 
 VARIANTS: Mapping[str, Patch | None] = {
@@ -74,9 +74,9 @@ VARIANTS: Mapping[str, Patch | None] = {
     },
     "no running average": _plan(averaging=0.0),
     "nothing of the parent's weights": _plan(of_parent=0.0),
-    "no replay": ("services.trainer.learning._WELL_KNOWN", -1.0),
+    "no replay": ("services.trainer.training.run._WELL_KNOWN", -1.0),
     "no spoiled pictures in the replay": (
-        "services.trainer.finetune.Replay",
+        "services.trainer.training.finetuner.Replay",
         lambda faces, see, **_: Replay(faces, see, spoil=None),
     ),
     "no mimicry on the feedback": _objective(mimicry=0.0),
@@ -164,7 +164,7 @@ def changed_by(change: Patch | None) -> Iterator[None]:
     """Have trainings run with one thing changed, and without a look for wrong labels."""
     with ExitStack() as stack:
         # Labels are right here; looking for wrong ones would only cost time.
-        unchecked = "services.trainer.recipes.Workshop.half_training"
+        unchecked = "services.trainer.training.recipes.Workshop.half_training"
         stack.enter_context(patch(unchecked, lambda *_, **__: None))
         if change is not None:
             stack.enter_context(patch(*change))

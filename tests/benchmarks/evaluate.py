@@ -19,7 +19,7 @@ from cli.images import Alignment
 from shared.datasets.folder import read_identities
 from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import SampleSize, sample_pairs
-from shared.evaluation.embed_set import Crops, embed_set
+from shared.evaluation.embed import Crops, embed_set
 from shared.model.sessions.base import Session
 from shared.model.sessions.cpu import cpu_threads
 from shared.model.sessions.factory import open_session

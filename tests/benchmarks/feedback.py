@@ -21,8 +21,8 @@ import uvloop
 from deploy.local.s3_nanio import NanioServer
 from tests.benchmarks.feedback_asking import measure_asking
 from tests.benchmarks.feedback_storing import measure_storing
-from tests.feedback.filling import fill
-from tests.feedback.parts import Parts, running
+from tests.services.feedback.filling import fill
+from tests.services.feedback.parts import Parts, running
 
 _RATIO_BAR: Final = 0.5
 _P95_BAR_MS: Final = 50.0

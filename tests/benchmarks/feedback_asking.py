@@ -13,7 +13,7 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
 from shared.rpc.channel import open_channel
-from tests.feedback.parts import Parts
+from tests.services.feedback.parts import Parts
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 

@@ -16,13 +16,13 @@ import psycopg
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from services.feedback.domain import Feedback, Label
-from services.feedback.opening import opened_store
-from services.feedback.store import FeedbackStore
+from services.feedback.labels.service import FeedbackStore
+from services.feedback.labels.types import Feedback, Label
+from services.feedback.server import opened_store
 from shared.rpc.channel import open_channel
 from shared.storage.objects import ObjectStore
-from tests.feedback.helpers import settings_for
-from tests.feedback.parts import Parts
+from tests.services.feedback.helpers import settings_for
+from tests.services.feedback.parts import Parts
 
 _BATCH: Final = 256
 _LABELS: Final = {Label.SAME: pb.LABEL_SAME, Label.DIFFERENT: pb.LABEL_DIFFERENT}

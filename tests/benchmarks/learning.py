@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from services.trainer.features import compute_features
-from services.trainer.training import Recipe, ReferenceFaces
+from services.trainer.data.reference_faces import ReferenceFaces
+from services.trainer.training.features import compute_features
+from services.trainer.training.spec import Recipe
 from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
 from shared.model.network.checkpoint import load_checkpoint

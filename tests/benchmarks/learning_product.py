@@ -8,17 +8,12 @@ from uuid import UUID, uuid5
 import cv2
 import numpy as np
 
-from services.trainer.learning import run_training
-from services.trainer.training import (
-    LabelledPair,
-    NoState,
-    Progress,
-    Recipe,
-    ReferenceFaces,
-    TrainingOutcome,
-    TrainingSpec,
-    Vote,
-)
+from services.trainer.data.labels import LabelledPair, Vote
+from services.trainer.data.reference_faces import ReferenceFaces
+from services.trainer.progress import Progress
+from services.trainer.training.checkpoint import NoState
+from services.trainer.training.run import run_training
+from services.trainer.training.spec import Recipe, TrainingOutcome, TrainingSpec
 from shared.model.image.face_reader import FaceImage
 from tests.benchmarks.learning_faces import Crops, LabelledPairs
 from tests.default_version import export_default

@@ -37,10 +37,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from services.feedback.belief import Calibration
-from services.feedback.selection import Rows
-from services.trainer.features import compute_features
-from services.trainer.training import ReferenceFaces
+from services.feedback.pool.calibration import Calibration
+from services.feedback.selection.strategies import Rows
+from services.trainer.data.reference_faces import ReferenceFaces
+from services.trainer.training.features import compute_features
 from shared.errors import MagFaceError
 from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import WEIGHTS_FILE, read_manifest

@@ -8,9 +8,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.feedback.belief import Belief, Calibration, first_belief
-from services.feedback.selection import Pair, PoolView, Rows, Values, choose
-from services.feedback.strategies import MIX, Strategy
+from services.feedback.pool.calibration import Calibration
+from services.feedback.selection.match_probability import Belief, first_belief
+from services.feedback.selection.strategies import (
+    MIX,
+    Pair,
+    PoolView,
+    Rows,
+    Strategy,
+    Values,
+    choose,
+)
 
 _NEIGHBOURS: Final = 20
 # Of every mix that is handed out, so that estimates stay honest.

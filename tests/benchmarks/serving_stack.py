@@ -15,9 +15,9 @@ from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 from deploy.local.s3_nanio import NanioServer
 from deploy.local.service_process import ServiceProcess
 from deploy.local.state_files import PortBook
-from shared.registry.pointer import ServingPointer, write_pointer
-from shared.registry.shadow import ShadowPointer, clear_shadow, write_shadow
-from shared.registry.versions import VersionStore
+from shared.registry.serving_pointer import ServingPointer, write_pointer
+from shared.registry.shadow_pointer import ShadowPointer, clear_shadow, write_shadow
+from shared.registry.version_store import VersionStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from tests.support.waiting import wait_until

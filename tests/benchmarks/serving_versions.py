@@ -13,7 +13,7 @@ from shared.model.default.crops import default_golden_crops
 from shared.model.golden import make_golden
 from shared.model.manifest import ONNX_FILE, FileEntry, Manifest
 from shared.model.sessions.onnx import OnnxSession
-from tests.model.made_weights import LAYOUTS, made_state, official_shapes
+from tests.shared.model.made_weights import LAYOUTS, made_state, official_shapes
 
 _SIZE = 512
 _WIDTHS = (64, 128, 256, 512)

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from torchvision.transforms import v2
 
-from services.trainer import finetune, learning, recipes
-from services.trainer.recipes import Workshop
+from services.trainer.training import finetuner as finetune
+from services.trainer.training import recipes
+from services.trainer.training import run as learning
+from services.trainer.training.recipes import Workshop
 from shared.errors import PreconditionFailed
 from tests.benchmarks.ablation import VARIANTS, changed_by, make_table, run
 

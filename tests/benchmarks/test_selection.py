@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.feedback.belief import Calibration
-from services.feedback.strategies import Strategy
+from services.feedback.pool.calibration import Calibration
+from services.feedback.selection.strategies import Strategy
 from tests.benchmarks.learning_faces import draw_pairs
 from tests.benchmarks.selection_choosing import (
     PoolLook,

@@ -29,7 +29,7 @@ from tests.benchmarks.serving_versions import (
     with_signs,
     write_version,
 )
-from tests.embedder.faces import crops
+from tests.services.embedder.faces import crops
 
 JPEGS = [b"\xff\xd8first", b"\xff\xd8second"]
 

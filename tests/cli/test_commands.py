@@ -10,7 +10,7 @@ import pytest
 
 from deploy.local.stack import Stack
 from tests.cli.conftest import Magface
-from tests.feedback.helpers import picture
+from tests.services.feedback.helpers import picture
 from tests.support.waiting import wait_until
 
 Ask = Callable[..., dict[str, Any]]

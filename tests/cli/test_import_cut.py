@@ -12,8 +12,8 @@ from cli.images import Alignment
 from cli.transfer.import_labels import import_pair_set
 from shared.datasets.pair_files import read_pair_file
 from shared.rpc.channel import open_sync_channel
-from tests.feedback.helpers import picture
-from tests.feedback.parts import running
+from tests.services.feedback.helpers import picture
+from tests.services.feedback.parts import running
 from tests.support.waiting import wait_until
 
 _PAIRS = 600

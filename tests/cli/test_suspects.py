@@ -9,7 +9,13 @@ import pytest
 
 from deploy.local.endpoints import Endpoints
 from deploy.local.stack import Stack
-from services.trainer.suspects import LabelReport, Reliability, Suspect, Suspicion, keep_report
+from services.trainer.data.label_report import (
+    LabelReport,
+    Reliability,
+    Suspect,
+    Suspicion,
+    keep_report,
+)
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from tests.cli.conftest import Magface

@@ -8,8 +8,8 @@ from cli.images import Alignment
 from cli.output import counting_progress
 from shared.datasets.pair_files import read_pair_file
 from shared.evaluation.calibration import best_accuracy_threshold, far_threshold
-from shared.evaluation.embed_set import embed_set
-from shared.evaluation.evaluation import score
+from shared.evaluation.embed import embed_set
+from shared.evaluation.measure import score
 from shared.evaluation.metrics import roc
 from shared.evaluation.scores import Scores
 from shared.model.manifest import ChannelOrder

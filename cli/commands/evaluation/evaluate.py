@@ -15,9 +15,9 @@ from shared.errors import InvalidInput
 if TYPE_CHECKING:
     from cli.commands.evaluation.model_source import EvaluatedModel
     from shared.datasets.pairs import PairSet
-    from shared.evaluation.embed_set import Crops
-    from shared.evaluation.evaluation import Measured
-    from shared.evaluation.figures import Changes
+    from shared.evaluation.embed import Crops
+    from shared.evaluation.measure import Measured
+    from shared.evaluation.results import Changes
 
 
 def evaluate(
@@ -105,8 +105,8 @@ def _measure(
     mirror: bool,
     seed: int,
 ) -> "Measured":
-    from shared.evaluation.embed_set import embed_set
-    from shared.evaluation.evaluation import measure
+    from shared.evaluation.embed import embed_set
+    from shared.evaluation.measure import measure
 
     with counting_progress() as progress:
         task = progress.add_task(f"embedding with {opened.name}", total=len(pair_set.images))
@@ -139,8 +139,8 @@ def _result(
 def _write_errors(
     out: Path, pair_set: "PairSet", crops: "Crops", measured: "Measured", old: "Measured | None"
 ) -> None:
-    from shared.evaluation.errors import write_error_folders
     from shared.evaluation.report import write_report
+    from shared.evaluation.wrong_decisions import write_error_folders
 
     write_error_folders(out, pair_set, measured, crops)
     write_report(out / "report.html", pair_set, measured, crops, old)

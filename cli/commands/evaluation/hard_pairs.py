@@ -11,7 +11,7 @@ from cli.images import Alignment
 from cli.output import counting_progress
 from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import HardPairs
-from shared.evaluation.embed_set import embed_set
+from shared.evaluation.embed import embed_set
 from shared.evaluation.scores import pair_similarity
 from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import ChannelOrder

@@ -15,7 +15,7 @@ from shared.model.network.checkpoint import load_checkpoint
 from shared.model.sessions.base import Session
 from shared.model.sessions.factory import open_session
 from shared.model.sessions.torch import TorchSession
-from shared.registry.versions import VersionStore
+from shared.registry.version_store import VersionStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cli.images import Alignment
 from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput
-from shared.evaluation.embed_set import Crops
+from shared.evaluation.embed import Crops
 from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.settings import ImageLimits
 

@@ -3,9 +3,9 @@
 from rich.console import Group, RenderableType
 
 from cli.output import facts, table
-from shared.evaluation.evaluation import Measured
-from shared.evaluation.figures import Comparison, Evaluation
-from shared.evaluation.wording import change_lines, headlines, percent, tar_lines
+from shared.evaluation.formatting import change_lines, headlines, percent, tar_lines
+from shared.evaluation.measure import Measured
+from shared.evaluation.results import Comparison, Evaluation
 
 
 def readable(

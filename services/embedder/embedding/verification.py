@@ -1,0 +1,136 @@
+"""Two faces beside each other: what may be compared, and the verdict."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.embedder.inference.requests import EmbeddedFace
+from shared.errors import InvalidInput, PreconditionFailed
+from shared.model.image.face_reader import FaceImage
+from shared.model.manifest import Manifest
+
+# Float32 rounding and a client's own arithmetic; beyond it, it is another vector.
+_NORM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEmbedding:
+    """An embedding that a caller kept.
+
+    Attributes:
+        data: Packed little-endian float32.
+        model_version: The version that computed it.
+    """
+
+    data: bytes
+    model_version: str
+
+
+Side = FaceImage | StoredEmbedding
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether two faces are of one person.
+
+    Attributes:
+        similarity: Cosine, -1..1.
+        threshold: Similarities at or above it mean the same person.
+        face_a: None where the side was a stored embedding.
+        face_b: None where the side was a stored embedding.
+    """
+
+    similarity: float
+    threshold: float
+    model_version: str
+    face_a: EmbeddedFace | None
+    face_b: EmbeddedFace | None
+
+    @property
+    def same(self) -> bool:
+        return self.similarity >= self.threshold
+
+
+def compare(
+    vectors: Mapping[str, NDArray[np.float32]],
+    faces: Mapping[str, EmbeddedFace],
+    manifest: Manifest,
+) -> Verdict:
+    """Judge sides a and b.
+
+    Args:
+        vectors: Unit embeddings of both sides.
+        faces: What is known of the sides that were pictures.
+        manifest: Of the version that embedded them.
+    """
+    similarity = float(np.clip(np.dot(vectors["a"], vectors["b"]), -1.0, 1.0))
+    # In float32, as both travel, so that a caller who compares them decides alike.
+    threshold = float(np.float32(manifest.threshold))
+    return Verdict(similarity, threshold, manifest.model_version, faces.get("a"), faces.get("b"))
+
+
+def stored_vectors(sides: Mapping[str, Side], manifest: Manifest) -> dict[str, NDArray[np.float32]]:
+    """Unpack the sides that are stored embeddings.
+
+    Args:
+        sides: By the field's name.
+        manifest: Of the version that they are compared under.
+
+    Raises:
+        InvalidInput: If one is no unit vector of the model's size, or names no version.
+        PreconditionFailed: If they do not compare with the version, or with each other.
+    """
+    stored = {name: side for name, side in sides.items() if isinstance(side, StoredEmbedding)}
+    for name, side in stored.items():
+        _check_comparable(f"{name}.stored.model_version", side.model_version, manifest)
+    versions = {side.model_version for side in stored.values()}
+    if len(versions) > 1 and manifest.model_version not in versions:
+        raise PreconditionFailed(
+            f"the stored embeddings are of {' and '.join(sorted(versions))}, which were never "
+            "measured against each other; embed one of the images again"
+        )
+    return {
+        name: unit_vector(side.data, manifest.embedding_size, f"{name}.stored.embedding")
+        for name, side in stored.items()
+    }
+
+
+def _check_comparable(field: str, version: str, manifest: Manifest) -> None:
+    if not version:
+        raise InvalidInput(field, "is empty; give the model_version that came with the embedding")
+    if version != manifest.model_version and version not in manifest.compatible_versions:
+        raise PreconditionFailed(
+            f"{field}: embeddings of {version} do not compare with those of "
+            f"{manifest.model_version}, which answers; embed the image again"
+        )
+
+
+def unit_vector(data: bytes, size: int, field: str) -> NDArray[np.float32]:
+    """Unpack a stored embedding.
+
+    Args:
+        data: Packed little-endian float32.
+        size: Numbers it must have.
+        field: What the contract calls it, for the error.
+
+    Returns:
+        float32, (size,), of length 1: small differences are scaled away.
+
+    Raises:
+        InvalidInput: If it has another length, or is not finite, or is no unit vector.
+    """
+    if len(data) != 4 * size:
+        raise InvalidInput(
+            field, f"has {len(data)} bytes; {4 * size} are needed, {size} float32 numbers"
+        )
+    vector = np.frombuffer(data, dtype="<f4").astype(np.float32)
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    if not np.isfinite(norm):
+        raise InvalidInput(field, "holds a number that is not finite")
+    if abs(norm - 1.0) > _NORM_TOLERANCE:
+        raise InvalidInput(
+            field, f"has length {norm:.4g} instead of 1; send the embedding as Embed gave it"
+        )
+    return vector / np.float32(norm)

@@ -1,0 +1,76 @@
+"""Unpacks the requests to erase and about what was erased, calls, and packs the answers."""
+
+import json
+
+from magface.v1 import feedback_pb2 as pb
+from magface.v1 import feedback_pb2_grpc
+
+from services.feedback.erasure.audit import AuditEntry, Erasure, list_audit
+from services.feedback.erasure.retention import Keeping
+from shared.rpc.converters import pack_timestamp
+from shared.rpc.deferred import Opened
+from shared.rpc.interceptors import Context
+
+
+class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
+    """The part of the contract that erases, UNAVAILABLE until `keeping` is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keeping: Opened[Keeping] = Opened("the service")
+
+    async def DeleteImage(  # noqa: N802
+        self,
+        request: pb.DeleteImageRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.DeleteImageResponse:
+        erasure = await self.keeping().eraser.erase_image(
+            request.sha256, request.requested_by, request.request_id
+        )
+        return pb.DeleteImageResponse(erasure=_erasure(erasure))
+
+    async def DeleteSubject(  # noqa: N802
+        self,
+        request: pb.DeleteSubjectRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.DeleteSubjectResponse:
+        erasure = await self.keeping().eraser.erase_subject(
+            request.subject, request.requested_by, request.request_id
+        )
+        return pb.DeleteSubjectResponse(erasure=_erasure(erasure))
+
+    async def ListAudit(  # noqa: N802
+        self,
+        request: pb.ListAuditRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListAuditResponse:
+        entries, token = await list_audit(
+            self.keeping().pool, request.page_size, request.page_token
+        )
+        return pb.ListAuditResponse(entries=map(_entry, entries), next_page_token=token)
+
+
+def _erasure(erasure: Erasure) -> pb.Erasure:
+    return pb.Erasure(
+        request_id=erasure.request_id,
+        images=erasure.images,
+        pairs=erasure.pairs,
+        labels=erasure.labels,
+        snapshot_ids=erasure.snapshot_ids,
+        versions=[
+            pb.TrainedVersion(model_version=one.model_version, inherited=one.inherited)
+            for one in erasure.versions
+        ],
+        finished_at=pack_timestamp(erasure.finished_at) if erasure.finished_at else None,
+    )
+
+
+def _entry(entry: AuditEntry) -> pb.AuditEntry:
+    return pb.AuditEntry(
+        audit_id=entry.audit_id,
+        at=pack_timestamp(entry.at),
+        actor=entry.actor,
+        action=entry.action,
+        request_id=entry.request_id,
+        detail=json.dumps(entry.detail),
+    )

@@ -1,0 +1,106 @@
+"""How a program of ours asks the embedder, however many replicas there are behind its name."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+import numpy as np
+from magface.v1 import embedder_pb2 as pb
+from magface.v1 import embedder_pb2_grpc
+from numpy.typing import NDArray
+
+from shared.model.image.face_reader import FaceImage
+from shared.rpc.channel import open_channel
+from shared.rpc.converters import face_to_proto
+from shared.rpc.errors import domain_errors
+
+_DEADLINE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServingModel:
+    """The version that serves now, as the replica that was asked has it."""
+
+    model_version: str
+    dimensions: int
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What one version says of N faces.
+
+    Attributes:
+        embeddings: float32 [N, D], of unit length.
+        magnitudes: float32 [N].
+        qualities: float32 [N], 0..1.
+    """
+
+    model_version: str
+    embeddings: NDArray[np.float32]
+    magnitudes: NDArray[np.float32]
+    qualities: NDArray[np.float32]
+
+
+class EmbedderClient:
+    """Asks an embedder.
+
+    Calls go round the healthy replicas behind the channel's name. One that a replica does not
+    answer because it stops or dies is asked of another; see `shared.rpc.channel`.
+
+    Every method raises the domain's errors: `Unavailable` when no replica answers, `Overloaded`
+    when the one asked is full, which is not tried again here.
+
+    Args:
+        channel: From `open_embedder` or `shared.rpc.channel.open_channel`.
+        deadline_s: Of each call, its repetitions included.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, deadline_s: float = _DEADLINE_S) -> None:
+        self._stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        self._deadline_s = deadline_s
+
+    async def model(self) -> ServingModel:
+        """Say which version serves."""
+        with domain_errors():
+            answer = await self._stub.GetModel(pb.GetModelRequest(), timeout=self._deadline_s)
+        return ServingModel(answer.model_version, answer.embedding_size, answer.threshold)
+
+    async def embed(self, faces: Sequence[FaceImage], model_version: str = "") -> Embedded:
+        """Embed 1..64 faces, all with one version.
+
+        Args:
+            faces: N faces.
+            model_version: A resident one; the serving one when empty.
+
+        Raises:
+            InvalidInput: If one of them cannot be used; it names which.
+            PreconditionFailed: If the version is not resident, or a face has to be detected
+                and there is no detector.
+        """
+        request = pb.EmbedRequest(images=map(face_to_proto, faces), model_version=model_version)
+        with domain_errors():
+            answer = await self._stub.Embed(request, timeout=self._deadline_s)
+        return Embedded(
+            answer.model_version,
+            np.array([np.frombuffer(face.embedding, "<f4") for face in answer.faces], np.float32),
+            np.array([face.magnitude for face in answer.faces], np.float32),
+            np.array([face.quality for face in answer.faces], np.float32),
+        )
+
+
+@asynccontextmanager
+async def open_embedder(
+    address: str, deadline_s: float = _DEADLINE_S
+) -> AsyncIterator[EmbedderClient]:
+    """Open a client for the length of the block.
+
+    Args:
+        address: ``host:port``, or a gRPC target with several replicas behind it, such as
+            ``dns:///embedder:50051`` or ``ipv4:10.0.0.1:50051,10.0.0.2:50051``.
+        deadline_s: See `EmbedderClient`.
+    """
+    async with open_channel(address) as channel:
+        yield EmbedderClient(channel, deadline_s)

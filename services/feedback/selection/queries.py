@@ -1,0 +1,217 @@
+"""The SQL that prepares pairs to be handed out."""
+
+from typing import Final
+
+# Enough people were asked about them, and all of these have answered or let it be.
+TIDY: Final = """
+DELETE FROM feedback.candidates WHERE candidate_id IN (
+    SELECT candidate_id FROM feedback.candidates AS full_ones
+    WHERE cardinality(holders) >= wanted AND NOT EXISTS (
+        SELECT FROM feedback.leases
+        WHERE leases.image_a = full_ones.image_a AND leases.image_b = full_ones.image_b
+          AND answered IS NULL
+    )
+    ORDER BY candidate_id LIMIT 1000 FOR UPDATE SKIP LOCKED
+)
+"""
+
+# What pairs are prepared from.
+STATE: Final = """
+SELECT sum(images)::bigint, sum(labels)::bigint,
+       (SELECT max(complete_at) FROM feedback.pool_versions)
+FROM feedback.counters
+"""
+
+# Nobody was handed them yet.
+FORGET: Final = """
+DELETE FROM feedback.candidates
+WHERE strategy = ANY(%(strategies)s::feedback.strategy[])
+  AND cardinality(holders) < wanted AND cardinality(holders) = 0
+"""
+
+OPEN: Final = """
+SELECT strategy, count(*) FROM feedback.candidates
+WHERE cardinality(holders) < wanted GROUP BY strategy
+"""
+
+OPEN_PAIRS: Final = """
+SELECT image_a, image_b FROM feedback.candidates WHERE image_a = ANY(%(hashes)s::bytea[])
+"""
+
+LABELLED_AMONG: Final = """
+SELECT image_a, image_b FROM feedback.pairs
+WHERE image_a = ANY(%(hashes)s::bytea[]) AND image_b = ANY(%(hashes)s::bytea[])
+"""
+
+# Images drawn by random points among their hashes, which are spread evenly.
+RANDOM_IMAGES: Final = """
+SELECT drawn.sha256 FROM unnest(%(points)s::bytea[]) AS point
+CROSS JOIN LATERAL (
+    SELECT sha256 FROM feedback.images WHERE sha256 >= point ORDER BY sha256 LIMIT 1
+) AS drawn
+"""
+
+LATEST_LABELLED: Final = """
+SELECT image_a, image_b, consensus = 'same'
+FROM (
+    (SELECT pair_id, consensus FROM feedback.pair_consensus
+     WHERE consensus = 'same' ORDER BY pair_id DESC LIMIT %(limit)s)
+    UNION ALL
+    (SELECT pair_id, consensus FROM feedback.pair_consensus
+     WHERE consensus = 'different' ORDER BY pair_id DESC LIMIT %(limit)s)
+) AS latest CROSS JOIN LATERAL (
+    SELECT image_a, image_b FROM feedback.pairs WHERE pairs.pair_id = latest.pair_id OFFSET 0
+) AS pair
+"""
+
+# Of the latest pairs without a consensus, those that more than one has looked at.
+DIVIDED: Final = """
+SELECT image_a, image_b, votes_same, votes_different
+FROM (
+    SELECT pair_id, votes_same, votes_different FROM feedback.pair_consensus
+    WHERE consensus IS NULL ORDER BY pair_id DESC LIMIT 5000
+) AS latest CROSS JOIN LATERAL (
+    SELECT image_a, image_b FROM feedback.pairs WHERE pairs.pair_id = latest.pair_id OFFSET 0
+) AS pair
+WHERE votes_same > 0 AND votes_different > 0
+LIMIT %(limit)s
+"""
+
+SUBJECTS: Final = """
+SELECT sha256, subject FROM feedback.image_subjects WHERE sha256 = ANY(%(hashes)s::bytea[])
+"""
+
+# People say who is on both: the same subject or another one.
+GOLD_BY_SUBJECT: Final = """
+SELECT drawn.sha256, mate.sha256, drawn.subject = mate.subject
+FROM unnest(%(points)s::bytea[]) AS point
+CROSS JOIN LATERAL (
+    SELECT sha256, subject FROM feedback.image_subjects
+    WHERE sha256 >= point ORDER BY sha256 LIMIT 1
+) AS drawn
+CROSS JOIN LATERAL (
+    (SELECT sha256, subject FROM feedback.image_subjects
+     WHERE subject = drawn.subject AND sha256 <> drawn.sha256 LIMIT 1)
+    UNION ALL
+    (SELECT sha256, subject FROM feedback.image_subjects
+     WHERE sha256 > drawn.sha256 AND subject <> drawn.subject ORDER BY sha256 LIMIT 1)
+) AS mate
+"""
+
+GOLD_BY_VOTES: Final = """
+SELECT image_a, image_b, consensus = 'same'
+FROM (
+    (SELECT pair_id, consensus, votes_same, votes_different, votes_unsure
+     FROM feedback.pair_consensus
+     WHERE consensus = 'same' ORDER BY pair_id DESC LIMIT 2000)
+    UNION ALL
+    (SELECT pair_id, consensus, votes_same, votes_different, votes_unsure
+     FROM feedback.pair_consensus
+     WHERE consensus = 'different' ORDER BY pair_id DESC LIMIT 2000)
+) AS latest CROSS JOIN LATERAL (
+    SELECT image_a, image_b FROM feedback.pairs WHERE pairs.pair_id = latest.pair_id OFFSET 0
+) AS pair
+WHERE votes_unsure + least(votes_same, votes_different) = 0
+  AND votes_same + votes_different >= %(votes)s
+LIMIT %(limit)s
+"""
+
+# Who labelled a pair counts as asked; a pair that enough people labelled is left out, unless
+# more are wanted. An image that was erased meanwhile takes its pairs along: its lock tells.
+ADD: Final = """
+INSERT INTO feedback.candidates (image_a, image_b, strategy, score, wanted, holders, truth)
+SELECT a, b, %(strategy)s::feedback.strategy, score,
+       greatest(%(wanted)s, cardinality(voters) + %(more)s), voters, truth::feedback.label
+FROM (
+    SELECT a, b, score, truth, ARRAY(
+        SELECT DISTINCT annotator FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+        WHERE pairs.image_a = a AND pairs.image_b = b
+    ) AS voters
+    FROM unnest(%(a)s::bytea[], %(b)s::bytea[], %(scores)s::float8[], %(truths)s::text[])
+         AS sent (a, b, score, truth)
+         JOIN feedback.images AS one ON one.sha256 = a
+         JOIN feedback.images AS other ON other.sha256 = b
+    FOR KEY SHARE OF one, other
+) AS counted
+WHERE a < b AND cardinality(voters) < greatest(%(wanted)s, cardinality(voters) + %(more)s)
+ON CONFLICT (image_a, image_b) DO NOTHING
+"""
+
+
+# Whether a lease was answered is asked once, when it has run out: until then the annotator
+# counts as asked either way, and storing a label costs nothing more.
+SETTLE: Final = """
+WITH expired AS MATERIALIZED (
+    SELECT lease_id, image_a, image_b, annotator, EXISTS (
+        SELECT FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+        WHERE pairs.image_a = leases.image_a AND pairs.image_b = leases.image_b
+          AND labels.annotator = leases.annotator
+        OFFSET 0
+    ) AS labelled
+    FROM feedback.leases
+    WHERE answered IS NULL AND expires_at <= now()
+      -- One settles at a time, the others pass by: two might wait for one another.
+      AND (SELECT pg_try_advisory_xact_lock(hashtextextended('feedback leases', 0)))
+    ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), settled AS (
+    UPDATE feedback.leases
+    SET answered = lease_id = ANY(ARRAY(SELECT lease_id FROM expired WHERE labelled))
+    WHERE lease_id = ANY(ARRAY(SELECT lease_id FROM expired))
+), gone AS (
+    SELECT image_a, image_b, array_agg(annotator) AS annotators
+    FROM expired WHERE NOT labelled GROUP BY image_a, image_b
+)
+UPDATE feedback.candidates
+SET holders = ARRAY(SELECT unnest(holders) EXCEPT SELECT unnest(gone.annotators))
+FROM gone WHERE candidates.image_a = gone.image_a AND candidates.image_b = gone.image_b
+"""
+
+LEASE: Final = """
+WITH chosen AS MATERIALIZED (
+    SELECT candidate_id, image_a, image_b, strategy
+    FROM unnest(%(strategies)s::feedback.strategy[], %(counts)s::integer[]) AS part (kind, wish)
+    CROSS JOIN LATERAL (
+        SELECT candidate_id, image_a, image_b, strategy FROM feedback.candidates
+        WHERE strategy = kind AND cardinality(holders) < wanted
+          AND NOT %(annotator)s::text = ANY(holders)
+          AND NOT EXISTS (
+              SELECT FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+              WHERE pairs.image_a = candidates.image_a AND pairs.image_b = candidates.image_b
+                AND labels.annotator = %(annotator)s
+              -- Looked up for each candidate: a join might read every label of an annotator.
+              OFFSET 0
+          )
+        ORDER BY score DESC, candidate_id LIMIT wish FOR UPDATE OF candidates SKIP LOCKED
+    ) AS found
+), held AS (
+    UPDATE feedback.candidates SET holders = holders || %(annotator)s::text
+    FROM chosen WHERE candidates.candidate_id = chosen.candidate_id
+)
+INSERT INTO feedback.leases (image_a, image_b, annotator, strategy, expires_at)
+SELECT image_a, image_b, %(annotator)s, strategy, now() + %(lease_s)s * interval '1 second'
+FROM chosen RETURNING lease_id, image_a, image_b, expires_at
+"""
+
+# The last answer of each annotator on each gold pair, if it came after the pair's truth was
+# known.
+ANNOTATORS: Final = """
+SELECT annotator, count(*), count(*) FILTER (WHERE label = truth)
+FROM (
+    SELECT DISTINCT ON (candidate_id, annotator) annotator, label, truth
+    FROM feedback.candidates CROSS JOIN LATERAL (
+        SELECT annotator, label, label_id
+        FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+        WHERE pairs.image_a = candidates.image_a AND pairs.image_b = candidates.image_b
+          AND labelled_at >= prepared_at
+        OFFSET 0
+    ) AS answer
+    WHERE strategy = 'gold' AND cardinality(holders) < wanted
+    ORDER BY candidate_id, annotator, label_id DESC
+) AS answers
+GROUP BY annotator ORDER BY annotator LIMIT %(limit)s
+"""
+
+SITUATION: Final = """
+SELECT (SELECT count(*) FROM (SELECT FROM feedback.images LIMIT 2) AS two),
+       EXISTS (SELECT FROM feedback.pool_versions WHERE complete_at IS NOT NULL)
+"""

@@ -1,0 +1,218 @@
+"""What can be asked of the trainer, in the domain's words."""
+
+import math
+from collections.abc import AsyncIterator
+
+from services.trainer.jobs.queue import Job, Jobs, check_requested_by
+from services.trainer.jobs.uploads import Uploads
+from services.trainer.registry.evaluations import Evaluations
+from services.trainer.registry.replicas import ReplicaWatch, Rollout
+from services.trainer.registry.serving_pointer import PointerPublisher
+from services.trainer.registry.shadow import ShadowPublisher
+from services.trainer.registry.suspects import Suspects
+from services.trainer.registry.versions import Serving, Versions
+from services.trainer.worker.specs import (
+    EvaluateSpec,
+    ImportSpec,
+    JobKind,
+    QuantizeSpec,
+    TrainOptions,
+    TrainSpec,
+)
+from shared.errors import InvalidInput, PreconditionFailed
+from shared.model.manifest import ChannelOrder
+
+_UNCALIBRATED_THRESHOLD = 0.4
+
+
+class Trainer:
+    """Queues work, and decides which version serves.
+
+    Attributes:
+        jobs: To look jobs up, follow and cancel them.
+        versions: To look versions up.
+        evaluations: To look up what was measured of them.
+        suspects: To look up which labels trainings suspect.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        versions: Versions,
+        evaluations: Evaluations,
+        suspects: Suspects,
+        *,
+        uploads: Uploads,
+        pointer: PointerPublisher,
+        replicas: ReplicaWatch,
+        shadow: ShadowPublisher,
+    ) -> None:
+        self.jobs = jobs
+        self.versions = versions
+        self.evaluations = evaluations
+        self.suspects = suspects
+        self._uploads = uploads
+        self._pointer = pointer
+        self._replicas = replicas
+        self._shadow = shadow
+
+    async def start_training(
+        self, options: TrainOptions, parent_version: str, *, requested_by: str, no_promotion: bool
+    ) -> Job:
+        """Queue a fine-tuning.
+
+        Args:
+            options: How to train.
+            parent_version: What to start from; the serving version when empty.
+            requested_by: Who asks.
+            no_promotion: Keep the candidate out of service even if the gate passes it.
+
+        Raises:
+            InvalidInput: Names the option that is out of its range.
+            NotFound: If there is no such parent.
+            PreconditionFailed: If no parent is named and nothing serves.
+        """
+        parent = parent_version or await self._serving_version("options.parent_version")
+        spec = TrainSpec(parent_version=parent, options=options, no_promotion=no_promotion)
+        spec.for_job("")
+        await self.versions.get(parent)
+        return await self.jobs.create(JobKind.TRAIN, spec.model_dump(mode="json"), requested_by)
+
+    async def evaluate_model(
+        self,
+        model_version: str,
+        *,
+        against_version: str,
+        data_snapshot: str,
+        requested_by: str,
+    ) -> Job:
+        """Queue the measurement of a version on the feedback.
+
+        Args:
+            model_version: The serving version when empty.
+            against_version: What to compare it with; nothing when empty.
+            data_snapshot: Which feedback; as it stands when the job starts if empty.
+            requested_by: Who asks.
+
+        Raises:
+            InvalidInput: If it is to be compared with itself.
+            NotFound: If there is no such version.
+            PreconditionFailed: If no version is named and nothing serves.
+        """
+        measured = model_version or await self._serving_version("model_version")
+        await self.versions.get(measured)
+        if against_version:
+            await self.versions.get(against_version)
+        if measured == against_version:
+            raise InvalidInput("against_version", f"is {measured}, which is to be measured itself")
+        spec = EvaluateSpec(
+            model_version=measured,
+            against_version=against_version or None,
+            data_snapshot=data_snapshot or None,
+        )
+        return await self.jobs.create(JobKind.EVALUATE, spec.model_dump(mode="json"), requested_by)
+
+    async def quantize_model(self, model_version: str, *, requested_by: str) -> Job:
+        """Queue the making of a version's eight-bit form.
+
+        Args:
+            model_version: The serving version when empty.
+            requested_by: Who asks.
+
+        Raises:
+            NotFound: If there is no such version.
+            PreconditionFailed: If no version is named and nothing serves, or if the version
+                is quantized already.
+        """
+        full = model_version or await self._serving_version("model_version")
+        made_by = await self.jobs.get((await self.versions.get(full)).job_id)
+        if made_by.kind is JobKind.QUANTIZE:
+            raise PreconditionFailed(f"{full} is quantized already; name the version it is made of")
+        spec = QuantizeSpec(model_version=full)
+        return await self.jobs.create(JobKind.QUANTIZE, spec.model_dump(mode="json"), requested_by)
+
+    async def _serving_version(self, field: str) -> str:
+        serving = await self.versions.serving()
+        if serving is None:
+            raise PreconditionFailed(f"no version serves yet; import one, or name {field}")
+        return serving.model_version
+
+    async def import_model(
+        self,
+        chunks: AsyncIterator[bytes],
+        *,
+        channel_order: ChannelOrder,
+        threshold: float | None,
+        requested_by: str,
+    ) -> Job:
+        """Take a checkpoint in, and queue the job that makes a version of it.
+
+        Args:
+            chunks: The file.
+            channel_order: What the network was trained with.
+            threshold: Cosine similarity from which two faces are the same person.
+            requested_by: Who asks.
+
+        Raises:
+            InvalidInput: If an option is out of its range, or the file empty or too large.
+        """
+        check_requested_by(requested_by, "options.requested_by")
+        if threshold is None:
+            threshold = _UNCALIBRATED_THRESHOLD
+        if not math.isfinite(threshold) or abs(threshold) > 1:
+            raise InvalidInput("options.threshold", f"{threshold} is outside -1..1")
+        upload = await self._uploads.store(chunks)
+        spec = ImportSpec(upload=upload, channel_order=channel_order, threshold=threshold)
+        return await self.jobs.create(JobKind.IMPORT, spec.model_dump(mode="json"), requested_by)
+
+    async def promote(
+        self,
+        model_version: str,
+        *,
+        who: str,
+        why: str,
+        override_gate: bool,
+        expected_generation: int | None,
+    ) -> Serving:
+        """Make a version the serving one, and publish that; see `Versions.promote`."""
+        serving = await self.versions.promote(
+            model_version,
+            who=who,
+            why=why,
+            override_gate=override_gate,
+            expected_generation=expected_generation,
+        )
+        await self._pointer.try_to_publish()
+        return serving
+
+    async def rollback(self, *, who: str, why: str) -> Serving:
+        """Make the version before serve again, and publish that; see `Versions.rollback`."""
+        serving = await self.versions.rollback(who=who, why=why)
+        await self._pointer.try_to_publish()
+        return serving
+
+    async def rollout(self) -> Rollout:
+        """Say which embedders live, and what each of them serves of what was decided."""
+        serving = await self.versions.serving()
+        return Rollout(serving, self._replicas.live, self._replicas.candidate)
+
+    async def shadow(self, model_version: str, *, requested_by: str) -> None:
+        """Let the embedders try a version on live requests, instead of any other.
+
+        Args:
+            model_version: None is tried any longer when empty.
+            requested_by: Who asks.
+
+        Raises:
+            InvalidInput: If `requested_by` is not 1..128 characters.
+            NotFound: If there is no such version.
+            PreconditionFailed: If it is the one that serves.
+            Unavailable: If a store cannot be reached.
+        """
+        check_requested_by(requested_by)
+        if model_version:
+            await self.versions.get(model_version)
+            serving = await self.versions.serving()
+            if serving and serving.model_version == model_version:
+                raise PreconditionFailed(f"{model_version} serves; name a version to try beside it")
+        await self._shadow.publish(model_version, who=requested_by)

@@ -1,0 +1,211 @@
+"""Unpacks requests, calls the trainer, packs its answers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from magface.v1 import trainer_pb2 as pb
+from magface.v1 import trainer_pb2_grpc
+
+from services.trainer.api.converters import (
+    CHUNK_BYTES,
+    pack_evaluation,
+    pack_event,
+    pack_job,
+    pack_report,
+    pack_rollout,
+    pack_version,
+    read_channel_order,
+    read_job_id,
+    read_options,
+    read_upload,
+)
+from services.trainer.api.service import Trainer
+from shared.rpc.deferred import Opened
+from shared.rpc.interceptors import Context
+from shared.rpc.paging import read_page
+
+
+class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
+    """The contract's TrainerService over a trainer, UNAVAILABLE until `trainer` is opened.
+
+    Args:
+        stopping: Set when the server begins to stop; watchers are sent away then.
+    """
+
+    def __init__(self, stopping: asyncio.Event) -> None:
+        self._stopping = stopping
+        self.trainer: Opened[Trainer] = Opened("the trainer")
+
+    async def StartTraining(  # noqa: N802
+        self,
+        request: pb.StartTrainingRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.StartTrainingResponse:
+        job = await self.trainer().start_training(
+            read_options(request.options),
+            request.options.parent_version,
+            requested_by=request.requested_by,
+            no_promotion=request.no_promotion,
+        )
+        return pb.StartTrainingResponse(job=pack_job(job))
+
+    async def GetJob(  # noqa: N802
+        self,
+        request: pb.GetJobRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.GetJobResponse:
+        job = await self.trainer().jobs.get(read_job_id(request.job_id))
+        return pb.GetJobResponse(job=pack_job(job))
+
+    async def ListJobs(  # noqa: N802
+        self,
+        request: pb.ListJobsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListJobsResponse:
+        page = read_page(request.page_size, request.page_token)
+        jobs, token = page.cut(await self.trainer().jobs.list(page.limit, page.before))
+        return pb.ListJobsResponse(jobs=map(pack_job, jobs), next_page_token=token)
+
+    async def WatchJob(  # noqa: N802
+        self,
+        request: pb.WatchJobRequest,
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[pb.WatchJobResponse]:
+        job_id = read_job_id(request.job_id)
+        async for event in self.trainer().jobs.watch(job_id, self._stopping):
+            yield pack_event(event)
+
+    async def CancelJob(  # noqa: N802
+        self,
+        request: pb.CancelJobRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.CancelJobResponse:
+        job = await self.trainer().jobs.cancel(read_job_id(request.job_id), request.requested_by)
+        return pb.CancelJobResponse(job=pack_job(job))
+
+    async def ListModels(  # noqa: N802
+        self,
+        request: pb.ListModelsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListModelsResponse:
+        page = read_page(request.page_size, request.page_token)
+        found = await self.trainer().versions.list(page.limit, page.before)
+        serving = await self.trainer().versions.serving()
+        versions, token = page.cut(found)
+        return pb.ListModelsResponse(
+            models=[pack_version(version, serving) for version in versions],
+            next_page_token=token,
+            serving_generation=serving.generation if serving else 0,
+        )
+
+    async def ImportModel(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.ImportModelRequest],
+        context: Context,  # noqa: ARG002
+    ) -> pb.ImportModelResponse:
+        options, chunks = await read_upload(request_iterator)
+        job = await self.trainer().import_model(
+            chunks,
+            channel_order=read_channel_order(options.channel_order),
+            threshold=options.threshold if options.HasField("threshold") else None,
+            requested_by=options.requested_by,
+        )
+        return pb.ImportModelResponse(job=pack_job(job))
+
+    async def PromoteModel(  # noqa: N802
+        self,
+        request: pb.PromoteModelRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.PromoteModelResponse:
+        named = request.HasField("expected_generation")
+        serving = await self.trainer().promote(
+            request.model_version,
+            who=request.requested_by,
+            why=request.reason,
+            override_gate=request.override_gate,
+            expected_generation=request.expected_generation if named else None,
+        )
+        return pb.PromoteModelResponse(
+            model_version=serving.model_version, serving_generation=serving.generation
+        )
+
+    async def Rollback(  # noqa: N802
+        self,
+        request: pb.RollbackRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.RollbackResponse:
+        serving = await self.trainer().rollback(who=request.requested_by, why=request.reason)
+        return pb.RollbackResponse(
+            model_version=serving.model_version, serving_generation=serving.generation
+        )
+
+    async def GetRollout(  # noqa: N802
+        self,
+        request: pb.GetRolloutRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> pb.GetRolloutResponse:
+        return pack_rollout(await self.trainer().rollout())
+
+    async def ShadowModel(  # noqa: N802
+        self,
+        request: pb.ShadowModelRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ShadowModelResponse:
+        await self.trainer().shadow(request.model_version, requested_by=request.requested_by)
+        return pb.ShadowModelResponse(model_version=request.model_version)
+
+    async def EvaluateModel(  # noqa: N802
+        self,
+        request: pb.EvaluateModelRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.EvaluateModelResponse:
+        job = await self.trainer().evaluate_model(
+            request.model_version,
+            against_version=request.against_version,
+            data_snapshot=request.data_snapshot,
+            requested_by=request.requested_by,
+        )
+        return pb.EvaluateModelResponse(job=pack_job(job))
+
+    async def QuantizeModel(  # noqa: N802
+        self,
+        request: pb.QuantizeModelRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.QuantizeModelResponse:
+        job = await self.trainer().quantize_model(
+            request.model_version, requested_by=request.requested_by
+        )
+        return pb.QuantizeModelResponse(job=pack_job(job))
+
+    async def ListEvaluations(  # noqa: N802
+        self,
+        request: pb.ListEvaluationsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListEvaluationsResponse:
+        page = read_page(request.page_size, request.page_token)
+        found = await self.trainer().evaluations.list(
+            page.limit, page.before, request.model_version or None
+        )
+        evaluations, token = page.cut(found)
+        return pb.ListEvaluationsResponse(
+            evaluations=map(pack_evaluation, evaluations), next_page_token=token
+        )
+
+    async def GetEvaluationReport(  # noqa: N802
+        self,
+        request: pb.GetEvaluationReportRequest,
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[pb.GetEvaluationReportResponse]:
+        report = await self.trainer().evaluations.report(read_job_id(request.job_id))
+        for start in range(0, len(report), CHUNK_BYTES):
+            yield pb.GetEvaluationReportResponse(chunk=report[start : start + CHUNK_BYTES])
+
+    async def ListSuspects(  # noqa: N802
+        self,
+        request: pb.ListSuspectsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListSuspectsResponse:
+        page = read_page(request.page_size, request.page_token)
+        wanted = read_job_id(request.job_id) if request.job_id else None
+        job_id, report = await self.trainer().suspects.report(wanted)
+        return pack_report(job_id, report, page)

@@ -1,0 +1,272 @@
+"""Which model versions there are, and which one serves, in Postgres.
+
+The history of serving only grows: a promotion and a rollback each add the next
+generation. Of two made at the same time one gets it, and the other a `Conflict`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.errors import UniqueViolation
+from psycopg.rows import DictRow, class_row, dict_row
+
+from services.trainer.evaluation.gate import GateVerdict, verdict_from_json, verdict_to_json
+from services.trainer.jobs.queue import check_requested_by
+from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
+from shared.model.manifest import Manifest
+from shared.storage.postgres import Pool, transaction
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model version whose files are complete in the object store.
+
+    Attributes:
+        seq: Rises with every version.
+        gate: None for an import, which nobody judged.
+        job_id: The job that made it.
+    """
+
+    seq: int
+    manifest: Manifest
+    gate: GateVerdict | None
+    job_id: UUID
+
+    @property
+    def name(self) -> str:
+        return self.manifest.model_version
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One entry of the serving history; the latest says what serves now.
+
+    Attributes:
+        generation: 1 for the first, then one more with every promotion and rollback.
+        who: Who asked.
+        why: Their reason.
+        gate_overridden: Promoted although the gate had refused it.
+        restores: For a rollback, the earlier generation that it brought back.
+    """
+
+    generation: int
+    model_version: str
+    who: str
+    why: str
+    gate_overridden: bool
+    restores: int | None
+    at: datetime
+
+
+class Versions:
+    """Lists versions and decides which one serves.
+
+    Every method raises `Unavailable` when Postgres cannot be reached.
+
+    Args:
+        pool: Connections to a database with the schema `trainer`.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def get(self, model_version: str) -> Version:
+        """Give a version.
+
+        Raises:
+            NotFound: If there is none of that name.
+        """
+        async with transaction(self._pool) as connection:
+            return await _get(connection, model_version)
+
+    async def list(self, size: int, before: int | None = None) -> Sequence[Version]:
+        """List up to `size` versions, newest first, those with a `seq` under `before` only."""
+        async with transaction(self._pool) as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            await cursor.execute(
+                "SELECT * FROM trainer.versions"
+                " WHERE %(before)s::bigint IS NULL OR seq < %(before)s"
+                " ORDER BY seq DESC LIMIT %(size)s",
+                {"before": before, "size": size},
+            )
+            return [_version(row) async for row in cursor]
+
+    async def serving(self) -> Serving | None:
+        """Say what serves; None before the first promotion."""
+        async with transaction(self._pool) as connection:
+            return await read_serving(connection)
+
+    async def history(self) -> Sequence[Serving]:
+        """Give every promotion and rollback, the latest first."""
+        async with transaction(self._pool) as connection:
+            cursor = connection.cursor(row_factory=class_row(Serving))
+            await cursor.execute("SELECT * FROM trainer.serving_history ORDER BY generation DESC")
+            return await cursor.fetchall()
+
+    async def promote(
+        self,
+        model_version: str,
+        *,
+        who: str,
+        why: str,
+        override_gate: bool = False,
+        expected_generation: int | None = None,
+    ) -> Serving:
+        """Make a version the serving one; nothing changes if it is so already.
+
+        Raises:
+            InvalidInput: If `who` is not 1..128 characters, or the gate is overridden
+                without a reason.
+            NotFound: If there is no such version.
+            PreconditionFailed: If its gate refused it and `override_gate` is false.
+            Conflict: If the generation is not `expected_generation`, or another promotion
+                or rollback is made at the same time.
+        """
+        check_requested_by(who)
+        if override_gate and not why.strip():
+            raise InvalidInput("reason", "is empty; overriding the gate needs one")
+        async with transaction(self._pool) as connection:
+            version = await _get(connection, model_version)
+            overridden = version.gate is not None and not version.gate.passed
+            if overridden and not override_gate:
+                raise PreconditionFailed(
+                    f"the gate refused {model_version} ({describe_refusal(version.gate)}); to"
+                    " promote it all the same, override the gate and say why"
+                )
+            now = await read_serving(connection)
+            generation = now.generation if now else 0
+            if expected_generation not in (None, generation):
+                raise Conflict(
+                    f"generation {generation} serves, not {expected_generation}:"
+                    " another promotion came first"
+                )
+            if now and now.model_version == model_version:
+                return now
+            return await append_serving(
+                connection, now, model_version, who=who, why=why, gate_overridden=overridden
+            )
+
+    async def rollback(self, *, who: str, why: str) -> Serving:
+        """Make the version serve that served before the present one did.
+
+        Rolling back again goes further back, not forth.
+
+        Raises:
+            InvalidInput: If `who` is not 1..128 characters.
+            PreconditionFailed: If nothing served before.
+            Conflict: If a promotion or rollback is made at the same time.
+        """
+        check_requested_by(who)
+        async with transaction(self._pool) as connection:
+            now = await read_serving(connection)
+            before = await _generation(
+                connection, (now.restores or now.generation) - 1 if now else 0
+            )
+            if now is None or before is None:
+                raise PreconditionFailed("no version served before the present one")
+            return await append_serving(
+                connection,
+                now,
+                before.model_version,
+                who=who,
+                why=why,
+                gate_overridden=before.gate_overridden,
+                restores=before.restores or before.generation,
+            )
+
+
+async def add_version(
+    connection: AsyncConnection, manifest: Manifest, gate: GateVerdict | None, job_id: UUID
+) -> None:
+    """Add a version, whose files are stored, within the caller's transaction."""
+    await connection.execute(
+        "INSERT INTO trainer.versions (model_version, manifest, gate, job_id)"
+        " VALUES (%s, %s, %s, %s)",
+        (manifest.model_version, manifest.model_dump_json(), verdict_to_json(gate), job_id),
+    )
+
+
+async def read_serving(connection: AsyncConnection) -> Serving | None:
+    """Say what serves, within the caller's transaction."""
+    cursor = connection.cursor(row_factory=class_row(Serving))
+    await cursor.execute("SELECT * FROM trainer.serving_history ORDER BY generation DESC LIMIT 1")
+    return await cursor.fetchone()
+
+
+async def append_serving(
+    connection: AsyncConnection,
+    now: Serving | None,
+    model_version: str,
+    *,
+    who: str,
+    why: str,
+    gate_overridden: bool = False,
+    restores: int | None = None,
+) -> Serving:
+    """Add the generation after `now`, within the caller's transaction.
+
+    Raises:
+        Conflict: If another transaction has added it.
+    """
+    values: Mapping[str, Any] = {
+        "generation": now.generation + 1 if now else 1,
+        "model_version": model_version,
+        "who": who,
+        "why": why,
+        "gate_overridden": gate_overridden,
+        "restores": restores,
+    }
+    cursor = connection.cursor(row_factory=class_row(Serving))
+    try:
+        await cursor.execute(
+            "INSERT INTO trainer.serving_history"
+            " (generation, model_version, who, why, gate_overridden, restores)"
+            " VALUES (%(generation)s, %(model_version)s, %(who)s, %(why)s, %(gate_overridden)s,"
+            " %(restores)s) RETURNING *",
+            values,
+        )
+        return (await cursor.fetchall())[0]
+    except UniqueViolation as error:
+        raise Conflict(
+            f"generation {values['generation']} was taken by another promotion at the same time"
+        ) from error
+
+
+async def _generation(connection: AsyncConnection, generation: int) -> Serving | None:
+    cursor = connection.cursor(row_factory=class_row(Serving))
+    await cursor.execute(
+        "SELECT * FROM trainer.serving_history WHERE generation = %s", (generation,)
+    )
+    return await cursor.fetchone()
+
+
+async def _get(connection: AsyncConnection, model_version: str) -> Version:
+    cursor = connection.cursor(row_factory=dict_row)
+    await cursor.execute(
+        "SELECT * FROM trainer.versions WHERE model_version = %s", (model_version,)
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise NotFound(f"there is no model version {model_version}")
+    return _version(row)
+
+
+def _version(row: DictRow) -> Version:
+    return Version(
+        seq=row["seq"],
+        manifest=Manifest.model_validate(row["manifest"]),
+        gate=verdict_from_json(row["gate"]),
+        job_id=row["job_id"],
+    )
+
+
+def describe_refusal(gate: GateVerdict | None) -> str:
+    """List the checks that a candidate failed, with their figures."""
+    failed = [check for check in (gate.checks if gate else ()) if not check.passed]
+    if not failed:
+        return "nothing was checked"
+    return "; ".join(f"{check.name} {check.value:g} against {check.limit:g}" for check in failed)

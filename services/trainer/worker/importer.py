@@ -1,0 +1,78 @@
+"""Makes a model version of a MagFace checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.trainer.data.reference_faces import ReferenceFaces
+from services.trainer.progress import Progress, Report
+from services.trainer.worker.specs import ImportSpec
+from shared.model.default.crops import default_golden_crops
+from shared.model.export import export_version
+from shared.model.manifest import quantiles_of
+from shared.model.network.checkpoint import load_checkpoint
+from shared.model.sessions.base import Session, split_features
+from shared.model.sessions.torch import TorchSession
+
+_BATCH = 32
+
+
+def import_checkpoint(
+    checkpoint: Path,
+    spec: ImportSpec,
+    job_id: UUID,
+    workdir: Path,
+    *,
+    reference: ReferenceFaces,
+    report: Report,
+    magnitude_quantiles: Sequence[float] | None = None,
+) -> Path:
+    """Load a checkpoint and export it with what a version needs besides its weights.
+
+    Args:
+        checkpoint: An official file or a safetensors file.
+        spec: What the file does not say about itself.
+        job_id: The version is named for it, so that the same job makes the same version.
+        workdir: The version's folder is made below it.
+        reference: Faces that no version made of this one may get worse at.
+        report: Takes the progress.
+        magnitude_quantiles: See `Manifest`; None measures the network's own on the
+            reference faces.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        InvalidInput: If the file is no whole, plain checkpoint; says what is wrong with it.
+        CorruptData: If the network gives NaN or nothing, or its ONNX form differs from it.
+    """
+    report(Progress(0.1, "reading the checkpoint"))
+    loaded = load_checkpoint(checkpoint)
+    name = f"{loaded.spec.name}-{job_id.hex[:8]}"
+    report(Progress(0.3, f"read {loaded.entries} entries of {loaded.spec.name}"))
+    if magnitude_quantiles is None:
+        session = TorchSession(loaded.network, spec.channel_order)
+        magnitude_quantiles = _measure_quantiles(session, reference.crops)
+    report(Progress(0.5, f"exporting {name}"))
+    folder = workdir / name
+    export_version(
+        loaded.network,
+        folder,
+        model_version=name,
+        channel_order=spec.channel_order,
+        threshold=spec.threshold,
+        magnitude_quantiles=magnitude_quantiles,
+        golden_crops=default_golden_crops(),
+        job_id=str(job_id),
+        reference=reference.sha256,
+    )
+    return folder
+
+
+def _measure_quantiles(session: Session, crops: NDArray[np.uint8]) -> tuple[float, ...]:
+    batches = np.array_split(crops, -(-len(crops) // _BATCH))
+    magnitudes = np.concatenate([split_features(session.run(batch))[1] for batch in batches])
+    return quantiles_of(magnitudes)

@@ -1,0 +1,58 @@
+"""The service's domain with no network, for tests that bring a stand-in engine."""
+
+import asyncio
+
+import numpy as np
+
+from services.embedder.embedding.admission import Admission
+from services.embedder.embedding.cache import EmbeddingCache
+from services.embedder.embedding.service import FaceEmbedder
+from services.embedder.embedding.verification import StoredEmbedding
+from services.embedder.inference.pipeline import Pipeline
+from services.embedder.inference.requests import deliver_on
+from services.embedder.models.resident import LoadedModel, ResidentModels
+from services.embedder.rollout.shadow import Shadow
+from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.settings import ImageLimits
+from tests.services.embedder.faces import crops, png
+from tests.services.embedder.standin import model
+
+FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
+
+
+class Service:
+    """All of the embedder but its transport, with nothing that serves yet."""
+
+    def __init__(self, max_images: int = 128, batch_images: int = 4, cache_bytes: int = 0) -> None:
+        deliver = deliver_on(asyncio.get_running_loop())
+        self.models = ResidentModels()
+        reader = FaceReader(ImageLimits())
+        self.pipeline = Pipeline(reader, 2, batch_images, deliver)
+        self.admission = Admission(max_images, 2**24)
+        self.cache = EmbeddingCache(cache_bytes)
+        shadow = Shadow(self.models, reader, model, self.admission.idle, 0.0)
+        self.faces = FaceEmbedder(self.models, self.pipeline, self.admission, self.cache, shadow)
+
+    async def __aenter__(self) -> "Service":
+        self.pipeline.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.pipeline.stop()
+
+    @property
+    def queued(self) -> bool:
+        """Whether work waits for the engine."""
+        batcher = self.pipeline._batcher
+        return bool(batcher._waiting or batcher._next.works)
+
+
+def held(version: str) -> LoadedModel:
+    """A model whose first batch does not end before it is told to go on."""
+    held = model(version)
+    held.session.go_on.clear()
+    return held
+
+
+def stored(vector: np.ndarray, version: str = "v1") -> StoredEmbedding:
+    return StoredEmbedding(vector.astype("<f4").tobytes(), version)

@@ -1,0 +1,149 @@
+"""The engine on real networks, and what it does when one fails."""
+
+import queue
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.embedder.inference.batcher import Batcher
+from services.embedder.inference.engine import Engine
+from services.embedder.inference.requests import Answer, new_work
+from services.embedder.models.resident import LoadedModel
+from shared.errors import CorruptData, Overloaded
+from shared.model.manifest import read_manifest
+from shared.model.sessions.base import split_features
+from tests.services.embedder.conftest import VERSIONS
+from tests.services.embedder.faces import crops
+from tests.services.embedder.standin import model, numbered_work
+
+
+class _Running:
+    """An engine whose outcomes can be waited for, in the order it settles them."""
+
+    def __init__(self, limit: int = 4) -> None:
+        self.batcher = Batcher(limit)
+        self._settled: queue.Queue = queue.Queue()
+        self.engine = Engine(self.batcher, limit, self._deliver)
+
+    def __enter__(self) -> "_Running":
+        self.engine.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.stop()
+
+    def _deliver(self, settled) -> None:
+        for each in settled():
+            self._settled.put(each)
+
+    def outcomes(self, count: int) -> dict:
+        return dict(self._settled.get(timeout=20) for _ in range(count))
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_versions, bare_sessions) -> dict[str, LoadedModel]:
+    return {v: LoadedModel(read_manifest(f), bare_sessions[v]) for v, f in tiny_versions.items()}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=8), limit=st.integers(1, 8))
+def test_what_a_face_gets_does_not_depend_on_its_batch(loaded, bare_sessions, sizes, limit):
+    faces = crops(sum(sizes), seed=sum(sizes))
+    expected, _ = split_features(
+        np.concatenate([bare_sessions[VERSIONS[0]].run(face[None]) for face in faces])
+    )
+    with _Running(limit) as running:
+        works, start = [], 0
+        for size in sizes:
+            work = new_work(loaded[VERSIONS[0]], size, lambda _: None)
+            work.crops[:] = faces[start : start + size]
+            works.append((work, start))
+            start += size
+            running.batcher.submit([work])
+        outcomes = running.outcomes(len(works))
+    for work, start in works:
+        answer = outcomes[work]
+        np.testing.assert_allclose(
+            answer.embeddings, expected[start : start + work.images], atol=1e-5
+        )
+
+
+def test_work_that_waits_together_is_answered_by_the_version_each_is_for(loaded):
+    running = _Running()
+    works = [numbered_work(1, 3, loaded[version]) for version in (*VERSIONS, VERSIONS[0])]
+    for work in works:
+        running.batcher.submit([work])
+    with running:
+        outcomes = running.outcomes(3)
+    first, other, again = (outcomes[work].embeddings for work in works)
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, other, atol=1e-2)
+
+
+def test_a_failing_batch_is_reported_to_its_callers_and_the_engine_goes_on():
+    with _Running() as running:
+        standin = model("v1")
+        standin.session.error = RuntimeError("out of memory")
+        bad, good = numbered_work(0, 1, standin), numbered_work(1, 1, standin)
+        running.batcher.submit([bad])
+        assert str(running.outcomes(1)[bad]) == "out of memory"
+        standin.session.error = None
+        running.batcher.submit([good])
+        assert isinstance(running.outcomes(1)[good], Answer)
+
+
+def test_an_unusable_row_does_not_take_its_neighbours_answers_away():
+    running = _Running()
+    standin = model("v1")
+    run = standin.session.run
+
+    def run_with_nan(batch: np.ndarray) -> np.ndarray:
+        raw = run(batch)
+        raw[1] = np.nan
+        return raw
+
+    standin.session.run = run_with_nan
+    works = [numbered_work(number, 1, standin) for number in range(3)]
+    for work in works:
+        running.batcher.submit([work])
+    with running:
+        outcomes = running.outcomes(3)
+    kinds = [type(outcomes[work]) for work in works]
+    assert kinds == [Answer, CorruptData, Answer]
+
+
+def test_work_past_its_deadline_is_told_so_and_not_computed():
+    running = _Running()
+    standin = model("v1")
+    late, fresh = numbered_work(0, 1, standin), numbered_work(1, 1, standin)
+    late.deadline = 0.0
+    running.batcher.submit([late])
+    running.batcher.submit([fresh])
+    with running:
+        outcomes = running.outcomes(2)
+    assert isinstance(outcomes[late], Overloaded)
+    assert standin.session.computed == [(1, 0)]
+
+
+def test_stopping_computes_what_is_queued():
+    running = _Running(limit=1)
+    slow = model("v1", seconds=0.01)
+    works = [numbered_work(number, 1, slow) for number in range(5)]
+    for work in works:
+        running.batcher.submit([work])
+    running.engine.start()
+    running.engine.stop()
+    assert set(running.outcomes(5)) == set(works)
+
+
+def test_a_call_larger_than_a_batch_is_computed_in_parts_by_one_version():
+    running = _Running(limit=4)
+    standin = model("v1")
+    work = numbered_work(0, 10, standin)
+    running.batcher.submit([work])
+    with running:
+        answer = running.outcomes(1)[work]
+    assert standin.session.batches == [4, 4, 2]
+    assert answer.embeddings.shape == (10, 8)

@@ -1,0 +1,255 @@
+"""A candidate in the shadow: what it measures, and that no one feels it."""
+
+import asyncio
+import os
+import sys
+import threading
+from contextlib import asynccontextmanager, suppress
+from math import inf
+
+import numpy as np
+import pytest
+
+from services.embedder.embedding.admission import Admission
+from services.embedder.embedding.cache import EmbeddingCache
+from services.embedder.embedding.service import FaceEmbedder
+from services.embedder.inference.pipeline import Pipeline
+from services.embedder.inference.requests import deliver_on
+from services.embedder.models.resident import LoadedModel, ResidentModels
+from services.embedder.rollout import shadow as module
+from services.embedder.rollout.shadow import Shadow
+from shared.errors import CorruptData
+from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.registry.shadow_pointer import ShadowPointer, clear_shadow, write_shadow
+from shared.settings import ImageLimits
+from tests.services.embedder.conftest import VERSIONS
+from tests.services.embedder.faces import crops, image_side, png
+from tests.services.embedder.serving import running_embedder
+from tests.services.embedder.standin import StandInSession, manifest, model
+from tests.support.waiting import let_others_run, until
+
+FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
+PAIRS = list(zip(FACES, FACES[1:] + FACES[:1], strict=True))
+READER = FaceReader(ImageLimits())
+
+
+class _OtherOpinion(StandInSession):
+    """Finds faces less alike than the other stand-ins do."""
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        return super().run(batch) ** 3
+
+
+class _World:
+    def __init__(self, share: float = 1.0) -> None:
+        self.models = ResidentModels()
+        self.admission = Admission(64, 2**24)
+        self.pipeline = Pipeline(READER, 2, 4, deliver_on(asyncio.get_running_loop()))
+        self.candidate = LoadedModel(manifest("v2"), _OtherOpinion("v2"))
+        self.broken: Exception | None = None
+        self.loads: list[str] = []
+        self.shadow = Shadow(self.models, READER, self._load, self.admission.idle, share)
+        cache = EmbeddingCache(2**20)
+        self.faces = FaceEmbedder(self.models, self.pipeline, self.admission, cache, self.shadow)
+
+    async def look(self, version: str | None) -> None:
+        await self.shadow.look(ShadowPointer(model_version=version) if version else None)
+
+    async def verify_all(self) -> list:
+        return [await self.faces.verify(a, b, inf) for a, b in PAIRS]
+
+    def _load(self, version: str) -> LoadedModel:
+        self.loads.append(version)
+        if self.broken:
+            raise self.broken
+        return self.candidate if version == "v2" else model(version)
+
+
+@asynccontextmanager
+async def _running(share: float = 1.0):
+    world = _World(share)
+    world.pipeline.start()
+    world.models.flip(model("v1"))
+    task = asyncio.create_task(world.shadow.run())
+    try:
+        yield world
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await world.pipeline.stop()
+
+
+def _similarity(pair: tuple[FaceImage, FaceImage]) -> float:
+    """What the candidate must find."""
+    batch = np.stack([READER.crop(face) for face in pair])
+    a, b = _OtherOpinion("v2").run(batch).astype(np.float64)
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+async def test_agreement_and_shift_are_those_of_the_two_versions():
+    async with _running() as world:
+        await world.look("v2")
+        live = await world.verify_all()
+        await until(lambda: world.shadow.report.pairs == len(PAIRS))
+        report = world.shadow.report
+    theirs = [_similarity(pair) for pair in PAIRS]
+    agreed = [verdict.same == (found >= 0.5) for verdict, found in zip(live, theirs, strict=True)]
+    assert 0 < sum(agreed) < len(PAIRS)
+    assert report.agreement == pytest.approx(np.mean(agreed))
+    shift = np.mean([found - v.similarity for v, found in zip(live, theirs, strict=True)])
+    assert report.similarity_shift == pytest.approx(shift, abs=1e-6)
+    assert (report.model_version, report.error) == ("v2", "")
+    assert world.candidate.session.batches == [1] * 2 * len(PAIRS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows a thread's priority")
+async def test_its_thread_has_a_lower_priority_than_those_that_answer_calls():
+    async with _running() as world:
+        await world.look("v2")
+        niceness: list[int] = []
+        run = world.candidate.session.run
+
+        def run_and_note(batch: np.ndarray) -> np.ndarray:
+            niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return run(batch)
+
+        world.candidate.session.run = run_and_note
+        await world.faces.verify(*PAIRS[0], inf)
+        await until(lambda: world.shadow.report.pairs)
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert set(niceness) == {max(ours, 10)}
+
+
+async def test_it_computes_only_while_no_call_is_in_flight():
+    async with _running() as world:
+        await world.look("v2")
+        with world.admission.admit(1, 1, 0.0):
+            await world.verify_all()
+            await let_others_run()
+            assert world.candidate.session.batches == []
+        await until(lambda: world.shadow.report.pairs > 0)
+
+
+async def test_when_it_is_behind_pairs_are_dropped_and_calls_are_answered(monkeypatch):
+    async with _running() as world:
+        await world.look("v2")
+        world.candidate.session.go_on.clear()
+        await world.faces.verify(*PAIRS[0], inf)
+        await until(lambda: world.candidate.session.batches)
+        for _ in range(10):
+            await asyncio.wait_for(world.verify_all(), 60)
+        assert world.shadow._queue.qsize() == module._QUEUED_PAIRS
+        world.candidate.session.go_on.set()
+        await until(lambda: world.shadow.report.pairs == module._QUEUED_PAIRS + 1)
+        monkeypatch.setattr(module, "_PAIR_BYTES", 100)
+        await world.verify_all()
+        assert world.shadow._queue.empty()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+async def test_only_a_share_of_the_comparisons_is_tried(share):
+    async with _running(share) as world:
+        await world.look("v2")
+        for _ in range(10):
+            await world.verify_all()
+            await until(world.shadow._queue.empty)
+        await until(world.admission.idle.is_set)
+    assert world.shadow.report.pairs < 60 * share + 25
+    assert bool(world.shadow.report.pairs) == bool(share)
+
+
+async def test_another_serving_version_or_candidate_begins_a_new_report():
+    async with _running() as world:
+        await world.look("v2")
+        await world.verify_all()
+        await until(lambda: world.shadow.report.pairs == len(PAIRS))
+        world.models.flip(model("v0"))
+        await world.faces.verify(*PAIRS[0], inf)
+        await world.look("v2")
+        assert (world.shadow.report.model_version, world.shadow.report.pairs) == ("v2", 0)
+        await world.verify_all()
+        await until(lambda: world.shadow.report.pairs == len(PAIRS))
+        await world.look("v3")
+        assert (world.shadow.report.model_version, world.shadow.report.pairs) == ("v3", 0)
+        assert world.loads == ["v2", "v3"]
+
+
+async def test_a_candidate_that_serves_or_is_taken_back_is_let_go():
+    async with _running() as world:
+        for away in ("promoted", "taken back"):
+            await world.look("v2")
+            assert world.shadow._model is not None
+            if away == "promoted":
+                world.models.flip(model("v2"))
+            await world.look("v2" if away == "promoted" else None)
+            assert world.shadow.report == module.ShadowReport()
+            assert world.shadow._model is None
+            world.models.flip(model("v1"))
+
+
+async def test_a_candidate_that_cannot_be_loaded_is_reported_and_tried_again_later(monkeypatch):
+    monkeypatch.setattr(module, "_FIRST_RETRY_S", 0.05)
+    async with _running() as world:
+        world.broken = CorruptData("half a file")
+        for _ in range(3):
+            await world.look("v2")
+        assert world.loads == ["v2"]
+        assert world.shadow.report.error == "CorruptData: half a file"
+        await world.verify_all()
+        world.broken = None
+        await asyncio.sleep(0.06)
+        await world.look("v2")
+        assert (world.loads, world.shadow.report.error) == (["v2", "v2"], "")
+
+
+async def test_a_candidate_that_fails_harms_no_call_and_is_reported():
+    async with _running() as world:
+        await world.look("v2")
+        world.candidate.session.error = RuntimeError("out of memory")
+        await world.verify_all()
+        await until(lambda: "out of memory" in world.shadow.report.error)
+        assert world.shadow.report.pairs == 0
+
+
+async def test_pictures_that_wait_are_forgotten_with_an_erasure():
+    async with _running() as world:
+        await world.look("v2")
+        with world.admission.admit(1, 1, 0.0):
+            await world.verify_all()
+            world.shadow.forget()
+            assert world.shadow._queue.empty()
+
+
+async def test_the_registry_puts_a_version_into_the_shadow_and_takes_it_out(
+    embedder_settings, published, bare_sessions
+):
+    first, second = VERSIONS
+    settings = embedder_settings.model_copy(update={"shadow_share": 1.0})
+    faces = crops(2)
+    async with running_embedder(settings) as client:
+        await client.until_serving(first)
+        write_shadow(published.objects, ShadowPointer(model_version=second))
+
+        async def judged() -> bool:
+            await client.verify(image_side(faces[0]), image_side(faces[1]))
+            found = await client.model()
+            return found.shadow_version == second and found.shadow_pairs >= 3
+
+        await until(judged)
+        found = await client.model()
+        similarities = []
+        for version in VERSIONS:
+            a, b = bare_sessions[version].run(faces)
+            similarities.append(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
+        shift = similarities[1] - similarities[0]
+        assert found.shadow_similarity_shift == pytest.approx(shift, abs=1e-4)
+        alike = len({similarity >= 0.25 for similarity in similarities}) == 1
+        assert found.shadow_agreement == float(alike)
+        assert (found.shadow_error, found.resident_versions) == ("", [first])
+        clear_shadow(published.objects)
+
+        async def gone() -> bool:
+            return (await client.model()).shadow_version == ""
+
+        await until(gone)

@@ -1,0 +1,258 @@
+"""What the swapper does, with stand-ins for registry and loading."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from services.embedder.models.resident import LoadedModel, ResidentModels
+from services.embedder.rollout import swapper as swap
+from services.embedder.rollout.swapper import LastServed, Swapper
+from shared.errors import CorruptData, Unavailable
+from shared.registry.serving_pointer import ServingPointer
+from tests.services.embedder.standin import model
+from tests.support.waiting import until
+
+
+class _World:
+    """A registry and a loader that do as they are told, and a swapper between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.models = ResidentModels()
+        self.last_served = LastServed(folder / "cache" / "last-served")
+        self.background = ThreadPoolExecutor(1, "background")
+        self.swapper = Swapper(
+            self.models,
+            self._read,
+            self._load,
+            background=self.background,
+            last_served=self.last_served,
+            interval_s=0.01,
+        )
+        self.broken: dict[str, Exception] = {}
+        self.loads: list[str] = []
+        self.loaded_on: list[str] = []
+        self.hold = threading.Event()
+        self.hold.set()
+        self.away = False
+        self._looks = 0
+        self._pointer: ServingPointer | None = None
+
+    def promote(self, version: str) -> None:
+        generation = self._pointer.generation + 1 if self._pointer else 1
+        self._pointer = ServingPointer(
+            model_version=version, generation=generation, published_at=datetime.now(UTC)
+        )
+
+    @property
+    def serving(self) -> str | None:
+        return self.models.serving_version
+
+    async def some_looks(self) -> None:
+        seen = self._looks
+        await until(lambda: self._looks >= seen + 5)
+
+    def _read(self) -> ServingPointer | None:
+        self._looks += 1
+        if self.away:
+            raise Unavailable("the store is away")
+        return self._pointer
+
+    def _load(self, version: str) -> LoadedModel:
+        self.loads.append(version)
+        self.loaded_on.append(threading.current_thread().name)
+        self.hold.wait(timeout=5)
+        if version in self.broken:
+            raise self.broken[version]
+        return model(version)
+
+
+@asynccontextmanager
+async def _running(world: _World):
+    task = asyncio.create_task(world.swapper.run())
+    try:
+        yield world
+    finally:
+        world.hold.set()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        world.background.shutdown()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> _World:
+    return _World(tmp_path)
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap, "_FIRST_RETRY_S", 0.02)
+    monkeypatch.setattr(swap, "_LAST_RETRY_S", 0.04)
+
+
+async def test_nothing_serves_before_the_first_decision(world):
+    async with _running(world):
+        await world.some_looks()
+        assert world.serving is None
+        assert not world.swapper.ready.is_set()
+        world.promote("v1")
+        await until(lambda: world.serving == "v1")
+        assert world.swapper.ready.is_set()
+
+
+async def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving_and_says_so(world):
+    world.promote("v1")
+    world.broken["v2"] = CorruptData("NaN everywhere")
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        world.promote("v2")
+        await until(lambda: world.swapper.swap_error != "")
+        assert world.serving == "v1"
+        assert world.swapper.pending_version == "v2"
+        assert world.swapper.swap_error == "CorruptData: NaN everywhere"
+        world.promote("v1")
+        await until(lambda: world.swapper.pending_version == "")
+        assert world.swapper.swap_error == ""
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_a_failed_load_is_retried_with_backoff(world):
+    world.promote("v1")
+    world.broken["v1"] = CorruptData("half a file")
+    async with _running(world):
+        await until(lambda: len(world.loads) >= 3)
+        del world.broken["v1"]
+        await until(lambda: world.serving == "v1")
+        assert world.swapper.swap_error == ""
+
+
+async def test_backoff_grows_and_keeps_a_broken_version_from_being_loaded_at_every_look(world):
+    world.promote("v1")
+    world.broken["v1"] = CorruptData("half a file")
+    async with _running(world):
+        await world.some_looks()
+        assert world.loads == ["v1"]
+
+
+async def test_a_new_decision_for_the_same_version_is_tried_at_once(world):
+    world.promote("v1")
+    world.broken["v1"] = CorruptData("half a file")
+    async with _running(world):
+        await until(lambda: world.swapper.swap_error != "")
+        del world.broken["v1"]
+        world.promote("v1")
+        await until(lambda: world.serving == "v1")
+
+
+async def test_an_unreachable_store_is_tried_at_every_look_so_that_no_backoff_delays(world):
+    world.promote("v1")
+    world.broken["v1"] = Unavailable("the store is away")
+    async with _running(world):
+        await until(lambda: len(world.loads) >= 5)
+
+
+async def test_only_beside_a_serving_version_is_loaded_in_the_background(world):
+    async with _running(world):
+        for version in ("v1", "v2"):
+            world.promote(version)
+            await until(lambda version=version: world.serving == version)
+    assert [name.startswith("background") for name in world.loaded_on] == [False, True]
+
+
+async def test_rollback_loads_nothing(world):
+    async with _running(world):
+        for version in ("v1", "v2"):
+            world.promote(version)
+            await until(lambda version=version: world.serving == version)
+        world.promote("v1")
+        await until(lambda: world.serving == "v1")
+        world.promote("v2")
+        await until(lambda: world.serving == "v2")
+    assert world.loads == ["v1", "v2"]
+
+
+async def test_only_the_serving_version_and_the_one_before_stay_loaded(world):
+    async with _running(world):
+        for version in ("v1", "v2", "v3", "v1"):
+            world.promote(version)
+            await until(lambda version=version: world.serving == version)
+        assert world.models.versions == ["v1", "v3"]
+    assert world.loads == ["v1", "v2", "v3", "v1"]
+
+
+async def test_rollback_does_not_wait_for_a_slow_load(world):
+    async with _running(world):
+        for version in ("v1", "v2"):
+            world.promote(version)
+            await until(lambda version=version: world.serving == version)
+        world.hold.clear()
+        world.promote("v3")
+        await until(lambda: "v3" in world.loads)
+        world.promote("v1")
+        await until(lambda: world.serving == "v1")
+        world.hold.set()
+        await world.some_looks()
+        assert world.serving == "v1"
+
+
+async def test_a_version_that_was_loaded_too_late_does_not_serve(world):
+    world.promote("v1")
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        world.hold.clear()
+        world.promote("v2")
+        await until(lambda: "v2" in world.loads)
+        world.promote("v3")
+        await world.some_looks()
+        world.hold.set()
+        served = set()
+        await until(lambda: served.add(world.serving) or world.serving == "v3")
+    assert served == {"v1", "v3"}
+
+
+async def test_registry_away_changes_nothing_and_its_return_is_noticed(world):
+    world.promote("v1")
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        world.away = True
+        world.promote("v2")
+        await world.some_looks()
+        assert world.serving == "v1"
+        world.away = False
+        await until(lambda: world.serving == "v2")
+
+
+async def test_a_cold_start_without_the_registry_serves_what_served_last(world):
+    world.last_served.write("v7")
+    world.away = True
+    world.promote("v8")
+    async with _running(world):
+        await until(lambda: world.serving == "v7")
+        world.away = False
+        await until(lambda: world.serving == "v8")
+    assert world.last_served.read() == "v8"
+
+
+async def test_a_cold_start_on_a_broken_version_serves_what_served_last(world):
+    world.last_served.write("v7")
+    world.promote("v8")
+    world.broken["v8"] = CorruptData("wrong hash")
+    async with _running(world):
+        await until(lambda: world.serving == "v7")
+        assert world.swapper.pending_version == "v8"
+        assert "wrong hash" in world.swapper.swap_error
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_an_unforeseen_error_does_not_end_the_following(world):
+    world.promote("v1")
+    world.broken["v1"] = ZeroDivisionError("a bug")
+    async with _running(world):
+        await until(lambda: "a bug" in world.swapper.swap_error)
+        del world.broken["v1"]
+        await until(lambda: world.serving == "v1")

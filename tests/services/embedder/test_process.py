@@ -1,0 +1,107 @@
+"""The embedder as a process: how it starts, stops, and comes back from being killed."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import grpc
+import pytest
+from magface.v1 import embedder_pb2 as pb
+
+from tests.services.embedder.conftest import VERSIONS
+from tests.services.embedder.faces import crops, image
+from tests.services.embedder.process import EmbedderProcess
+from tests.services.embedder.serving import Client
+from tests.support.waiting import until
+
+CROPS = crops(4)
+A, B = VERSIONS
+
+
+@pytest.mark.usefixtures("published")
+async def test_sigterm_under_load_fails_no_accepted_call(embedder_settings, tmp_path):
+    # The grace is no part of the promise: on a busy machine this queue takes longer than 10 s.
+    roomy = {"MAGFACE_MAX_IMAGES": "5000", "MAGFACE_STOP_GRACE_S": "60"}
+    with EmbedderProcess(embedder_settings, tmp_path, **roomy) as process:
+        async with grpc.aio.insecure_channel(await asyncio.to_thread(process.start)) as channel:
+            client = Client(channel)
+            await client.until_serving(A)
+            requests = [pb.EmbedRequest(images=map(image, crops(60, seed=n))) for n in range(20)]
+            calls = [client.stub.Embed(request, timeout=60) for request in requests]
+            # Streams overtake each other on a connection, so only the server knows.
+            await until(lambda: process.embeds_started() == len(calls))
+            process.send_signal(signal.SIGTERM)
+            assert not all(call.done() for call in calls)
+            responses = await asyncio.gather(*calls)
+        assert [len(response.faces) for response in responses] == [60] * 20
+        assert process.wait() == 0
+
+
+@pytest.mark.usefixtures("published")
+async def test_an_idle_embedder_stops_soon_and_cleanly(embedder_settings, tmp_path):
+    with EmbedderProcess(embedder_settings, tmp_path) as process:
+        async with grpc.aio.insecure_channel(await asyncio.to_thread(process.start)) as channel:
+            await Client(channel).until_serving(A)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+        assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize("moment", [".{}.lock", ".{}.partial", "{}/manifest.json"])
+async def test_killed_during_a_swap_it_converges_after_the_restart(
+    embedder_settings, published, tmp_path, moment
+):
+    # A download may be over between two looks: then it is killed a moment later.
+    moments = [
+        embedder_settings.cache_dir / each.format(B) for each in (moment, "{}/manifest.json")
+    ]
+    with EmbedderProcess(embedder_settings, tmp_path) as process:
+        async with grpc.aio.insecure_channel(await asyncio.to_thread(process.start)) as channel:
+            await Client(channel).until_serving(A)
+            published.promote(B)
+            await until(lambda: any(each.exists() for each in moments))
+            process.kill()
+    with EmbedderProcess(embedder_settings, tmp_path) as process:
+        async with grpc.aio.insecure_channel(await asyncio.to_thread(process.start)) as channel:
+            client = Client(channel)
+            await client.until_serving(B)
+            assert (await client.embed(image(CROPS[0]))).model_version == B
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows a thread's priority")
+async def test_only_what_loads_steps_back_and_what_it_loaded_computes_at_full_priority(
+    embedder_settings, published, tmp_path
+):
+    with EmbedderProcess(embedder_settings, tmp_path, MAGFACE_ENGINE_THREADS="3") as process:
+        async with grpc.aio.insecure_channel(await asyncio.to_thread(process.start)) as channel:
+            client = Client(channel)
+            await client.until_serving(A)
+            ours = os.getpriority(os.PRIO_PROCESS, 0)
+            assert set(process.niceness()) == {ours}
+            published.promote(B)
+            await client.until_serving(B)
+            stepped_back = [each for each in process.niceness() if each > ours]
+    # A session of its own threads, opened in the background, would bring two more.
+    assert stepped_back == [10] * (ours < 10)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+def test_a_gpu_that_is_not_there_ends_the_start(embedder_settings, tmp_path, engine):
+    wish = {"MAGFACE_DEVICE": "cuda", "MAGFACE_ENGINE": engine, "CUDA_VISIBLE_DEVICES": ""}
+    with EmbedderProcess(embedder_settings, tmp_path, **wish) as process:
+        process.launch()
+        assert process.wait() == 1
+        assert "the embedder cannot start: device cuda was asked for" in process.log
+
+
+def test_torch_is_not_imported_by_the_onnxruntime_engine(tiny_versions):
+    script = (
+        "import sys; from pathlib import Path; import services.embedder.__main__\n"
+        "from shared.model.sessions.factory import open_session, require_device\n"
+        "require_device('onnxruntime', 'cpu'); open_session(Path(sys.argv[1]))\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(tiny_versions[A])]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0

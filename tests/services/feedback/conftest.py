@@ -1,0 +1,98 @@
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import psycopg
+import pytest
+from magface.v1 import feedback_pb2_grpc
+
+from deploy.local.postgres import PostgresServer
+from deploy.local.s3_nanio import NanioServer
+from services.feedback.labels.service import FeedbackStore
+from services.feedback.server import opened_store, prepare
+from services.feedback.settings import FeedbackSettings
+from shared.settings import ObjectStoreSettings
+from shared.storage.objects import ObjectStore
+from tests.services.feedback.helpers import Stored, settings_for, stub_on
+from tests.support.seaweedfs import SeaweedServer
+
+
+@pytest.fixture(scope="session")
+def feedback_database(make_database: Callable[[], str]) -> str:
+    return make_database()
+
+
+@pytest.fixture
+def database_url(feedback_database: str) -> str:
+    """One database for all these tests, emptied for each: making one takes longer."""
+    with psycopg.connect(feedback_database) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS feedback CASCADE")
+    return feedback_database
+
+
+@pytest.fixture(scope="session")
+def feedback_bucket(seaweedfs: SeaweedServer) -> ObjectStoreSettings:
+    """One bucket for all these tests: the first write to a new one takes SeaweedFS seconds."""
+    settings = seaweedfs.settings().model_copy(update={"s3_bucket": "feedback"})
+    patient = ObjectStore(settings.model_copy(update={"s3_timeout_s": 30.0}))
+    patient.ensure_bucket()
+    patient.put("first", b"")
+    return settings
+
+
+@pytest.fixture
+def object_store_settings(feedback_bucket: ObjectStoreSettings) -> ObjectStoreSettings:
+    objects = ObjectStore(feedback_bucket)
+    for found in list(objects.list()):
+        objects.remove(found.key)
+    return feedback_bucket
+
+
+@pytest.fixture
+def settings(database_url: str, object_store_settings: ObjectStoreSettings) -> FeedbackSettings:
+    return settings_for(database_url, object_store_settings)
+
+
+@pytest.fixture
+async def store(
+    settings: FeedbackSettings, object_store: ObjectStore
+) -> AsyncIterator[FeedbackStore]:
+    """The domain on real stores, without a network of its own."""
+    await prepare(settings, object_store)
+    async with opened_store(settings, object_store) as (store, _):
+        yield store
+
+
+@pytest.fixture
+async def stub(settings: FeedbackSettings) -> AsyncIterator[feedback_pb2_grpc.FeedbackServiceStub]:
+    """A client of the whole service, over gRPC."""
+    async with stub_on(settings) as stub:
+        yield stub
+
+
+@pytest.fixture
+def stored(database_url: str, object_store: ObjectStore) -> Callable[[], Stored]:
+    """Counts what is really there, past the service."""
+
+    def count() -> Stored:
+        tables = ("images", "pairs", "labels", "annotators", "pair_consensus")
+        with psycopg.connect(database_url) as connection:
+            rows = [
+                connection.execute(f"SELECT count(*) FROM feedback.{table}").fetchone()  # noqa: S608
+                for table in tables
+            ]
+        counts = [row[0] for row in rows if row is not None]
+        return Stored(*counts, objects=sum(1 for _ in object_store.list("images/")))
+
+    return count
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A Postgres that a test may stop, as nothing else is on it; so is `s3`."""
+    with PostgresServer(tmp_path_factory.mktemp("lone-postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NanioServer]:
+    with NanioServer(tmp_path_factory.mktemp("lone-s3")) as server:
+        yield server

@@ -1,0 +1,490 @@
+"""What is erased is gone from everywhere, whatever happens meanwhile; a trail without it stays."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import uuid4
+
+import psycopg
+import pytest
+from magface.v1 import feedback_pb2 as pb
+from magface.v1 import feedback_pb2_grpc
+
+from deploy.local.postgres import program
+from services.feedback.erasure import queries as erasure_queries
+from services.feedback.erasure.eraser import Eraser
+from services.feedback.erasure.retention import opened_keeping, sweep
+from services.feedback.erasure.row_deletion import delete_rows
+from services.feedback.images.vault import ImageVault
+from services.feedback.labels.service import FeedbackStore
+from services.feedback.pool.importer import ImagePool, PoolImage
+from services.feedback.server import opened_store, prepare
+from services.feedback.settings import FeedbackSettings
+from services.trainer.data.label_report import (
+    LabelReport,
+    Suspicion,
+    keep_report,
+    keep_report_without_erased,
+    suspect,
+)
+from services.trainer.data.labels import LabelledPair
+from shared.errors import InvalidInput, NotFound, Unavailable
+from shared.model.image.face_reader import FaceImage
+from shared.registry.erasure_mark import read_erasure
+from shared.storage.objects import ObjectStore, image_key
+from shared.storage.postgres import Pool, transaction
+from tests.services.feedback.filling import fill
+from tests.services.feedback.helpers import Stored, feedback, picture, request, sha256
+from tests.support.waiting import wait_until
+
+Stub = feedback_pb2_grpc.FeedbackServiceStub
+
+
+@dataclass
+class Keeper:
+    store: FeedbackStore
+    eraser: Eraser
+    pool: Pool
+    vault: ImageVault
+
+
+@pytest.fixture
+async def keeper(settings: FeedbackSettings, object_store: ObjectStore) -> AsyncIterator[Keeper]:
+    """The domain on real stores, and what erases from them."""
+    await prepare(settings, object_store)
+    async with (
+        opened_store(settings, object_store) as (store, pool),
+        opened_keeping(settings, object_store, pool) as keeping,
+    ):
+        vault = ImageVault(object_store, settings, threads=4, wait_s=15)
+        yield Keeper(store, keeping.eraser, pool, vault)
+        vault.close()
+
+
+def name_subject(database_url: str, number: int, subject: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO feedback.image_subjects (sha256, subject) VALUES (%s, %s)",
+            [bytes.fromhex(sha256(number)), subject],
+        )
+
+
+def _embed(database_url: str, number: int) -> str:
+    """Keep an embedding as the pool keeps it, and give it as a dump would show it."""
+    embedding = "[0.123456,0.654321,0.111222]"
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO feedback.pool_versions (model_version, dimensions, threshold)"
+            " VALUES ('v', 3, 0.4)"
+        )
+        connection.execute(
+            "CREATE TABLE feedback.embeddings_1 PARTITION OF feedback.embeddings FOR VALUES IN (1)"
+        )
+        connection.execute(
+            "INSERT INTO feedback.embeddings (version_id, sha256, embedding, quality)"
+            " VALUES (1, %s, %s, 0.5)",
+            [bytes.fromhex(sha256(number)), embedding],
+        )
+    return embedding
+
+
+def _dump(database_url: str) -> str:
+    command = [str(program("pg_dump")), "--dbname", database_url]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+def _found(needle: bytes, objects: ObjectStore) -> list[str]:
+    return [
+        found.key
+        for found in objects.list()
+        if needle.hex() in found.key or needle in objects.get(found.key)
+    ]
+
+
+async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_the_subject(
+    keeper: Keeper, object_store: ObjectStore, database_url: str
+) -> None:
+    store, eraser = keeper.store, keeper.eraser
+    for other in (2, 3):
+        await store.submit(feedback(1, other))
+    await store.submit(feedback(2, 3))
+    name_subject(database_url, 1, "Jane Roe")
+    embedding = _embed(database_url, 1)
+    wrong = suspect(LabelledPair(sha256(1), sha256(2), True, 1.0, ()), 0.9, Suspicion.UNLIKELY)
+    keep_report(object_store, uuid4(), LabelReport(3, 0.1, False, (wrong,), ()))
+    before = _dump(database_url)
+    assert all(trace in before for trace in (sha256(1), "Jane Roe", embedding))
+    assert _found(picture(1), object_store) == [image_key(sha256(1))]
+    assert len(_found(sha256(1).encode(), object_store)) == 1
+    (snapshot_id, pairs), *_ = [part async for part in store.export("")]
+    assert len(pairs) == 3
+    generation = read_erasure(object_store)
+
+    erasure = await eraser.erase_subject("Jane Roe", "dpo", "ticket-7")
+
+    assert (erasure.images, erasure.pairs, erasure.labels) == (1, 2, 2)
+    assert erasure.snapshot_ids == (snapshot_id,)
+    assert erasure.finished_at is not None
+    after = _dump(database_url)
+    for trace in (sha256(1), "Jane Roe", embedding, picture(1).hex()):
+        assert trace not in after
+    for needle in (picture(1), bytes.fromhex(sha256(1)), sha256(1).encode(), b"Jane Roe"):
+        assert _found(needle, object_store) == []
+    ((_, pairs),) = [part async for part in store.export(snapshot_id)]
+    assert [(pair.image_a, pair.image_b) for pair in pairs] == [
+        tuple(sorted((sha256(2), sha256(3))))
+    ]
+    assert read_erasure(object_store) != generation
+    with pytest.raises(NotFound):
+        await store.get_image(sha256(1))
+
+
+def _suspecting(*numbers: int) -> LabelReport:
+    """The report of a training that suspects the pair of image 3 and each of some others."""
+    suspects = [
+        suspect(LabelledPair(sha256(number), sha256(3), True, 1.0, ()), 0.9, Suspicion.UNLIKELY)
+        for number in numbers
+    ]
+    return LabelReport(3, 0.1, False, tuple(suspects), ())
+
+
+async def _images_of(store: FeedbackStore, snapshot_id: str) -> set[str]:
+    return {
+        sha256
+        async for _, pairs in store.export(snapshot_id)
+        for pair in pairs
+        for sha256 in (pair.image_a, pair.image_b)
+    }
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["while it trains", "while it writes"])
+async def test_a_training_that_an_erasure_overtakes_leaves_no_report_of_the_image(
+    keeper: Keeper, object_store: ObjectStore, late: bool
+) -> None:
+    store, eraser, loop = keeper.store, keeper.eraser, asyncio.get_running_loop()
+    for other in (1, 2):
+        await store.submit(feedback(other, 3))
+    ((snapshot_id, _),) = [part async for part in store.export("")]
+
+    def erase() -> None:
+        erasing = eraser.erase_image(sha256(1), "dpo", "ticket")
+        asyncio.run_coroutine_threadsafe(erasing, loop).result(20)
+
+    looks = 0
+
+    def still_stored() -> set[str]:
+        nonlocal looks
+        looks += 1
+        found = asyncio.run_coroutine_threadsafe(_images_of(store, snapshot_id), loop).result(20)
+        if late and looks == 1:
+            # The report is cleared of nothing, since it is not there yet.
+            erase()
+        return found
+
+    if not late:
+        await asyncio.to_thread(erase)
+    report, job_id = _suspecting(1, 2), uuid4()
+    await asyncio.to_thread(keep_report_without_erased, object_store, job_id, report, still_stored)
+    assert looks == (3 if late else 2)
+    assert _found(sha256(1).encode(), object_store) == []
+    assert len(_found(sha256(2).encode(), object_store)) == 1
+
+
+async def test_what_a_killed_training_left_of_an_erased_image_goes_with_the_next_look(
+    keeper: Keeper, object_store: ObjectStore
+) -> None:
+    for other in (1, 2):
+        await keeper.store.submit(feedback(other, 3))
+    await keeper.eraser.erase_image(sha256(1), "dpo", "ticket")
+    keep_report(object_store, uuid4(), _suspecting(1, 2))
+    assert len(_found(sha256(1).encode(), object_store)) == 1
+    await keeper.eraser.clear_reports()
+    assert _found(sha256(1).encode(), object_store) == []
+    assert len(_found(sha256(2).encode(), object_store)) == 1
+
+
+async def test_counts_and_consensus_are_as_if_the_image_had_never_come(
+    keeper: Keeper, stored: Callable[[], Stored]
+) -> None:
+    store, eraser = keeper.store, keeper.eraser
+    await store.submit(feedback(2, 3))
+    before = await store.stats(), stored()
+    for other in (2, 3, 4):
+        await store.submit(feedback(1, other))
+    for number in (1, 4):
+        await eraser.erase_image(sha256(number), "dpo", "ticket")
+    assert (await store.stats(), stored()) == before
+
+
+async def test_images_in_more_pairs_than_one_transaction_deletes_are_erased_with_all_of_them(
+    keeper: Keeper, stored: Callable[[], Stored], database_url: str
+) -> None:
+    fill(database_url, images=100, pairs=4_000, labels=8_000)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO feedback.image_subjects (sha256, subject)"
+            " SELECT sha256, 'somebody' FROM feedback.images ORDER BY sha256 LIMIT 60"
+        )
+    erasure = await keeper.eraser.erase_subject("somebody", "dpo", "ticket")
+    assert erasure.images == 60
+    assert erasure.pairs > 3_000
+    left, stats = stored(), await keeper.store.stats()
+    assert (left.images, left.pairs, left.labels) == (
+        40,
+        4_000 - erasure.pairs,
+        8_000 - erasure.labels,
+    )
+    assert (stats.images, stats.pairs, stats.labels) == (left.images, left.pairs, left.labels)
+    assert left.pair_consensus == left.pairs
+
+
+async def test_an_image_that_came_back_is_not_erased_by_who_still_thinks_it_is_listed(
+    keeper: Keeper, stored: Callable[[], Stored]
+) -> None:
+    await keeper.store.submit(feedback(1, 2))
+    await keeper.eraser.erase_image(sha256(1), "dpo", "ticket")
+    await keeper.store.submit(feedback(1, 2))
+    async with transaction(keeper.pool) as connection:
+        assert await delete_rows(connection, "ticket", [bytes.fromhex(sha256(1))])
+    assert (stored().images, stored().labels) == (2, 1)
+
+
+async def test_an_erasure_asked_for_twice_is_one_and_takes_what_came_back(
+    keeper: Keeper, stored: Callable[[], Stored], database_url: str
+) -> None:
+    store, eraser = keeper.store, keeper.eraser
+    await store.submit(feedback(1, 2))
+    first = await eraser.erase_image(sha256(1), "dpo", "ticket")
+    assert await eraser.erase_image(sha256(1), "dpo", "ticket") == first
+    assert _audit(database_url) == [("dpo", "erase_image", "ticket")]
+
+    await store.submit(feedback(1, 2))
+    again = await eraser.erase_image(sha256(1), "dpo", "ticket")
+    assert (first.images, again.images) == (1, 2)
+    assert stored().images == stored().objects == 1
+
+
+async def test_erasing_what_was_never_stored_is_done_at_once(
+    keeper: Keeper,
+) -> None:
+    eraser = keeper.eraser
+    for erasure in (
+        await eraser.erase_image(sha256(1), "dpo", "a"),
+        await eraser.erase_subject("nobody", "dpo", "b"),
+    ):
+        assert (erasure.images, erasure.labels) == (0, 0)
+        assert erasure.finished_at is not None
+
+
+def _audit(database_url: str) -> list[tuple[str, ...]]:
+    with psycopg.connect(database_url) as connection:
+        return connection.execute(
+            "SELECT actor, action, request_id FROM feedback.audit ORDER BY audit_id"
+        ).fetchall()
+
+
+async def _snapshot(store: FeedbackStore) -> str:
+    return (await anext(store.export("")))[0]
+
+
+def _publish(objects: ObjectStore, name: str, parent: str | None, snapshot: str | None) -> None:
+    manifest = {"model_version": name, "parent_version": parent, "data_snapshot": snapshot}
+    objects.put(f"models/{name}/manifest.json", json.dumps(manifest).encode())
+
+
+async def test_the_versions_that_learned_from_an_image_are_listed_with_their_heirs(
+    keeper: Keeper, object_store: ObjectStore
+) -> None:
+    store, eraser = keeper.store, keeper.eraser
+    await store.submit(feedback(2, 3))
+    _publish(object_store, "before", None, await _snapshot(store))
+    await store.submit(feedback(1, 2))
+    _publish(object_store, "learned", "before", await _snapshot(store))
+    _publish(object_store, "heir", "learned", await _snapshot(store))
+    _publish(object_store, "grandchild", "heir", None)
+    _publish(object_store, "other", "before", None)
+    erasure = await eraser.erase_image(sha256(1), "dpo", "ticket")
+    assert {one.model_version: one.inherited for one in erasure.versions} == {
+        "learned": False,
+        "heir": False,
+        "grandchild": True,
+    }
+
+
+async def test_a_version_is_listed_also_when_the_other_image_of_the_pair_was_erased_before(
+    keeper: Keeper, object_store: ObjectStore
+) -> None:
+    store, eraser = keeper.store, keeper.eraser
+    await store.submit(feedback(1, 2))
+    _publish(object_store, "learned", None, await _snapshot(store))
+    await eraser.erase_image(sha256(2), "dpo", "first")
+    erasure = await eraser.erase_image(sha256(1), "dpo", "second")
+    assert erasure.labels == 0
+    assert [one.model_version for one in erasure.versions] == ["learned"]
+
+
+async def test_an_erasure_cut_short_is_finished_by_another_process(
+    settings: FeedbackSettings,
+    keeper: Keeper,
+    object_store: ObjectStore,
+    stored: Callable[[], Stored],
+    database_url: str,
+) -> None:
+    store, eraser = keeper.store, keeper.eraser
+    await store.submit(feedback(1, 2))
+    nowhere = settings.model_copy(update={"s3_endpoint": "127.0.0.1:9", "s3_timeout_s": 0.2})
+    lost = ObjectStore(nowhere)
+    async with (
+        opened_store(nowhere, lost) as (_, pool),
+        opened_keeping(nowhere, lost, pool) as broken,
+    ):
+        with pytest.raises(Unavailable):
+            await broken.eraser.erase_image(sha256(1), "dpo", "ticket")
+    # Its rows are gone, its object is not: nobody may store it again until that is gone too.
+    assert (stored().images, stored().objects) == (1, 2)
+    with pytest.raises(Unavailable, match="is being removed"):
+        await store.submit(feedback(1, 3))
+    with pytest.raises(Unavailable, match="ask again"):
+        await eraser.erase_image(sha256(1), "dpo", "ticket")
+    async with opened_keeping(
+        settings.model_copy(update={"s3_timeout_s": 0.05}), object_store, keeper.pool
+    ) as keeping:
+        await asyncio.sleep(0.5)
+        await keeping.eraser.finish()
+    assert sha256(1) not in str([found.key for found in object_store.list("images/")])
+    assert _audit(database_url) == [("dpo", "erase_image", "ticket")]
+    await store.submit(feedback(1, 3))
+    assert stored().images == stored().objects == 3
+
+
+async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_an_image(
+    keeper: Keeper,
+    object_store: ObjectStore,
+    database_url: str,
+) -> None:
+    store, eraser = keeper.store, keeper.eraser
+    images = ImagePool(keeper.pool, keeper.vault)
+    erased = 0
+    going = True
+
+    async def upload(first: int) -> None:
+        for turn in range(12):
+            a, b = 1 + (first + turn) % 4, 1 + (first + turn + 1) % 4
+            await _patiently(lambda a=a, b=b: store.submit(feedback(a, b)))
+
+    async def import_all() -> None:
+        for _ in range(12):
+            await _patiently(lambda: images.take_in(_pool_images()))
+
+    async def erase() -> None:
+        nonlocal erased
+        for turn in range(20):
+            done = await eraser.erase_image(sha256(1 + turn % 4), "dpo", f"ticket-{turn}")
+            erased += done.images
+            await asyncio.sleep(0.02)
+
+    async def keep_sweeping() -> None:
+        while going:
+            await sweep(object_store, eraser, timedelta(0), timedelta(hours=1))
+
+    sweeping = asyncio.create_task(keep_sweeping())
+    await asyncio.gather(*[upload(number) for number in range(6)], import_all(), erase())
+    going = False
+    await sweeping
+    assert erased > 4
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute("SELECT encode(sha256, 'hex') FROM feedback.images").fetchall()
+    objects = {found.key for found in object_store.list("images/")}
+    assert {image_key(row[0]) for row in rows} == objects
+
+
+async def _pool_images() -> AsyncIterator[PoolImage]:
+    for number in range(1, 5):
+        yield PoolImage(FaceImage(picture(number)), "somebody")
+
+
+async def test_an_import_whose_objects_were_swept_before_their_rows_begins_anew(
+    keeper: Keeper,
+    object_store: ObjectStore,
+    database_url: str,
+    stored: Callable[[], Stored],
+) -> None:
+    with psycopg.connect(database_url) as blocker:
+        # The import waits for this lock with its objects written, outside of the gate.
+        blocker.execute(erasure_queries.CLOSE_GATE.encode())
+        images = ImagePool(keeper.pool, keeper.vault)
+        importing = asyncio.create_task(images.take_in(_pool_images()))
+        await asyncio.to_thread(wait_until, lambda: stored().objects == 4, 5)
+        for found in list(object_store.list("images/")):
+            object_store.remove(found.key)
+        blocker.execute("UPDATE feedback.removal_epoch SET epoch = epoch + 1")
+    assert (await importing).created == 4
+    assert stored().images == stored().objects == 4
+
+
+async def _patiently(call: Callable[[], Awaitable[object]]) -> object:
+    for _ in range(200):
+        try:
+            return await call()
+        except Unavailable:
+            await asyncio.sleep(0.05)
+    raise AssertionError("never stored")
+
+
+async def test_the_contract_erases_and_shows_the_trail(stub: Stub) -> None:
+    await stub.SubmitFeedback(request(1, 2))
+    answer = await stub.DeleteImage(
+        pb.DeleteImageRequest(sha256=sha256(1), requested_by="dpo", request_id="ticket")
+    )
+    assert (answer.erasure.images, answer.erasure.labels) == (1, 1)
+    assert answer.erasure.HasField("finished_at")
+    answer = await stub.DeleteSubject(
+        pb.DeleteSubjectRequest(subject="nobody", requested_by="dpo", request_id="second")
+    )
+    assert answer.erasure.images == 0
+    first = await stub.ListAudit(pb.ListAuditRequest(page_size=1))
+    second = await stub.ListAudit(
+        pb.ListAuditRequest(page_size=1, page_token=first.next_page_token)
+    )
+    entries = [*first.entries, *second.entries]
+    assert [(one.actor, one.action, one.request_id) for one in entries] == [
+        ("dpo", "erase_subject", "second"),
+        ("dpo", "erase_image", "ticket"),
+    ]
+    assert json.loads(entries[1].detail)["labels"] == 1
+    assert not second.next_page_token
+
+
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("sha256", ("no hash", "dpo", "ticket")),
+        ("requested_by", (sha256(1), "", "ticket")),
+        ("request_id", (sha256(1), "dpo", "x" * 129)),
+    ],
+)
+async def test_a_request_that_cannot_be_kept_is_refused_by_name(
+    keeper: Keeper, field: str, arguments: tuple[str, str, str]
+) -> None:
+    eraser = keeper.eraser
+    with pytest.raises(InvalidInput, match=f"^{field}: "):
+        await eraser.erase_image(*arguments)
+
+
+async def test_whatever_refers_to_an_image_goes_with_it(keeper: Keeper, database_url: str) -> None:
+    assert keeper
+    with psycopg.connect(database_url) as connection:
+        kept = connection.execute(
+            "SELECT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f'"
+            " AND confrelid IN ('feedback.images'::regclass, 'feedback.pairs'::regclass)"
+            " AND confdeltype <> 'c'"
+        ).fetchall()
+    # These are deleted one by one, to be counted.
+    assert {table for (table,) in kept} == {
+        "feedback.pairs",
+        "feedback.labels",
+        "feedback.pair_consensus",
+    }

@@ -1,0 +1,166 @@
+"""Orphans are swept and old images erased, without harm to what is being stored meanwhile."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from services.feedback.erasure.retention import Keeping, opened_keeping, sweep
+from services.feedback.images.vault import ImageVault
+from services.feedback.labels.label_log import Ledger
+from services.feedback.labels.service import FeedbackStore
+from services.feedback.labels.types import Label, Submission
+from services.feedback.server import opened_store, prepare
+from services.feedback.settings import FeedbackSettings
+from shared.errors import Conflict, Unavailable
+from shared.model.image.face_reader import FaceImage
+from shared.storage.objects import ObjectStore, image_key
+from tests.services.feedback.helpers import Stored, feedback, picture, sha256, stub_on
+from tests.support.postgres import blocked_sessions
+from tests.support.waiting import until, wait_until
+
+_NO_GRACE, _HOUR = timedelta(0), timedelta(hours=1)
+
+
+@dataclass
+class Kept:
+    store: FeedbackStore
+    keeping: Keeping
+
+
+@pytest.fixture
+async def kept(settings: FeedbackSettings, object_store: ObjectStore) -> AsyncIterator[Kept]:
+    await prepare(settings, object_store)
+    async with (
+        opened_store(settings, object_store) as (store, pool),
+        opened_keeping(settings, object_store, pool) as keeping,
+    ):
+        yield Kept(store, keeping)
+
+
+async def test_an_orphan_is_removed_after_its_grace_and_nothing_else_is(
+    kept: Kept, object_store: ObjectStore
+) -> None:
+    await kept.store.submit(feedback(1, 2))
+    object_store.put(image_key(sha256(3)), picture(3))
+    foreign = ("images/readme", f"images/00/00/{sha256(3)}", "models/v/model.onnx")
+    for key in foreign:
+        object_store.put(key, b"not ours to remove")
+    await sweep(object_store, kept.keeping.eraser, _HOUR, _HOUR)
+    assert object_store.exists(image_key(sha256(3)))
+    await sweep(object_store, kept.keeping.eraser, _NO_GRACE, _HOUR)
+    left = {found.key for found in object_store.list()}
+    assert left >= {image_key(sha256(1)), image_key(sha256(2)), *foreign}
+    assert image_key(sha256(3)) not in left
+    await sweep(object_store, kept.keeping.eraser, _NO_GRACE, _NO_GRACE)
+    left = {found.key for found in object_store.list()}
+    assert left == {image_key(sha256(1)), image_key(sha256(2)), "models/v/model.onnx"}
+    await kept.store.submit(feedback(1, 3))
+    assert object_store.get(image_key(sha256(3))) == picture(3)
+
+
+async def test_the_sweep_spares_an_object_whose_row_is_about_to_be_committed(
+    kept: Kept, object_store: ObjectStore, stored: Callable[[], Stored], database_url: str
+) -> None:
+    await kept.store.submit(feedback(1, 2))
+    with psycopg.connect(database_url) as blocker:
+        # The label waits for this lock with its objects written and its images not yet seen.
+        blocker.execute("LOCK TABLE feedback.images IN SHARE MODE")
+        label = asyncio.create_task(kept.store.submit(feedback(3, 4)))
+        await asyncio.to_thread(wait_until, lambda: stored().objects == 4, 5)
+        sweeping = asyncio.create_task(sweep(object_store, kept.keeping.eraser, _NO_GRACE, _HOUR))
+        await until(lambda: blocked_sessions(database_url) == 2)
+        assert not sweeping.done()
+    receipt = await label
+    await sweeping
+    assert receipt.created
+    assert stored().images == stored().objects == 4
+
+
+async def test_a_label_whose_object_was_swept_before_its_row_is_stored_anew(
+    kept: Kept, settings: FeedbackSettings, object_store: ObjectStore, stored: Callable[[], Stored]
+) -> None:
+    await kept.store.submit(feedback(1, 2))
+    vault = ImageVault(object_store, settings, 2, wait_s=5)
+    image = await vault.check(FaceImage(picture(3)), "image_b")
+    late = Submission(sha256(1), sha256(3), Label.SAME, "ann", "late", images=(image.facts,))
+    ledger = Ledger(kept.keeping.pool, 1)
+    _, epoch = await ledger.look(late)
+    await vault.put(image)
+    await sweep(object_store, kept.keeping.eraser, _NO_GRACE, _HOUR)
+    (outcome,) = await ledger.append([replace(late, epoch=epoch)])
+    vault.close()
+    assert isinstance(outcome, Conflict)
+    assert stored().images == stored().objects == 2
+
+
+def _store_old(database_url: str, object_store: ObjectStore, number: int, days: float) -> None:
+    stored_at = datetime.now(UTC) - timedelta(days=days)
+    data = f"an old picture {number}".encode()
+    digest = hashlib.sha256(data)
+    object_store.put(image_key(digest.hexdigest()), data)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment, stored_at)"
+            " VALUES (%s, %s, 'image/png', 'aligned', %s)",
+            [digest.digest(), len(data), stored_at],
+        )
+        connection.execute("UPDATE feedback.counters SET images = images + 1 WHERE slot = 0")
+
+
+async def test_images_beyond_the_retention_are_erased_with_their_labels_and_leave_a_trail(
+    kept: Kept, object_store: ObjectStore, stored: Callable[[], Stored], database_url: str
+) -> None:
+    await kept.store.submit(feedback(1, 2))
+    for number in range(40):
+        _store_old(database_url, object_store, number, days=31)
+    _store_old(database_url, object_store, 40, days=29)
+    old = hashlib.sha256(b"an old picture 0").hexdigest()
+    await kept.store.submit(feedback(image_a=old, image_b=sha256(1)))
+    erased = await kept.keeping.eraser.erase_older(datetime.now(UTC) - timedelta(days=30))
+    assert erased == 40
+    counts = stored()
+    assert (counts.images, counts.labels, counts.objects) == (3, 1, 3)
+    assert (await kept.store.stats()).images == 3
+    with psycopg.connect(database_url) as connection:
+        trail = connection.execute("SELECT actor, action, detail->>'images' FROM feedback.audit")
+        assert trail.fetchall() == [("system", "retention", "40")]
+
+
+async def test_a_running_service_sweeps_and_applies_its_retention_by_itself(
+    settings: FeedbackSettings,
+    kept: Kept,
+    object_store: ObjectStore,
+    stored: Callable[[], Stored],
+    database_url: str,
+) -> None:
+    await kept.store.submit(feedback(1, 2))
+    _store_old(database_url, object_store, 1, days=8)
+    object_store.put(image_key(sha256(3)), picture(3))
+    changes = {
+        "feedback_retention_days": 7,
+        "feedback_orphan_grace_s": 0.0,
+        "feedback_sweep_every_s": 0.2,
+    }
+    async with stub_on(settings.model_copy(update=changes)):
+        await asyncio.to_thread(wait_until, lambda: stored().images == stored().objects == 2, 10)
+
+
+async def test_uploads_of_an_image_that_is_being_removed_wait_and_name_it(
+    kept: Kept, stored: Callable[[], Stored], database_url: str
+) -> None:
+    await kept.store.submit(feedback(1, 2))
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO feedback.removals (sha256, request_id) VALUES (%s, '')",
+            [bytes.fromhex(sha256(3))],
+        )
+    with pytest.raises(Unavailable, match=f"{sha256(3)} is being removed"):
+        await kept.store.submit(feedback(1, 3))
+    assert stored().objects == 2
+    await kept.keeping.eraser.finish()
+    await kept.store.submit(feedback(1, 3))

@@ -1,0 +1,116 @@
+"""Small pictures, requests on them, and the service to send them to."""
+
+import hashlib
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import cv2
+import numpy as np
+from magface.v1 import feedback_pb2 as pb
+from magface.v1 import feedback_pb2_grpc, image_pb2
+from pydantic import SecretStr
+
+from services.feedback.labels.types import Feedback, Label
+from services.feedback.server import feedback_service
+from services.feedback.settings import FeedbackSettings
+from shared.model.image.face_reader import FaceImage
+from shared.rpc.channel import open_channel
+from shared.rpc.server import running_server
+from shared.settings import ObjectStoreSettings
+
+_keys = itertools.count()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Rows of each table, and objects."""
+
+    images: int
+    pairs: int
+    labels: int
+    annotators: int
+    pair_consensus: int
+    objects: int
+
+
+NOTHING = Stored(0, 0, 0, 0, 0, 0)
+
+
+def settings_for(
+    database_url: str, objects: ObjectStoreSettings, **changes: Any
+) -> FeedbackSettings:
+    return FeedbackSettings(
+        database_url=SecretStr(database_url),
+        s3_endpoint=objects.s3_endpoint,
+        s3_access_key=objects.s3_access_key,
+        s3_secret_key=objects.s3_secret_key,
+        s3_bucket=objects.s3_bucket,
+        **changes,
+    )
+
+
+@asynccontextmanager
+async def stub_on(
+    settings: FeedbackSettings,
+) -> AsyncIterator[feedback_pb2_grpc.FeedbackServiceStub]:
+    """Run the service in this process and connect to it; calls wait until it is ready."""
+    service = partial(feedback_service, settings)
+    async with (
+        running_server(settings, "magface.v1.FeedbackService", service) as address,
+        open_channel(address) as channel,
+    ):
+        stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
+        await stub.GetStats(pb.GetStatsRequest(), wait_for_ready=True, timeout=10)
+        yield stub
+
+
+@cache
+def picture(number: int, size: int = 112) -> bytes:
+    """A PNG of its own for each number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+    large = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_NEAREST)
+    return cv2.imencode(".png", large)[1].tobytes()
+
+
+def sha256(number: int) -> str:
+    return hashlib.sha256(picture(number)).hexdigest()
+
+
+def sent(number: int) -> pb.ImageRef:
+    return pb.ImageRef(image=image_pb2.Image(data=picture(number)))
+
+
+def known(number: int) -> pb.ImageRef:
+    return pb.ImageRef(sha256=sha256(number))
+
+
+def fresh_key() -> str:
+    return f"key-{next(_keys)}"
+
+
+def request(a: int = 1, b: int = 2, **changes: Any) -> pb.SubmitFeedbackRequest:
+    """A good request with two pictures; changes replace its fields."""
+    fields: dict[str, Any] = {
+        "image_a": sent(a),
+        "image_b": sent(b),
+        "label": pb.LABEL_SAME,
+        "annotator": "ann",
+        "idempotency_key": fresh_key(),
+    }
+    return pb.SubmitFeedbackRequest(**(fields | changes))
+
+
+def feedback(a: int = 1, b: int = 2, **changes: Any) -> Feedback:
+    """Good feedback with two pictures; changes replace its fields."""
+    fields: dict[str, Any] = {
+        "image_a": FaceImage(picture(a)),
+        "image_b": FaceImage(picture(b)),
+        "label": Label.SAME,
+        "annotator": "ann",
+        "idempotency_key": fresh_key(),
+    }
+    return Feedback(**(fields | changes))

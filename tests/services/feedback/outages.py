@@ -1,0 +1,88 @@
+"""What tests of stores that are away, slow or full ask of the service and of the stores."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from deploy.local.postgres import PostgresServer
+from deploy.local.s3_nanio import NanioServer
+from services.feedback.labels.service import FeedbackStore
+from services.feedback.server import opened_store, prepare
+from services.feedback.settings import FeedbackSettings
+from shared.errors import Unavailable
+from shared.settings import ObjectStoreSettings
+from shared.storage.objects import ObjectStore
+from tests.services.feedback.helpers import settings_for
+
+
+def labels_in(database_url: str) -> int:
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute("SELECT count(*) FROM feedback.labels").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def images_in(database_url: str) -> set[str]:
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute("SELECT encode(sha256, 'hex') FROM feedback.images").fetchall()
+    return {row[0] for row in rows}
+
+
+def objects_in(settings: ObjectStoreSettings) -> set[str]:
+    return {found.key.rpartition("/")[2] for found in ObjectStore(settings).list("images/")}
+
+
+def emptied(database: PostgresServer, s3: NanioServer, timeout_s: float) -> FeedbackSettings:
+    """Make both stores as they are before the first start, and say how to reach them.
+
+    Args:
+        database: A Postgres.
+        s3: An object store.
+        timeout_s: For either.
+    """
+    with psycopg.connect(database.url) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS feedback CASCADE")
+    objects = ObjectStore(s3.settings())
+    objects.ensure_bucket()
+    for found in list(objects.list("images/")):
+        objects.remove(found.key)
+    return settings_for(
+        database.url, s3.settings(), database_timeout_s=timeout_s, s3_timeout_s=timeout_s
+    )
+
+
+@asynccontextmanager
+async def prepared_store(settings: FeedbackSettings) -> AsyncIterator[FeedbackStore]:
+    objects = ObjectStore(settings)
+    await prepare(settings, objects)
+    async with opened_store(settings, objects) as (store, _):
+        yield store
+
+
+async def unavailable(call: Awaitable[Any], timeout_s: float) -> None:
+    """Require that a call ends as it must with a store away, in bounded time.
+
+    That is a wait for a connection, one for an answer and one for the pool's turn, and slack
+    for a machine that others use too.
+    """
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        await call
+    assert time.monotonic() - started < 3 * timeout_s + 3
+
+
+async def until_stored(again: Callable[[], Awaitable[Any]]) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            await again()
+        except Unavailable:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        else:
+            return

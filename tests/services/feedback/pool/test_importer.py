@@ -1,0 +1,115 @@
+"""Images enter the pool once each, whatever else is in their stream."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import psycopg
+import pytest
+from magface.v1 import feedback_pb2 as pb
+from magface.v1 import feedback_pb2_grpc, image_pb2
+
+from services.feedback.pool.importer import PoolImage
+from services.feedback.server import opened_active, opened_store, prepare
+from services.feedback.settings import FeedbackSettings
+from shared.errors import Unavailable
+from shared.model.image.face_reader import FaceImage
+from shared.storage.objects import ObjectStore, image_key
+from tests.services.feedback.helpers import Stored, picture, request, sha256
+
+Stub = feedback_pb2_grpc.FeedbackServiceStub
+
+
+def sending(*images: tuple[bytes, str]) -> AsyncIterator[pb.ImportImagesRequest]:
+    async def requests() -> AsyncIterator[pb.ImportImagesRequest]:
+        for data, identity in images:
+            yield pb.ImportImagesRequest(image=image_pb2.Image(data=data), identity=identity)
+
+    return requests()
+
+
+def subjects(database_url: str) -> dict[str, str]:
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute("SELECT sha256, subject FROM feedback.image_subjects")
+        return {image.hex(): subject for image, subject in rows}
+
+
+async def test_a_pool_sent_twice_is_stored_once(
+    stub: Stub, stored: Callable[[], Stored], object_store: ObjectStore, database_url: str
+) -> None:
+    pool = [(picture(number), f"person-{number // 2}") for number in range(150)]
+    first = await stub.ImportImages(sending(*pool))
+    assert (first.created, first.known, first.rejected) == (150, 0, 0)
+    again = await stub.ImportImages(sending(*pool))
+    assert (again.created, again.known, again.rejected) == (0, 150, 0)
+    assert stored() == Stored(150, 0, 0, 0, 0, objects=150)
+    assert (await stub.GetStats(pb.GetStatsRequest())).images == 150
+    assert object_store.get(image_key(sha256(3))) == picture(3)
+    assert subjects(database_url) == {sha256(n): f"person-{n // 2}" for n in range(150)}
+
+
+async def test_a_bad_image_is_named_and_the_others_are_stored(
+    stub: Stub, stored: Callable[[], Stored]
+) -> None:
+    answer = await stub.ImportImages(
+        sending(
+            (picture(1), ""),
+            (b"no picture", ""),
+            (picture(1), ""),
+            (picture(2, size=64), ""),
+            (picture(3), "x" * 129),
+            (picture(4), ""),
+        )
+    )
+    assert (answer.created, answer.known, answer.rejected) == (2, 1, 3)
+    assert [one.place for one in answer.rejections] == [1, 3, 4]
+    assert "image.data" in answer.rejections[0].why
+    assert "identity" in answer.rejections[2].why
+    assert stored() == Stored(2, 0, 0, 0, 0, objects=2)
+
+
+async def test_the_first_identity_said_of_an_image_stays(stub: Stub, database_url: str) -> None:
+    await stub.SubmitFeedback(request(1, 2))
+    for identity in ("", "ann", "bob"):
+        await stub.ImportImages(sending((picture(1), identity)))
+    assert subjects(database_url) == {sha256(1): "ann"}
+
+
+async def test_bytes_that_are_stored_as_something_else_are_rejected(stub: Stub) -> None:
+    await stub.ImportImages(sending((picture(1), "")))
+    landmarks = [image_pb2.Point(x=30 + 9 * n, y=40 + 7 * n * n) for n in range(5)]
+
+    async def otherwise() -> AsyncIterator[pb.ImportImagesRequest]:
+        image = image_pb2.Image(data=picture(1), landmarks=landmarks)
+        yield pb.ImportImagesRequest(image=image)
+
+    answer = await stub.ImportImages(otherwise())
+    assert (answer.created, answer.known, answer.rejected) == (0, 0, 1)
+    assert "another alignment" in answer.rejections[0].why
+
+
+async def test_the_same_pool_sent_by_many_at_once_is_stored_once(
+    stub: Stub, stored: Callable[[], Stored]
+) -> None:
+    pool = [(picture(number), "") for number in range(40)]
+    answers = await asyncio.gather(*[stub.ImportImages(sending(*pool)) for _ in range(6)])
+    assert sum(answer.created for answer in answers) == 40
+    assert sum(answer.known for answer in answers) == 200
+    assert stored() == Stored(40, 0, 0, 0, 0, objects=40)
+
+
+async def test_without_an_object_store_no_row_is_stored_and_it_says_unavailable(
+    settings: FeedbackSettings, object_store: ObjectStore, stored: Callable[[], Stored]
+) -> None:
+    await prepare(settings, object_store)
+    away = settings.model_copy(update={"s3_endpoint": "127.0.0.1:9", "s3_timeout_s": 0.5})
+    async with (
+        opened_store(settings, object_store) as (_, pool),
+        opened_active(settings, ObjectStore(away), pool) as active,
+    ):
+
+        async def one() -> AsyncIterator[PoolImage]:
+            yield PoolImage(FaceImage(picture(1)))
+
+        with pytest.raises(Unavailable):
+            await active.images.take_in(one())
+    assert stored() == Stored(0, 0, 0, 0, 0, objects=0)

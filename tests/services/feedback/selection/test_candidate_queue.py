@@ -1,0 +1,156 @@
+"""Which pairs wait for people, and that they are the right ones."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from services.feedback.selection import candidate_queue as preparing
+from services.feedback.selection.candidate_queue import Preparer
+from services.feedback.server import MIGRATIONS, SCHEMA
+from services.feedback.settings import FeedbackSettings
+from shared.storage.migrations import apply_migrations
+from shared.storage.postgres import open_pool
+from tests.services.feedback.filling import fill, fill_pool
+
+_TARGET = 60
+_OVERLAP = 2
+
+
+@pytest.fixture
+def filled(database_url: str) -> str:
+    apply_migrations(database_url, SCHEMA, MIGRATIONS)
+    fill(database_url, images=300, pairs=900, labels=2_700)
+    fill_pool(database_url, candidates=0, leases=0, dimensions=8)
+    return database_url
+
+
+@pytest.fixture
+async def preparer(filled: str, settings: FeedbackSettings) -> AsyncIterator[Preparer]:
+    del filled
+    pool = await open_pool(settings)
+    try:
+        yield Preparer(pool, np.random.default_rng(0), overlap=_OVERLAP, target=_TARGET)
+    finally:
+        await pool.close()
+
+
+def ask(database_url: str, query: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(database_url) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def counts(database_url: str) -> dict[str, int]:
+    return dict(ask(database_url, "SELECT strategy, count(*) FROM feedback.candidates GROUP BY 1"))  # type: ignore[arg-type]
+
+
+async def test_each_strategy_has_about_as_many_pairs_as_are_to_be_kept(
+    preparer: Preparer, filled: str
+) -> None:
+    await preparer.round()
+    found = counts(filled)
+    for strategy in ("uncertainty", "hard", "random"):
+        assert _TARGET / 2 <= found[strategy] <= _TARGET
+    await preparer.round()
+    assert counts(filled) == found, "what is full is left alone"
+
+
+async def test_pairs_that_enough_people_labelled_are_left_out(
+    preparer: Preparer, filled: str
+) -> None:
+    await preparer.round()
+    rows = ask(
+        filled,
+        "SELECT strategy, wanted, holders, ARRAY("
+        "  SELECT DISTINCT annotator FROM feedback.pairs JOIN feedback.labels USING (pair_id)"
+        "  WHERE pairs.image_a = c.image_a AND pairs.image_b = c.image_b)"
+        " FROM feedback.candidates c",
+    )
+    assert rows
+    for strategy, wanted, holders, voters in rows:
+        assert sorted(holders) == sorted(voters), "who labelled it counts as asked"
+        if strategy in {"uncertainty", "hard", "random"}:
+            assert len(voters) < wanted == _OVERLAP
+
+
+async def test_one_more_is_asked_where_people_are_divided(preparer: Preparer, filled: str) -> None:
+    with psycopg.connect(filled) as connection:
+        connection.execute(
+            "UPDATE feedback.pair_consensus SET consensus = NULL, votes_same = 1,"
+            " votes_different = 1 WHERE pair_id <= 20"
+        )
+    await preparer.round()
+    rows = ask(
+        filled,
+        "SELECT wanted, cardinality(holders) FROM feedback.candidates"
+        " WHERE strategy = 'disagreement'",
+    )
+    assert len(rows) == 20
+    assert all(wanted == max(_OVERLAP, asked + 1) for wanted, asked in rows)
+
+
+async def test_the_truth_of_gold_pairs_is_what_is_known(preparer: Preparer, filled: str) -> None:
+    with psycopg.connect(filled) as connection:
+        connection.execute(
+            "UPDATE feedback.image_subjects SET subject = 'p' || get_byte(sha256, 0) % 40"
+        )
+    await preparer.round()
+    rows = ask(
+        filled,
+        "SELECT truth, one.subject = other.subject, consensus, confidence"
+        " FROM feedback.candidates c"
+        " JOIN feedback.image_subjects AS one ON one.sha256 = c.image_a"
+        " JOIN feedback.image_subjects AS other ON other.sha256 = c.image_b"
+        " LEFT JOIN feedback.pairs p ON (p.image_a, p.image_b) = (c.image_a, c.image_b)"
+        " LEFT JOIN feedback.pair_consensus USING (pair_id) WHERE strategy = 'gold'",
+    )
+    assert {truth for truth, *_ in rows} == {"same", "different"}
+    for truth, same_subject, consensus, confidence in rows:
+        by_subject = truth == ("same" if same_subject else "different")
+        assert by_subject or (truth == consensus and confidence == 1)
+
+
+async def test_pairs_that_nobody_holds_are_chosen_anew_after_many_labels(
+    preparer: Preparer, filled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "_AGAIN_S", 0.0)
+    await preparer.round()
+    with psycopg.connect(filled) as connection:
+        connection.execute(
+            "UPDATE feedback.candidates SET holders = ARRAY['ann'] WHERE candidate_id IN ("
+            "  SELECT candidate_id FROM feedback.candidates"
+            "  WHERE strategy = 'hard' AND holders = '{}' LIMIT 5)"
+        )
+    before = {row[0] for row in ask(filled, "SELECT candidate_id FROM feedback.candidates")}
+    await preparer.round()
+    after = {row[0] for row in ask(filled, "SELECT candidate_id FROM feedback.candidates")}
+    assert before <= after
+    with psycopg.connect(filled) as connection:
+        connection.execute("UPDATE feedback.counters SET labels = labels + 100 WHERE slot = 3")
+    await preparer.round()
+    rows = ask(filled, "SELECT candidate_id, strategy, holders FROM feedback.candidates")
+    kept = [row for row in rows if row[0] in before and row[1] in {"hard", "uncertainty"}]
+    assert kept
+    assert all(holders for _, _, holders in kept), "only what somebody holds or labelled stays"
+
+
+async def test_a_pair_that_all_have_dealt_with_goes(preparer: Preparer, filled: str) -> None:
+    await preparer.round()
+    with psycopg.connect(filled) as connection:
+        connection.execute(
+            "UPDATE feedback.candidates SET holders = ARRAY['ann', 'bob'], wanted = 2"
+            " WHERE strategy = 'hard'"
+        )
+        connection.execute(
+            "INSERT INTO feedback.leases (image_a, image_b, annotator, strategy, expires_at)"
+            " SELECT image_a, image_b, 'bob', strategy, now() + interval '1 hour'"
+            " FROM feedback.candidates WHERE strategy = 'hard' ORDER BY candidate_id LIMIT 3"
+        )
+    await preparer.round()
+    rows = ask(
+        filled,
+        "SELECT count(*) FROM feedback.candidates WHERE cardinality(holders) >= wanted",
+    )
+    assert rows == [(3,)], "only the pairs that bob still holds stay"

@@ -1,0 +1,192 @@
+"""Who is handed which pair, and when it comes back."""
+
+import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from services.feedback.selection.annotator_stats import Annotators
+from services.feedback.selection.pair_leases import Handed, LeaseOffice
+from services.feedback.selection.strategies import Strategy
+from services.feedback.settings import FeedbackSettings
+from shared.errors import InvalidInput, PreconditionFailed
+from shared.storage.postgres import open_pool
+from tests.services.feedback.preparing import label, lease_office, prepare_images, prepare_pairs
+
+Pair = tuple[str, str]
+
+
+def pairs_of(handed: Handed) -> list[Pair]:
+    return [(lease.image_a, lease.image_b) for lease in handed.leases]
+
+
+async def take_all(office: LeaseOffice, annotator: str, count: int) -> list[Pair]:
+    """Ask until there is nothing left."""
+    taken: list[Pair] = []
+    while pairs := pairs_of(await office.next_pairs(annotator, count, None)):
+        taken += pairs
+    return taken
+
+
+def run_out(database_url: str) -> None:
+    """Let the time of every running lease pass."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "UPDATE feedback.leases SET expires_at = now() - interval '1 second'"
+            " WHERE answered IS NULL"
+        )
+
+
+@hypothesis_settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(overlap=st.integers(1, 3), people=st.integers(2, 6), count=st.integers(1, 9))
+async def test_of_many_who_ask_at_once_no_more_get_a_pair_than_are_to_be_asked(
+    settings: FeedbackSettings, database_url: str, overlap: int, people: int, count: int
+) -> None:
+    pairs = 30
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS feedback CASCADE")
+    prepare_images(database_url, 100)
+    prepare_pairs(database_url, pairs, wanted=overlap)
+    async with AsyncExitStack() as stack:
+        offices = [await stack.enter_async_context(lease_office(settings)) for _ in range(2)]
+        taken = await asyncio.gather(
+            *[take_all(offices[n % 2], f"ann-{n}", count) for n in range(people)]
+        )
+        # A pair that another one was being handed at that moment is passed by, and left over.
+        for n in range(people):
+            taken[n] += await take_all(offices[n % 2], f"ann-{n}", count)
+    for own in taken:
+        assert len(set(own)) == len(own), "the same pair twice to one annotator"
+    times = Counter(pair for own in taken for pair in own)
+    assert len(times) == pairs
+    assert set(times.values()) == {min(overlap, people)}
+
+
+async def test_one_annotator_asking_twice_at_once_gets_no_pair_twice(
+    settings: FeedbackSettings, database_url: str
+) -> None:
+    prepare_images(database_url, 100)
+    prepare_pairs(database_url, 40, wanted=5)
+    async with lease_office(settings) as office:
+        taken = await asyncio.gather(*[office.next_pairs("ann", 5, None) for _ in range(8)])
+    pairs = [pair for handed in taken for pair in pairs_of(handed)]
+    assert len(set(pairs)) == len(pairs) == 40
+
+
+async def test_an_expired_lease_comes_back_and_an_answered_one_does_not(
+    settings: FeedbackSettings, database_url: str
+) -> None:
+    prepare_images(database_url, 20)
+    prepare_pairs(database_url, 2)
+    async with lease_office(settings) as office:
+        first, second = pairs_of(await office.next_pairs("ann", 2, None))
+        assert not (await office.next_pairs("bob", 2, None)).leases
+        label(database_url, first, "ann")
+        run_out(database_url)
+        assert pairs_of(await office.next_pairs("bob", 2, None)) == [second]
+        run_out(database_url)
+        assert pairs_of(await office.next_pairs("ann", 2, None)) == [second]
+
+
+async def test_of_two_holders_only_the_silent_one_is_replaced(
+    settings: FeedbackSettings, database_url: str
+) -> None:
+    prepare_images(database_url, 20)
+    prepare_pairs(database_url, 1, wanted=2)
+    async with lease_office(settings) as office:
+        (pair,) = pairs_of(await office.next_pairs("ann", 1, None))
+        assert pairs_of(await office.next_pairs("bob", 1, None)) == [pair]
+        label(database_url, pair, "bob")
+        run_out(database_url)
+        assert pairs_of(await office.next_pairs("eve", 1, None)) == [pair]
+        assert not (await office.next_pairs("joe", 1, None)).leases
+
+
+async def test_who_has_labelled_a_pair_unasked_is_not_handed_it(
+    settings: FeedbackSettings, database_url: str
+) -> None:
+    prepare_images(database_url, 20)
+    prepare_pairs(database_url, 1)
+    async with lease_office(settings) as office:
+        with psycopg.connect(database_url) as connection:
+            row = connection.execute("SELECT image_a, image_b FROM feedback.candidates").fetchone()
+        assert row is not None
+        label(database_url, (row[0].hex(), row[1].hex()), "ann")
+        assert not (await office.next_pairs("ann", 1, None)).leases
+        assert (await office.next_pairs("bob", 1, None)).leases
+
+
+async def test_known_pairs_are_mixed_in_and_measure_who_answers(
+    settings: FeedbackSettings, database_url: str
+) -> None:
+    prepare_images(database_url, 200)
+    prepare_pairs(database_url, 40, first=1)
+    prepare_pairs(database_url, 20, strategy="gold", wanted=1_000_000, first=101)
+    async with lease_office(settings, gold_share=0.5) as office:
+        ann = pairs_of(await office.next_pairs("ann", 20, None))
+        bob = pairs_of(await office.next_pairs("bob", 20, None))
+        gold = set(ann) & set(bob)
+        assert gold, "only known pairs go to both"
+        for pair in ann:
+            label(database_url, pair, "ann", "same")
+        for pair in bob:
+            label(database_url, pair, "bob", "different")
+    pool = await open_pool(settings)
+    records = {one.annotator: one for one in await Annotators(pool).records()}
+    await pool.close()
+    assert 3 <= records["ann"].gold_answers <= 17
+    assert records["ann"].gold_right == records["ann"].gold_answers
+    assert records["bob"].gold_right == 0 < records["bob"].gold_answers
+
+
+async def test_a_share_is_random_whatever_is_asked_for(
+    settings: FeedbackSettings, database_url: str
+) -> None:
+    prepare_images(database_url, 400)
+    prepare_pairs(database_url, 80, first=1)
+    prepare_pairs(database_url, 80, strategy="random", first=201)
+    async with lease_office(settings, random_share=0.25) as office:
+        await office.next_pairs("ann", 80, Strategy.HARD)
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute("SELECT strategy, count(*) FROM feedback.leases GROUP BY 1")
+        counts = dict(rows.fetchall())
+    assert 8 <= counts["random"] <= 35
+    assert counts["random"] + counts["hard"] == 80
+
+
+async def test_the_note_says_what_is_missing(settings: FeedbackSettings, database_url: str) -> None:
+    prepare_images(database_url, 20)
+    prepare_pairs(database_url, 3, strategy="random")
+    short = asyncio.Event()
+    async with lease_office(settings, short, follows_embedder=False) as office:
+        handed = await office.next_pairs("ann", 5, Strategy.HARD)
+    assert len(handed.leases) == 3
+    assert "MAGFACE_EMBEDDER_ADDRESS" in handed.note
+    assert "2 fewer" in handed.note
+    assert short.is_set()
+
+
+async def test_a_pool_of_one_image_has_no_pairs(
+    settings: FeedbackSettings, database_url: str
+) -> None:
+    prepare_images(database_url, 1)
+    async with lease_office(settings) as office:
+        with pytest.raises(PreconditionFailed, match="import images"):
+            await office.next_pairs("ann", 5, None)
+
+
+@pytest.mark.parametrize(("annotator", "count"), [("", 5), ("ann", 101), ("ann", -1)])
+async def test_what_is_asked_for_wrongly_is_named(
+    settings: FeedbackSettings, database_url: str, annotator: str, count: int
+) -> None:
+    prepare_images(database_url, 2)
+    async with lease_office(settings) as office:
+        with pytest.raises(InvalidInput, match=r"annotator|count"):
+            await office.next_pairs(annotator, count, None)

@@ -1,0 +1,111 @@
+"""What chooses and hands out pairs finds its rows through an index, whatever the size."""
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from services.feedback.pool import queries as embedding_queries
+from services.feedback.pool.importer import NAME_SUBJECTS
+from services.feedback.selection import queries as lease_queries
+from services.feedback.selection import queries as preparing_queries
+from services.feedback.server import MIGRATIONS, SCHEMA
+from shared.storage.migrations import apply_migrations
+from tests.services.feedback.filling import fill, fill_pool
+
+_A, _B = b"\x10" * 32, b"\x60" * 32
+_DIMENSIONS = 16
+_PAIR = {"a": [_A], "b": [_B]}
+_SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "settle": (lease_queries.SETTLE, {"limit": 500}),
+    "lease": (
+        lease_queries.LEASE,
+        {"strategies": ["hard"], "counts": [10], "annotator": "ann-1", "lease_s": 900.0},
+    ),
+    "gold": (lease_queries.ANNOTATORS, {"limit": 1000}),
+    "situation": (lease_queries.SITUATION, {}),
+    "name": (NAME_SUBJECTS, {"hashes": [_A], "subjects": ["ann"]}),
+    "walk": (
+        embedding_queries.WALK,
+        {
+            "version_id": 1,
+            "model_version": "one",
+            "after": "2020-01-01",
+            "after_hash": b"",
+            "limit": 256,
+        },
+    ),
+    "store": (
+        embedding_queries.STORE,
+        {"version_id": 1, "hashes": [_A], "embeddings": ["[1]"], "qualities": [0.5]},
+    ),
+    "refuse": (embedding_queries.REFUSE, {"sha256": _A, "model_version": "one", "why": "why"}),
+    "tidy": (preparing_queries.TIDY, {}),
+    "open pairs": (preparing_queries.OPEN_PAIRS, {"hashes": [_A, _B]}),
+    "labelled": (preparing_queries.LABELLED_AMONG, {"hashes": [_A, _B]}),
+    "random": (preparing_queries.RANDOM_IMAGES, {"points": [_A, _B]}),
+    "latest": (preparing_queries.LATEST_LABELLED, {"limit": 250}),
+    "divided": (preparing_queries.DIVIDED, {"limit": 250}),
+    "subjects": (preparing_queries.SUBJECTS, {"hashes": [_A, _B]}),
+    "gold by subject": (preparing_queries.GOLD_BY_SUBJECT, {"points": [_A, _B]}),
+    "gold by votes": (preparing_queries.GOLD_BY_VOTES, {"votes": 3, "limit": 200}),
+    "add": (
+        preparing_queries.ADD,
+        _PAIR | {"strategy": "hard", "wanted": 1, "more": 0, "scores": [0.5], "truths": [None]},
+    ),
+}
+# Some thousand prepared pairs, and a version or two of embeddings; of the images only two are
+# looked at.
+_MAY_BE_SCANNED = {"pool_versions", "candidates"}
+_ONLY_TWO = {"situation": {"images"}}
+
+
+@pytest.fixture(scope="module")
+def filled(feedback_database: str) -> str:
+    with psycopg.connect(feedback_database) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS feedback CASCADE")
+    apply_migrations(feedback_database, SCHEMA, MIGRATIONS)
+    fill(feedback_database, images=5_000, pairs=20_000, labels=40_000)
+    fill_pool(feedback_database, candidates=3_000, leases=20_000, dimensions=_DIMENSIONS)
+    return feedback_database
+
+
+def _plan(database_url: str, query: Any, values: dict[str, Any]) -> dict[str, Any]:
+    with psycopg.connect(database_url) as connection:
+        text = query if isinstance(query, str) else query.as_string(connection)
+        row = connection.execute(f"EXPLAIN (FORMAT JSON) {text}".encode(), values).fetchone()
+    assert row is not None
+    plan: dict[str, Any] = row[0][0]["Plan"]
+    return plan
+
+
+def _scanned(plan: dict[str, Any]) -> set[str]:
+    here = {plan["Relation Name"]} if plan["Node Type"] == "Seq Scan" else set()
+    return here.union(*map(_scanned, plan.get("Plans", [])))
+
+
+@pytest.mark.parametrize("name", _SAMPLES)
+def test_rows_are_found_through_an_index(filled: str, name: str) -> None:
+    plan = _plan(filled, *_SAMPLES[name])
+    assert _scanned(plan) <= _MAY_BE_SCANNED | _ONLY_TWO.get(name, set())
+
+
+def test_neighbours_are_found_through_the_hnsw_index(filled: str) -> None:
+    query = embedding_queries.neighbours(1, _DIMENSIONS)
+    text = str(_plan(filled, query, {"anchors": [_A], "count": 20}))
+    assert "embeddings_1_hnsw" in text
+
+
+@pytest.mark.parametrize(
+    ("query", "values"),
+    [
+        (embedding_queries.similarities(1), _PAIR),
+        (embedding_queries.qualities(1), {"hashes": [_A]}),
+        (embedding_queries.random_embedded(1), {"points": [_A]}),
+    ],
+)
+def test_an_embedding_is_found_by_its_key(
+    filled: str, query: sql.Composed, values: dict[str, Any]
+) -> None:
+    assert not _scanned(_plan(filled, query, values))

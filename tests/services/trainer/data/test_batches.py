@@ -1,0 +1,151 @@
+"""Images decoded once, and batches that embed each of them once."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.trainer.data.batches import decode_once, pair_batches, people_batches
+from services.trainer.data.labels import LabelledPair
+from services.trainer.data.pair_graph import PairGraph, build_graph
+from shared.errors import NotFound
+from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.settings import ImageLimits
+
+
+class Pictures:
+    """A feedback source of grey pictures, the number of each being its brightness."""
+
+    snapshot_id = "snapshot"
+
+    def __init__(self, count: int) -> None:
+        self.asked: list[str] = []
+        self._data: dict[str, bytes] = {}
+        for brightness in range(count):
+            png = cv2.imencode(".png", np.full((112, 112, 3), brightness, np.uint8))[1].tobytes()
+            self._data[hashlib.sha256(png).hexdigest()] = png
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._data)
+
+    def spoil(self, name: str) -> None:
+        self._data[name] = b"no picture"
+
+    def pairs(self) -> Iterator[LabelledPair]:
+        yield from ()
+
+    def image(self, sha256: str) -> FaceImage:
+        self.asked.append(sha256)
+        if sha256 not in self._data:
+            raise NotFound(sha256)
+        return FaceImage(self._data[sha256], "aligned")
+
+
+@pytest.fixture
+def reader() -> FaceReader:
+    return FaceReader(ImageLimits())
+
+
+def test_every_image_is_decoded_once_in_order(tmp_path: Path, reader: FaceReader) -> None:
+    pictures, ticks = Pictures(5), []
+    names = pictures.names
+    usable, crops = decode_once(names, pictures, reader, tmp_path / "crops", ticks.append)
+    assert usable == pictures.asked == names
+    assert crops.shape == (5, 112, 112, 3)
+    assert [int(crop[0, 0, 0]) for crop in crops] == [0, 1, 2, 3, 4]
+    assert ticks == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_an_image_that_cannot_be_read_costs_only_itself(tmp_path: Path, reader: FaceReader) -> None:
+    pictures = Pictures(4)
+    first, second, third, fourth = pictures.names
+    pictures.spoil(second)
+    wanted = [first, second, "0" * 64, third, fourth]
+    usable, crops = decode_once(wanted, pictures, reader, tmp_path / "crops", lambda _: None)
+    assert usable == [first, third, fourth]
+    assert [int(crop[0, 0, 0]) for crop in crops] == [0, 2, 3]
+
+
+@st.composite
+def feedback(draw: st.DrawFn) -> PairGraph:
+    sizes = draw(st.lists(st.integers(1, 9), min_size=2, max_size=30))
+    names = [f"{p:02d}-{i}" for p, size in enumerate(sizes) for i in range(size)]
+    pairs = [
+        LabelledPair(f"{p:02d}-{i - 1}", f"{p:02d}-{i}", same=True)
+        for p, size in enumerate(sizes)
+        for i in range(1, size)
+    ]
+    pairs += [
+        LabelledPair(f"{p - 1:02d}-0", f"{p:02d}-0", same=False) for p in range(1, len(sizes))
+    ]
+    return build_graph(names, pairs)
+
+
+@settings(deadline=None)
+@given(feedback(), st.integers(2, 40), st.integers(0, 3))
+def test_an_epoch_shows_every_image_exactly_once(graph: PairGraph, size: int, seed: int) -> None:
+    images = np.arange(len(graph.images))
+    batches = list(people_batches(graph, images, size, np.random.default_rng(seed)))
+    dealt = np.concatenate([batch.images for batch in batches])
+    assert sorted(dealt) == list(images)
+    for batch in batches:
+        assert batch.genuine.shape == batch.impostor.shape == (len(batch.images),) * 2
+        assert not np.diag(batch.genuine).any()
+        assert not np.diag(batch.impostor).any()
+        assert not (batch.genuine * batch.impostor).any()
+
+
+@settings(deadline=None)
+@given(feedback(), st.integers(0, 3))
+def test_people_with_several_images_always_meet_themselves(graph: PairGraph, seed: int) -> None:
+    images = np.arange(len(graph.images))
+    for batch in people_batches(graph, images, 8, np.random.default_rng(seed)):
+        for row, image in enumerate(batch.images):
+            others = (graph.person == graph.person[image]).sum() - 1
+            assert batch.genuine[row].any() == (others > 0)
+
+
+def test_couples_within_a_contradiction_count_only_where_a_label_is_left() -> None:
+    graph = build_graph(
+        ["a", "b", "c", "x"],
+        [
+            LabelledPair("a", "b", True, 0.5),
+            LabelledPair("b", "c", True, 1.0),
+            LabelledPair("a", "c", False, 0.8),
+        ],
+    )
+    batch = next(people_batches(graph, np.arange(4), 4, np.random.default_rng(0)))
+    assert batch.genuine[1, 2] == pytest.approx(1, abs=1e-5)
+    assert batch.genuine[0, 1] == batch.impostor[0, 1] == 0
+    assert batch.impostor[0, 2] == pytest.approx(0.8)
+    assert (batch.impostor[3, :3] == 1).all()
+
+
+def test_pair_batches_hold_the_labelled_pairs_and_nothing_else() -> None:
+    pairs = [
+        LabelledPair("a", "b", True, 0.9),
+        LabelledPair("b", "c", True, 1.0),
+        LabelledPair("c", "d", False, 0.7),
+        LabelledPair("d", "z", False, 1.0),
+    ]
+    graph = build_graph(["a", "b", "c", "d", "z"], pairs)
+    inside = np.array([0, 1, 2, 3])
+    batches = list(pair_batches(graph, inside, 2, np.random.default_rng(0)))
+    assert len(batches) == 2
+    weights = {}
+    for batch in batches:
+        for kind, matrix in (("same", batch.genuine), ("different", batch.impostor)):
+            for a, b in zip(*np.nonzero(np.triu(matrix)), strict=True):
+                names = graph.images[batch.images[a]] + graph.images[batch.images[b]]
+                weights[kind, names] = float(matrix[a, b])
+    assert weights == {
+        ("same", "ab"): pytest.approx(0.9),
+        ("same", "bc"): pytest.approx(1.0),
+        ("different", "cd"): pytest.approx(0.7),
+    }

@@ -1,0 +1,91 @@
+"""What a training found out about its labels is kept with it, and handed out in pages."""
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.trainer.api.converters import pack_report
+from services.trainer.data.label_report import (
+    LabelReport,
+    Reliability,
+    Suspect,
+    Suspicion,
+    keep_report,
+)
+from services.trainer.jobs.leases import Ending, Leases
+from services.trainer.jobs.queue import Jobs, JobState
+from services.trainer.registry.suspects import Suspects
+from services.trainer.worker.specs import JobKind
+from shared.errors import NotFound
+from shared.rpc.paging import read_page
+from shared.storage.objects import ObjectStore
+from shared.storage.postgres import Pool
+from tests.services.trainer.samples import IMPORT, train_spec
+
+REPORT = LabelReport(
+    pairs=1000,
+    wrong_share=0.2,
+    treated=True,
+    suspects=tuple(
+        Suspect(f"{n:064x}", f"{n + 1:064x}", n % 2 == 0, 1 - n / 100, why, ("ada",))
+        for n, why in enumerate([*[Suspicion.UNLIKELY] * 4, Suspicion.CONTRADICTION])
+    ),
+    annotators=(Reliability("eve", 40, 0.2, 0.3), Reliability("ada", 960, 0.98, 0.99)),
+)
+
+
+@pytest.fixture
+def suspects(pool: Pool, object_store: ObjectStore) -> Suspects:
+    return Suspects(pool, object_store)
+
+
+async def ended(jobs: Jobs, leases: Leases, state: JobState, kind: JobKind = JobKind.TRAIN) -> UUID:
+    spec = train_spec() if kind is JobKind.TRAIN else IMPORT
+    job = await jobs.create(kind, spec, "ada")
+    await leases.finish(await leases.claim(), Ending(state, "done"))
+    return job.job_id
+
+
+async def test_the_latest_finished_training_is_asked_when_none_is_named(
+    jobs: Jobs, leases: Leases, suspects: Suspects, object_store: ObjectStore
+):
+    earlier = await ended(jobs, leases, JobState.SUCCEEDED)
+    latest = await ended(jobs, leases, JobState.SUCCEEDED)
+    await ended(jobs, leases, JobState.FAILED)
+    await ended(jobs, leases, JobState.SUCCEEDED, JobKind.IMPORT)
+    keep_report(object_store, latest, REPORT)
+    assert await suspects.report(None) == (latest, REPORT)
+    with pytest.raises(NotFound, match=f"job {earlier} kept no list"):
+        await suspects.report(earlier)
+
+
+async def test_what_has_not_succeeded_as_a_training_lists_nothing(
+    jobs: Jobs, leases: Leases, suspects: Suspects, object_store: ObjectStore
+):
+    with pytest.raises(NotFound, match="no training has succeeded"):
+        await suspects.report(None)
+    for job_id in (
+        uuid4(),
+        await ended(jobs, leases, JobState.FAILED),
+        await ended(jobs, leases, JobState.SUCCEEDED, JobKind.IMPORT),
+    ):
+        keep_report(object_store, job_id, REPORT)
+        with pytest.raises(NotFound, match=f"{job_id} is no training"):
+            await suspects.report(job_id)
+
+
+def test_pages_hold_every_suspect_once_and_annotators_at_first():
+    job_id, token, pages = uuid4(), "", []
+    while not pages or token:
+        pages.append(pack_report(job_id, REPORT, read_page(2, token)))
+        token = pages[-1].next_page_token
+    assert [len(page.suspects) for page in pages] == [2, 2, 1]
+    assert [one.sha256_a for page in pages for one in page.suspects] == [
+        one.sha256_a for one in REPORT.suspects
+    ]
+    assert [len(page.annotators) for page in pages] == [2, 0, 0]
+    assert {page.job_id for page in pages} == {str(job_id)}
+
+
+def test_a_token_beyond_the_list_begins_it():
+    assert len(pack_report(uuid4(), REPORT, read_page(9, "77")).suspects) == len(REPORT.suspects)

@@ -1,0 +1,97 @@
+"""Reference faces: read from a folder, stored beside the versions, bundled where nobody has any."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli.demo.rendering.renderer import render_person, write_people
+from services.trainer.data.reference_faces import (
+    ReferenceFaces,
+    default_reference,
+    keep_reference,
+    load_reference,
+    read_reference,
+)
+from shared.errors import CorruptData, InvalidInput, NotFound
+from shared.settings import ImageLimits
+from shared.storage.objects import ObjectStore
+
+
+def test_each_face_comes_with_its_person(tmp_path: Path):
+    write_people(tmp_path, people=20, images=2, seed=0, suffix=".png")
+    reference = read_reference(tmp_path, ImageLimits())
+    assert reference.persons.tolist() == np.repeat(np.arange(20), 2).tolist()
+    assert np.array_equal(reference.crops[3], render_person(1, 1))
+    assert reference.sha256 is None
+
+
+def test_a_file_that_is_no_face_is_named(tmp_path: Path):
+    write_people(tmp_path, people=20, images=2, seed=0)
+    (tmp_path / "person_00001" / "cat.jpg").write_bytes(b"meow")
+    with pytest.raises(InvalidInput, match="cat"):
+        read_reference(tmp_path, ImageLimits())
+
+
+def test_people_too_few_to_tell_a_loss_are_refused(tmp_path: Path):
+    write_people(tmp_path, people=20, images=2, seed=0)
+    next((tmp_path / "person_00001").iterdir()).unlink()
+    with pytest.raises(InvalidInput, match="19 people with two faces or more"):
+        read_reference(tmp_path, ImageLimits())
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path):
+    with pytest.raises(InvalidInput):
+        read_reference(tmp_path, ImageLimits())
+
+
+def test_what_a_version_names_is_found_again_as_it_was(object_store: ObjectStore):
+    crops = np.stack([render_person(person, 0) for person in range(3)])
+    kept = keep_reference(object_store, ReferenceFaces(crops, np.arange(3)))
+    assert kept.sha256
+    again = keep_reference(object_store, ReferenceFaces(crops, np.arange(3)))
+    assert again.sha256 == kept.sha256
+    found = load_reference(object_store, kept.sha256)
+    assert np.array_equal(found.crops, crops)
+    assert found.persons.tolist() == [0, 1, 2]
+    assert found.sha256 == kept.sha256
+
+
+def test_what_is_kept_is_crops_alone_and_follows_the_folder(
+    tmp_path: Path, object_store: ObjectStore
+):
+    """An erasure cannot find a face among them by its hash; who keeps the folder can."""
+    write_people(tmp_path, people=21, images=2, seed=0, suffix=".png")
+    erased = sorted(tmp_path.iterdir())[3]
+    with_them = keep_reference(object_store, read_reference(tmp_path, ImageLimits()))
+    crop = with_them.crops[with_them.persons == 3][0]
+    (stored,) = [object_store.get(found.key) for found in object_store.list("reference/")]
+    assert crop.tobytes() in stored
+    for file in erased.iterdir():
+        data = file.read_bytes()
+        digest = hashlib.sha256(data)
+        for trace in (data, digest.digest(), digest.hexdigest().encode(), erased.name.encode()):
+            assert trace not in stored
+        file.unlink()
+    erased.rmdir()
+    without = keep_reference(object_store, read_reference(tmp_path, ImageLimits()))
+    assert without.sha256 != with_them.sha256
+    assert crop.tobytes() not in object_store.get(f"reference/{without.sha256}.safetensors")
+
+
+def test_missing_and_damaged_reference_faces_are_refused(object_store: ObjectStore):
+    faces = ReferenceFaces(np.zeros((1, 112, 112, 3), np.uint8), np.arange(1))
+    name = keep_reference(object_store, faces).sha256
+    assert name
+    object_store.put(f"reference/{name}.safetensors", b"something else")
+    with pytest.raises(CorruptData):
+        load_reference(object_store, name)
+    with pytest.raises(NotFound):
+        load_reference(object_store, "0" * 64)
+
+
+def test_the_bundled_people_are_enough():
+    people, images = np.unique(default_reference().persons, return_counts=True)
+    assert len(people) >= 40
+    assert images.min() >= 2

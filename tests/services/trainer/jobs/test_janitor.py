@@ -1,0 +1,69 @@
+"""What jobs leave in the object store is kept as long as it is needed, and no longer."""
+
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from services.trainer.jobs import janitor as housekeeping
+from services.trainer.jobs.janitor import Housekeeper
+from services.trainer.jobs.leases import Ending, Leases
+from services.trainer.jobs.queue import Jobs, JobState
+from services.trainer.training.checkpoint import StoredEpochState
+from services.trainer.worker.specs import JobKind, upload_key
+from shared.storage.objects import ObjectStore
+from shared.storage.postgres import Pool
+from tests.services.trainer.samples import IMPORT, train_spec
+
+UPLOAD = "a" * 64
+
+
+@pytest.fixture
+def housekeeper(pool: Pool, object_store: ObjectStore) -> Housekeeper:
+    return Housekeeper(pool, object_store)
+
+
+def test_an_epochs_state_is_replaced_whole(object_store: ObjectStore, tmp_path: Path):
+    state = StoredEpochState(object_store, uuid4())
+    file = tmp_path / "state"
+    assert not state.load(file)
+    for content in (b"epoch 1", b"epoch 2"):
+        file.write_bytes(content)
+        state.save(file)
+    assert state.load(tmp_path / "loaded")
+    assert (tmp_path / "loaded").read_bytes() == b"epoch 2"
+
+
+async def test_a_trainings_state_goes_with_its_job(
+    jobs: Jobs, leases: Leases, object_store: ObjectStore, housekeeper: Housekeeper, tmp_path: Path
+):
+    await jobs.create(JobKind.TRAIN, train_spec(), "ada")
+    claim = await leases.claim()
+    state = StoredEpochState(object_store, claim.job.job_id)
+    (tmp_path / "state").write_bytes(b"epoch 1")
+    state.save(tmp_path / "state")
+    await housekeeper.clean_up()
+    assert state.load(tmp_path / "loaded")
+    await leases.finish(claim, Ending(JobState.FAILED, "diverged"))
+    await housekeeper.clean_up()
+    assert not state.load(tmp_path / "loaded")
+
+
+async def test_an_upload_stays_until_its_jobs_have_ended(
+    jobs: Jobs,
+    leases: Leases,
+    object_store: ObjectStore,
+    housekeeper: Housekeeper,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    object_store.put(upload_key(UPLOAD), b"a checkpoint")
+    await housekeeper.clean_up()
+    assert object_store.exists(upload_key(UPLOAD)), "its job may still be on the way"
+    monkeypatch.setattr(housekeeping, "_FRESH", timedelta(0))
+    await jobs.create(JobKind.IMPORT, {**IMPORT, "upload": UPLOAD}, "ada")
+    await housekeeper.clean_up()
+    assert object_store.exists(upload_key(UPLOAD))
+    await leases.finish(await leases.claim(), Ending(JobState.FAILED, "a cat"))
+    await housekeeper.clean_up()
+    assert not object_store.exists(upload_key(UPLOAD))

@@ -1,0 +1,242 @@
+"""The queue: asked for by clients, worked on by runners."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from services.trainer.evaluation.gate import GateCheck, GateVerdict
+from services.trainer.jobs.leases import MAX_ATTEMPTS, Ending, Leases
+from services.trainer.jobs.queue import Jobs, JobState
+from services.trainer.worker.specs import JobKind
+from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, Unavailable
+from shared.storage.postgres import Pool
+from tests.services.trainer.samples import IMPORT, train_spec
+
+WORSE = GateVerdict((GateCheck("heldout_errors", False, 0.2, 0.1, "more errors"),))
+DONE = Ending(JobState.SUCCEEDED, "done", "iresnet18-00000000")
+
+
+async def create(jobs: Jobs, count: int = 1) -> list:
+    return [await jobs.create(JobKind.IMPORT, IMPORT, "ada") for _ in range(count)]
+
+
+async def pass_time(pool: Pool, seconds: float) -> None:
+    """Let every lease be so much older."""
+    async with pool.connection() as connection:
+        await connection.execute(
+            "UPDATE trainer.jobs"
+            " SET lease_expires_at = lease_expires_at - make_interval(secs => %s)",
+            [seconds],
+        )
+
+
+async def test_a_job_is_kept_as_it_was_asked_for(jobs: Jobs):
+    spec = train_spec("iresnet18-1")
+    made = await jobs.create(JobKind.TRAIN, spec, "ada")
+    job = await jobs.get(made.job_id)
+    assert job == made
+    assert (job.kind, job.state, job.spec) == (JobKind.TRAIN, JobState.QUEUED, spec)
+    assert (job.requested_by, job.progress, job.attempts) == ("ada", 0, 0)
+    assert job.started_at is None
+    assert job.ended_at is None
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129])
+async def test_nobody_asks_without_a_name(jobs: Jobs, name: str):
+    with pytest.raises(InvalidInput, match="requested_by"):
+        await jobs.create(JobKind.IMPORT, IMPORT, name)
+    assert await jobs.list(10) == []
+
+
+async def test_jobs_are_listed_newest_first_and_in_pages(jobs: Jobs):
+    made = await create(jobs, 3)
+    newest = await jobs.list(2)
+    assert newest == [made[2], made[1]]
+    assert await jobs.list(2, before=newest[-1].seq) == [made[0]]
+
+
+async def test_an_unknown_job_is_not_found(jobs: Jobs):
+    for ask in (jobs.get(uuid4()), jobs.cancel(uuid4(), "ada"), first_event(jobs, uuid4())):
+        with pytest.raises(NotFound):
+            await ask
+
+
+async def first_event(jobs: Jobs, job_id):
+    return await anext(jobs.watch(job_id, asyncio.Event()))
+
+
+async def test_the_oldest_job_is_claimed_first(jobs: Jobs, leases: Leases):
+    made = await create(jobs, 2)
+    claims = [await leases.claim(), await leases.claim()]
+    assert [claim.job.job_id for claim in claims] == [job.job_id for job in made]
+    assert claims[0].job.state is JobState.RUNNING
+    assert claims[0].job.started_at is not None
+    assert await leases.claim() is None
+
+
+async def test_two_runners_never_claim_one_job(jobs: Jobs, pool: Pool):
+    made = await create(jobs, 20)
+    runners = [Leases(pool) for _ in range(8)]
+    claims = await asyncio.gather(*(runner.claim() for runner in runners * 4))
+    claimed = [claim.job.job_id for claim in claims if claim]
+    assert sorted(claimed) == sorted(job.job_id for job in made)
+
+
+async def test_a_job_whose_lease_ran_out_is_taken_over(jobs: Jobs, pool: Pool):
+    await create(jobs)
+    lost = await Leases(pool, lease_s=60).claim()
+    assert await Leases(pool).claim() is None
+    await pass_time(pool, 61)
+    taken = await Leases(pool).claim()
+    assert taken.job.job_id == lost.job.job_id
+    assert taken.fencing_token > lost.fencing_token
+    assert taken.job.attempts == 2
+    assert taken.job.started_at == lost.job.started_at
+
+
+async def test_a_heartbeat_keeps_the_job(jobs: Jobs, pool: Pool):
+    await create(jobs)
+    leases = Leases(pool, lease_s=60)
+    claim = await leases.claim()
+    for _ in range(3):
+        await pass_time(pool, 40)
+        assert await leases.heartbeat(claim) is None
+        assert await Leases(pool).claim() is None
+
+
+async def test_a_zombies_writes_are_refused(jobs: Jobs, pool: Pool):
+    await create(jobs)
+    leases = Leases(pool, lease_s=60)
+    zombie = await leases.claim()
+    await pass_time(pool, 61)
+    heir = await Leases(pool).claim()
+    before = await jobs.get(heir.job.job_id)
+    for write in (
+        leases.heartbeat(zombie),
+        leases.report(zombie, 0.9, "zombie", {}),
+        leases.keep_snapshot(zombie, "zombie"),
+        leases.release(zombie),
+        leases.retry_later(zombie, "zombie"),
+        leases.finish(zombie, DONE),
+    ):
+        with pytest.raises(Conflict, match="another runner"):
+            await write
+    assert await jobs.get(heir.job.job_id) == before
+    await leases.finish(heir, DONE)
+
+
+async def test_an_expired_lease_nobody_took_over_still_counts(jobs: Jobs, pool: Pool):
+    await create(jobs)
+    leases = Leases(pool, lease_s=60)
+    claim = await leases.claim()
+    await pass_time(pool, 61)
+    await leases.finish(claim, DONE)
+    assert (await jobs.get(claim.job.job_id)).state is JobState.SUCCEEDED
+
+
+async def test_an_ended_job_takes_no_more_writes(jobs: Jobs, leases: Leases):
+    await create(jobs)
+    claim = await leases.claim()
+    await leases.finish(claim, DONE)
+    with pytest.raises(Conflict):
+        await leases.report(claim, 0.1, "late", {})
+
+
+async def test_a_watcher_sees_every_event_and_then_the_end(jobs: Jobs, leases: Leases):
+    await create(jobs)
+    claim = await leases.claim()
+    watching = asyncio.create_task(collect(jobs, claim.job.job_id))
+    await leases.report(claim, 0.5, "half way", {"loss": 0.25, "epoch": 1})
+    await leases.report(claim, 0.6, "diverging", {"loss": float("nan"), "epoch": 2})
+    await asyncio.sleep(0.3)
+    await leases.finish(claim, Ending(JobState.SUCCEEDED, "refused", "v1", WORSE))
+    events = await asyncio.wait_for(watching, 60)
+    told = [(e.job.state, e.job.progress, e.job.message, e.figures) for e in events]
+    assert told == [
+        (JobState.QUEUED, 0, "waiting", {}),
+        (JobState.RUNNING, 0, "started", {}),
+        (JobState.RUNNING, 0.5, "half way", {"loss": 0.25, "epoch": 1}),
+        (JobState.RUNNING, pytest.approx(0.6), "diverging", {"epoch": 2}),
+        (JobState.SUCCEEDED, 1, "refused", {}),
+    ]
+    assert events[2].job.gate is None
+    assert events[2].job.model_version is None
+    last = events[-1].job
+    assert (last.model_version, last.gate) == ("v1", WORSE)
+    assert last == await jobs.get(claim.job.job_id)
+    assert await collect(jobs, claim.job.job_id) == events
+
+
+async def collect(jobs: Jobs, job_id):
+    return [event async for event in jobs.watch(job_id, asyncio.Event())]
+
+
+async def test_watchers_are_sent_away_when_the_trainer_stops(jobs: Jobs):
+    (job,) = await create(jobs)
+    stopping = asyncio.Event()
+    watcher = jobs.watch(job.job_id, stopping)
+    await anext(watcher)
+    stopping.set()
+    with pytest.raises(Unavailable):
+        await anext(watcher)
+
+
+async def test_a_waiting_job_is_cancelled_at_once(jobs: Jobs, leases: Leases):
+    (job,) = await create(jobs)
+    cancelled = await jobs.cancel(job.job_id, "bob")
+    assert (cancelled.state, cancelled.message) == (JobState.CANCELLED, "cancelled by bob")
+    assert cancelled.ended_at is not None
+    assert await leases.claim() is None
+
+
+async def test_a_running_jobs_runner_learns_who_wants_it_cancelled(jobs: Jobs, leases: Leases):
+    await create(jobs)
+    claim = await leases.claim()
+    assert (await jobs.cancel(claim.job.job_id, "bob")).state is JobState.RUNNING
+    assert await leases.heartbeat(claim) == "bob"
+
+
+async def test_an_ended_job_cannot_be_cancelled(jobs: Jobs, leases: Leases):
+    await create(jobs)
+    claim = await leases.claim()
+    await leases.finish(claim, DONE)
+    with pytest.raises(PreconditionFailed, match="succeeded"):
+        await jobs.cancel(claim.job.job_id, "bob")
+
+
+async def test_a_released_job_goes_on_at_once_and_the_attempt_does_not_count(
+    jobs: Jobs, leases: Leases
+):
+    await create(jobs)
+    claim = await leases.claim()
+    await leases.keep_snapshot(claim, "snapshot-1")
+    await leases.release(claim)
+    again = await leases.claim()
+    assert (again.job.attempts, again.job.data_snapshot) == (1, "snapshot-1")
+
+
+async def test_a_job_put_off_waits_and_is_given_up_after_some_attempts(
+    jobs: Jobs, leases: Leases, pool: Pool
+):
+    (job,) = await create(jobs)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        claim = await leases.claim()
+        assert claim.job.attempts == attempt
+        await leases.retry_later(claim, "the store is away")
+        assert await leases.claim() is None
+        async with pool.connection() as connection:
+            await connection.execute("UPDATE trainer.jobs SET not_before = now()")
+    ended = await jobs.get(job.job_id)
+    assert ended.state is JobState.FAILED
+    assert "the store is away" in ended.message
+
+
+async def test_a_job_that_kills_every_trainer_is_given_up(jobs: Jobs, pool: Pool):
+    (job, other) = await create(jobs, 2)
+    leases = Leases(pool, lease_s=0)
+    for _ in range(MAX_ATTEMPTS):
+        assert (await leases.claim()).job.job_id == job.job_id
+    assert (await leases.claim()).job.job_id == other.job_id
+    ended = await jobs.get(job.job_id)
+    assert (ended.state, "given up" in ended.message) == (JobState.FAILED, True)

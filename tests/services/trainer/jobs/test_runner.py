@@ -1,0 +1,223 @@
+"""The runner and its workers, which are real processes."""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.trainer.jobs.completion import Completion
+from services.trainer.jobs.leases import Leases
+from services.trainer.jobs.queue import Job, Jobs, JobState
+from services.trainer.jobs.runner import Runner
+from services.trainer.registry.evaluations import Evaluations
+from services.trainer.registry.versions import Versions
+from services.trainer.worker.specs import JobKind
+from shared.storage.objects import ObjectStore
+from shared.storage.postgres import Pool
+from tests.services.trainer.samples import IMPORT, add_sample, result_of
+from tests.services.trainer.standin import COMMAND
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def running(pool: Pool, completion: Completion, tmp_path: Path):
+    """Keep runners going whose workers behave in a given way."""
+
+    @asynccontextmanager
+    async def running(behaviour: str, runners: int = 1):
+        command = (*COMMAND, behaviour, str(tmp_path / "started"))
+        tasks = [
+            asyncio.create_task(Runner(Leases(pool), completion, tmp_path / "work", command).run())
+            for _ in range(runners)
+        ]
+        try:
+            yield tasks
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    return running
+
+
+def started(tmp_path: Path) -> list[int]:
+    log = tmp_path / "started"
+    return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+
+async def job_until(
+    jobs: Jobs, job: Job, holds: Callable[[Job], bool], timeout_s: float = 20
+) -> Job:
+    now = job
+
+    async def look() -> bool:
+        nonlocal now
+        now = await jobs.get(job.job_id)
+        return holds(now)
+
+    await until(look, timeout_s)
+    return now
+
+
+async def ended(jobs: Jobs, job: Job, timeout_s: float = 60) -> Job:
+    return await job_until(jobs, job, lambda job: job.state.ended, timeout_s)
+
+
+async def hanging(jobs: Jobs, job: Job) -> int:
+    """Wait until the job's worker hangs; gives its process id."""
+    job = await job_until(jobs, job, lambda job: "hanging" in job.message)
+    return int(re.findall(r"\d+", job.message)[0])
+
+
+def alive(group: int) -> list[int]:
+    """Give the processes of a worker's group that still run."""
+    return [
+        process.pid
+        for process in psutil.process_iter()
+        if _group(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+async def test_a_job_becomes_a_version(jobs: Jobs, versions: Versions, running, tmp_path: Path):
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    async with running("version"):
+        done = await ended(jobs, job)
+    assert (done.state, done.progress) == (JobState.SUCCEEDED, 1)
+    assert done.model_version == f"v-{job.job_id.hex[:8]}"
+    assert (await versions.get(done.model_version)).job_id == job.job_id
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+async def test_a_job_becomes_an_evaluation(
+    jobs: Jobs, pool: Pool, object_store: ObjectStore, running, tmp_path: Path
+):
+    await add_sample(pool, "v1")
+    job = await jobs.create(JobKind.EVALUATE, {"model_version": "v1"}, "ada")
+    async with running("measure"):
+        done = await ended(jobs, job)
+    assert (done.state, done.model_version) == (JobState.SUCCEEDED, "v1")
+    evaluations = Evaluations(pool, object_store)
+    (found,) = await evaluations.list(10)
+    assert (found.job_id, found.result) == (job.job_id, result_of("v1"))
+    assert await evaluations.report(job.job_id) == b"what was measured"
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+async def test_what_libraries_print_is_not_taken_for_messages(jobs: Jobs, running):
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    async with running("chatter"):
+        assert (await ended(jobs, job)).state is JobState.SUCCEEDED
+
+
+async def test_two_runners_never_run_one_job(jobs: Jobs, running, tmp_path: Path):
+    made = [await jobs.create(JobKind.IMPORT, IMPORT, "ada") for _ in range(4)]
+    async with running("version", runners=2):
+        done = [await ended(jobs, job, 60) for job in made]
+    assert [job.state for job in done] == [JobState.SUCCEEDED] * 4
+    assert [job.attempts for job in done] == [1] * 4
+    assert len(started(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "says"),
+    [
+        ("refuse", r"^checkpoint: holds a cat$"),
+        ("crash", r"(?s)exit status 1.*RuntimeError: something nobody thought of"),
+        ("be_killed", r"SIGKILL.*memory"),
+        ("babble", r"internal error"),
+    ],
+)
+async def test_a_job_that_cannot_be_done_fails_with_the_reason(
+    jobs: Jobs, running, behaviour: str, says: str
+):
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    async with running(behaviour):
+        failed = await ended(jobs, job)
+    assert failed.state is JobState.FAILED
+    assert re.search(says, failed.message), failed.message
+
+
+async def test_the_runner_goes_on_after_a_failure(jobs: Jobs, running):
+    made = [await jobs.create(JobKind.IMPORT, IMPORT, "ada") for _ in range(2)]
+    async with running("crash"):
+        assert [(await ended(jobs, job)).state for job in made] == [JobState.FAILED] * 2
+
+
+async def test_a_job_whose_store_is_away_is_tried_again_later(jobs: Jobs, running):
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    async with running("miss_the_store"):
+        waiting = await job_until(jobs, job, lambda job: "trying again" in job.message)
+    assert waiting.state is JobState.QUEUED
+    assert "the object store cannot be reached; trying again in 2 s" in waiting.message
+
+
+async def test_cancelling_stops_the_worker_and_what_it_started(jobs: Jobs, running, tmp_path: Path):
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    async with running("hang_with_a_child"):
+        worker = await hanging(jobs, job)
+        assert len(alive(worker)) >= 2
+        await jobs.cancel(job.job_id, "bob")
+        cancelled = await ended(jobs, job, timeout_s=2)
+        assert alive(worker) == []
+    assert (cancelled.state, cancelled.message) == (JobState.CANCELLED, "cancelled by bob")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+async def test_a_stopped_runner_puts_its_job_back_and_the_next_resumes_it(jobs: Jobs, running):
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    async with running("hang_once"):
+        worker = await hanging(jobs, job)
+    assert alive(worker) == []
+    assert (await jobs.get(job.job_id)).state is JobState.QUEUED
+    async with running("hang_once"):
+        done = await ended(jobs, job)
+    assert (done.state, done.data_snapshot) == (JobState.SUCCEEDED, "snapshot-1")
+    told = [event.job.message async for event in jobs.watch(job.job_id, asyncio.Event())]
+    assert "resumed on snapshot-1" in told
+
+
+async def test_a_runner_that_was_overtaken_kills_its_worker_and_writes_nothing(
+    jobs: Jobs, pool: Pool, running
+):
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    async with running("hang"):
+        worker = await hanging(jobs, job)
+        async with pool.connection() as connection:
+            await connection.execute(
+                "UPDATE trainer.jobs SET fencing_token = fencing_token + 1,"
+                " lease_expires_at = now() + interval '1 hour', message = 'mine'"
+            )
+        await until(lambda: not alive(worker), 3)
+    held = await jobs.get(job.job_id)
+    assert (held.state, held.message) == (JobState.RUNNING, "mine")
+
+
+async def test_a_job_outlives_its_trainer_and_its_worker_does_not(
+    jobs: Jobs, running, database_url: str, tmp_path: Path
+):
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    trainer = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.services.trainer.lone_runner", database_url),
+        *(str(tmp_path / "work"), "hang_once", str(tmp_path / "started")),
+    )
+    worker = await hanging(jobs, job)
+    trainer.kill()
+    await trainer.wait()
+    await until(lambda: not alive(worker), 2)
+    assert (await jobs.get(job.job_id)).state is JobState.RUNNING
+    async with running("hang_once"):
+        done = await ended(jobs, job)
+    assert (done.state, done.attempts) == (JobState.SUCCEEDED, 2)

@@ -1,0 +1,72 @@
+"""Which versions the trainer lets the embedders try."""
+
+from pathlib import Path
+
+import pytest
+
+from services.trainer.api.service import Trainer
+from services.trainer.jobs.queue import Jobs
+from services.trainer.jobs.uploads import Uploads
+from services.trainer.registry.evaluations import Evaluations
+from services.trainer.registry.replicas import ReplicaWatch
+from services.trainer.registry.serving_pointer import PointerPublisher
+from services.trainer.registry.shadow import ShadowPublisher
+from services.trainer.registry.suspects import Suspects
+from services.trainer.registry.versions import Versions
+from shared.errors import InvalidInput, NotFound, PreconditionFailed
+from shared.registry.shadow_pointer import ShadowPointer, read_shadow
+from shared.storage.objects import ObjectStore
+from shared.storage.postgres import Pool
+from tests.services.trainer.samples import REFUSED, add_sample
+
+
+@pytest.fixture
+async def trainer(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> Trainer:
+    """A trainer that knows three versions, of which v1 serves."""
+    for name, gate in (("v1", None), ("v2", None), ("v3", REFUSED)):
+        await add_sample(pool, name, gate)
+    trainer = Trainer(
+        Jobs(pool),
+        Versions(pool),
+        Evaluations(pool, object_store),
+        Suspects(pool, object_store),
+        uploads=Uploads(object_store, tmp_path, 2**20),
+        pointer=PointerPublisher(pool, object_store),
+        replicas=ReplicaWatch(object_store),
+        shadow=ShadowPublisher(object_store),
+    )
+    await trainer.promote(
+        "v1", who="ada", why="first", override_gate=False, expected_generation=None
+    )
+    return trainer
+
+
+async def test_one_version_is_tried_at_a_time_and_none_once_it_is_stopped(
+    trainer: Trainer, object_store: ObjectStore
+):
+    # One that its gate refused harms nobody in the shadow.
+    for name in ("v2", "v3"):
+        await trainer.shadow(name, requested_by="ada")
+        assert read_shadow(object_store) == ShadowPointer(model_version=name)
+    for _ in range(2):
+        await trainer.shadow("", requested_by="ada")
+        assert read_shadow(object_store) is None
+    assert (await trainer.versions.serving()).generation == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "who", "error", "says"),
+    [
+        ("v9", "ada", NotFound, "no model version v9"),
+        ("v1", "ada", PreconditionFailed, "v1 serves; name a version to try beside it"),
+        ("v2", "", InvalidInput, "requested_by"),
+        ("", "", InvalidInput, "requested_by"),
+    ],
+)
+async def test_what_cannot_be_tried_leaves_the_candidate_as_it_was(
+    trainer: Trainer, object_store: ObjectStore, *, version, who, error, says
+):
+    await trainer.shadow("v3", requested_by="ada")
+    with pytest.raises(error, match=says):
+        await trainer.shadow(version, requested_by=who)
+    assert read_shadow(object_store) == ShadowPointer(model_version="v3")

@@ -1,0 +1,91 @@
+"""``torchrun … -m tests.services.trainer.torchrun FOLDER BEHAVIOUR``: a small training on each process.
+
+Each process leaves what it ended with in FOLDER, where the training's state is kept too.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from services.trainer.training.distributed import together
+from shared.model.network.iresnet import IResNet
+from tests.services.trainer.training.test_finetuner import finetuner, tiny_network
+from tests.support.processes import REPOSITORY
+
+SCORES = [0.1, 0.9, 0.5]
+
+
+class FileState:
+    """Keeps the state for the next process; see `services.trainer.training.EpochState`."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def save(self, file: Path) -> None:
+        shutil.copy(file, self._file)
+
+    def load(self, file: Path) -> bool:
+        if self._file.exists():
+            shutil.copy(self._file, file)
+        return self._file.exists()
+
+
+def torchrun(folder: Path, behaviour: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(
+                "--nproc-per-node",
+                str(processes),
+                "-m",
+                "tests.services.trainer.torchrun",
+                str(folder),
+                behaviour,
+            ),
+        ],
+        cwd=REPOSITORY,
+        # Spinning threads starve each other where two processes share a core.
+        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def main(folder: Path, behaviour: str) -> None:
+    torch.set_num_threads(1)
+    with together():
+        rank = distributed.get_rank()
+        with (folder / "pids").open("a") as pids:
+            pids.write(f"{os.getpid()}\n")
+        trained: list[int] = []
+
+        def tick(_done: float, epoch: int, _loss: float) -> None:
+            trained.append(epoch)
+            if behaviour == f"process {rank} fails" and epoch == 3:
+                raise RuntimeError("something nobody thought of")
+
+        def validate(_: IResNet) -> float:
+            # The second process would choose another epoch, were it asked.
+            return SCORES[trained[-1] - 1] * (1 if rank == 0 else -1)
+
+        network = tiny_network()
+        state, scratch = FileState(folder / "state"), folder / f"epoch-{rank}.pt"
+        epochs = finetuner(network).run(validate, state, scratch, tick)
+        made = {
+            "weights": network.state_dict(),
+            "losses": [epoch.loss for epoch in epochs],
+            "trained": sorted(set(trained)),
+        }
+        torch.save(made, folder / f"made-{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

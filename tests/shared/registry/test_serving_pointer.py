@@ -1,0 +1,38 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from shared.errors import CorruptData, Unavailable
+from shared.registry.serving_pointer import POINTER_KEY, ServingPointer, read_pointer, write_pointer
+from shared.settings import ObjectStoreSettings
+from shared.storage.objects import ObjectStore
+
+
+def test_before_the_first_decision_there_is_none(object_store: ObjectStore) -> None:
+    assert read_pointer(object_store) is None
+
+
+def test_last_written_is_read(object_store: ObjectStore) -> None:
+    for generation in (1, 2):
+        pointer = ServingPointer(
+            model_version=f"iresnet18-{generation}",
+            generation=generation,
+            published_at=datetime.now(UTC),
+        )
+        write_pointer(object_store, pointer)
+        assert read_pointer(object_store) == pointer
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"model_version": "x"}', b"\xff\xfe"])
+def test_damaged_pointer_is_corrupt_and_named(object_store: ObjectStore, data: bytes) -> None:
+    object_store.put(POINTER_KEY, data)
+    with pytest.raises(CorruptData, match=POINTER_KEY):
+        read_pointer(object_store)
+
+
+def test_lost_bucket_is_not_taken_for_no_decision(
+    object_store_settings: ObjectStoreSettings,
+) -> None:
+    settings = object_store_settings.model_copy(update={"s3_bucket": "lost-bucket"})
+    with pytest.raises(Unavailable):
+        read_pointer(ObjectStore(settings))
