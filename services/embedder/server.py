@@ -60,7 +60,7 @@ def embedder(settings: EmbedderSettings) -> Build:
         swapper = _swapper(settings, models, pointers, loader, background)
         shadow = Shadow(models, reader, loader.load, admission.idle, settings.shadow_share)
         forgetting = Forgetting(cache.clear, shadow.forget)
-        faces = FaceEmbedder(models, pipeline, admission, cache, shadow)
+        faces = FaceEmbedder(models, pipeline, admission, cache, shadow.offer)
         # As many as one batch that is computed and one that waits.
         open_stream = partial(faces.open_stream, 2 * settings.batch_images, lifecycle.stopping)
         servicer = EmbedderServicer(faces, open_stream, models, swapper, shadow)

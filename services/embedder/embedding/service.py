@@ -1,7 +1,7 @@
 """What the service does, without its transport: faces in, embeddings and verdicts out."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 from services.embedder.embedding.admission import Admission
@@ -12,7 +12,6 @@ from services.embedder.inference.decoder import NamedFace
 from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import Embedded, EmbeddedFace
 from services.embedder.models.resident import LoadedModel, ResidentModels
-from services.embedder.rollout.shadow import Shadow
 from services.embedder.settings import MAX_IMAGES_A_CALL
 from shared.errors import InvalidInput
 from shared.model.image.face_reader import FaceImage
@@ -29,7 +28,8 @@ class FaceEmbedder:
         pipeline: Computes.
         admission: Bounds what is in flight.
         cache: What was computed before.
-        shadow: Is shown what was compared.
+        on_verified: Called with the two sides and the verdict of each comparison; must return
+            at once. Shadow evaluation takes its sample here.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class FaceEmbedder:
         pipeline: Pipeline,
         admission: Admission,
         cache: EmbeddingCache,
-        shadow: Shadow,
+        on_verified: Callable[[Side, Side, Verdict], None],
     ) -> None:
         self._models = models
         self._pipeline = pipeline
         self._admission = admission
         self._cache = cache
-        self._shadow = shadow
+        self._on_verified = on_verified
 
     async def embed(
         self, faces: Sequence[FaceImage], deadline: float, model_version: str = ""
@@ -98,7 +98,7 @@ class FaceEmbedder:
             faces = dict(zip(pictures, embedded, strict=True))
             vectors |= {name: face.embedding for name, face in faces.items()}
         verdict = compare(vectors, faces, model.manifest)
-        self._shadow.offer(a, b, verdict)
+        self._on_verified(a, b, verdict)
         return verdict
 
     def open_stream(self, most: int, stopping: asyncio.Event) -> FaceStream:

@@ -2,12 +2,12 @@
 
 from typing import Final
 
-from services.feedback.images.queries import _GATE
+from services.feedback.images.queries import REMOVAL_LOCK
 
-CLOSE_GATE: Final = f"SELECT pg_advisory_xact_lock({_GATE})"
+CLOSE_GATE: Final = f"SELECT pg_advisory_xact_lock({REMOVAL_LOCK})"
 
 # Reports on labels are read, changed and written back by one at a time.
-LOCK_REPORTS: Final = f"SELECT pg_advisory_xact_lock({_GATE} + 1)"
+LOCK_REPORTS: Final = f"SELECT pg_advisory_xact_lock({REMOVAL_LOCK} + 1)"
 RAISE_EPOCH: Final = "UPDATE feedback.removal_epoch SET epoch = epoch + 1"
 
 RECORD_ERASURE: Final = """

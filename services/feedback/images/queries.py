@@ -3,9 +3,9 @@
 from typing import Final
 
 # Appenders share it, and whoever lists removals or deletes rows has it alone.
-_GATE: Final = 7_305_800_211
+REMOVAL_LOCK: Final = 7_305_800_211
 
-SHARE_GATE: Final = f"SELECT pg_advisory_xact_lock_shared({_GATE})"
+SHARE_GATE: Final = f"SELECT pg_advisory_xact_lock_shared({REMOVAL_LOCK})"
 
 EPOCH: Final = "SELECT epoch FROM feedback.removal_epoch"
 # Both as of one moment: an image that is not listed was not, under this epoch.

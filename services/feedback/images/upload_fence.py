@@ -24,7 +24,7 @@ from collections.abc import Iterable
 
 from psycopg import AsyncConnection, AsyncCursor
 
-from services.feedback.erasure import queries
+from services.feedback.images import queries
 from shared.errors import Conflict, Unavailable
 
 

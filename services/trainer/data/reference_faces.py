@@ -7,7 +7,6 @@ names them: what is trained from it is held to the same faces, on whatever machi
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,6 @@ from shared.model.default.crops import default_reference_crops
 from shared.model.image.face_reader import FaceImage, FaceReader
 from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore
-
-if TYPE_CHECKING:  # it needs OpenCV, which the trainer's server does without
-    from shared.model.image.face_reader import FaceImage
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,3 @@ def _end_at_eof() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.killpg(0, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main()

@@ -31,7 +31,9 @@ class Service:
         self.admission = Admission(max_images, 2**24)
         self.cache = EmbeddingCache(cache_bytes)
         shadow = Shadow(self.models, reader, model, self.admission.idle, 0.0)
-        self.faces = FaceEmbedder(self.models, self.pipeline, self.admission, self.cache, shadow)
+        self.faces = FaceEmbedder(
+            self.models, self.pipeline, self.admission, self.cache, shadow.offer
+        )
 
     async def __aenter__(self) -> "Service":
         self.pipeline.start()

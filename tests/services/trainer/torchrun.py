@@ -1,4 +1,4 @@
-"""``torchrun … -m tests.services.trainer.torchrun FOLDER BEHAVIOUR``: a small training on each process.
+"""A small training on each process of ``torchrun … -m tests.services.trainer.torchrun FOLDER HOW``.
 
 Each process leaves what it ended with in FOLDER, where the training's state is kept too.
 """

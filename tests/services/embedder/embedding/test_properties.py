@@ -47,7 +47,7 @@ async def _service(cache_bytes: int, batch_images: int):
     cache = EmbeddingCache(cache_bytes)
     pipeline.start()
     try:
-        yield FaceEmbedder(models, pipeline, admission, cache, shadow), models, cache
+        yield FaceEmbedder(models, pipeline, admission, cache, shadow.offer), models, cache
     finally:
         await pipeline.stop()
 

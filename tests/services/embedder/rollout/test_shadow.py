@@ -50,7 +50,9 @@ class _World:
         self.loads: list[str] = []
         self.shadow = Shadow(self.models, READER, self._load, self.admission.idle, share)
         cache = EmbeddingCache(2**20)
-        self.faces = FaceEmbedder(self.models, self.pipeline, self.admission, cache, self.shadow)
+        self.faces = FaceEmbedder(
+            self.models, self.pipeline, self.admission, cache, self.shadow.offer
+        )
 
     async def look(self, version: str | None) -> None:
         await self.shadow.look(ShadowPointer(model_version=version) if version else None)
