@@ -1,4 +1,4 @@
-"""Finds the services: in a running stack's folder, or by the environment."""
+"""gRPC clients of the services, found by the stack's folder or by the environment."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +30,8 @@ DirOption = Annotated[
     typer.Option(
         "--dir",
         file_okay=False,
-        help="Folder of a running `magface up`. Without it the services are those of "
-        "MAGFACE_EMBEDDER_ADDRESS and so on, or of the stack in ./run.",
+        help="Folder of a running `magface up`. By default the services at "
+        "MAGFACE_EMBEDDER_ADDRESS and so on, or those of the stack in ./run.",
     ),
 ]
 
@@ -40,7 +40,7 @@ def service_address(service: Service, folder: Path | None) -> str:
     """Finds a service's gRPC target: ``folder`` first, then the environment, then ./run.
 
     Raises:
-        PreconditionFailed: None of them says.
+        PreconditionFailed: None of them gives an address.
     """
     variable = f"MAGFACE_{service.upper()}_ADDRESS"
     if folder is None and os.environ.get(variable):
@@ -56,21 +56,21 @@ def service_address(service: Service, folder: Path | None) -> str:
 
 @contextmanager
 def embedder(folder: Path | None) -> Iterator[EmbedderServiceStub]:
-    """Calls the embedder; failed calls raise the domain's errors."""
+    """Opens a client of the embedder whose failed calls raise domain errors."""
     with _channel("embedder", folder) as channel:
         yield EmbedderServiceStub(channel)
 
 
 @contextmanager
 def feedback(folder: Path | None) -> Iterator[FeedbackServiceStub]:
-    """Calls the feedback service; failed calls raise the domain's errors."""
+    """Opens a client of the feedback service whose failed calls raise domain errors."""
     with _channel("feedback", folder) as channel:
         yield FeedbackServiceStub(channel)
 
 
 @contextmanager
 def trainer(folder: Path | None) -> Iterator[TrainerServiceStub]:
-    """Calls the trainer; failed calls raise the domain's errors."""
+    """Opens a client of the trainer whose failed calls raise domain errors."""
     with _channel("trainer", folder) as channel:
         yield TrainerServiceStub(channel)
 

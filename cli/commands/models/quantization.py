@@ -1,4 +1,4 @@
-"""``magface models quantize``."""
+"""``magface models quantize``: int8 versions."""
 
 from typing import Annotated
 
@@ -12,13 +12,15 @@ from cli.output import JsonOption, emit, to_plain
 
 
 def quantize_model(
-    model_version: Annotated[str, typer.Argument(help="The serving one by default.")] = "",
+    model_version: Annotated[
+        str, typer.Argument(help="Version to quantize; default: serving.")
+    ] = "",
     *,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a version's eight-bit form, faster on a CPU; it serves when it is promoted."""
+    """Create an int8 version, which is faster on a CPU; promote it to let it serve."""
     request = trainer_pb2.QuantizeModelRequest(model_version=model_version, requested_by=by)
     with trainer(folder) as stub:
         job = wait_for_job(stub, stub.QuantizeModel(request, timeout=CALL_TIMEOUT_S).job)

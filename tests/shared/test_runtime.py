@@ -1,0 +1,71 @@
+import asyncio
+import logging
+from contextlib import suppress
+
+import pytest
+
+from shared.errors import Conflict, Unavailable
+from shared.runtime import backoff_s, repeat
+
+
+async def run_steps(outcomes: list[Exception | None]) -> int:
+    """Run a loop until it has used up its outcomes; gives how many steps ran."""
+    steps = 0
+    done = asyncio.Event()
+
+    async def step() -> None:
+        nonlocal steps
+        if steps == len(outcomes):
+            done.set()
+            await asyncio.Event().wait()
+        outcome = outcomes[steps]
+        steps += 1
+        if outcome is not None:
+            raise outcome
+
+    loop = asyncio.create_task(repeat("the work", step, 0.0))
+    await asyncio.wait_for(done.wait(), 10)
+    loop.cancel()
+    with suppress(asyncio.CancelledError):
+        await loop
+    return steps
+
+
+async def test_a_loop_survives_any_exception() -> None:
+    outcomes = [Unavailable("gone"), ValueError("odd"), None, KeyError("x"), Conflict("late"), None]
+    assert await run_steps(outcomes) == len(outcomes)
+
+
+async def test_failures_of_one_type_in_a_row_are_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "shared.runtime")
+    away = [Unavailable(f"gone {i}") for i in range(3)]
+    await run_steps([*away, None, None, Unavailable("gone again")])
+    assert [record.getMessage() for record in caplog.records] == [
+        "the work failed, retrying: gone 0",
+        "the work: works again",
+        "the work failed, retrying: gone again",
+    ]
+
+
+async def test_an_unexpected_failure_is_logged_with_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await run_steps([Unavailable("gone"), ValueError("odd")])
+    assert caplog.records[-1].exc_info is not None
+    assert len(caplog.records) == 2
+
+
+async def test_a_cancelled_loop_ends() -> None:
+    loop = asyncio.create_task(repeat("the work", asyncio.Event().wait, 0.0))
+    await asyncio.sleep(0)
+    loop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loop
+
+
+def test_pauses_double_up_to_the_limit() -> None:
+    pauses = [backoff_s(failures, first_s=0.5, last_s=3.0) for failures in range(1, 6)]
+    assert pauses == [0.5, 1.0, 2.0, 3.0, 3.0]
+    assert backoff_s(10_000, first_s=0.5, last_s=60.0) == 60.0
