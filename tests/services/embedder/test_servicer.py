@@ -11,9 +11,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from magface.v1 import embedder_pb2 as pb
 from magface.v1 import image_pb2
+from onnxruntime import InferenceSession
 from prometheus_client import REGISTRY
 
 from services.embedder import metrics
+from services.embedder.settings import EmbedderSettings
 from shared.model.sessions.base import split_features
 from shared.registry.erasure_mark import mark_erasure
 from tests.services.embedder.conftest import VERSIONS
@@ -226,6 +228,30 @@ async def test_a_full_server_refuses_with_retry_info_and_stays_healthy(embedder_
         retry = RetryInfo()
         assert rpc_status.from_call(refusal).details[0].Unpack(retry)
         assert 0.1 <= retry.retry_delay.ToNanoseconds() / 1e9 <= 10
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize(("batch_images", "runs"), [(None, 3), (20, 1)])
+async def test_the_batch_that_is_set_is_the_one_that_runs(
+    embedder_settings, monkeypatch, batch_images, runs
+):
+    sizes = []
+
+    class _Recorded(InferenceSession):
+        def run(self, names, inputs, *args):
+            sizes.append(len(next(iter(inputs.values()))))
+            return super().run(names, inputs, *args)
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", _Recorded)
+    settings = EmbedderSettings(
+        **embedder_settings.model_dump(exclude={"batch_images"}),
+        **({"batch_images": batch_images} if batch_images else {}),
+    )
+    async with running_embedder(settings) as client:
+        await client.until_serving(VERSIONS[0])
+        sizes.clear()
+        await client.embed(*map(image, crops(20)))
+    assert (len(sizes), sum(sizes)) == (runs, 20)
 
 
 async def test_a_repeated_image_is_answered_alike_and_not_computed_again(client):
