@@ -1,6 +1,8 @@
 """gRPC clients of the services, found by the stack's folder or by the environment."""
 
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +24,11 @@ Service = Literal["embedder", "feedback", "trainer"]
 DEFAULT_DIR = Path("run")
 CALL_TIMEOUT_S = 60.0
 _LONGEST_PAGE = 1000
+_TRIES = 5
+_PAUSE_S = 1.0
 
 _Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 
 DirOption = Annotated[
     Path | None,
@@ -73,6 +78,35 @@ def trainer(folder: Path | None) -> Iterator[TrainerServiceStub]:
     """Opens a client of the trainer whose failed calls raise domain errors."""
     with _channel("trainer", folder) as channel:
         yield TrainerServiceStub(channel)
+
+
+def new_key() -> str:
+    """Makes an idempotency key for one request; a repetition of the request keeps it."""
+    return secrets.token_hex(16)
+
+
+def repeat_if_cut(call: Callable[[float], _Answer], timeout_s: float) -> _Answer:
+    """Makes a streaming call, again when its service cannot be reached.
+
+    gRPC itself repeats only streams that are short enough to be buffered.
+
+    Args:
+        call: Makes the call, given its timeout in seconds. It must be safe to repeat.
+        timeout_s: For all tries together, in seconds.
+
+    Raises:
+        Unavailable: Five tries failed, or the time is over.
+    """
+    deadline = time.monotonic() + timeout_s
+    for _ in range(_TRIES - 1):
+        try:
+            with domain_errors():
+                return call(deadline - time.monotonic())
+        except Unavailable:
+            if time.monotonic() + _PAUSE_S >= deadline:
+                raise
+        time.sleep(_PAUSE_S)
+    return call(deadline - time.monotonic())
 
 
 def collect_pages(

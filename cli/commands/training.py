@@ -9,7 +9,7 @@ import typer
 from magface.v1 import trainer_pb2
 from rich.console import RenderableType
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, new_key, trainer
 from cli.commands.job_progress import follow_job, job_facts, wait_for_job
 from cli.commands.options import ByOption, user_name
 from cli.output import JsonOption, console, emit, short_time, table, to_plain
@@ -68,7 +68,10 @@ def train(
         recipe=trainer_pb2.RECIPE_UNSPECIFIED if recipe is None else _RECIPES[recipe],
     )
     request = trainer_pb2.StartTrainingRequest(
-        options=options, requested_by=by, no_promotion=no_promotion
+        options=options,
+        requested_by=by,
+        no_promotion=no_promotion,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         job = stub.StartTraining(request, timeout=CALL_TIMEOUT_S).job
@@ -130,7 +133,9 @@ def cancel(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a job to stop."""
-    request = trainer_pb2.CancelJobRequest(job_id=job_id, requested_by=by)
+    request = trainer_pb2.CancelJobRequest(
+        job_id=job_id, requested_by=by, idempotency_key=new_key()
+    )
     with trainer(folder) as stub:
         job = stub.CancelJob(request, timeout=CALL_TIMEOUT_S).job
     emit(as_json, {"job": to_plain(job)}, job_facts(job))

@@ -1,7 +1,6 @@
 """``magface feedback erase-image``, ``erase-subject`` and ``audit``."""
 
 import json
-import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -9,7 +8,7 @@ import typer
 from magface.v1 import feedback_pb2
 from rich.console import RenderableType
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, new_key
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 
 ByOption = Annotated[
@@ -57,7 +56,7 @@ def erase_subject(
 
 
 def _asked(by: str, request_id: str) -> dict[str, str]:
-    return {"requested_by": by, "request_id": request_id or secrets.token_hex(8)}
+    return {"requested_by": by, "request_id": request_id or new_key()}
 
 
 def list_audit(

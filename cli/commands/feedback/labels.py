@@ -1,6 +1,5 @@
 """``magface feedback``: submit, import, export, count and list labels."""
 
-import secrets
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 from magface.v1 import feedback_pb2
 from rich.console import RenderableType
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, new_key
 from cli.images import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 from cli.transfer.export import ExportFormat, export_pairs
@@ -53,7 +52,7 @@ def submit(
         image_b=feedback_pb2.ImageRef(image=to_image(b.read_bytes(), alignment)),
         label=_LABELS[label],
         annotator=annotator,
-        idempotency_key=idempotency_key or secrets.token_hex(16),
+        idempotency_key=idempotency_key or new_key(),
     )
     names = {"image_a": str(a), "image_b": str(b)}
     with feedback(folder) as stub, naming_files(names):

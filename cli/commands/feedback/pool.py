@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from magface.v1 import feedback_pb2
+from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 from rich.console import RenderableType
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, feedback
+from cli.clients import CALL_TIMEOUT_S, DirOption, feedback, new_key, repeat_if_cut
 from cli.images import Alignment, AlignmentOption, to_image
 from cli.output import JsonOption, counting_progress, emit, facts, short_time, table, to_plain
 from shared.errors import InvalidInput, MagFaceError
@@ -63,7 +65,7 @@ def import_images(
         task = progress.add_task("importing", total=len(files))
         for first in range(0, len(files), _IMAGES_A_STREAM):
             part = files[first : first + _IMAGES_A_STREAM]
-            answer = stub.ImportImages(_requests(part, alignment), timeout=_STREAM_TIMEOUT_S)
+            answer = repeat_if_cut(partial(_send, stub, part, alignment), _STREAM_TIMEOUT_S)
             created, known = created + answer.created, known + answer.known
             rejected += [
                 {"image": str(part[one.place][0]), "why": one.why} for one in answer.rejections
@@ -87,7 +89,10 @@ def next_pairs(
 ) -> None:
     """Lease pairs that are worth labelling; nobody else gets them until the lease ends."""
     request = feedback_pb2.NextPairsRequest(
-        annotator=annotator, count=count, strategy=_STRATEGIES[strategy]
+        annotator=annotator,
+        count=count,
+        strategy=_STRATEGIES[strategy],
+        idempotency_key=new_key(),
     )
     with feedback(folder) as stub:
         result = to_plain(stub.NextPairs(request, timeout=CALL_TIMEOUT_S))
@@ -122,6 +127,15 @@ def annotators_table(result: dict[str, Any]) -> RenderableType:
         for one in result["annotators"]
     ]
     return table("annotator", "known pairs answered", "right", rows=rows)
+
+
+def _send(
+    stub: FeedbackServiceStub,
+    files: list[tuple[Path, str]],
+    alignment: Alignment,
+    timeout_s: float,
+) -> feedback_pb2.ImportImagesResponse:
+    return stub.ImportImages(_requests(files, alignment), timeout=timeout_s)
 
 
 def _requests(

@@ -9,7 +9,7 @@ from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 from rich.console import RenderableType
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, new_key, trainer
 from cli.commands.job_progress import wait_for_job
 from cli.commands.options import ByOption, user_name
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
@@ -37,6 +37,7 @@ def evaluate_model(
         against_version=against,
         data_snapshot=snapshot,
         requested_by=by,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         job = wait_for_job(stub, stub.EvaluateModel(request, timeout=CALL_TIMEOUT_S).job)

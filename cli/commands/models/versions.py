@@ -11,7 +11,14 @@ from rich.console import RenderableType
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.clients import (
+    CALL_TIMEOUT_S,
+    DirOption,
+    collect_pages,
+    new_key,
+    repeat_if_cut,
+    trainer,
+)
 from cli.commands.job_progress import job_facts, wait_for_job
 from cli.commands.models.rollout import WaitOption, wait_for_rollout
 from cli.commands.options import ByOption, ChannelOrder, user_name
@@ -104,6 +111,7 @@ def import_model(
         channel_order=_CHANNEL_ORDERS[channel_order or ChannelOrder.BGR],
         threshold=threshold,
         requested_by=by,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         job = wait_for_job(stub, upload_checkpoint(stub, file, options))
@@ -125,7 +133,11 @@ def promote(
 ) -> None:
     """Let a version serve."""
     request = trainer_pb2.PromoteModelRequest(
-        model_version=model_version, requested_by=by, reason=reason, override_gate=override_gate
+        model_version=model_version,
+        requested_by=by,
+        reason=reason,
+        override_gate=override_gate,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         result = _decided(stub, stub.PromoteModel(request, timeout=CALL_TIMEOUT_S), wait)
@@ -140,7 +152,7 @@ def rollback(
     as_json: JsonOption = False,
 ) -> None:
     """Let the previous version serve again."""
-    request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason)
+    request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason, idempotency_key=new_key())
     with trainer(folder) as stub:
         result = _decided(stub, stub.Rollback(request, timeout=CALL_TIMEOUT_S), wait)
     emit(as_json, result, facts(result))
@@ -157,7 +169,9 @@ def shadow(
     """Evaluate a version on live requests without serving it; `rollout` shows the result."""
     if stop == bool(model_version):
         raise typer.BadParameter("give either the version to try, or --stop")
-    request = trainer_pb2.ShadowModelRequest(model_version=model_version, requested_by=by)
+    request = trainer_pb2.ShadowModelRequest(
+        model_version=model_version, requested_by=by, idempotency_key=new_key()
+    )
     with trainer(folder) as stub:
         result = to_plain(stub.ShadowModel(request, timeout=CALL_TIMEOUT_S))
     emit(as_json, result, facts(result))
@@ -177,11 +191,25 @@ def _decided(
 def upload_checkpoint(
     stub: TrainerServiceStub, file: Path, options: trainer_pb2.ImportOptions
 ) -> trainer_pb2.Job:
-    """Uploads a checkpoint file and gives the job that imports it."""
+    """Uploads a checkpoint file and gives the job that imports it.
+
+    Args:
+        stub: The trainer.
+        file: The checkpoint.
+        options: With an idempotency key: the file is sent again when the connection is lost.
+
+    Raises:
+        Unavailable: The trainer cannot be reached.
+    """
     with _upload_progress() as progress:
         task = progress.add_task("uploading", total=file.stat().st_size)
-        parts = _parts(options, file, progress, task)
-        return stub.ImportModel(parts, timeout=_UPLOAD_TIMEOUT_S).job
+
+        def send(timeout_s: float) -> trainer_pb2.Job:
+            progress.reset(task)
+            parts = _parts(options, file, progress, task)
+            return stub.ImportModel(parts, timeout=timeout_s).job
+
+        return repeat_if_cut(send, _UPLOAD_TIMEOUT_S)
 
 
 def models_table(models: Sequence[dict[str, Any]]) -> RenderableType:

@@ -1,4 +1,4 @@
-"""The client of the embedder, against real processes."""
+"""The feedback service's client of the embedder, against real embedders."""
 
 import asyncio
 from contextlib import AsyncExitStack
