@@ -10,7 +10,7 @@ from shared.files import write_atomically
 _ROOT = Path(__file__).parents[2]
 # What a figure depends on: another state of these measures anew.
 _SOURCES = (
-    "services/embedder/*.py",
+    "services/embedder/**/*.py",
     "shared/model/**/*.py",
     "shared/rpc/*.py",
     "tests/benchmarks/serving*.py",
