@@ -26,12 +26,12 @@ from services.embedder.settings import EmbedderSettings
 from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.factory import require_device
 from shared.model.sessions.onnx import threads_shared
-from shared.registry.erasure_mark import read_erasure
+from shared.registry.erasure_mark import read_erasure_generation
 from shared.registry.serving_pointer import read_pointer
 from shared.registry.shadow_pointer import read_shadow
 from shared.registry.version_store import VersionStore
-from shared.rpc.lifecycle import Lifecycle
-from shared.rpc.server import Build
+from shared.rpc.server.lifecycle import Lifecycle
+from shared.rpc.server.runner import Build
 from shared.storage.objects import ObjectStore
 
 SERVICE_NAME = "magface.v1.EmbedderService"
@@ -67,7 +67,10 @@ def embedder(settings: EmbedderSettings) -> Build:
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
         pipeline.start()
         interval = settings.poll_interval_s
-        erasures, candidates = partial(read_erasure, pointers), partial(read_shadow, pointers)
+        erasures, candidates = (
+            partial(read_erasure_generation, pointers),
+            partial(read_shadow, pointers),
+        )
         work = (
             swapper.run(),
             shadow.run(),

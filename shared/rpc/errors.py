@@ -26,7 +26,7 @@ from shared.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from shared.rpc.interceptors import CallGuard, Context, Guard
+from shared.rpc.server.interceptors import CallGuard, Context, Guard
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _DETAILS_KEY = "grpc-status-details-bin"
 _MESSAGE_LIMIT = 1000
 
 
-def status_of_errors(method: str) -> Guard:
+def error_status(method: str) -> Guard:
     """Guard a method: end a call whose handler raised with the status that the error stands for.
 
     A field's name and fault travel as ``google.rpc.BadRequest``, a retry delay as
@@ -104,7 +104,7 @@ def _status(error: MagFaceError) -> Status:
 
 def _detail(error: MagFaceError) -> Any:
     if isinstance(error, InvalidInput):
-        violation = BadRequest.FieldViolation(field=error.field, description=_short(error.why))
+        violation = BadRequest.FieldViolation(field=error.field, description=_short(error.reason))
         return BadRequest(field_violations=[violation])
     if isinstance(error, Overloaded):
         delay = Duration()

@@ -61,7 +61,7 @@ class Decoder:
         if len(faces) > _AT_ONCE:
             return False
         for index, (field, face) in enumerate(faces):
-            crop = self._reader.crop_at_once(face, field)
+            crop = self._reader.crop_if_small(face, field)
             if crop is None:
                 return False
             work.crops[index] = crop

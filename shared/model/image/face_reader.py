@@ -44,7 +44,7 @@ class FaceReader:
         self._detector: FaceDetector | None = None
         self._lock = threading.Lock()
 
-    def crop_at_once(self, face: FaceImage, field: str) -> NDArray[np.uint8] | None:
+    def crop_if_small(self, face: FaceImage, field: str) -> NDArray[np.uint8] | None:
         """Read one face, if that takes no longer than waking another thread for it.
 
         Args:
