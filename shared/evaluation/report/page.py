@@ -13,8 +13,8 @@ from shared.datasets.pairs import PairSet
 from shared.evaluation.compare import compare
 from shared.evaluation.embed import CropReader
 from shared.evaluation.measure import Measurement
-from shared.evaluation.report.formatting import change_lines, headlines, percent, tar_lines
 from shared.evaluation.report import plots
+from shared.evaluation.report.formatting import change_lines, headlines, percent, tar_lines
 from shared.evaluation.report.wrong_decisions import ErrorKind, find_errors
 from shared.evaluation.results import Changes
 
