@@ -12,6 +12,7 @@ from services.trainer.worker.specs import JobKind
 from shared.errors import Conflict, NotFound, PreconditionFailed, Unavailable
 from shared.storage.postgres import Pool
 from tests.services.trainer.samples import IMPORT, train_spec
+from tests.support.waiting import until
 
 WORSE = GateVerdict((GateCheck("heldout_errors", False, 0.2, 0.1, "more errors"),))
 DONE = Ending(JobState.SUCCEEDED, "done", "iresnet18-00000000")
@@ -139,12 +140,13 @@ async def test_an_ended_job_takes_no_more_writes(jobs: Jobs, leases: Leases):
 async def test_a_watcher_sees_every_event_and_then_the_end(jobs: Jobs, leases: Leases):
     await create(jobs)
     claim = await leases.claim()
-    watching = asyncio.create_task(collect(jobs, claim.job.job_id))
+    events = []
+    watching = asyncio.create_task(collect(jobs, claim.job.job_id, events))
     await leases.report(claim, 0.5, "half way", {"loss": 0.25, "epoch": 1})
     await leases.report(claim, 0.6, "diverging", {"loss": float("nan"), "epoch": 2})
-    await asyncio.sleep(0.3)
+    await until(lambda: len(events) == 4)
     await leases.finish(claim, Ending(JobState.SUCCEEDED, "refused", "v1", WORSE))
-    events = await asyncio.wait_for(watching, 60)
+    await asyncio.wait_for(watching, 60)
     told = [(e.job.state, e.job.progress, e.job.message, e.figures) for e in events]
     assert told == [
         (JobState.QUEUED, 0, "waiting", {}),
@@ -158,11 +160,14 @@ async def test_a_watcher_sees_every_event_and_then_the_end(jobs: Jobs, leases: L
     last = events[-1].job
     assert (last.model_version, last.gate) == ("v1", WORSE)
     assert last == await jobs.get(claim.job.job_id)
-    assert await collect(jobs, claim.job.job_id) == events
+    again = []
+    await collect(jobs, claim.job.job_id, again)
+    assert again == events
 
 
-async def collect(jobs: Jobs, job_id):
-    return [event async for event in jobs.watch(job_id, asyncio.Event())]
+async def collect(jobs: Jobs, job_id, events: list) -> None:
+    async for event in jobs.watch(job_id, asyncio.Event()):
+        events.append(event)  # noqa: PERF401 - the test looks at them as they come
 
 
 async def test_watchers_are_sent_away_when_the_trainer_stops(jobs: Jobs):
