@@ -17,7 +17,7 @@ from services.embedder.embedding.admission import Admission
 from services.embedder.embedding.stream import FaceStream, StreamedFace
 from services.embedder.inference.requests import Embedded, EmbeddedFace
 from shared.errors import InvalidInput, Overloaded, Unavailable
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.model.sessions.base import split_features
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image, vector

@@ -19,7 +19,8 @@ from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.rollout import shadow as module
 from services.embedder.rollout.shadow import Shadow
 from shared.errors import CorruptData
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.registry.shadow_pointer import ShadowPointer, clear_shadow, write_shadow
 from shared.settings import ImageLimits
 from tests.services.embedder.conftest import VERSIONS

@@ -17,7 +17,7 @@ from services.feedback.labels.types import Label, Submission
 from services.feedback.server import opened_store, prepare
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Conflict, Unavailable
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.storage.objects import ObjectStore, image_key
 from tests.services.feedback.helpers import Stored, feedback, picture, sha256, stub_on
 from tests.support.postgres import blocked_sessions
