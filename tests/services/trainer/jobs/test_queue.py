@@ -149,7 +149,7 @@ async def test_a_watcher_sees_every_event_and_then_the_end(jobs: Jobs, leases: L
     await create(jobs)
     claim = await leases.claim()
     events = []
-    watching = asyncio.create_task(collect(jobs, claim.job.job_id, events))
+    watching = asyncio.create_task(watch(jobs, claim.job.job_id, events))
     figures = {"loss": 0.25, "epoch": 1}
     await leases.report(claim, Progress(Stage.TRAINING, 0.5, "half way", figures))
     figures = {"loss": float("nan"), "epoch": 2}
@@ -170,14 +170,19 @@ async def test_a_watcher_sees_every_event_and_then_the_end(jobs: Jobs, leases: L
     last = events[-1].job
     assert (last.model_version, last.gate) == ("v1", WORSE)
     assert last == await jobs.get(claim.job.job_id)
-    again = []
-    await collect(jobs, claim.job.job_id, again)
-    assert again == events
+    assert await collect(jobs, claim.job.job_id) == events
 
 
-async def collect(jobs: Jobs, job_id, events: list) -> None:
+async def watch(jobs: Jobs, job_id, events: list) -> None:
+    """Appends each event as it comes."""
     async for event in jobs.watch(job_id, asyncio.Event()):
-        events.append(event)  # noqa: PERF401 - the test looks at them as they come
+        events.append(event)  # noqa: PERF401 - others look at the list meanwhile
+
+
+async def collect(jobs: Jobs, job_id) -> list:
+    events = []
+    await watch(jobs, job_id, events)
+    return events
 
 
 async def test_watchers_are_sent_away_when_the_trainer_stops(jobs: Jobs):
