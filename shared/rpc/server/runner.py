@@ -17,7 +17,7 @@ from prometheus_client import start_http_server
 
 from shared.errors import MagFaceError, PreconditionFailed
 from shared.files import write_atomically
-from shared.rpc.errors import error_status
+from shared.rpc.server.error_status import error_status
 from shared.rpc.server.interceptors import GuardInterceptor
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.metrics import measured
