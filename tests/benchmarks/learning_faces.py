@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from cli.demo.rendering.renderer import render_person
 from shared.datasets.folder import read_identities, split_identities
 from shared.errors import PreconditionFailed
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from tests.benchmarks.degrade import degrade
 

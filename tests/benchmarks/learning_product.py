@@ -14,7 +14,7 @@ from services.trainer.progress import Progress
 from services.trainer.training.checkpoint import NoState
 from services.trainer.training.run import run_training
 from services.trainer.training.spec import Recipe, TrainingOutcome, TrainingSpec
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from tests.benchmarks.learning_faces import Crops, LabelledPairs
 from tests.default_version import export_default
 

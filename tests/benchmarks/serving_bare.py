@@ -7,7 +7,8 @@ from statistics import median
 import numpy as np
 import onnxruntime as ort
 
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.base import network_input
 from shared.model.sessions.cpu import cpu_threads
 from shared.settings import ImageLimits

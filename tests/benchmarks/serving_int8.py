@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cli.demo.rendering.renderer import render_person
 from shared.datasets.folder import read_identities
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import ONNX_FILE, read_manifest
 from shared.model.quantize import quantize_network
 from shared.model.sessions.onnx import OnnxSession

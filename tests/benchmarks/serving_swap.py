@@ -8,7 +8,8 @@ from statistics import median
 
 import numpy as np
 
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from tests.benchmarks.serving_pictures import faces
 from tests.benchmarks.serving_plan import Plan, machine

@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 from shared.model.golden import check_golden
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import ONNX_FILE, read_manifest
 from shared.model.sessions.factory import open_session
 from shared.settings import ImageLimits

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from services.embedder import metrics
 from services.embedder.inference.requests import EmbeddedFace
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 
 # Bytes of an entry beside its floats: the key with its hash, the objects, the dictionary's share.
 # Measured with tracemalloc and rounded up; landmarks are five pairs of boxed floats.

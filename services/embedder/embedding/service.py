@@ -14,7 +14,7 @@ from services.embedder.inference.small_pictures import are_small, encoded_bytes
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.settings import MAX_IMAGES_PER_CALL
 from shared.errors import InvalidInput
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 
 
 class FaceEmbedder:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from services.embedder.models.resident import LoadedModel
 from shared.model.image.align import CROP_SIZE
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 
 # A face with the name of its field in the call, for errors.
 NamedFace: TypeAlias = tuple[str, FaceImage]

@@ -263,13 +263,12 @@ async def test_a_repeated_image_is_answered_alike_and_not_computed_again(client)
 
 
 async def test_an_erasure_empties_the_cache(client, published):
-    await client.embed(*map(image, CROPS))
-    # By now the mark was read for the first time, which clears the cache too.
-    await asyncio.sleep(0.3)
-    await client.embed(*map(image, CROPS))
-    assert REGISTRY.get_sample_value("magface_embedder_cache_bytes") > 0
-    mark_erasure(published.objects)
-    await until(lambda: REGISTRY.get_sample_value("magface_embedder_cache_bytes") == 0)
+    # The first reading of the mark clears the cache too, so that one erasure would prove nothing.
+    for _ in range(2):
+        await client.embed(*map(image, CROPS))
+        assert REGISTRY.get_sample_value("magface_embedder_cache_bytes") > 0
+        mark_erasure(published.objects)
+        await until(lambda: REGISTRY.get_sample_value("magface_embedder_cache_bytes") == 0)
 
 
 async def test_a_resident_version_can_be_asked_for_and_another_is_refused(

@@ -1,4 +1,4 @@
-"""The client of the embedder, against real processes."""
+"""The feedback service's client of the embedder, against real embedders."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -8,7 +8,7 @@ import pytest
 
 from services.feedback.pool.embedder_client import EmbedderClient, open_embedder
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image
 from tests.services.embedder.process import EmbedderProcess
