@@ -21,7 +21,7 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class ServingModel:
+class ActiveModel:
     """The version that answers requests, and since when."""
 
     model: LoadedModel
@@ -36,11 +36,11 @@ class ResidentModels:
     """
 
     def __init__(self) -> None:
-        self._serving: ServingModel | None = None
+        self._serving: ActiveModel | None = None
         self._previous: LoadedModel | None = None
 
     @property
-    def serving(self) -> ServingModel | None:
+    def serving(self) -> ActiveModel | None:
         return self._serving
 
     @property
@@ -87,7 +87,7 @@ class ResidentModels:
             The model that is no longer held, if any.
         """
         before, released = self._serving, self._previous
-        self._serving = ServingModel(model, datetime.now(UTC))
+        self._serving = ActiveModel(model, datetime.now(UTC))
         if before is not None and before.model is not model:
             self._previous = before.model
         return None if released in (model, self._previous) else released

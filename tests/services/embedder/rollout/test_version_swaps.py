@@ -223,7 +223,7 @@ async def test_store_away_changes_nothing_and_its_return_is_followed_within_two_
         await client.until_serving(A)
         usual_s = await _swap_s(client, registry, B)
         await asyncio.to_thread(server.kill)
-        await until(lambda: "the registry cannot be read" in caplog.text)
+        await until(lambda: "cannot read the serving pointer" in caplog.text)
         await _still_serves(client, B, references)
         assert (await client.model()).swap_error == ""
         await asyncio.to_thread(server.start)
