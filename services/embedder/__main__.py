@@ -1,4 +1,4 @@
-"""Starts the embedder: ``python -m services.embedder``."""
+"""Entry point of the embedder: ``python -m services.embedder``."""
 
 import sys
 
