@@ -10,7 +10,7 @@ _ROOT = Path(__file__).parents[3]
 _SOURCES = (
     "services/embedder/**/*.py",
     "shared/model/**/*.py",
-    "shared/rpc/*.py",
+    "shared/rpc/**/*.py",
     "tests/benchmarks/learning/figures.py",
     "tests/benchmarks/serving/**/*.py",
 )
