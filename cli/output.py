@@ -21,7 +21,7 @@ from rich.text import Text
 _PIPE_WIDTH: Final = 10_000
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH)
 # Progress and messages go to stderr; stdout has only the result.
-remarks = Console(stderr=True)
+messages = Console(stderr=True)
 
 _GAP: Final = 2
 _SHORTEST_TEXT: Final = 24
@@ -215,9 +215,9 @@ def counting_progress() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=remarks,
+        console=messages,
         transient=True,
-        disable=not remarks.is_terminal,
+        disable=not messages.is_terminal,
     )
 
 

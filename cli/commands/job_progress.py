@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from cli.clients import CALL_TIMEOUT_S
-from cli.output import facts, in_words, remarks, short_time, table, to_plain
+from cli.output import facts, in_words, messages, short_time, table, to_plain
 from shared.errors import MagFaceError, Unavailable
 from shared.rpc.errors import domain_errors
 
@@ -39,9 +39,9 @@ def wait_for_job(
     with Progress(
         *columns,
         TextColumn("{task.description}", markup=False),
-        console=remarks,
+        console=messages,
         transient=True,
-        disable=not remarks.is_terminal,
+        disable=not messages.is_terminal,
     ) as progress:
         task = progress.add_task(job.message, total=1.0)
 

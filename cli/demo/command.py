@@ -12,7 +12,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from cli.output import JsonOption, emit, in_words, remarks, table
+from cli.output import JsonOption, emit, in_words, messages, table
 
 
 def demo(
@@ -39,7 +39,7 @@ def demo(
     from cli.demo.people import people_of_folder, rendered_people
 
     def report(line: str) -> None:
-        remarks.print(f"==> {line}", markup=False, highlight=False)
+        messages.print(f"==> {line}", markup=False, highlight=False)
 
     # Each run starts without data: an already trained model would learn less.
     shutil.rmtree(out, ignore_errors=True)

@@ -22,7 +22,7 @@ from cli.clients import (
 from cli.commands.job_progress import job_facts, wait_for_job
 from cli.commands.models.rollout import WaitOption, wait_for_rollout
 from cli.commands.options import ByOption, ChannelOrderChoice, user_name
-from cli.output import JsonOption, emit, facts, remarks, short_time, table, to_plain
+from cli.output import JsonOption, emit, facts, messages, short_time, table, to_plain
 
 _CHUNK_BYTES: Final = 2**20
 _UPLOAD_TIMEOUT_S: Final = 600.0
@@ -241,9 +241,9 @@ def _upload_progress() -> Progress:
         TextColumn("{task.description}"),
         DownloadColumn(),
         TransferSpeedColumn(),
-        console=remarks,
+        console=messages,
         transient=True,
-        disable=not remarks.is_terminal,
+        disable=not messages.is_terminal,
     )
 
 
