@@ -20,7 +20,7 @@ from shared.files import write_atomically
 from shared.rpc.server.interceptors import GuardInterceptor
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.metrics import measured
-from shared.rpc.server.runner.error_status import error_status
+from shared.rpc.server.error_status import error_status
 from shared.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
