@@ -11,7 +11,7 @@ from magface.v1 import trainer_pb2
 from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
 from cli.commands.job_progress import follow_job, job_facts, wait_for_job
 from cli.commands.options import ByOption, user_name
-from cli.output import JsonOption, console, emit, short_time, table, to_plain
+from cli.output import JsonOption, console, emit, in_words, short_time, table, to_plain
 
 jobs = typer.Typer(no_args_is_help=True, help="Look at what the trainer does.")
 
@@ -92,8 +92,9 @@ def list_jobs(
 
         found = collect_pages(fetch, limit)
     plain = [to_plain(job) for job in found]
-    columns = ("job_id", "kind", "state", "progress", "model_version", "created", "message")
-    emit(as_json, {"jobs": plain}, table(*columns, rows=[_row(job) for job in plain]))
+    columns = ("job_id", "kind", "state", "stage", "progress", "model_version", "created")
+    rows = [_row(job) for job in plain]
+    emit(as_json, {"jobs": plain}, table(*columns, "message", rows=rows))
 
 
 @jobs.command()
@@ -115,7 +116,8 @@ def watch(job_id: JobArgument, folder: DirOption = None, as_json: JsonOption = F
         if not as_json:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in plain["figures"].items())
             share = f"{event.job.progress:4.0%}"
-            console.print(plain["at"], share, event.job.message, figures, markup=False)
+            stage = in_words(plain["job"]["stage"])
+            console.print(plain["at"], share, stage, event.job.message, figures, markup=False)
 
     with trainer(folder) as stub:
         job = follow_job(stub, job_id, on_event)
@@ -141,6 +143,7 @@ def _row(job: dict[str, Any]) -> list[object]:
         job["job_id"],
         job["kind"],
         job["state"],
+        in_words(job["stage"]),
         f"{job['progress']:.0%}",
         job["model_version"],
         short_time(job["created_at"]),

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from cli.output import JsonOption, emit, remarks, table
+from cli.output import JsonOption, emit, in_words, remarks, table
 
 
 def demo(
@@ -102,7 +102,7 @@ def _readable(summary: dict[str, Any]) -> RenderableType:
 
 
 def _times(correction: dict[str, Any]) -> str:
-    stages = [f"{stage} {seconds:.1f}" for stage, seconds in correction["stages"].items()]
+    stages = [f"{in_words(stage)} {seconds:.1f}" for stage, seconds in correction["stages"].items()]
     return (
         f"{correction['seconds']:.0f} s from the request to train to the end: {', '.join(stages)}"
     )
