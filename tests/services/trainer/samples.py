@@ -1,4 +1,4 @@
-"""Versions and verdicts that tests make without a network."""
+"""Sample versions, verdicts and results, made without a network."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ def train_spec(parent: str = "parent", **changes: object) -> dict[str, object]:
 
 
 def make_folder(folder: Path, model_version: str, job_id: UUID, parent: str | None = None) -> Path:
-    """Write a version's folder whose files are well formed as far as the registry looks."""
+    """Write the folder of a version with a manifest that is valid for the registry."""
     folder.mkdir(parents=True)
     for name in (ONNX_FILE, WEIGHTS_FILE):
         (folder / name).write_bytes(f"{name} of {model_version}".encode())
@@ -59,7 +59,7 @@ def _entry(path: Path) -> FileEntry:
 
 
 def result_of(model_version: str, against: str | None = None) -> EvaluationResult:
-    """What an evaluation of two genuine and two impostor pairs would find."""
+    """The result of an evaluation on two genuine and two impostor pairs."""
     labels = [True, True, False, False]
     pair_set, embedded = plane_set([0.9, 0.2, 0.1, 0.4], labels)
     _, before = plane_set([0.9, 0.2, 0.5, 0.4], labels)
@@ -81,7 +81,7 @@ def result_of(model_version: str, against: str | None = None) -> EvaluationResul
 
 
 async def add_sample(pool: Pool, model_version: str, gate: GateVerdict | None = None) -> Job:
-    """Record a version as if a job had made it."""
+    """Record a version and the job that made it."""
     async with transaction(pool) as connection:
         job = await create_job(connection, JobKind.IMPORT, IMPORT, "someone")
         await connection.execute(

@@ -1,6 +1,6 @@
-"""A small training on each process of ``torchrun … -m tests.services.trainer.torchrun FOLDER HOW``.
+"""``torchrun … -m tests.services.trainer.torchrun FOLDER BEHAVIOUR``: a small training.
 
-Each process leaves what it ended with in FOLDER, where the training's state is kept too.
+Each process writes its result to FOLDER, which holds the checkpoint too.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from services.trainer.training.distributed import together
+from services.trainer.training.distributed import process_group
 from shared.model.network.iresnet import IResNet
 from tests.services.trainer.training.test_finetuner import finetuner, tiny_network
 from tests.support.processes import REPOSITORY
@@ -20,7 +20,7 @@ from tests.support.processes import REPOSITORY
 SCORES = [0.1, 0.9, 0.5]
 
 
-class FileState:
+class FileCheckpoints:
     """Keeps the state for the next process; see `services.trainer.training.EpochState`."""
 
     def __init__(self, file: Path) -> None:
@@ -49,7 +49,7 @@ def torchrun(folder: Path, behaviour: str, processes: int = 2) -> subprocess.Com
             ),
         ],
         cwd=REPOSITORY,
-        # Spinning threads starve each other where two processes share a core.
+        # Spinning threads slow each other down if two processes share a core.
         env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -61,7 +61,7 @@ def torchrun(folder: Path, behaviour: str, processes: int = 2) -> subprocess.Com
 
 def main(folder: Path, behaviour: str) -> None:
     torch.set_num_threads(1)
-    with together():
+    with process_group():
         rank = distributed.get_rank()
         with (folder / "pids").open("a") as pids:
             pids.write(f"{os.getpid()}\n")
@@ -70,15 +70,15 @@ def main(folder: Path, behaviour: str) -> None:
         def tick(_done: float, epoch: int, _loss: float) -> None:
             trained.append(epoch)
             if behaviour == f"process {rank} fails" and epoch == 3:
-                raise RuntimeError("something nobody thought of")
+                raise RuntimeError("an unexpected error")
 
         def validate(_: IResNet) -> float:
-            # The second process would choose another epoch, were it asked.
+            # Scores of the second process would choose another epoch; they must be ignored.
             return SCORES[trained[-1] - 1] * (1 if rank == 0 else -1)
 
         network = tiny_network()
-        state, scratch = FileState(folder / "state"), folder / f"epoch-{rank}.pt"
-        epochs = finetuner(network).run(validate, state, scratch, tick)
+        checkpoints, scratch = FileCheckpoints(folder / "state"), folder / f"epoch-{rank}.pt"
+        epochs = finetuner(network).run(validate, checkpoints, scratch, tick)
         made = {
             "weights": network.state_dict(),
             "losses": [epoch.loss for epoch in epochs],

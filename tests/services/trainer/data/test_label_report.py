@@ -1,4 +1,4 @@
-"""What a training found out about its labels is kept with it, and handed out in pages."""
+"""Label reports: storage, lookup by job, and pages."""
 
 from uuid import UUID, uuid4
 
@@ -6,11 +6,11 @@ import pytest
 
 from services.trainer.api.converters import pack_report
 from services.trainer.data.label_report import (
+    AnnotatorReliability,
     LabelReport,
-    Reliability,
     Suspect,
     Suspicion,
-    keep_report,
+    store_report,
 )
 from services.trainer.jobs.leases import Ending, Leases
 from services.trainer.jobs.queue import Jobs, JobState
@@ -30,7 +30,10 @@ REPORT = LabelReport(
         Suspect(f"{n:064x}", f"{n + 1:064x}", n % 2 == 0, 1 - n / 100, why, ("ada",))
         for n, why in enumerate([*[Suspicion.UNLIKELY] * 4, Suspicion.CONTRADICTION])
     ),
-    annotators=(Reliability("eve", 40, 0.2, 0.3), Reliability("ada", 960, 0.98, 0.99)),
+    annotators=(
+        AnnotatorReliability("eve", 40, 0.2, 0.3),
+        AnnotatorReliability("ada", 960, 0.98, 0.99),
+    ),
 )
 
 
@@ -53,7 +56,7 @@ async def test_the_latest_finished_training_is_asked_when_none_is_named(
     latest = await ended(jobs, leases, JobState.SUCCEEDED)
     await ended(jobs, leases, JobState.FAILED)
     await ended(jobs, leases, JobState.SUCCEEDED, JobKind.IMPORT)
-    keep_report(object_store, latest, REPORT)
+    store_report(object_store, latest, REPORT)
     assert await suspects.report(None) == (latest, REPORT)
     with pytest.raises(NotFound, match=f"job {earlier} kept no list"):
         await suspects.report(earlier)
@@ -69,7 +72,7 @@ async def test_what_has_not_succeeded_as_a_training_lists_nothing(
         await ended(jobs, leases, JobState.FAILED),
         await ended(jobs, leases, JobState.SUCCEEDED, JobKind.IMPORT),
     ):
-        keep_report(object_store, job_id, REPORT)
+        store_report(object_store, job_id, REPORT)
         with pytest.raises(NotFound, match=f"{job_id} is no training"):
             await suspects.report(job_id)
 
