@@ -1,4 +1,4 @@
-"""Follows a job of the trainer, and shows it to a person."""
+"""Progress of a trainer's job, and tables of its result."""
 
 import time
 from collections.abc import Callable
@@ -131,4 +131,6 @@ def gate_table(gate: dict[str, Any]) -> RenderableType:
         for check in gate["checks"]
     ]
     title = "the gate passed it" if gate["passed"] else "the gate refused it"
-    return table("check", "verdict", "value", "limit", "detail", rows=rows, title=title)
+    return table(
+        "check", "verdict", "value", "limit", "detail", rows=rows, title=title, text=["detail"]
+    )

@@ -7,19 +7,20 @@ from typing import Annotated, Any, Final
 
 import typer
 from magface.v1 import trainer_pb2
+from rich.console import RenderableType
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, new_key, trainer
 from cli.commands.job_progress import follow_job, job_facts, wait_for_job
 from cli.commands.options import ByOption, user_name
 from cli.output import JsonOption, console, emit, in_words, short_time, table, to_plain
 
-jobs = typer.Typer(no_args_is_help=True, help="Look at what the trainer does.")
+jobs = typer.Typer(no_args_is_help=True, help="List, show, watch and cancel jobs of the trainer.")
 
 JobArgument = Annotated[str, typer.Argument(show_default=False)]
 
 
 class Recipe(StrEnum):
-    """What is minimised."""
+    """Loss function of a training."""
 
     COSINE = "cosine"
     HADSELL = "hadsell"
@@ -33,29 +34,29 @@ _RECIPES: Final = {
 
 def train(
     *,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until the job has ended.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end of the job.")] = False,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option()] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pairs a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pairs per step.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     genuine_margin: Annotated[
-        float | None, typer.Option(help="Similarity above which a genuine pair costs nothing.")
+        float | None, typer.Option(help="Similarity above which a genuine pair has no loss.")
     ] = None,
     impostor_margin: Annotated[
-        float | None, typer.Option(help="Similarity below which an impostor pair costs nothing.")
+        float | None, typer.Option(help="Similarity below which an impostor pair has no loss.")
     ] = None,
     recipe: Annotated[
-        Recipe | None, typer.Option(help="cosine: margins on both sides; hadsell: the classic one.")
+        Recipe | None, typer.Option(help="cosine: two margins; hadsell: contrastive loss.")
     ] = None,
-    parent: Annotated[str, typer.Option(help="Version to start from; the serving one.")] = "",
+    parent: Annotated[str, typer.Option(help="Version to start from; default: serving.")] = "",
     no_promotion: Annotated[
-        bool, typer.Option("--no-promotion", help="Keep it out of service though it pass the gate.")
+        bool, typer.Option("--no-promotion", help="Do not promote it when it passes the gate.")
     ] = False,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune a model version on the feedback as it stands now."""
+    """Fine-tune a model version on the current feedback."""
     options = trainer_pb2.TrainingOptions(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -67,7 +68,10 @@ def train(
         recipe=trainer_pb2.RECIPE_UNSPECIFIED if recipe is None else _RECIPES[recipe],
     )
     request = trainer_pb2.StartTrainingRequest(
-        options=options, requested_by=by, no_promotion=no_promotion
+        options=options,
+        requested_by=by,
+        no_promotion=no_promotion,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         job = stub.StartTraining(request, timeout=CALL_TIMEOUT_S).job
@@ -78,7 +82,7 @@ def train(
 
 @jobs.command("list")
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs to show.")] = 20,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,14 +96,12 @@ def list_jobs(
 
         found = collect_pages(fetch, limit)
     plain = [to_plain(job) for job in found]
-    columns = ("job_id", "kind", "state", "stage", "progress", "model_version", "created")
-    rows = [_row(job) for job in plain]
-    emit(as_json, {"jobs": plain}, table(*columns, "message", rows=rows))
+    emit(as_json, {"jobs": plain}, jobs_table(plain))
 
 
 @jobs.command()
 def show(job_id: JobArgument, folder: DirOption = None, as_json: JsonOption = False) -> None:
-    """Show a job, with the gate's verdict where there is one."""
+    """Show a job and the checks of its gate."""
     with trainer(folder) as stub:
         job = stub.GetJob(trainer_pb2.GetJobRequest(job_id=job_id), timeout=CALL_TIMEOUT_S).job
     emit(as_json, {"job": to_plain(job)}, job_facts(job))
@@ -107,7 +109,7 @@ def show(job_id: JobArgument, folder: DirOption = None, as_json: JsonOption = Fa
 
 @jobs.command()
 def watch(job_id: JobArgument, folder: DirOption = None, as_json: JsonOption = False) -> None:
-    """Print a job's events from its beginning to its end."""
+    """Print the events of a job until it ends."""
     events: list[dict[str, Any]] = []
 
     def on_event(event: trainer_pb2.WatchJobResponse) -> None:
@@ -132,20 +134,28 @@ def cancel(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a job to stop."""
-    request = trainer_pb2.CancelJobRequest(job_id=job_id, requested_by=by)
+    request = trainer_pb2.CancelJobRequest(
+        job_id=job_id, requested_by=by, idempotency_key=new_key()
+    )
     with trainer(folder) as stub:
         job = stub.CancelJob(request, timeout=CALL_TIMEOUT_S).job
     emit(as_json, {"job": to_plain(job)}, job_facts(job))
 
 
-def _row(job: dict[str, Any]) -> list[object]:
-    return [
-        job["job_id"],
-        job["kind"],
-        job["state"],
-        in_words(job["stage"]),
-        f"{job['progress']:.0%}",
-        job["model_version"],
-        short_time(job["created_at"]),
-        shorten(job["message"], 60, placeholder=" …"),
+def jobs_table(listed: Sequence[dict[str, Any]]) -> RenderableType:
+    """Shows a list of jobs."""
+    columns = ("job_id", "kind", "state", "progress", "stage", "model_version", "created")
+    rows = [
+        [
+            job["job_id"],
+            job["kind"],
+            job["state"],
+            f"{job['progress']:.0%}",
+            in_words(job["stage"]),
+            job["model_version"],
+            short_time(job["created_at"]),
+            shorten(job["message"], 200, placeholder=" …"),
+        ]
+        for job in listed
     ]
+    return table(*columns, "message", rows=rows, text=["message"])

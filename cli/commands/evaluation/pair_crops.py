@@ -1,4 +1,4 @@
-"""Reads the faces of a set of pairs as the other commands read pictures."""
+"""Aligned face crops of a pair set."""
 
 from typing import Final, Literal
 
@@ -9,7 +9,8 @@ from cli.images import Alignment
 from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput
 from shared.evaluation.embed import Crops
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 
 _SETTLED: Final[dict[Alignment, Literal["aligned", "detect"]]] = {
@@ -19,7 +20,7 @@ _SETTLED: Final[dict[Alignment, Literal["aligned", "detect"]]] = {
 
 
 def pair_crops(pair_set: PairSet, alignment: Alignment) -> Crops:
-    """Makes what decodes and aligns the images of a set; its errors name the image."""
+    """Makes a function that decodes and aligns an image of the set; errors name the image."""
     reader = FaceReader(ImageLimits())
 
     def crop(image: int) -> NDArray[np.uint8]:

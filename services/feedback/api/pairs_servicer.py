@@ -16,6 +16,8 @@ from shared.errors import InvalidInput
 from shared.rpc.converters import face_from_proto, pack_timestamp
 from shared.rpc.deferred import Opened
 from shared.rpc.interceptors import Context
+from shared.rpc.requests import check_texts
+from shared.rpc.retries import read_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,15 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def NextPairs(  # noqa: N802
         self,
         request: pb.NextPairsRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.NextPairsResponse:
         if request.strategy not in _STRATEGIES:
             raise InvalidInput("strategy", f"is {request.strategy}, which is not a Strategy")
         handed = await self.active().office.next_pairs(
-            request.annotator, request.count, _STRATEGIES[request.strategy]
+            request.annotator,
+            request.count,
+            _STRATEGIES[request.strategy],
+            read_key(request.idempotency_key, context),
         )
         return pb.NextPairsResponse(
             pairs=[
@@ -105,4 +110,12 @@ async def _pool_images(
     requests: AsyncIterator[pb.ImportImagesRequest],
 ) -> AsyncIterator[PoolImage]:
     async for request in requests:
-        yield PoolImage(face_from_proto(request.image, "image"), request.identity)
+        yield _pool_image(request)
+
+
+def _pool_image(request: pb.ImportImagesRequest) -> PoolImage:
+    try:
+        check_texts(request)
+        return PoolImage(face_from_proto(request.image, "image"), request.identity)
+    except InvalidInput as error:
+        return PoolImage(error)

@@ -12,7 +12,8 @@ from typing import Final, ParamSpec, TypeVar
 from services.feedback.settings import FeedbackSettings
 from shared.errors import CorruptData, InvalidInput, NotFound, Unavailable
 from shared.model.image.decode import decode_image
-from shared.model.image.face_reader import Alignment, FaceImage, FaceReader
+from shared.model.image.face import Alignment, FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore, image_key
 

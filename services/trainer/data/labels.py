@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:  # imports OpenCV, which the trainer's server does not load
-    from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 
 # Fewest people to measure on: with fewer, a gain by chance cannot be told from a real one.
 MIN_PEOPLE = 10
@@ -46,7 +45,7 @@ class FeedbackSource(Protocol):
     def pairs(self) -> Iterator[LabelledPair]:
         """Yield every pair with a consensus: the same pairs in the same order each time."""
 
-    def image(self, sha256: str) -> "FaceImage":
+    def image(self, sha256: str) -> FaceImage:
         """Return an image as it was sent.
 
         Raises:

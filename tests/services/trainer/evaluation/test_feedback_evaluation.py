@@ -10,7 +10,7 @@ from services.trainer.data.labels import LabelledPair, images_of
 from services.trainer.evaluation.feedback_evaluation import evaluate_versions
 from services.trainer.progress import Progress, Stage
 from shared.errors import NotFound, PreconditionFailed
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.model.sessions.factory import open_session
 from tests.default_version import export_default
 from tests.services.trainer.feedback import Rendered

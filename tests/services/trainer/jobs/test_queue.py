@@ -14,7 +14,7 @@ from services.trainer.jobs.queue import Job, Jobs, JobState
 from services.trainer.progress import Progress, Stage
 from services.trainer.server import MIGRATIONS, SCHEMA
 from services.trainer.worker.specs import JobKind
-from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, Unavailable
+from shared.errors import Conflict, NotFound, PreconditionFailed, Unavailable
 from shared.settings import DatabaseSettings
 from shared.storage.migrations import apply_migrations
 from shared.storage.postgres import Pool, open_pool
@@ -28,6 +28,16 @@ async def create(jobs: Jobs, count: int = 1) -> list:
     return [await jobs.create(JobKind.IMPORT, IMPORT, "ada") for _ in range(count)]
 
 
+async def pass_time(pool: Pool, seconds: float) -> None:
+    """Let every lease be so much older."""
+    async with pool.connection() as connection:
+        await connection.execute(
+            "UPDATE trainer.jobs"
+            " SET lease_expires_at = lease_expires_at - make_interval(secs => %s)",
+            [seconds],
+        )
+
+
 async def test_a_job_is_kept_as_it_was_asked_for(jobs: Jobs):
     spec = train_spec("iresnet18-1")
     made = await jobs.create(JobKind.TRAIN, spec, "ada")
@@ -37,13 +47,6 @@ async def test_a_job_is_kept_as_it_was_asked_for(jobs: Jobs):
     assert (job.requested_by, job.progress, job.attempts) == ("ada", 0, 0)
     assert job.started_at is None
     assert job.ended_at is None
-
-
-@pytest.mark.parametrize("name", ["", "x" * 129])
-async def test_nobody_asks_without_a_name(jobs: Jobs, name: str):
-    with pytest.raises(InvalidInput, match="requested_by"):
-        await jobs.create(JobKind.IMPORT, IMPORT, name)
-    assert await jobs.list(10) == []
 
 
 async def test_jobs_are_listed_newest_first_and_in_pages(jobs: Jobs):
@@ -82,9 +85,9 @@ async def test_two_runners_never_claim_one_job(jobs: Jobs, pool: Pool):
 
 async def test_a_job_whose_lease_ran_out_is_taken_over(jobs: Jobs, pool: Pool):
     await create(jobs)
-    lost = await Leases(pool, lease_s=0.2).claim()
+    lost = await Leases(pool, lease_s=60).claim()
     assert await Leases(pool).claim() is None
-    await asyncio.sleep(0.25)
+    await pass_time(pool, 61)
     taken = await Leases(pool).claim()
     assert taken.job.job_id == lost.job.job_id
     assert taken.fencing_token > lost.fencing_token
@@ -94,19 +97,19 @@ async def test_a_job_whose_lease_ran_out_is_taken_over(jobs: Jobs, pool: Pool):
 
 async def test_a_heartbeat_keeps_the_job(jobs: Jobs, pool: Pool):
     await create(jobs)
-    leases = Leases(pool, lease_s=0.4)
+    leases = Leases(pool, lease_s=60)
     claim = await leases.claim()
-    for _ in range(5):
-        await asyncio.sleep(0.15)
+    for _ in range(3):
+        await pass_time(pool, 40)
         assert await leases.heartbeat(claim) is None
         assert await Leases(pool).claim() is None
 
 
 async def test_a_zombies_writes_are_refused(jobs: Jobs, pool: Pool):
     await create(jobs)
-    leases = Leases(pool, lease_s=0.1)
+    leases = Leases(pool, lease_s=60)
     zombie = await leases.claim()
-    await asyncio.sleep(0.15)
+    await pass_time(pool, 61)
     heir = await Leases(pool).claim()
     before = await jobs.get(heir.job.job_id)
     for write in (
@@ -126,9 +129,9 @@ async def test_a_zombies_writes_are_refused(jobs: Jobs, pool: Pool):
 
 async def test_an_expired_lease_nobody_took_over_still_counts(jobs: Jobs, pool: Pool):
     await create(jobs)
-    leases = Leases(pool, lease_s=0.05)
+    leases = Leases(pool, lease_s=60)
     claim = await leases.claim()
-    await asyncio.sleep(0.1)
+    await pass_time(pool, 61)
     await leases.finish(claim, DONE)
     assert (await jobs.get(claim.job.job_id)).state is JobState.SUCCEEDED
 
@@ -151,7 +154,7 @@ async def test_a_watcher_sees_every_event_and_then_the_end(jobs: Jobs, leases: L
     await leases.report(claim, Progress(Stage.TRAINING, 0.6, "diverging", figures))
     await asyncio.sleep(0.3)
     await leases.finish(claim, Ending(JobState.SUCCEEDED, "refused", "v1", WORSE))
-    events = await asyncio.wait_for(watching, 5)
+    events = await asyncio.wait_for(watching, 60)
     told = [(e.job.state, e.job.progress, e.job.message, e.figures) for e in events]
     assert told == [
         (JobState.QUEUED, 0, "waiting", {}),
