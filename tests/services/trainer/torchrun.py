@@ -1,6 +1,7 @@
-"""``torchrun … -m tests.services.trainer.torchrun FOLDER BEHAVIOUR``: a small training.
+"""``torchrun … -m tests.services.trainer.torchrun FOLDER BEHAVIOUR``: a training.
 
-Each process writes its result to FOLDER, which holds the checkpoint too.
+BEHAVIOUR is ``train`` or ``process RANK fails`` for a small network, or ``whole training``. Each
+process writes its result to FOLDER, which holds the checkpoint too.
 """
 
 import os
@@ -12,8 +13,13 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from services.trainer.data.reference_faces import default_reference
+from services.trainer.training.checkpoint import NoCheckpoints
 from services.trainer.training.distributed import process_group
+from services.trainer.training.run import run_training
+from services.trainer.training.spec import TrainingSpec
 from shared.model.network.iresnet import IResNet
+from tests.services.trainer.feedback import Rendered
 from tests.services.trainer.training.test_finetuner import finetuner, tiny_network
 from tests.support.processes import REPOSITORY
 
@@ -21,7 +27,7 @@ SCORES = [0.1, 0.9, 0.5]
 
 
 class FileCheckpoints:
-    """Keeps the state for the next process; see `services.trainer.training.EpochState`."""
+    """Keeps the latest checkpoint in a file; see `CheckpointStore`."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -54,15 +60,37 @@ def torchrun(folder: Path, behaviour: str, processes: int = 2) -> subprocess.Com
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
+
+
+def run_whole(folder: Path, rank: int) -> None:
+    """Run a complete training; the parent is also the only earlier version."""
+    workdir = folder / f"process-{rank}"
+    workdir.mkdir()
+    outcome = run_training(
+        TrainingSpec(job_id="0" * 32, parent_version="parent", epochs=1),
+        feedback=Rendered(range(30), 2),
+        parent=folder / "parent",
+        reference=default_reference(),
+        workdir=workdir,
+        checkpoints=NoCheckpoints(),
+        report=lambda _: None,
+        ancestors=[folder / "parent"],
+    )
+    assert (outcome is None) == (rank != 0)
+    if outcome is not None:
+        (folder / "gate").write_text(" ".join(check.name for check in outcome.gate.checks))
 
 
 def main(folder: Path, behaviour: str) -> None:
     torch.set_num_threads(1)
     with process_group():
         rank = distributed.get_rank()
+        if behaviour == "whole training":
+            run_whole(folder, rank)
+            return
         with (folder / "pids").open("a") as pids:
             pids.write(f"{os.getpid()}\n")
         trained: list[int] = []

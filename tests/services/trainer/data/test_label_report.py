@@ -10,6 +10,7 @@ from services.trainer.data.label_report import (
     LabelReport,
     Suspect,
     Suspicion,
+    load_report,
     store_report,
 )
 from services.trainer.jobs.leases import Ending, Leases
@@ -17,6 +18,7 @@ from services.trainer.jobs.queue import Jobs, JobState
 from services.trainer.registry.suspects import Suspects
 from services.trainer.worker.specs import JobKind
 from shared.errors import NotFound
+from shared.registry.label_reports import LABEL_REPORTS
 from shared.rpc.paging import read_page
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
@@ -35,6 +37,30 @@ REPORT = LabelReport(
         AnnotatorReliability("ada", 960, 0.98, 0.99),
     ),
 )
+
+
+# As the release before stored it.
+STORED = (
+    b'{"pairs":9,"wrong_share":0.2,"treated":true,"suspects":[{"sha256_a":"aa","sha256_b":"bb",'
+    b'"same":true,"wrong":0.9,"why":"unlikely","annotators":["ann"]}],"annotators":[{"annotator":'
+    b'"ann","votes":9,"genuine_right":0.8,"impostor_right":0.7}]}'
+)
+
+
+def test_a_stored_report_keeps_its_form(object_store: ObjectStore):
+    report = LabelReport(
+        pairs=9,
+        wrong_share=0.2,
+        treated=True,
+        suspects=(Suspect("aa", "bb", True, 0.9, Suspicion.UNLIKELY, ("ann",)),),
+        annotators=(AnnotatorReliability("ann", 9, sensitivity=0.8, specificity=0.7),),
+    )
+    job_id = uuid4()
+    store_report(object_store, job_id, report)
+    key = f"{LABEL_REPORTS}{job_id}.json"
+    assert object_store.get(key) == STORED
+    object_store.put(key, STORED)
+    assert load_report(object_store, job_id) == report
 
 
 @pytest.fixture

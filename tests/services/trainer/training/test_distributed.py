@@ -12,6 +12,7 @@ from services.trainer.jobs.child_process import at_work
 from services.trainer.jobs.runner import worker_command
 from services.trainer.worker.protocol import Assignment, ProgressMade, VersionDone, read_message
 from services.trainer.worker.specs import JobKind
+from tests.default_version import export_default
 from tests.services.trainer.standin import COMMAND
 from tests.services.trainer.torchrun import SCORES, torchrun
 from tests.services.trainer.training.test_finetuner import finetuner, in_turn, tiny_network, train
@@ -62,6 +63,14 @@ def test_one_that_fails_ends_both_and_they_go_on_from_the_last_epoch(
     assert resumed.returncode == 0, resumed.stdout
     assert [made(tmp_path, rank)["trained"] for rank in (0, 1)] == [[3], [3]]
     same(made(tmp_path, 0), alone, tolerance=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_check_earlier_versions_before_one_of_them_ends(tmp_path: Path) -> None:
+    export_default(tmp_path / "parent")
+    run = torchrun(tmp_path, "whole training")
+    assert run.returncode == 0, run.stdout
+    assert "compatibility_loss" in (tmp_path / "gate").read_text()
 
 
 def pids(folder: Path) -> list[int]:
