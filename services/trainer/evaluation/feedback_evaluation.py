@@ -15,9 +15,9 @@ from services.trainer.progress import Progress, Report, Stage, stage_report
 from shared.datasets.pairs import PairSet, renumber
 from shared.errors import PreconditionFailed
 from shared.evaluation.compare import compare
-from shared.evaluation.embed import Crops, EmbeddedSet, embed_set
-from shared.evaluation.measure import Measured, measure
-from shared.evaluation.report import write_report
+from shared.evaluation.embed import CropReader, EmbeddedSet, embed_set
+from shared.evaluation.measure import Measurement, measure
+from shared.evaluation.report.page import write_report
 from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import read_manifest
 from shared.model.sessions.factory import open_session
@@ -32,7 +32,7 @@ class _FeedbackSet:
     """The feedback's pairs as a pair set, whose images are named by their SHA-256."""
 
     pair_set: PairSet
-    crops: Crops
+    crops: CropReader
 
 
 def evaluate_versions(
@@ -107,7 +107,7 @@ def _read_pairs(
     return _FeedbackSet(pair_set, lambda image: crops[used[image]])
 
 
-def _measure(folders: list[Path], pairs: _FeedbackSet, report: Report) -> list[Measured]:
+def _measure(folders: list[Path], pairs: _FeedbackSet, report: Report) -> list[Measurement]:
     bounds = np.linspace(_DECODED, _EMBEDDED, len(folders) + 1)
     embedded = [
         _embed(
@@ -135,7 +135,7 @@ def _embed(folder: Path, pairs: _FeedbackSet, tick: Callable[[float], None]) -> 
     return embed_set(open_session(folder), pairs.pair_set, pairs.crops, progress=add)
 
 
-def _compare(against: Measured, this: Measured, pair_set: PairSet) -> AgainstVersion:
+def _compare(against: Measurement, this: Measurement, pair_set: PairSet) -> AgainstVersion:
     return AgainstVersion(
         model_version=against.name,
         evaluation=against.evaluation,
