@@ -32,7 +32,7 @@ _WHOLE_FOLDERS = ("tests/cli/", "tests/services/embedder/")
 
 
 class _ByFile(LoadScopeScheduling):
-    """Assigns whole files to processes, so that module fixtures run once, and some whole folders."""
+    """Assigns whole files, and some whole folders, to a process, so that fixtures run once."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
