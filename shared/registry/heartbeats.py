@@ -74,9 +74,7 @@ def read_replicas(objects: ObjectStore) -> list[Replica]:
         except NotFound:
             continue  # removed after it was listed
         except ValidationError as error:
-            logger.warning(
-                "object %s is not a valid heartbeat and is ignored: %s", stored.key, error
-            )
+            logger.warning("object %s is not a heartbeat and is ignored: %s", stored.key, error)
     return found
 
 

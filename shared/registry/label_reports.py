@@ -48,9 +48,7 @@ def read_reports(objects: ObjectStore) -> Iterator[StoredReport]:
         except NotFound:
             continue
         except (ValueError, KeyError, TypeError) as error:
-            logger.warning(
-                "object %s is not a valid label report and is removed: %s", found.key, error
-            )
+            logger.warning("object %s is not a label report and is removed: %s", found.key, error)
             objects.remove(found.key)
             continue
         yield StoredReport(found.key, content, images)

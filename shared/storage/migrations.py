@@ -60,9 +60,7 @@ def _read(folder: Path) -> list[_Migration]:
             raise PreconditionFailed(f"migration {path} is not named like 0001_name.sql")
         found.append(_Migration(int(match[1]), path.name, path.read_bytes()))
     if not found:
-        raise PreconditionFailed(
-            f"there are no migrations in {folder}: the installation is incomplete"
-        )
+        raise PreconditionFailed(f"no migrations in {folder}: the installation is incomplete")
     numbers = [migration.number for migration in found]
     if numbers != list(range(1, len(found) + 1)):
         raise PreconditionFailed(

@@ -169,7 +169,7 @@ class ObjectStore:
                     yield chunk
                     if time.monotonic() > deadline:
                         raise Unavailable(
-                            f"{self._where(key)} is read at less than "
+                            f"{self._where(key)} arrives slower than "
                             f"{_SLOWEST_BYTES_PER_S} bytes per second; try again later"
                         )
             finally:
@@ -190,9 +190,7 @@ class ObjectStore:
             raise NotFound(f"{self._where(key)} does not exist") from error
         if error.code == "NoSuchBucket":
             raise Unavailable(f"{self._where()} does not exist; create it") from error
-        raise Unavailable(
-            f"{self._where(key)} cannot be used: {error.code} {error.message}"
-        ) from error
+        raise Unavailable(f"{self._where(key)} failed: {error.code} {error.message}") from error
 
     def _where(self, key: str = "") -> str:
         return f"object store {self._endpoint}, {self.bucket}/{key}"
