@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 _Request = TypeVar("_Request")
@@ -50,7 +51,7 @@ async def responses_as_completed(
             task = asyncio.ensure_future(respond(request, may_read.set))
             in_flight.add(task)
             task.add_done_callback(complete)
-            task.add_done_callback(lambda _, event=may_read: event.set())
+            task.add_done_callback(partial(_set, may_read))
             await may_read.wait()
 
     reader = asyncio.create_task(read())
@@ -89,6 +90,10 @@ async def _take(
             return responses, error
         responses.append(task.result())
     return responses, None
+
+
+def _set(event: asyncio.Event, _: object) -> None:
+    event.set()
 
 
 async def _cancel_when(event: asyncio.Event, task: asyncio.Task[None]) -> None:
