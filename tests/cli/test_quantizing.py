@@ -34,4 +34,4 @@ def test_a_quantized_version_is_judged_shown_and_promoted(
 
     again = magface("models", "quantize", made, "--dir", stack.folder)
     assert again.exit_code == 1
-    assert f"{made} is quantized already" in again.stderr
+    assert f"{made} is already quantized" in again.stderr

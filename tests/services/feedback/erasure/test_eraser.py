@@ -3,7 +3,7 @@
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import uuid4
@@ -38,7 +38,7 @@ from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool, transaction
 from tests.services.feedback.filling import fill
 from tests.services.feedback.helpers import Stored, feedback, picture, request, sha256
-from tests.support.waiting import wait_until
+from tests.support.waiting import retry_while_unavailable, wait_until
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
@@ -373,11 +373,11 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
     async def upload(first: int) -> None:
         for turn in range(12):
             a, b = 1 + (first + turn) % 4, 1 + (first + turn + 1) % 4
-            await _patiently(lambda a=a, b=b: store.submit(feedback(a, b)))
+            await retry_while_unavailable(lambda a=a, b=b: store.submit(feedback(a, b)))
 
     async def import_all() -> None:
         for _ in range(12):
-            await _patiently(lambda: images.take_in(_pool_images()))
+            await retry_while_unavailable(lambda: images.take_in(_pool_images()))
 
     async def erase() -> None:
         nonlocal erased
@@ -423,15 +423,6 @@ async def test_an_import_whose_objects_were_swept_before_their_rows_begins_anew(
         blocker.execute("UPDATE feedback.removal_epoch SET epoch = epoch + 1")
     assert (await importing).created == 4
     assert stored().images == stored().objects == 4
-
-
-async def _patiently(call: Callable[[], Awaitable[object]]) -> object:
-    for _ in range(200):
-        try:
-            return await call()
-        except Unavailable:
-            await asyncio.sleep(0.05)
-    raise AssertionError("never stored")
 
 
 async def test_the_contract_erases_and_shows_the_trail(stub: Stub) -> None:
