@@ -26,11 +26,11 @@ from services.trainer.registry.suspects import SuspectLabels
 from services.trainer.registry.versions import VersionRegistry
 from services.trainer.settings import TrainerSettings
 from shared.registry.version_store import VersionStore
-from shared.rpc.lifecycle import Lifecycle
+from shared.rpc.server.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
-from shared.storage.retry import until_done
+from shared.storage.retry import retry_until_available
 
 SERVICE_NAME: Final = "magface.v1.TrainerService"
 SCHEMA: Final = "trainer"
@@ -71,7 +71,7 @@ async def _serve(
     await _prepare_stores(settings, pool, objects)
     pointer = ServingPointerPublisher(pool, objects)
     replicas = ReplicaWatch(objects)
-    servicer.trainer.open(_trainer(settings, pool, objects, pointer, replicas))
+    servicer.trainer.set(_trainer(settings, pool, objects, pointer, replicas))
     await lifecycle.set_ready(True)
     runner = _runner(settings, pool, objects, pointer)
     async with asyncio.TaskGroup() as group:
@@ -122,4 +122,4 @@ async def _prepare_stores(settings: TrainerSettings, pool: Pool, objects: Object
         await asyncio.to_thread(objects.ensure_bucket)
         await import_default_if_empty(pool)
 
-    await until_done(attempt)
+    await retry_until_available(attempt)

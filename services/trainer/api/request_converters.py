@@ -10,7 +10,7 @@ from services.trainer.training.spec import Recipe
 from services.trainer.worker.specs import TrainOptions
 from shared.errors import InvalidInput
 from shared.model.manifest import ChannelOrder
-from shared.rpc.requests import check_texts
+from shared.rpc.server.requests import check_texts
 
 _RECIPES: Final[dict[pb.Recipe.ValueType, Recipe]] = {
     pb.RECIPE_UNSPECIFIED: Recipe.COSINE,

@@ -2,6 +2,6 @@
 
 from typing import Final
 
-from shared.storage.idempotency import KeptResults
+from shared.storage.idempotency import IdempotencyStore
 
-CALL_RESULTS: Final = KeptResults("trainer")
+CALL_RESULTS: Final = IdempotencyStore("trainer")

@@ -33,7 +33,7 @@ from services.trainer.data.label_report import (
 from services.trainer.data.labels import LabelledPair
 from shared.errors import NotFound, Unavailable
 from shared.model.image.face import FaceImage
-from shared.registry.erasure_mark import read_erasure
+from shared.registry.erasure_mark import read_erasure_generation
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool, transaction
 from tests.services.feedback.filling import fill
@@ -121,7 +121,7 @@ async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_
     assert len(_found(sha256(1).encode(), object_store)) == 1
     (snapshot_id, pairs), *_ = [part async for part in store.export("")]
     assert len(pairs) == 3
-    generation = read_erasure(object_store)
+    generation = read_erasure_generation(object_store)
 
     erasure = await eraser.erase_subject("Jane Roe", "dpo", "ticket-7")
 
@@ -137,7 +137,7 @@ async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_
     assert [(pair.image_a, pair.image_b) for pair in pairs] == [
         tuple(sorted((sha256(2), sha256(3))))
     ]
-    assert read_erasure(object_store) != generation
+    assert read_erasure_generation(object_store) != generation
     with pytest.raises(NotFound):
         await store.get_image(sha256(1))
 
