@@ -6,16 +6,16 @@ from uuid import UUID
 
 from magface.v1 import trainer_pb2 as pb
 
-from services.trainer.training.spec import Recipe
+from services.trainer.training.spec import TrainingRecipe
 from services.trainer.worker.specs import TrainOptions
 from shared.errors import InvalidInput
 from shared.model.manifest import ChannelOrder
 from shared.rpc.server.requests import check_texts
 
-_RECIPES: Final[dict[pb.Recipe.ValueType, Recipe]] = {
-    pb.RECIPE_UNSPECIFIED: Recipe.COSINE,
-    pb.RECIPE_COSINE: Recipe.COSINE,
-    pb.RECIPE_HADSELL: Recipe.HADSELL,
+_RECIPES: Final[dict[pb.Recipe.ValueType, TrainingRecipe]] = {
+    pb.RECIPE_UNSPECIFIED: TrainingRecipe.COSINE,
+    pb.RECIPE_COSINE: TrainingRecipe.COSINE,
+    pb.RECIPE_HADSELL: TrainingRecipe.HADSELL,
 }
 _ORDERS: Final[dict[pb.ChannelOrder.ValueType, ChannelOrder]] = {
     pb.CHANNEL_ORDER_UNSPECIFIED: "bgr",

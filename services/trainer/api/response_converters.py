@@ -6,7 +6,7 @@ from uuid import UUID
 
 from magface.v1 import trainer_pb2 as pb
 
-from services.trainer.data.label_report import LabelReport, Reliability, Suspect, Suspicion
+from services.trainer.data.label_report import AnnotatorReliability, LabelReport, Suspect, Suspicion
 from services.trainer.evaluation.gate import GateVerdict
 from services.trainer.evaluation.result import AgainstVersion
 from services.trainer.jobs.queue import Job, JobEvent, JobState
@@ -240,12 +240,12 @@ def pack_report(job_id: UUID, report: LabelReport, page: Page) -> pb.ListSuspect
     )
 
 
-def _pack_annotator(annotator: Reliability) -> pb.AnnotatorReliability:
+def _pack_annotator(annotator: AnnotatorReliability) -> pb.AnnotatorReliability:
     return pb.AnnotatorReliability(
         annotator=annotator.annotator,
         votes=annotator.votes,
-        genuine_right=annotator.genuine_right,
-        impostor_right=annotator.impostor_right,
+        genuine_right=annotator.sensitivity,
+        impostor_right=annotator.specificity,
     )
 
 
@@ -254,7 +254,7 @@ def _pack_suspect(suspect: Suspect) -> pb.Suspect:
         sha256_a=suspect.sha256_a,
         sha256_b=suspect.sha256_b,
         same=suspect.same,
-        wrong_probability=suspect.wrong,
-        reason=_SUSPECT_REASONS[suspect.why],
+        wrong_probability=suspect.wrong_probability,
+        reason=_SUSPECT_REASONS[suspect.reason],
         annotators=suspect.annotators,
     )

@@ -18,11 +18,11 @@ from services.trainer.jobs.queue import JobState
 from services.trainer.progress import Progress, Stage
 from services.trainer.worker.protocol import (
     Assignment,
-    Done,
+    EvaluationDone,
     Failed,
-    Measured,
     ProgressMade,
     SnapshotTaken,
+    VersionDone,
     read_message,
 )
 from shared.errors import Conflict, MagFaceError, Unavailable
@@ -35,8 +35,10 @@ WORKER = (sys.executable, "-m", "services.trainer.worker")
 _POLL_S = 0.3
 _HEARTBEAT_S = 0.3
 
-# A failure, or what is published: an evaluation, or a version with its gate's verdict.
-_Result = Failed | Measured | tuple[Manifest, GateVerdict | None]
+# Last message of a worker.
+_Output = VersionDone | EvaluationDone | Failed
+# A failure, or what was published: an evaluation, or a version with the verdict of its gate.
+_Result = Failed | EvaluationDone | tuple[Manifest, GateVerdict | None]
 
 
 def worker_command(processes: int) -> tuple[str, ...]:
@@ -118,28 +120,28 @@ class JobRunner:
         except Conflict:
             raise
         except MagFaceError as error:
-            failure = Failed(why=str(error), transient=isinstance(error, Unavailable))
+            failure = Failed(reason=str(error), transient=isinstance(error, Unavailable))
             await self._fail(claim, failure)
         except Exception as error:
             logger.exception("job %s failed unexpectedly", claim.job.job_id)
             message = f"internal error: {type(error).__name__}: {error}"
-            await self._fail(claim, Failed(why=message, transient=False))
+            await self._fail(claim, Failed(reason=message, transient=False))
 
     async def _complete(self, claim: JobClaim, result: _Result) -> None:
         match result:
             case Failed():
                 await self._fail(claim, result)
-            case Measured():
+            case EvaluationDone():
                 await self._completion.record_evaluation(claim, result.result)
             case (manifest, gate):
                 await self._completion.record_version(claim, manifest, gate)
 
     async def _fail(self, claim: JobClaim, failure: Failed) -> None:
-        logger.warning("job %s failed: %s", claim.job.job_id, failure.why)
+        logger.warning("job %s failed: %s", claim.job.job_id, failure.reason)
         if failure.transient:
-            await self._leases.retry_later(claim, failure.why)
+            await self._leases.retry_later(claim, failure.reason)
         else:
-            await self._leases.finish(claim, JobEnding(JobState.FAILED, failure.why))
+            await self._leases.finish(claim, JobEnding(JobState.FAILED, failure.reason))
 
     async def _work_under_lease(self, claim: JobClaim) -> _Result:
         """Do the job and publish what it made, while the lease is renewed.
@@ -203,14 +205,14 @@ class JobRunner:
             return output
         await self._enter_publishing(claim)
         match output:
-            case Measured():
+            case EvaluationDone():
                 await self._completion.publish_report(job, output.page)
                 return output
-            case Done():
+            case VersionDone():
                 manifest = await self._completion.publish_version(job, output.folder)
                 return manifest, output.gate
 
-    async def _follow(self, claim: JobClaim, worker: WorkerProcess) -> Done | Measured | Failed:
+    async def _follow(self, claim: JobClaim, worker: WorkerProcess) -> _Output:
         """Record what the worker reports, until its last message."""
         async for line in worker.lines():
             match read_message(line):
@@ -218,9 +220,9 @@ class JobRunner:
                     await self._record_progress(claim, message)
                 case SnapshotTaken(snapshot_id=snapshot_id):
                     await self._leases.set_snapshot(claim, snapshot_id)
-                case Done() | Measured() | Failed() as last:
+                case VersionDone() | EvaluationDone() | Failed() as last:
                     return last
-        return Failed(why=await worker.describe_end(), transient=False)
+        return Failed(reason=await worker.describe_end(), transient=False)
 
     async def _record_progress(self, claim: JobClaim, message: ProgressMade) -> None:
         progress = Progress(message.stage, message.fraction, message.message, message.figures)

@@ -3,7 +3,7 @@
 import asyncio
 from uuid import UUID
 
-from services.trainer.data.label_report import _REPORT, LabelReport, _key
+from services.trainer.data.label_report import LabelReport, load_report
 from services.trainer.registry import queries
 from shared.errors import NotFound
 from shared.storage.objects import ObjectStore
@@ -37,10 +37,9 @@ class SuspectLabels:
             subject = "no training" if job_id is None else f"job {job_id} is no training that"
             raise NotFound(f"{subject} has succeeded; suspect labels are listed after a training")
         try:
-            data = await asyncio.to_thread(self._objects.get, _key(training))
+            return training, await asyncio.to_thread(load_report, self._objects, training)
         except NotFound as error:
             raise NotFound(f"job {training} has no report on suspect labels") from error
-        return training, _REPORT.validate_json(data)
 
     async def _finished_training(self, job_id: UUID | None) -> UUID | None:
         query = queries.FINISHED_TRAINING if job_id else queries.LATEST_FINISHED_TRAINING

@@ -17,10 +17,10 @@ from prometheus_client import start_http_server
 
 from shared.errors import MagFaceError, PreconditionFailed
 from shared.files import write_atomically
+from shared.rpc.server.error_status import error_status
 from shared.rpc.server.interceptors import GuardInterceptor
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.metrics import measured
-from shared.rpc.server.error_status import error_status
 from shared.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
