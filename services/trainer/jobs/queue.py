@@ -114,10 +114,10 @@ class JobQueue:
             AlreadyExists: If the key was used for another request.
         """
         async with transaction(self._pool) as connection:
-            if stored := await CALL_RESULTS.take(connection, key):
-                return await _get(connection, UUID(stored["job_id"]))
+            if saved := await CALL_RESULTS.claim(connection, key):
+                return await _get(connection, UUID(saved["job_id"]))
             job = await create_job(connection, kind, spec, requested_by)
-            await CALL_RESULTS.keep(connection, key, {"job_id": str(job.job_id)})
+            await CALL_RESULTS.save(connection, key, {"job_id": str(job.job_id)})
             return job
 
     async def find_by_key(self, key: IdempotencyKey | None) -> Job | None:
@@ -129,8 +129,8 @@ class JobQueue:
         if key is None:
             return None
         async with transaction(self._pool) as connection:
-            stored = await CALL_RESULTS.find(connection, key)
-            return await _get(connection, UUID(stored["job_id"])) if stored else None
+            saved = await CALL_RESULTS.find(connection, key)
+            return await _get(connection, UUID(saved["job_id"])) if saved else None
 
     async def get(self, job_id: UUID) -> Job:
         """Return a job as it is now.
@@ -190,7 +190,7 @@ class JobQueue:
         """
         idempotency_key = IdempotencyKey.of(requested_by, key, "cancel", job_id=str(job_id))
         async with transaction(self._pool) as connection:
-            if await CALL_RESULTS.take(connection, idempotency_key):
+            if await CALL_RESULTS.claim(connection, idempotency_key):
                 return await _get(connection, job_id)
             job = await _get(connection, job_id, queries.LOCK_JOB)
             if job.state.ended:
@@ -204,7 +204,7 @@ class JobQueue:
             await cursor.execute(query, {"job_id": job_id, "requested_by": requested_by})
             job = job_from_row(_found(await cursor.fetchone(), job_id))
             await record_event(connection, job)
-            await CALL_RESULTS.keep(connection, idempotency_key, {"job_id": str(job_id)})
+            await CALL_RESULTS.save(connection, idempotency_key, {"job_id": str(job_id)})
             return job
 
 

@@ -68,7 +68,7 @@ class ShadowPublisher:
             requested_by, key, "shadow", model_version=model_version
         )
         async with transaction(self._pool) as connection:
-            if await CALL_RESULTS.take(connection, idempotency_key):
+            if await CALL_RESULTS.claim(connection, idempotency_key):
                 return
             if model_version:
                 await read_version(connection, model_version)
@@ -78,7 +78,7 @@ class ShadowPublisher:
                         f"{model_version} serves; name a version to try beside it"
                     )
             result = {"model_version": model_version}
-            await CALL_RESULTS.keep(connection, idempotency_key, result)
+            await CALL_RESULTS.save(connection, idempotency_key, result)
             # The last step before the commit. If the commit fails, a repeated call writes the
             # pointer again, which has no effect unless another call came in between.
             await asyncio.to_thread(self._write, model_version)

@@ -139,8 +139,8 @@ class VersionRegistry:
             expected_generation=expected_generation,
         )
         async with transaction(self._pool) as connection:
-            if stored := await CALL_RESULTS.take(connection, idempotency_key):
-                return await _stored_decision(connection, stored)
+            if saved := await CALL_RESULTS.claim(connection, idempotency_key):
+                return await _saved_decision(connection, saved)
             version = await read_version(connection, model_version)
             overridden = version.gate is not None and not version.gate.passed
             if overridden and not override_gate:
@@ -160,7 +160,7 @@ class VersionRegistry:
                     gate_overridden=overridden,
                 )
             result = {"generation": serving.generation}
-            await CALL_RESULTS.keep(connection, idempotency_key, result)
+            await CALL_RESULTS.save(connection, idempotency_key, result)
             return serving
 
     async def rollback(
@@ -195,8 +195,8 @@ class VersionRegistry:
             expected_generation=expected_generation,
         )
         async with transaction(self._pool) as connection:
-            if stored := await CALL_RESULTS.take(connection, idempotency_key):
-                return await _stored_decision(connection, stored)
+            if saved := await CALL_RESULTS.claim(connection, idempotency_key):
+                return await _saved_decision(connection, saved)
             serving = await read_serving(connection)
             _check_generation(serving, expected_generation)
             previous = await _previous_decision(connection, serving)
@@ -212,7 +212,7 @@ class VersionRegistry:
                 restores=previous.restores or previous.generation,
             )
             result = {"generation": decision.generation}
-            await CALL_RESULTS.keep(connection, idempotency_key, result)
+            await CALL_RESULTS.save(connection, idempotency_key, result)
             return decision
 
 
@@ -312,10 +312,8 @@ async def _previous_decision(
     return await _read_decision(connection, (serving.restores or serving.generation) - 1)
 
 
-async def _stored_decision(
-    connection: AsyncConnection, stored: Mapping[str, Any]
-) -> ServingDecision:
-    decision = await _read_decision(connection, stored["generation"])
+async def _saved_decision(connection: AsyncConnection, saved: Mapping[str, Any]) -> ServingDecision:
+    decision = await _read_decision(connection, saved["generation"])
     assert decision is not None  # noqa: S101 - the history only grows
     return decision
 
