@@ -14,22 +14,22 @@ import grpc
 import numpy as np
 from magface.v1 import feedback_pb2_grpc
 
-from services.feedback.api.pairs_servicer import Active
+from services.feedback.api.pairs_servicer import PairsBackend
 from services.feedback.api.servicer import FeedbackServicer
-from services.feedback.erasure.retention import keep_in_order, opened_keeping
-from services.feedback.images.vault import opened_vault
+from services.feedback.erasure.retention import keep_in_order, open_erasure_backend
+from services.feedback.images.vault import open_vault
 from services.feedback.labels.batch_writer import BatchWriter
-from services.feedback.labels.consensus_view import DerivedBy, derived_by, follow_rule
-from services.feedback.labels.label_log import Ledger
-from services.feedback.labels.service import FeedbackStore
-from services.feedback.pool.calibration import Curves
+from services.feedback.labels.consensus_view import ConsensusRule, derived_by, rederive_consensus
+from services.feedback.labels.label_log import LabelLog
+from services.feedback.labels.service import LabelService
+from services.feedback.pool.calibration import ProbabilityCurves
 from services.feedback.pool.embedder_client import open_embedder
-from services.feedback.pool.importer import ImagePool
-from services.feedback.pool.indexer import PoolFollower
-from services.feedback.selection.annotator_stats import Annotators
-from services.feedback.selection.candidate_queue import Preparer
-from services.feedback.selection.maintenance import Tender
-from services.feedback.selection.pair_leases import LeaseOffice, Sharing
+from services.feedback.pool.importer import PoolImporter
+from services.feedback.pool.indexer import PoolIndexer
+from services.feedback.selection.annotator_stats import AnnotatorStats
+from services.feedback.selection.candidate_queue import CandidateQueue
+from services.feedback.selection.maintenance import PoolMaintenance
+from services.feedback.selection.pair_leases import PairLeaser, LeasePolicy
 from services.feedback.settings import FeedbackSettings
 from shared.rpc.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
@@ -39,38 +39,38 @@ from shared.storage.retry import until_done
 
 
 @asynccontextmanager
-async def opened_active(
+async def open_pairs_backend(
     settings: FeedbackSettings, objects: ObjectStore, pool: Pool
-) -> AsyncIterator[Active]:
+) -> AsyncIterator[PairsBackend]:
     """Put the parts together, without waiting for what they stand on."""
     wake = asyncio.Event()
-    preparer = Preparer(
+    preparer = CandidateQueue(
         pool,
         np.random.default_rng(),
         overlap=settings.feedback_overlap,
         target=settings.feedback_candidates,
     )
     async with AsyncExitStack() as stack:
-        vault = stack.enter_context(opened_vault(settings, objects))
+        vault = stack.enter_context(open_vault(settings, objects))
         follower = None
         if settings.embedder_address is not None:
             embedder = await stack.enter_async_context(open_embedder(settings.embedder_address))
-            follower = PoolFollower(
+            follower = PoolIndexer(
                 pool,
                 vault,
                 embedder,
-                curves=Curves(objects).of,
+                curves=ProbabilityCurves(objects).of,
                 swapped=preparer.compare,
             )
-        tender = Tender(
+        tender = PoolMaintenance(
             settings, follower, preparer, wake=wake, poll_s=settings.feedback_pool_poll_s
         )
-        office = LeaseOffice(pool, _sharing(settings), wake.set)
-        yield Active(ImagePool(pool, vault), office, Annotators(pool), tender)
+        office = PairLeaser(pool, _sharing(settings), wake.set)
+        yield PairsBackend(PoolImporter(pool, vault), office, AnnotatorStats(pool), tender)
 
 
-def _sharing(settings: FeedbackSettings) -> Sharing:
-    return Sharing(
+def _sharing(settings: FeedbackSettings) -> LeasePolicy:
+    return LeasePolicy(
         lease_s=settings.feedback_lease_s,
         random_share=settings.feedback_random_share,
         gold_share=settings.feedback_gold_share,
@@ -98,9 +98,9 @@ async def feedback_service(
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
     objects = ObjectStore(settings)
     async with (
-        opened_store(settings, objects) as (store, pool),
-        opened_active(settings, objects, pool) as active,
-        opened_keeping(settings, objects, pool) as keeping,
+        open_label_service(settings, objects) as (store, pool),
+        open_pairs_backend(settings, objects, pool) as active,
+        open_erasure_backend(settings, objects, pool) as keeping,
     ):
 
         async def come_up() -> None:
@@ -110,7 +110,7 @@ async def feedback_service(
             servicer.keeping.open(keeping)
             await lifecycle.set_ready(True)
             _warn_of_weights(settings, await until_done(partial(derived_by, pool)))
-            await until_done(partial(follow_rule, pool, settings.feedback_minimum_votes))
+            await until_done(partial(rederive_consensus, pool, settings.feedback_minimum_votes))
             await asyncio.gather(keep_in_order(settings, objects, keeping), active.tender.run())
 
         opening = asyncio.create_task(come_up())
@@ -124,15 +124,15 @@ async def feedback_service(
 
 
 @asynccontextmanager
-async def opened_store(
+async def open_label_service(
     settings: FeedbackSettings, objects: ObjectStore
-) -> AsyncIterator[tuple[FeedbackStore, Pool]]:
+) -> AsyncIterator[tuple[LabelService, Pool]]:
     """Put a store together, without waiting for what it stands on."""
     async with AsyncExitStack() as stack:
         pool = await open_pool(settings)
         stack.push_async_callback(pool.close)
-        vault = stack.enter_context(opened_vault(settings, objects))
-        ledger = Ledger(pool, settings.feedback_minimum_votes)
+        vault = stack.enter_context(open_vault(settings, objects))
+        ledger = LabelLog(pool, settings.feedback_minimum_votes)
         writer = BatchWriter(
             ledger,
             batch=settings.feedback_batch_labels,
@@ -140,7 +140,7 @@ async def opened_store(
             wait_s=2 * settings.database_timeout_s,
         )
         await stack.enter_async_context(writer)
-        store = FeedbackStore(pool, vault, ledger, writer, settings.feedback_minimum_votes)
+        store = LabelService(pool, vault, ledger, writer, settings.feedback_minimum_votes)
         yield store, pool
 
 
@@ -159,7 +159,7 @@ async def prepare(settings: FeedbackSettings, objects: ObjectStore) -> None:
     await until_done(attempt)
 
 
-def _warn_of_weights(settings: FeedbackSettings, stored: DerivedBy | None) -> None:
+def _warn_of_weights(settings: FeedbackSettings, stored: ConsensusRule | None) -> None:
     rules = {settings.feedback_consensus, "majority" if stored is None else stored.rule}
     if rules != {"majority"}:
         logger.warning(

@@ -16,9 +16,9 @@ import psycopg
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from services.feedback.labels.service import FeedbackStore
+from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import Feedback, Label
-from services.feedback.server import opened_store
+from services.feedback.server import open_label_service
 from shared.rpc.channel import open_channel
 from shared.storage.objects import ObjectStore
 from tests.services.feedback.helpers import settings_for
@@ -115,7 +115,7 @@ async def _ways(parts: Parts, callers: int) -> AsyncIterator[dict[str, _Way]]:
         channel = await stack.enter_async_context(open_channel(parts.service.address))
         stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
         objects = ObjectStore(settings)
-        store, _ = await stack.enter_async_context(opened_store(settings, objects))
+        store, _ = await stack.enter_async_context(open_label_service(settings, objects))
         connections = [
             await stack.enter_async_context(
                 await psycopg.AsyncConnection.connect(parts.database_url)
@@ -174,7 +174,7 @@ async def _over_stream(
         raise RuntimeError("the stream did not store every label")
 
 
-async def _at_the_store(store: FeedbackStore, labels: Sequence[_Said], callers: int) -> None:
+async def _at_the_store(store: LabelService, labels: Sequence[_Said], callers: int) -> None:
     def feedback(said: _Said) -> Feedback:
         return Feedback(said.image_a, said.image_b, said.label, said.annotator, said.key)
 

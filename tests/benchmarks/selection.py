@@ -38,7 +38,7 @@ import torch
 from numpy.typing import NDArray
 
 from services.feedback.pool.calibration import Calibration
-from services.feedback.selection.strategies import Rows
+from services.feedback.selection.strategies import IndexArray
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.training.features import compute_features
 from shared.errors import MagFaceError
@@ -142,7 +142,7 @@ class _Bench:
             part: compute_features(network, order, _crops(people)) for part, people in split.items()
         }
 
-    def choose(self, row: SelectionRow) -> Rows:
+    def choose(self, row: SelectionRow) -> IndexArray:
         """Pairs of the pool's images: int64 [P, 2]."""
         if row.strategy == "parent":
             return np.zeros((0, 2), np.int64)
@@ -150,7 +150,7 @@ class _Bench:
         return all_of_them[: row.labels]
 
     @cache  # noqa: B019 - one object a process
-    def _choose(self, people: str, split: int, strategy: str, seed: int, retrained: bool) -> Rows:
+    def _choose(self, people: str, split: int, strategy: str, seed: int, retrained: bool) -> IndexArray:
         persons = self._split(people, split)["training"].persons
         rng = np.random.default_rng(seed)
         if strategy == "uniform":
@@ -170,15 +170,15 @@ class _Bench:
         calibration = Calibration(manifest.threshold, manifest.probability)
         return PoolLook(embeddings, manifest.quality(magnitudes), calibration)
 
-    def _retrain(self, people: str, split: int, pairs: Rows) -> PoolLook:
+    def _retrain(self, people: str, split: int, pairs: IndexArray) -> PoolLook:
         features = self._features(people, split)["training"]
         return self._pool(features @ learn_map(features, self._label(people, split, pairs)).T)
 
-    def _label(self, people: str, split: int, pairs: Rows) -> LabelledPairs:
+    def _label(self, people: str, split: int, pairs: IndexArray) -> LabelledPairs:
         persons = self._split(people, split)["training"].persons
         return LabelledPairs(pairs, persons[pairs[:, 0]] == persons[pairs[:, 1]])
 
-    def measure(self, row: SelectionRow, pairs: Rows) -> dict[str, Any]:
+    def measure(self, row: SelectionRow, pairs: IndexArray) -> dict[str, Any]:
         split = self._split(row.people, row.split)
         labelled = self._label(row.people, row.split, pairs)
         looks, refused = (

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.feedback.pool.calibration import Calibration
-from services.feedback.selection.match_probability import Belief, first_belief
+from services.feedback.selection.match_probability import MatchProbability, prior_match_probability
 from services.feedback.selection.strategies import (
     MIX,
     Pair,
     PoolView,
-    Rows,
+    IndexArray,
     Strategy,
-    Values,
+    FloatArray,
     choose,
 )
 
@@ -64,26 +64,26 @@ class PoolLook:
         density = found.reshape(-1, _NEIGHBOURS).mean(axis=1)
         return PoolView(self.quality.astype(np.float64), density, links, found)
 
-    def similarity(self, pairs: Rows) -> Values:
+    def similarity(self, pairs: IndexArray) -> FloatArray:
         """Of the images of pairs [P, 2]: float [P]."""
         sides = self.embeddings[pairs[:, 0]], self.embeddings[pairs[:, 1]]
         return np.asarray(np.einsum("nd,nd->n", *sides), np.float64)
 
-    def standout(self, pairs: Rows) -> Values:
+    def csls(self, pairs: IndexArray) -> FloatArray:
         """How far pairs [P, 2] stand out: float [P]."""
         return np.asarray(self.similarity(pairs) - self.view.density[pairs].mean(axis=1))
 
-    def belief(self, pairs: Rows, same: NDArray[np.bool_]) -> Belief:
+    def belief(self, pairs: IndexArray, same: NDArray[np.bool_]) -> MatchProbability:
         """What labels say of how likely this version's links are genuine."""
-        at_first = first_belief(self.calibration, self.view.standout())
-        return at_first.learn(self.similarity(pairs), self.standout(pairs), same)
+        at_first = prior_match_probability(self.calibration, self.view.csls())
+        return at_first.learn(self.similarity(pairs), self.csls(pairs), same)
 
-    def beside(self, other: "PoolLook", pairs: Rows, same: NDArray[np.bool_]) -> PoolView:
+    def beside(self, other: "PoolLook", pairs: IndexArray, same: NDArray[np.bool_]) -> PoolView:
         """The view, with what another version says of its links, which has the same labels."""
         links = self.view.links
-        similarity, standout = other.similarity(links), other.standout(links)
+        similarity, csls = other.similarity(links), other.csls(links)
         belief = other.belief(pairs, same)
-        return replace(self.view, other=belief.probability(similarity, standout))
+        return replace(self.view, other=belief.probability(similarity, csls))
 
 
 def choose_in_rounds(
@@ -93,8 +93,8 @@ def choose_in_rounds(
     *,
     persons: NDArray[np.int64],
     rng: np.random.Generator,
-    retrain: Callable[[Rows], PoolLook] | None = None,
-) -> Rows:
+    retrain: Callable[[IndexArray], PoolLook] | None = None,
+) -> IndexArray:
     """Choose a hundred at a time, each time with the belief that the labels so far give.
 
     Disagreement says nothing before there is a second version; until then the default chooses.
@@ -135,13 +135,13 @@ def choose_in_rounds(
 
 def choose_mix(
     view: PoolView,
-    belief: Belief,
+    belief: MatchProbability,
     shares: Mapping[Strategy, float],
     count: int,
     rng: np.random.Generator,
     *,
     known: Collection[Pair] = (),
-) -> Rows:
+) -> IndexArray:
     """Choose pairs as annotators who ask for a mix get them.
 
     Args:
@@ -167,7 +167,7 @@ def choose_mix(
     return np.array(list(done), np.int64).reshape(-1, 2)
 
 
-def draw_uniform(images: int, count: int, rng: np.random.Generator) -> Rows:
+def draw_uniform(images: int, count: int, rng: np.random.Generator) -> IndexArray:
     """Draw distinct pairs of N images uniformly: int64 [P, 2], nearly all of them impostors."""
     drawn: set[Pair] = set()
     for first, second in rng.integers(images, size=(4 * count, 2)).tolist():

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from services.feedback.selection.strategies import Rows
+from services.feedback.selection.strategies import IndexArray
 from shared.files import write_atomically
 
 SEEDS: Final = (0, 1, 2)
@@ -114,10 +114,10 @@ class KeptSelections:
         }
         self._kept = self._read()
 
-    def get(self, row: SelectionRow, pairs: Rows) -> dict[str, Any] | None:
+    def get(self, row: SelectionRow, pairs: IndexArray) -> dict[str, Any] | None:
         return self._kept.get(self._key(row, pairs))
 
-    def put(self, row: SelectionRow, pairs: Rows, measured: Mapping[str, Any]) -> None:
+    def put(self, row: SelectionRow, pairs: IndexArray, measured: Mapping[str, Any]) -> None:
         # Another run may have finished rows meanwhile.
         self._kept = self._read() | {self._key(row, pairs): dict(measured)}
         write_atomically(self._file, json.dumps(self._kept, indent=1))
@@ -128,7 +128,7 @@ class KeptSelections:
         kept: dict[str, dict[str, Any]] = json.loads(self._file.read_text())
         return kept
 
-    def _key(self, row: SelectionRow, pairs: Rows) -> str:
+    def _key(self, row: SelectionRow, pairs: IndexArray) -> str:
         chosen = hashlib.sha256(pairs.tobytes()).hexdigest()[:12]
         return f"{json.dumps(asdict(row))} {chosen} {self._material} {self._sources[row.learner]}"
 

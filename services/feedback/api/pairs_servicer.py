@@ -7,10 +7,10 @@ from typing import Final
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from services.feedback.pool.importer import ImagePool, PoolImage
-from services.feedback.selection.annotator_stats import AnnotatorRecord, Annotators
-from services.feedback.selection.maintenance import Tender
-from services.feedback.selection.pair_leases import LeaseOffice
+from services.feedback.pool.importer import PoolImporter, PoolImage
+from services.feedback.selection.annotator_stats import AnnotatorRecord, AnnotatorStats
+from services.feedback.selection.maintenance import PoolMaintenance
+from services.feedback.selection.pair_leases import PairLeaser
 from services.feedback.selection.strategies import Strategy
 from shared.errors import InvalidInput
 from shared.rpc.converters import face_from_proto, pack_timestamp
@@ -19,13 +19,13 @@ from shared.rpc.interceptors import Context
 
 
 @dataclass(frozen=True, slots=True)
-class Active:
+class PairsBackend:
     """The image pool, who hands out its pairs and to whom, and who tends it meanwhile."""
 
-    images: ImagePool
-    office: LeaseOffice
-    annotators: Annotators
-    tender: Tender
+    images: PoolImporter
+    office: PairLeaser
+    annotators: AnnotatorStats
+    tender: PoolMaintenance
 
 
 _STRATEGIES: Final[dict[pb.Strategy.ValueType, Strategy | None]] = {
@@ -37,19 +37,19 @@ _STRATEGIES: Final[dict[pb.Strategy.ValueType, Strategy | None]] = {
 }
 
 
-class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
+class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     """The active part of the contract, UNAVAILABLE until `active` is opened."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.active: Opened[Active] = Opened("the service")
+        self.active: Opened[PairsBackend] = Opened("the service")
 
     async def ImportImages(  # noqa: N802
         self,
         request_iterator: AsyncIterator[pb.ImportImagesRequest],
         context: Context,  # noqa: ARG002
     ) -> pb.ImportImagesResponse:
-        intake = await self.active().images.take_in(_pool_images(request_iterator))
+        intake = await self.active().images.import_images(_pool_images(request_iterator))
         return pb.ImportImagesResponse(
             created=intake.created,
             known=intake.known,

@@ -8,9 +8,9 @@ from typing import Final
 from magface.v1 import feedback_pb2 as pb
 
 from services.feedback.api.erasure_servicer import ErasureServicer
-from services.feedback.api.pairs_servicer import ActiveServicer
-from services.feedback.labels.service import FeedbackStore
-from services.feedback.labels.types import Feedback, Label, LabelledPair, Opinion, PairSummary
+from services.feedback.api.pairs_servicer import PairsServicer
+from services.feedback.labels.service import LabelService
+from services.feedback.labels.types import Feedback, Label, ExportedPair, Opinion, PairSummary
 from shared.errors import InvalidInput, MagFaceError, Overloaded
 from shared.rpc.converters import face_or_hash_from_proto, face_to_proto, pack_timestamp
 from shared.rpc.deferred import Opened
@@ -26,7 +26,7 @@ _LABELS: Final[dict[pb.Label.ValueType, Label]] = {
 _NUMBERS: Final = {label: number for number, label in _LABELS.items()}
 
 
-class FeedbackServicer(ActiveServicer, ErasureServicer):
+class FeedbackServicer(PairsServicer, ErasureServicer):
     """The contract's FeedbackService over a store, UNAVAILABLE until `store` is opened.
 
     Args:
@@ -36,7 +36,7 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
     def __init__(self, stream_labels: int) -> None:
         super().__init__()
         self._stream_labels = stream_labels
-        self.store: Opened[FeedbackStore] = Opened("the service")
+        self.store: Opened[LabelService] = Opened("the service")
 
     async def SubmitFeedback(  # noqa: N802
         self,
@@ -166,7 +166,7 @@ def _pair(pair: PairSummary) -> pb.Pair:
     )
 
 
-def _labelled_pair(pair: LabelledPair) -> pb.LabelledPair:
+def _labelled_pair(pair: ExportedPair) -> pb.LabelledPair:
     return pb.LabelledPair(
         sha256_a=pair.image_a,
         sha256_b=pair.image_b,

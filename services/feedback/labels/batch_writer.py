@@ -5,15 +5,15 @@ import contextlib
 from dataclasses import dataclass
 from typing import Self
 
-from services.feedback.labels.label_log import Ledger
-from services.feedback.labels.types import Receipt, Submission
+from services.feedback.labels.label_log import LabelLog
+from services.feedback.labels.types import SubmitResult, Submission
 from shared.errors import MagFaceError, Overloaded, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     submission: Submission
-    answer: asyncio.Future[Receipt]
+    answer: asyncio.Future[SubmitResult]
 
 
 class BatchWriter:
@@ -29,7 +29,7 @@ class BatchWriter:
             in seconds.
     """
 
-    def __init__(self, ledger: Ledger, batch: int, queued: int, wait_s: float) -> None:
+    def __init__(self, ledger: LabelLog, batch: int, queued: int, wait_s: float) -> None:
         self._ledger = ledger
         self._batch = batch
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(queued)
@@ -46,7 +46,7 @@ class BatchWriter:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def submit(self, submission: Submission) -> Receipt:
+    async def submit(self, submission: Submission) -> SubmitResult:
         """Store one label and wait until it is durable.
 
         Raises:

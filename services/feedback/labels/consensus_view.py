@@ -19,7 +19,7 @@ _PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class DerivedBy:
+class ConsensusRule:
     """The rule that every stored consensus was derived by.
 
     Attributes:
@@ -85,7 +85,7 @@ async def count(
     )
 
 
-async def derived_by(pool: Pool) -> DerivedBy | None:
+async def derived_by(pool: Pool) -> ConsensusRule | None:
     """Read the rule that every stored consensus was derived by; None in a new database.
 
     Raises:
@@ -94,10 +94,10 @@ async def derived_by(pool: Pool) -> DerivedBy | None:
     async with transaction(pool) as connection:
         cursor = await connection.execute(queries.RULE)
         row = await cursor.fetchone()
-    return None if row is None else DerivedBy(*row)
+    return None if row is None else ConsensusRule(*row)
 
 
-async def follow_rule(pool: Pool, minimum_votes: int) -> None:
+async def rederive_consensus(pool: Pool, minimum_votes: int) -> None:
     """Derive every consensus anew if the stored ones were derived by another rule.
 
     A page at a time, so that labels keep arriving meanwhile. After a crash it starts over.
@@ -105,7 +105,7 @@ async def follow_rule(pool: Pool, minimum_votes: int) -> None:
     Raises:
         Unavailable: If the database cannot answer.
     """
-    if await derived_by(pool) == DerivedBy(minimum_votes):
+    if await derived_by(pool) == ConsensusRule(minimum_votes):
         return
     page = [0]
     while page:

@@ -7,7 +7,7 @@ from psycopg import AsyncConnection
 
 from services.feedback.images.vault import ImageFacts, facts_from_row
 from services.feedback.labels import queries
-from services.feedback.labels.types import Label, Opinion, Receipt, Submission
+from services.feedback.labels.types import Label, Opinion, SubmitResult, Submission
 from shared.errors import AlreadyExists, NotFound
 
 
@@ -19,7 +19,7 @@ class StoredLabel:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ExistingState:
     """Images by hash and labels by idempotency key, and what a batch adds to them.
 
     Attributes:
@@ -32,7 +32,7 @@ class Known:
     new_images: dict[str, ImageFacts] = field(default_factory=dict)
     accepted: dict[str, Submission] = field(default_factory=dict)
 
-    def judge(self, submission: Submission) -> Receipt | None:
+    def judge(self, submission: Submission) -> SubmitResult | None:
         """Give the receipt of a submission that was stored before; otherwise accept it.
 
         Raises:
@@ -64,11 +64,11 @@ class Known:
                 check_alignment(sent[sha256], here, name)
 
 
-def receipt(submission: Submission, label_id: int, pair_id: int, *, created: bool) -> Receipt:
-    return Receipt(label_id, pair_id, submission.image_a, submission.image_b, created)
+def receipt(submission: Submission, label_id: int, pair_id: int, *, created: bool) -> SubmitResult:
+    return SubmitResult(label_id, pair_id, submission.image_a, submission.image_b, created)
 
 
-async def read_known(connection: AsyncConnection, batch: Sequence[Submission]) -> Known:
+async def read_existing_state(connection: AsyncConnection, batch: Sequence[Submission]) -> ExistingState:
     """Read the images and keys that a batch names, as far as they are stored."""
     hashes = [bytes.fromhex(sha256) for sha256 in {sha256 for one in batch for sha256 in one.pair}]
     image_rows = await connection.execute(queries.IMAGES, {"hashes": hashes})
@@ -82,7 +82,7 @@ async def read_known(connection: AsyncConnection, batch: Sequence[Submission]) -
             a.hex(), b.hex(), Label(label), annotator, key, _opinion_from_row(*opinion), sureness
         )
         labels[key] = StoredLabel(label_id, pair_id, stored)
-    return Known(images, labels)
+    return ExistingState(images, labels)
 
 
 def _opinion_from_row(

@@ -9,17 +9,17 @@ from services.feedback.images.upload_fence import begin_upload, pass_gate, read_
 from services.feedback.images.vault import ImageFacts
 from services.feedback.labels import consensus_view as derive
 from services.feedback.labels import queries
-from services.feedback.labels.idempotency import Known, read_known, receipt
-from services.feedback.labels.types import Receipt, Submission
+from services.feedback.labels.idempotency import ExistingState, read_existing_state, receipt
+from services.feedback.labels.types import SubmitResult, Submission
 from shared.errors import Conflict, MagFaceError, Unavailable
 from shared.storage.postgres import Pool, transaction
 
 _ATTEMPTS: Final = 5
 
-Outcome = Receipt | MagFaceError
+AppendResult = SubmitResult | MagFaceError
 
 
-class Ledger:
+class LabelLog:
     """The only writer of images, pairs and labels.
 
     Args:
@@ -31,7 +31,7 @@ class Ledger:
         self._pool = pool
         self._minimum_votes = minimum_votes
 
-    async def look(self, submission: Submission) -> tuple[Known, int]:
+    async def look(self, submission: Submission) -> tuple[ExistingState, int]:
         """Read what a submission names, and the epoch to write objects under.
 
         Raises:
@@ -40,9 +40,9 @@ class Ledger:
         async with transaction(self._pool) as connection:
             sent = [facts.sha256 for facts in submission.images]
             epoch = await begin_upload(connection, sent)
-            return await read_known(connection, [submission]), epoch
+            return await read_existing_state(connection, [submission]), epoch
 
-    async def append(self, batch: Sequence[Submission]) -> list[Outcome]:
+    async def append(self, batch: Sequence[Submission]) -> list[AppendResult]:
         """Store a batch; when this returns, what has a receipt is durable.
 
         Each submission stands for itself: what one is refused for does not touch the
@@ -72,9 +72,9 @@ class Ledger:
 
     async def _append(
         self, connection: AsyncConnection, batch: Sequence[Submission]
-    ) -> list[Outcome]:
+    ) -> list[AppendResult]:
         passed = await pass_gate(connection)
-        known = await read_known(connection, batch)
+        known = await read_existing_state(connection, batch)
         epoch = await read_epoch(passed)
         verdicts = [_judge(known, submission, epoch) for submission in batch]
         stored = await self._store(connection, known) if known.accepted else {}
@@ -83,7 +83,7 @@ class Ledger:
             for submission, verdict in zip(batch, verdicts, strict=True)
         ]
 
-    async def _store(self, connection: AsyncConnection, known: Known) -> dict[str, tuple[int, int]]:
+    async def _store(self, connection: AsyncConnection, known: ExistingState) -> dict[str, tuple[int, int]]:
         accepted = list(known.accepted.values())
         pair_ids = await _lock_pairs(connection, known.new_images, {one.pair for one in accepted})
         inserted = await _insert_labels(connection, accepted, pair_ids)
@@ -98,7 +98,7 @@ class Ledger:
         }
 
 
-def _judge(known: Known, submission: Submission, epoch: int) -> Outcome | None:
+def _judge(known: ExistingState, submission: Submission, epoch: int) -> AppendResult | None:
     if submission.epoch not in (None, epoch):
         return Conflict("images were removed since the objects of this label were written")
     try:
@@ -108,8 +108,8 @@ def _judge(known: Known, submission: Submission, epoch: int) -> Outcome | None:
 
 
 def _new_receipt(
-    submission: Submission, known: Known, stored: dict[str, tuple[int, int]]
-) -> Receipt:
+    submission: Submission, known: ExistingState, stored: dict[str, tuple[int, int]]
+) -> SubmitResult:
     key = submission.idempotency_key
     return receipt(submission, *stored[key], created=known.accepted[key] is submission)
 

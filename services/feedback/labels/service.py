@@ -13,13 +13,13 @@ from services.feedback.images.vault import CheckedImage, ImageVault, facts_from_
 from services.feedback.labels import queries
 from services.feedback.labels import snapshots as exporting
 from services.feedback.labels.batch_writer import BatchWriter
-from services.feedback.labels.label_log import Ledger
+from services.feedback.labels.label_log import LabelLog
 from services.feedback.labels.types import (
     Feedback,
     Label,
-    LabelledPair,
+    ExportedPair,
     PairSummary,
-    Receipt,
+    SubmitResult,
     Stats,
     Submission,
 )
@@ -33,7 +33,7 @@ _BEFORE_ALL: Final = 2**63 - 1
 _ATTEMPTS: Final = 5
 
 
-class FeedbackStore:
+class LabelService:
     """Keeps labels and images, and gives them back.
 
     Each method raises `Unavailable`, within a bounded time, when Postgres or the object
@@ -51,7 +51,7 @@ class FeedbackStore:
         self,
         pool: Pool,
         vault: ImageVault,
-        ledger: Ledger,
+        ledger: LabelLog,
         writer: BatchWriter,
         minimum_votes: int,
     ) -> None:
@@ -61,7 +61,7 @@ class FeedbackStore:
         self._writer = writer
         self._minimum_votes = minimum_votes
 
-    async def submit(self, feedback: Feedback) -> Receipt:
+    async def submit(self, feedback: Feedback) -> SubmitResult:
         """Store one label and its images; both are durable when this returns.
 
         Nothing is stored unless everything can be. A crash in between leaves at most an
@@ -143,7 +143,7 @@ class FeedbackStore:
             pairs = [_pair(row) async for row in cursor]
         return page.cut(pairs, attrgetter("pair_id"))
 
-    async def export(self, snapshot_id: str) -> AsyncIterator[tuple[str, list[LabelledPair]]]:
+    async def export(self, snapshot_id: str) -> AsyncIterator[tuple[str, list[ExportedPair]]]:
         """Yield a snapshot's id with its pairs that have a consensus of SAME or DIFFERENT.
 
         Args:
@@ -179,7 +179,7 @@ class FeedbackStore:
             cursor = await connection.execute(queries.IMAGES, {"hashes": [bytes.fromhex(sha256)]})
             return await cursor.fetchone() is not None
 
-    async def _submit_with(self, sent: Sequence[CheckedImage], submission: Submission) -> Receipt:
+    async def _submit_with(self, sent: Sequence[CheckedImage], submission: Submission) -> SubmitResult:
         """Store a label after its images' objects.
 
         Raises:

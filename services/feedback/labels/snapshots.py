@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.feedback.labels import queries
 from services.feedback.labels.consensus import majority
-from services.feedback.labels.types import Label, LabelledPair
+from services.feedback.labels.types import Label, ExportedPair
 from shared.errors import NotFound
 from shared.storage.postgres import Pool, transaction
 
@@ -58,7 +58,7 @@ async def find_snapshot(pool: Pool, snapshot_id: str) -> Snapshot:
     return Snapshot(*row)
 
 
-async def export(pool: Pool, snapshot: Snapshot) -> AsyncIterator[list[LabelledPair]]:
+async def export(pool: Pool, snapshot: Snapshot) -> AsyncIterator[list[ExportedPair]]:
     """Yield the pairs of a snapshot in the order of their ids, at most 500 at a time.
 
     Each page is a transaction of its own, so that a slow reader holds neither a connection
@@ -85,10 +85,10 @@ async def export(pool: Pool, snapshot: Snapshot) -> AsyncIterator[list[LabelledP
 
 def _labelled_pair(
     rows: list[tuple[int, bytes, bytes, str | None, str]], minimum_votes: int
-) -> LabelledPair | None:
+) -> ExportedPair | None:
     _, image_a, image_b, *_ = rows[0]
     votes = {who: Label(label) for _, _, _, who, label in rows if who is not None}
     consensus = majority(votes, minimum_votes)
     if consensus.label not in (Label.SAME, Label.DIFFERENT):
         return None
-    return LabelledPair(image_a.hex(), image_b.hex(), consensus.label, consensus.confidence, votes)
+    return ExportedPair(image_a.hex(), image_b.hex(), consensus.label, consensus.confidence, votes)

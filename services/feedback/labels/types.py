@@ -74,7 +74,7 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class SubmitResult:
     """What a caller gets for a stored label.
 
     Attributes:
@@ -109,7 +109,7 @@ class PairSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledPair:
+class ExportedPair:
     """A pair with a consensus of SAME or DIFFERENT, and the votes behind it, by annotator."""
 
     image_a: str

@@ -13,7 +13,7 @@ from shared.model.manifest import ProbabilityCurve
 from shared.registry.version_store import published_manifest
 from shared.storage.objects import ObjectStore
 
-Values = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 # How steep a version's curve is taken to be where nobody has measured it.
 _ASSUMED_SLOPE: Final = 20.0
@@ -31,7 +31,7 @@ class Calibration:
     threshold: float
     curve: ProbabilityCurve | None
 
-    def log_odds(self, similarity: Values) -> Values:
+    def log_odds(self, similarity: FloatArray) -> FloatArray:
         """Log odds to be genuine at a prior of one half, for similarities of any shape."""
         if self.curve is not None:
             return np.asarray(self.curve.slope * similarity + self.curve.intercept)
@@ -41,7 +41,7 @@ class Calibration:
 logger = logging.getLogger(__name__)
 
 
-class Curves:
+class ProbabilityCurves:
     """Gives the probability curves of model versions, each read once."""
 
     def __init__(self, objects: ObjectStore) -> None:

@@ -29,7 +29,7 @@ class ServingModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class FaceEmbeddings:
     """What one version says of N faces.
 
     Attributes:
@@ -68,7 +68,7 @@ class EmbedderClient:
             answer = await self._stub.GetModel(pb.GetModelRequest(), timeout=self._deadline_s)
         return ServingModel(answer.model_version, answer.embedding_size, answer.threshold)
 
-    async def embed(self, faces: Sequence[FaceImage], model_version: str = "") -> Embedded:
+    async def embed(self, faces: Sequence[FaceImage], model_version: str = "") -> FaceEmbeddings:
         """Embed 1..64 faces, all with one version.
 
         Args:
@@ -83,7 +83,7 @@ class EmbedderClient:
         request = pb.EmbedRequest(images=map(face_to_proto, faces), model_version=model_version)
         with domain_errors():
             answer = await self._stub.Embed(request, timeout=self._deadline_s)
-        return Embedded(
+        return FaceEmbeddings(
             answer.model_version,
             np.array([np.frombuffer(face.embedding, "<f4") for face in answer.faces], np.float32),
             np.array([face.magnitude for face in answer.faces], np.float32),

@@ -42,7 +42,7 @@ class PoolImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ImageRejection:
     """Why the image at a place of the stream, counted from 0, was not taken."""
 
     place: int
@@ -50,7 +50,7 @@ class Refusal:
 
 
 @dataclass
-class Intake:
+class ImportResult:
     """What became of a stream of images.
 
     Attributes:
@@ -61,12 +61,12 @@ class Intake:
     created: int = 0
     known: int = 0
     refused: int = 0
-    refusals: list[Refusal] = field(default_factory=list)
+    refusals: list[ImageRejection] = field(default_factory=list)
 
     def refuse(self, place: int, why: str) -> None:
         self.refused += 1
         if len(self.refusals) < _NAMED_REFUSALS:
-            self.refusals.append(Refusal(place, why))
+            self.refusals.append(ImageRejection(place, why))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class _Checked:
     identity: str
 
 
-class ImagePool:
+class PoolImporter:
     """Stores images in chunks: their objects first, then their rows.
 
     Args:
@@ -89,7 +89,7 @@ class ImagePool:
         self._pool = pool
         self._vault = vault
 
-    async def take_in(self, images: AsyncIterator[PoolImage]) -> Intake:
+    async def import_images(self, images: AsyncIterator[PoolImage]) -> ImportResult:
         """Store a stream of images, holding at most a chunk of it in memory.
 
         An image that cannot be used is counted and named, and the others go on.
@@ -98,7 +98,7 @@ class ImagePool:
             Unavailable: If a store cannot answer; the chunks before are stored, and the
                 same stream may be sent again.
         """
-        intake = Intake()
+        intake = ImportResult()
         chunk: list[PoolImage] = []
         place, size = 0, 0
         async for image in images:
@@ -110,7 +110,7 @@ class ImagePool:
         await self._take_chunk(chunk, place, intake)
         return intake
 
-    async def _take_chunk(self, chunk: Sequence[PoolImage], first: int, intake: Intake) -> None:
+    async def _take_chunk(self, chunk: Sequence[PoolImage], first: int, intake: ImportResult) -> None:
         outcomes = await asyncio.gather(*map(self._check, chunk))
         checked: dict[str, _Checked] = {}
         for place, (sent, outcome) in enumerate(zip(chunk, outcomes, strict=True), first):
@@ -123,7 +123,7 @@ class ImagePool:
         if checked:
             await self._store_patiently(checked, intake)
 
-    async def _store_patiently(self, checked: dict[str, _Checked], intake: Intake) -> None:
+    async def _store_patiently(self, checked: dict[str, _Checked], intake: ImportResult) -> None:
         for _ in range(_ATTEMPTS):
             try:
                 await self._store(checked, intake)
@@ -142,7 +142,7 @@ class ImagePool:
         except MagFaceError as error:
             return error
 
-    async def _store(self, checked: dict[str, _Checked], intake: Intake) -> None:
+    async def _store(self, checked: dict[str, _Checked], intake: ImportResult) -> None:
         hashes = [bytes.fromhex(sha256) for sha256 in checked]
         async with transaction(self._pool) as connection:
             epoch = await begin_upload(connection, checked)

@@ -23,7 +23,7 @@ _BUILD_MEMORY: Final = "SET maintenance_work_mem = '256MB'"
 
 
 @dataclass(frozen=True, slots=True)
-class PoolVersion:
+class IndexVersion:
     """A version of the pool's embeddings; complete once all are there, and indexed."""
 
     version_id: int
@@ -33,7 +33,7 @@ class PoolVersion:
     complete: bool
 
 
-async def complete_versions(pool: Pool) -> list[PoolVersion]:
+async def complete_versions(pool: Pool) -> list[IndexVersion]:
     """Give the versions that can be searched, the newest first; two only during a swap."""
     async with transaction(pool) as connection:
         cursor = await connection.execute(queries.COMPLETE_VERSIONS)
@@ -41,8 +41,8 @@ async def complete_versions(pool: Pool) -> list[PoolVersion]:
 
 
 async def find_or_add(
-    pool: Pool, lead: "Lead", model: ServingModel, curve: ProbabilityCurve | None
-) -> PoolVersion:
+    pool: Pool, lead: "LeaderConnection", model: ServingModel, curve: ProbabilityCurve | None
+) -> IndexVersion:
     """Give a model's version, with a partition to put its embeddings in."""
     named = {"model_version": model.model_version}
     async with transaction(pool) as connection:
@@ -61,7 +61,7 @@ async def find_or_add(
     return version
 
 
-async def complete(pool: Pool, lead: "Lead", version: PoolVersion) -> None:
+async def complete(pool: Pool, lead: "LeaderConnection", version: IndexVersion) -> None:
     """Index a version whose embeddings are all there; begun anew after a crash."""
     await lead.execute(queries.drop_index(version.version_id))
     await lead.execute(queries.add_index(version.version_id, version.dimensions))
@@ -69,7 +69,7 @@ async def complete(pool: Pool, lead: "Lead", version: PoolVersion) -> None:
         await connection.execute(queries.COMPLETE, {"version_id": version.version_id})
 
 
-async def drop_others(pool: Pool, lead: "Lead", version: PoolVersion) -> None:
+async def drop_others(pool: Pool, lead: "LeaderConnection", version: IndexVersion) -> None:
     """Forget every other version and its embeddings."""
     async with transaction(pool) as connection:
         cursor = await connection.execute(
@@ -82,7 +82,7 @@ async def drop_others(pool: Pool, lead: "Lead", version: PoolVersion) -> None:
             await connection.execute(queries.FORGET_VERSION, {"version_id": version_id})
 
 
-class Lead:
+class LeaderConnection:
     """A connection that holds the right to tend the pool, and makes and drops its tables."""
 
     def __init__(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
@@ -107,7 +107,7 @@ class Lead:
 @asynccontextmanager
 async def leading(
     settings: DatabaseSettings, work: str = "feedback pool"
-) -> AsyncIterator[Lead | None]:
+) -> AsyncIterator[LeaderConnection | None]:
     """Hold the right to do some work inside the block; None where another process has it.
 
     Args:
@@ -137,10 +137,10 @@ async def leading(
                 await connection.execute(_BUILD_MEMORY)
         except psycopg.OperationalError as error:
             raise Unavailable(f"cannot reach the database: {error}") from error
-        yield Lead(connection) if first else None
+        yield LeaderConnection(connection) if first else None
 
 
-def _version(row: TupleRow) -> PoolVersion:
+def _version(row: TupleRow) -> IndexVersion:
     version_id, model_version, dimensions, threshold, slope, intercept, done = row
     curve = None if slope is None else ProbabilityCurve(slope=slope, intercept=intercept)
-    return PoolVersion(version_id, model_version, dimensions, Calibration(threshold, curve), done)
+    return IndexVersion(version_id, model_version, dimensions, Calibration(threshold, curve), done)

@@ -12,7 +12,7 @@ from services.feedback.labels import queries
 from services.feedback.pool import index_versions as pool_versions
 from services.feedback.pool import queries as embedding_queries
 from services.feedback.pool.embedder_client import EmbedderClient
-from services.feedback.pool.index_versions import Lead, PoolVersion
+from services.feedback.pool.index_versions import LeaderConnection, IndexVersion
 from shared.errors import CorruptData, InvalidInput, PreconditionFailed
 from shared.model.image.face_reader import FaceImage
 from shared.model.manifest import ProbabilityCurve
@@ -29,7 +29,7 @@ _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNUSABLE: Final = (InvalidInput, PreconditionFailed, CorruptData)
 
 CurveOf = Callable[[str], Awaitable[ProbabilityCurve | None]]
-Swapped = Callable[[PoolVersion], Awaitable[None]]
+Swapped = Callable[[IndexVersion], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class _Walk:
     after_hash: bytes = b""
 
 
-class PoolFollower:
+class PoolIndexer:
     """Embeds what is not embedded by the serving version, a page of images at a time.
 
     A row is stored under the version that the embedder's answer names and only if that is
@@ -71,7 +71,7 @@ class PoolFollower:
         self._swapped = swapped
         self._walk = _Walk(0)
 
-    async def step(self, lead: Lead) -> bool:
+    async def step(self, lead: LeaderConnection) -> bool:
         """Embed one page of images, and complete the version where it was the last.
 
         Returns:
@@ -102,7 +102,7 @@ class PoolFollower:
         return False
 
     async def _next_page(
-        self, version: PoolVersion
+        self, version: IndexVersion
     ) -> tuple[list[tuple[datetime, bytes]], list[bytes]]:
         """The keys of the next images, and the hashes of those to embed."""
         wanted = {
@@ -126,7 +126,7 @@ class PoolFollower:
         if row is not None and self._walk.after > (horizon := row[0] - _OVERLAP):
             self._walk.after, self._walk.after_hash = horizon, b""
 
-    async def _embed(self, version: PoolVersion, hashes: Sequence[bytes]) -> bool:
+    async def _embed(self, version: IndexVersion, hashes: Sequence[bytes]) -> bool:
         """Embed images; say whether the followed version did."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(queries.IMAGES, {"hashes": list(hashes)})
@@ -135,7 +135,7 @@ class PoolFollower:
         there = [(one, face) for one, face in zip(facts, faces, strict=True) if face is not None]
         return not there or await self._store(version, there)
 
-    async def _face(self, version: PoolVersion, facts: ImageFacts) -> FaceImage | None:
+    async def _face(self, version: IndexVersion, facts: ImageFacts) -> FaceImage | None:
         try:
             data = await self._vault.get(facts.sha256)
         except CorruptData as error:
@@ -145,7 +145,7 @@ class PoolFollower:
         return FaceImage(data, facts.alignment, facts.landmarks)
 
     async def _store(
-        self, version: PoolVersion, faces: Sequence[tuple[ImageFacts, FaceImage]]
+        self, version: IndexVersion, faces: Sequence[tuple[ImageFacts, FaceImage]]
     ) -> bool:
         try:
             embedded = await self._embedder.embed([face for _, face in faces])
@@ -170,7 +170,7 @@ class PoolFollower:
             await connection.execute(embedding_queries.STORE, rows)
         return True
 
-    async def _refuse(self, version: PoolVersion, sha256: str, why: Exception) -> None:
+    async def _refuse(self, version: IndexVersion, sha256: str, why: Exception) -> None:
         logger.warning("image %s is left out of the pool: %s", sha256, why)
         row = {
             "sha256": bytes.fromhex(sha256),

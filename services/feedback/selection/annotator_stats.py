@@ -18,7 +18,7 @@ class AnnotatorRecord:
     gold_right: int
 
 
-class Annotators:
+class AnnotatorStats:
     """Looks up how annotators answered gold pairs.
 
     Args:

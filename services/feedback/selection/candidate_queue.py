@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from services.feedback.pool import index_versions as pool_versions
-from services.feedback.pool.index_versions import PoolVersion
+from services.feedback.pool.index_versions import IndexVersion
 from services.feedback.selection import queries
-from services.feedback.selection.pool_sampler import Miner, Sample, random_points
+from services.feedback.selection.pool_sampler import PoolSampler, Sample, random_points
 from services.feedback.selection.strategies import Caps, Strategy, choose
 from shared.storage.postgres import BoundedConnection, Pool, fetch, transaction
 
@@ -47,7 +47,7 @@ class _State:
     complete_at: datetime | None
 
 
-class Preparer:
+class CandidateQueue:
     """Fills the table of candidates, so that handing out is no more than a look into it.
 
     Args:
@@ -60,7 +60,7 @@ class Preparer:
     def __init__(self, pool: Pool, rng: np.random.Generator, *, overlap: int, target: int) -> None:
         self._pool = pool
         self._rng = rng
-        self._miner = Miner(pool, rng)
+        self._miner = PoolSampler(pool, rng)
         self._fetch = partial(fetch, pool)
         self._overlap = overlap
         self._target = target
@@ -131,7 +131,7 @@ class Preparer:
                 return
         self._mined_from, self._stale_at = state, now + _AGAIN_S
 
-    async def compare(self, version: PoolVersion) -> None:
+    async def compare(self, version: IndexVersion) -> None:
         """Prepare pairs that a version and the one before it disagree on, while both are there."""
         others = [
             one
@@ -143,7 +143,7 @@ class Preparer:
             await self._choose(sample, Strategy.DISAGREEMENT, self._target)
 
     async def _mine(
-        self, version: PoolVersion, lacking: Mapping[Strategy, int]
+        self, version: IndexVersion, lacking: Mapping[Strategy, int]
     ) -> Counter[Strategy]:
         wanted = {one: lacking[one] for one in _MINED if one in lacking}
         if Strategy.RANDOM in lacking:

@@ -5,15 +5,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+IndexArray = NDArray[np.int64]
 
 # A chain of lookalikes must not make one person of half the pool.
 _LARGEST: Final = 50
 
 
 def cluster(
-    images: int, links: Rows, similarity: NDArray[np.float64], persons: Rows | None = None
-) -> Rows:
+    images: int, links: IndexArray, similarity: NDArray[np.float64], persons: IndexArray | None = None
+) -> IndexArray:
     """Number the guessed persons of N images: int64 [N].
 
     Args:

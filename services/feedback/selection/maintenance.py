@@ -3,16 +3,16 @@
 import asyncio
 import logging
 
-from services.feedback.pool.index_versions import Lead, leading
-from services.feedback.pool.indexer import PoolFollower
-from services.feedback.selection.candidate_queue import Preparer
+from services.feedback.pool.index_versions import LeaderConnection, leading
+from services.feedback.pool.indexer import PoolIndexer
+from services.feedback.selection.candidate_queue import CandidateQueue
 from shared.errors import MagFaceError
 from shared.settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
 
 
-class Tender:
+class PoolMaintenance:
     """Does what one process at a time does for the pool; the others stand by.
 
     Args:
@@ -26,8 +26,8 @@ class Tender:
     def __init__(
         self,
         settings: DatabaseSettings,
-        follower: PoolFollower | None,
-        preparer: Preparer,
+        follower: PoolIndexer | None,
+        preparer: CandidateQueue,
         *,
         wake: asyncio.Event,
         poll_s: float,
@@ -52,14 +52,14 @@ class Tender:
                 logger.exception("tending the pool failed; it is tried again")
             await self._pause()
 
-    async def _tend(self, lead: Lead) -> None:
+    async def _tend(self, lead: LeaderConnection) -> None:
         await lead.confirm()
         busy = await self._follow(lead)
         await self._preparer.round()
         if not busy:
             await self._pause()
 
-    async def _follow(self, lead: Lead) -> bool:
+    async def _follow(self, lead: LeaderConnection) -> bool:
         """Embed a page; without an embedder pairs are prepared all the same."""
         if self._follower is None:
             return False

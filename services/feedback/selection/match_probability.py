@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.feedback.pool.calibration import Calibration, Values
+from services.feedback.pool.calibration import Calibration, FloatArray
 
 # Offset, standing out by one standard deviation, the curve's log odds: what fits rendered and
 # real people alike, and how far labels may move it.
@@ -26,7 +26,7 @@ _SETTLED: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Belief:
+class MatchProbability:
     """A logistic function of how far links stand out and of the version's curve.
 
     Attributes:
@@ -38,24 +38,24 @@ class Belief:
     calibration: Calibration
     centre: float
     spread: float
-    weights: Values
+    weights: FloatArray
 
-    def probability(self, similarity: Values, standout: Values) -> Values:
+    def probability(self, similarity: FloatArray, csls: FloatArray) -> FloatArray:
         """How likely links are genuine: float [L] from two of [L]."""
-        return _logistic(self._features(similarity, standout) @ self.weights)
+        return _logistic(self._features(similarity, csls) @ self.weights)
 
-    def learn(self, similarity: Values, standout: Values, same: NDArray[np.bool_]) -> "Belief":
+    def learn(self, similarity: FloatArray, csls: FloatArray, same: NDArray[np.bool_]) -> "MatchProbability":
         """Fit the weights to labelled pairs, starting from what held before any label.
 
         Args:
             similarity: float [P].
-            standout: float [P].
+            csls: float [P].
             same: bool [P], what people say.
         """
-        features = self._features(similarity, standout)
+        features = self._features(similarity, csls)
         signs = np.where(same, 1.0, -1.0)
 
-        def loss(weights: Values) -> float:
+        def loss(weights: FloatArray) -> float:
             misfit = np.logaddexp(0, -signs * (features @ weights)).sum()
             return float(misfit + ((weights - _AT_FIRST) ** 2 / _MOVES**2).sum() / 2)
 
@@ -71,26 +71,26 @@ class Belief:
             if np.abs(step).max() <= _SETTLED:
                 break
             weights = weights + step
-        return Belief(self.calibration, self.centre, self.spread, weights)
+        return MatchProbability(self.calibration, self.centre, self.spread, weights)
 
-    def _features(self, similarity: Values, standout: Values) -> Values:
-        apart = (standout - self.centre) / self.spread
+    def _features(self, similarity: FloatArray, csls: FloatArray) -> FloatArray:
+        apart = (csls - self.centre) / self.spread
         return np.column_stack((np.ones(len(apart)), apart, self.calibration.log_odds(similarity)))
 
 
-def first_belief(calibration: Calibration, standout: Values) -> Belief:
+def prior_match_probability(calibration: Calibration, csls: FloatArray) -> MatchProbability:
     """Believe what held for other pools, before any label of this one.
 
     Args:
         calibration: Of the version.
-        standout: float [L], of the links of the pool, or of a sample of them.
+        csls: float [L], of the links of the pool, or of a sample of them.
     """
-    if len(standout) == 0:
-        return Belief(calibration, 0.0, 1.0, _AT_FIRST)
-    spread = max(float(standout.std()), _FLATTEST)
-    return Belief(calibration, float(standout.mean()), spread, _AT_FIRST)
+    if len(csls) == 0:
+        return MatchProbability(calibration, 0.0, 1.0, _AT_FIRST)
+    spread = max(float(csls.std()), _FLATTEST)
+    return MatchProbability(calibration, float(csls.mean()), spread, _AT_FIRST)
 
 
-def _logistic(odds: Values) -> Values:
+def _logistic(odds: FloatArray) -> FloatArray:
     # The form of it that cannot overflow.
     return np.asarray((1 + np.tanh(odds / 2)) / 2)

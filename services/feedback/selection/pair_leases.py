@@ -19,7 +19,7 @@ _SETTLED_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
+class LeasePolicy:
     """How pairs are shared out.
 
     Attributes:
@@ -46,14 +46,14 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class LeasedPairs:
     """What an annotator gets; the note says why it is not all as asked for."""
 
     leases: tuple[Lease, ...]
     note: str
 
 
-class LeaseOffice:
+class PairLeaser:
     """Leases prepared candidates.
 
     Args:
@@ -66,7 +66,7 @@ class LeaseOffice:
     def __init__(
         self,
         pool: Pool,
-        sharing: Sharing,
+        sharing: LeasePolicy,
         run_short: Callable[[], None],
         rng: np.random.Generator | None = None,
     ) -> None:
@@ -75,7 +75,7 @@ class LeaseOffice:
         self._run_short = run_short
         self._rng = rng or np.random.default_rng()
 
-    async def next_pairs(self, annotator: str, count: int, strategy: Strategy | None) -> Handed:
+    async def next_pairs(self, annotator: str, count: int, strategy: Strategy | None) -> LeasedPairs:
         """Lease pairs to an annotator, never one that they hold or have labelled.
 
         Args:
@@ -110,7 +110,7 @@ class LeaseOffice:
             self._run_short()
         # Their order must not tell which ones are known.
         order = self._rng.permutation(len(leases))
-        return Handed(tuple(leases[place] for place in order), note)
+        return LeasedPairs(tuple(leases[place] for place in order), note)
 
     def _plan(self, wanted: int, strategy: Strategy | None) -> list[tuple[Strategy, int]]:
         gold = int(self._rng.binomial(wanted, self._sharing.gold_share))

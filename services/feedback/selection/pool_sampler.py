@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 
 from services.feedback.pool import queries as embedding_queries
-from services.feedback.pool.index_versions import PoolVersion
+from services.feedback.pool.index_versions import IndexVersion
 from services.feedback.selection import queries
-from services.feedback.selection.match_probability import Belief, first_belief
-from services.feedback.selection.strategies import Pair, PoolView, Rows, Values
+from services.feedback.selection.match_probability import MatchProbability, prior_match_probability
+from services.feedback.selection.strategies import Pair, PoolView, IndexArray, FloatArray
 from shared.storage.postgres import Pool, fetch
 
 _NEIGHBOURS: Final = 20
@@ -36,7 +36,7 @@ class Sample:
 
     hashes: list[bytes]
     view: PoolView
-    belief: Belief
+    belief: MatchProbability
     known: set[Pair]
 
 
@@ -45,7 +45,7 @@ def random_points(rng: np.random.Generator, count: int) -> list[bytes]:
     return [rng.bytes(_POINT_BYTES) for _ in range(count)]
 
 
-class Miner:
+class PoolSampler:
     """Draws samples of the pool: random images, their neighbours, and theirs.
 
     Args:
@@ -57,7 +57,7 @@ class Miner:
         self._fetch = partial(fetch, pool)
         self._rng = rng
 
-    async def sample(self, version: PoolVersion, other: PoolVersion | None = None) -> Sample:
+    async def sample(self, version: IndexVersion, other: IndexVersion | None = None) -> Sample:
         """Look at some of the pool.
 
         Args:
@@ -73,12 +73,12 @@ class Miner:
         near |= await self._near(version, around)
         hashes = sorted(near)
         view = await self._view(version, hashes, near)
-        belief = await self._belief(version, view.standout(), near)
+        belief = await self._belief(version, view.csls(), near)
         if other is not None:
             view = replace(view, other=await self._by_other(other, hashes, view.links))
         return Sample(hashes, view, belief, await self._known(hashes))
 
-    async def _near(self, version: PoolVersion, hashes: Collection[bytes]) -> Near:
+    async def _near(self, version: IndexVersion, hashes: Collection[bytes]) -> Near:
         query = embedding_queries.neighbours(version.version_id, version.dimensions)
         near: Near = {sha256: [] for sha256 in hashes}
         ordered = sorted(near)
@@ -90,7 +90,7 @@ class Miner:
                 near[anchor].append((neighbour, similarity))
         return near
 
-    async def _view(self, version: PoolVersion, hashes: list[bytes], near: Near) -> PoolView:
+    async def _view(self, version: IndexVersion, hashes: list[bytes], near: Near) -> PoolView:
         places = {sha256: place for place, sha256 in enumerate(hashes)}
         links = [
             (places[anchor], places[neighbour], similarity)
@@ -114,9 +114,9 @@ class Miner:
             ),
         )
 
-    async def _belief(self, version: PoolVersion, standout: Values, near: Near) -> Belief:
+    async def _belief(self, version: IndexVersion, csls: FloatArray, near: Near) -> MatchProbability:
         """What labels of this pool, wherever in it, say of how a version's links stand out."""
-        belief = first_belief(version.calibration, standout)
+        belief = prior_match_probability(version.calibration, csls)
         rows = await self._fetch(queries.LATEST_LABELLED, {"limit": _LABELLED})
         labels = {(a, b): same for a, b, same in rows}
         found = await self._similarities(version, labels)
@@ -130,20 +130,20 @@ class Miner:
         same = np.array([labels[pair] for pair in pairs], np.bool_)
         return belief.learn(similarity, similarity - density, same)
 
-    async def _by_other(self, other: PoolVersion, hashes: list[bytes], links: Rows) -> Values:
+    async def _by_other(self, other: IndexVersion, hashes: list[bytes], links: IndexArray) -> FloatArray:
         """How likely links are genuine by another version; as unlikely where it has none."""
         near = await self._near(other, hashes)
         density = _densities(hashes, near)
         pairs = [(hashes[a], hashes[b]) for a, b in links.tolist()]
         found = await self._similarities(other, pairs)
         similarity = np.array([found.get(pair, 0.0) for pair in pairs], np.float64)
-        standout = similarity - density[links].mean(axis=1)
+        csls = similarity - density[links].mean(axis=1)
         # From the same labels as the version itself: the two are to differ in what they see.
-        belief = await self._belief(other, standout, near)
-        return belief.probability(similarity, standout)
+        belief = await self._belief(other, csls, near)
+        return belief.probability(similarity, csls)
 
     async def _similarities(
-        self, version: PoolVersion, pairs: Iterable[tuple[bytes, bytes]]
+        self, version: IndexVersion, pairs: Iterable[tuple[bytes, bytes]]
     ) -> dict[tuple[bytes, bytes], float]:
         listed = list(pairs)
         sides = {"a": [a for a, _ in listed], "b": [b for _, b in listed]}
@@ -159,7 +159,7 @@ class Miner:
         return {(places[a], places[b]) for a, b in rows if b in places}
 
 
-def _densities(hashes: Iterable[bytes], near: Near) -> Values:
+def _densities(hashes: Iterable[bytes], near: Near) -> FloatArray:
     """Mean similarity of images to their neighbours; 0 for one that has none."""
     return np.array(
         [

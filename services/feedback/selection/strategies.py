@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.feedback.selection.identity_clusters import cluster
-from services.feedback.selection.match_probability import Belief
+from services.feedback.selection.match_probability import MatchProbability
 
 
 class Strategy(StrEnum):
@@ -35,8 +35,8 @@ MIX: Final[Mapping[Strategy, float]] = {
 }
 
 
-Values = NDArray[np.float64]
-Rows = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.int64]
 Pair = tuple[int, int]
 
 # The worst of the links by quality are worth this share of their score, rising to all of it.
@@ -67,14 +67,14 @@ class PoolView:
         other: float [L], how likely links are genuine by another model version; None without.
     """
 
-    quality: Values
-    density: Values
-    links: Rows
-    similarity: Values
-    persons: Rows | None = None
-    other: Values | None = None
+    quality: FloatArray
+    density: FloatArray
+    links: IndexArray
+    similarity: FloatArray
+    persons: IndexArray | None = None
+    other: FloatArray | None = None
 
-    def standout(self) -> Values:
+    def csls(self) -> FloatArray:
         """How far each link stands out: float [L]."""
         return np.asarray(self.similarity - self.density[self.links].mean(axis=1))
 
@@ -83,13 +83,13 @@ class PoolView:
 class Choice:
     """Chosen pairs, the best first: int64 [P, 2], smaller number first; and their scores."""
 
-    pairs: Rows
-    scores: Values
+    pairs: IndexArray
+    scores: FloatArray
 
 
-def scores(view: PoolView, belief: Belief, strategy: Strategy) -> Values:
+def scores(view: PoolView, belief: MatchProbability, strategy: Strategy) -> FloatArray:
     """Say what each link is worth to a strategy: float [L], 0..1; 0 is not to be asked about."""
-    probability = belief.probability(view.similarity, view.standout())
+    probability = belief.probability(view.similarity, view.csls())
     unclear = 1 - np.abs(2 * probability - 1)
     match strategy:
         case Strategy.UNCERTAINTY:
@@ -106,7 +106,7 @@ def scores(view: PoolView, belief: Belief, strategy: Strategy) -> Values:
 
 def choose(
     view: PoolView,
-    belief: Belief,
+    belief: MatchProbability,
     strategy: Strategy,
     count: int,
     rng: np.random.Generator,
@@ -156,7 +156,7 @@ def _without(view: PoolView, known: Collection[Pair]) -> PoolView:
 class _Tally:
     """Counts what is chosen; without caps only that nothing is chosen twice."""
 
-    def __init__(self, persons: Rows, caps: Caps | None) -> None:
+    def __init__(self, persons: IndexArray, caps: Caps | None) -> None:
         self._persons = persons
         self._caps = caps
         self._done: set[Pair] = set()
@@ -185,19 +185,19 @@ class _Tally:
         )
 
 
-def _pair(link: Rows) -> Pair:
+def _pair(link: IndexArray) -> Pair:
     first, second = sorted(link.tolist())
     return first, second
 
 
-def _quality_weight(view: PoolView) -> Values:
+def _quality_weight(view: PoolView) -> FloatArray:
     """Weigh down what is unclear only because an image is bad, by its rank among the links."""
     worse = np.minimum(view.quality[view.links[:, 0]], view.quality[view.links[:, 1]])
     rank = np.searchsorted(np.sort(worse), worse, side="right") / max(len(worse), 1)
     return np.asarray(_LOWEST_WEIGHT + (1 - _LOWEST_WEIGHT) * np.minimum(rank / _WORST_SHARE, 1.0))
 
 
-def _closest(anchors: Rows, distance: Values) -> NDArray[np.bool_]:
+def _closest(anchors: IndexArray, distance: FloatArray) -> NDArray[np.bool_]:
     """Mark, for each image, its link of the smallest distance on either side of 0."""
     marked = np.zeros(len(distance), bool)
     for side in (distance >= 0, distance < 0):
@@ -209,6 +209,6 @@ def _closest(anchors: Rows, distance: Values) -> NDArray[np.bool_]:
     return marked
 
 
-def _guessed_persons(view: PoolView, belief: Belief) -> Rows:
-    sure = belief.probability(view.similarity, view.standout()) >= _SURELY_SAME
+def _guessed_persons(view: PoolView, belief: MatchProbability) -> IndexArray:
+    sure = belief.probability(view.similarity, view.csls()) >= _SURELY_SAME
     return cluster(len(view.quality), view.links[sure], view.similarity[sure], view.persons)

@@ -16,12 +16,12 @@ from magface.v1 import feedback_pb2_grpc
 from deploy.local.postgres import program
 from services.feedback.erasure import queries as erasure_queries
 from services.feedback.erasure.eraser import Eraser
-from services.feedback.erasure.retention import opened_keeping, sweep
+from services.feedback.erasure.retention import open_erasure_backend, sweep
 from services.feedback.erasure.row_deletion import delete_rows
 from services.feedback.images.vault import ImageVault
-from services.feedback.labels.service import FeedbackStore
-from services.feedback.pool.importer import ImagePool, PoolImage
-from services.feedback.server import opened_store, prepare
+from services.feedback.labels.service import LabelService
+from services.feedback.pool.importer import PoolImporter, PoolImage
+from services.feedback.server import open_label_service, prepare
 from services.feedback.settings import FeedbackSettings
 from services.trainer.data.label_report import (
     LabelReport,
@@ -45,7 +45,7 @@ Stub = feedback_pb2_grpc.FeedbackServiceStub
 
 @dataclass
 class Keeper:
-    store: FeedbackStore
+    store: LabelService
     eraser: Eraser
     pool: Pool
     vault: ImageVault
@@ -56,8 +56,8 @@ async def keeper(settings: FeedbackSettings, object_store: ObjectStore) -> Async
     """The domain on real stores, and what erases from them."""
     await prepare(settings, object_store)
     async with (
-        opened_store(settings, object_store) as (store, pool),
-        opened_keeping(settings, object_store, pool) as keeping,
+        open_label_service(settings, object_store) as (store, pool),
+        open_erasure_backend(settings, object_store, pool) as keeping,
     ):
         vault = ImageVault(object_store, settings, threads=4, wait_s=15)
         yield Keeper(store, keeping.eraser, pool, vault)
@@ -151,7 +151,7 @@ def _suspecting(*numbers: int) -> LabelReport:
     return LabelReport(3, 0.1, False, tuple(suspects), ())
 
 
-async def _images_of(store: FeedbackStore, snapshot_id: str) -> set[str]:
+async def _images_of(store: LabelService, snapshot_id: str) -> set[str]:
     return {
         sha256
         async for _, pairs in store.export(snapshot_id)
@@ -286,7 +286,7 @@ def _audit(database_url: str) -> list[tuple[str, ...]]:
         ).fetchall()
 
 
-async def _snapshot(store: FeedbackStore) -> str:
+async def _snapshot(store: LabelService) -> str:
     return (await anext(store.export("")))[0]
 
 
@@ -338,8 +338,8 @@ async def test_an_erasure_cut_short_is_finished_by_another_process(
     nowhere = settings.model_copy(update={"s3_endpoint": "127.0.0.1:9", "s3_timeout_s": 0.2})
     lost = ObjectStore(nowhere)
     async with (
-        opened_store(nowhere, lost) as (_, pool),
-        opened_keeping(nowhere, lost, pool) as broken,
+        open_label_service(nowhere, lost) as (_, pool),
+        open_erasure_backend(nowhere, lost, pool) as broken,
     ):
         with pytest.raises(Unavailable):
             await broken.eraser.erase_image(sha256(1), "dpo", "ticket")
@@ -349,7 +349,7 @@ async def test_an_erasure_cut_short_is_finished_by_another_process(
         await store.submit(feedback(1, 3))
     with pytest.raises(Unavailable, match="ask again"):
         await eraser.erase_image(sha256(1), "dpo", "ticket")
-    async with opened_keeping(
+    async with open_erasure_backend(
         settings.model_copy(update={"s3_timeout_s": 0.05}), object_store, keeper.pool
     ) as keeping:
         await asyncio.sleep(0.5)
@@ -366,7 +366,7 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
     database_url: str,
 ) -> None:
     store, eraser = keeper.store, keeper.eraser
-    images = ImagePool(keeper.pool, keeper.vault)
+    images = PoolImporter(keeper.pool, keeper.vault)
     erased = 0
     going = True
 
@@ -377,7 +377,7 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
 
     async def import_all() -> None:
         for _ in range(12):
-            await _patiently(lambda: images.take_in(_pool_images()))
+            await _patiently(lambda: images.import_images(_pool_images()))
 
     async def erase() -> None:
         nonlocal erased
@@ -415,8 +415,8 @@ async def test_an_import_whose_objects_were_swept_before_their_rows_begins_anew(
     with psycopg.connect(database_url) as blocker:
         # The import waits for this lock with its objects written, outside of the gate.
         blocker.execute(erasure_queries.CLOSE_GATE.encode())
-        images = ImagePool(keeper.pool, keeper.vault)
-        importing = asyncio.create_task(images.take_in(_pool_images()))
+        images = PoolImporter(keeper.pool, keeper.vault)
+        importing = asyncio.create_task(images.import_images(_pool_images()))
         await asyncio.to_thread(wait_until, lambda: stored().objects == 4, 5)
         for found in list(object_store.list("images/")):
             object_store.remove(found.key)

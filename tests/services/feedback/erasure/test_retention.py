@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from services.feedback.erasure.retention import Keeping, opened_keeping, sweep
+from services.feedback.erasure.retention import ErasureBackend, open_erasure_backend, sweep
 from services.feedback.images.vault import ImageVault
-from services.feedback.labels.label_log import Ledger
-from services.feedback.labels.service import FeedbackStore
+from services.feedback.labels.label_log import LabelLog
+from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import Label, Submission
-from services.feedback.server import opened_store, prepare
+from services.feedback.server import open_label_service, prepare
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Conflict, Unavailable
 from shared.model.image.face_reader import FaceImage
@@ -27,16 +27,16 @@ _NO_GRACE, _HOUR = timedelta(0), timedelta(hours=1)
 
 @dataclass
 class Kept:
-    store: FeedbackStore
-    keeping: Keeping
+    store: LabelService
+    keeping: ErasureBackend
 
 
 @pytest.fixture
 async def kept(settings: FeedbackSettings, object_store: ObjectStore) -> AsyncIterator[Kept]:
     await prepare(settings, object_store)
     async with (
-        opened_store(settings, object_store) as (store, pool),
-        opened_keeping(settings, object_store, pool) as keeping,
+        open_label_service(settings, object_store) as (store, pool),
+        open_erasure_backend(settings, object_store, pool) as keeping,
     ):
         yield Kept(store, keeping)
 
@@ -87,7 +87,7 @@ async def test_a_label_whose_object_was_swept_before_its_row_is_stored_anew(
     vault = ImageVault(object_store, settings, 2, wait_s=5)
     image = await vault.check(FaceImage(picture(3)), "image_b")
     late = Submission(sha256(1), sha256(3), Label.SAME, "ann", "late", images=(image.facts,))
-    ledger = Ledger(kept.keeping.pool, 1)
+    ledger = LabelLog(kept.keeping.pool, 1)
     _, epoch = await ledger.look(late)
     await vault.put(image)
     await sweep(object_store, kept.keeping.eraser, _NO_GRACE, _HOUR)

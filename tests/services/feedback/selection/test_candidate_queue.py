@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from services.feedback.selection import candidate_queue as preparing
-from services.feedback.selection.candidate_queue import Preparer
+from services.feedback.selection.candidate_queue import CandidateQueue
 from services.feedback.server import MIGRATIONS, SCHEMA
 from services.feedback.settings import FeedbackSettings
 from shared.storage.migrations import apply_migrations
@@ -28,11 +28,11 @@ def filled(database_url: str) -> str:
 
 
 @pytest.fixture
-async def preparer(filled: str, settings: FeedbackSettings) -> AsyncIterator[Preparer]:
+async def preparer(filled: str, settings: FeedbackSettings) -> AsyncIterator[CandidateQueue]:
     del filled
     pool = await open_pool(settings)
     try:
-        yield Preparer(pool, np.random.default_rng(0), overlap=_OVERLAP, target=_TARGET)
+        yield CandidateQueue(pool, np.random.default_rng(0), overlap=_OVERLAP, target=_TARGET)
     finally:
         await pool.close()
 
@@ -47,7 +47,7 @@ def counts(database_url: str) -> dict[str, int]:
 
 
 async def test_each_strategy_has_about_as_many_pairs_as_are_to_be_kept(
-    preparer: Preparer, filled: str
+    preparer: CandidateQueue, filled: str
 ) -> None:
     await preparer.round()
     found = counts(filled)
@@ -58,7 +58,7 @@ async def test_each_strategy_has_about_as_many_pairs_as_are_to_be_kept(
 
 
 async def test_pairs_that_enough_people_labelled_are_left_out(
-    preparer: Preparer, filled: str
+    preparer: CandidateQueue, filled: str
 ) -> None:
     await preparer.round()
     rows = ask(
@@ -75,7 +75,7 @@ async def test_pairs_that_enough_people_labelled_are_left_out(
             assert len(voters) < wanted == _OVERLAP
 
 
-async def test_one_more_is_asked_where_people_are_divided(preparer: Preparer, filled: str) -> None:
+async def test_one_more_is_asked_where_people_are_divided(preparer: CandidateQueue, filled: str) -> None:
     with psycopg.connect(filled) as connection:
         connection.execute(
             "UPDATE feedback.pair_consensus SET consensus = NULL, votes_same = 1,"
@@ -91,7 +91,7 @@ async def test_one_more_is_asked_where_people_are_divided(preparer: Preparer, fi
     assert all(wanted == max(_OVERLAP, asked + 1) for wanted, asked in rows)
 
 
-async def test_the_truth_of_gold_pairs_is_what_is_known(preparer: Preparer, filled: str) -> None:
+async def test_the_truth_of_gold_pairs_is_what_is_known(preparer: CandidateQueue, filled: str) -> None:
     with psycopg.connect(filled) as connection:
         connection.execute(
             "UPDATE feedback.image_subjects SET subject = 'p' || get_byte(sha256, 0) % 40"
@@ -113,7 +113,7 @@ async def test_the_truth_of_gold_pairs_is_what_is_known(preparer: Preparer, fill
 
 
 async def test_pairs_that_nobody_holds_are_chosen_anew_after_many_labels(
-    preparer: Preparer, filled: str, monkeypatch: pytest.MonkeyPatch
+    preparer: CandidateQueue, filled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preparing, "_AGAIN_S", 0.0)
     await preparer.round()
@@ -136,7 +136,7 @@ async def test_pairs_that_nobody_holds_are_chosen_anew_after_many_labels(
     assert all(holders for _, _, holders in kept), "only what somebody holds or labelled stays"
 
 
-async def test_a_pair_that_all_have_dealt_with_goes(preparer: Preparer, filled: str) -> None:
+async def test_a_pair_that_all_have_dealt_with_goes(preparer: CandidateQueue, filled: str) -> None:
     await preparer.round()
     with psycopg.connect(filled) as connection:
         connection.execute(

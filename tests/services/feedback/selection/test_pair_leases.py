@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from services.feedback.selection.annotator_stats import Annotators
-from services.feedback.selection.pair_leases import Handed, LeaseOffice
+from services.feedback.selection.annotator_stats import AnnotatorStats
+from services.feedback.selection.pair_leases import LeasedPairs, PairLeaser
 from services.feedback.selection.strategies import Strategy
 from services.feedback.settings import FeedbackSettings
 from shared.errors import InvalidInput, PreconditionFailed
@@ -21,11 +21,11 @@ from tests.services.feedback.preparing import label, lease_office, prepare_image
 Pair = tuple[str, str]
 
 
-def pairs_of(handed: Handed) -> list[Pair]:
+def pairs_of(handed: LeasedPairs) -> list[Pair]:
     return [(lease.image_a, lease.image_b) for lease in handed.leases]
 
 
-async def take_all(office: LeaseOffice, annotator: str, count: int) -> list[Pair]:
+async def take_all(office: PairLeaser, annotator: str, count: int) -> list[Pair]:
     """Ask until there is nothing left."""
     taken: list[Pair] = []
     while pairs := pairs_of(await office.next_pairs(annotator, count, None)):
@@ -139,7 +139,7 @@ async def test_known_pairs_are_mixed_in_and_measure_who_answers(
         for pair in bob:
             label(database_url, pair, "bob", "different")
     pool = await open_pool(settings)
-    records = {one.annotator: one for one in await Annotators(pool).records()}
+    records = {one.annotator: one for one in await AnnotatorStats(pool).records()}
     await pool.close()
     assert 3 <= records["ann"].gold_answers <= 17
     assert records["ann"].gold_right == records["ann"].gold_answers

@@ -5,7 +5,7 @@ import pytest
 
 from services.feedback.pool.calibration import Calibration
 from services.feedback.selection.identity_clusters import cluster
-from services.feedback.selection.match_probability import Belief, first_belief
+from services.feedback.selection.match_probability import MatchProbability, prior_match_probability
 from services.feedback.selection.strategies import MIX, Caps, PoolView, Strategy, choose, scores
 from shared.model.manifest import ProbabilityCurve
 
@@ -28,8 +28,8 @@ def made_pool(people: int = 60, images: int = 5, seed: int = 0) -> tuple[PoolVie
     return view, persons
 
 
-def belief_of(view: PoolView) -> Belief:
-    return first_belief(CALIBRATION, view.standout())
+def belief_of(view: PoolView) -> MatchProbability:
+    return prior_match_probability(CALIBRATION, view.csls())
 
 
 def same(pairs: np.ndarray, persons: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def test_uncertainty_asks_where_the_probability_is_near_one_half() -> None:
     view, _ = made_pool()
     even = PoolView(np.ones(len(view.quality)), view.density, view.links, view.similarity)
     belief = belief_of(even)
-    probability = belief.probability(even.similarity, even.standout())
+    probability = belief.probability(even.similarity, even.csls())
     worth = scores(even, belief, Strategy.UNCERTAINTY)
     order = np.argsort(-worth)
     assert np.all(np.diff(np.abs(probability[order] - 0.5)) >= -1e-9)
@@ -61,7 +61,7 @@ def test_hard_asks_about_either_side_of_each_image() -> None:
     view, _ = made_pool()
     belief = belief_of(view)
     marked = scores(view, belief, Strategy.HARD) > 0
-    above = belief.probability(view.similarity, view.standout()) >= 0.5
+    above = belief.probability(view.similarity, view.csls()) >= 0.5
     anchors = view.links[:, 0]
     for side in (above, ~above):
         counts = np.bincount(anchors[marked & side], minlength=len(view.quality))
@@ -73,14 +73,14 @@ def test_labels_teach_which_links_are_genuine() -> None:
     view, persons = made_pool(seed=1)
     truth = same(view.links, persons)
     at_first = belief_of(view)
-    learned = at_first.learn(view.similarity, view.standout(), truth)
+    learned = at_first.learn(view.similarity, view.csls(), truth)
 
-    def surprise(belief: Belief) -> float:
-        probability = belief.probability(view.similarity, view.standout())
+    def surprise(belief: MatchProbability) -> float:
+        probability = belief.probability(view.similarity, view.csls())
         return -float(np.log(np.where(truth, probability, 1 - probability)).mean())
 
     assert surprise(learned) < surprise(at_first)
-    assert learned.probability(view.similarity, view.standout()).mean() == pytest.approx(
+    assert learned.probability(view.similarity, view.csls()).mean() == pytest.approx(
         truth.mean(), abs=0.02
     )
 
@@ -92,7 +92,7 @@ def test_labels_say_how_much_the_versions_curve_adds() -> None:
     truth = rng.random(2000) < curve(similarity)
     calibration = Calibration(0.28, curve)
     flat = rng.normal(size=2000)  # standing out says nothing in this pool
-    learned = first_belief(calibration, flat).learn(similarity, flat, truth)
+    learned = prior_match_probability(calibration, flat).learn(similarity, flat, truth)
     assert learned.weights[2] > 0.7
     assert abs(learned.weights[1]) < 0.3
 
@@ -111,7 +111,7 @@ def test_a_pair_with_a_bad_image_is_worth_less() -> None:
         links,
         np.full(4, 0.5),
     )
-    belief = first_belief(CALIBRATION, np.linspace(0, 1, 50))
+    belief = prior_match_probability(CALIBRATION, np.linspace(0, 1, 50))
     worth = scores(view, belief, Strategy.UNCERTAINTY)
     assert worth[0] < worth[1] == worth[2] == worth[3]
 
@@ -119,7 +119,7 @@ def test_a_pair_with_a_bad_image_is_worth_less() -> None:
 def test_disagreement_asks_where_two_versions_differ() -> None:
     view, _ = made_pool()
     belief = belief_of(view)
-    probability = belief.probability(view.similarity, view.standout())
+    probability = belief.probability(view.similarity, view.csls())
     other = probability.copy()
     other[[5, 17]] = 1 - np.round(probability[[5, 17]])
     seen = PoolView(np.ones(300), view.density, view.links, view.similarity, other=other)
