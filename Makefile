@@ -39,6 +39,7 @@ lint: $(STAMP) ## Check style, types, layers, protos and that the stubs are fres
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/buf lint
+	@deploy/check-breaking.sh $(BIN)
 	@deploy/check-stubs.sh $(BIN)
 	@deploy/check-compose.sh $(BIN)
 

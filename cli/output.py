@@ -1,24 +1,30 @@
-"""What commands print: rich tables for people, one JSON object for programs."""
+"""Output of the commands: tables for people, one JSON object for programs."""
 
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-# A pipe has no width; wide enough that nothing in it is broken.
-console = Console(width=None if sys.stdout.isatty() else 200)
-# Progress and remarks go here, so that stdout is the result alone.
+# A pipe has no width: each row of a table is one line there, unless COLUMNS says otherwise.
+_PIPE_WIDTH: Final = 10_000
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH)
+# Progress and remarks go to stderr; stdout has the result only.
 remarks = Console(stderr=True)
+
+_GAP: Final = 2
+_SHORTEST_TEXT: Final = 24
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
@@ -26,29 +32,162 @@ JsonOption = Annotated[
 
 
 def emit(as_json: bool, result: Mapping[str, Any], readable: RenderableType) -> None:
-    """Prints a command's result, once, in the form that was asked for."""
+    """Prints the result of a command, as JSON or as text."""
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
-        console.print(readable)
+        # A word longer than the line goes over its end, rather than being cut.
+        console.print(readable, crop=False)
 
 
-def table(*columns: str, rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
-    """Makes a table; None becomes an empty cell, and only `Text` cells carry style."""
-    made = Table(title=title, title_justify="left")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*(_cell(value) for value in row))
-    return made
+def table(
+    *columns: str,
+    rows: Sequence[Sequence[object]],
+    title: str | None = None,
+    text: Collection[str] = (),
+) -> RenderableType:
+    """Makes a table in which ids, versions, hashes and figures are never broken.
+
+    Columns that do not fit the width are printed below their row, each with its name.
+
+    Args:
+        columns: Titles; the most important first, free text last.
+        rows: A value for each column; None becomes an empty cell, and only `Text` carries style.
+        title: Printed above.
+        text: The columns of free text, which is wrapped between words.
+    """
+    return _Table(columns, [[_cell(value) for value in row] for row in rows], title, text)
 
 
-def facts(pairs: Mapping[str, object]) -> Table:
-    """Makes a table of names and values."""
-    made = Table(show_header=False, box=None)
-    for name, value in pairs.items():
-        made.add_row(Text(name, style="bold"), _cell(value))
-    return made
+def facts(pairs: Mapping[str, object]) -> RenderableType:
+    """Makes a list of names and values; wraps between words, and breaks no word."""
+    return _Facts({name: _cell(value) for name, value in pairs.items()})
+
+
+@dataclass(frozen=True)
+class _Table:
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Text]]
+    title: str | None
+    text: Collection[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.title:
+            title = Text(self.title, style="italic")
+            yield from map(_unbroken, _wrapped(title, console, options.max_width))
+        beside, below = self._layout(options.max_width)
+        yield _unbroken(self._line([Text(name, style="bold") for name in self.columns], beside))
+        for row in self.rows:
+            yield from self._row(row, beside, below, console, options.max_width)
+
+    def _row(
+        self,
+        row: Sequence[Text],
+        beside: Sequence[int],
+        below: Sequence[int],
+        console: Console,
+        width: int,
+    ) -> Iterator[Text]:
+        *first, last = beside
+        if self.columns[last] in self.text and first:
+            start = sum(self._width(column) + _GAP for column in first)
+            head = self._line(row, first)
+            for number, line in enumerate(_wrapped(row[last], console, width - start) or [Text()]):
+                lead = head if number == 0 else Text()
+                yield _unbroken(Text.assemble(_padded(lead, start), line))
+        else:
+            yield _unbroken(self._line(row, beside))
+        yield from self._below(row, below, console, width)
+
+    def _below(
+        self, row: Sequence[Text], columns: Sequence[int], console: Console, width: int
+    ) -> Iterator[Text]:
+        line = Text()
+        for column in columns:
+            if not row[column].plain:
+                continue
+            item = Text.assemble((self.columns[column], "dim"), " ", row[column])
+            if self.columns[column] in self.text:
+                if line:
+                    yield _indented(line)
+                    line = Text()
+                yield from (_indented(part) for part in _wrapped(item, console, width - _GAP))
+            elif line and line.cell_len + 2 * _GAP + item.cell_len > width:
+                yield _indented(line)
+                line = item
+            else:
+                line = Text(" " * _GAP).join([line, item]) if line else item
+        if line:
+            yield _indented(line)
+
+    def _layout(self, width: int) -> tuple[list[int], list[int]]:
+        """Divides the columns into those beside each other and those below their row."""
+        beside: list[int] = []
+        used = -_GAP
+        for column, name in enumerate(self.columns):
+            needed = self._width(column)
+            if name in self.text:
+                words = (word for row in self.rows for word in row[column].plain.split())
+                needed = min(needed, max(_SHORTEST_TEXT, *map(cell_len, (name, *words))))
+                if len(beside) < column or column + 1 < len(self.columns):
+                    continue
+            if not beside or used + _GAP + needed <= width:
+                beside.append(column)
+                used += _GAP + needed
+        return beside, [column for column in range(len(self.columns)) if column not in beside]
+
+    def _line(self, cells: Sequence[Text], columns: Sequence[int]) -> Text:
+        padded = [_padded(cells[column], self._width(column)) for column in columns]
+        line = Text(" " * _GAP).join(padded)
+        line.rstrip()
+        return line
+
+    def _width(self, column: int) -> int:
+        lengths = (row[column].cell_len for row in self.rows)
+        return max(cell_len(self.columns[column]), *lengths, 0)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    values: Mapping[str, Text]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        start = max(map(cell_len, self.values), default=0) + _GAP
+        for name, value in self.values.items():
+            head = Text(name, style="bold")
+            room = options.max_width - start
+            if any(cell_len(word) > room for word in value.plain.split()):
+                yield _unbroken(head)
+                lines = _wrapped(value, console, options.max_width - _GAP)
+                yield from (_indented(line) for line in lines)
+                continue
+            for number, line in enumerate(_wrapped(value, console, room) or [Text()]):
+                lead = head if number == 0 else Text()
+                yield _unbroken(Text.assemble(_padded(lead, start), line))
+
+
+def _wrapped(text: Text, console: Console, width: int) -> list[Text]:
+    """Breaks a text into lines between words; a word longer than the width stays whole."""
+    longest = max(map(cell_len, text.plain.split()), default=1)
+    lines = list(text.wrap(console, max(width, longest)))
+    for line in lines:
+        line.rstrip()
+    return lines
+
+
+def _padded(text: Text, width: int) -> Text:
+    return Text.assemble(text, " " * (width - text.cell_len))
+
+
+def _indented(line: Text) -> Text:
+    return _unbroken(Text.assemble(" " * _GAP, line))
+
+
+def _unbroken(line: Text) -> Text:
+    line.no_wrap = True
+    line.overflow = "ignore"
+    line.rstrip()
+    return line
 
 
 def _cell(value: object) -> Text:

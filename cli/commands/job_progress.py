@@ -103,4 +103,6 @@ def gate_table(gate: dict[str, Any]) -> RenderableType:
         for check in gate["checks"]
     ]
     title = "the gate passed it" if gate["passed"] else "the gate refused it"
-    return table("check", "verdict", "value", "limit", "detail", rows=rows, title=title)
+    return table(
+        "check", "verdict", "value", "limit", "detail", rows=rows, title=title, text=["detail"]
+    )

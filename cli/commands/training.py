@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from magface.v1 import trainer_pb2
+from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
 from cli.commands.job_progress import follow_job, job_facts, wait_for_job
@@ -92,8 +93,7 @@ def list_jobs(
 
         found = collect_pages(fetch, limit)
     plain = [to_plain(job) for job in found]
-    columns = ("job_id", "kind", "state", "progress", "model_version", "created", "message")
-    emit(as_json, {"jobs": plain}, table(*columns, rows=[_row(job) for job in plain]))
+    emit(as_json, {"jobs": plain}, jobs_table(plain))
 
 
 @jobs.command()
@@ -136,13 +136,19 @@ def cancel(
     emit(as_json, {"job": to_plain(job)}, job_facts(job))
 
 
-def _row(job: dict[str, Any]) -> list[object]:
-    return [
-        job["job_id"],
-        job["kind"],
-        job["state"],
-        f"{job['progress']:.0%}",
-        job["model_version"],
-        short_time(job["created_at"]),
-        shorten(job["message"], 60, placeholder=" …"),
+def jobs_table(listed: Sequence[dict[str, Any]]) -> RenderableType:
+    """Shows a list of jobs."""
+    columns = ("job_id", "kind", "state", "progress", "model_version", "created", "message")
+    rows = [
+        [
+            job["job_id"],
+            job["kind"],
+            job["state"],
+            f"{job['progress']:.0%}",
+            job["model_version"],
+            short_time(job["created_at"]),
+            shorten(job["message"], 200, placeholder=" …"),
+        ]
+        for job in listed
     ]
+    return table(*columns, rows=rows, text=["message"])

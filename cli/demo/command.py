@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from cli.output import JsonOption, emit, remarks, table
 
@@ -92,13 +93,12 @@ def _readable(summary: dict[str, Any]) -> RenderableType:
         f"{summary['test_pairs']} pairs of people never seen, "
         f"after {summary['feedback_pairs']} corrections"
     )
-    shown = table("", "before", "after", rows=rows, title=title)
-    shown.caption = (
+    caption = (
         f"swapped under {swap['requests']} Verify calls: {swap['failed']} failed, "
         f"{swap['mixed_versions']} mixed versions; {summary['seconds']:.0f} s in all, of which "
         f"{_times(summary['correction'])}"
     )
-    return shown
+    return Group(table("", "before", "after", rows=rows, title=title), Text(caption))
 
 
 def _times(correction: dict[str, Any]) -> str:

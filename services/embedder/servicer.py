@@ -21,6 +21,7 @@ from shared.model.image.face_reader import FaceImage
 from shared.rpc.converters import face_from_proto, pack_timestamp
 from shared.rpc.errors import status_code
 from shared.rpc.interceptors import Context
+from shared.rpc.requests import check_texts
 
 
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
@@ -127,6 +128,7 @@ def _unpack_side(side: pb.VerifySide, field: str) -> Side:
 def _unpack_streamed(request: pb.EmbedStreamRequest) -> StreamedFace:
     face: FaceImage | InvalidInput
     try:
+        check_texts(request)
         face = face_from_proto(request.image, "image")
     except InvalidInput as error:
         face = error

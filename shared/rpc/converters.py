@@ -45,7 +45,7 @@ def face_to_proto(face: FaceImage) -> image_pb2.Image:
 
 
 def face_or_hash_from_proto(ref: feedback_pb2.ImageRef, field: str) -> FaceImage | str:
-    """Unpack an ImageRef: a face sent along, or the hash of a stored one as it was written.
+    """Unpack an ImageRef: a face sent along, or the hash of a stored one, in lower case.
 
     Raises:
         InvalidInput: If neither is set.
@@ -54,7 +54,7 @@ def face_or_hash_from_proto(ref: feedback_pb2.ImageRef, field: str) -> FaceImage
         case "image":
             return face_from_proto(ref.image, f"{field}.image")
         case "sha256":
-            return ref.sha256
+            return ref.sha256.lower()
         case _:
             raise InvalidInput(field, "is not set; send an image, or the sha256 of a stored one")
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from magface.v1 import feedback_pb2
+from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
@@ -71,6 +72,11 @@ def list_audit(
             return page.entries, page.next_page_token
 
         entries = [_plain(entry) for entry in collect_pages(fetch, limit)]
+    emit(as_json, {"entries": entries}, audit_table(entries))
+
+
+def audit_table(entries: Sequence[dict[str, Any]]) -> RenderableType:
+    """Shows the audit trail."""
     rows = [
         [
             short_time(one["at"]),
@@ -81,7 +87,7 @@ def list_audit(
         ]
         for one in entries
     ]
-    emit(as_json, {"entries": entries}, table("at", "who", "did", "request", "what", rows=rows))
+    return table("at", "who", "did", "request", "what", rows=rows, text=["what"])
 
 
 def _plain(entry: feedback_pb2.AuditEntry) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from magface.v1 import feedback_pb2
+from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
 from cli.images import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
@@ -147,16 +148,22 @@ def list_pairs(
             return page.pairs, page.next_page_token
 
         pairs = [to_plain(pair) for pair in collect_pages(fetch, limit)]
-    columns = ("pair_id", "images", "consensus", "confidence", "same/different/unsure", "labelled")
-    emit(as_json, {"pairs": pairs}, table(*columns, rows=[_row(pair) for pair in pairs]))
+    emit(as_json, {"pairs": pairs}, pairs_table(pairs))
 
 
-def _row(pair: dict[str, Any]) -> list[object]:
-    return [
-        pair["pair_id"],
-        f"{pair['sha256_a'][:10]} {pair['sha256_b'][:10]}",
-        pair["consensus"],
-        f"{pair['confidence']:.2f}",
-        f"{pair['votes_same']}/{pair['votes_different']}/{pair['votes_unsure']}",
-        short_time(pair["last_labelled"]),
+def pairs_table(pairs: Sequence[dict[str, Any]]) -> RenderableType:
+    """Shows a list of pairs with their consensus and votes."""
+    columns = ("pair_id", "consensus", "confidence", "same/different/unsure", "labelled")
+    rows = [
+        [
+            pair["pair_id"],
+            pair["consensus"],
+            f"{pair['confidence']:.2f}",
+            f"{pair['votes_same']}/{pair['votes_different']}/{pair['votes_unsure']}",
+            short_time(pair["last_labelled"]),
+            pair["sha256_a"],
+            pair["sha256_b"],
+        ]
+        for pair in pairs
     ]
+    return table(*columns, "image_a", "image_b", rows=rows)

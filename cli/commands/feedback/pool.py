@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from magface.v1 import feedback_pb2
+from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, feedback
 from cli.images import Alignment, AlignmentOption, to_image
@@ -90,15 +91,16 @@ def next_pairs(
     )
     with feedback(folder) as stub:
         result = to_plain(stub.NextPairs(request, timeout=CALL_TIMEOUT_S))
+    emit(as_json, result, leases_table(result))
+
+
+def leases_table(result: dict[str, Any]) -> RenderableType:
+    """Shows leased pairs and when their leases end."""
     rows = [
-        [pair["sha256_a"], pair["sha256_b"], short_time(pair["expires_at"])]
+        [short_time(pair["expires_at"]), pair["sha256_a"], pair["sha256_b"]]
         for pair in result["pairs"]
     ]
-    emit(
-        as_json,
-        result,
-        table("image a", "image b", "held until", rows=rows, title=result["note"] or None),
-    )
+    return table("held until", "image_a", "image_b", rows=rows, title=result["note"] or None)
 
 
 def list_annotators(folder: DirOption = None, as_json: JsonOption = False) -> None:
@@ -106,6 +108,11 @@ def list_annotators(folder: DirOption = None, as_json: JsonOption = False) -> No
     with feedback(folder) as stub:
         request = feedback_pb2.ListAnnotatorsRequest()
         result = to_plain(stub.ListAnnotators(request, timeout=CALL_TIMEOUT_S))
+    emit(as_json, result, annotators_table(result))
+
+
+def annotators_table(result: dict[str, Any]) -> RenderableType:
+    """Shows how annotators answered pairs whose truth is known."""
     rows = [
         [
             one["annotator"],
@@ -114,7 +121,7 @@ def list_annotators(folder: DirOption = None, as_json: JsonOption = False) -> No
         ]
         for one in result["annotators"]
     ]
-    emit(as_json, result, table("annotator", "known pairs answered", "right", rows=rows))
+    return table("annotator", "known pairs answered", "right", rows=rows)
 
 
 def _requests(

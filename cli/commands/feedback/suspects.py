@@ -33,10 +33,11 @@ def list_suspects(
         found = [to_plain(suspect) for suspect in collect_pages(fetch, limit)]
     result = to_plain(pages[0]) | {"suspects": found}
     del result["next_page_token"]
-    emit(as_json, result, _suspect_tables(result))
+    emit(as_json, result, suspect_tables(result))
 
 
-def _suspect_tables(result: dict[str, Any]) -> RenderableType:
+def suspect_tables(result: dict[str, Any]) -> RenderableType:
+    """Shows suspected labels and the reliability of annotators."""
     summary = {
         "job": result["job_id"],
         "pairs": result["pairs"],
@@ -45,14 +46,16 @@ def _suspect_tables(result: dict[str, Any]) -> RenderableType:
     }
     labels = [
         [
-            f"{one['sha256_a'][:10]} {one['sha256_b'][:10]}",
             "same" if one["same"] else "different",
             f"{one['wrong_probability']:.2f}",
             one["reason"],
+            one["sha256_a"],
+            one["sha256_b"],
             ", ".join(one["annotators"]),
         ]
         for one in result["suspects"]
     ]
+    columns = ("label", "wrong", "reason", "image_a", "image_b", "annotators")
     people = [
         [
             one["annotator"],
@@ -64,6 +67,6 @@ def _suspect_tables(result: dict[str, Any]) -> RenderableType:
     ]
     return Group(
         facts(summary),
-        table("images", "label", "wrong", "reason", "annotators", rows=labels),
+        table(*columns, rows=labels, text=["annotators"]),
         table("annotator", "votes", "right when same", "right when different", rows=people),
     )

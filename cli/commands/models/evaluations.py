@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
+from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
 from cli.commands.job_progress import wait_for_job
@@ -53,8 +54,7 @@ def list_evaluations(
     """List what was measured on the feedback, newest first."""
     with trainer(folder) as stub:
         found = [to_plain(each) for each in _collect(stub, model_version, limit)]
-    columns = ("job_id", "model_version", "at", "pairs", "accuracy", "TAR at FAR 1 %", "against")
-    emit(as_json, {"evaluations": found}, table(*columns, rows=[_row(each) for each in found]))
+    emit(as_json, {"evaluations": found}, evaluations_table(found))
 
 
 def fetch_report(
@@ -98,15 +98,21 @@ def _fetch_report(stub: TrainerServiceStub, job_id: str, out: Path) -> None:
     out.write_bytes(b"".join(parts))
 
 
+def evaluations_table(found: Sequence[dict[str, Any]]) -> RenderableType:
+    """Shows a list of evaluations."""
+    columns = ("job_id", "at", "pairs", "accuracy", "TAR at FAR 1 %", "model_version", "against")
+    return table(*columns, rows=[_row(each) for each in found])
+
+
 def _row(each: dict[str, Any]) -> list[object]:
     figures = each["figures"]
     tar = figures["values"].get("tar_at_far.0.01")
     return [
         each["job_id"],
-        each["model_version"],
         short_time(each["at"]),
         figures["genuine_pairs"] + figures["impostor_pairs"],
         f"{100 * figures['values']['accuracy']:.2f} %",
         None if tar is None else f"{100 * tar:.2f} %",
+        each["model_version"],
         each["against"]["model_version"] if each["against"] else None,
     ]

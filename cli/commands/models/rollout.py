@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 import typer
 from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
-from rich.console import Group
+from rich.console import Group, RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, trainer
 from cli.output import JsonOption, emit, facts, table, to_plain
@@ -24,10 +24,16 @@ def show_rollout(folder: DirOption = None, as_json: JsonOption = False) -> None:
     """Show which embedders live, what each of them serves, and how a shadowed version does."""
     with trainer(folder) as stub:
         plain = to_plain(_rollout(stub))
+    emit(as_json, plain, rollout_table(plain))
+
+
+def rollout_table(plain: dict[str, Any]) -> RenderableType:
+    """Shows what each embedder serves, and the figures of the shadowed version."""
     rows = [_row(plain, replica) for replica in plain["replicas"]]
     title = f"{plain['model_version']}, generation {plain['serving_generation']}"
-    replicas = table("embedder", "model_version", "", "error", rows=rows, title=title)
-    emit(as_json, plain, Group(replicas, facts(_shadow_facts(plain["shadow"]))))
+    columns = ("embedder", "model_version", "", "error")
+    replicas = table(*columns, rows=rows, title=title, text=["error"])
+    return Group(replicas, facts(_shadow_facts(plain["shadow"])))
 
 
 def wait_for_rollout(stub: TrainerServiceStub, generation: int) -> dict[str, Any]:

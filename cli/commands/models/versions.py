@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
+from rich.console import RenderableType
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
@@ -46,10 +47,8 @@ def list_models(
 
         models = collect_pages(fetch, limit)
     plain = [to_plain(model) for model in models]
-    columns = ("model_version", "architecture", "parent", "threshold", "created", "gate", "")
-    rows = [_row(model) for model in plain]
     result = {"models": plain, "serving_generation": generation}
-    emit(as_json, result, table(*columns, rows=rows))
+    emit(as_json, result, models_table(plain))
 
 
 def import_model(
@@ -181,16 +180,22 @@ def upload_checkpoint(
         return stub.ImportModel(parts, timeout=_UPLOAD_TIMEOUT_S).job
 
 
-def _row(model: dict[str, Any]) -> list[object]:
-    return [
-        model["model_version"],
-        model["architecture"],
-        model["parent_version"],
-        f"{model['threshold']:.3f}",
-        short_time(model["created_at"]),
-        _gate(model["gate"]),
-        Text("serves", style="green") if model["serving"] else "",
+def models_table(models: Sequence[dict[str, Any]]) -> RenderableType:
+    """Shows a list of model versions."""
+    columns = ("model_version", "", "gate", "threshold", "created", "architecture", "parent")
+    rows = [
+        [
+            model["model_version"],
+            Text("serves", style="green") if model["serving"] else "",
+            _gate(model["gate"]),
+            f"{model['threshold']:.3f}",
+            short_time(model["created_at"]),
+            model["architecture"],
+            model["parent_version"],
+        ]
+        for model in models
     ]
+    return table(*columns, rows=rows)
 
 
 def _gate(gate: dict[str, Any] | None) -> Text:

@@ -24,41 +24,52 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from magface.v1 import image_pb2 as magface_dot_v1_dot_image__pb2
+from magface.v1 import validation_pb2 as magface_dot_v1_dot_validation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magface/v1/embedder.proto\x12\nmagface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16magface/v1/image.proto\"H\n\x0c\x45mbedRequest\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.magface.v1.Image\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"P\n\rEmbedResponse\x12(\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x19.magface.v1.FaceEmbedding\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"Y\n\x12\x45mbedStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.magface.v1.Image\x12\x15\n\rmodel_version\x18\x03 \x01(\t\"\x96\x01\n\x13\x45mbedStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x04\x66\x61\x63\x65\x18\x02 \x01(\x0b\x32\x19.magface.v1.FaceEmbeddingH\x00\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.magface.v1.ImageErrorH\x00\x12\x15\n\rmodel_version\x18\x04 \x01(\tB\x08\n\x06result\"+\n\nImageError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"F\n\rFaceEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\x11\n\tmagnitude\x18\x02 \x01(\x02\x12\x0f\n\x07quality\x18\x03 \x01(\x02\"l\n\rVerifyRequest\x12!\n\x01\x61\x18\x01 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12!\n\x01\x62\x18\x02 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12\x15\n\rmodel_version\x18\x03 \x01(\t\"g\n\nVerifySide\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.ImageH\x00\x12-\n\x06stored\x18\x02 \x01(\x0b\x32\x1b.magface.v1.StoredEmbeddingH\x00\x42\x06\n\x04side\";\n\x0fStoredEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\xcc\x01\n\x0eVerifyResponse\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12\x11\n\tthreshold\x18\x02 \x01(\x02\x12&\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x14.magface.v1.Decision\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12)\n\x06\x66\x61\x63\x65_a\x18\x05 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\x12)\n\x06\x66\x61\x63\x65_b\x18\x06 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\"\x11\n\x0fGetModelRequest\"\xa8\x03\n\x10GetModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x65mbedding_size\x18\x03 \x01(\x05\x12\x15\n\rchannel_order\x18\x04 \x01(\t\x12\x11\n\tthreshold\x18\x05 \x01(\x02\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x31\n\rserving_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x63ompatible_versions\x18\x08 \x03(\t\x12\x17\n\x0fpending_version\x18\t \x01(\t\x12\x12\n\nswap_error\x18\n \x01(\t\x12\x19\n\x11resident_versions\x18\x0b \x03(\t\x12\x16\n\x0eshadow_version\x18\x0c \x01(\t\x12\x14\n\x0cshadow_pairs\x18\r \x01(\x03\x12\x18\n\x10shadow_agreement\x18\x0e \x01(\x02\x12\x1f\n\x17shadow_similarity_shift\x18\x0f \x01(\x02\x12\x14\n\x0cshadow_error\x18\x10 \x01(\t*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SAME\x10\x01\x12\x16\n\x12\x44\x45\x43ISION_DIFFERENT\x10\x02\x32\xab\x02\n\x0f\x45mbedderService\x12<\n\x05\x45mbed\x12\x18.magface.v1.EmbedRequest\x1a\x19.magface.v1.EmbedResponse\x12R\n\x0b\x45mbedStream\x12\x1e.magface.v1.EmbedStreamRequest\x1a\x1f.magface.v1.EmbedStreamResponse(\x01\x30\x01\x12?\n\x06Verify\x12\x19.magface.v1.VerifyRequest\x1a\x1a.magface.v1.VerifyResponse\x12\x45\n\x08GetModel\x12\x1b.magface.v1.GetModelRequest\x1a\x1c.magface.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magface/v1/embedder.proto\x12\nmagface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16magface/v1/image.proto\x1a\x1bmagface/v1/validation.proto\"S\n\x0c\x45mbedRequest\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.magface.v1.Image\x12 \n\rmodel_version\x18\x02 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"P\n\rEmbedResponse\x12(\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x19.magface.v1.FaceEmbedding\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"o\n\x12\x45mbedStreamRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x08\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.magface.v1.Image\x12 \n\rmodel_version\x18\x03 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"\x96\x01\n\x13\x45mbedStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x04\x66\x61\x63\x65\x18\x02 \x01(\x0b\x32\x19.magface.v1.FaceEmbeddingH\x00\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.magface.v1.ImageErrorH\x00\x12\x15\n\rmodel_version\x18\x04 \x01(\tB\x08\n\x06result\"+\n\nImageError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"F\n\rFaceEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\x11\n\tmagnitude\x18\x02 \x01(\x02\x12\x0f\n\x07quality\x18\x03 \x01(\x02\"w\n\rVerifyRequest\x12!\n\x01\x61\x18\x01 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12!\n\x01\x62\x18\x02 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12 \n\rmodel_version\x18\x03 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"g\n\nVerifySide\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.ImageH\x00\x12-\n\x06stored\x18\x02 \x01(\x0b\x32\x1b.magface.v1.StoredEmbeddingH\x00\x42\x06\n\x04side\"H\n\x0fStoredEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\"\n\rmodel_version\x18\x02 \x01(\tB\x0b\xca\xe1\x18\x07\x08\x01\x10\x80\x01\x18\x01\"\xcc\x01\n\x0eVerifyResponse\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12\x11\n\tthreshold\x18\x02 \x01(\x02\x12&\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x14.magface.v1.Decision\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12)\n\x06\x66\x61\x63\x65_a\x18\x05 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\x12)\n\x06\x66\x61\x63\x65_b\x18\x06 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\"\x11\n\x0fGetModelRequest\"\xa8\x03\n\x10GetModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x65mbedding_size\x18\x03 \x01(\x05\x12\x15\n\rchannel_order\x18\x04 \x01(\t\x12\x11\n\tthreshold\x18\x05 \x01(\x02\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x31\n\rserving_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x63ompatible_versions\x18\x08 \x03(\t\x12\x17\n\x0fpending_version\x18\t \x01(\t\x12\x12\n\nswap_error\x18\n \x01(\t\x12\x19\n\x11resident_versions\x18\x0b \x03(\t\x12\x16\n\x0eshadow_version\x18\x0c \x01(\t\x12\x14\n\x0cshadow_pairs\x18\r \x01(\x03\x12\x18\n\x10shadow_agreement\x18\x0e \x01(\x02\x12\x1f\n\x17shadow_similarity_shift\x18\x0f \x01(\x02\x12\x14\n\x0cshadow_error\x18\x10 \x01(\t*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SAME\x10\x01\x12\x16\n\x12\x44\x45\x43ISION_DIFFERENT\x10\x02\x32\xab\x02\n\x0f\x45mbedderService\x12<\n\x05\x45mbed\x12\x18.magface.v1.EmbedRequest\x1a\x19.magface.v1.EmbedResponse\x12R\n\x0b\x45mbedStream\x12\x1e.magface.v1.EmbedStreamRequest\x1a\x1f.magface.v1.EmbedStreamResponse(\x01\x30\x01\x12?\n\x06Verify\x12\x19.magface.v1.VerifyRequest\x1a\x1a.magface.v1.VerifyResponse\x12\x45\n\x08GetModel\x12\x1b.magface.v1.GetModelRequest\x1a\x1c.magface.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'magface.v1.embedder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DECISION']._serialized_start=1544
-  _globals['_DECISION']._serialized_end=1623
-  _globals['_EMBEDREQUEST']._serialized_start=98
-  _globals['_EMBEDREQUEST']._serialized_end=170
-  _globals['_EMBEDRESPONSE']._serialized_start=172
-  _globals['_EMBEDRESPONSE']._serialized_end=252
-  _globals['_EMBEDSTREAMREQUEST']._serialized_start=254
-  _globals['_EMBEDSTREAMREQUEST']._serialized_end=343
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=346
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=496
-  _globals['_IMAGEERROR']._serialized_start=498
-  _globals['_IMAGEERROR']._serialized_end=541
-  _globals['_FACEEMBEDDING']._serialized_start=543
-  _globals['_FACEEMBEDDING']._serialized_end=613
-  _globals['_VERIFYREQUEST']._serialized_start=615
-  _globals['_VERIFYREQUEST']._serialized_end=723
-  _globals['_VERIFYSIDE']._serialized_start=725
-  _globals['_VERIFYSIDE']._serialized_end=828
-  _globals['_STOREDEMBEDDING']._serialized_start=830
-  _globals['_STOREDEMBEDDING']._serialized_end=889
-  _globals['_VERIFYRESPONSE']._serialized_start=892
-  _globals['_VERIFYRESPONSE']._serialized_end=1096
-  _globals['_GETMODELREQUEST']._serialized_start=1098
-  _globals['_GETMODELREQUEST']._serialized_end=1115
-  _globals['_GETMODELRESPONSE']._serialized_start=1118
-  _globals['_GETMODELRESPONSE']._serialized_end=1542
-  _globals['_EMBEDDERSERVICE']._serialized_start=1626
-  _globals['_EMBEDDERSERVICE']._serialized_end=1925
+  _globals['_EMBEDREQUEST'].fields_by_name['model_version']._loaded_options = None
+  _globals['_EMBEDREQUEST'].fields_by_name['model_version']._serialized_options = b'\312\341\030\005\010\001\020\200\001'
+  _globals['_EMBEDSTREAMREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_EMBEDSTREAMREQUEST'].fields_by_name['id']._serialized_options = b'\312\341\030\005\010\001\020\200\010'
+  _globals['_EMBEDSTREAMREQUEST'].fields_by_name['model_version']._loaded_options = None
+  _globals['_EMBEDSTREAMREQUEST'].fields_by_name['model_version']._serialized_options = b'\312\341\030\005\010\001\020\200\001'
+  _globals['_VERIFYREQUEST'].fields_by_name['model_version']._loaded_options = None
+  _globals['_VERIFYREQUEST'].fields_by_name['model_version']._serialized_options = b'\312\341\030\005\010\001\020\200\001'
+  _globals['_STOREDEMBEDDING'].fields_by_name['model_version']._loaded_options = None
+  _globals['_STOREDEMBEDDING'].fields_by_name['model_version']._serialized_options = b'\312\341\030\007\010\001\020\200\001\030\001'
+  _globals['_DECISION']._serialized_start=1630
+  _globals['_DECISION']._serialized_end=1709
+  _globals['_EMBEDREQUEST']._serialized_start=127
+  _globals['_EMBEDREQUEST']._serialized_end=210
+  _globals['_EMBEDRESPONSE']._serialized_start=212
+  _globals['_EMBEDRESPONSE']._serialized_end=292
+  _globals['_EMBEDSTREAMREQUEST']._serialized_start=294
+  _globals['_EMBEDSTREAMREQUEST']._serialized_end=405
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=408
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=558
+  _globals['_IMAGEERROR']._serialized_start=560
+  _globals['_IMAGEERROR']._serialized_end=603
+  _globals['_FACEEMBEDDING']._serialized_start=605
+  _globals['_FACEEMBEDDING']._serialized_end=675
+  _globals['_VERIFYREQUEST']._serialized_start=677
+  _globals['_VERIFYREQUEST']._serialized_end=796
+  _globals['_VERIFYSIDE']._serialized_start=798
+  _globals['_VERIFYSIDE']._serialized_end=901
+  _globals['_STOREDEMBEDDING']._serialized_start=903
+  _globals['_STOREDEMBEDDING']._serialized_end=975
+  _globals['_VERIFYRESPONSE']._serialized_start=978
+  _globals['_VERIFYRESPONSE']._serialized_end=1182
+  _globals['_GETMODELREQUEST']._serialized_start=1184
+  _globals['_GETMODELREQUEST']._serialized_end=1201
+  _globals['_GETMODELRESPONSE']._serialized_start=1204
+  _globals['_GETMODELRESPONSE']._serialized_end=1628
+  _globals['_EMBEDDERSERVICE']._serialized_start=1712
+  _globals['_EMBEDDERSERVICE']._serialized_end=2011
 # @@protoc_insertion_point(module_scope)

@@ -98,8 +98,6 @@ def stored_vectors(sides: Mapping[str, Side], manifest: Manifest) -> dict[str, N
 
 
 def _check_comparable(field: str, version: str, manifest: Manifest) -> None:
-    if not version:
-        raise InvalidInput(field, "is empty; give the model_version that came with the embedding")
     if version != manifest.model_version and version not in manifest.compatible_versions:
         raise PreconditionFailed(
             f"{field}: embeddings of {version} do not compare with those of "

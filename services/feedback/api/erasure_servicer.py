@@ -25,7 +25,7 @@ class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.DeleteImageResponse:
         erasure = await self.keeping().eraser.erase_image(
-            request.sha256, request.requested_by, request.request_id
+            request.sha256.lower(), request.requested_by, request.request_id
         )
         return pb.DeleteImageResponse(erasure=_erasure(erasure))
 

@@ -16,6 +16,7 @@ from shared.errors import InvalidInput
 from shared.rpc.converters import face_from_proto, pack_timestamp
 from shared.rpc.deferred import Opened
 from shared.rpc.interceptors import Context
+from shared.rpc.requests import check_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,4 +106,12 @@ async def _pool_images(
     requests: AsyncIterator[pb.ImportImagesRequest],
 ) -> AsyncIterator[PoolImage]:
     async for request in requests:
-        yield PoolImage(face_from_proto(request.image, "image"), request.identity)
+        yield _pool_image(request)
+
+
+def _pool_image(request: pb.ImportImagesRequest) -> PoolImage:
+    try:
+        check_texts(request)
+        return PoolImage(face_from_proto(request.image, "image"), request.identity)
+    except InvalidInput as error:
+        return PoolImage(error)

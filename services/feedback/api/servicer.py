@@ -16,6 +16,7 @@ from shared.rpc.converters import face_or_hash_from_proto, face_to_proto, pack_t
 from shared.rpc.deferred import Opened
 from shared.rpc.errors import status_code
 from shared.rpc.interceptors import Context
+from shared.rpc.requests import check_texts
 from shared.rpc.streams import answers_as_done
 
 _LABELS: Final[dict[pb.Label.ValueType, Label]] = {
@@ -67,6 +68,7 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         return result
 
     async def _submit_in_turn(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:
+        check_texts(request)
         while True:
             try:
                 return await self._submit(request)
@@ -100,7 +102,7 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         request: pb.GetImageRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.GetImageResponse:
-        face, stored_at = await self.store().get_image(request.sha256)
+        face, stored_at = await self.store().get_image(request.sha256.lower())
         return pb.GetImageResponse(image=face_to_proto(face), stored_at=pack_timestamp(stored_at))
 
     async def ExportPairs(  # noqa: N802

@@ -23,7 +23,7 @@ from services.feedback.labels.types import (
     Stats,
     Submission,
 )
-from services.feedback.labels.validation import check_feedback, check_sha256
+from services.feedback.labels.validation import check_feedback
 from shared.errors import Conflict, CorruptData, InvalidInput, NotFound, Unavailable
 from shared.model.image.face_reader import FaceImage
 from shared.rpc.paging import read_page
@@ -101,11 +101,13 @@ class LabelService:
     async def get_image(self, sha256: str) -> tuple[FaceImage, datetime]:
         """Give a stored image, and since when it is stored.
 
+        Args:
+            sha256: 64 hex digits in lower case.
+
         Raises:
             NotFound: If it is not stored.
             CorruptData: If its object is gone or holds other bytes.
         """
-        sha256 = check_sha256("sha256", sha256)
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(queries.IMAGES, {"hashes": [bytes.fromhex(sha256)]})
             row = await cursor.fetchone()
@@ -200,7 +202,7 @@ class LabelService:
 
     async def _check_image(self, field: str, image: FaceImage | str) -> CheckedImage | str:
         if isinstance(image, str):
-            return check_sha256(f"{field}.sha256", image)
+            return image
         return await self._vault.check(image, f"{field}.image")
 
 

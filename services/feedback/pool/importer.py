@@ -12,7 +12,6 @@ from services.feedback.labels import consensus_view as derive
 from services.feedback.labels import queries
 from services.feedback.labels.idempotency import check_alignment
 from services.feedback.labels.label_log import image_columns
-from services.feedback.labels.validation import check_text
 from shared.errors import Conflict, MagFaceError, Unavailable
 from shared.model.image.face_reader import FaceImage
 from shared.storage.postgres import Pool, transaction
@@ -35,9 +34,14 @@ ON CONFLICT (sha256) DO NOTHING
 
 @dataclass(frozen=True, slots=True)
 class PoolImage:
-    """What a caller sends; the identity is empty where nobody knows it."""
+    """What a caller sends.
 
-    face: FaceImage
+    Attributes:
+        face: Or what is wrong with it or its identity already.
+        identity: Who is on it; empty where nobody knows.
+    """
+
+    face: FaceImage | MagFaceError
     identity: str = ""
 
 
@@ -103,7 +107,7 @@ class PoolImporter:
         place, size = 0, 0
         async for image in images:
             chunk.append(image)
-            size += len(image.face.data)
+            size += len(image.face.data) if isinstance(image.face, FaceImage) else 0
             if len(chunk) == _CHUNK_IMAGES or size >= _CHUNK_BYTES:
                 await self._take_chunk(chunk, place, intake)
                 place, chunk, size = place + len(chunk), [], 0
@@ -134,8 +138,8 @@ class PoolImporter:
 
     async def _check(self, sent: PoolImage) -> CheckedImage | MagFaceError:
         try:
-            if sent.identity:
-                check_text("identity", sent.identity)
+            if isinstance(sent.face, MagFaceError):
+                return sent.face
             return await self._vault.check(sent.face, "image")
         except Unavailable:
             raise

@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 
-from services.feedback.labels.validation import check_text
 from services.feedback.selection import queries
 from services.feedback.selection.strategies import MIX, Strategy
 from shared.errors import InvalidInput, PreconditionFailed
@@ -84,12 +83,11 @@ class PairLeaser:
             strategy: How to choose; None takes the mix.
 
         Raises:
-            InvalidInput: Naming the field that is wrong.
+            InvalidInput: If the count is out of its range.
             PreconditionFailed: If fewer than two images are stored.
             Unavailable: If the database cannot answer.
             Conflict: If a concurrent change came first; ask again.
         """
-        check_text("annotator", annotator)
         if not 0 <= count <= _LARGEST_COUNT:
             raise InvalidInput("count", f"is {count}; 1..{_LARGEST_COUNT} are possible")
         wanted = count or _DEFAULT_COUNT

@@ -22,6 +22,7 @@ from shared.model.manifest import ChannelOrder
 from shared.registry.heartbeats import Replica
 from shared.rpc.converters import pack_timestamp
 from shared.rpc.paging import Page
+from shared.rpc.requests import check_texts
 
 _KINDS: Final = {
     JobKind.TRAIN: pb.JOB_KIND_TRAIN,
@@ -92,11 +93,12 @@ async def read_upload(
     """Split an upload into its options and the file.
 
     Raises:
-        InvalidInput: If the options do not come first.
+        InvalidInput: If the options do not come first, or a text in them breaks its rule.
     """
     first = await anext(requests, None)
     if first is None or first.WhichOneof("part") != "options":
         raise InvalidInput("options", "is missing; it must be the first message of the upload")
+    check_texts(first)
     return first.options, _chunks(requests)
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import AsyncIterator
 
-from services.trainer.jobs.queue import Job, Jobs, check_requested_by
+from services.trainer.jobs.queue import Job, Jobs
 from services.trainer.jobs.uploads import Uploads
 from services.trainer.registry.evaluations import Evaluations
 from services.trainer.registry.replicas import ReplicaWatch, Rollout
@@ -156,7 +156,6 @@ class Trainer:
         Raises:
             InvalidInput: If an option is out of its range, or the file empty or too large.
         """
-        check_requested_by(requested_by, "options.requested_by")
         if threshold is None:
             threshold = _UNCALIBRATED_THRESHOLD
         if not math.isfinite(threshold) or abs(threshold) > 1:
@@ -204,12 +203,10 @@ class Trainer:
             requested_by: Who asks.
 
         Raises:
-            InvalidInput: If `requested_by` is not 1..128 characters.
             NotFound: If there is no such version.
             PreconditionFailed: If it is the one that serves.
             Unavailable: If a store cannot be reached.
         """
-        check_requested_by(requested_by)
         if model_version:
             await self.versions.get(model_version)
             serving = await self.versions.serving()

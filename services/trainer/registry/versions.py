@@ -15,7 +15,6 @@ from psycopg.errors import UniqueViolation
 from psycopg.rows import DictRow, class_row, dict_row
 
 from services.trainer.evaluation.gate import GateVerdict, verdict_from_json, verdict_to_json
-from services.trainer.jobs.queue import check_requested_by
 from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from shared.model.manifest import Manifest
 from shared.storage.postgres import Pool, transaction
@@ -119,15 +118,13 @@ class Versions:
         """Make a version the serving one; nothing changes if it is so already.
 
         Raises:
-            InvalidInput: If `who` is not 1..128 characters, or the gate is overridden
-                without a reason.
+            InvalidInput: If the gate is overridden without a reason.
             NotFound: If there is no such version.
             PreconditionFailed: If its gate refused it and `override_gate` is false.
             Conflict: If the generation is not `expected_generation`, or another promotion
                 or rollback is made at the same time.
         """
-        check_requested_by(who)
-        if override_gate and not why.strip():
+        if override_gate and not why:
             raise InvalidInput("reason", "is empty; overriding the gate needs one")
         async with transaction(self._pool) as connection:
             version = await _get(connection, model_version)
@@ -156,11 +153,9 @@ class Versions:
         Rolling back again goes further back, not forth.
 
         Raises:
-            InvalidInput: If `who` is not 1..128 characters.
             PreconditionFailed: If nothing served before.
             Conflict: If a promotion or rollback is made at the same time.
         """
-        check_requested_by(who)
         async with transaction(self._pool) as connection:
             now = await read_serving(connection)
             before = await _generation(

@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import Any
 
 import cv2
+import grpc
 import numpy as np
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
@@ -54,9 +55,7 @@ def settings_for(
 
 
 @asynccontextmanager
-async def stub_on(
-    settings: FeedbackSettings,
-) -> AsyncIterator[feedback_pb2_grpc.FeedbackServiceStub]:
+async def channel_on(settings: FeedbackSettings) -> AsyncIterator[grpc.aio.Channel]:
     """Run the service in this process and connect to it; calls wait until it is ready."""
     service = partial(feedback_service, settings)
     async with (
@@ -65,7 +64,16 @@ async def stub_on(
     ):
         stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
         await stub.GetStats(pb.GetStatsRequest(), wait_for_ready=True, timeout=10)
-        yield stub
+        yield channel
+
+
+@asynccontextmanager
+async def stub_on(
+    settings: FeedbackSettings,
+) -> AsyncIterator[feedback_pb2_grpc.FeedbackServiceStub]:
+    """As `channel_on`, with a stub on the channel."""
+    async with channel_on(settings) as channel:
+        yield feedback_pb2_grpc.FeedbackServiceStub(channel)
 
 
 @cache

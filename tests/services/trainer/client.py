@@ -18,8 +18,12 @@ class TrainerClient:
         self._process = process
 
     @property
+    def address(self) -> str:
+        return self._process.address
+
+    @property
     def stub(self) -> trainer_pb2_grpc.TrainerServiceStub:
-        return trainer_pb2_grpc.TrainerServiceStub(open_sync_channel(self._process.address))
+        return trainer_pb2_grpc.TrainerServiceStub(open_sync_channel(self.address))
 
     def job(self, job_id: str) -> pb.Job:
         return self.stub.GetJob(pb.GetJobRequest(job_id=job_id), timeout=10).job

@@ -31,7 +31,7 @@ from services.trainer.data.label_report import (
     suspect,
 )
 from services.trainer.data.labels import LabelledPair
-from shared.errors import InvalidInput, NotFound, Unavailable
+from shared.errors import NotFound, Unavailable
 from shared.model.image.face_reader import FaceImage
 from shared.registry.erasure_mark import read_erasure
 from shared.storage.objects import ObjectStore, image_key
@@ -456,22 +456,6 @@ async def test_the_contract_erases_and_shows_the_trail(stub: Stub) -> None:
     ]
     assert json.loads(entries[1].detail)["labels"] == 1
     assert not second.next_page_token
-
-
-@pytest.mark.parametrize(
-    ("field", "arguments"),
-    [
-        ("sha256", ("no hash", "dpo", "ticket")),
-        ("requested_by", (sha256(1), "", "ticket")),
-        ("request_id", (sha256(1), "dpo", "x" * 129)),
-    ],
-)
-async def test_a_request_that_cannot_be_kept_is_refused_by_name(
-    keeper: Keeper, field: str, arguments: tuple[str, str, str]
-) -> None:
-    eraser = keeper.eraser
-    with pytest.raises(InvalidInput, match=f"^{field}: "):
-        await eraser.erase_image(*arguments)
 
 
 async def test_whatever_refers_to_an_image_goes_with_it(keeper: Keeper, database_url: str) -> None:

@@ -182,11 +182,11 @@ async def test_a_pool_of_one_image_has_no_pairs(
             await office.next_pairs("ann", 5, None)
 
 
-@pytest.mark.parametrize(("annotator", "count"), [("", 5), ("ann", 101), ("ann", -1)])
+@pytest.mark.parametrize("count", [101, -1])
 async def test_what_is_asked_for_wrongly_is_named(
-    settings: FeedbackSettings, database_url: str, annotator: str, count: int
+    settings: FeedbackSettings, database_url: str, count: int
 ) -> None:
     prepare_images(database_url, 2)
     async with lease_office(settings) as office:
-        with pytest.raises(InvalidInput, match=r"annotator|count"):
-            await office.next_pairs(annotator, count, None)
+        with pytest.raises(InvalidInput, match="count"):
+            await office.next_pairs("ann", count, None)

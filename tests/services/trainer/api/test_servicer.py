@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -28,13 +29,16 @@ from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
 from shared.model.golden import check_golden
 from shared.model.sessions.factory import open_session
 from shared.registry.serving_pointer import read_pointer
+from shared.registry.shadow_pointer import read_shadow
 from shared.registry.version_store import VersionStore
+from shared.rpc.channel import open_channel
 from shared.rpc.errors import domain_errors
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from tests.services.trainer.client import TrainerClient, upload_parts
 from tests.support.processes import NOWHERE, ServiceProcess, service_environment
 from tests.support.seaweedfs import SeaweedServer
+from tests.support.texts import bad_texts, refusal
 
 UPLOAD_LIMIT = 20 * 2**20
 UNKNOWN_ID = "00000000-0000-0000-0000-000000000000"
@@ -189,6 +193,20 @@ def test_a_bad_request_is_refused_with_the_reason(
 ):
     with pytest.raises(raises, match=says), domain_errors():
         getattr(trainer.stub, call)(request_, timeout=10)
+
+
+@pytest.mark.usefixtures("default_version")
+async def test_a_bad_text_in_any_field_is_refused_by_name_and_leaves_nothing(
+    trainer: TrainerClient, s3: ObjectStoreSettings
+):
+    jobs, served = trainer.jobs(), trainer.models().serving_generation
+    bad_ones = bad_texts(pb.DESCRIPTOR.services_by_name["TrainerService"])
+    async with open_channel(trainer.address) as channel:
+        found = {str(bad): await refusal(channel, bad) for bad in bad_ones}
+    assert found == {str(bad): (grpc.StatusCode.INVALID_ARGUMENT, bad.field) for bad in bad_ones}
+    assert trainer.jobs() == jobs
+    assert trainer.models().serving_generation == served
+    assert read_shadow(ObjectStore(s3)) is None
 
 
 def test_a_watcher_of_an_unknown_job_is_told(trainer: TrainerClient):

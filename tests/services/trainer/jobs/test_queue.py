@@ -9,7 +9,7 @@ from services.trainer.evaluation.gate import GateCheck, GateVerdict
 from services.trainer.jobs.leases import MAX_ATTEMPTS, Ending, Leases
 from services.trainer.jobs.queue import Jobs, JobState
 from services.trainer.worker.specs import JobKind
-from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, Unavailable
+from shared.errors import Conflict, NotFound, PreconditionFailed, Unavailable
 from shared.storage.postgres import Pool
 from tests.services.trainer.samples import IMPORT, train_spec
 
@@ -30,13 +30,6 @@ async def test_a_job_is_kept_as_it_was_asked_for(jobs: Jobs):
     assert (job.requested_by, job.progress, job.attempts) == ("ada", 0, 0)
     assert job.started_at is None
     assert job.ended_at is None
-
-
-@pytest.mark.parametrize("name", ["", "x" * 129])
-async def test_nobody_asks_without_a_name(jobs: Jobs, name: str):
-    with pytest.raises(InvalidInput, match="requested_by"):
-        await jobs.create(JobKind.IMPORT, IMPORT, name)
-    assert await jobs.list(10) == []
 
 
 async def test_jobs_are_listed_newest_first_and_in_pages(jobs: Jobs):

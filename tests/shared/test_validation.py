@@ -1,0 +1,60 @@
+"""The rule of one text, for any text."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import InvalidInput
+from shared.validation import TextKind, TextRule
+
+ANY = st.text(st.characters(codec=None), max_size=40) | st.text(
+    " \t\n\0\x1f\x85\u2028ab", max_size=8
+)
+
+
+def accepts(rule: TextRule, text: str) -> bool:
+    try:
+        rule.check("field", text)
+    except InvalidInput as error:
+        assert error.field == "field"
+        error.why.encode()
+        return False
+    return True
+
+
+@given(ANY, st.sampled_from([TextKind.NAME, TextKind.PROSE]), st.integers(1, 40), st.booleans())
+def test_a_text_is_accepted_exactly_if_it_keeps_its_rule(
+    text: str, kind: TextKind, most: int, required: bool
+) -> None:
+    allowed = "\t\n\r" if kind is TextKind.PROSE else ""
+    forbidden = {"Cc", "Cs"} if kind is TextKind.PROSE else {"Cc", "Cs", "Zl", "Zp"}
+    keeps = (
+        len(text) <= most
+        and bool(text.strip())
+        and not any(unicodedata.category(c) in forbidden and c not in allowed for c in text)
+    )
+    assert accepts(TextRule(kind, most, required), text) == (keeps or (not text and not required))
+
+
+@given(st.text("0123456789abcdefABCDEFg \0", min_size=60, max_size=64))
+def test_a_hash_is_64_hex_digits(text: str) -> None:
+    rule = TextRule(TextKind.SHA256, 64, required=True)
+    assert accepts(rule, text) == (len(text) == 64 and not set(text) & set("g \0"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "why"),
+    [
+        (TextRule(TextKind.NAME, 128, True), "", "is empty; one line of 1..128 characters is"),
+        (TextRule(TextKind.NAME, 128, True), " ", "is blank; one line of 1..128 characters is"),
+        (TextRule(TextKind.PROSE, 9, False), " ", "is blank; a text of 1..9 characters or no text"),
+        (TextRule(TextKind.NAME, 128, True), "x" * 129, "has 129 characters; at most 128"),
+        (TextRule(TextKind.NAME, 128, True), "ad\0a", "holds U\\+0000 at place 2"),
+        (TextRule(TextKind.SHA256, 64, True), "abc", "is 'abc'; a SHA-256 is 64 hex digits"),
+    ],
+)
+def test_a_refusal_says_what_would_be_right(rule: TextRule, text: str, why: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^field: {why}"):
+        rule.check("field", text)

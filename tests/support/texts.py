@@ -1,0 +1,135 @@
+"""Requests with a bad text in each of their text fields, made from the contract."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import (
+    Descriptor,
+    FieldDescriptor,
+    MethodDescriptor,
+    ServiceDescriptor,
+)
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc.error_details_pb2 import BadRequest
+from grpc_status.rpc_status import from_call
+
+from shared.rpc.requests import text_rule
+from shared.validation import TextKind, TextRule
+
+NOT_UTF8 = "not UTF-8"
+# It is a job's id as well as a name, and cannot be found.
+_GOOD_NAME = "00000000-0000-0000-0000-000000000000"
+_PLACEHOLDER = "#place#"
+
+
+@dataclass(frozen=True)
+class BadText:
+    """A request with one bad text.
+
+    Attributes:
+        method: The method that takes it.
+        field: Path of the field, as the contract names it.
+        what: What is wrong with the text.
+        data: The request, serialized; its other texts are good.
+    """
+
+    method: MethodDescriptor
+    field: str
+    what: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return f"{self.method.name}: {self.what} in {self.field}"
+
+
+def text_fields(message: Descriptor, path: str = "") -> Iterator[tuple[str, FieldDescriptor]]:
+    """Give each string field of a message and of the messages in it, with its path."""
+    for field in message.fields:
+        if field.type == FieldDescriptor.TYPE_STRING:
+            yield path + field.name, field
+        elif field.message_type is not None:
+            yield from text_fields(field.message_type, f"{path}{field.name}.")
+
+
+def bad_texts(service: ServiceDescriptor) -> list[BadText]:
+    """Make, for each text field of each method of a service, requests with it bad."""
+    return [
+        BadText(method, path, what, data)
+        for method in service.methods
+        for path, field in text_fields(method.input_type)
+        for what, data in _requests(method.input_type, path, field)
+    ]
+
+
+async def refusal(
+    channel: grpc.aio.Channel, bad: BadText, timeout_s: float = 20
+) -> tuple[grpc.StatusCode, str]:
+    """Send the request and give the status and the field it is refused with."""
+    method = bad.method
+    kind = (
+        f"{'stream' if method.client_streaming else 'unary'}_"
+        f"{'stream' if method.server_streaming else 'unary'}"
+    )
+    call = getattr(channel, kind)(f"/{method.containing_service.full_name}/{method.name}")
+    request = iter([bad.data]) if method.client_streaming else bad.data
+    try:
+        if method.server_streaming:
+            async for _ in call(request, timeout=timeout_s):
+                pass
+        else:
+            await call(request, timeout=timeout_s)
+    except grpc.aio.AioRpcError as error:
+        violations = BadRequest()
+        for detail in getattr(from_call(error), "details", ()):
+            detail.Unpack(violations)
+        named = [violation.field for violation in violations.field_violations]
+        return error.code(), named[0] if named else str(error.details())
+    return grpc.StatusCode.OK, ""
+
+
+def _requests(
+    message: Descriptor, path: str, field: FieldDescriptor
+) -> Iterator[tuple[str, bytes]]:
+    rule = text_rule(field)
+    assert rule is not None, f"{field.full_name} has no rule"
+    for what, text in _bad(rule):
+        yield what, _request(message, path, text).SerializeToString()
+    data = _request(message, path, _PLACEHOLDER).SerializeToString()
+    yield NOT_UTF8, data.replace(_PLACEHOLDER.encode(), b"\xff" * len(_PLACEHOLDER))
+
+
+def _bad(rule: TextRule) -> Iterator[tuple[str, str]]:
+    yield "a NUL", "a\0b"
+    yield "a control character", "a\x1bb"
+    yield "a blank", "  \t "
+    yield "an over-long text", "a" * (rule.max_characters + 1)
+    if rule.kind is not TextKind.PROSE:
+        yield "two lines", "a\nb"
+    if rule.required:
+        yield "nothing", ""
+
+
+def _request(message: Descriptor, path: str, text: str) -> Any:
+    request = _good(message)
+    *parts, name = path.split(".")
+    target = request
+    for part in parts:
+        target = getattr(target, part)
+    setattr(target, name, text)
+    return request
+
+
+def _good(message: Descriptor) -> Message:
+    """Make a message whose texts are good, where none is in a oneof with another."""
+    request = GetMessageClass(message)()
+    for field in message.fields:
+        if field.type == FieldDescriptor.TYPE_STRING:
+            rule = text_rule(field)
+            good = "0" * 64 if rule and rule.kind is TextKind.SHA256 else _GOOD_NAME
+            setattr(request, field.name, good)
+        elif field.message_type is not None and any(text_fields(field.message_type)):
+            getattr(request, field.name).CopyFrom(_good(field.message_type))
+    return request
