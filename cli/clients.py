@@ -1,6 +1,8 @@
-"""Finds the services: in a running stack's folder, or by the environment."""
+"""gRPC clients of the services, found by the stack's folder or by the environment."""
 
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,16 +24,19 @@ Service = Literal["embedder", "feedback", "trainer"]
 DEFAULT_DIR = Path("run")
 CALL_TIMEOUT_S = 60.0
 _LONGEST_PAGE = 1000
+_TRIES = 5
+_PAUSE_S = 1.0
 
 _Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 
 DirOption = Annotated[
     Path | None,
     typer.Option(
         "--dir",
         file_okay=False,
-        help="Folder of a running `magface up`. Without it the services are those of "
-        "MAGFACE_EMBEDDER_ADDRESS and so on, or of the stack in ./run.",
+        help="Folder of a running `magface up`. By default the services at "
+        "MAGFACE_EMBEDDER_ADDRESS and so on, or those of the stack in ./run.",
     ),
 ]
 
@@ -40,7 +45,7 @@ def service_address(service: Service, folder: Path | None) -> str:
     """Finds a service's gRPC target: ``folder`` first, then the environment, then ./run.
 
     Raises:
-        PreconditionFailed: None of them says.
+        PreconditionFailed: None of them gives an address.
     """
     variable = f"MAGFACE_{service.upper()}_ADDRESS"
     if folder is None and os.environ.get(variable):
@@ -56,23 +61,52 @@ def service_address(service: Service, folder: Path | None) -> str:
 
 @contextmanager
 def embedder(folder: Path | None) -> Iterator[EmbedderServiceStub]:
-    """Calls the embedder; failed calls raise the domain's errors."""
+    """Opens a client of the embedder whose failed calls raise domain errors."""
     with _channel("embedder", folder) as channel:
         yield EmbedderServiceStub(channel)
 
 
 @contextmanager
 def feedback(folder: Path | None) -> Iterator[FeedbackServiceStub]:
-    """Calls the feedback service; failed calls raise the domain's errors."""
+    """Opens a client of the feedback service whose failed calls raise domain errors."""
     with _channel("feedback", folder) as channel:
         yield FeedbackServiceStub(channel)
 
 
 @contextmanager
 def trainer(folder: Path | None) -> Iterator[TrainerServiceStub]:
-    """Calls the trainer; failed calls raise the domain's errors."""
+    """Opens a client of the trainer whose failed calls raise domain errors."""
     with _channel("trainer", folder) as channel:
         yield TrainerServiceStub(channel)
+
+
+def new_key() -> str:
+    """Makes an idempotency key for one request; a repetition of the request keeps it."""
+    return secrets.token_hex(16)
+
+
+def repeat_if_cut(call: Callable[[float], _Answer], timeout_s: float) -> _Answer:
+    """Makes a streaming call, again when its service cannot be reached.
+
+    gRPC itself repeats only streams that are short enough to be buffered.
+
+    Args:
+        call: Makes the call, given its timeout in seconds. It must be safe to repeat.
+        timeout_s: For all tries together, in seconds.
+
+    Raises:
+        Unavailable: Five tries failed, or the time is over.
+    """
+    deadline = time.monotonic() + timeout_s
+    for _ in range(_TRIES - 1):
+        try:
+            with domain_errors():
+                return call(deadline - time.monotonic())
+        except Unavailable:
+            if time.monotonic() + _PAUSE_S >= deadline:
+                raise
+        time.sleep(_PAUSE_S)
+    return call(deadline - time.monotonic())
 
 
 def collect_pages(

@@ -1,4 +1,4 @@
-"""Reads picture files into the contract's images."""
+"""Image files as messages of the contract, and errors that name the file."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ _CROP_SIZE: Final = (112, 112)
 
 
 class Alignment(StrEnum):
-    """How the face lies in a picture."""
+    """How an image is aligned."""
 
     AUTO = "auto"
     ALIGNED = "aligned"
@@ -29,7 +29,7 @@ AlignmentOption = Annotated[
     Alignment,
     typer.Option(
         "--alignment",
-        help="aligned: a face crop; detect: any photo, its most prominent face is found; "
+        help="aligned: a face crop; detect: a photo, of which the most prominent face is used; "
         "auto: aligned when the picture is 112x112, otherwise detect.",
     ),
 ]
@@ -43,7 +43,7 @@ PictureB = Annotated[
 
 
 def to_image(data: bytes, alignment: Alignment) -> image_pb2.Image:
-    """Packs a picture's bytes; what is wrong with them is for the server to say."""
+    """Packs the bytes of an image file; the server validates them."""
     aligned = alignment is Alignment.ALIGNED or (
         alignment is Alignment.AUTO and _size(data) in (_CROP_SIZE, None)
     )
@@ -53,7 +53,7 @@ def to_image(data: bytes, alignment: Alignment) -> image_pb2.Image:
 
 @contextmanager
 def naming_files(files: Mapping[str, str]) -> Iterator[None]:
-    """Lets an error of the call in the block name the file, not the request's field.
+    """Makes errors of calls in the block name the file instead of the request's field.
 
     Args:
         files: Name of each file by the field it was sent in, e.g. ``images[3]``.
@@ -68,14 +68,14 @@ def naming_files(files: Mapping[str, str]) -> Iterator[None]:
 
 
 def file_of_field(files: Mapping[str, str], wanted: str) -> str | None:
-    """Finds the file that was sent in a field or holds it, among those of `naming_files`."""
+    """Finds the file that was sent in a field or in a message around it."""
     return next(
         (name for field, name in files.items() if f"{wanted}.".startswith(f"{field}.")), None
     )
 
 
 def _size(data: bytes) -> tuple[int, int] | None:
-    """Width and height as the file's header says; None when there is no telling."""
+    """Reads width and height from the file's header; None when it is not readable."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return picture.size

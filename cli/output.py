@@ -204,7 +204,7 @@ def short_time(moment: str | None) -> str:
 
 
 def counting_progress() -> Progress:
-    """Makes a progress bar of things done and to do; shown on a terminal only."""
+    """Makes a progress bar that counts items; shown on a terminal only."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -217,7 +217,7 @@ def counting_progress() -> Progress:
 
 
 def to_plain(message: Message) -> dict[str, Any]:
-    """Turns a message into what JSON can say.
+    """Converts a message to values that JSON can hold.
 
     Unlike protobuf's own JSON, 64-bit integers stay numbers, enums lose their prefix
     (``JOB_STATE_QUEUED`` becomes ``queued``), and unset fields are there as None or empty.
@@ -250,7 +250,7 @@ def _plain(value: Any, field: Any) -> Any:
 
 
 def shortest(value: float) -> float:
-    """Rounds what came from a float32 to as few digits as tell it from its neighbours."""
+    """Rounds a float32 to the fewest digits that identify it."""
     import numpy as np
 
     return float(str(np.float32(value)))

@@ -1,4 +1,4 @@
-"""``magface dataset``: makes pairs and pictures to work with."""
+"""``magface dataset``: pair sets from folders of faces, and rendered people."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,23 +12,32 @@ if TYPE_CHECKING:
     from shared.datasets.pairs import PairSet
     from shared.datasets.sampling import HardPairs, SampleSize
 
-app = typer.Typer(no_args_is_help=True, help="Make labelled pairs, or pictures of made-up people.")
+app = typer.Typer(
+    no_args_is_help=True, help="Make sets of labelled pairs, or images of rendered people."
+)
 
 FacesArgument = Annotated[
     Path,
-    typer.Argument(exists=True, file_okay=False, help="A folder per identity.", show_default=False),
+    typer.Argument(
+        exists=True,
+        file_okay=False,
+        help="Folder with a folder of images per identity.",
+        show_default=False,
+    ),
 ]
-ImagesOption = Annotated[int, typer.Option(min=2, help="Images of each person, at most.")]
+ImagesOption = Annotated[int, typer.Option(min=2, help="Most images of each person.")]
 HardOption = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of pairs that are the hardest for a model.")
+    float, typer.Option(min=0, max=1, help="Share of pairs that are hardest for a model.")
 ]
 HardestForOption = Annotated[
     Path | None,
     typer.Option(
-        "--checkpoint", exists=True, dir_okay=False, help="That model; the bundled one otherwise."
+        "--checkpoint", exists=True, dir_okay=False, help="Model for --hard; default: bundled."
     ),
 ]
-ChannelOrderOption = Annotated[ChannelOrder, typer.Option(help="Of the --checkpoint.")]
+ChannelOrderOption = Annotated[
+    ChannelOrder, typer.Option(help="Channel order of the --checkpoint.")
+]
 SeedOption = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 
 
@@ -39,16 +48,18 @@ def pairs(
     out: Annotated[
         Path, typer.Option(dir_okay=False, help="JSON file to write.", show_default=False)
     ],
-    identities: Annotated[int, typer.Option(min=2, help="People to choose.")] = 10,
+    identities: Annotated[int, typer.Option(min=2, help="Number of people to choose.")] = 10,
     images: ImagesOption = 5,
-    count: Annotated[int, typer.Option("--pairs", min=2, help="Half of them genuine.")] = 200,
+    count: Annotated[
+        int, typer.Option("--pairs", min=2, help="Number of pairs, half of them genuine.")
+    ] = 200,
     hard: HardOption = 0.0,
     checkpoint: HardestForOption = None,
     channel_order: ChannelOrderOption = ChannelOrder.BGR,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose genuine and impostor pairs among the people of a folder."""
+    """Choose genuine and impostor pairs from a folder of people."""
     from shared.datasets.folder import read_identities
     from shared.datasets.pairs_json import write_pairs_json
     from shared.datasets.sampling import SampleSize, sample_pairs
@@ -66,13 +77,16 @@ def splits(
     *,
     folder: FacesArgument,
     out: Annotated[
-        Path, typer.Option(file_okay=False, help="Gets NAME.json for each.", show_default=False)
+        Path,
+        typer.Option(
+            file_okay=False, help="Folder for NAME.json of each split.", show_default=False
+        ),
     ],
     split: Annotated[
         list[str],
         typer.Option(
             metavar="NAME=PEOPLE:PAIRS",
-            help="Give it once for each, such as train=200:1000.",
+            help="Repeat it for each split, for instance train=200:1000.",
             show_default=False,
         ),
     ],
@@ -83,7 +97,7 @@ def splits(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose sets of pairs with nobody in two of them."""
+    """Choose several sets of pairs that share no person."""
     from shared.datasets.folder import read_identities
     from shared.datasets.pairs_json import write_pairs_json
     from shared.datasets.sampling import sample_splits
@@ -107,14 +121,17 @@ def splits(
 @app.command()
 def render(
     folder: Annotated[
-        Path, typer.Argument(file_okay=False, help="Made when absent.", show_default=False)
+        Path,
+        typer.Argument(
+            file_okay=False, help="Folder to write; created when absent.", show_default=False
+        ),
     ],
-    people: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
-    images: Annotated[int, typer.Option(min=1, help="Pictures of each.")] = 6,
+    people: Annotated[int, typer.Option(min=1, help="Number of people.")] = 20,
+    images: Annotated[int, typer.Option(min=1, help="Images of each person.")] = 6,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw made-up people, 112x112, a folder per identity."""
+    """Render images of artificial people, 112x112, a folder per identity."""
     from cli.demo.rendering.renderer import write_people
 
     write_people(folder, people, images, seed)

@@ -22,7 +22,7 @@ VersionOption = Annotated[
     typer.Option(
         "--model-version",
         metavar="VERSION",
-        help="Ask this version, which must be resident: the one that serves (the default), or "
+        help="Version to use. It must be loaded: the serving one (the default) or "
         "the one that served before it.",
         show_default=False,
     ),
@@ -39,7 +39,7 @@ def embed(
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Embed faces: a unit vector each, with its magnitude and quality."""
+    """Compute the embedding, magnitude and quality of each face."""
     with embedder(folder) as stub:
         model_version, faces = _embed_with_one_version(stub, images, alignment, model_version)
     result = {
@@ -66,7 +66,7 @@ def verify(
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether two pictures show the same person."""
+    """Tell whether two images show the same person."""
     request = embedder_pb2.VerifyRequest(
         a=embedder_pb2.VerifySide(image=to_image(a.read_bytes(), alignment)),
         b=embedder_pb2.VerifySide(image=to_image(b.read_bytes(), alignment)),

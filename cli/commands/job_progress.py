@@ -1,4 +1,4 @@
-"""Follows a job of the trainer, and shows it to a person."""
+"""Progress of a trainer's job, and tables of its result."""
 
 import time
 from collections.abc import Callable

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-ByOption = Annotated[str, typer.Option("--by", help="Who asks; recorded.")]
+ByOption = Annotated[str, typer.Option("--by", help="Who requests it; recorded.")]
 
 
 class ChannelOrder(StrEnum):

@@ -9,18 +9,18 @@ import typer
 from magface.v1 import trainer_pb2
 from rich.console import RenderableType
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, new_key, trainer
 from cli.commands.job_progress import follow_job, job_facts, wait_for_job
 from cli.commands.options import ByOption, user_name
 from cli.output import JsonOption, console, emit, short_time, table, to_plain
 
-jobs = typer.Typer(no_args_is_help=True, help="Look at what the trainer does.")
+jobs = typer.Typer(no_args_is_help=True, help="List, show, watch and cancel jobs of the trainer.")
 
 JobArgument = Annotated[str, typer.Argument(show_default=False)]
 
 
 class Recipe(StrEnum):
-    """What is minimised."""
+    """Loss function of a training."""
 
     COSINE = "cosine"
     HADSELL = "hadsell"
@@ -34,29 +34,29 @@ _RECIPES: Final = {
 
 def train(
     *,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until the job has ended.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end of the job.")] = False,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option()] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pairs a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pairs per step.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     genuine_margin: Annotated[
-        float | None, typer.Option(help="Similarity above which a genuine pair costs nothing.")
+        float | None, typer.Option(help="Similarity above which a genuine pair has no loss.")
     ] = None,
     impostor_margin: Annotated[
-        float | None, typer.Option(help="Similarity below which an impostor pair costs nothing.")
+        float | None, typer.Option(help="Similarity below which an impostor pair has no loss.")
     ] = None,
     recipe: Annotated[
-        Recipe | None, typer.Option(help="cosine: margins on both sides; hadsell: the classic one.")
+        Recipe | None, typer.Option(help="cosine: two margins; hadsell: contrastive loss.")
     ] = None,
-    parent: Annotated[str, typer.Option(help="Version to start from; the serving one.")] = "",
+    parent: Annotated[str, typer.Option(help="Version to start from; default: serving.")] = "",
     no_promotion: Annotated[
-        bool, typer.Option("--no-promotion", help="Keep it out of service though it pass the gate.")
+        bool, typer.Option("--no-promotion", help="Do not promote it when it passes the gate.")
     ] = False,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune a model version on the feedback as it stands now."""
+    """Fine-tune a model version on the current feedback."""
     options = trainer_pb2.TrainingOptions(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -68,7 +68,10 @@ def train(
         recipe=trainer_pb2.RECIPE_UNSPECIFIED if recipe is None else _RECIPES[recipe],
     )
     request = trainer_pb2.StartTrainingRequest(
-        options=options, requested_by=by, no_promotion=no_promotion
+        options=options,
+        requested_by=by,
+        no_promotion=no_promotion,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         job = stub.StartTraining(request, timeout=CALL_TIMEOUT_S).job
@@ -79,7 +82,7 @@ def train(
 
 @jobs.command("list")
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs to show.")] = 20,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -98,7 +101,7 @@ def list_jobs(
 
 @jobs.command()
 def show(job_id: JobArgument, folder: DirOption = None, as_json: JsonOption = False) -> None:
-    """Show a job, with the gate's verdict where there is one."""
+    """Show a job and the checks of its gate."""
     with trainer(folder) as stub:
         job = stub.GetJob(trainer_pb2.GetJobRequest(job_id=job_id), timeout=CALL_TIMEOUT_S).job
     emit(as_json, {"job": to_plain(job)}, job_facts(job))
@@ -106,7 +109,7 @@ def show(job_id: JobArgument, folder: DirOption = None, as_json: JsonOption = Fa
 
 @jobs.command()
 def watch(job_id: JobArgument, folder: DirOption = None, as_json: JsonOption = False) -> None:
-    """Print a job's events from its beginning to its end."""
+    """Print the events of a job until it ends."""
     events: list[dict[str, Any]] = []
 
     def on_event(event: trainer_pb2.WatchJobResponse) -> None:
@@ -130,7 +133,9 @@ def cancel(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a job to stop."""
-    request = trainer_pb2.CancelJobRequest(job_id=job_id, requested_by=by)
+    request = trainer_pb2.CancelJobRequest(
+        job_id=job_id, requested_by=by, idempotency_key=new_key()
+    )
     with trainer(folder) as stub:
         job = stub.CancelJob(request, timeout=CALL_TIMEOUT_S).job
     emit(as_json, {"job": to_plain(job)}, job_facts(job))

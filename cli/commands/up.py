@@ -1,4 +1,4 @@
-"""``magface up``."""
+"""``magface up``: the embedded stack in the foreground."""
 
 import signal
 import threading
@@ -14,9 +14,9 @@ from cli.output import JsonOption, console, emit, facts, remarks
 def up(
     folder: Annotated[
         Path,
-        typer.Option("--dir", file_okay=False, help="Keeps all data; nothing else is changed."),
+        typer.Option("--dir", file_okay=False, help="Folder for all data."),
     ] = DEFAULT_DIR,
-    embedders: Annotated[int, typer.Option(min=1, max=64, help="Replicas of the embedder.")] = 1,
+    embedders: Annotated[int, typer.Option(min=1, max=64, help="Number of embedders.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Start Postgres, an S3 server and all services, and keep them running until Ctrl-C."""

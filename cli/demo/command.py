@@ -1,4 +1,4 @@
-"""The command: starts a stack of its own, runs the loop on it, and shows what came out."""
+"""``magface demo``: runs the loop on an embedded stack and shows the result."""
 
 import json
 import shutil
@@ -21,22 +21,20 @@ def demo(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Folder per identity of aligned 112x112 faces; made-up people without it.",
+            help="Aligned 112x112 faces, a folder per identity; default: rendered people.",
         ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Official checkpoint; the bundled one without it."
-        ),
+        typer.Option(exists=True, dir_okay=False, help="MagFace checkpoint; default: bundled."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(file_okay=False, help="Gets summary.json and the stack's data.")
+        Path, typer.Option(file_okay=False, help="Folder for summary.json and the data.")
     ] = Path("out/demo"),
-    seed: Annotated[int, typer.Option(help="Of people and pairs.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of people and pairs.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole loop on embedded parts and show what the model learned."""
+    """Run the whole loop on an embedded stack and show what the model learned."""
     from cli.demo.loop import run_loop, serve_checkpoint
     from cli.demo.people import people_of_folder, rendered_people
 

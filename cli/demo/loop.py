@@ -32,10 +32,13 @@ _BY = "demo"
 def serve_checkpoint(stack: Path, checkpoint: Path) -> None:
     """Import a checkpoint into a running stack and let it serve."""
     with clients.trainer(stack) as trainer, clients.embedder(stack) as embedder:
-        options = trainer_pb2.ImportOptions(requested_by=_BY)
+        options = trainer_pb2.ImportOptions(requested_by=_BY, idempotency_key=clients.new_key())
         job = wait_for_job(trainer, upload_checkpoint(trainer, checkpoint, options))
         request = trainer_pb2.PromoteModelRequest(
-            model_version=job.model_version, requested_by=_BY, reason="the demo's checkpoint"
+            model_version=job.model_version,
+            requested_by=_BY,
+            reason="the demo's checkpoint",
+            idempotency_key=clients.new_key(),
         )
         trainer.PromoteModel(request, timeout=clients.CALL_TIMEOUT_S)
         _wait_until_served(embedder, job.model_version)
@@ -110,7 +113,7 @@ def _train(stub: TrainerServiceStub, traffic: VerifyTraffic, clock: StageClock) 
         if event.job.progress >= _SWAP_IS_NEAR:
             traffic.hurry()
 
-    request = trainer_pb2.StartTrainingRequest(requested_by=_BY)
+    request = trainer_pb2.StartTrainingRequest(requested_by=_BY, idempotency_key=clients.new_key())
     job = stub.StartTraining(request, timeout=clients.CALL_TIMEOUT_S).job
     return wait_for_job(stub, job, on_event)
 

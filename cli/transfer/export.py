@@ -1,4 +1,4 @@
-"""Brings feedback back as a set of pairs: JSON or Parquet, and the images beside it."""
+"""Export of labelled pairs as JSON or Parquet, with their images."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _SUFFIXES: Final = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM"
 
 
 class ExportFormat(StrEnum):
-    """How exported pairs are written."""
+    """File format of an export."""
 
     JSON = "json"
     PARQUET = "parquet"

@@ -1,4 +1,4 @@
-"""Sends a set of pairs as feedback."""
+"""Import of a pair set as labels, over a stream that resumes after a cut."""
 
 import hashlib
 import time
@@ -27,7 +27,7 @@ _UNAVAILABLE: Final = grpc.StatusCode.UNAVAILABLE.value[0]
 
 @dataclass
 class ImportedPairs:
-    """What became of each pair.
+    """Result of an import.
 
     Attributes:
         created: Stored now.
@@ -43,7 +43,7 @@ class ImportedPairs:
 def import_pair_set(
     stub: FeedbackServiceStub, pair_set: PairSet, annotator: str, alignment: Alignment
 ) -> ImportedPairs:
-    """Submits each pair; a refused one does not stop the others.
+    """Submits each pair; a refused pair does not stop the others.
 
     The idempotency key follows from the whole set and the pair's place in it: importing a
     set again stores nothing twice, while another set may contradict it. After a cut the pairs
@@ -80,7 +80,7 @@ def import_pair_set(
 def _count(
     done: ImportedPairs, place: int, result: feedback_pb2.FeedbackResult, names: dict[str, str]
 ) -> bool:
-    """Says whether the pair is settled; otherwise it has to be sent again."""
+    """Counts a result; returns False when the pair must be sent again."""
     refused = result.refused
     if result.HasField("stored"):
         done.created += result.stored.created
@@ -97,7 +97,7 @@ def _count(
 
 
 class _Sender:
-    """Streams pairs with a bounded number unanswered; each image's bytes travel about once."""
+    """Streams pairs with a bounded number in flight; sends each image about once."""
 
     def __init__(
         self, stub: FeedbackServiceStub, pair_set: PairSet, annotator: str, alignment: Alignment
@@ -110,7 +110,7 @@ class _Sender:
         self._set_key = _fingerprint(pair_set)
 
     def send(self, places: Iterable[int]) -> Iterator[tuple[int, feedback_pb2.FeedbackResult]]:
-        """Submits the pairs of these places, and yields what became of each."""
+        """Submits the pairs at these positions and yields the result of each."""
         by_key = {self._key(place): place for place in places}
         with _window(_UNANSWERED) as (slots, ended):
             requests = self._requests(by_key, slots, ended)
@@ -166,7 +166,7 @@ class _Sender:
 
 @contextmanager
 def _window(size: int) -> Iterator[tuple[Semaphore, Event]]:
-    """Bounds what is unanswered, and lets the sending thread go when the stream has ended."""
+    """Bounds the requests in flight, and releases the sending thread at the end."""
     slots, ended = Semaphore(size), Event()
     try:
         yield slots, ended

@@ -83,7 +83,7 @@ async def _live(
             uploads=uploads,
             pointer=pointer,
             replicas=replicas,
-            shadow=ShadowPublisher(objects),
+            shadow=ShadowPublisher(pool, objects),
         )
     )
     await lifecycle.set_ready(True)

@@ -1,4 +1,4 @@
-"""Finds out by measuring in which channel order a checkpoint wants its input."""
+"""Detection of a checkpoint's channel order by measuring both."""
 
 from pathlib import Path
 from typing import Any, Final

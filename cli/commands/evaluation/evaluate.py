@@ -1,4 +1,4 @@
-"""``magface evaluate``: the field's figures of a model on labelled pairs."""
+"""``magface evaluate``: verification metrics of a model on labelled pairs."""
 
 import json
 from pathlib import Path
@@ -30,29 +30,27 @@ def evaluate(
             help="Pairs as .json, LFW's .txt or InsightFace's .bin; or a folder per identity.",
         ),
     ],
-    model: Annotated[str, typer.Option(help="Version to measure; the serving one.")] = "",
+    model: Annotated[str, typer.Option(help="Version to measure; default: serving.")] = "",
     checkpoint: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Measure this file instead of a version."),
     ] = None,
-    against: Annotated[
-        str, typer.Option(help="Version or checkpoint file to compare with, as the old one.")
-    ] = "",
+    against: Annotated[str, typer.Option(help="Version or checkpoint file to compare with.")] = "",
     channel_order: Annotated[
-        ChannelOrder, typer.Option(help="Of checkpoint files.")
+        ChannelOrder, typer.Option(help="Channel order of checkpoint files.")
     ] = ChannelOrder.BGR,
     threshold: Annotated[
-        float | None, typer.Option(help="The version's own; 0.4 for a checkpoint file.")
+        float | None, typer.Option(help="Default: the version's own; 0.4 for a file.")
     ] = None,
     sample: Annotated[int, typer.Option(min=2, help="Pairs to draw from a folder.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the draw and the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sample and of the bootstrap.")] = 0,
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="Also with the mirror image's features added.")
+        bool, typer.Option("--mirror", help="Measure also with mirrored images added.")
     ] = False,
     alignment: AlignmentOption = Alignment.AUTO,
     out: Annotated[
         Path | None,
-        typer.Option(file_okay=False, help="Gets report.html, the figures and the errors."),
+        typer.Option(file_okay=False, help="Folder for report.html, metrics and errors."),
     ] = None,
     folder: DirOption = None,
     as_json: JsonOption = False,

@@ -1,4 +1,4 @@
-"""Asks a model which pairs are hard."""
+"""Hard pairs: those whose similarity misleads a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from shared.model.sessions.torch import TorchSession
 
 
 def hard_pairs(share: float, checkpoint: Path | None, channel_order: ChannelOrder) -> HardPairs:
-    """Makes the wish for a share of pairs that a checkpoint finds hard; None is the bundled one.
+    """Makes the request for a share of pairs that are hard for a checkpoint (None: bundled).
 
     Raises:
         InvalidInput: It is no whole checkpoint, or a picture cannot be used.

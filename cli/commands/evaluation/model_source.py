@@ -1,4 +1,4 @@
-"""Opens what an evaluation measures: a published version, or a checkpoint file."""
+"""The models that an evaluation can measure: published versions and checkpoint files."""
 
 import os
 import tempfile

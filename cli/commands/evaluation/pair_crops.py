@@ -1,4 +1,4 @@
-"""Reads the faces of a set of pairs as the other commands read pictures."""
+"""Aligned face crops of a pair set."""
 
 from typing import Final, Literal
 
@@ -19,7 +19,7 @@ _SETTLED: Final[dict[Alignment, Literal["aligned", "detect"]]] = {
 
 
 def pair_crops(pair_set: PairSet, alignment: Alignment) -> Crops:
-    """Makes what decodes and aligns the images of a set; its errors name the image."""
+    """Makes a function that decodes and aligns an image of the set; errors name the image."""
     reader = FaceReader(ImageLimits())
 
     def crop(image: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Shows an evaluation to a person."""
+"""Tables of an evaluation."""
 
 from rich.console import Group, RenderableType
 
@@ -11,7 +11,7 @@ from shared.evaluation.results import Comparison, Evaluation
 def readable(
     measured: Measured, old: Measured | None, changed: Comparison | None
 ) -> RenderableType:
-    """Makes the tables of one evaluation and, given another, of what changed."""
+    """Makes the tables of an evaluation and of its comparison with another."""
     figures = facts({"model": measured.name, **_shown(measured.evaluation)})
     if old is None or changed is None:
         return figures

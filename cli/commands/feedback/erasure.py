@@ -1,7 +1,6 @@
 """``magface feedback erase-image``, ``erase-subject`` and ``audit``."""
 
 import json
-import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -9,18 +8,18 @@ import typer
 from magface.v1 import feedback_pb2
 from rich.console import RenderableType
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, new_key
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 
 ByOption = Annotated[
-    str, typer.Option("--by", help="Who asks; kept in the audit trail.", show_default=False)
+    str, typer.Option("--by", help="Who requests it; kept in the audit trail.", show_default=False)
 ]
 RequestOption = Annotated[
     str,
     typer.Option(
         "--request",
-        help="Your name for the request, kept for ever: a ticket's number, not a person's name. "
-        "Made up when not given; the same again tells how far it is.",
+        help="Id of the request, kept forever: a ticket number, not a person's name. "
+        "Random by default; give the same id again to see the progress.",
         show_default=False,
     ),
 ]
@@ -28,13 +27,13 @@ RequestOption = Annotated[
 
 def erase_image(
     *,
-    sha256: Annotated[str, typer.Argument(show_default=False, help="Of the image's bytes.")],
+    sha256: Annotated[str, typer.Argument(show_default=False, help="SHA-256 of the image file.")],
     by: ByOption,
     request_id: RequestOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Erase an image with its pairs and labels, and list the model versions it trained."""
+    """Erase an image, its pairs and labels, and list the versions trained on it."""
     request = feedback_pb2.DeleteImageRequest(sha256=sha256, **_asked(by, request_id))
     with feedback(folder) as stub:
         _show(as_json, stub.DeleteImage(request, timeout=CALL_TIMEOUT_S).erasure)
@@ -42,24 +41,26 @@ def erase_image(
 
 def erase_subject(
     *,
-    subject: Annotated[str, typer.Argument(show_default=False, help="As the pool calls them.")],
+    subject: Annotated[
+        str, typer.Argument(show_default=False, help="Name of the person in the pool.")
+    ],
     by: ByOption,
     request_id: RequestOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Erase all images of a person, as erase-image does one."""
+    """Erase all images of a person with their pairs and labels."""
     request = feedback_pb2.DeleteSubjectRequest(subject=subject, **_asked(by, request_id))
     with feedback(folder) as stub:
         _show(as_json, stub.DeleteSubject(request, timeout=CALL_TIMEOUT_S).erasure)
 
 
 def _asked(by: str, request_id: str) -> dict[str, str]:
-    return {"requested_by": by, "request_id": request_id or secrets.token_hex(8)}
+    return {"requested_by": by, "request_id": request_id or new_key()}
 
 
 def list_audit(
-    limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Most entries to show.")] = 100,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:

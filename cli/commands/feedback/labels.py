@@ -1,6 +1,5 @@
 """``magface feedback``: submit, import, export, count and list labels."""
 
-import secrets
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -10,17 +9,17 @@ import typer
 from magface.v1 import feedback_pb2
 from rich.console import RenderableType
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, new_key
 from cli.images import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 from cli.transfer.export import ExportFormat, export_pairs
 from shared.errors import MagFaceError
 
-AnnotatorOption = Annotated[str, typer.Option("--annotator", help="Who says so.")]
+AnnotatorOption = Annotated[str, typer.Option("--annotator", help="Who gives the label.")]
 
 
 class Label(StrEnum):
-    """What a person says about a pair."""
+    """An annotator's label of a pair."""
 
     SAME = "same"
     DIFFERENT = "different"
@@ -41,7 +40,7 @@ def submit(
     label: Annotated[Label, typer.Option("--label", show_default=False)],
     annotator: AnnotatorOption,
     idempotency_key: Annotated[
-        str, typer.Option(help="The same key is stored once; a new one each time when not given.")
+        str, typer.Option(help="A repeated key stores nothing; random by default.")
     ] = "",
     alignment: AlignmentOption = Alignment.AUTO,
     folder: DirOption = None,
@@ -53,7 +52,7 @@ def submit(
         image_b=feedback_pb2.ImageRef(image=to_image(b.read_bytes(), alignment)),
         label=_LABELS[label],
         annotator=annotator,
-        idempotency_key=idempotency_key or secrets.token_hex(16),
+        idempotency_key=idempotency_key or new_key(),
     )
     names = {"image_a": str(a), "image_b": str(b)}
     with feedback(folder) as stub, naming_files(names):
@@ -76,14 +75,14 @@ def import_pairs(
     images: Annotated[
         Path | None,
         typer.Option(
-            exists=True, file_okay=False, help="What its paths start from; its own folder."
+            exists=True, file_okay=False, help="Base of relative paths; default: the file's folder."
         ),
     ] = None,
     alignment: AlignmentOption = Alignment.AUTO,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store a label for every pair of a file; done twice, it stores them once."""
+    """Store a label for each pair of a file; pairs imported before are skipped."""
     from cli.transfer.import_labels import import_pair_set
     from shared.datasets.pair_files import read_pair_file
 
@@ -108,10 +107,11 @@ def export(
         ),
     ],
     form: Annotated[
-        ExportFormat, typer.Option("--format", help="pairs.json; or pairs and images.parquet.")
+        ExportFormat,
+        typer.Option("--format", help="pairs.json, or pairs.parquet and images.parquet."),
     ] = ExportFormat.JSON,
     snapshot: Annotated[
-        str, typer.Option(help="Of an earlier export, to get the same again.")
+        str, typer.Option(help="Snapshot of an earlier export, to repeat it.")
     ] = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
@@ -123,7 +123,7 @@ def export(
 
 
 def stats(folder: DirOption = None, as_json: JsonOption = False) -> None:
-    """Count what is stored."""
+    """Show how many images, pairs and labels are stored."""
     with feedback(folder) as stub:
         answer = stub.GetStats(feedback_pb2.GetStatsRequest(), timeout=CALL_TIMEOUT_S)
     result = to_plain(answer)
@@ -131,12 +131,12 @@ def stats(folder: DirOption = None, as_json: JsonOption = False) -> None:
 
 
 def list_pairs(
-    consensus: Annotated[Label | None, typer.Option(help="Only these.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 100,
+    consensus: Annotated[Label | None, typer.Option(help="Only pairs with this consensus.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most pairs to show.")] = 100,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List pairs with what people say of them, newest first."""
+    """List pairs with their consensus and votes, newest first."""
     wanted = feedback_pb2.LABEL_UNSPECIFIED if consensus is None else _LABELS[consensus]
     with feedback(folder) as stub:
 

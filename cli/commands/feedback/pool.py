@@ -1,15 +1,17 @@
-"""The commands about the image pool: ``import-images``, ``next`` and ``annotators``."""
+"""``magface feedback``: import images to the pool, lease pairs, list annotators."""
 
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from magface.v1 import feedback_pb2
+from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 from rich.console import RenderableType
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, feedback
+from cli.clients import CALL_TIMEOUT_S, DirOption, feedback, new_key, repeat_if_cut
 from cli.images import Alignment, AlignmentOption, to_image
 from cli.output import JsonOption, counting_progress, emit, facts, short_time, table, to_plain
 from shared.errors import InvalidInput, MagFaceError
@@ -45,17 +47,17 @@ def import_images(
             exists=True,
             file_okay=False,
             show_default=False,
-            help="A folder of images, or with --identities a folder of such folders.",
+            help="Folder of images; with --identities a folder of images per person.",
         ),
     ],
     identities: Annotated[
-        bool, typer.Option("--identities", help="Each folder in it is named for who is shown.")
+        bool, typer.Option("--identities", help="Each subfolder has the name of a person.")
     ] = False,
     alignment: AlignmentOption = Alignment.AUTO,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put images into the pool to choose pairs from; done twice, it stores them once."""
+    """Add images to the pool from which pairs are chosen; known images are skipped."""
     files = _identified(images) if identities else _unidentified(images)
     created = known = 0
     rejected: list[dict[str, Any]] = []
@@ -63,7 +65,7 @@ def import_images(
         task = progress.add_task("importing", total=len(files))
         for first in range(0, len(files), _IMAGES_A_STREAM):
             part = files[first : first + _IMAGES_A_STREAM]
-            answer = stub.ImportImages(_requests(part, alignment), timeout=_STREAM_TIMEOUT_S)
+            answer = repeat_if_cut(partial(_send, stub, part, alignment), _STREAM_TIMEOUT_S)
             created, known = created + answer.created, known + answer.known
             rejected += [
                 {"image": str(part[one.place][0]), "why": one.why} for one in answer.rejections
@@ -80,14 +82,17 @@ def import_images(
 
 def next_pairs(
     annotator: Annotated[str, typer.Option("--annotator", help="Who will label them.")],
-    count: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 10,
+    count: Annotated[int, typer.Option(min=1, max=100, help="Number of pairs.")] = 10,
     strategy: Annotated[Strategy, typer.Option(help="How they are chosen.")] = Strategy.MIX,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take pairs that are worth labelling; they are held for you until their lease ends."""
+    """Lease pairs that are worth labelling; nobody else gets them until the lease ends."""
     request = feedback_pb2.NextPairsRequest(
-        annotator=annotator, count=count, strategy=_STRATEGIES[strategy]
+        annotator=annotator,
+        count=count,
+        strategy=_STRATEGIES[strategy],
+        idempotency_key=new_key(),
     )
     with feedback(folder) as stub:
         result = to_plain(stub.NextPairs(request, timeout=CALL_TIMEOUT_S))
@@ -122,6 +127,15 @@ def annotators_table(result: dict[str, Any]) -> RenderableType:
         for one in result["annotators"]
     ]
     return table("annotator", "known pairs answered", "right", rows=rows)
+
+
+def _send(
+    stub: FeedbackServiceStub,
+    files: list[tuple[Path, str]],
+    alignment: Alignment,
+    timeout_s: float,
+) -> feedback_pb2.ImportImagesResponse:
+    return stub.ImportImages(_requests(files, alignment), timeout=timeout_s)
 
 
 def _requests(

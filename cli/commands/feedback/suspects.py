@@ -13,13 +13,13 @@ from cli.output import JsonOption, emit, facts, table, to_plain
 
 def list_suspects(
     job: Annotated[
-        str, typer.Option("--job", help="Of this training; of the latest that succeeded.")
+        str, typer.Option("--job", help="Training job; default: the latest that succeeded.")
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, help="Surest ones.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Most labels to show.")] = 100,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the labels that a training suspects to be wrong, and how reliable who gave them is."""
+    """List labels that a training suspects to be wrong, and how reliable annotators are."""
     pages: list[trainer_pb2.ListSuspectsResponse] = []
     with trainer(folder) as stub:
 

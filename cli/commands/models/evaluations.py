@@ -9,32 +9,35 @@ from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 from rich.console import RenderableType
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, new_key, trainer
 from cli.commands.job_progress import wait_for_job
 from cli.commands.options import ByOption, user_name
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 
 
 def evaluate_model(
-    model_version: Annotated[str, typer.Argument(help="The serving one by default.")] = "",
+    model_version: Annotated[
+        str, typer.Argument(help="Version to measure; default: serving.")
+    ] = "",
     *,
     against: Annotated[str, typer.Option(help="Version to compare with.")] = "",
     snapshot: Annotated[
-        str, typer.Option(help="Feedback of an earlier export; as it stands by default.")
+        str, typer.Option(help="Snapshot of an earlier export; default: current feedback.")
     ] = "",
     report: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="File for the page that shows it.")
+        Path | None, typer.Option(dir_okay=False, help="File for the HTML report.")
     ] = None,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a version on the feedback, as a job of the trainer."""
+    """Measure a version on the feedback, in a job of the trainer."""
     request = trainer_pb2.EvaluateModelRequest(
         model_version=model_version,
         against_version=against,
         data_snapshot=snapshot,
         requested_by=by,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         job = wait_for_job(stub, stub.EvaluateModel(request, timeout=CALL_TIMEOUT_S).job)
@@ -46,12 +49,12 @@ def evaluate_model(
 
 
 def list_evaluations(
-    model_version: Annotated[str, typer.Argument(help="All versions by default.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 20,
+    model_version: Annotated[str, typer.Argument(help="Default: all versions.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Most evaluations to show.")] = 20,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what was measured on the feedback, newest first."""
+    """List evaluations on the feedback, newest first."""
     with trainer(folder) as stub:
         found = [to_plain(each) for each in _collect(stub, model_version, limit)]
     emit(as_json, {"evaluations": found}, evaluations_table(found))
@@ -65,7 +68,7 @@ def fetch_report(
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch the page that shows an evaluation and its errors."""
+    """Fetch the HTML report of an evaluation."""
     with trainer(folder) as stub:
         _fetch_report(stub, job_id, out)
     result = {"file": str(out), "bytes": out.stat().st_size}

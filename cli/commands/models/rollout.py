@@ -16,12 +16,12 @@ _LOOK_S: Final = 0.3
 _LONGEST_S: Final = 120.0
 
 WaitOption = Annotated[
-    bool, typer.Option("--wait", help="Until every embedder that lives serves it.")
+    bool, typer.Option("--wait", help="Wait until every live embedder serves it.")
 ]
 
 
 def show_rollout(folder: DirOption = None, as_json: JsonOption = False) -> None:
-    """Show which embedders live, what each of them serves, and how a shadowed version does."""
+    """Show the live embedders, the version that each serves, and the shadow evaluation."""
     with trainer(folder) as stub:
         plain = to_plain(_rollout(stub))
     emit(as_json, plain, rollout_table(plain))

@@ -11,7 +11,14 @@ from rich.console import RenderableType
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
-from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, trainer
+from cli.clients import (
+    CALL_TIMEOUT_S,
+    DirOption,
+    collect_pages,
+    new_key,
+    repeat_if_cut,
+    trainer,
+)
 from cli.commands.job_progress import job_facts, wait_for_job
 from cli.commands.models.rollout import WaitOption, wait_for_rollout
 from cli.commands.options import ByOption, ChannelOrder, user_name
@@ -30,7 +37,7 @@ _CHANNEL_ORDERS: Final = {
 
 
 def list_models(
-    limit: Annotated[int, typer.Option(min=1, help="Newest ones.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Most versions to show.")] = 20,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,35 +63,39 @@ def import_model(
     file: Annotated[
         Path,
         typer.Argument(
-            exists=True, dir_okay=False, show_default=False, help="Official .pth, or .safetensors."
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+            help="Checkpoint: .pth of MagFace, or .safetensors.",
         ),
     ],
     channel_order: Annotated[
         ChannelOrder | None,
-        typer.Option(help="bgr, as official MagFace, unless --probe finds out."),
+        typer.Option(help="Default: bgr, as in MagFace, or what --probe finds."),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="SAME from this similarity; 0.4, or what --probe finds.")
+        float | None,
+        typer.Option(help="Similarity from which a pair is SAME; default: 0.4, or from --probe."),
     ] = None,
     probe: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="Labelled pairs of faces: measure both channel orders here, take the better.",
+            help="Labelled pairs of faces, to choose the better channel order by measuring.",
         ),
     ] = None,
     target_far: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="FAR that --probe's threshold keeps; most accurate if not set."
+            min=0, max=1, help="FAR for --probe's threshold; default: most accurate threshold."
         ),
     ] = None,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a model version of a checkpoint; it does not serve until it is promoted."""
+    """Create a model version from a checkpoint; promote it to let it serve."""
     if probe is not None and channel_order is not None:
         raise typer.BadParameter("--probe finds the channel order out; leave --channel-order away")
     if target_far is not None and (probe is None or threshold is not None):
@@ -100,6 +111,7 @@ def import_model(
         channel_order=_CHANNEL_ORDERS[channel_order or ChannelOrder.BGR],
         threshold=threshold,
         requested_by=by,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         job = wait_for_job(stub, upload_checkpoint(stub, file, options))
@@ -112,16 +124,20 @@ def promote(
     model_version: Annotated[str, typer.Argument(show_default=False)],
     reason: ReasonOption,
     override_gate: Annotated[
-        bool, typer.Option("--override-gate", help="Although the gate refused it.")
+        bool, typer.Option("--override-gate", help="Promote a version that the gate refused.")
     ] = False,
     wait: WaitOption = False,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a version the serving one."""
+    """Let a version serve."""
     request = trainer_pb2.PromoteModelRequest(
-        model_version=model_version, requested_by=by, reason=reason, override_gate=override_gate
+        model_version=model_version,
+        requested_by=by,
+        reason=reason,
+        override_gate=override_gate,
+        idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
         result = _decided(stub, stub.PromoteModel(request, timeout=CALL_TIMEOUT_S), wait)
@@ -135,8 +151,8 @@ def rollback(
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the version that served before serve again."""
-    request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason)
+    """Let the previous version serve again."""
+    request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason, idempotency_key=new_key())
     with trainer(folder) as stub:
         result = _decided(stub, stub.Rollback(request, timeout=CALL_TIMEOUT_S), wait)
     emit(as_json, result, facts(result))
@@ -145,15 +161,17 @@ def rollback(
 def shadow(
     *,
     model_version: Annotated[str, typer.Argument(show_default=False)] = "",
-    stop: Annotated[bool, typer.Option("--stop", help="Try none any longer.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End the shadow evaluation.")] = False,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try a version on live requests, unseen by their callers; `rollout` shows how it does."""
+    """Evaluate a version on live requests without serving it; `rollout` shows the result."""
     if stop == bool(model_version):
         raise typer.BadParameter("give either the version to try, or --stop")
-    request = trainer_pb2.ShadowModelRequest(model_version=model_version, requested_by=by)
+    request = trainer_pb2.ShadowModelRequest(
+        model_version=model_version, requested_by=by, idempotency_key=new_key()
+    )
     with trainer(folder) as stub:
         result = to_plain(stub.ShadowModel(request, timeout=CALL_TIMEOUT_S))
     emit(as_json, result, facts(result))
@@ -173,11 +191,25 @@ def _decided(
 def upload_checkpoint(
     stub: TrainerServiceStub, file: Path, options: trainer_pb2.ImportOptions
 ) -> trainer_pb2.Job:
-    """Sends a checkpoint file and gives the job that makes a version of it."""
+    """Uploads a checkpoint file and gives the job that imports it.
+
+    Args:
+        stub: The trainer.
+        file: The checkpoint.
+        options: With an idempotency key: the file is sent again when the connection is lost.
+
+    Raises:
+        Unavailable: The trainer cannot be reached.
+    """
     with _upload_progress() as progress:
         task = progress.add_task("uploading", total=file.stat().st_size)
-        parts = _parts(options, file, progress, task)
-        return stub.ImportModel(parts, timeout=_UPLOAD_TIMEOUT_S).job
+
+        def send(timeout_s: float) -> trainer_pb2.Job:
+            progress.reset(task)
+            parts = _parts(options, file, progress, task)
+            return stub.ImportModel(parts, timeout=timeout_s).job
+
+        return repeat_if_cut(send, _UPLOAD_TIMEOUT_S)
 
 
 def models_table(models: Sequence[dict[str, Any]]) -> RenderableType:

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class EmbedderServiceStub:
     """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names.
+    when a call is accepted, or with another resident one that the call names. No method changes
+    anything: all may be repeated.
     """
 
     def __init__(self, channel):
@@ -60,7 +61,8 @@ class EmbedderServiceStub:
 
 class EmbedderServiceServicer:
     """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names.
+    when a call is accepted, or with another resident one that the call names. No method changes
+    anything: all may be repeated.
     """
 
     def Embed(self, request, context):
@@ -138,7 +140,8 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class EmbedderService:
     """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names.
+    when a call is accepted, or with another resident one that the call names. No method changes
+    anything: all may be repeated.
     """
 
     @staticmethod

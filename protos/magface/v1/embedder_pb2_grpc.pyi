@@ -28,7 +28,8 @@ GRPC_VERSION: str
 
 class EmbedderServiceStub:
     """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names.
+    when a call is accepted, or with another resident one that the call names. No method changes
+    anything: all may be repeated.
     """
 
     @_typing.overload
@@ -64,7 +65,8 @@ class EmbedderServiceStub:
 @_typing.type_check_only
 class EmbedderServiceAsyncStub(EmbedderServiceStub):
     """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names.
+    when a call is accepted, or with another resident one that the call names. No method changes
+    anything: all may be repeated.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -96,7 +98,8 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
 
 class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names.
+    when a call is accepted, or with another resident one that the call names. No method changes
+    anything: all may be repeated.
     """
 
     @_abc_1.abstractmethod

@@ -481,7 +481,7 @@ class ExportPairsRequest(_message.Message):
 
     SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
-    """A snapshot taken before, to get the same pairs again; a new one is taken when empty.
+    """A snapshot taken before, to get the same pairs again; when empty, what is stored now.
     NOT_FOUND when it is unknown.
     """
     def __init__(
@@ -982,21 +982,30 @@ class NextPairsRequest(_message.Message):
     ANNOTATOR_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     annotator: _builtins.str
     """Who will label; 1..128 characters."""
     count: _builtins.int
     """1..100; 10 when 0."""
     strategy: Global___Strategy.ValueType
+    idempotency_key: _builtins.str
+    """Chosen by the client, one for each time that it wants more pairs; 1..128 characters when
+    set. It belongs to the annotator. The same key with the same content gives the leases of
+    the first call again, but for images erased since; with other content it is ALREADY_EXISTS.
+    A call without a key must not be repeated blindly: each leases other pairs. The server
+    refuses one that gRPC repeats by a retry policy, with FAILED_PRECONDITION.
+    """
     def __init__(
         self,
         *,
         annotator: _builtins.str = ...,
         count: _builtins.int = ...,
         strategy: Global___Strategy.ValueType = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotator", b"annotator", "count", b"count", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotator", b"annotator", "count", b"count", "idempotency_key", b"idempotency_key", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class FeedbackServiceStub:
     """Keeps what people say about pairs of faces, and the images they said it of.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, NextPairs only with an
+    idempotency_key.
     """
 
     def __init__(self, channel):
@@ -99,6 +102,9 @@ class FeedbackServiceStub:
 
 class FeedbackServiceServicer:
     """Keeps what people say about pairs of faces, and the images they said it of.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, NextPairs only with an
+    idempotency_key.
     """
 
     def SubmitFeedback(self, request, context):
@@ -143,7 +149,8 @@ class FeedbackServiceServicer:
     def ExportPairs(self, request, context):
         """Streams every pair that has a consensus, as of one data snapshot: the same set for ever,
         but for what was erased since. A snapshot exported again lacks erased images, and the
-        pairs and labels they were in.
+        pairs and labels they were in. Without a snapshot_id the latest snapshot is given again
+        while nothing that it holds was erased and no label was added since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -288,6 +295,9 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class FeedbackService:
     """Keeps what people say about pairs of faces, and the images they said it of.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, NextPairs only with an
+    idempotency_key.
     """
 
     @staticmethod

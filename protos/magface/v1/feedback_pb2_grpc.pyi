@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FeedbackServiceStub:
-    """Keeps what people say about pairs of faces, and the images they said it of."""
+    """Keeps what people say about pairs of faces, and the images they said it of.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, NextPairs only with an
+    idempotency_key.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -58,7 +62,8 @@ class FeedbackServiceStub:
     ExportPairs: _grpc.UnaryStreamMultiCallable[_feedback_pb2.ExportPairsRequest, _feedback_pb2.ExportPairsResponse]
     """Streams every pair that has a consensus, as of one data snapshot: the same set for ever,
     but for what was erased since. A snapshot exported again lacks erased images, and the
-    pairs and labels they were in.
+    pairs and labels they were in. Without a snapshot_id the latest snapshot is given again
+    while nothing that it holds was erased and no label was added since.
     """
     GetStats: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.GetStatsRequest, _feedback_pb2.GetStatsResponse]
     """Counts what is stored."""
@@ -99,7 +104,11 @@ class FeedbackServiceStub:
 
 @_typing.type_check_only
 class FeedbackServiceAsyncStub(FeedbackServiceStub):
-    """Keeps what people say about pairs of faces, and the images they said it of."""
+    """Keeps what people say about pairs of faces, and the images they said it of.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, NextPairs only with an
+    idempotency_key.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitFeedback: _aio.UnaryUnaryMultiCallable[_feedback_pb2.SubmitFeedbackRequest, _feedback_pb2.SubmitFeedbackResponse]  # type: ignore[assignment]
@@ -127,7 +136,8 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     ExportPairs: _aio.UnaryStreamMultiCallable[_feedback_pb2.ExportPairsRequest, _feedback_pb2.ExportPairsResponse]  # type: ignore[assignment]
     """Streams every pair that has a consensus, as of one data snapshot: the same set for ever,
     but for what was erased since. A snapshot exported again lacks erased images, and the
-    pairs and labels they were in.
+    pairs and labels they were in. Without a snapshot_id the latest snapshot is given again
+    while nothing that it holds was erased and no label was added since.
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetStatsRequest, _feedback_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Counts what is stored."""
@@ -167,7 +177,11 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     """
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps what people say about pairs of faces, and the images they said it of."""
+    """Keeps what people say about pairs of faces, and the images they said it of.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, NextPairs only with an
+    idempotency_key.
+    """
 
     @_abc_1.abstractmethod
     def SubmitFeedback(
@@ -223,7 +237,8 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_feedback_pb2.ExportPairsResponse], _abc.AsyncIterator[_feedback_pb2.ExportPairsResponse]]:
         """Streams every pair that has a consensus, as of one data snapshot: the same set for ever,
         but for what was erased since. A snapshot exported again lacks erased images, and the
-        pairs and labels they were in.
+        pairs and labels they were in. Without a snapshot_id the latest snapshot is given again
+        while nothing that it holds was erased and no label was added since.
         """
 
     @_abc_1.abstractmethod

@@ -215,10 +215,13 @@ class StartTrainingRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     NO_PROMOTION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     requested_by: _builtins.str
     """Who asks; 1..128 characters."""
     no_promotion: _builtins.bool
     """Keep the candidate out of service even if the gate passes it."""
+    idempotency_key: _builtins.str
+    """See TrainerService; 1..128 characters when set."""
     @_builtins.property
     def options(self) -> Global___TrainingOptions: ...
     def __init__(
@@ -227,10 +230,11 @@ class StartTrainingRequest(_message.Message):
         options: Global___TrainingOptions | None = ...,
         requested_by: _builtins.str = ...,
         no_promotion: _builtins.bool = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["no_promotion", b"no_promotion", "options", b"options", "requested_by", b"requested_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "no_promotion", b"no_promotion", "options", b"options", "requested_by", b"requested_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -541,18 +545,22 @@ class CancelJobRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     requested_by: _builtins.str
     """Who asks; 1..128 characters."""
+    idempotency_key: _builtins.str
+    """See TrainerService; 1..128 characters when set."""
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         requested_by: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "requested_by", b"requested_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "job_id", b"job_id", "requested_by", b"requested_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -698,21 +706,27 @@ class ImportOptions(_message.Message):
     CHANNEL_ORDER_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     channel_order: Global___ChannelOrder.ValueType
     threshold: _builtins.float
     """Cosine similarity from which Verify says SAME, -1..1; 0.4 when unset."""
     requested_by: _builtins.str
     """Who asks; 1..128 characters."""
+    idempotency_key: _builtins.str
+    """See TrainerService; 1..128 characters when set. The file belongs to the content: it is sent
+    again with the key.
+    """
     def __init__(
         self,
         *,
         channel_order: Global___ChannelOrder.ValueType = ...,
         threshold: _builtins.float | None = ...,
         requested_by: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "channel_order", b"channel_order", "requested_by", b"requested_by", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "channel_order", b"channel_order", "idempotency_key", b"idempotency_key", "requested_by", b"requested_by", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
@@ -777,6 +791,7 @@ class PromoteModelRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     OVERRIDE_GATE_FIELD_NUMBER: _builtins.int
     EXPECTED_GENERATION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     requested_by: _builtins.str
     """Who asks; 1..128 characters."""
@@ -786,6 +801,8 @@ class PromoteModelRequest(_message.Message):
     """Promote although the gate refused the version."""
     expected_generation: _builtins.int
     """When set, ABORTED unless the serving generation is still this one."""
+    idempotency_key: _builtins.str
+    """See TrainerService; 1..128 characters when set."""
     def __init__(
         self,
         *,
@@ -794,10 +811,11 @@ class PromoteModelRequest(_message.Message):
         reason: _builtins.str = ...,
         override_gate: _builtins.bool = ...,
         expected_generation: _builtins.int | None = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation", "expected_generation", b"expected_generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation", "expected_generation", b"expected_generation", "model_version", b"model_version", "override_gate", b"override_gate", "reason", b"reason", "requested_by", b"requested_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation", "expected_generation", b"expected_generation", "idempotency_key", b"idempotency_key", "model_version", b"model_version", "override_gate", b"override_gate", "reason", b"reason", "requested_by", b"requested_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_generation: _TypeAlias = _typing.Literal["expected_generation"]  # noqa: Y015
     _WhichOneofArgType__expected_generation: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation"]  # noqa: Y015
@@ -833,21 +851,31 @@ class RollbackRequest(_message.Message):
 
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EXPECTED_GENERATION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     requested_by: _builtins.str
     """Who asks; 1..128 characters."""
     reason: _builtins.str
     """Why; kept in the history."""
+    expected_generation: _builtins.int
+    """When set, ABORTED unless the serving generation is still this one."""
+    idempotency_key: _builtins.str
+    """See TrainerService; 1..128 characters when set."""
     def __init__(
         self,
         *,
         requested_by: _builtins.str = ...,
         reason: _builtins.str = ...,
+        expected_generation: _builtins.int | None = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation", "expected_generation", b"expected_generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "requested_by", b"requested_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation", "expected_generation", b"expected_generation", "idempotency_key", b"idempotency_key", "reason", b"reason", "requested_by", b"requested_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_generation: _TypeAlias = _typing.Literal["expected_generation"]  # noqa: Y015
+    _WhichOneofArgType__expected_generation: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_generation) -> _WhichOneofReturnType__expected_generation | None: ...
 
 Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
 
@@ -1021,19 +1049,23 @@ class ShadowModelRequest(_message.Message):
 
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """Empty to try none."""
     requested_by: _builtins.str
     """Who asks; 1..128 characters."""
+    idempotency_key: _builtins.str
+    """See TrainerService; 1..128 characters when set."""
     def __init__(
         self,
         *,
         model_version: _builtins.str = ...,
         requested_by: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "requested_by", b"requested_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "model_version", b"model_version", "requested_by", b"requested_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1067,6 +1099,7 @@ class EvaluateModelRequest(_message.Message):
     AGAINST_VERSION_FIELD_NUMBER: _builtins.int
     DATA_SNAPSHOT_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The serving one when empty."""
     against_version: _builtins.str
@@ -1075,6 +1108,8 @@ class EvaluateModelRequest(_message.Message):
     """Feedback to measure on; as it stands when the job starts if empty."""
     requested_by: _builtins.str
     """Who asks; 1..128 characters."""
+    idempotency_key: _builtins.str
+    """See TrainerService; 1..128 characters when set."""
     def __init__(
         self,
         *,
@@ -1082,10 +1117,11 @@ class EvaluateModelRequest(_message.Message):
         against_version: _builtins.str = ...,
         data_snapshot: _builtins.str = ...,
         requested_by: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["against_version", b"against_version", "data_snapshot", b"data_snapshot", "model_version", b"model_version", "requested_by", b"requested_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against_version", b"against_version", "data_snapshot", b"data_snapshot", "idempotency_key", b"idempotency_key", "model_version", b"model_version", "requested_by", b"requested_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1117,19 +1153,23 @@ class QuantizeModelRequest(_message.Message):
 
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The serving one when empty."""
     requested_by: _builtins.str
     """Who asks; 1..128 characters."""
+    idempotency_key: _builtins.str
+    """See TrainerService; 1..128 characters when set."""
     def __init__(
         self,
         *,
         model_version: _builtins.str = ...,
         requested_by: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "requested_by", b"requested_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "model_version", b"model_version", "requested_by", b"requested_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

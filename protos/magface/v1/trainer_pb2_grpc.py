@@ -27,6 +27,15 @@ if _version_not_supported:
 
 class TrainerServiceStub:
     """Makes model versions, and decides which one serves.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
+    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
+    and belongs to requested_by. The same key with the same content has one effect, however often
+    and however many at once it is sent: a repetition is answered with what the first call made (a
+    job as it stands by then, or the generation). The same key with other content, or for another
+    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
+    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
+    by a retry policy, with FAILED_PRECONDITION.
     """
 
     def __init__(self, channel):
@@ -119,6 +128,15 @@ class TrainerServiceStub:
 
 class TrainerServiceServicer:
     """Makes model versions, and decides which one serves.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
+    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
+    and belongs to requested_by. The same key with the same content has one effect, however often
+    and however many at once it is sent: a repetition is answered with what the first call made (a
+    job as it stands by then, or the generation). The same key with other content, or for another
+    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
+    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
+    by a retry policy, with FAILED_PRECONDITION.
     """
 
     def StartTraining(self, request, context):
@@ -181,7 +199,7 @@ class TrainerServiceServicer:
 
     def Rollback(self, request, context):
         """Makes the version that served before the present one serve again.
-        FAILED_PRECONDITION when there is none.
+        FAILED_PRECONDITION when there is none; ABORTED when another promotion came first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -338,6 +356,15 @@ def add_TrainerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class TrainerService:
     """Makes model versions, and decides which one serves.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
+    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
+    and belongs to requested_by. The same key with the same content has one effect, however often
+    and however many at once it is sent: a repetition is answered with what the first call made (a
+    job as it stands by then, or the generation). The same key with other content, or for another
+    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
+    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
+    by a retry policy, with FAILED_PRECONDITION.
     """
 
     @staticmethod

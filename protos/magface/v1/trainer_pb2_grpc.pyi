@@ -27,7 +27,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TrainerServiceStub:
-    """Makes model versions, and decides which one serves."""
+    """Makes model versions, and decides which one serves.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
+    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
+    and belongs to requested_by. The same key with the same content has one effect, however often
+    and however many at once it is sent: a repetition is answered with what the first call made (a
+    job as it stands by then, or the generation). The same key with other content, or for another
+    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
+    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
+    by a retry policy, with FAILED_PRECONDITION.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -56,7 +66,7 @@ class TrainerServiceStub:
     """
     Rollback: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.RollbackRequest, _trainer_pb2.RollbackResponse]
     """Makes the version that served before the present one serve again.
-    FAILED_PRECONDITION when there is none.
+    FAILED_PRECONDITION when there is none; ABORTED when another promotion came first.
     """
     GetRollout: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]
     """Says which embedders live, and whether each of them serves what was decided last. Promotions
@@ -90,7 +100,17 @@ class TrainerServiceStub:
 
 @_typing.type_check_only
 class TrainerServiceAsyncStub(TrainerServiceStub):
-    """Makes model versions, and decides which one serves."""
+    """Makes model versions, and decides which one serves.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
+    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
+    and belongs to requested_by. The same key with the same content has one effect, however often
+    and however many at once it is sent: a repetition is answered with what the first call made (a
+    job as it stands by then, or the generation). The same key with other content, or for another
+    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
+    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
+    by a retry policy, with FAILED_PRECONDITION.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartTraining: _aio.UnaryUnaryMultiCallable[_trainer_pb2.StartTrainingRequest, _trainer_pb2.StartTrainingResponse]  # type: ignore[assignment]
@@ -116,7 +136,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """
     Rollback: _aio.UnaryUnaryMultiCallable[_trainer_pb2.RollbackRequest, _trainer_pb2.RollbackResponse]  # type: ignore[assignment]
     """Makes the version that served before the present one serve again.
-    FAILED_PRECONDITION when there is none.
+    FAILED_PRECONDITION when there is none; ABORTED when another promotion came first.
     """
     GetRollout: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]  # type: ignore[assignment]
     """Says which embedders live, and whether each of them serves what was decided last. Promotions
@@ -149,7 +169,17 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Makes model versions, and decides which one serves."""
+    """Makes model versions, and decides which one serves.
+
+    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
+    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
+    and belongs to requested_by. The same key with the same content has one effect, however often
+    and however many at once it is sent: a repetition is answered with what the first call made (a
+    job as it stands by then, or the generation). The same key with other content, or for another
+    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
+    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
+    by a retry policy, with FAILED_PRECONDITION.
+    """
 
     @_abc_1.abstractmethod
     def StartTraining(
@@ -227,7 +257,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.RollbackResponse, _abc.Awaitable[_trainer_pb2.RollbackResponse]]:
         """Makes the version that served before the present one serve again.
-        FAILED_PRECONDITION when there is none.
+        FAILED_PRECONDITION when there is none; ABORTED when another promotion came first.
         """
 
     @_abc_1.abstractmethod

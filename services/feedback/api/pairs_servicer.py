@@ -17,6 +17,7 @@ from shared.rpc.converters import face_from_proto, pack_timestamp
 from shared.rpc.deferred import Opened
 from shared.rpc.interceptors import Context
 from shared.rpc.requests import check_texts
+from shared.rpc.retries import read_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,15 @@ class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def NextPairs(  # noqa: N802
         self,
         request: pb.NextPairsRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.NextPairsResponse:
         if request.strategy not in _STRATEGIES:
             raise InvalidInput("strategy", f"is {request.strategy}, which is not a Strategy")
         handed = await self.active().office.next_pairs(
-            request.annotator, request.count, _STRATEGIES[request.strategy]
+            request.annotator,
+            request.count,
+            _STRATEGIES[request.strategy],
+            read_key(request.idempotency_key, context),
         )
         return pb.NextPairsResponse(
             pairs=[

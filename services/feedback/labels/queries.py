@@ -117,8 +117,21 @@ SELECT pair_id FROM feedback.pairs WHERE pair_id > %(after)s
 ORDER BY pair_id LIMIT %(limit)s FOR NO KEY UPDATE
 """
 
-# With the lock, no transaction under way holds a number at or below the maximum.
-LOCK_LABELS: Final = "LOCK TABLE feedback.labels IN SHARE MODE"
+# With the lock, no transaction under way holds a number at or below the maximum, and no other
+# takes a snapshot.
+LOCK_LABELS: Final = "LOCK TABLE feedback.labels IN SHARE ROW EXCLUSIVE MODE"
+
+# The snapshot that would be taken now, if there is one from which nothing was erased.
+SAME_SNAPSHOT: Final = """
+SELECT snapshot_id, max_label_id, minimum_votes FROM feedback.snapshots
+WHERE max_label_id = (SELECT coalesce(max(label_id), 0) FROM feedback.labels)
+  AND minimum_votes = %(minimum_votes)s
+  AND NOT EXISTS (
+      SELECT FROM feedback.erasure_snapshots
+      WHERE erasure_snapshots.snapshot_id = snapshots.snapshot_id
+  )
+ORDER BY taken_at DESC LIMIT 1
+"""
 
 TAKE_SNAPSHOT: Final = """
 INSERT INTO feedback.snapshots (max_label_id, minimum_votes)

@@ -149,7 +149,7 @@ class LabelService:
         """Yield a snapshot's id with its pairs that have a consensus of SAME or DIFFERENT.
 
         Args:
-            snapshot_id: One taken before; empty to take one now.
+            snapshot_id: One taken before; empty for what is stored now.
 
         Yields:
             At least one part, and none but the only one is empty; each of 500 pairs at most.

@@ -1,20 +1,23 @@
 """Hands pairs to people: each held for one annotator until its lease ends."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from psycopg import AsyncCursor
 
 from services.feedback.selection import queries
 from services.feedback.selection.strategies import MIX, Strategy
 from shared.errors import InvalidInput, PreconditionFailed
+from shared.storage.idempotency import IdempotencyKey, KeptResults
 from shared.storage.postgres import BoundedConnection, Pool, transaction
 
 _LARGEST_COUNT: Final = 100
 _DEFAULT_COUNT: Final = 10
 _SETTLED_AT_ONCE: Final = 500
+_KEPT_RESULTS: Final = KeptResults("feedback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +77,21 @@ class PairLeaser:
         self._run_short = run_short
         self._rng = rng or np.random.default_rng()
 
-    async def next_pairs(self, annotator: str, count: int, strategy: Strategy | None) -> LeasedPairs:
+    async def next_pairs(
+        self, annotator: str, count: int, strategy: Strategy | None, key: str | None = None
+    ) -> LeasedPairs:
         """Lease pairs to an annotator, never one that they hold or have labelled.
 
         Args:
             annotator: Who will label them.
             count: 1..100; 10 if 0.
             strategy: How to choose; None takes the mix.
+            key: Idempotency key, 1..128 characters; when it was used before, the leases made
+                then are given again.
 
         Raises:
             InvalidInput: If the count is out of its range.
+            AlreadyExists: If the key was used with another count or strategy.
             PreconditionFailed: If fewer than two images are stored.
             Unavailable: If the database cannot answer.
             Conflict: If a concurrent change came first; ask again.
@@ -91,7 +99,10 @@ class PairLeaser:
         if not 0 <= count <= _LARGEST_COUNT:
             raise InvalidInput("count", f"is {count}; 1..{_LARGEST_COUNT} are possible")
         wanted = count or _DEFAULT_COUNT
+        once = IdempotencyKey.of(annotator, key, "next pairs", count=wanted, strategy=strategy)
         async with transaction(self._pool) as connection:
+            if kept := await _KEPT_RESULTS.take(connection, once):
+                return await _handed_before(connection, kept)
             # Pairs whose leases have ended without an answer come back first.
             await connection.execute(queries.SETTLE, {"limit": _SETTLED_AT_ONCE})
             leases = await self._lease(connection, annotator, self._plan(wanted, strategy))
@@ -104,11 +115,14 @@ class PairLeaser:
             missing = wanted - len(leases)
             otherwise = 0 if strategy is None else short - missing
             note = await self._note(connection, strategy, otherwise, missing)
+            # Their order must not tell which ones are known.
+            order = self._rng.permutation(len(leases))
+            handed = LeasedPairs(tuple(leases[place] for place in order), note)
+            result = {"lease_ids": [lease.lease_id for lease in handed.leases], "note": note}
+            await _KEPT_RESULTS.keep(connection, once, result)
         if missing:
             self._run_short()
-        # Their order must not tell which ones are known.
-        order = self._rng.permutation(len(leases))
-        return LeasedPairs(tuple(leases[place] for place in order), note)
+        return handed
 
     def _plan(self, wanted: int, strategy: Strategy | None) -> list[tuple[Strategy, int]]:
         gold = int(self._rng.binomial(wanted, self._sharing.gold_share))
@@ -135,7 +149,7 @@ class PairLeaser:
                 "lease_s": self._sharing.lease_s,
             },
         )
-        return [Lease(number, a.hex(), b.hex(), until) async for number, a, b, until in cursor]
+        return await _leases(cursor)
 
     async def _note(
         self,
@@ -164,3 +178,13 @@ class PairLeaser:
         if missing:
             notes.append(f"{missing} fewer than asked for: more are prepared in a moment")
         return "; ".join(notes)
+
+
+async def _handed_before(connection: BoundedConnection, kept: Mapping[str, Any]) -> LeasedPairs:
+    wanted = {"lease_ids": kept["lease_ids"]}
+    cursor = await connection.execute(queries.LEASES_AGAIN, wanted)
+    return LeasedPairs(tuple(await _leases(cursor)), kept["note"])
+
+
+async def _leases(cursor: AsyncCursor) -> list[Lease]:
+    return [Lease(number, a.hex(), b.hex(), until) async for number, a, b, until in cursor]

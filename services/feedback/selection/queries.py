@@ -192,6 +192,14 @@ SELECT image_a, image_b, %(annotator)s, strategy, now() + %(lease_s)s * interval
 FROM chosen RETURNING lease_id, image_a, image_b, expires_at
 """
 
+# In the order of the ids; leases of erased images are gone.
+LEASES_AGAIN: Final = """
+SELECT lease_id, image_a, image_b, expires_at
+FROM unnest(%(lease_ids)s::bigint[]) WITH ORDINALITY AS kept (lease_id, place)
+     JOIN feedback.leases USING (lease_id)
+ORDER BY place
+"""
+
 # The last answer of each annotator on each gold pair, if it came after the pair's truth was
 # known.
 ANNOTATORS: Final = """

@@ -87,6 +87,11 @@ def read_channel_order(number: pb.ChannelOrder.ValueType) -> ChannelOrder:
     return order
 
 
+def read_expected_generation(request: pb.PromoteModelRequest | pb.RollbackRequest) -> int | None:
+    """Unpack the generation that must serve; None when any may."""
+    return request.expected_generation if request.HasField("expected_generation") else None
+
+
 async def read_upload(
     requests: AsyncIterator[pb.ImportModelRequest],
 ) -> tuple[pb.ImportOptions, AsyncIterator[bytes]]:

@@ -15,6 +15,7 @@ from services.trainer.api.converters import (
     pack_rollout,
     pack_version,
     read_channel_order,
+    read_expected_generation,
     read_job_id,
     read_options,
     read_upload,
@@ -23,6 +24,7 @@ from services.trainer.api.service import Trainer
 from shared.rpc.deferred import Opened
 from shared.rpc.interceptors import Context
 from shared.rpc.paging import read_page
+from shared.rpc.retries import read_key
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
@@ -39,13 +41,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def StartTraining(  # noqa: N802
         self,
         request: pb.StartTrainingRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.StartTrainingResponse:
         job = await self.trainer().start_training(
             read_options(request.options),
             request.options.parent_version,
             requested_by=request.requested_by,
             no_promotion=request.no_promotion,
+            key=read_key(request.idempotency_key, context),
         )
         return pb.StartTrainingResponse(job=pack_job(job))
 
@@ -78,9 +81,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def CancelJob(  # noqa: N802
         self,
         request: pb.CancelJobRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.CancelJobResponse:
-        job = await self.trainer().jobs.cancel(read_job_id(request.job_id), request.requested_by)
+        job = await self.trainer().jobs.cancel(
+            read_job_id(request.job_id),
+            request.requested_by,
+            read_key(request.idempotency_key, context),
+        )
         return pb.CancelJobResponse(job=pack_job(job))
 
     async def ListModels(  # noqa: N802
@@ -101,7 +108,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ImportModel(  # noqa: N802
         self,
         request_iterator: AsyncIterator[pb.ImportModelRequest],
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.ImportModelResponse:
         options, chunks = await read_upload(request_iterator)
         job = await self.trainer().import_model(
@@ -109,21 +116,22 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             channel_order=read_channel_order(options.channel_order),
             threshold=options.threshold if options.HasField("threshold") else None,
             requested_by=options.requested_by,
+            key=read_key(options.idempotency_key, context),
         )
         return pb.ImportModelResponse(job=pack_job(job))
 
     async def PromoteModel(  # noqa: N802
         self,
         request: pb.PromoteModelRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.PromoteModelResponse:
-        named = request.HasField("expected_generation")
         serving = await self.trainer().promote(
             request.model_version,
             who=request.requested_by,
             why=request.reason,
             override_gate=request.override_gate,
-            expected_generation=request.expected_generation if named else None,
+            expected_generation=read_expected_generation(request),
+            key=read_key(request.idempotency_key, context),
         )
         return pb.PromoteModelResponse(
             model_version=serving.model_version, serving_generation=serving.generation
@@ -132,9 +140,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def Rollback(  # noqa: N802
         self,
         request: pb.RollbackRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.RollbackResponse:
-        serving = await self.trainer().rollback(who=request.requested_by, why=request.reason)
+        serving = await self.trainer().rollback(
+            who=request.requested_by,
+            why=request.reason,
+            expected_generation=read_expected_generation(request),
+            key=read_key(request.idempotency_key, context),
+        )
         return pb.RollbackResponse(
             model_version=serving.model_version, serving_generation=serving.generation
         )
@@ -149,31 +162,38 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ShadowModel(  # noqa: N802
         self,
         request: pb.ShadowModelRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.ShadowModelResponse:
-        await self.trainer().shadow(request.model_version, requested_by=request.requested_by)
+        await self.trainer().shadow(
+            request.model_version,
+            requested_by=request.requested_by,
+            key=read_key(request.idempotency_key, context),
+        )
         return pb.ShadowModelResponse(model_version=request.model_version)
 
     async def EvaluateModel(  # noqa: N802
         self,
         request: pb.EvaluateModelRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.EvaluateModelResponse:
         job = await self.trainer().evaluate_model(
             request.model_version,
             against_version=request.against_version,
             data_snapshot=request.data_snapshot,
             requested_by=request.requested_by,
+            key=read_key(request.idempotency_key, context),
         )
         return pb.EvaluateModelResponse(job=pack_job(job))
 
     async def QuantizeModel(  # noqa: N802
         self,
         request: pb.QuantizeModelRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.QuantizeModelResponse:
         job = await self.trainer().quantize_model(
-            request.model_version, requested_by=request.requested_by
+            request.model_version,
+            requested_by=request.requested_by,
+            key=read_key(request.idempotency_key, context),
         )
         return pb.QuantizeModelResponse(job=pack_job(job))
 

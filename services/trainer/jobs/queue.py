@@ -15,8 +15,10 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
 from services.trainer.evaluation.gate import GateVerdict, verdict_from_json
+from services.trainer.registry.kept_results import KEPT_RESULTS
 from services.trainer.worker.specs import JobKind
 from shared.errors import NotFound, PreconditionFailed, Unavailable
+from shared.storage.idempotency import IdempotencyKey
 from shared.storage.postgres import Pool, transaction
 
 _WATCH_INTERVAL_S = 0.2
@@ -88,10 +90,36 @@ class Jobs:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def create(self, kind: JobKind, spec: Mapping[str, Any], requested_by: str) -> Job:
-        """Queue a job."""
+    async def create(
+        self,
+        kind: JobKind,
+        spec: Mapping[str, Any],
+        requested_by: str,
+        key: IdempotencyKey | None = None,
+    ) -> Job:
+        """Queue a job, or give the one that was queued under the key.
+
+        Raises:
+            AlreadyExists: If the key was used for something else.
+        """
         async with transaction(self._pool) as connection:
-            return await create_job(connection, kind, spec, requested_by)
+            if kept := await KEPT_RESULTS.take(connection, key):
+                return await _get(connection, UUID(kept["job_id"]))
+            job = await create_job(connection, kind, spec, requested_by)
+            await KEPT_RESULTS.keep(connection, key, {"job_id": str(job.job_id)})
+            return job
+
+    async def find_by_key(self, key: IdempotencyKey | None) -> Job | None:
+        """Give the job that was queued under a key, as it stands; None when there is none.
+
+        Raises:
+            AlreadyExists: If the key was used for something else.
+        """
+        if key is None:
+            return None
+        async with transaction(self._pool) as connection:
+            kept = await KEPT_RESULTS.find(connection, key)
+            return await _get(connection, UUID(kept["job_id"])) if kept else None
 
     async def get(self, job_id: UUID) -> Job:
         """Give a job as it stands.
@@ -100,9 +128,7 @@ class Jobs:
             NotFound: If there is none of that id.
         """
         async with transaction(self._pool) as connection:
-            cursor = connection.cursor(row_factory=dict_row)
-            await cursor.execute("SELECT * FROM trainer.jobs WHERE job_id = %s", (job_id,))
-            return job_from_row(_found(await cursor.fetchone(), job_id))
+            return await _get(connection, job_id)
 
     async def list(self, size: int, before: int | None = None) -> Sequence[Job]:
         """List up to `size` jobs, newest first, those with a `seq` under `before` only."""
@@ -143,18 +169,26 @@ class Jobs:
                 (job_id, after),
             )
             events = await cursor.fetchall()
-            await cursor.execute("SELECT * FROM trainer.jobs WHERE job_id = %s", (job_id,))
-            job = job_from_row(_found(await cursor.fetchone(), job_id))
+            job = await _get(connection, job_id)
         return [_event(job, row) for row in events]
 
-    async def cancel(self, job_id: UUID, requested_by: str) -> Job:
+    async def cancel(self, job_id: UUID, requested_by: str, key: str | None = None) -> Job:
         """Ask a job to stop: at once when it waits, soon when it runs.
+
+        Args:
+            job_id: The job.
+            requested_by: Who asks.
+            key: Idempotency key; when it was used before, the job is given as it stands.
 
         Raises:
             NotFound: If there is no job of that id.
             PreconditionFailed: If it has ended.
+            AlreadyExists: If the key was used for something else.
         """
+        once = IdempotencyKey.of(requested_by, key, "cancel", job_id=str(job_id))
         async with transaction(self._pool) as connection:
+            if await KEPT_RESULTS.take(connection, once):
+                return await _get(connection, job_id)
             cursor = connection.cursor(row_factory=dict_row)
             await cursor.execute(
                 "SELECT state FROM trainer.jobs WHERE job_id = %s FOR UPDATE", (job_id,)
@@ -174,6 +208,7 @@ class Jobs:
             )
             job = job_from_row(_found(await cursor.fetchone(), job_id))
             await record_event(connection, job)
+            await KEPT_RESULTS.keep(connection, once, {"job_id": str(job_id)})
             return job
 
 
@@ -215,6 +250,12 @@ def job_from_row(row: DictRow) -> Job:
     values["state"] = JobState(row["state"])
     values["gate"] = verdict_from_json(row["gate"])
     return Job(**values)
+
+
+async def _get(connection: AsyncConnection, job_id: UUID) -> Job:
+    cursor = connection.cursor(row_factory=dict_row)
+    await cursor.execute("SELECT * FROM trainer.jobs WHERE job_id = %s", (job_id,))
+    return job_from_row(_found(await cursor.fetchone(), job_id))
 
 
 def _found(row: DictRow | None, job_id: UUID) -> DictRow:

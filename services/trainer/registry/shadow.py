@@ -5,9 +5,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.trainer.registry.kept_results import KEPT_RESULTS
+from services.trainer.registry.versions import read_serving, read_version
+from shared.errors import PreconditionFailed
 from shared.registry.heartbeats import Replica
 from shared.registry.shadow_pointer import ShadowPointer, clear_shadow, write_shadow
+from shared.storage.idempotency import IdempotencyKey
 from shared.storage.objects import ObjectStore
+from shared.storage.postgres import Pool, transaction
 
 logger = logging.getLogger(__name__)
 
@@ -35,24 +40,50 @@ class ShadowPublisher:
     """Tells the embedders which candidate to try.
 
     Args:
+        pool: Connections to a database with the schema `trainer`.
         objects: Where the registry is.
     """
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, pool: Pool, objects: ObjectStore) -> None:
+        self._pool = pool
         self._objects = objects
 
-    async def publish(self, model_version: str, *, who: str) -> None:
+    async def publish(self, model_version: str, *, who: str, key: str | None = None) -> None:
         """Let them try this version from now on, or none when it is empty.
 
+        Args:
+            model_version: The version.
+            who: Who asks.
+            key: Idempotency key; when it was used before, nothing is done.
+
         Raises:
-            Unavailable: If the store cannot be reached.
+            NotFound: If there is no such version.
+            PreconditionFailed: If it is the one that serves.
+            AlreadyExists: If the key was used for something else.
+            Unavailable: If a store cannot be reached.
         """
-        if model_version:
-            pointer = ShadowPointer(model_version=model_version)
-            await asyncio.to_thread(write_shadow, self._objects, pointer)
-        else:
-            await asyncio.to_thread(clear_shadow, self._objects)
+        once = IdempotencyKey.of(who, key, "shadow", model_version=model_version)
+        async with transaction(self._pool) as connection:
+            if await KEPT_RESULTS.take(connection, once):
+                return
+            if model_version:
+                await read_version(connection, model_version)
+                serving = await read_serving(connection)
+                if serving and serving.model_version == model_version:
+                    raise PreconditionFailed(
+                        f"{model_version} serves; name a version to try beside it"
+                    )
+            await KEPT_RESULTS.keep(connection, once, {"model_version": model_version})
+            # The last step before the commit: a call that fails there is carried out again
+            # when it is repeated, which changes nothing unless another came in between.
+            await asyncio.to_thread(self._publish, model_version)
         logger.info("%s lets the embedders try %s", who, model_version or "no version")
+
+    def _publish(self, model_version: str) -> None:
+        if model_version:
+            write_shadow(self._objects, ShadowPointer(model_version=model_version))
+        else:
+            clear_shadow(self._objects)
 
 
 def report_of(replica: Replica) -> ShadowReport | None:

@@ -15,8 +15,10 @@ from psycopg.errors import UniqueViolation
 from psycopg.rows import DictRow, class_row, dict_row
 
 from services.trainer.evaluation.gate import GateVerdict, verdict_from_json, verdict_to_json
+from services.trainer.registry.kept_results import KEPT_RESULTS
 from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from shared.model.manifest import Manifest
+from shared.storage.idempotency import IdempotencyKey
 from shared.storage.postgres import Pool, transaction
 
 
@@ -80,7 +82,7 @@ class Versions:
             NotFound: If there is none of that name.
         """
         async with transaction(self._pool) as connection:
-            return await _get(connection, model_version)
+            return await read_version(connection, model_version)
 
     async def list(self, size: int, before: int | None = None) -> Sequence[Version]:
         """List up to `size` versions, newest first, those with a `seq` under `before` only."""
@@ -114,8 +116,17 @@ class Versions:
         why: str,
         override_gate: bool = False,
         expected_generation: int | None = None,
+        key: str | None = None,
     ) -> Serving:
         """Make a version the serving one; nothing changes if it is so already.
+
+        Args:
+            model_version: The version.
+            who: Who asks.
+            why: Their reason.
+            override_gate: Promote it although its gate refused it.
+            expected_generation: The generation that must serve; any when None.
+            key: Idempotency key; when it was used before, the entry made then is given.
 
         Raises:
             InvalidInput: If the gate is overridden without a reason.
@@ -123,11 +134,23 @@ class Versions:
             PreconditionFailed: If its gate refused it and `override_gate` is false.
             Conflict: If the generation is not `expected_generation`, or another promotion
                 or rollback is made at the same time.
+            AlreadyExists: If the key was used for something else.
         """
         if override_gate and not why:
             raise InvalidInput("reason", "is empty; overriding the gate needs one")
+        once = IdempotencyKey.of(
+            who,
+            key,
+            "promote",
+            model_version=model_version,
+            why=why,
+            override_gate=override_gate,
+            expected_generation=expected_generation,
+        )
         async with transaction(self._pool) as connection:
-            version = await _get(connection, model_version)
+            if kept := await KEPT_RESULTS.take(connection, once):
+                return await _kept_entry(connection, kept)
+            version = await read_version(connection, model_version)
             overridden = version.gate is not None and not version.gate.passed
             if overridden and not override_gate:
                 raise PreconditionFailed(
@@ -135,35 +158,52 @@ class Versions:
                     " promote it all the same, override the gate and say why"
                 )
             now = await read_serving(connection)
-            generation = now.generation if now else 0
-            if expected_generation not in (None, generation):
-                raise Conflict(
-                    f"generation {generation} serves, not {expected_generation}:"
-                    " another promotion came first"
+            _check_generation(now, expected_generation)
+            if now is None or now.model_version != model_version:
+                now = await append_serving(
+                    connection, now, model_version, who=who, why=why, gate_overridden=overridden
                 )
-            if now and now.model_version == model_version:
-                return now
-            return await append_serving(
-                connection, now, model_version, who=who, why=why, gate_overridden=overridden
-            )
+            await KEPT_RESULTS.keep(connection, once, {"generation": now.generation})
+            return now
 
-    async def rollback(self, *, who: str, why: str) -> Serving:
+    async def rollback(
+        self,
+        *,
+        who: str,
+        why: str,
+        expected_generation: int | None = None,
+        key: str | None = None,
+    ) -> Serving:
         """Make the version serve that served before the present one did.
 
         Rolling back again goes further back, not forth.
 
+        Args:
+            who: Who asks.
+            why: Their reason.
+            expected_generation: The generation that must serve; any when None.
+            key: Idempotency key; when it was used before, the entry made then is given.
+
         Raises:
             PreconditionFailed: If nothing served before.
-            Conflict: If a promotion or rollback is made at the same time.
+            Conflict: If the generation is not `expected_generation`, or a promotion or
+                rollback is made at the same time.
+            AlreadyExists: If the key was used for something else.
         """
+        once = IdempotencyKey.of(
+            who, key, "rollback", why=why, expected_generation=expected_generation
+        )
         async with transaction(self._pool) as connection:
+            if kept := await KEPT_RESULTS.take(connection, once):
+                return await _kept_entry(connection, kept)
             now = await read_serving(connection)
+            _check_generation(now, expected_generation)
             before = await _generation(
                 connection, (now.restores or now.generation) - 1 if now else 0
             )
             if now is None or before is None:
                 raise PreconditionFailed("no version served before the present one")
-            return await append_serving(
+            made = await append_serving(
                 connection,
                 now,
                 before.model_version,
@@ -172,6 +212,8 @@ class Versions:
                 gate_overridden=before.gate_overridden,
                 restores=before.restores or before.generation,
             )
+            await KEPT_RESULTS.keep(connection, once, {"generation": made.generation})
+            return made
 
 
 async def add_version(
@@ -231,6 +273,20 @@ async def append_serving(
         ) from error
 
 
+def _check_generation(now: Serving | None, expected: int | None) -> None:
+    generation = now.generation if now else 0
+    if expected not in (None, generation):
+        raise Conflict(
+            f"generation {generation} serves, not {expected}: another promotion came first"
+        )
+
+
+async def _kept_entry(connection: AsyncConnection, kept: Mapping[str, Any]) -> Serving:
+    made = await _generation(connection, kept["generation"])
+    assert made is not None  # noqa: S101 - the history only grows
+    return made
+
+
 async def _generation(connection: AsyncConnection, generation: int) -> Serving | None:
     cursor = connection.cursor(row_factory=class_row(Serving))
     await cursor.execute(
@@ -239,7 +295,12 @@ async def _generation(connection: AsyncConnection, generation: int) -> Serving |
     return await cursor.fetchone()
 
 
-async def _get(connection: AsyncConnection, model_version: str) -> Version:
+async def read_version(connection: AsyncConnection, model_version: str) -> Version:
+    """Give a version, within the caller's transaction.
+
+    Raises:
+        NotFound: If there is none of that name.
+    """
     cursor = connection.cursor(row_factory=dict_row)
     await cursor.execute(
         "SELECT * FROM trainer.versions WHERE model_version = %s", (model_version,)

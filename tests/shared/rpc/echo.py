@@ -21,6 +21,8 @@ from tests.support.waiting import until
 
 SERVICE = "magface.test.Echo"
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+# A method of the contract that channels repeat; it does what unary_unary does.
+REPEATABLE = "/magface.v1.FeedbackService/GetStats"
 LOCAL = ServerSettings(listen="127.0.0.1:0", stop_grace_s=5.0)
 
 Act = Callable[[bytes], Awaitable[bytes]]
@@ -31,7 +33,7 @@ def echo(act: Act, *, ready: bool = True, closed: Callable[[], None] = lambda: N
 
     @asynccontextmanager
     async def build(server: grpc.aio.Server, lifecycle: Lifecycle) -> AsyncIterator[None]:
-        server.add_generic_rpc_handlers([_handlers(act)])
+        server.add_generic_rpc_handlers(_handlers(act))
         if ready:
             await lifecycle.set_ready(True)
         yield
@@ -40,7 +42,7 @@ def echo(act: Act, *, ready: bool = True, closed: Callable[[], None] = lambda: N
     return build
 
 
-def _handlers(act: Act) -> grpc.GenericRpcHandler:
+def _handlers(act: Act) -> list[grpc.GenericRpcHandler]:
     async def unary_unary(request: bytes, _: Any) -> bytes:
         return await act(request)
 
@@ -60,7 +62,11 @@ def _handlers(act: Act) -> grpc.GenericRpcHandler:
         kind: getattr(grpc, f"{kind}_rpc_method_handler")(behaviour)
         for kind, behaviour in zip(KINDS, behaviours, strict=True)
     }
-    return grpc.method_handlers_generic_handler(SERVICE, methods)
+    service, _, name = REPEATABLE.removeprefix("/").partition("/")
+    return [
+        grpc.method_handlers_generic_handler(SERVICE, methods),
+        grpc.method_handlers_generic_handler(service, {name: methods["unary_unary"]}),
+    ]
 
 
 async def call(channel: grpc.aio.Channel, kind: str, *requests: bytes, wait_s: float = 20) -> Any:

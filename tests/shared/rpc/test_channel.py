@@ -13,7 +13,7 @@ from shared.errors import Overloaded, Unavailable
 from shared.rpc.channel import open_channel, open_sync_channel
 from shared.rpc.errors import domain_errors
 from shared.rpc.server import running_server
-from tests.shared.rpc.echo import LOCAL, SERVICE, Act, EchoProcess, call, echo
+from tests.shared.rpc.echo import LOCAL, REPEATABLE, SERVICE, Act, EchoProcess, call, echo
 
 
 def _counting(counts: Counter[str], name: str) -> Act:
@@ -72,7 +72,7 @@ async def test_only_unavailable_is_tried_again(
         open_channel(address) as channel,
     ):
         with pytest.raises(error), domain_errors():
-            await call(channel, "unary_unary", request_)
+            await channel.unary_unary(REPEATABLE)(request_, timeout=20)
     assert counts == {"calls": attempts}
 
 
@@ -114,7 +114,7 @@ async def test_blocking_channel_has_the_same_policy() -> None:
 
     def unavailable_then_fine(address: str) -> bytes:
         with open_sync_channel(address) as channel:
-            method = channel.unary_unary(f"/{SERVICE}/unary_unary")
+            method = channel.unary_unary(REPEATABLE)
             with pytest.raises(Unavailable, match="away"), domain_errors():
                 method(b"unavailable", timeout=10)
             return method(b"x", timeout=10)

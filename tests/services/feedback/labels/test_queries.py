@@ -27,6 +27,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "LIST_PAIRS_OF_CONSENSUS": {"consensus": "same", "before": 9_000, "limit": 101},
     "LOCK_PAIRS_AFTER": {"after": 7, "limit": 1000},
     "TAKE_SNAPSHOT": {"minimum_votes": 1},
+    "SAME_SNAPSHOT": {"minimum_votes": 1},
     "FIND_SNAPSHOT": {"snapshot_id": _NO_ID},
     "EPOCH": {},
     "RAISE_EPOCH": {},

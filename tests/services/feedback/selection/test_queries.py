@@ -23,6 +23,7 @@ _SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         lease_queries.LEASE,
         {"strategies": ["hard"], "counts": [10], "annotator": "ann-1", "lease_s": 900.0},
     ),
+    "leases again": (lease_queries.LEASES_AGAIN, {"lease_ids": [1, 2, 3]}),
     "gold": (lease_queries.ANNOTATORS, {"limit": 1000}),
     "situation": (lease_queries.SITUATION, {}),
     "name": (NAME_SUBJECTS, {"hashes": [_A], "subjects": ["ann"]}),

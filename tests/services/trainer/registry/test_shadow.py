@@ -33,7 +33,7 @@ async def trainer(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> Trai
         uploads=Uploads(object_store, tmp_path, 2**20),
         pointer=PointerPublisher(pool, object_store),
         replicas=ReplicaWatch(object_store),
-        shadow=ShadowPublisher(object_store),
+        shadow=ShadowPublisher(pool, object_store),
     )
     await trainer.promote(
         "v1", who="ada", why="first", override_gate=False, expected_generation=None

@@ -1,0 +1,7 @@
+"""Results of the trainer's calls by their idempotency keys."""
+
+from typing import Final
+
+from shared.storage.idempotency import KeptResults
+
+KEPT_RESULTS: Final = KeptResults("trainer")
