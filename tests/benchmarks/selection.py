@@ -38,7 +38,7 @@ import torch
 from numpy.typing import NDArray
 
 from services.feedback.pool.calibration import Calibration
-from services.feedback.selection.strategies import IndexArray
+from services.feedback.selection.arrays import IndexArray
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.training.features import compute_features
 from shared.errors import MagFaceError
@@ -150,7 +150,9 @@ class _Bench:
         return all_of_them[: row.labels]
 
     @cache  # noqa: B019 - one object a process
-    def _choose(self, people: str, split: int, strategy: str, seed: int, retrained: bool) -> IndexArray:
+    def _choose(
+        self, people: str, split: int, strategy: str, seed: int, retrained: bool
+    ) -> IndexArray:
         persons = self._split(people, split)["training"].persons
         rng = np.random.default_rng(seed)
         if strategy == "uniform":

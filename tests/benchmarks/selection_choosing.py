@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.feedback.pool.calibration import Calibration
+from services.feedback.selection.arrays import FloatArray, IndexArray
 from services.feedback.selection.match_probability import MatchProbability, prior_match_probability
 from services.feedback.selection.strategies import (
     MIX,
     Pair,
     PoolView,
-    IndexArray,
     Strategy,
-    FloatArray,
     choose,
 )
 
@@ -61,8 +60,8 @@ class PoolLook:
         anchors = np.repeat(np.arange(len(self.embeddings)), _NEIGHBOURS)
         links = np.column_stack((anchors, near.ravel())).astype(np.int64)
         found = similarity[links[:, 0], links[:, 1]].astype(np.float64)
-        density = found.reshape(-1, _NEIGHBOURS).mean(axis=1)
-        return PoolView(self.quality.astype(np.float64), density, links, found)
+        neighbour_mean = found.reshape(-1, _NEIGHBOURS).mean(axis=1)
+        return PoolView(self.quality.astype(np.float64), neighbour_mean, links, found)
 
     def similarity(self, pairs: IndexArray) -> FloatArray:
         """Of the images of pairs [P, 2]: float [P]."""
@@ -71,19 +70,19 @@ class PoolLook:
 
     def csls(self, pairs: IndexArray) -> FloatArray:
         """How far pairs [P, 2] stand out: float [P]."""
-        return np.asarray(self.similarity(pairs) - self.view.density[pairs].mean(axis=1))
+        return np.asarray(self.similarity(pairs) - self.view.neighbour_mean[pairs].mean(axis=1))
 
-    def belief(self, pairs: IndexArray, same: NDArray[np.bool_]) -> MatchProbability:
+    def model(self, pairs: IndexArray, same: NDArray[np.bool_]) -> MatchProbability:
         """What labels say of how likely this version's links are genuine."""
         at_first = prior_match_probability(self.calibration, self.view.csls())
-        return at_first.learn(self.similarity(pairs), self.csls(pairs), same)
+        return at_first.fit(self.similarity(pairs), self.csls(pairs), same)
 
     def beside(self, other: "PoolLook", pairs: IndexArray, same: NDArray[np.bool_]) -> PoolView:
         """The view, with what another version says of its links, which has the same labels."""
         links = self.view.links
         similarity, csls = other.similarity(links), other.csls(links)
-        belief = other.belief(pairs, same)
-        return replace(self.view, other=belief.probability(similarity, csls))
+        model = other.model(pairs, same)
+        return replace(self.view, other_probability=model.probability(similarity, csls))
 
 
 def choose_in_rounds(
@@ -95,7 +94,7 @@ def choose_in_rounds(
     rng: np.random.Generator,
     retrain: Callable[[IndexArray], PoolLook] | None = None,
 ) -> IndexArray:
-    """Choose a hundred at a time, each time with the belief that the labels so far give.
+    """Choose a hundred at a time, each time with the model that the labels so far give.
 
     Disagreement says nothing before there is a second version; until then the default chooses.
 
@@ -121,7 +120,7 @@ def choose_in_rounds(
         alone = before is None and set(shares) == {Strategy.DISAGREEMENT}
         part = choose_mix(
             look.view if before is None else look.beside(before, chosen, same),
-            look.belief(chosen, same),
+            look.model(chosen, same),
             shares_of("default") if alone else shares,
             min(_ROUND, count - len(chosen)),
             rng,
@@ -135,7 +134,7 @@ def choose_in_rounds(
 
 def choose_mix(
     view: PoolView,
-    belief: MatchProbability,
+    model: MatchProbability,
     shares: Mapping[Strategy, float],
     count: int,
     rng: np.random.Generator,
@@ -146,7 +145,7 @@ def choose_mix(
 
     Args:
         view: What to choose from.
-        belief: How likely its links are genuine.
+        model: How likely its links are genuine.
         shares: Of each strategy; what one cannot fill goes to the others.
         count: How many at most.
         rng: Draws.
@@ -156,7 +155,7 @@ def choose_mix(
         int64 [P, 2], distinct pairs in the order in which they would be handed out.
     """
     queues = {
-        one: choose(view, belief, one, count, rng, known=known).pairs.tolist() for one in shares
+        one: choose(view, model, one, count, rng, known=known).pairs.tolist() for one in shares
     }
     done: dict[Pair, None] = {}
     while len(done) < count and (left := [one for one in shares if queues[one]]):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from services.feedback.selection.strategies import IndexArray
+from services.feedback.selection.arrays import IndexArray
 from shared.files import write_atomically
 
 SEEDS: Final = (0, 1, 2)

@@ -38,7 +38,7 @@ ORDER BY stored_at LIMIT %(limit)s
 ON CONFLICT DO NOTHING
 """
 
-ORPHANS_AMONG: Final = """
+WITHOUT_ROW: Final = """
 SELECT sha256 FROM unnest(%(hashes)s::bytea[]) AS found (sha256)
 WHERE NOT EXISTS (SELECT FROM feedback.images WHERE images.sha256 = found.sha256)
 """

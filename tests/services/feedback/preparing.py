@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from services.feedback.selection.pair_leases import PairLeaser, LeasePolicy
+from services.feedback.selection.pair_leases import LeasePolicy, PairLeaser
 from services.feedback.server import MIGRATIONS, SCHEMA
 from services.feedback.settings import FeedbackSettings
 from shared.storage.migrations import apply_migrations
@@ -65,7 +65,7 @@ def label(database_url: str, pair: tuple[str, str], annotator: str, what: str = 
 
 
 @asynccontextmanager
-async def lease_office(
+async def open_leaser(
     settings: FeedbackSettings, short: asyncio.Event | None = None, **changes: Any
 ) -> AsyncIterator[PairLeaser]:
     """An office with connections of its own, as another process would have."""
@@ -73,7 +73,7 @@ async def lease_office(
         "lease_s": 900.0,
         "random_share": 0.0,
         "gold_share": 0.0,
-        "follows_embedder": True,
+        "has_embedder": True,
     }
     pool = await open_pool(settings)
     try:

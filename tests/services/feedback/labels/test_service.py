@@ -13,7 +13,7 @@ from services.feedback.labels.batch_writer import BatchWriter
 from services.feedback.labels.label_log import LabelLog
 from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import Label, Submission
-from services.feedback.server import open_label_service, prepare
+from services.feedback.server import open_label_service, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.errors import AlreadyExists, MagFaceError, NotFound, Unavailable
 from shared.storage.objects import ObjectStore
@@ -29,7 +29,7 @@ async def replicas(
     settings: FeedbackSettings, object_store: ObjectStore
 ) -> AsyncIterator[list[LabelService]]:
     """Three services on the same database, as three processes would be."""
-    await prepare(settings, object_store)
+    await prepare_stores(settings, object_store)
     async with AsyncExitStack() as stack:
         yield [
             (await stack.enter_async_context(open_label_service(settings, object_store)))[0]

@@ -5,9 +5,9 @@ from itertools import count
 
 import psycopg
 
-from services.feedback.labels.consensus_view import rederive_consensus
+from services.feedback.labels.consensus_view import apply_rule
 from services.feedback.labels.service import LabelService
-from services.feedback.labels.types import Label, ExportedPair
+from services.feedback.labels.types import ExportedPair, Label
 from services.feedback.server import open_label_service
 from services.feedback.settings import FeedbackSettings
 from shared.storage.objects import ObjectStore
@@ -136,7 +136,7 @@ async def test_a_changed_rule_derives_anew_and_leaves_old_snapshots_alone(
 
     stricter = settings.model_copy(update={"feedback_minimum_votes": 2})
     async with open_label_service(stricter, object_store) as (changed, pool):
-        await rederive_consensus(pool, 2)
+        await apply_rule(pool, 2)
         stats = await changed.stats()
         assert (stats.pairs_same, stats.pairs_undecided, stats.labels) == (1, 1, 3)
         (pair,), _ = await changed.list_pairs(Label.SAME, 0, "")
@@ -144,7 +144,7 @@ async def test_a_changed_rule_derives_anew_and_leaves_old_snapshots_alone(
         assert len((await _export(changed))[1]) == 1
         assert await _export(changed, snapshot_id) == (snapshot_id, before)
 
-        await rederive_consensus(pool, 1)
+        await apply_rule(pool, 1)
         assert (await changed.stats()).pairs_same == 2
 
 
@@ -163,7 +163,7 @@ async def test_deriving_anew_gives_what_was_kept_up_to_date(
             "UPDATE feedback.counters SET pairs_same = 0, pairs_different = 0, pairs_undecided = 0"
         )
     pool = await open_pool(settings)
-    await rederive_consensus(pool, settings.feedback_minimum_votes)
+    await apply_rule(pool, settings.feedback_minimum_votes)
     await pool.close()
     with psycopg.connect(database_url) as connection:
         assert connection.execute(kept).fetchall() == before
