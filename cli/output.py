@@ -203,6 +203,11 @@ def short_time(moment: str | None) -> str:
     return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
+def in_words(name: str | None) -> str:
+    """Shows an enum's value of `to_plain`: ``loading_model`` becomes ``loading model``."""
+    return (name or "").replace("_", " ")
+
+
 def counting_progress() -> Progress:
     """Makes a progress bar that counts items; shown on a terminal only."""
     return Progress(
@@ -258,5 +263,7 @@ def shortest(value: float) -> float:
 
 def _enum(number: int, field: Any) -> str | None:
     names = field.enum_type.values_by_number
+    if number not in names:  # of a newer contract
+        return str(number)
     prefix = names[0].name.removesuffix("UNSPECIFIED")
     return names[number].name.removeprefix(prefix).lower() if number else None

@@ -27,15 +27,16 @@ _ONE_THREAD = {
 }
 
 
-class _ByFile(LoadScopeScheduling):
-    """Hands out whole files, since fixtures of a module are dear; all of tests/cli in one go.
+# Folders whose tests share what takes long to make: a running stack, exported networks.
+_WHOLE_FOLDERS = ("tests/cli/", "tests/services/embedder/")
 
-    The commands' tests share one running stack.
-    """
+
+class _ByFile(LoadScopeScheduling):
+    """Hands out whole files, so that a module's fixtures are made once, and some whole folders."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "tests/cli" if file.startswith("tests/cli/") else file
+        return next((folder for folder in _WHOLE_FOLDERS if file.startswith(folder)), file)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from magface.v1 import trainer_pb2
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from cli.clients import CALL_TIMEOUT_S
-from cli.output import facts, remarks, table, to_plain
+from cli.output import facts, in_words, remarks, short_time, table, to_plain
 from shared.errors import MagFaceError, Unavailable
 from shared.rpc.errors import domain_errors
 
@@ -86,8 +87,35 @@ def follow_job(
 def job_facts(job: trainer_pb2.Job) -> RenderableType:
     """Shows a job to a person."""
     plain = to_plain(job)
-    gate = plain.pop("gate")
-    return facts(plain) if gate is None else Group(facts(plain), gate_table(gate))
+    gate, _ = plain.pop("gate"), plain.pop("stages")
+    plain["stage"] = in_words(plain["stage"])
+    parts: list[RenderableType] = [facts(plain)]
+    if job.stages:
+        parts.append(_stage_table(job))
+    if gate is not None:
+        parts.append(gate_table(gate))
+    return Group(*parts)
+
+
+def stage_durations(job: trainer_pb2.Job) -> list[tuple[str, float]]:
+    """Gives each stage that a job has entered, and the seconds it lasted.
+
+    The last stage lasts until the job's end, or until now.
+    """
+    starts = [start.started_at.ToDatetime(UTC) for start in job.stages]
+    end = job.ended_at.ToDatetime(UTC) if job.HasField("ended_at") else datetime.now(UTC)
+    return [
+        (to_plain(start)["stage"], (after - began).total_seconds())
+        for start, began, after in zip(job.stages, starts, [*starts[1:], end], strict=True)
+    ]
+
+
+def _stage_table(job: trainer_pb2.Job) -> RenderableType:
+    rows = [
+        [in_words(stage), short_time(to_plain(start)["started_at"]), f"{seconds:.1f}"]
+        for start, (stage, seconds) in zip(job.stages, stage_durations(job), strict=True)
+    ]
+    return table("stage", "started", "seconds", rows=rows)
 
 
 def gate_table(gate: dict[str, Any]) -> RenderableType:

@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, new_key, trainer
 from cli.commands.job_progress import follow_job, job_facts, wait_for_job
 from cli.commands.options import ByOption, user_name
-from cli.output import JsonOption, console, emit, short_time, table, to_plain
+from cli.output import JsonOption, console, emit, in_words, short_time, table, to_plain
 
 jobs = typer.Typer(no_args_is_help=True, help="List, show, watch and cancel jobs of the trainer.")
 
@@ -118,7 +118,8 @@ def watch(job_id: JobArgument, folder: DirOption = None, as_json: JsonOption = F
         if not as_json:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in plain["figures"].items())
             share = f"{event.job.progress:4.0%}"
-            console.print(plain["at"], share, event.job.message, figures, markup=False)
+            stage = in_words(plain["job"]["stage"])
+            console.print(plain["at"], share, stage, event.job.message, figures, markup=False)
 
     with trainer(folder) as stub:
         job = follow_job(stub, job_id, on_event)
@@ -143,17 +144,18 @@ def cancel(
 
 def jobs_table(listed: Sequence[dict[str, Any]]) -> RenderableType:
     """Shows a list of jobs."""
-    columns = ("job_id", "kind", "state", "progress", "model_version", "created", "message")
+    columns = ("job_id", "kind", "state", "progress", "stage", "model_version", "created")
     rows = [
         [
             job["job_id"],
             job["kind"],
             job["state"],
             f"{job['progress']:.0%}",
+            in_words(job["stage"]),
             job["model_version"],
             short_time(job["created_at"]),
             shorten(job["message"], 200, placeholder=" …"),
         ]
         for job in listed
     ]
-    return table(*columns, rows=rows, text=["message"])
+    return table(*columns, "message", rows=rows, text=["message"])

@@ -12,7 +12,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from cli.output import JsonOption, emit, remarks, table
+from cli.output import JsonOption, emit, in_words, remarks, table
 
 
 def demo(
@@ -100,7 +100,7 @@ def _readable(summary: dict[str, Any]) -> RenderableType:
 
 
 def _times(correction: dict[str, Any]) -> str:
-    stages = [f"{stage} {seconds:.1f}" for stage, seconds in correction["stages"].items()]
+    stages = [f"{in_words(stage)} {seconds:.1f}" for stage, seconds in correction["stages"].items()]
     return (
         f"{correction['seconds']:.0f} s from the request to train to the end: {', '.join(stages)}"
     )

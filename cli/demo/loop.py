@@ -14,7 +14,7 @@ from cli.commands.job_progress import wait_for_job
 from cli.commands.models.versions import upload_checkpoint
 from cli.demo.measure import measure, score_by_service
 from cli.demo.people import DemoPeople
-from cli.demo.stages import StageClock
+from cli.demo.stages import correction_times
 from cli.demo.traffic import VerifyTraffic, count_mixed
 from cli.images import Alignment
 from cli.output import to_plain
@@ -24,8 +24,12 @@ from shared.errors import MagFaceError, Unavailable
 
 _SWAP_TIMEOUT_S = 30.0
 _PAIRS_IN_TRAFFIC = 40
-# Progress of the job at which it has trained and goes on to be judged.
-_SWAP_IS_NEAR = 0.9
+# Stages between the training and the swap.
+_SWAP_IS_NEAR = (
+    trainer_pb2.JOB_STAGE_EVALUATING,
+    trainer_pb2.JOB_STAGE_EXPORTING,
+    trainer_pb2.JOB_STAGE_PUBLISHING,
+)
 _BY = "demo"
 
 
@@ -70,12 +74,11 @@ def run_loop(stack: Path, people: DemoPeople, say: Callable[[str], None]) -> dic
         say(f"{len(people.feedback)} pairs of other people are labelled; fine-tuning on them")
         references = dict([score_by_service(embedder, sample)])
         with VerifyTraffic(embedder, sample) as traffic:
-            clock = StageClock()
-            job = _train(trainer, traffic, clock)
+            asked = time.perf_counter()
+            job = _train(trainer, traffic)
             if job.gate.passed:
-                clock.enter("swapping")
                 _wait_until_served(embedder, job.model_version)
-            correction = clock.stop()
+            seconds = time.perf_counter() - asked
             say(_verdict(job))
             references |= dict([score_by_service(embedder, sample)])
         after = measure(embedder, people.validation, people.test)
@@ -93,7 +96,7 @@ def run_loop(stack: Path, people: DemoPeople, say: Callable[[str], None]) -> dic
             "failed": len(traffic.failures),
             "mixed_versions": count_mixed(traffic.answers, references),
         },
-        "correction": correction,
+        "correction": correction_times(job, seconds, swapped=job.gate.passed),
         "seconds": time.perf_counter() - started,
         "model_version": {"before": before.model_version, "after": after.model_version},
         "gate": to_plain(job)["gate"],
@@ -107,10 +110,9 @@ def _submit(stack: Path, pairs: PairSet) -> None:
         raise MagFaceError(f"{len(done.rejected)} labels were refused: {done.rejected[0]['why']}")
 
 
-def _train(stub: TrainerServiceStub, traffic: VerifyTraffic, clock: StageClock) -> trainer_pb2.Job:
+def _train(stub: TrainerServiceStub, traffic: VerifyTraffic) -> trainer_pb2.Job:
     def on_event(event: trainer_pb2.WatchJobResponse) -> None:
-        clock.enter(event.job.message)
-        if event.job.progress >= _SWAP_IS_NEAR:
+        if event.job.stage in _SWAP_IS_NEAR:
             traffic.hurry()
 
     request = trainer_pb2.StartTrainingRequest(requested_by=_BY, idempotency_key=clients.new_key())

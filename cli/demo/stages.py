@@ -1,40 +1,26 @@
-"""Where the time of a correction goes: from the request to train to a new version that serves."""
+"""Durations of a correction: the stages of the training job, then the swap of the model."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
+from magface.v1 import trainer_pb2
 
-class StageClock:
-    """Adds up the seconds of each stage, by what a job says of itself.
+from cli.commands.job_progress import stage_durations
+
+
+def correction_times(job: trainer_pb2.Job, seconds: float, *, swapped: bool) -> dict[str, Any]:
+    """Divides the time of a correction among its stages.
 
     Args:
-        now: Gives the time in seconds.
+        job: The training, which has ended.
+        seconds: From the request to train to the end of the correction.
+        swapped: Whether the correction ended with the new version in service.
+
+    Returns:
+        The seconds in all, and of each stage in the order they first began.
     """
-
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self._now = now
-        self._stage = "waiting for a worker"
-        self._since = now()
-        self._seconds: dict[str, float] = {}
-
-    def enter(self, message: str) -> None:
-        """Begin the stage that a job's message tells of; the epochs of one are one stage."""
-        stage = message.partition(", epoch")[0]
-        if stage and stage != self._stage:
-            self._end()
-            self._stage = stage
-
-    def stop(self) -> dict[str, Any]:
-        """End the last stage.
-
-        Returns:
-            The seconds in all, and of each stage in the order they first began.
-        """
-        self._end()
-        return {"seconds": sum(self._seconds.values()), "stages": dict(self._seconds)}
-
-    def _end(self) -> None:
-        now = self._now()
-        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
-        self._since = now
+    stages: dict[str, float] = {}
+    for stage, duration in stage_durations(job):
+        stages[stage] = stages.get(stage, 0.0) + duration
+    if swapped:
+        stages["swapping"] = seconds - sum(stages.values())
+    return {"seconds": seconds, "stages": stages}

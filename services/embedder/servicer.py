@@ -17,7 +17,7 @@ from services.embedder.models.resident import ResidentModels
 from services.embedder.rollout.shadow import Shadow
 from services.embedder.rollout.swapper import Swapper
 from shared.errors import InvalidInput
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.rpc.converters import face_from_proto, pack_timestamp
 from shared.rpc.errors import status_code
 from shared.rpc.interceptors import Context

@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from magface.v1 import feedback_pb2, image_pb2
 
 from shared.errors import InvalidInput
-from shared.model.image.face_reader import Alignment, FaceImage
+from shared.model.image.face import Alignment, FaceImage
 
 _TO_DOMAIN: Final[dict[image_pb2.Alignment.ValueType, Alignment]] = {
     image_pb2.ALIGNMENT_UNSPECIFIED: "unspecified",

@@ -30,10 +30,10 @@ from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
 from shared.model.network.checkpoint import load_checkpoint
 from shared.model.sessions.cpu import cpu_threads
-from tests.benchmarks.learning_faces import PAIRS, draw_pairs, real_people
-from tests.benchmarks.learning_figures import Figures, figures
-from tests.benchmarks.learning_product import make_parent, train
-from tests.benchmarks.learning_rows import KeptRows
+from tests.benchmarks.learning.faces import PAIRS, draw_pairs, real_people
+from tests.benchmarks.learning.figures import Figures, figures
+from tests.benchmarks.learning.product import make_parent, train
+from tests.benchmarks.learning.rows import KeptRows
 
 _MATERIAL_FACES = Path("../shared/faces/lfw")
 _SEEDS = (3, 4)

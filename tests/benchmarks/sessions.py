@@ -13,7 +13,7 @@ from shared.model.sessions.base import Device, Session
 from shared.model.sessions.cpu import cpu_threads
 from shared.model.sessions.factory import open_session, require_device
 from shared.settings import MagFaceSettings
-from tests.benchmarks.serving_versions import BenchVersions
+from tests.benchmarks.serving.servers.versions import BenchVersions
 
 _BATCHES = (1, 8, 32, 128)
 _SECONDS = 5.0

@@ -26,7 +26,7 @@ def magface(monkeypatch: pytest.MonkeyPatch) -> Magface:
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(tmp_path_factory.mktemp("cli") / "run", object_store=SeaweedServer) as stack:
         yield stack

@@ -238,6 +238,25 @@ def test_jobs_tell_how_they_went(ask: Ask) -> None:
     assert watched["events"][-1]["job"]["progress"] == 1.0
 
 
+def test_jobs_show_their_stages(ask: Ask, magface: Magface, stack: Stack) -> None:
+    job = ask("jobs", "list", "--limit", 1000)["jobs"][-1]
+    wanted = ["queued", "starting", "loading_model", "exporting", "publishing", "promoting"]
+    assert [start["stage"] for start in job["stages"]] == wanted
+    assert job["stage"] == "promoting"
+    moments = [start["started_at"] for start in job["stages"]]
+    assert moments == sorted(moments)
+    told = [event["job"]["stage"] for event in ask("jobs", "watch", job["job_id"])["events"]]
+    assert list(dict.fromkeys(told)) == wanted
+
+    watched = magface("jobs", "watch", job["job_id"], "--dir", stack.folder).stdout
+    assert "loading model reading the checkpoint" in watched
+    shown = magface("jobs", "show", job["job_id"], "--dir", stack.folder).stdout
+    names = [name.replace("_", " ") for name in wanted]
+    rows = [name for line in shown.splitlines() for name in names if line.startswith(f"{name}  ")]
+    assert rows == names
+    assert "promoting" in magface("jobs", "list", "--dir", stack.folder).stdout
+
+
 def test_an_unknown_job_is_named(magface: Magface, stack: Stack) -> None:
     unknown = "00000000-0000-0000-0000-000000000000"
     for command in ("show", "watch", "cancel"):

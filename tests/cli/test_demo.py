@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from magface.v1 import trainer_pb2
 
 from cli.demo.people import people_of_folder
 from cli.demo.rendering.renderer import write_people
-from cli.demo.stages import StageClock
+from cli.demo.stages import correction_times
 from cli.demo.traffic import Answer, count_mixed
 from shared.errors import InvalidInput
 from shared.evaluation.scores import Scores
@@ -62,14 +64,27 @@ def test_the_whole_demo_learns_at_least_four_points_and_fails_no_call(tmp_path: 
     assert summary["swap"]["requests"] > 100
     assert summary["swap"]["failed"] == 0
     assert summary["swap"]["mixed_versions"] == 0
+    stages = summary["correction"]["stages"]
+    assert {"training", "evaluating", "promoting", "swapping"} <= stages.keys()
+    assert sum(stages.values()) == pytest.approx(summary["correction"]["seconds"])
 
 
-def test_the_clock_adds_up_each_stage() -> None:
-    times = iter([0.0, 1.0, 3.0, 8.0, 10.0])
-    clock = StageClock(lambda: next(times))
-    for message in ("decoding", "training, epoch 1", "training, epoch 2", "", "judging"):
-        clock.enter(message)
-    assert clock.stop() == {
-        "seconds": 10.0,
-        "stages": {"waiting for a worker": 1.0, "decoding": 2.0, "training": 5.0, "judging": 2.0},
-    }
+def test_a_correction_is_divided_among_the_stages_of_its_job_and_the_swap() -> None:
+    entered = [
+        (trainer_pb2.JOB_STAGE_QUEUED, 100),
+        (trainer_pb2.JOB_STAGE_STARTING, 101),
+        (trainer_pb2.JOB_STAGE_QUEUED, 103),
+        (trainer_pb2.JOB_STAGE_STARTING, 105),
+        (trainer_pb2.JOB_STAGE_LOADING_MODEL, 108),
+    ]
+    job = trainer_pb2.Job(
+        stages=[
+            trainer_pb2.JobStageStart(stage=stage, started_at=Timestamp(seconds=seconds))
+            for stage, seconds in entered
+        ],
+        ended_at=Timestamp(seconds=110),
+    )
+    stages = {"queued": 3.0, "starting": 5.0, "loading_model": 2.0}
+    assert correction_times(job, 10.5, swapped=False) == {"seconds": 10.5, "stages": stages}
+    swapped = correction_times(job, 10.5, swapped=True)
+    assert swapped == {"seconds": 10.5, "stages": stages | {"swapping": 0.5}}

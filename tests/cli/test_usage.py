@@ -144,6 +144,11 @@ def test_probing_finds_the_channel_order_the_network_was_trained_with(
     )
 
 
+def test_an_enum_value_of_a_newer_contract_is_shown_as_its_number() -> None:
+    job = trainer_pb2.Job.FromString(bytes([12 << 3, 99]))
+    assert to_plain(job)["stage"] == "99"
+
+
 def test_messages_become_plain_without_protobuf_quirks() -> None:
     job = trainer_pb2.Job(job_id="j", state=trainer_pb2.JOB_STATE_QUEUED, progress=0.1)
     job.created_at.FromJsonString("2026-01-02T03:04:05.678Z")

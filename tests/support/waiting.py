@@ -46,6 +46,12 @@ async def until(
         await asyncio.sleep(_POLL_S)
 
 
+async def let_others_run(turns: int = 50) -> None:
+    """Gives every task of the loop that can go on so many turns, in place of a fixed sleep."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
 def _require_before(deadline: float, timeout_s: float, what: str) -> None:
     if time.monotonic() > deadline:
         raise TimeoutError(f"waited {timeout_s:g} s in vain" + (f" for {what}" if what else ""))

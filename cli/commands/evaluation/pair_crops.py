@@ -9,7 +9,8 @@ from cli.images import Alignment
 from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput
 from shared.evaluation.embed import Crops
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 
 _SETTLED: Final[dict[Alignment, Literal["aligned", "detect"]]] = {

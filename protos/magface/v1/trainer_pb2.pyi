@@ -70,6 +70,88 @@ JOB_STATE_FAILED: JobState.ValueType  # 4
 JOB_STATE_CANCELLED: JobState.ValueType  # 5
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
+class _JobStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_STAGE_UNSPECIFIED: _JobStage.ValueType  # 0
+    """The job entered no stage since stages are kept: it ended before, or was queued before and
+    still waits.
+    """
+    JOB_STAGE_QUEUED: _JobStage.ValueType  # 1
+    """Waits for a runner, before its first attempt and between two attempts."""
+    JOB_STAGE_STARTING: _JobStage.ValueType  # 2
+    """Claimed by a runner, which starts a worker process. Each attempt begins with it."""
+    JOB_STAGE_LOADING_MODEL: _JobStage.ValueType  # 3
+    """Fetches and reads the networks that the job works with, and the reference faces."""
+    JOB_STAGE_PULLING_FEEDBACK: _JobStage.ValueType  # 4
+    """Freezes the feedback as a data snapshot, and fetches its pairs."""
+    JOB_STAGE_PULLING_IMAGES: _JobStage.ValueType  # 5
+    JOB_STAGE_DECODING_IMAGES: _JobStage.ValueType  # 6
+    """Decodes the images and aligns the faces."""
+    JOB_STAGE_EMBEDDING: _JobStage.ValueType  # 7
+    JOB_STAGE_CHECKING_LABELS: _JobStage.ValueType  # 8
+    """Estimates which labels are wrong, where need be by training on one half of the people and
+    testing on the other.
+    """
+    JOB_STAGE_TRAINING: _JobStage.ValueType  # 9
+    JOB_STAGE_QUANTIZING: _JobStage.ValueType  # 10
+    """Converts the network to eight bits."""
+    JOB_STAGE_CALIBRATING: _JobStage.ValueType  # 11
+    """Fits what maps the network's output to magnitude quantiles, threshold and probability."""
+    JOB_STAGE_EVALUATING: _JobStage.ValueType  # 12
+    """Measures a candidate beside its parent for the gate, or a version on the feedback."""
+    JOB_STAGE_EXPORTING: _JobStage.ValueType  # 13
+    """Writes the version's files."""
+    JOB_STAGE_REPORTING: _JobStage.ValueType  # 14
+    """Writes the page that shows an evaluation."""
+    JOB_STAGE_PUBLISHING: _JobStage.ValueType  # 15
+    """Puts what was made into the object store, and records it."""
+    JOB_STAGE_PROMOTING: _JobStage.ValueType  # 16
+    """Makes the new version the serving one."""
+
+class JobStage(_JobStage, metaclass=_JobStageEnumTypeWrapper):
+    """What a job is doing; a job passes through the stages that its kind has."""
+
+JOB_STAGE_UNSPECIFIED: JobStage.ValueType  # 0
+"""The job entered no stage since stages are kept: it ended before, or was queued before and
+still waits.
+"""
+JOB_STAGE_QUEUED: JobStage.ValueType  # 1
+"""Waits for a runner, before its first attempt and between two attempts."""
+JOB_STAGE_STARTING: JobStage.ValueType  # 2
+"""Claimed by a runner, which starts a worker process. Each attempt begins with it."""
+JOB_STAGE_LOADING_MODEL: JobStage.ValueType  # 3
+"""Fetches and reads the networks that the job works with, and the reference faces."""
+JOB_STAGE_PULLING_FEEDBACK: JobStage.ValueType  # 4
+"""Freezes the feedback as a data snapshot, and fetches its pairs."""
+JOB_STAGE_PULLING_IMAGES: JobStage.ValueType  # 5
+JOB_STAGE_DECODING_IMAGES: JobStage.ValueType  # 6
+"""Decodes the images and aligns the faces."""
+JOB_STAGE_EMBEDDING: JobStage.ValueType  # 7
+JOB_STAGE_CHECKING_LABELS: JobStage.ValueType  # 8
+"""Estimates which labels are wrong, where need be by training on one half of the people and
+testing on the other.
+"""
+JOB_STAGE_TRAINING: JobStage.ValueType  # 9
+JOB_STAGE_QUANTIZING: JobStage.ValueType  # 10
+"""Converts the network to eight bits."""
+JOB_STAGE_CALIBRATING: JobStage.ValueType  # 11
+"""Fits what maps the network's output to magnitude quantiles, threshold and probability."""
+JOB_STAGE_EVALUATING: JobStage.ValueType  # 12
+"""Measures a candidate beside its parent for the gate, or a version on the feedback."""
+JOB_STAGE_EXPORTING: JobStage.ValueType  # 13
+"""Writes the version's files."""
+JOB_STAGE_REPORTING: JobStage.ValueType  # 14
+"""Writes the page that shows an evaluation."""
+JOB_STAGE_PUBLISHING: JobStage.ValueType  # 15
+"""Puts what was made into the object store, and records it."""
+JOB_STAGE_PROMOTING: JobStage.ValueType  # 16
+"""Makes the new version the serving one."""
+Global___JobStage: _TypeAlias = JobStage  # noqa: Y015
+
 class _Recipe:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -137,6 +219,31 @@ SUSPECT_REASON_CONTRADICTION: SuspectReason.ValueType  # 2
 others is trusted less.
 """
 Global___SuspectReason: _TypeAlias = SuspectReason  # noqa: Y015
+
+@_typing.final
+class JobStageStart(_message.Message):
+    """A stage that a job has entered. It lasts until the next one starts or the job ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    stage: Global___JobStage.ValueType
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        stage: Global___JobStage.ValueType = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stage", b"stage", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobStageStart: _TypeAlias = JobStageStart  # noqa: Y015
 
 @_typing.final
 class TrainingOptions(_message.Message):
@@ -277,6 +384,8 @@ class Job(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     GATE_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     kind: Global___JobKind.ValueType
     state: Global___JobState.ValueType
@@ -287,6 +396,8 @@ class Job(_message.Message):
     """What it is doing now, or how it ended, for a person to read."""
     model_version: _builtins.str
     """The version it made or measured; empty until then."""
+    stage: Global___JobStage.ValueType
+    """What it is doing; of a job that has ended, what it did last."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -296,6 +407,13 @@ class Job(_message.Message):
     @_builtins.property
     def gate(self) -> Global___GateVerdict:
         """The gate's verdict on what a training or a quantization made; unset until it is reached."""
+
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobStageStart]:
+        """Every stage that it has entered, the latest last, in all its attempts; started_at never
+        decreases. An attempt begins with JOB_STAGE_STARTING, also when the one before it was
+        killed in the middle of another stage.
+        """
 
     def __init__(
         self,
@@ -311,10 +429,12 @@ class Job(_message.Message):
         message: _builtins.str = ...,
         model_version: _builtins.str = ...,
         gate: Global___GateVerdict | None = ...,
+        stage: Global___JobStage.ValueType = ...,
+        stages: _abc.Iterable[Global___JobStageStart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_gate", b"_gate", "created_at", b"created_at", "ended_at", b"ended_at", "gate", b"gate", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate", b"_gate", "created_at", b"created_at", "ended_at", b"ended_at", "gate", b"gate", "job_id", b"job_id", "kind", b"kind", "message", b"message", "model_version", b"model_version", "progress", b"progress", "requested_by", b"requested_by", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate", b"_gate", "created_at", b"created_at", "ended_at", b"ended_at", "gate", b"gate", "job_id", b"job_id", "kind", b"kind", "message", b"message", "model_version", b"model_version", "progress", b"progress", "requested_by", b"requested_by", "stage", b"stage", "stages", b"stages", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gate: _TypeAlias = _typing.Literal["gate"]  # noqa: Y015
     _WhichOneofArgType__gate: _TypeAlias = _typing.Literal["_gate", b"_gate"]  # noqa: Y015
@@ -516,7 +636,7 @@ class WatchJobResponse(_message.Message):
     FIGURES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> Global___Job:
-        """The job as it stands after this event."""
+        """The job as it stands after this event, its stages included."""
 
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...

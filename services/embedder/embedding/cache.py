@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from services.embedder import metrics
 from services.embedder.inference.requests import EmbeddedFace
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 
 # What an entry weighs beside its floats: the key with its hash, the objects, the dictionary's
 # share. Measured with tracemalloc, rounded up; landmarks are five pairs of boxed floats.

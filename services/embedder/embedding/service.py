@@ -14,7 +14,7 @@ from services.embedder.inference.requests import Embedded, EmbeddedFace
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.settings import MAX_IMAGES_A_CALL
 from shared.errors import InvalidInput
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 
 # A fraction of a millisecond to hash; more than that is not done on the loop.
 _HASHED_AT_ONCE_BYTES = 256 * 2**10

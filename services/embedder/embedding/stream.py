@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from services.embedder.inference.requests import Embedded, EmbeddedFace
 from shared.errors import MagFaceError, Unavailable
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from services.embedder.inference.requests import EmbeddedFace
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.model.manifest import Manifest
 
 # Float32 rounding and a client's own arithmetic; beyond it, it is another vector.

@@ -7,7 +7,8 @@ from typing import Final, TypeAlias
 
 from services.embedder import metrics
 from services.embedder.inference.requests import Deliver, Work
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 
 # Each face with the name of its field.
 NamedFace: TypeAlias = tuple[str, FaceImage]

@@ -14,7 +14,7 @@ from services.embedder.inference.batcher import Batch, Batcher
 from services.embedder.inference.requests import Answer, Deliver, Outcome, Settled, Work
 from shared.errors import CorruptData, Overloaded
 from shared.model.manifest import Manifest
-from shared.model.sessions.base import Session, split_features
+from shared.model.sessions.base import split_features
 
 _log = logging.getLogger(__name__)
 # Weight of the newest batch in the running mean of the engine's speed.
@@ -26,13 +26,11 @@ class Engine:
 
     Args:
         batcher: Where batches come from.
-        batch_images: Most images given to the session at once.
         deliver: Takes the outcomes of a batch to those who wait for them.
     """
 
-    def __init__(self, batcher: Batcher, batch_images: int, deliver: Deliver) -> None:
+    def __init__(self, batcher: Batcher, deliver: Deliver) -> None:
         self._batcher = batcher
-        self._batch_images = batch_images
         self._deliver = deliver
         self._seconds_per_image = 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -68,19 +66,12 @@ class Engine:
     def _compute(self, batch: Batch) -> NDArray[np.float32] | Exception:
         started = time.perf_counter()
         try:
-            raw = self._infer(batch.works[0].model.session, batch)
+            raw = batch.works[0].model.session.run(batch.crops)
         except Exception as error:
             _log.exception("the engine failed on a batch of %d images", batch.images)
             return error
         self._measure(batch.images, time.perf_counter() - started)
         return raw
-
-    def _infer(self, session: Session, batch: Batch) -> NDArray[np.float32]:
-        if batch.images <= self._batch_images:
-            return session.run(batch.crops)
-        starts = range(0, batch.images, self._batch_images)
-        parts = [session.run(batch.crops[start : start + self._batch_images]) for start in starts]
-        return np.concatenate(parts)
 
     def _measure(self, images: int, seconds: float) -> None:
         metrics.BATCH_IMAGES.observe(images)

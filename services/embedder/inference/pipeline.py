@@ -35,7 +35,7 @@ class Pipeline:
     ) -> None:
         self._deliver = deliver
         self._batcher = Batcher(batch_images)
-        self._engine = Engine(self._batcher, batch_images, deliver)
+        self._engine = Engine(self._batcher, deliver)
         self._decoder = Decoder(reader, decode_threads, self._submit, deliver)
         self._burst = Burst(self._submit)
 

@@ -25,7 +25,7 @@ class Loader:
         engine: What they will run on.
         device: Where they will run.
         threads: CPU threads for one run.
-        batch_images: Largest batch they will see.
+        batch_images: Most images in one run of the network.
     """
 
     versions: VersionStore
@@ -45,7 +45,7 @@ class Loader:
         """
         folder = self.versions.fetch(model_version, rehash=True)
         manifest = read_manifest(folder)
-        session = open_session(folder, self.engine, self.device, self.threads)
+        session = open_session(folder, self.engine, self.device, self.threads, self.batch_images)
         check_golden(session, manifest)
         self._warm(session)
         return LoadedModel(manifest, session)

@@ -17,7 +17,8 @@ from services.embedder.models.background import background_thread
 from services.embedder.models.malloc import let_go
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from shared.errors import MagFaceError
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.base import split_features
 from shared.registry.shadow_pointer import ShadowPointer
 

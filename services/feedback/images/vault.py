@@ -10,7 +10,8 @@ from typing import Final, ParamSpec, Self, TypeVar
 
 from shared.errors import CorruptData, InvalidInput, NotFound, Unavailable
 from shared.model.image.decode import decode_image
-from shared.model.image.face_reader import Alignment, FaceImage, FaceReader
+from shared.model.image.face import Alignment, FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore, image_key
 

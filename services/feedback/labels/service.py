@@ -25,7 +25,7 @@ from services.feedback.labels.types import (
 )
 from services.feedback.labels.validation import check_numbers
 from shared.errors import Conflict, CorruptData, InvalidInput, NotFound, Unavailable
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.rpc.paging import read_page
 from shared.storage.postgres import Pool, fetch, transaction
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from services.feedback.images.vault import ImageFacts
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 
 
 class Label(StrEnum):

@@ -11,7 +11,7 @@ from magface.v1 import embedder_pb2 as pb
 from magface.v1 import embedder_pb2_grpc
 from numpy.typing import NDArray
 
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.rpc.channel import open_channel
 from shared.rpc.converters import face_to_proto
 from shared.rpc.errors import domain_errors

@@ -14,7 +14,7 @@ from services.feedback.labels.idempotency import check_alignment
 from services.feedback.labels.label_log import image_columns
 from services.feedback.pool import queries
 from shared.errors import Conflict, MagFaceError, Unavailable
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.storage.postgres import Pool, transaction
 
 _CHUNK_IMAGES: Final = 64

@@ -14,7 +14,7 @@ from services.feedback.pool.embedder_client import EmbedderClient
 from services.feedback.pool.index_versions import IndexVersion
 from services.feedback.pool.leadership import LeaderConnection
 from shared.errors import CorruptData, InvalidInput, PreconditionFailed
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.model.manifest import ProbabilityCurve
 from shared.storage.postgres import Pool, fetch, transaction
 

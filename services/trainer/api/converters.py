@@ -10,6 +10,7 @@ from services.trainer.data.label_report import LabelReport, Suspect, Suspicion
 from services.trainer.evaluation.gate import GateVerdict
 from services.trainer.evaluation.result import AgainstVersion
 from services.trainer.jobs.queue import Job, JobEvent, JobState
+from services.trainer.progress import Stage
 from services.trainer.registry.evaluations import StoredEvaluation
 from services.trainer.registry.replicas import Rollout
 from services.trainer.registry.shadow import ShadowReport, report_of
@@ -36,6 +37,24 @@ _STATES: Final = {
     JobState.SUCCEEDED: pb.JOB_STATE_SUCCEEDED,
     JobState.FAILED: pb.JOB_STATE_FAILED,
     JobState.CANCELLED: pb.JOB_STATE_CANCELLED,
+}
+_STAGES: Final = {
+    Stage.QUEUED: pb.JOB_STAGE_QUEUED,
+    Stage.STARTING: pb.JOB_STAGE_STARTING,
+    Stage.LOADING_MODEL: pb.JOB_STAGE_LOADING_MODEL,
+    Stage.PULLING_FEEDBACK: pb.JOB_STAGE_PULLING_FEEDBACK,
+    Stage.PULLING_IMAGES: pb.JOB_STAGE_PULLING_IMAGES,
+    Stage.DECODING_IMAGES: pb.JOB_STAGE_DECODING_IMAGES,
+    Stage.EMBEDDING: pb.JOB_STAGE_EMBEDDING,
+    Stage.CHECKING_LABELS: pb.JOB_STAGE_CHECKING_LABELS,
+    Stage.TRAINING: pb.JOB_STAGE_TRAINING,
+    Stage.QUANTIZING: pb.JOB_STAGE_QUANTIZING,
+    Stage.CALIBRATING: pb.JOB_STAGE_CALIBRATING,
+    Stage.EVALUATING: pb.JOB_STAGE_EVALUATING,
+    Stage.EXPORTING: pb.JOB_STAGE_EXPORTING,
+    Stage.REPORTING: pb.JOB_STAGE_REPORTING,
+    Stage.PUBLISHING: pb.JOB_STAGE_PUBLISHING,
+    Stage.PROMOTING: pb.JOB_STAGE_PROMOTING,
 }
 _RECIPES: Final[dict[pb.Recipe.ValueType, Recipe]] = {
     pb.RECIPE_UNSPECIFIED: Recipe.COSINE,
@@ -128,6 +147,13 @@ def pack_job(job: Job) -> pb.Job:
         message=job.message,
         model_version=job.model_version or "",
         gate=_pack_gate(job.gate) if job.gate else None,
+        stage=_STAGES[job.stages[-1].stage] if job.stages else pb.JOB_STAGE_UNSPECIFIED,
+        stages=[
+            pb.JobStageStart(
+                stage=_STAGES[start.stage], started_at=pack_timestamp(start.started_at)
+            )
+            for start in job.stages
+        ],
     )
 
 

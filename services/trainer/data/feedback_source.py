@@ -11,7 +11,7 @@ from magface.v1 import feedback_pb2, feedback_pb2_grpc, image_pb2
 
 from services.trainer.data.labels import LabelledPair, Vote, images_of
 from shared.errors import CorruptData, NotFound
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.rpc.converters import face_from_proto
 from shared.rpc.errors import domain_errors
 

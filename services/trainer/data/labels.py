@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:  # it needs OpenCV, which the trainer's server does without
-    from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class FeedbackSource(Protocol):
     def pairs(self) -> Iterator[LabelledPair]:
         """Give every pair with a consensus, the same ones in the same order each time."""
 
-    def image(self, sha256: str) -> "FaceImage":
+    def image(self, sha256: str) -> FaceImage:
         """Fetch an image as it was sent.
 
         Raises:

@@ -15,7 +15,8 @@ from safetensors.numpy import load, save
 from shared.datasets.folder import read_identities
 from shared.errors import InvalidInput
 from shared.model.default.crops import default_reference_crops
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ from services.trainer.data.batches import decode_once
 from services.trainer.data.labels import FeedbackSource, LabelledPair, images_of
 from services.trainer.data.pair_graph import build_graph, links_of, usable_pairs
 from services.trainer.evaluation.result import AgainstVersion, EvaluationResult
-from services.trainer.progress import Progress, Report, stage
+from services.trainer.progress import Progress, Report, Stage, stage_report
 from shared.datasets.pairs import PairSet, renumber
 from shared.errors import PreconditionFailed
 from shared.evaluation.compare import compare
-from shared.evaluation.embed import Crops, embed_set
+from shared.evaluation.embed import Crops, EmbeddedSet, embed_set
 from shared.evaluation.measure import Measured, measure
 from shared.evaluation.report import write_report
 from shared.model.image.face_reader import FaceReader
@@ -23,7 +24,7 @@ from shared.model.sessions.factory import open_session
 from shared.settings import ImageLimits
 
 # Where in the whole work each stage ends.
-_DECODED, _EMBEDDED = 0.15, 0.9
+_DECODED, _EMBEDDED, _MEASURED = 0.15, 0.85, 0.9
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,24 @@ def evaluate_versions(
         CorruptData: If a version gives no usable output.
     """
     labelled = list(feedback.pairs())
-    made = _read_pairs(labelled, feedback, workdir, stage(report, "decoding images", 0, _DECODED))
+    tick = stage_report(report, Stage.DECODING_IMAGES, "decoding images", 0, _DECODED)
+    made = _read_pairs(labelled, feedback, workdir, tick)
     folders = [version] if other is None else [version, other]
-    share = (_EMBEDDED - _DECODED) / len(folders)
-    measured = [
-        _measure(folder, made, stage(report, f"embedding with {folder.name}", start, start + share))
-        for start, folder in zip(
-            np.linspace(_DECODED, _EMBEDDED - share, len(folders)), folders, strict=True
+    bounds = np.linspace(_DECODED, _EMBEDDED, len(folders) + 1)
+    embedded = [
+        _embed(
+            folder,
+            made,
+            stage_report(report, Stage.EMBEDDING, f"embedding with {folder.name}", start, end),
         )
+        for folder, (start, end) in zip(folders, pairwise(bounds), strict=True)
     ]
-    report(Progress(_EMBEDDED, "writing the report"))
+    report(Progress(Stage.EVALUATING, _EMBEDDED, "measuring"))
+    measured = [
+        measure(manifest.model_version, faces, made.pair_set, manifest.threshold)
+        for manifest, faces in zip(map(read_manifest, folders), embedded, strict=True)
+    ]
+    report(Progress(Stage.REPORTING, _MEASURED, "writing the report"))
     this, old = measured[0], measured[1] if other else None
     page = workdir / "report.html"
     write_report(page, made.pair_set, this, made.crops, old)
@@ -114,7 +123,7 @@ def _read_pairs(
     return _FeedbackSet(pair_set, lambda image: crops[used[image]])
 
 
-def _measure(folder: Path, made: _FeedbackSet, tick: Callable[[float], None]) -> Measured:
+def _embed(folder: Path, made: _FeedbackSet, tick: Callable[[float], None]) -> EmbeddedSet:
     done = 0
 
     def progress(count: int) -> None:
@@ -122,9 +131,7 @@ def _measure(folder: Path, made: _FeedbackSet, tick: Callable[[float], None]) ->
         done += count
         tick(done / len(made))
 
-    manifest = read_manifest(folder)
-    embedded = embed_set(open_session(folder), made.pair_set, made.crops, progress=progress)
-    return measure(manifest.model_version, embedded, made.pair_set, manifest.threshold)
+    return embed_set(open_session(folder), made.pair_set, made.crops, progress=progress)
 
 
 def _against(old: Measured, this: Measured, pair_set: PairSet) -> AgainstVersion:

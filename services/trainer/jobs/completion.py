@@ -9,11 +9,13 @@ from psycopg import AsyncConnection
 
 from services.trainer.evaluation.gate import GateVerdict
 from services.trainer.evaluation.result import EvaluationResult
-from services.trainer.jobs.leases import Claim, Ending, finish_job, hold
+from services.trainer.jobs.leases import Claim, Ending, enter_stage, finish_job, hold
 from services.trainer.jobs.queue import Job, JobState
+from services.trainer.progress import Stage
 from services.trainer.registry.evaluations import add_evaluation, describe_result, report_key
 from services.trainer.registry.serving_pointer import PointerPublisher
 from services.trainer.registry.versions import (
+    Serving,
     add_version,
     append_serving,
     describe_refusal,
@@ -89,7 +91,7 @@ class Completion:
                 "LOCK TABLE trainer.serving_history IN SHARE ROW EXCLUSIVE MODE"
             )
             await add_version(connection, manifest, gate, claim.job.job_id)
-            message = await _promote_if_due(connection, claim.job, manifest, gate)
+            message = await _promote_if_due(connection, claim, manifest, gate)
             ending = Ending(JobState.SUCCEEDED, message, manifest.model_version, gate)
             await finish_job(connection, claim, ending)
         await self._pointer.try_to_publish()
@@ -119,17 +121,15 @@ class Completion:
 
 
 async def _promote_if_due(
-    connection: AsyncConnection, job: Job, manifest: Manifest, gate: GateVerdict | None
+    connection: AsyncConnection, claim: Claim, manifest: Manifest, gate: GateVerdict | None
 ) -> str:
     """Let the new version serve if its job asks for it and nothing stands against it."""
-    version = manifest.model_version
+    job, version = claim.job, manifest.model_version
     now = await read_serving(connection)
     if job.kind is JobKind.IMPORT:
         if not job.spec["promote_if_first"] or now is not None:
             return f"imported as {version}"
-        await append_serving(
-            connection, now, version, who=job.requested_by, why="first version, bundled"
-        )
+        await _promote(connection, claim, now, version, why="first version, bundled")
         return f"imported as {version}, which serves now"
     if gate is None or not gate.passed:
         return f"the gate refused {version}: {describe_refusal(gate)}"
@@ -142,5 +142,12 @@ async def _promote_if_due(
             f" {manifest.parent_version}, with which it was compared; promote it by hand if it"
             " should serve"
         )
-    await append_serving(connection, now, version, who=job.requested_by, why="gate passed")
+    await _promote(connection, claim, now, version, why="gate passed")
     return f"the gate passed {version}, which serves now"
+
+
+async def _promote(
+    connection: AsyncConnection, claim: Claim, now: Serving | None, version: str, why: str
+) -> None:
+    await enter_stage(connection, claim, Stage.PROMOTING, f"promoting {version}")
+    await append_serving(connection, now, version, who=claim.job.requested_by, why=why)

@@ -14,11 +14,23 @@ from psycopg.rows import DictRow, dict_row
 
 from services.trainer.evaluation.gate import GateVerdict, verdict_to_json
 from services.trainer.jobs.queue import Job, JobState, job_from_row, record_event
+from services.trainer.progress import Progress, Stage
 from shared.errors import Conflict
 from shared.storage.postgres import Pool, transaction
 
 LEASE_S = 15.0
 MAX_ATTEMPTS = 5
+
+# Appends to `stages`. Transactions that overlap may have begun in another order than they write.
+_BEGIN_STAGE = """
+    stages || jsonb_build_object(
+        'stage', %(stage)s::text,
+        'started_at', greatest(now(), (stages -> -1 ->> 'started_at')::timestamptz)
+    )
+"""
+_ENTER_STAGE = (
+    f"stages = CASE WHEN stages -> -1 ->> 'stage' = %(stage)s THEN stages ELSE {_BEGIN_STAGE} END"
+)
 
 
 @dataclass(frozen=True)
@@ -71,12 +83,13 @@ class Leases:
     async def _claim(self, connection: AsyncConnection) -> Claim | None:
         cursor = connection.cursor(row_factory=dict_row)
         await cursor.execute(
-            """
+            f"""
             UPDATE trainer.jobs
             SET state = 'running', attempts = attempts + 1, fencing_token = fencing_token + 1,
-                lease_expires_at = now() + make_interval(secs => %s),
+                lease_expires_at = now() + make_interval(secs => %(lease_s)s),
                 started_at = coalesce(started_at, now()),
-                message = CASE WHEN attempts = 0 THEN 'started' ELSE 'started again' END
+                message = CASE WHEN attempts = 0 THEN 'started' ELSE 'started again' END,
+                stages = {_BEGIN_STAGE}
             WHERE job_id = (
                 SELECT job_id FROM trainer.jobs
                 WHERE (state = 'queued' AND not_before <= now())
@@ -84,8 +97,8 @@ class Leases:
                 ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED
             )
             RETURNING *
-            """,
-            (self.lease_s,),
+            """,  # noqa: S608
+            {"lease_s": self.lease_s, "stage": Stage.STARTING},
         )
         row = await cursor.fetchone()
         if row is None:
@@ -106,18 +119,25 @@ class Leases:
         cancelled_by: str | None = row["cancelled_by"]
         return cancelled_by
 
-    async def report(
-        self, claim: Claim, progress: float, message: str, figures: Mapping[str, float]
-    ) -> None:
+    async def report(self, claim: Claim, progress: Progress) -> None:
         """Record how far the job is."""
         async with transaction(self._pool) as connection:
             row = await _fenced(
                 connection,
                 claim,
-                "progress = %(progress)s, message = %(message)s",
-                {"progress": progress, "message": message},
+                f"progress = %(progress)s, message = %(message)s, {_ENTER_STAGE}",
+                {
+                    "progress": progress.fraction,
+                    "message": progress.message,
+                    "stage": progress.stage,
+                },
             )
-            await record_event(connection, job_from_row(row), figures)
+            await record_event(connection, job_from_row(row), progress.figures)
+
+    async def enter_stage(self, claim: Claim, stage: Stage, message: str) -> None:
+        """Record that the job enters a stage; its progress stays."""
+        async with transaction(self._pool) as connection:
+            await enter_stage(connection, claim, stage, message)
 
     async def keep_snapshot(self, claim: Claim, snapshot_id: str) -> None:
         """Remember on which feedback the job trains, for when it is resumed."""
@@ -160,8 +180,9 @@ class Leases:
             row = await _fenced(
                 connection,
                 claim,
-                f"state = 'queued', lease_expires_at = NULL, message = %(message)s, {changes}",
-                {**(values or {}), "message": message},
+                "state = 'queued', lease_expires_at = NULL, message = %(message)s,"
+                f" {_ENTER_STAGE}, {changes}",
+                {**(values or {}), "message": message, "stage": Stage.QUEUED},
             )
             await record_event(connection, job_from_row(row))
 
@@ -173,6 +194,19 @@ async def hold(connection: AsyncConnection, claim: Claim) -> None:
         Conflict: If it was claimed by another runner.
     """
     await _fenced(connection, claim, "lease_expires_at = lease_expires_at", {})
+
+
+async def enter_stage(
+    connection: AsyncConnection, claim: Claim, stage: Stage, message: str
+) -> None:
+    """Enter a stage within the caller's transaction; see `Leases.enter_stage`."""
+    row = await _fenced(
+        connection,
+        claim,
+        f"message = %(message)s, {_ENTER_STAGE}",
+        {"message": message, "stage": stage},
+    )
+    await record_event(connection, job_from_row(row))
 
 
 async def finish_job(connection: AsyncConnection, claim: Claim, ending: Ending) -> None:

@@ -15,6 +15,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
 from services.trainer.evaluation.gate import GateVerdict, verdict_from_json
+from services.trainer.progress import Stage, StageStart
 from services.trainer.registry.kept_results import KEPT_RESULTS
 from services.trainer.worker.specs import JobKind
 from shared.errors import NotFound, PreconditionFailed, Unavailable
@@ -49,6 +50,8 @@ class Job:
         gate: The verdict on what a training or a quantization made; None until it is reached.
         data_snapshot: Feedback that it trains or measures on, once it is frozen.
         attempts: How often it was started.
+        stages: Every stage that it has entered, the latest last, in all its attempts; empty
+            for a job from before stages were kept.
     """
 
     job_id: UUID
@@ -66,6 +69,7 @@ class Job:
     gate: GateVerdict | None
     data_snapshot: str | None
     attempts: int
+    stages: tuple[StageStart, ...]
 
 
 @dataclass(frozen=True)
@@ -237,9 +241,10 @@ async def record_event(
     """
     finite = {name: value for name, value in (figures or {}).items() if isfinite(value)}
     await connection.execute(
-        "INSERT INTO trainer.job_events (job_id, state, progress, message, figures)"
-        " VALUES (%s, %s, %s, %s, %s)",
-        (job.job_id, job.state, job.progress, job.message, Jsonb(finite)),
+        "INSERT INTO trainer.job_events"
+        " (job_id, state, progress, message, figures, stages_entered)"
+        " VALUES (%s, %s, %s, %s, %s, %s)",
+        (job.job_id, job.state, job.progress, job.message, Jsonb(finite), len(job.stages)),
     )
 
 
@@ -249,6 +254,10 @@ def job_from_row(row: DictRow) -> Job:
     values["kind"] = JobKind(row["kind"])
     values["state"] = JobState(row["state"])
     values["gate"] = verdict_from_json(row["gate"])
+    values["stages"] = tuple(
+        StageStart(Stage(entry["stage"]), datetime.fromisoformat(entry["started_at"]))
+        for entry in row["stages"]
+    )
     return Job(**values)
 
 
@@ -267,7 +276,13 @@ def _found(row: DictRow | None, job_id: UUID) -> DictRow:
 def _event(job: Job, row: DictRow) -> JobEvent:
     """Set the job back to how it stood at the event."""
     state = JobState(row["state"])
-    then = replace(job, state=state, progress=row["progress"], message=row["message"])
+    then = replace(
+        job,
+        state=state,
+        progress=row["progress"],
+        message=row["message"],
+        stages=job.stages[: row["stages_entered"]],
+    )
     if not state.ended:
         then = replace(then, ended_at=None, model_version=None, gate=None)
     return JobEvent(row["event_id"], row["at"], then, row["figures"])

@@ -15,6 +15,7 @@ from services.trainer.jobs.child_process import Child, at_work
 from services.trainer.jobs.completion import Completion
 from services.trainer.jobs.leases import Claim, Ending, Leases
 from services.trainer.jobs.queue import JobState
+from services.trainer.progress import Progress, Stage
 from services.trainer.worker.protocol import (
     Assignment,
     Done,
@@ -194,9 +195,10 @@ class Runner:
         )
         async with at_work(self._command, assignment) as child:
             result = await self._follow(claim, child)
+        if isinstance(result, Failed):
+            return result
+        await self._enter_publishing(claim)
         match result:
-            case Failed():
-                return result
             case Measured():
                 await self._completion.publish_page(job, result.page)
                 return result
@@ -216,7 +218,14 @@ class Runner:
         return Failed(why=await child.how_it_ended(), transient=False)
 
     async def _report(self, claim: Claim, made: ProgressMade) -> None:
+        progress = Progress(made.stage, made.fraction, made.message, made.figures)
         try:
-            await self._leases.report(claim, made.fraction, made.message, made.figures)
+            await self._leases.report(claim, progress)
         except Unavailable as error:
             logger.warning("job %s: progress is not recorded: %s", claim.job.job_id, error)
+
+    async def _enter_publishing(self, claim: Claim) -> None:
+        try:
+            await self._leases.enter_stage(claim, Stage.PUBLISHING, "publishing the result")
+        except Unavailable as error:
+            logger.warning("job %s: its stage is not recorded: %s", claim.job.job_id, error)

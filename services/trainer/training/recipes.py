@@ -13,7 +13,7 @@ from services.trainer.data.arrays import Crops, Features, Indices
 from services.trainer.data.batches import pair_batches, people_batches
 from services.trainer.data.label_noise import TrainOnSome
 from services.trainer.data.pair_graph import PairGraph
-from services.trainer.progress import Progress, Report
+from services.trainer.progress import Progress, Report, Stage
 from services.trainer.training.checkpoint import NoState
 from services.trainer.training.features import compute_features
 from services.trainer.training.finetuner import Faces, Finetuner, Plan
@@ -107,7 +107,9 @@ class Workshop:
 
         def train(graph: PairGraph, images: Indices) -> Features:
             begin = next(starts)
-            tick = training_report(report, "checking the labels", begin, begin + half)
+            tick = training_report(
+                report, Stage.CHECKING_LABELS, "checking the labels", begin, begin + half
+            )
             mine = copy.deepcopy(network)
             # The last epoch is as good as any: there is nobody left to choose it by.
             short.finetuner(mine, graph, images).run(
@@ -119,13 +121,14 @@ class Workshop:
 
 
 def training_report(
-    report: Report, message: str, start: float, end: float
+    report: Report, stage: Stage, message: str, start: float, end: float
 ) -> Callable[[float, int, float], None]:
-    """Make what a `Finetuner` tells its steps to, as a stage between two shares of the work."""
+    """Make the callback of a `Finetuner`'s steps; see `stage_report`."""
 
     def tick(done: float, epoch: int, loss: float) -> None:
         fraction = start + done * (end - start)
-        report(Progress(fraction, f"{message}, epoch {epoch}", {"epoch": epoch, "loss": loss}))
+        figures = {"epoch": epoch, "loss": loss}
+        report(Progress(stage, fraction, f"{message}, epoch {epoch}", figures))
 
     return tick
 

@@ -31,7 +31,7 @@ from services.trainer.evaluation.candidate_metrics import (
     separation,
 )
 from services.trainer.evaluation.gate import decide, is_compatible
-from services.trainer.progress import Progress, Report, stage
+from services.trainer.progress import Progress, Report, Stage, stage_report
 from services.trainer.training.checkpoint import EpochState
 from services.trainer.training.distributed import agreed, leads, own_device, own_threads
 from services.trainer.training.features import compute_features, features_at
@@ -96,18 +96,20 @@ def run_training(
         feedback,
         FaceReader(ImageLimits()),
         workdir / "crops.npy",
-        stage(report, "decoding images", 0.0, _DECODED),
+        stage_report(report, Stage.DECODING_IMAGES, "decoding images", 0.0, _DECODED),
     )
-    embedding = stage(report, "embedding the feedback with the parent", _DECODED, _EMBEDDED)
-    before = Faces(decoded.crops, look(decoded.crops, embedding))
+    embedding = partial(stage_report, report, Stage.EMBEDDING)
+    tick = embedding("embedding the feedback with the parent", _DECODED, _EMBEDDED)
+    before = Faces(decoded.crops, look(decoded.crops, tick))
     watched = divide_reference(reference, spec.seed)
-    embedding = stage(report, "embedding the reference with the parent", _EMBEDDED, _WATCHED)
-    watched_before = features_at(partial(look, tick=embedding), watched.crops, watched.pairs.images)
+    tick = embedding("embedding the reference with the parent", _EMBEDDED, _WATCHED)
+    watched_before = features_at(partial(look, tick=tick), watched.crops, watched.pairs.images)
     replay = None
     if lowest_error(score(watched.pairs, watched_before)) <= _WELL_KNOWN:
         replay = watched.crops[watched.replayed]
     workshop = Workshop(spec, manifest, before, replay, images_at_once)
 
+    report(Progress(Stage.CHECKING_LABELS, _WATCHED, "checking the labels"))
     half = workshop.half_training(network, workdir, report, _WATCHED, _ASSESSED)
     labels = agreed(assess(decoded.images, decoded.pairs, before.parent, half))
     material = divide_feedback(decoded.images, labels.pairs, spec.seed)
@@ -116,11 +118,15 @@ def run_training(
         state,
         workdir / "epoch.pt",
         training_report(
-            report, "training", _ASSESSED if labels.report.treated else _WATCHED, _TRAINED
+            report,
+            Stage.TRAINING,
+            "training",
+            _ASSESSED if labels.report.treated else _WATCHED,
+            _TRAINED,
         ),
     )
 
-    report(Progress(_TRAINED, "judging the candidate"))
+    report(Progress(Stage.EVALUATING, _TRAINED, "judging the candidate"))
     views = Views(before.parent, features_at(look, decoded.crops, _judges(material)))
     measured = Views(watched_before, features_at(look, watched.crops, watched.pairs.images))
     if not leads():
@@ -136,7 +142,7 @@ def run_training(
         )
         if works
     ]
-    report(Progress(_JUDGED, "exporting the candidate"))
+    report(Progress(Stage.EXPORTING, _JUDGED, "exporting the candidate"))
     return _export(
         spec,
         network,

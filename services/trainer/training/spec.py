@@ -7,14 +7,11 @@ Free of torch, so that the trainer's server process can import it. The work itse
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from services.trainer.data.label_report import LabelReport
+from services.trainer.evaluation.gate import GateVerdict
 from shared.errors import InvalidInput
 from shared.model.manifest import Manifest
-
-if TYPE_CHECKING:  # it needs OpenCV, which the trainer's server does without
-    from services.trainer.data.label_report import LabelReport
-from services.trainer.evaluation.gate import GateVerdict
 
 
 class Recipe(StrEnum):
@@ -88,4 +85,4 @@ class TrainingOutcome:
     folder: Path
     manifest: Manifest
     gate: GateVerdict
-    labels: "LabelReport"
+    labels: LabelReport

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from services.trainer.data.label_report import keep_report_without_erased
 from services.trainer.data.labels import images_of
 from services.trainer.data.reference_faces import ReferenceFaces
-from services.trainer.progress import Progress
+from services.trainer.progress import Progress, Stage
 from services.trainer.settings import WorkerSettings
 from services.trainer.training.checkpoint import StoredEpochState
 from services.trainer.worker.protocol import Assignment, Done, Measured, SnapshotTaken
@@ -59,6 +59,7 @@ def _import(
     from services.trainer.worker.importer import import_checkpoint  # noqa: PLC0415
 
     spec = ImportSpec.model_validate(assignment.spec)
+    voice.report(Progress(Stage.LOADING_MODEL, 0.0, "fetching the checkpoint"))
     if spec.upload is None:
         checkpoint = DEFAULT_CHECKPOINT
         quantiles = default_calibration().magnitude_quantiles
@@ -90,6 +91,7 @@ def _train(
     spec = TrainSpec.model_validate(assignment.spec)
     with open_sync_channel(settings.feedback_address) as channel:
         feedback = _pull(channel, assignment.data_snapshot, workdir, voice)
+        voice.report(Progress(Stage.LOADING_MODEL, 0.0, f"loading {spec.parent_version}"))
         # Only now: it takes seconds, for nothing when there is no feedback to be had.
         from services.trainer.training.run import run_training  # noqa: PLC0415
 
@@ -129,6 +131,7 @@ def _evaluate(
 
     workdir = assignment.workdir
     spec = EvaluateSpec.model_validate(assignment.spec)
+    voice.report(Progress(Stage.LOADING_MODEL, 0.0, f"loading {spec.model_version}"))
     store = VersionStore(objects, workdir / "versions")
     version = store.fetch(spec.model_version)
     other = store.fetch(spec.against_version) if spec.against_version else None
@@ -160,19 +163,23 @@ def _quantize(
     from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
 
     workdir = assignment.workdir
+    spec = QuantizeSpec.model_validate(assignment.spec)
+    voice.report(Progress(Stage.LOADING_MODEL, 0.0, f"loading {spec.model_version}"))
     versions = VersionStore(objects, workdir / "versions")
-    full = versions.fetch(QuantizeSpec.model_validate(assignment.spec).model_version)
+    full = versions.fetch(spec.model_version)
     manifest = read_manifest(full)
+    reference = _reference(settings, objects, manifest.reference)
+    ancestors = [versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]]
     with open_sync_channel(settings.feedback_address) as channel:
         feedback = _pull(channel, assignment.data_snapshot, workdir, voice)
         made = quantize_version(
             full,
             assignment.job_id,
-            reference=_reference(settings, objects, manifest.reference),
+            reference=reference,
             feedback=feedback,
             workdir=_made(workdir / "quantizing"),
             report=voice.report,
-            ancestors=[versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]],
+            ancestors=ancestors,
         )
     return Done(folder=made.folder, gate=made.gate)
 
@@ -183,12 +190,12 @@ def _pull(
     """Pull a snapshot and its images, and say which it is."""
     from services.trainer.data.feedback_source import PulledFeedback  # noqa: PLC0415
 
-    voice.report(Progress(0.0, "pulling the feedback"))
+    voice.report(Progress(Stage.PULLING_FEEDBACK, 0.0, "pulling the feedback"))
     feedback = PulledFeedback(channel, snapshot_id, workdir / "images")
     voice.say(SnapshotTaken(snapshot_id=feedback.snapshot_id))
     feedback.fetch_all(
         lambda done, of: voice.report(
-            Progress(0.0, "pulling the images", {"images": done, "of": of})
+            Progress(Stage.PULLING_IMAGES, 0.0, "pulling the images", {"images": done, "of": of})
         )
     )
     return feedback

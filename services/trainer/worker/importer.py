@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.data.reference_faces import ReferenceFaces
-from services.trainer.progress import Progress, Report
+from services.trainer.progress import Progress, Report, Stage
 from services.trainer.worker.specs import ImportSpec
 from shared.model.default.crops import default_golden_crops
 from shared.model.export import export_version
@@ -49,14 +49,16 @@ def import_checkpoint(
         InvalidInput: If the file is no whole, plain checkpoint; says what is wrong with it.
         CorruptData: If the network gives NaN or nothing, or its ONNX form differs from it.
     """
-    report(Progress(0.1, "reading the checkpoint"))
+    report(Progress(Stage.LOADING_MODEL, 0.1, "reading the checkpoint"))
     loaded = load_checkpoint(checkpoint)
     name = f"{loaded.spec.name}-{job_id.hex[:8]}"
-    report(Progress(0.3, f"read {loaded.entries} entries of {loaded.spec.name}"))
+    message = f"read {loaded.entries} entries of {loaded.spec.name}"
+    report(Progress(Stage.LOADING_MODEL, 0.3, message))
     if magnitude_quantiles is None:
+        report(Progress(Stage.CALIBRATING, 0.3, "measuring magnitudes on the reference"))
         session = TorchSession(loaded.network, spec.channel_order)
         magnitude_quantiles = _measure_quantiles(session, reference.crops)
-    report(Progress(0.5, f"exporting {name}"))
+    report(Progress(Stage.EXPORTING, 0.5, f"exporting {name}"))
     folder = workdir / name
     export_version(
         loaded.network,

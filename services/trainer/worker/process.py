@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from services.trainer.progress import Progress, Stage
 from services.trainer.settings import WorkerSettings
 from services.trainer.worker.handlers import do
 from services.trainer.worker.protocol import (
@@ -64,7 +65,7 @@ def _run_together(work: Callable[[Assignment, Voice], Done | Measured], voice: V
         if leads():
             assignment = _listen()
             with _failure_told(voice):
-                voice.say(work(agreed(_with_snapshot(assignment)), voice))
+                voice.say(work(agreed(_with_snapshot(assignment, voice)), voice))
             return
         given: Assignment | None = agreed(None)
         if given is not None and given.kind is JobKind.TRAIN:
@@ -74,13 +75,14 @@ def _run_together(work: Callable[[Assignment, Voice], Done | Measured], voice: V
                 work(given.model_copy(update={"workdir": workdir}), Voice(nowhere))
 
 
-def _with_snapshot(assignment: Assignment) -> Assignment:
+def _with_snapshot(assignment: Assignment, voice: Voice) -> Assignment:
     """Freeze the feedback before the processes part, so that all pull the same."""
     if assignment.kind is not JobKind.TRAIN or assignment.data_snapshot is not None:
         return assignment
     from services.trainer.data.feedback_source import PulledFeedback  # noqa: PLC0415
     from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
 
+    voice.report(Progress(Stage.PULLING_FEEDBACK, 0.0, "freezing the feedback"))
     with open_sync_channel(WorkerSettings().feedback_address) as channel:
         frozen = PulledFeedback(channel, None, assignment.workdir / "images")
         return assignment.model_copy(update={"data_snapshot": frozen.snapshot_id})

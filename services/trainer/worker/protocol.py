@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from services.trainer.evaluation.gate import GateVerdict
 from services.trainer.evaluation.result import EvaluationResult
-from services.trainer.progress import Progress
+from services.trainer.progress import Progress, Stage
 from services.trainer.worker.specs import JobKind
 
 
@@ -36,9 +36,10 @@ class Assignment(_Message):
 
 
 class ProgressMade(_Message):
-    """See `services.trainer.training.Progress`."""
+    """See `services.trainer.progress.Progress`."""
 
     type: Literal["progress"] = "progress"
+    stage: Stage
     fraction: float = Field(ge=0, le=1)
     message: str
     figures: dict[str, float] = {}
@@ -110,20 +111,23 @@ class Voice:
 
     def __init__(self, pipe: BinaryIO) -> None:
         self._pipe = pipe
-        self._told = ("", 0.0)
+        self._told: tuple[Stage | None, str, float] = (None, "", 0.0)
 
     def say(self, message: Message) -> None:
         self._pipe.write(message.model_dump_json().encode() + b"\n")
         self._pipe.flush()
 
     def report(self, progress: Progress) -> None:
-        """Tell the progress, at most once a second as long as its message stays the same."""
+        """Report the progress: each new stage or message at once, else once a second at most."""
         now = time.monotonic()
-        message, told_at = self._told
-        if progress.message == message and now - told_at < _PROGRESS_INTERVAL_S:
+        *told, told_at = self._told
+        if [progress.stage, progress.message] == told and now - told_at < _PROGRESS_INTERVAL_S:
             return
-        self._told = (progress.message, now)
+        self._told = (progress.stage, progress.message, now)
         made = ProgressMade(
-            fraction=progress.fraction, message=progress.message, figures=dict(progress.figures)
+            stage=progress.stage,
+            fraction=progress.fraction,
+            message=progress.message,
+            figures=dict(progress.figures),
         )
         self.say(made)

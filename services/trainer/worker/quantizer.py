@@ -19,7 +19,7 @@ from services.trainer.data.splits import Pairs, ReferenceMaterial, divide_refere
 from services.trainer.evaluation.candidate_metrics import error, magnitude_figures, score
 from services.trainer.evaluation.gate import GateVerdict, compares
 from services.trainer.evaluation.quantized_gate import QuantizedFigures, decide_quantized
-from services.trainer.progress import Progress, Report, stage
+from services.trainer.progress import Progress, Report, Stage, stage_report
 from services.trainer.training.features import features_at
 from shared.evaluation.scores import pair_similarity
 from shared.model.golden import passes_self_check
@@ -99,23 +99,27 @@ def quantize_version(
         CorruptData: If a network gives NaN or nothing.
     """
     manifest = read_manifest(parent)
-    labelled = _read_feedback(feedback, workdir, stage(report, "decoding images", 0, _DECODED))
+    tick = stage_report(report, Stage.DECODING_IMAGES, "decoding images", 0, _DECODED)
+    labelled = _read_feedback(feedback, workdir, tick)
     divided = divide_reference(reference, _SEED)
-    report(Progress(_DECODED, "quantizing"))
+    report(Progress(Stage.QUANTIZING, _DECODED, "quantizing"))
     network = workdir / ONNX_FILE
     shown = np.random.default_rng(_SEED).permutation(divided.replayed)[:_CALIBRATION_FACES]
     quantize_network(parent / ONNX_FILE, manifest, divided.crops[shown], network)
     full, quantized = open_session(parent), open_network(network, manifest)
 
+    report(Progress(Stage.CALIBRATING, _QUANTIZED, "calibrating the threshold"))
     line = _line(full, quantized, reference, divided.replayed)
     threshold = float(np.clip(line(manifest.threshold), -1, 1))
     thresholds = (manifest.threshold, threshold)
-    tick = stage(report, "measuring on the reference", _QUANTIZED, _REFERENCE)
+    measuring = partial(stage_report, report, Stage.EVALUATING)
+    tick = measuring("measuring on the reference", _QUANTIZED, _REFERENCE)
     watched = _watch((full, quantized), thresholds, divided, tick)
-    tick = stage(report, "measuring on the feedback", _REFERENCE, _FEEDBACK)
+    tick = measuring("measuring on the feedback", _REFERENCE, _FEEDBACK)
     wrong = _wrong_shares(labelled, (full, quantized), thresholds, tick)
     figures = _measure(watched, len(labelled.same) if labelled else 0, wrong)
     stored = [(manifest.model_version, watched.full), *_stored(ancestors, watched)]
+    report(Progress(Stage.EXPORTING, _FEEDBACK, "exporting the eight-bit version"))
     made = write_quantized_version(
         parent,
         network,

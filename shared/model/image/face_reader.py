@@ -1,7 +1,6 @@
 """Reads a face image of any alignment into the 112x112 crop that the network takes."""
 
 import threading
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import cv2
@@ -12,10 +11,9 @@ from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.align import CROP_SIZE, align_face
 from shared.model.image.decode import decode_image
 from shared.model.image.detector import FaceDetector, find_detector_model
+from shared.model.image.face import FaceImage
 from shared.model.image.jpeg import decode_plain_jpeg
 from shared.settings import ImageLimits
-
-Alignment = Literal["unspecified", "aligned", "landmarks", "detect"]
 
 # A JPEG of two crops' size takes no longer than handing it to another thread.
 _QUICK_PIXELS: Final = 2 * CROP_SIZE**2
@@ -26,23 +24,6 @@ NO_DETECTOR: Final = (
     "`pip install 'magface-active-learning[detect]'`, or let MAGFACE_DETECTOR_MODEL name "
     "YuNet's ONNX file; landmarks and aligned crops work without it"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class FaceImage:
-    """One picture of one face, not yet looked at.
-
-    Attributes:
-        data: A JPEG, PNG, WebP or BMP file.
-        alignment: How the face lies in it. ``unspecified`` takes landmarks when there
-            are some, and otherwise the picture as aligned when it is exactly 112x112.
-        landmarks: Five (x, y) points in pixels after EXIF rotation, in the order of the
-            ArcFace template; empty when not known.
-    """
-
-    data: bytes
-    alignment: Alignment = "unspecified"
-    landmarks: tuple[tuple[float, float], ...] = ()
 
 
 class FaceReader:

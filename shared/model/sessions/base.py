@@ -1,6 +1,7 @@
 """Inference session protocol: from aligned crops to features."""
 
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,16 @@ from shared.model.manifest import ChannelOrder
 Engine = Literal["onnxruntime", "torch"]
 Device = Literal["cpu", "cuda", "cuda-fp16"]
 
+# The batch at which onnxruntime computes an iResNet-18 fastest on a CPU (`make bench-serving`,
+# section engine): the layers of a larger one do not fit into the caches.
+CPU_BATCH_IMAGES: Final = 8
+
 
 class Session(Protocol):
-    """A network ready to run. Calls may come from any thread, one at a time."""
+    """A network ready to run. Calls may come from any thread, one at a time.
+
+    The ``batch_images`` that a session is opened with bounds the images of one run of the network.
+    """
 
     @property
     def engine(self) -> Engine: ...
@@ -29,7 +37,8 @@ class Session(Protocol):
         """Compute features; their direction is the embedding, their norm the magnitude.
 
         Args:
-            crops: uint8 [N, 112, 112, 3], N >= 1, aligned, BGR whatever the network wants.
+            crops: uint8 [N, 112, 112, 3], N >= 1, aligned, BGR whatever the network wants; more
+                than ``batch_images`` are computed in several runs of the network.
 
         Returns:
             float32 [N, embedding_size], not normalised and not checked.
@@ -51,6 +60,27 @@ def check_crops(crops: NDArray[np.uint8]) -> None:
             "crops",
             f"{crops.dtype} {list(crops.shape)} instead of uint8 [N, 112, 112, 3] with N >= 1",
         )
+
+
+def run_in_batches(
+    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    crops: NDArray[np.uint8],
+    batch_images: int | None,
+) -> NDArray[np.float32]:
+    """Run a network on crops, so many at a time.
+
+    Args:
+        run: One run: from uint8 [N, 112, 112, 3] to float32 [N, D].
+        crops: uint8 [N, 112, 112, 3], N >= 1.
+        batch_images: Most images in one run; no limit when None.
+
+    Returns:
+        float32 [N, D].
+    """
+    if batch_images is None or len(crops) <= batch_images:
+        return run(crops)
+    starts = range(0, len(crops), batch_images)
+    return np.concatenate([run(crops[start : start + batch_images]) for start in starts])
 
 
 def network_input(

@@ -33,6 +33,7 @@ def open_session(
     engine: Engine = "onnxruntime",
     device: Device = "cpu",
     threads: int | None = None,
+    batch_images: int | None = None,
 ) -> Session:
     """Open a model version's folder with the engine of choice.
 
@@ -41,13 +42,15 @@ def open_session(
         engine: torch is imported only when asked for.
         device: Never replaced by another one.
         threads: CPU threads for one run; `cpu_threads()` when None.
+        batch_images: Most images in one run. When None, onnxruntime computes 8 at a time on a CPU,
+            and everything else any number.
 
     Raises:
         CorruptData: If the folder's files are damaged or do not fit each other.
         PreconditionFailed: If the device or torch is not there.
     """
     manifest = read_manifest(folder)
-    session = _open(folder, manifest, engine, device, threads)
+    session = _open(folder, manifest, engine, device, threads=threads, batch_images=batch_images)
     if session.embedding_size != manifest.embedding_size:
         raise CorruptData(
             f"{folder}: the network gives {session.embedding_size} numbers, "
@@ -57,10 +60,16 @@ def open_session(
 
 
 def _open(
-    folder: Path, manifest: Manifest, engine: Engine, device: Device, threads: int | None
+    folder: Path,
+    manifest: Manifest,
+    engine: Engine,
+    device: Device,
+    *,
+    threads: int | None,
+    batch_images: int | None,
 ) -> Session:
     if engine == "onnxruntime":
-        return open_network(folder / ONNX_FILE, manifest, device, threads)
+        return open_network(folder / ONNX_FILE, manifest, device, threads, batch_images)
     try:
         from shared.model.network.checkpoint import load_checkpoint  # noqa: PLC0415
         from shared.model.sessions.torch import TorchSession  # noqa: PLC0415
@@ -71,4 +80,6 @@ def _open(
     except InvalidInput as error:
         raise CorruptData(f"{folder}: {error.why}") from error
     order, scale = manifest.channel_order, manifest.scale
-    return TorchSession(network, order, scale, device=device, threads=threads)
+    return TorchSession(
+        network, order, scale, device=device, threads=threads, batch_images=batch_images
+    )

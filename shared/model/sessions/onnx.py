@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 
 from shared.errors import CorruptData, PreconditionFailed
 from shared.model.manifest import ChannelOrder, Manifest
-from shared.model.sessions.base import Device, Engine, check_crops, network_input
+from shared.model.sessions.base import (
+    CPU_BATCH_IMAGES,
+    Device,
+    Engine,
+    check_crops,
+    network_input,
+    run_in_batches,
+)
 from shared.model.sessions.cpu import cpu_threads
 from shared.model.sessions.cuda import BoundRuns, in_half_precision
 
-# What an iResNet-18 computes fastest on a CPU (`make bench-serving`, engine): the layers of a
-# larger batch no longer fit into the caches.
-_AT_A_TIME_ON_CPU: Final = 8
 # An ONNX file of one Relu over one float, to ask onnxruntime what it can run on.
 _ONE_RELU: Final = (
     b'\x08\x08\x12\x00:2\n\x0c\n\x01a\x12\x01b"\x04Relu\x12\x00'
@@ -37,6 +41,7 @@ class OnnxSession:
         scale: What a pixel is multiplied by.
         device: Never replaced by another one.
         threads: CPU threads for one run; `cpu_threads()` when None.
+        batch_images: Most images in one run; when None, 8 on a CPU and any number on a GPU.
 
     Raises:
         CorruptData: If the file is no such network.
@@ -53,6 +58,7 @@ class OnnxSession:
         *,
         device: Device = "cpu",
         threads: int | None = None,
+        batch_images: int | None = None,
     ) -> None:
         self.device = device
         self._channel_order = channel_order
@@ -63,33 +69,42 @@ class OnnxSession:
         self._bound = None
         if device != "cpu":
             self._bound = BoundRuns(self._session, "cuda", self.embedding_size)
+        elif batch_images is None:
+            batch_images = CPU_BATCH_IMAGES
+        self._batch_images = batch_images
 
     def run(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Session.run`."""
         check_crops(crops)
-        if self._bound is not None:
-            return self._bound(network_input(crops, self._channel_order, self._scale))
-        starts = range(0, len(crops), _AT_A_TIME_ON_CPU)
-        parts = [self._run_on_cpu(crops[start : start + _AT_A_TIME_ON_CPU]) for start in starts]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return run_in_batches(self._run_batch, crops, self._batch_images)
 
-    def _run_on_cpu(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _run_batch(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         images = network_input(crops, self._channel_order, self._scale)
+        if self._bound is not None:
+            return self._bound(images)
         features: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
         return features
 
 
 def open_network(
-    file: Path, manifest: Manifest, device: Device = "cpu", threads: int | None = None
+    file: Path,
+    manifest: Manifest,
+    device: Device = "cpu",
+    threads: int | None = None,
+    batch_images: int | None = None,
 ) -> OnnxSession:
     """Open an ONNX file with onnxruntime, for the input that a manifest describes.
+
+    See `OnnxSession` for the arguments.
 
     Raises:
         CorruptData: If the file is no such network.
         PreconditionFailed: If the device is not there.
     """
     order, scale = manifest.channel_order, manifest.scale
-    return OnnxSession(file, order, scale, device=device, threads=threads)
+    return OnnxSession(
+        file, order, scale, device=device, threads=threads, batch_images=batch_images
+    )
 
 
 def share_threads(threads: int) -> None:

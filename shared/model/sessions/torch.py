@@ -7,7 +7,13 @@ from numpy.typing import NDArray
 from shared.errors import PreconditionFailed
 from shared.model.manifest import ChannelOrder
 from shared.model.network.iresnet import IResNet
-from shared.model.sessions.base import Device, Engine, check_crops, network_input
+from shared.model.sessions.base import (
+    Device,
+    Engine,
+    check_crops,
+    network_input,
+    run_in_batches,
+)
 from shared.model.sessions.cpu import cpu_threads
 
 
@@ -38,6 +44,7 @@ class TorchSession:
         scale: What a pixel is multiplied by.
         device: Never replaced by another one.
         threads: CPU threads, which torch sets for the whole process; `cpu_threads()` when None.
+        batch_images: Most images in one run; any number when None.
 
     Raises:
         PreconditionFailed: If the device is not there.
@@ -53,6 +60,7 @@ class TorchSession:
         *,
         device: Device = "cpu",
         threads: int | None = None,
+        batch_images: int | None = None,
     ) -> None:
         require_torch_device(device)
         torch.set_num_threads(threads or cpu_threads())
@@ -60,6 +68,7 @@ class TorchSession:
         self._network = network.to(device).eval()
         self._channel_order = channel_order
         self._scale = scale
+        self._batch_images = batch_images
 
     @property
     def embedding_size(self) -> int:
@@ -68,6 +77,9 @@ class TorchSession:
     def run(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Session.run`."""
         check_crops(crops)
+        return run_in_batches(self._run_batch, crops, self._batch_images)
+
+    def _run_batch(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         images = torch.from_numpy(network_input(crops, self._channel_order, self._scale))
         with torch.inference_mode():
             features = self._network(images.to(self.device))

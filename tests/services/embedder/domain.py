@@ -12,7 +12,8 @@ from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.rollout.shadow import Shadow
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from tests.services.embedder.faces import crops, png
 from tests.services.embedder.standin import model

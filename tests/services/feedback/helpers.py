@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from services.feedback.labels.types import Feedback, Label
 from services.feedback.server import feedback_service
 from services.feedback.settings import FeedbackSettings
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.rpc.channel import open_channel
 from shared.rpc.server import running_server
 from shared.settings import ObjectStoreSettings

@@ -38,6 +38,20 @@ class TrainerClient:
         """Watch a job until it ends; gives its events."""
         return list(self.stub.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=timeout_s))
 
+    def stages(self, job_id: str) -> list[str]:
+        """Give the stages that an ended job has entered, as WatchJob streams them."""
+        events = self.follow(job_id)
+        for event in events:
+            entered = [start.stage for start in event.job.stages]
+            assert entered[-1:] == [event.job.stage]
+            assert entered == [start.stage for start in events[-1].job.stages][: len(entered)]
+        moments = [start.started_at.ToDatetime() for start in events[-1].job.stages]
+        assert moments == sorted(moments)
+        streamed = {len(event.job.stages) for event in events}
+        assert streamed == set(range(1, len(moments) + 1))
+        names = [pb.JobStage.Name(start.stage) for start in events[-1].job.stages]
+        return [name.removeprefix("JOB_STAGE_").lower() for name in names]
+
     def upload(self, parts: Iterable[pb.ImportModelRequest]) -> pb.Job:
         return self.stub.ImportModel(iter(parts), timeout=60).job
 

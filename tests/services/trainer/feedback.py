@@ -12,7 +12,7 @@ import numpy as np
 from cli.demo.rendering.renderer import render_person
 from services.trainer.data.labels import LabelledPair
 from shared.errors import NotFound
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 
 
 class Killed(Exception):

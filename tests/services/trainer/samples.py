@@ -10,11 +10,8 @@ from services.trainer.evaluation.result import AgainstVersion, EvaluationResult
 from services.trainer.jobs.queue import Job, create_job
 from services.trainer.registry.versions import add_version
 from services.trainer.worker.specs import JobKind
-from shared.evaluation.compare import compare
-from shared.evaluation.measure import measure
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, FileEntry, GoldenCrop, Manifest
 from shared.storage.postgres import Pool, transaction
-from tests.shared.evaluation.sets import plane_set
 
 PASSED = GateVerdict((GateCheck("heldout_errors", True, 0.05, 0.1, "fewer errors"),))
 REFUSED = GateVerdict((GateCheck("heldout_errors", False, float("nan"), 0.1, "not a number"),))
@@ -60,6 +57,11 @@ def _entry(path: Path) -> FileEntry:
 
 def result_of(model_version: str, against: str | None = None) -> EvaluationResult:
     """What an evaluation of two genuine and two impostor pairs would find."""
+    # Here, since a stand-in for the worker imports this file and does not need SciPy to start.
+    from shared.evaluation.compare import compare
+    from shared.evaluation.measure import measure
+    from tests.shared.evaluation.sets import plane_set
+
     labels = [True, True, False, False]
     pair_set, embedded = plane_set([0.9, 0.2, 0.1, 0.4], labels)
     _, before = plane_set([0.9, 0.2, 0.5, 0.4], labels)

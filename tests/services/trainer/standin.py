@@ -8,15 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+from services.trainer.progress import Progress, Stage
 from services.trainer.worker.process import run
-from services.trainer.worker.protocol import (
-    Assignment,
-    Done,
-    Measured,
-    ProgressMade,
-    SnapshotTaken,
-    Voice,
-)
+from services.trainer.worker.protocol import Assignment, Done, Measured, SnapshotTaken, Voice
 from shared.errors import InvalidInput, Unavailable
 from tests.services.trainer.samples import make_folder, result_of
 
@@ -24,7 +18,7 @@ COMMAND = (sys.executable, "-m", "tests.services.trainer.standin")
 
 
 def version(assignment: Assignment, voice: Voice) -> Done:
-    voice.say(ProgressMade(fraction=0.5, message="half way", figures={"loss": float("nan")}))
+    voice.report(Progress(Stage.TRAINING, 0.5, "half way", {"loss": float("nan")}))
     folder = assignment.workdir / "version"
     make_folder(folder, f"v-{assignment.job_id.hex[:8]}", assignment.job_id)
     return Done(folder=folder, gate=None)
@@ -48,7 +42,7 @@ def hang_with_a_child(assignment: Assignment, voice: Voice) -> Done:
 
 
 def hang(assignment: Assignment, voice: Voice) -> Done:
-    voice.say(ProgressMade(fraction=0.1, message=f"hanging as {os.getpid()}"))
+    voice.report(Progress(Stage.EMBEDDING, 0.1, f"hanging as {os.getpid()}"))
     time.sleep(300)
     return version(assignment, voice)
 
@@ -57,7 +51,7 @@ def hang_once(assignment: Assignment, voice: Voice) -> Done:
     if assignment.data_snapshot is None:
         voice.say(SnapshotTaken(snapshot_id="snapshot-1"))
         return hang(assignment, voice)
-    voice.say(ProgressMade(fraction=0.2, message=f"resumed on {assignment.data_snapshot}"))
+    voice.report(Progress(Stage.EMBEDDING, 0.2, f"resumed on {assignment.data_snapshot}"))
     return version(assignment, voice)
 
 

@@ -9,7 +9,8 @@ from cli.demo.rendering.bundled_crops import render_golden_crops
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image import detector
 from shared.model.image.align import ARCFACE_TEMPLATE
-from shared.model.image.face_reader import Alignment, FaceImage, FaceReader
+from shared.model.image.face import Alignment, FaceImage
+from shared.model.image.face_reader import FaceReader
 from tests.shared.model.pictures import LIMITS, encode, scene
 
 TEMPLATE = tuple((float(x), float(y)) for x, y in ARCFACE_TEMPLATE)

@@ -165,7 +165,7 @@ async def test_cancelled_call_reaches_the_handler_and_is_no_error(
             task = asyncio.create_task(call(channel, kind, b"x"))
             await started.wait()
             task.cancel()
-            await asyncio.wait_for(cancelled.wait(), 5)
+            await asyncio.wait_for(cancelled.wait(), 20)
     assert not [record for record in caplog.records if record.name.startswith("shared")]
 
 

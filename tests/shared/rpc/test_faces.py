@@ -4,7 +4,7 @@ import pytest
 from magface.v1 import feedback_pb2, image_pb2
 
 from shared.errors import InvalidInput
-from shared.model.image.face_reader import Alignment, FaceImage
+from shared.model.image.face import Alignment, FaceImage
 from shared.rpc.converters import face_from_proto, face_or_hash_from_proto, face_to_proto
 
 LANDMARKS = ((1.0, 2.0), (3.0, 4.0), (5.0, 6.0), (7.0, 8.0), (9.0, 10.0))

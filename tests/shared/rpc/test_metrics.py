@@ -42,7 +42,7 @@ async def test_calls_are_counted_by_their_code_and_timed(kind: str) -> None:
     for code, count in before.items():
         assert _sample("calls_total", kind, code=code) == count + 1
     assert _sample("duration_seconds_count", kind) == timed + 3
-    assert 0.05 <= _sample("duration_seconds_sum", kind) - spent < 1
+    assert 0.05 <= _sample("duration_seconds_sum", kind) - spent < 30
 
 
 async def test_cancelled_call_is_counted_and_no_longer_in_flight() -> None:

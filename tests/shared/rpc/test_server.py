@@ -19,6 +19,8 @@ from tests.support.processes import free_port
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+# A stop that is held up lasts this grace, which no busy machine is taken for.
+PATIENT = LOCAL.model_copy(update={"stop_grace_s": 60.0})
 
 
 async def _repeat(request: bytes) -> bytes:
@@ -133,7 +135,7 @@ async def test_endless_call_is_ended_when_the_grace_is_over() -> None:
         answer = asyncio.create_task(call(channel, "unary_unary", b"x"))
         await started.wait()
         stopping = time.monotonic()
-    assert time.monotonic() - stopping < 4
+    assert time.monotonic() - stopping < 30, "the call would have taken 60 s"
     with pytest.raises(grpc.aio.AioRpcError):
         await answer
     await channel.close()
@@ -146,12 +148,12 @@ async def test_stream_that_watches_for_the_stop_ends_by_itself() -> None:
         yield b"bye"
 
     lifecycles: list[Lifecycle] = []
-    async with running_server(LOCAL, SERVICE, _streaming(watch, lifecycles)) as address:
+    async with running_server(PATIENT, SERVICE, _streaming(watch, lifecycles)) as address:
         channel = open_channel(address)
         stream = channel.unary_stream(f"/{SERVICE}/watch")(b"")
         assert await stream.read() == b"watching"
         stopping = time.monotonic()
-    assert time.monotonic() - stopping < 3
+    assert time.monotonic() - stopping < PATIENT.stop_grace_s / 2
     assert await stream.read() == b"bye"
     assert await stream.read() is grpc.aio.EOF
     await channel.close()
@@ -171,12 +173,12 @@ def _streaming(watch: object, lifecycles: list[Lifecycle]) -> Build:
 
 
 async def test_clients_that_watch_health_hear_of_the_stop_and_do_not_hold_it_up() -> None:
-    async with running_server(LOCAL, SERVICE, echo(_repeat)) as address:
+    async with running_server(PATIENT, SERVICE, echo(_repeat)) as address:
         channel = grpc.aio.insecure_channel(address)
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == SERVING
         stopping = time.monotonic()
-    assert time.monotonic() - stopping < 3
+    assert time.monotonic() - stopping < PATIENT.stop_grace_s / 2
     assert (await watch.read()).status == NOT_SERVING
     await channel.close()
 

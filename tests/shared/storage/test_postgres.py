@@ -12,6 +12,8 @@ from deploy.local.postgres import PostgresServer
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.settings import DatabaseSettings
 from shared.storage.postgres import Pool, open_pool, transaction
+from tests.support.postgres import sleeping_sessions
+from tests.support.waiting import until
 
 
 @asynccontextmanager
@@ -134,20 +136,20 @@ async def test_lost_race_is_a_conflict(things_url: str) -> None:
 
 
 async def test_cancelled_caller_gives_the_connection_back(things_url: str) -> None:
-    async with _pool(things_url, timeout_s=5, size=1) as pool:
+    async with _pool(things_url, timeout_s=60, size=1) as pool:
 
         async def sleep() -> None:
             async with transaction(pool) as connection:
-                await connection.execute("SELECT pg_sleep(4)")
+                await connection.execute("SELECT pg_sleep(50)")
 
         task = asyncio.create_task(sleep())
-        await asyncio.sleep(0.3)
+        await until(lambda: sleeping_sessions(things_url) == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         started = time.monotonic()
         assert await _count(pool) == 0
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 30
 
 
 async def test_pool_opens_before_the_server_is_there(own_postgres: PostgresServer) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.embedder.embedding.cache import CacheKey, EmbeddingCache, cache_key
 from services.embedder.inference.requests import EmbeddedFace
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from tests.support.waiting import until
 
 SIZE = 16

@@ -18,7 +18,8 @@ from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.rollout.shadow import Shadow
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import read_manifest
 from shared.model.sessions.base import split_features
 from shared.settings import ImageLimits

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from shared.errors import InvalidInput, Overloaded, PreconditionFailed, Unavailable
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.base import split_features
 from shared.settings import ImageLimits
 from tests.services.embedder.domain import FACES, Service, held, stored

@@ -14,6 +14,7 @@ from services.embedder.models.resident import LoadedModel
 from shared.errors import CorruptData, Overloaded
 from shared.model.manifest import read_manifest
 from shared.model.sessions.base import split_features
+from shared.model.sessions.factory import open_session
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops
 from tests.services.embedder.standin import model, numbered_work
@@ -25,7 +26,7 @@ class _Running:
     def __init__(self, limit: int = 4) -> None:
         self.batcher = Batcher(limit)
         self._settled: queue.Queue = queue.Queue()
-        self.engine = Engine(self.batcher, limit, self._deliver)
+        self.engine = Engine(self.batcher, self._deliver)
 
     def __enter__(self) -> "_Running":
         self.engine.start()
@@ -138,12 +139,22 @@ def test_stopping_computes_what_is_queued():
     assert set(running.outcomes(5)) == set(works)
 
 
-def test_a_call_larger_than_a_batch_is_computed_in_parts_by_one_version():
-    running = _Running(limit=4)
-    standin = model("v1")
-    work = numbered_work(0, 10, standin)
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+def test_a_call_larger_than_a_batch_is_computed_in_parts_by_one_version(tiny_versions, engine):
+    folder, limit = tiny_versions[VERSIONS[0]], 4
+    session = open_session(folder, engine, threads=1, batch_images=limit)
+    runs, run = [], session._run_batch
+
+    def record_and_run(batch: np.ndarray) -> np.ndarray:
+        runs.append(len(batch))
+        return run(batch)
+
+    session._run_batch = record_and_run
+    running = _Running(limit)
+    work = numbered_work(0, 10, LoadedModel(read_manifest(folder), session))
     running.batcher.submit([work])
     with running:
         answer = running.outcomes(1)[work]
-    assert standin.session.batches == [4, 4, 2]
-    assert answer.embeddings.shape == (10, 8)
+    assert runs == [4, 4, 2]
+    expected, _ = split_features(open_session(folder, engine, threads=1).run(work.crops))
+    np.testing.assert_allclose(answer.embeddings, expected, atol=1e-5)

@@ -19,14 +19,15 @@ from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.rollout import shadow as module
 from services.embedder.rollout.shadow import Shadow
 from shared.errors import CorruptData
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.registry.shadow_pointer import ShadowPointer, clear_shadow, write_shadow
 from shared.settings import ImageLimits
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image_side, png
 from tests.services.embedder.serving import running_embedder
 from tests.services.embedder.standin import StandInSession, manifest, model
-from tests.support.waiting import until
+from tests.support.waiting import let_others_run, until
 
 FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
 PAIRS = list(zip(FACES, FACES[1:] + FACES[:1], strict=True))
@@ -128,7 +129,7 @@ async def test_it_computes_only_while_no_call_is_in_flight():
         await world.look("v2")
         with world.admission.admit(1, 1, 0.0):
             await world.verify_all()
-            await asyncio.sleep(0.05)
+            await let_others_run()
             assert world.candidate.session.batches == []
         await until(lambda: world.shadow.report.pairs > 0)
 
@@ -140,7 +141,7 @@ async def test_when_it_is_behind_pairs_are_dropped_and_calls_are_answered(monkey
         await world.faces.verify(*PAIRS[0], inf)
         await until(lambda: world.candidate.session.batches)
         for _ in range(10):
-            await asyncio.wait_for(world.verify_all(), 5)
+            await asyncio.wait_for(world.verify_all(), 60)
         assert world.shadow._queue.qsize() == module._QUEUED_PAIRS
         world.candidate.session.go_on.set()
         await until(lambda: world.shadow.report.pairs == module._QUEUED_PAIRS + 1)

@@ -39,6 +39,7 @@ class _World:
         self.hold = threading.Event()
         self.hold.set()
         self.away = False
+        self._looks = 0
         self._pointer: ServingPointer | None = None
 
     def promote(self, version: str) -> None:
@@ -52,9 +53,11 @@ class _World:
         return self.models.serving_version
 
     async def some_looks(self) -> None:
-        await asyncio.sleep(0.1)
+        seen = self._looks
+        await until(lambda: self._looks >= seen + 5)
 
     def _read(self) -> ServingPointer | None:
+        self._looks += 1
         if self.away:
             raise Unavailable("the store is away")
         return self._pointer

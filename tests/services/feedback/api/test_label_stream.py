@@ -11,6 +11,7 @@ from magface.v1 import feedback_pb2_grpc
 from services.feedback.settings import FeedbackSettings
 from shared.rpc.streams import answers_as_done
 from tests.services.feedback.helpers import Stored, known, request, stub_on
+from tests.support.waiting import let_others_run
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
@@ -71,7 +72,7 @@ async def test_a_label_is_answered_before_the_stream_ends(stub: Stub) -> None:
     for number in range(2, 5):
         label = request(1, number)
         await stream.write(_part(label))
-        part = await asyncio.wait_for(stream.read(), 5)
+        part = await asyncio.wait_for(stream.read(), 60)
         (result,) = part.results
         assert (result.idempotency_key, result.stored.created) == (label.idempotency_key, True)
     await stream.done_writing()
@@ -122,7 +123,7 @@ async def test_no_more_is_read_than_may_be_unanswered() -> None:
 
     answers = answers_as_done(requests(), answer, at_once=4)
     first = asyncio.ensure_future(anext(answers))
-    await asyncio.sleep(0.05)
+    await let_others_run()
     # One more is read, and waits for a slot.
     assert read == 5
     gate.set()

@@ -32,7 +32,7 @@ from services.trainer.data.label_report import (
 )
 from services.trainer.data.labels import LabelledPair
 from shared.errors import NotFound, Unavailable
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.registry.erasure_mark import read_erasure
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool, transaction

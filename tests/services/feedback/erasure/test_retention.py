@@ -18,11 +18,12 @@ from services.feedback.labels.types import Label, Submission
 from services.feedback.server import open_erasure_backend, open_label_service, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Conflict, Unavailable
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool
 from tests.services.feedback.helpers import Stored, feedback, picture, sha256, stub_on
-from tests.support.waiting import wait_until
+from tests.support.postgres import blocked_sessions
+from tests.support.waiting import until, wait_until
 
 _NO_GRACE, _HOUR = timedelta(0), timedelta(hours=1)
 
@@ -75,7 +76,7 @@ async def test_the_sweep_spares_an_object_whose_row_is_about_to_be_committed(
         label = asyncio.create_task(domain.labels.submit(feedback(3, 4)))
         await asyncio.to_thread(wait_until, lambda: stored().objects == 4, 5)
         sweeping = asyncio.create_task(sweep_orphans(object_store, domain.eraser, _NO_GRACE, _HOUR))
-        await asyncio.sleep(0.5)
+        await until(lambda: blocked_sessions(database_url) == 2)
         assert not sweeping.done()
     receipt = await label
     await sweeping

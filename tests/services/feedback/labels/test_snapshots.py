@@ -14,6 +14,8 @@ from shared.storage.objects import ObjectStore
 from shared.storage.postgres import open_pool
 from tests.services.feedback.filling import fill
 from tests.services.feedback.helpers import feedback, sha256
+from tests.support.postgres import blocked_sessions
+from tests.support.waiting import until
 
 
 async def _export(store: LabelService, snapshot_id: str = "") -> tuple[str, list[ExportedPair]]:
@@ -93,7 +95,7 @@ async def test_a_snapshot_waits_for_labels_on_their_way(
     )
     await store.submit(feedback(1, 3))
     exporting = asyncio.create_task(_export(store))
-    await asyncio.sleep(0.3)
+    await until(lambda: blocked_sessions(database_url) == 1)
     assert not exporting.done()
     await slow.commit()
     await slow.close()

@@ -12,7 +12,7 @@ from services.feedback.pool.importer import PoolImage
 from services.feedback.server import open_label_service, open_pairs_backend, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.storage.objects import ObjectStore, image_key
 from tests.services.feedback.helpers import Stored, picture, request, sha256
 

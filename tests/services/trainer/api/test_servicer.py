@@ -95,6 +95,9 @@ def test_a_first_start_imports_and_promotes_the_bundled_network(
     job = trainer.jobs()[-1]
     assert (job.kind, job.state) == (pb.JOB_KIND_IMPORT, pb.JOB_STATE_SUCCEEDED)
     assert (job.requested_by, job.progress) == ("system", 1)
+    assert trainer.stages(job.job_id) == [
+        *("queued", "starting", "loading_model", "exporting", "publishing", "promoting")
+    ]
     models = trainer.models()
     assert models.serving_generation == 1
     (model,) = models.models
@@ -316,6 +319,9 @@ def test_an_official_checkpoint_becomes_a_version_which_serves_when_promoted(
     assert progress == sorted(progress)
     last = events[-1].job
     assert last.state == pb.JOB_STATE_SUCCEEDED, last.message
+    assert trainer.stages(job.job_id) == [
+        *("queued", "starting", "loading_model", "calibrating", "exporting", "publishing")
+    ]
     model = trainer.models().models[0]
     assert model.model_version == last.model_version
     assert (model.channel_order, model.threshold) == ("rgb", 0.25)

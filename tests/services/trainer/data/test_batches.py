@@ -14,7 +14,8 @@ from services.trainer.data.batches import decode_once, pair_batches, people_batc
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.pair_graph import PairGraph, build_graph
 from shared.errors import NotFound
-from shared.model.image.face_reader import FaceImage, FaceReader
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 
 

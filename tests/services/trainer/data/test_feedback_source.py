@@ -12,7 +12,7 @@ from magface.v1 import feedback_pb2_grpc
 from services.trainer.data.feedback_source import PulledFeedback
 from services.trainer.data.labels import LabelledPair, Vote
 from shared.errors import NotFound, Unavailable
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.rpc.channel import open_sync_channel
 from tests.services.trainer.people import encode, submit
 from tests.support.processes import ServiceProcess, service_environment

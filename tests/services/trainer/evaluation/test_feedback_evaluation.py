@@ -8,9 +8,9 @@ import pytest
 
 from services.trainer.data.labels import LabelledPair, images_of
 from services.trainer.evaluation.feedback_evaluation import evaluate_versions
-from services.trainer.progress import Progress
+from services.trainer.progress import Progress, Stage
 from shared.errors import NotFound, PreconditionFailed
-from shared.model.image.face_reader import FaceImage
+from shared.model.image.face import FaceImage
 from shared.model.sessions.factory import open_session
 from tests.default_version import export_default
 from tests.services.trainer.feedback import Rendered
@@ -81,6 +81,9 @@ def test_a_version_is_measured_at_its_own_threshold_beside_another(
     fractions = [progress.fraction for progress in told]
     assert fractions == sorted(fractions)
     assert 0 <= fractions[0] <= fractions[-1] <= 1
+    assert list(dict.fromkeys(progress.stage for progress in told)) == [
+        *(Stage.DECODING_IMAGES, Stage.EMBEDDING, Stage.EVALUATING, Stage.REPORTING)
+    ]
 
 
 def _decode(face: FaceImage) -> np.ndarray:

@@ -1,16 +1,23 @@
 """The queue: asked for by clients, worked on by runners."""
 
 import asyncio
+import shutil
+from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from services.trainer.evaluation.gate import GateCheck, GateVerdict
-from services.trainer.jobs.leases import MAX_ATTEMPTS, Ending, Leases
-from services.trainer.jobs.queue import Jobs, JobState
+from services.trainer.jobs.leases import MAX_ATTEMPTS, Ending, Leases, enter_stage
+from services.trainer.jobs.queue import Job, Jobs, JobState
+from services.trainer.progress import Progress, Stage
+from services.trainer.server import MIGRATIONS, SCHEMA
 from services.trainer.worker.specs import JobKind
 from shared.errors import Conflict, NotFound, PreconditionFailed, Unavailable
-from shared.storage.postgres import Pool
+from shared.settings import DatabaseSettings
+from shared.storage.migrations import apply_migrations
+from shared.storage.postgres import Pool, open_pool
 from tests.services.trainer.samples import IMPORT, train_spec
 
 WORSE = GateVerdict((GateCheck("heldout_errors", False, 0.2, 0.1, "more errors"),))
@@ -19,6 +26,16 @@ DONE = Ending(JobState.SUCCEEDED, "done", "iresnet18-00000000")
 
 async def create(jobs: Jobs, count: int = 1) -> list:
     return [await jobs.create(JobKind.IMPORT, IMPORT, "ada") for _ in range(count)]
+
+
+async def pass_time(pool: Pool, seconds: float) -> None:
+    """Let every lease be so much older."""
+    async with pool.connection() as connection:
+        await connection.execute(
+            "UPDATE trainer.jobs"
+            " SET lease_expires_at = lease_expires_at - make_interval(secs => %s)",
+            [seconds],
+        )
 
 
 async def test_a_job_is_kept_as_it_was_asked_for(jobs: Jobs):
@@ -68,9 +85,9 @@ async def test_two_runners_never_claim_one_job(jobs: Jobs, pool: Pool):
 
 async def test_a_job_whose_lease_ran_out_is_taken_over(jobs: Jobs, pool: Pool):
     await create(jobs)
-    lost = await Leases(pool, lease_s=0.2).claim()
+    lost = await Leases(pool, lease_s=60).claim()
     assert await Leases(pool).claim() is None
-    await asyncio.sleep(0.25)
+    await pass_time(pool, 61)
     taken = await Leases(pool).claim()
     assert taken.job.job_id == lost.job.job_id
     assert taken.fencing_token > lost.fencing_token
@@ -80,24 +97,25 @@ async def test_a_job_whose_lease_ran_out_is_taken_over(jobs: Jobs, pool: Pool):
 
 async def test_a_heartbeat_keeps_the_job(jobs: Jobs, pool: Pool):
     await create(jobs)
-    leases = Leases(pool, lease_s=0.4)
+    leases = Leases(pool, lease_s=60)
     claim = await leases.claim()
-    for _ in range(5):
-        await asyncio.sleep(0.15)
+    for _ in range(3):
+        await pass_time(pool, 40)
         assert await leases.heartbeat(claim) is None
         assert await Leases(pool).claim() is None
 
 
 async def test_a_zombies_writes_are_refused(jobs: Jobs, pool: Pool):
     await create(jobs)
-    leases = Leases(pool, lease_s=0.1)
+    leases = Leases(pool, lease_s=60)
     zombie = await leases.claim()
-    await asyncio.sleep(0.15)
+    await pass_time(pool, 61)
     heir = await Leases(pool).claim()
     before = await jobs.get(heir.job.job_id)
     for write in (
         leases.heartbeat(zombie),
-        leases.report(zombie, 0.9, "zombie", {}),
+        leases.report(zombie, Progress(Stage.TRAINING, 0.9, "zombie")),
+        leases.enter_stage(zombie, Stage.PUBLISHING, "zombie"),
         leases.keep_snapshot(zombie, "zombie"),
         leases.release(zombie),
         leases.retry_later(zombie, "zombie"),
@@ -111,9 +129,9 @@ async def test_a_zombies_writes_are_refused(jobs: Jobs, pool: Pool):
 
 async def test_an_expired_lease_nobody_took_over_still_counts(jobs: Jobs, pool: Pool):
     await create(jobs)
-    leases = Leases(pool, lease_s=0.05)
+    leases = Leases(pool, lease_s=60)
     claim = await leases.claim()
-    await asyncio.sleep(0.1)
+    await pass_time(pool, 61)
     await leases.finish(claim, DONE)
     assert (await jobs.get(claim.job.job_id)).state is JobState.SUCCEEDED
 
@@ -123,18 +141,20 @@ async def test_an_ended_job_takes_no_more_writes(jobs: Jobs, leases: Leases):
     claim = await leases.claim()
     await leases.finish(claim, DONE)
     with pytest.raises(Conflict):
-        await leases.report(claim, 0.1, "late", {})
+        await leases.report(claim, Progress(Stage.TRAINING, 0.1, "late"))
 
 
 async def test_a_watcher_sees_every_event_and_then_the_end(jobs: Jobs, leases: Leases):
     await create(jobs)
     claim = await leases.claim()
     watching = asyncio.create_task(collect(jobs, claim.job.job_id))
-    await leases.report(claim, 0.5, "half way", {"loss": 0.25, "epoch": 1})
-    await leases.report(claim, 0.6, "diverging", {"loss": float("nan"), "epoch": 2})
+    figures = {"loss": 0.25, "epoch": 1}
+    await leases.report(claim, Progress(Stage.TRAINING, 0.5, "half way", figures))
+    figures = {"loss": float("nan"), "epoch": 2}
+    await leases.report(claim, Progress(Stage.TRAINING, 0.6, "diverging", figures))
     await asyncio.sleep(0.3)
     await leases.finish(claim, Ending(JobState.SUCCEEDED, "refused", "v1", WORSE))
-    events = await asyncio.wait_for(watching, 5)
+    events = await asyncio.wait_for(watching, 60)
     told = [(e.job.state, e.job.progress, e.job.message, e.figures) for e in events]
     assert told == [
         (JobState.QUEUED, 0, "waiting", {}),
@@ -223,3 +243,101 @@ async def test_a_job_that_kills_every_trainer_is_given_up(jobs: Jobs, pool: Pool
     assert (await leases.claim()).job.job_id == other.job_id
     ended = await jobs.get(job.job_id)
     assert (ended.state, "given up" in ended.message) == (JobState.FAILED, True)
+
+
+def stages_of(job: Job) -> list[Stage]:
+    return [start.stage for start in job.stages]
+
+
+async def test_each_stage_is_kept_once_with_its_start(jobs: Jobs, leases: Leases):
+    (job,) = await create(jobs)
+    assert [(start.stage, start.started_at) for start in job.stages] == [
+        (Stage.QUEUED, job.created_at)
+    ]
+    claim = await leases.claim()
+    await leases.report(claim, Progress(Stage.EMBEDDING, 0.1, "embedding"))
+    await leases.report(claim, Progress(Stage.TRAINING, 0.2, "training, epoch 1"))
+    await leases.report(claim, Progress(Stage.TRAINING, 0.3, "training, epoch 2"))
+    await leases.enter_stage(claim, Stage.PUBLISHING, "publishing")
+    await leases.finish(claim, DONE)
+    events = await collect(jobs, job.job_id)
+    entered = [Stage.QUEUED, Stage.STARTING, Stage.EMBEDDING, Stage.TRAINING, Stage.PUBLISHING]
+    assert [stages_of(event.job) for event in events] == [
+        entered[:1],
+        entered[:2],
+        entered[:3],
+        entered[:4],
+        entered[:4],
+        entered,
+        entered,
+    ]
+    assert events[5].job.progress == pytest.approx(0.3)
+    ended = await jobs.get(job.job_id)
+    assert events[-1].job == ended
+    began = {event.job.stages[-1].stage: event.at for event in reversed(events)}
+    assert {start.stage: start.started_at for start in ended.stages} == began
+
+
+async def test_each_attempt_begins_a_stage_of_its_own(jobs: Jobs, pool: Pool):
+    await create(jobs)
+    leases = Leases(pool, lease_s=0)
+    claim = await leases.claim()
+    await leases.retry_later(claim, "the store is away")
+    async with pool.connection() as connection:
+        await connection.execute("UPDATE trainer.jobs SET not_before = now()")
+    await leases.claim()
+    # Both of these trainers die while they start a worker.
+    claim = await leases.claim()
+    await leases.finish(claim, DONE)
+    ended = await jobs.get(claim.job.job_id)
+    queued, starting = Stage.QUEUED, Stage.STARTING
+    assert stages_of(ended) == [queued, starting, queued, starting, starting]
+    moments = [start.started_at for start in ended.stages]
+    assert moments == sorted(moments)
+
+
+async def test_a_stages_start_never_lies_before_the_one_before(
+    jobs: Jobs, leases: Leases, pool: Pool
+):
+    await create(jobs)
+    claim = await leases.claim()
+    async with pool.connection() as late, late.transaction():
+        # Its transaction begins first and enters its stage last.
+        await late.execute("SELECT now()")
+        await leases.enter_stage(claim, Stage.EMBEDDING, "first")
+        await enter_stage(late, claim, Stage.TRAINING, "second")
+    job = await jobs.get(claim.job.job_id)
+    assert stages_of(job)[-2:] == [Stage.EMBEDDING, Stage.TRAINING]
+    assert job.stages[-1].started_at == job.stages[-2].started_at
+
+
+async def test_jobs_from_before_stages_were_kept_are_read(database_url: str, tmp_path: Path):
+    for file in sorted(MIGRATIONS.glob("*.sql")):
+        if file.name.endswith("job_stages.sql"):
+            break
+        shutil.copy(file, tmp_path)
+    apply_migrations(database_url, SCHEMA, tmp_path)
+    ended, running = uuid4(), uuid4()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.cursor().executemany(
+            "INSERT INTO trainer.jobs"
+            " (job_id, kind, spec, requested_by, state, ended_at, lease_expires_at, attempts)"
+            " VALUES (%s, 'import', '{}', 'ada', %s, %s::timestamptz, %s::timestamptz, 1)",
+            [(ended, "succeeded", "now", None), (running, "running", None, "now")],
+        )
+        connection.cursor().executemany(
+            "INSERT INTO trainer.job_events (job_id, state, progress, message)"
+            " VALUES (%s, %s, 1, 'told before')",
+            [(ended, "succeeded"), (running, "running")],
+        )
+    apply_migrations(database_url, SCHEMA, MIGRATIONS)
+    async with await open_pool(DatabaseSettings(database_url=database_url)) as pool:
+        jobs, leases = Jobs(pool), Leases(pool)
+        assert [job.stages for job in await jobs.list(10)] == [(), ()]
+        (event,) = await collect(jobs, ended)
+        assert (event.job.message, event.job.stages) == ("told before", ())
+        claim = await leases.claim()
+        assert (claim.job.job_id, stages_of(claim.job)) == (running, [Stage.STARTING])
+        await leases.finish(claim, Ending(JobState.FAILED, "no"))
+        told = [stages_of(event.job) for event in await collect(jobs, running)]
+        assert told == [[], [Stage.STARTING], [Stage.STARTING]]

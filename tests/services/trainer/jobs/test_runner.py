@@ -15,6 +15,7 @@ from services.trainer.jobs.completion import Completion
 from services.trainer.jobs.leases import Leases
 from services.trainer.jobs.queue import Job, Jobs, JobState
 from services.trainer.jobs.runner import Runner
+from services.trainer.progress import Stage
 from services.trainer.registry.evaluations import Evaluations
 from services.trainer.registry.versions import Versions
 from services.trainer.worker.specs import JobKind
@@ -109,6 +110,9 @@ async def test_a_job_becomes_an_evaluation(
     async with running("measure"):
         done = await ended(jobs, job)
     assert (done.state, done.model_version) == (JobState.SUCCEEDED, "v1")
+    assert [start.stage for start in done.stages] == [
+        *(Stage.QUEUED, Stage.STARTING, Stage.PUBLISHING)
+    ]
     evaluations = Evaluations(pool, object_store)
     (found,) = await evaluations.list(10)
     assert (found.job_id, found.result) == (job.job_id, result_of("v1"))
@@ -187,6 +191,10 @@ async def test_a_stopped_runner_puts_its_job_back_and_the_next_resumes_it(jobs: 
     assert (done.state, done.data_snapshot) == (JobState.SUCCEEDED, "snapshot-1")
     told = [event.job.message async for event in jobs.watch(job.job_id, asyncio.Event())]
     assert "resumed on snapshot-1" in told
+    assert [start.stage for start in done.stages] == [
+        *(Stage.QUEUED, Stage.STARTING, Stage.EMBEDDING),
+        *(Stage.QUEUED, Stage.STARTING, Stage.EMBEDDING, Stage.TRAINING, Stage.PUBLISHING),
+    ]
 
 
 async def test_a_runner_that_was_overtaken_kills_its_worker_and_writes_nothing(
@@ -221,3 +229,7 @@ async def test_a_job_outlives_its_trainer_and_its_worker_does_not(
     async with running("hang_once"):
         done = await ended(jobs, job)
     assert (done.state, done.attempts) == (JobState.SUCCEEDED, 2)
+    assert [start.stage for start in done.stages] == [
+        *(Stage.QUEUED, Stage.STARTING, Stage.EMBEDDING),
+        *(Stage.STARTING, Stage.EMBEDDING, Stage.TRAINING, Stage.PUBLISHING),
+    ]

@@ -83,6 +83,11 @@ def test_a_training_is_judged_and_told_step_by_step(world: World, undisturbed: p
     events = world.trainer.follow(undisturbed.job_id)
     progress = [event.job.progress for event in events]
     assert progress == sorted(progress)
+    assert world.trainer.stages(undisturbed.job_id) == [
+        *("queued", "starting", "pulling_feedback", "pulling_images", "loading_model"),
+        *("decoding_images", "embedding", "checking_labels", "training", "evaluating"),
+        *("exporting", "publishing"),
+    ]
     assert {event.figures["epoch"] for event in events if "epoch" in event.figures} == {1, 2, 3}
 
 
@@ -94,6 +99,10 @@ def test_a_trained_version_is_measured_beside_its_parent(world: World, undisturb
     job = world.trainer.stub.EvaluateModel(request, timeout=10).job
     last = world.trainer.follow(job.job_id)[-1].job
     assert last.state == pb.JOB_STATE_SUCCEEDED, last.message
+    assert world.trainer.stages(job.job_id) == [
+        *("queued", "starting", "loading_model", "pulling_feedback", "pulling_images"),
+        *("decoding_images", "embedding", "evaluating", "reporting", "publishing"),
+    ]
     (found,) = world.trainer.stub.ListEvaluations(
         pb.ListEvaluationsRequest(), timeout=10
     ).evaluations
@@ -130,15 +139,20 @@ def test_a_killed_trainers_job_resumes_and_gives_the_identical_weights(
     assert last.state == pb.JOB_STATE_SUCCEEDED, last.message
     told = [event.job.message for event in events]
     assert "training, epoch 1" not in told[told.index("started again") :]
+    stages = world.trainer.stages(job.job_id)
+    resumed = len(stages) - stages[::-1].index("starting") - 1
+    assert stages[resumed - 1] == "training"
+    assert stages[resumed:] == world.trainer.stages(undisturbed.job_id)[1:]
     mine, theirs = world.manifest(job.job_id), world.manifest(undisturbed.job_id)
     assert mine.files[WEIGHTS_FILE] == theirs.files[WEIGHTS_FILE]
 
 
 def test_cancelling_a_training_takes_no_longer_than_a_step(world: World):
     job = world.start()
-    wait_until(lambda: "training" in world.trainer.job(job.job_id).message, 120)
+    wait_until(lambda: world.trainer.job(job.job_id).stage == pb.JOB_STAGE_TRAINING, 120)
     world.trainer.stub.CancelJob(
         pb.CancelJobRequest(job_id=job.job_id, requested_by="bob"), timeout=10
     )
     wait_until(lambda: world.trainer.job(job.job_id).state == pb.JOB_STATE_CANCELLED, 2)
-    assert world.trainer.job(job.job_id).message == "cancelled by bob"
+    cancelled = world.trainer.job(job.job_id)
+    assert (cancelled.message, cancelled.stage) == ("cancelled by bob", pb.JOB_STAGE_TRAINING)

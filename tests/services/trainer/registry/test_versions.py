@@ -8,6 +8,8 @@ from services.trainer.registry.versions import Versions
 from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from shared.storage.postgres import Pool
 from tests.services.trainer.samples import PASSED, REFUSED, add_sample
+from tests.support.postgres import blocked_sessions
+from tests.support.waiting import until
 
 
 async def test_a_version_is_kept_with_its_verdict(pool: Pool, versions: Versions):
@@ -52,7 +54,7 @@ async def test_an_unknown_version_is_not_promoted(versions: Versions):
 
 @pytest.mark.parametrize("expected", [None, 1])
 async def test_of_two_promotions_at_once_one_wins(
-    pool: Pool, versions: Versions, expected: int | None
+    pool: Pool, versions: Versions, database_url: str, expected: int | None
 ):
     names = [f"v{number}" for number in range(9)]
     for name in names:
@@ -67,7 +69,7 @@ async def test_of_two_promotions_at_once_one_wins(
             )
             for name in names[1:5]
         ]
-        await asyncio.sleep(0.5)
+        await until(lambda: blocked_sessions(database_url) == len(racing))
     results = await asyncio.gather(*racing, return_exceptions=True)
     winners = [result for result in results if not isinstance(result, Exception)]
     assert len(winners) == 1

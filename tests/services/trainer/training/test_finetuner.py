@@ -25,9 +25,10 @@ from shared.model.network.iresnet import IResNet, IResNetSpec
 from tests.services.trainer.feedback import KeptState, Killed
 
 
-def tiny_network(seed: int = 0) -> IResNet:
-    torch.manual_seed(seed)
-    spec = IResNetSpec(blocks=(2, 2, 2, 2), widths=(4, 4, 4, 8, 8), embedding_size=16)
+def tiny_network(blocks: int = 1) -> IResNet:
+    """A random network with so many blocks in each stage."""
+    torch.manual_seed(0)
+    spec = IResNetSpec((blocks,) * 4, widths=(4, 4, 4, 8, 8), embedding_size=16)
     return IResNet(spec).eval()
 
 
@@ -219,10 +220,10 @@ def test_hadsell_pulls_pairs_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("images_at_once", [1, 5])
 def test_a_step_in_parts_learns_what_a_whole_one_does(images_at_once: int, tmp_path: Path) -> None:
-    whole, parted = tiny_network(), tiny_network()
+    whole, parted = tiny_network(blocks=2), tiny_network(blocks=2)
     train(finetuner(whole, epochs=1), tmp_path)
     train(finetuner(parted, epochs=1, images_at_once=images_at_once), tmp_path)
-    before = weights(tiny_network())
+    before = weights(tiny_network(blocks=2))
     for key, value in weights(whole).items():
         if value.is_floating_point():
             torch.testing.assert_close(parted.state_dict()[key], value, rtol=1e-3, atol=1e-5)

@@ -13,7 +13,7 @@ import pytest
 
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.reference_faces import ReferenceFaces, default_reference
-from services.trainer.progress import Progress
+from services.trainer.progress import Progress, Stage
 from services.trainer.worker.quantizer import Quantized, quantize_version
 from shared.model.golden import check_golden
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, ProbabilityCurve, read_manifest
@@ -53,6 +53,11 @@ def quantize(full: Path, reference: ReferenceFaces, workdir: Path, **changes: ob
     made = quantize_version(full, JOB, reference=reference, workdir=workdir, **given)
     fractions = [progress.fraction for progress in told]
     assert fractions == sorted(fractions)
+    stages = list(dict.fromkeys(progress.stage for progress in told))
+    decoding = [Stage.DECODING_IMAGES] if "feedback" in changes else []
+    assert stages == [
+        *(*decoding, Stage.QUANTIZING, Stage.CALIBRATING, Stage.EVALUATING, Stage.EXPORTING)
+    ]
     return made
 
 

@@ -1,0 +1,1 @@
+"""Benchmark of the feedback service: labels a second and latency."""

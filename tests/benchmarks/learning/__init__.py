@@ -1,0 +1,1 @@
+"""Benchmark of the training: what fine-tuning gains on unseen people."""

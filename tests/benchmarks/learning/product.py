@@ -1,0 +1,117 @@
+"""The product's own training, fed from arrays instead of from its services."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID, uuid5
+
+import cv2
+import numpy as np
+
+from services.trainer.data.labels import LabelledPair, Vote
+from services.trainer.data.reference_faces import ReferenceFaces
+from services.trainer.progress import Progress
+from services.trainer.training.checkpoint import NoState
+from services.trainer.training.run import run_training
+from services.trainer.training.spec import Recipe, TrainingOutcome, TrainingSpec
+from shared.model.image.face import FaceImage
+from tests.benchmarks.learning.faces import Crops, LabelledPairs
+from tests.default_version import export_default
+
+_JOBS = UUID("5f1f6a1e-6c3b-4a57-9d43-7e0d7a4c9b11")
+_ANNOTATORS = 5
+
+
+def make_parent(checkpoint: Path, folder: Path) -> Path:
+    """Make a version of a checkpoint, once.
+
+    Any other checkpoint than the bundled one gets the bundled one's calibration: the figures
+    do not use it, and the training's margins lie far around it.
+    """
+    if not folder.exists():
+        export_default(folder, checkpoint=checkpoint, job_id=str(_JOBS))
+    return folder
+
+
+class _Snapshot:
+    """Feedback by a few annotators, each pair labelled by one of them."""
+
+    def __init__(self, crops: Crops, pairs: LabelledPairs) -> None:
+        self._images: dict[str, bytes] = {}
+        names = {row: self._keep(crops[row]) for row in np.unique(pairs.rows).tolist()}
+        self._pairs = [
+            LabelledPair(
+                names[first],
+                names[second],
+                same,
+                votes=(Vote(f"annotator-{place % _ANNOTATORS}", same),),
+            )
+            for place, ((first, second), same) in enumerate(
+                zip(pairs.rows.tolist(), pairs.same.tolist(), strict=True)
+            )
+        ]
+        self.snapshot_id = f"benchmark-{len(self._pairs)}"
+
+    def _keep(self, crop: Crops) -> str:
+        data = cv2.imencode(".png", crop)[1].tobytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._images[sha256] = data
+        return sha256
+
+    def pairs(self) -> Iterator[LabelledPair]:
+        return iter(self._pairs)
+
+    def image(self, sha256: str) -> FaceImage:
+        return FaceImage(self._images[sha256], "aligned")
+
+
+def train(
+    parent: Path,
+    crops: Crops,
+    pairs: LabelledPairs,
+    reference: ReferenceFaces,
+    *,
+    workdir: Path,
+    seed: int,
+    tick: Callable[[str], None],
+    recipe: Recipe = Recipe.COSINE,
+    epochs: int | None = None,
+) -> TrainingOutcome:
+    """Run one training with the product's defaults.
+
+    Args:
+        parent: From `make_parent`.
+        crops: uint8 [N, 112, 112, 3], BGR.
+        pairs: Labelled pairs of them.
+        reference: Faces to stay good at.
+        workdir: An empty folder.
+        seed: See `TrainingSpec`.
+        tick: Takes what is going on.
+        recipe: See `TrainingSpec`.
+        epochs: See `TrainingSpec`; None takes its default.
+    """
+    spec = TrainingSpec(
+        job_id=str(uuid5(_JOBS, str(workdir))),
+        parent_version=parent.name,
+        seed=seed,
+        recipe=recipe,
+        **({} if epochs is None else {"epochs": epochs}),
+    )
+    said = ""
+
+    def report(progress: Progress) -> None:
+        nonlocal said
+        if progress.message != said:
+            said = progress.message
+            tick(said)
+
+    return run_training(
+        spec,
+        feedback=_Snapshot(crops, pairs),
+        parent=parent,
+        reference=reference,
+        workdir=workdir,
+        # An interrupted row is measured again.
+        state=NoState(),
+        report=report,
+    )

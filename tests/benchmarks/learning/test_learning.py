@@ -1,0 +1,152 @@
+"""The learning benchmark's parts; the whole of it is `make bench-learning`."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from cli.demo.rendering.renderer import render_person
+from tests.benchmarks.learning.degradation import degrade
+from tests.benchmarks.learning.faces import LabelledPairs, draw_pairs
+from tests.benchmarks.learning.figures import figures
+from tests.benchmarks.learning.rows import KeptRows, Row
+from tests.benchmarks.learning.seed_loop import (
+    make_optimizer,
+    seed_accuracy,
+    seed_step,
+    train_as_seed,
+)
+from tests.benchmarks.learning.speed import four_pairs_an_image
+from tests.benchmarks.learning.table import make_table
+
+
+def test_the_bad_camera_takes_the_same_picture_again() -> None:
+    face = render_person(1, 0)
+    assert np.array_equal(degrade(face, 7), degrade(face, 7))
+    assert not np.array_equal(degrade(face, 7), degrade(face, 8))
+
+
+def test_the_bad_camera_is_dark_and_coarse() -> None:
+    face = render_person(1, 0)
+    for seed in range(20):
+        bad = degrade(face, seed)
+        assert bad.shape == face.shape
+        assert bad.mean() < 0.85 * face.mean()
+        # Fine structure is what 28 pixels cannot show.
+        assert _finest(bad) < 0.5 * _finest(face)
+
+
+def _finest(image: np.ndarray) -> float:
+    spectrum = np.abs(np.fft.fft2(image.mean(axis=2)))
+    return float(spectrum[40:73, 40:73].mean())
+
+
+def test_pairs_are_distinct_and_half_of_them_genuine() -> None:
+    persons = np.repeat(np.arange(40), 5)
+    pairs = draw_pairs(persons, 200, seed=3)
+    left, right = pairs.rows.T
+    assert len({tuple(row) for row in pairs.rows.tolist()}) == 200
+    assert pairs.same.sum() == 100
+    assert np.array_equal(persons[left] == persons[right], pairs.same)
+    flipped = pairs.with_wrong_labels(0.2, seed=0)
+    assert 20 < (flipped.same != pairs.same).sum() < 60
+
+
+def test_each_image_of_the_speed_test_is_in_four_pairs() -> None:
+    pairs = four_pairs_an_image()
+    assert set(np.bincount(pairs.rows.ravel()).tolist()) == {4}
+    assert len({frozenset(row) for row in pairs.rows.tolist()}) == len(pairs.rows)
+
+
+@pytest.fixture
+def tiny() -> torch.nn.Module:
+    """A network with BatchNorm, as small as one can be that sees colours."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(4),
+        torch.nn.Flatten(),
+        torch.nn.Linear(48, 8),
+        torch.nn.BatchNorm1d(8),
+    )
+
+
+def test_the_seeds_step_is_the_contrastive_loss_and_learns_a_pair(tiny: torch.nn.Module) -> None:
+    first, second = torch.rand(6, 3, 112, 112), torch.rand(6, 3, 112, 112)
+    label = torch.tensor([1.0, 0.0] * 3)
+    tiny.eval()
+    unit = [torch.nn.functional.normalize(tiny(x), dim=1) for x in (first, second)]
+    distance = (unit[0] - unit[1] + 1e-6).norm(dim=1)
+    expected = torch.where(label > 0, distance**2, (1 - distance).clamp_min(0) ** 2).mean()
+    optimizer = make_optimizer(tiny)
+    losses = [seed_step(tiny, optimizer, first, second, label) for _ in range(200)]
+    assert losses[0] == pytest.approx(expected.item(), rel=1e-5)
+    assert losses[-1] < losses[0] / 2
+
+
+def test_the_seeds_accuracy_changes_nothing(tiny: torch.nn.Module) -> None:
+    tiny.train()
+    before = {name: value.clone() for name, value in tiny.state_dict().items()}
+    image = torch.rand(4, 3, 112, 112)
+    assert seed_accuracy(tiny, image, image, torch.ones(4)) == 1.0
+    assert tiny.training
+    assert all(torch.equal(before[name], value) for name, value in tiny.state_dict().items())
+
+
+def test_the_seeds_loop_replaces_the_batch_statistics(tiny: torch.nn.Module) -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (12, 112, 112, 3), np.uint8)
+    pairs = draw_pairs(np.repeat(np.arange(4), 3), 18, seed=0)
+    train_as_seed(tiny, "bgr", crops, pairs, epochs=1, seed=0, tick=lambda _: None)
+    norm = cast("torch.nn.BatchNorm1d", tiny[3])  # type: ignore[index]
+    assert norm.running_mean is not None
+    assert norm.running_mean.abs().sum() > 0
+    assert not tiny.training
+
+
+def test_figures_of_a_perfect_network_are_perfect() -> None:
+    persons = np.repeat(np.arange(10), 3)
+    features = 20 * np.eye(10, dtype=np.float32)[persons]
+    found = figures((features, persons), (features, persons), features)
+    assert (found.accuracy, found.tar, found.stored_tar, found.magnitude) == (1, 1, 1, 20)
+    assert 0 < found.threshold <= 1
+    worse = figures((features, persons), (features, persons), np.roll(features, 3, axis=0))
+    assert worse.stored_tar == 0
+
+
+def test_finished_rows_are_found_again(tmp_path: Path) -> None:
+    file, row = tmp_path / "rows.json", Row("real", "ours", seed=1)
+    KeptRows(file, "lfw").put(row, {"degraded": 1})
+    assert KeptRows(file, "lfw").get(row) == {"degraded": 1}
+    assert KeptRows(file, "other").get(row) is None
+    assert KeptRows(file, "lfw").get(Row("real", "ours", seed=2)) is None
+
+
+def test_a_gain_is_against_the_parent_on_the_same_people() -> None:
+    def view(accuracy: float) -> dict[str, dict[str, float]]:
+        return {
+            "rendered": {
+                "accuracy": accuracy,
+                "accuracy_at_fewest": accuracy + 0.01,
+                "tar": 0.5,
+                "stored_tar": 0.5,
+                "threshold": 0.3,
+                "magnitude": 20.0,
+            }
+        }
+
+    table = make_table(
+        {
+            Row("rendered", "parent"): view(0.8),
+            Row("rendered", "parent", seed=1): view(0.7),
+            Row("rendered", "ours"): view(0.86),
+            Row("rendered", "ours", seed=1): view(0.78),
+        }
+    )
+    assert "| ours | clean | 0, 1 | 0.820 ± 0.057 | +7.0 ± 1.4 | +7.0 ± 1.4 |" in table
+
+
+def test_labelled_pairs_keep_their_rows_when_labels_go_wrong() -> None:
+    pairs = LabelledPairs(np.array([[0, 1], [2, 3]]), np.array([True, False]))
+    assert pairs.with_wrong_labels(1.0, seed=0).same.tolist() == [False, True]
+    assert pairs.with_wrong_labels(0.0, seed=0).same.tolist() == [True, False]

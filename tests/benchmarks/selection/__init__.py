@@ -1,0 +1,1 @@
+"""Benchmark of pair selection: how many labels a strategy saves."""

@@ -1,0 +1,1 @@
+"""Benchmark of the embedder: speed, overload, swaps, and other servers beside it."""

@@ -1,0 +1,1 @@
+"""Load generation: the client process, its connections and load patterns."""

@@ -1,0 +1,199 @@
+"""Ours against other servers around the same network, each pair in turn."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from deploy.local.state_files import PortBook
+from shared.errors import Unavailable
+from shared.model.manifest import ONNX_FILE
+from shared.model.sessions.cpu import cpu_threads
+from tests.benchmarks.serving.load.connections import Address
+from tests.benchmarks.serving.load.measurement import Figures, alternate, ask, ratio_of
+from tests.benchmarks.serving.plan import CALLERS, Plan
+from tests.benchmarks.serving.servers.embedder import running_embedder
+from tests.benchmarks.serving.servers.process import OtherServer, paused, running
+from tests.benchmarks.serving.servers.versions import BenchVersions
+
+_HERE = "tests.benchmarks.serving.peers"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another server.
+
+    Attributes:
+        packages: What it takes beside the network's own needs; the first is its name.
+        kind: See `Address`.
+        path: See `Address`.
+        program: Arguments of its virtual environment's Python; ``PORT`` stands for the port.
+        note: What one should know when reading its figures.
+        python: What its virtual environment is made with.
+    """
+
+    packages: tuple[str, ...]
+    kind: str
+    path: str
+    program: tuple[str, ...]
+    note: str = ""
+    python: str = sys.executable
+
+
+PEERS = {
+    "fastapi": Peer(
+        ("fastapi", "uvicorn[standard]"),
+        "http",
+        "/embed",
+        ("-m", f"{_HERE}.fastapi"),
+        "has no batching",
+    ),
+    "litserve": Peer(("litserve",), "json", "/embed", ("-m", f"{_HERE}.litserve")),
+    "bentoml": Peer(
+        ("bentoml",),
+        "http",
+        "/embed",
+        ("-m", "bentoml", "serve", f"{_HERE}.bentoml:Faces", "--port", "PORT"),
+    ),
+    "kserve": Peer(
+        ("kserve",),
+        "kserve",
+        "/v2/models/faces/infer",
+        ("-m", f"{_HERE}.kserve"),
+        "its batcher is not part of the Python server",
+    ),
+    "pytriton": Peer(
+        ("nvidia-pytriton",),
+        "triton",
+        "/v2/models/faces/infer",
+        ("-m", f"{_HERE}.pytriton"),
+        # Its server embeds the system's libpython, whose standard library must fit.
+        python="/usr/bin/python3",
+    ),
+}
+
+
+def peers(plan: Plan, folder: Path, versions: BenchVersions, homes: Path) -> Figures:
+    """Calls a second of ours over each of theirs, with the almost-free network and iResNet-18.
+
+    Args:
+        homes: Folder of the virtual environments, which are kept.
+    """
+    networks = {"almost_free": versions.almost_free(), "iresnet18": versions.iresnet18()}
+    seconds = {"almost_free": plan.fast_s, "iresnet18": plan.slow_s}
+    found: Figures = {}
+    for name, peer in _asked_for().items():
+        try:
+            python = install(name, peer, homes / name, plan.install_s)
+        except (subprocess.SubprocessError, OSError) as error:
+            found[name] = {"reason": f"could not be installed: {_why(error)}"}
+            continue
+        found[name] = {"installed": _installed(python, peer), "note": peer.note}
+        for network, version_folder in networks.items():
+            theirs = _server(name, python, version_folder, folder / name / network)
+            theirs.ready_timeout_s = plan.install_s
+            found[name][network] = _against(theirs, version_folder, plan, seconds[network])
+    return found
+
+
+def _asked_for() -> dict[str, Peer]:
+    names = [name for name in os.environ.get("PEERS", "").split(",") if name]
+    if unknown := sorted(set(names) - set(PEERS)):
+        sys.exit(f"there is no server {', '.join(unknown)}; there are: {', '.join(PEERS)}")
+    return {name: peer for name, peer in PEERS.items() if not names or name in names}
+
+
+def _against(theirs: OtherServer, network: Path, plan: Plan, seconds: float) -> Figures:
+    window = plan.warm_s + seconds
+    faults: Counter[str] = Counter()
+    client_us: dict[str, float] = {}
+
+    def measure(address: Address) -> float:
+        sight = ask(address, window)
+        client_us[address.kind] = 1e6 * sight.cpu_s / sum(sight.codes.values())
+        faults.update({code: count for code, count in sight.codes.items() if code != "OK"})
+        return sight.calls_per_second(plan.warm_s)
+
+    def measure_ours(address: Address) -> float:
+        with paused(theirs):
+            return measure(address)
+
+    with running_embedder(theirs.folder, [network]) as embedder:
+        try:
+            with running(theirs):
+                ways = {
+                    "ours": lambda: measure_ours(Address("grpc", embedder.address)),
+                    "theirs": lambda: measure(theirs.address),
+                }
+                raw = alternate(ways, plan.rounds, f"{theirs.name}, {network.name}")
+        except (Unavailable, RuntimeError) as error:
+            return {"reason": str(error)}
+    return ratio_of(raw, "ours", "theirs") | {
+        "unit": "calls/s",
+        "callers": CALLERS,
+        "their_faults": dict(faults),
+        "client_cpu_us_a_call": client_us,
+    }
+
+
+def _server(name: str, python: Path, network: Path, folder: Path) -> OtherServer:
+    folder.mkdir(parents=True)
+    peer, port = PEERS[name], PortBook(folder / "ports.json").take(name)
+    address = Address(peer.kind, f"127.0.0.1:{port}", peer.path)
+    program = [each.replace("PORT", str(port)) for each in peer.program]
+    environment = {
+        "PEER_PORT": str(port),
+        "PEER_NETWORK": str((network / ONNX_FILE).absolute()),
+        "PEER_THREADS": str(cpu_threads()),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_HOME": str(folder),
+    }
+    return OtherServer(address, [str(python), *program], environment, folder)
+
+
+def install(name: str, peer: Peer, home: Path, seconds: float) -> Path:
+    """Make the server's own virtual environment, unless it is there.
+
+    Returns:
+        Its Python.
+
+    Raises:
+        subprocess.SubprocessError: If pip fails, or takes longer than so many seconds.
+    """
+    python, done = home.absolute() / "bin" / "python", home / ".installed"
+    if done.exists():
+        return python
+    home.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.write(f"installing {name} into {home}\n")
+    subprocess.run(
+        [peer.python, "-m", "venv", "--clear", home.absolute()],
+        check=True,
+        timeout=seconds,
+        cwd=home.parent,
+    )
+    # The same engine as ours, so that the ratio is of the servers alone.
+    engine = f"onnxruntime=={version('onnxruntime-gpu')}"
+    packages = [*peer.packages, engine, "opencv-python-headless", "numpy"]
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages],
+        check=True,
+        timeout=seconds,
+        capture_output=True,
+        text=True,
+    )
+    done.touch()
+    return python
+
+
+def _installed(python: Path, peer: Peer) -> str:
+    code = f"from importlib.metadata import version; print(version({peer.packages[0]!r}))"
+    shown = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    return f"{peer.packages[0]} {shown.stdout.strip()}"
+
+
+def _why(error: Exception) -> str:
+    text = getattr(error, "stderr", None) or str(error)
+    return str(text).strip()[-500:]

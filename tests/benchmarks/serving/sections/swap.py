@@ -1,0 +1,116 @@
+"""Fifty changes of version under full load, every answer held against its version's vectors."""
+
+import sys
+import time
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from shared.model.image.face import FaceImage
+from shared.model.image.face_reader import FaceReader
+from shared.settings import ImageLimits
+from tests.benchmarks.serving.load.connections import Address
+from tests.benchmarks.serving.load.images import faces
+from tests.benchmarks.serving.load.measurement import Client, Figures, Sight, rate
+from tests.benchmarks.serving.plan import Plan, machine
+from tests.benchmarks.serving.servers.embedder import Embedder, running_embedder
+from tests.benchmarks.serving.servers.versions import BenchVersions, reference_vectors
+
+_IMAGES_A_CALL = 4
+_CALLERS = 8
+
+Span = tuple[float, float]
+
+
+def swap(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
+    """Swap among three versions, of which two are resident: each change loads one.
+
+    Rounds alternate: steady load for a while, then some swaps without a pause. Nothing is cached,
+    as a cache that fills would look like a leak.
+    """
+    first = versions.iresnet18()
+    all_ = [first, *(versions.differing(first, f"iresnet18-signs{n}", n) for n in (1, 2))]
+    references = folder / "references.npz"
+    folder.mkdir(parents=True, exist_ok=True)
+    crops = _crops()
+    np.savez(references, **{each.name: reference_vectors(each, crops) for each in all_})
+    with (
+        running_embedder(folder, all_, cache_bytes="0") as embedder,
+        Client(
+            Address("grpc", embedder.address),
+            "checked",
+            callers=_CALLERS,
+            images=_IMAGES_A_CALL,
+            references=str(references.absolute()),
+        ) as client,
+    ):
+        names = cycle([each.name for each in (*all_[1:], first)])
+        # Memory is compared with a server that has two versions resident.
+        for _ in range(3):
+            embedder.swap_to(next(names))
+        time.sleep(plan.warm_s)
+        steady, swapping, memory = _rounds(plan, embedder, names)
+        sight = client.finish()
+    return _figures(plan, sight, steady, swapping, memory)
+
+
+def _rounds(
+    plan: Plan, embedder: Embedder, names: "cycle[str]"
+) -> tuple[list[Span], list[Span], list[int]]:
+    steady: list[Span] = []
+    swapping: list[Span] = []
+    memory: list[int] = []
+    for number in range(plan.rounds + 1):
+        start = time.monotonic()
+        time.sleep(plan.slow_s)
+        steady.append((start, time.monotonic()))
+        memory.append(embedder.rss_bytes)
+        if number == plan.rounds:
+            break
+        start = time.monotonic()
+        for _ in range(plan.swaps):
+            embedder.swap_to(next(names))
+        swapping.append((start, time.monotonic()))
+        sys.stderr.write(f"swap, round {number + 1} of {plan.rounds}: {plan.swaps} swaps\n")
+    return steady, swapping, memory
+
+
+def _figures(
+    plan: Plan, sight: Sight, steady: list[Span], swapping: list[Span], memory: list[int]
+) -> Figures:
+    before = [_images_per_second(sight, span) for span in steady]
+    during = [_images_per_second(sight, span) for span in swapping]
+    # Each round of swaps lies between two steady ones.
+    ratios = [2 * d / (a + b) for d, a, b in zip(during, before, before[1:], strict=False)]
+    return {
+        "swaps": plan.rounds * plan.swaps + 3,
+        "answers": sight.codes.get("OK", 0),
+        "failed": sum(sight.codes.values()) - sight.codes.get("OK", 0),
+        "mixed": sight.flaws.get("mixed", 0),
+        "wrong": sight.flaws.get("wrong", 0),
+        "throughput_ratio": median(ratios),
+        "memory_growth": memory[-1] / memory[0] - 1,
+        "images_a_call": _IMAGES_A_CALL,
+        "callers": _CALLERS,
+        "cache_bytes": 0,
+        "seconds_a_swap": median((end - start) / plan.swaps for start, end in swapping),
+        "raw": {
+            "steady_images_per_second": before,
+            "swapping_images_per_second": during,
+            "rss_bytes": memory,
+            "codes": sight.codes,
+        },
+        "machine": machine(),
+    }
+
+
+def _images_per_second(sight: Sight, span: Span) -> float:
+    start, end = span
+    return _IMAGES_A_CALL * rate([each for each in sight.ended if start <= each <= end])
+
+
+def _crops() -> np.ndarray:
+    reader = FaceReader(ImageLimits())
+    return np.stack([reader.crop(FaceImage(jpeg, "aligned")) for jpeg in faces()])
