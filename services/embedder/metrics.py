@@ -1,4 +1,4 @@
-"""What the embedder tells Prometheus; RPC counts and times come from shared.rpc."""
+"""Prometheus metrics of the embedder; those of its RPCs are in shared.rpc.server.metrics."""
 
 from typing import Final
 
@@ -22,7 +22,7 @@ REFUSED_CALLS: Final = Counter(
 )
 DROPPED_IMAGES: Final = Counter(
     "magface_embedder_dropped_images_total",
-    "Images dropped before they were computed, by why",
+    "Images dropped before they were computed, by reason",
     ["why"],
 )
 SWAPS: Final = Counter(
@@ -32,15 +32,15 @@ SWAPS: Final = Counter(
 )
 SWAP_FAILING: Final = Gauge(
     "magface_embedder_swap_failing",
-    "1 while the version that the registry asks for cannot be loaded",
+    "1 while the version of the serving pointer cannot be loaded",
 )
 REGISTRY_REACHABLE: Final = Gauge(
     "magface_embedder_registry_reachable", "1 while the serving pointer can be read"
 )
-SERVING: Final = Gauge("magface_embedder_serving", "1 for what serves", ["model_version"])
+SERVING: Final = Gauge("magface_embedder_serving", "1 for the serving version", ["model_version"])
 _CACHE_IMAGES: Final = Counter(
     "magface_embedder_cache_images_total",
-    "Images asked for: found in the cache, waited for with another call, or computed",
+    "Requested images: found in the cache, shared with a call in progress, or computed",
     ["outcome"],
 )
 CACHE_HITS: Final = _CACHE_IMAGES.labels("hit")
@@ -49,19 +49,19 @@ CACHE_MISSES: Final = _CACHE_IMAGES.labels("miss")
 CACHE_BYTES: Final = Gauge("magface_embedder_cache_bytes", "Memory taken by cached embeddings")
 SHADOW_PAIRS: Final = Counter(
     "magface_embedder_shadow_pairs_total",
-    "Live comparisons offered to the candidate: agreed, disagreed, failed, or dropped",
+    "Comparisons sampled for the shadow candidate: agreed, disagreed, failed, or dropped",
     ["outcome"],
 )
 SHADOW_SECONDS: Final = Histogram(
     "magface_embedder_shadow_seconds",
-    "Time the candidate took for one image, started by a thread of low priority",
+    "Time the shadow candidate took for one image, on a thread of low priority",
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
 )
 SHADOW_AGREEMENT: Final = Gauge(
     "magface_embedder_shadow_agreement",
-    "Share of live comparisons that the candidate decides as the serving version did",
+    "Share of comparisons that the shadow candidate decides as the serving version",
 )
 SHADOW_SHIFT: Final = Gauge(
     "magface_embedder_shadow_similarity_shift",
-    "Mean similarity by the candidate less that by the serving version",
+    "Mean similarity of the shadow candidate minus that of the serving version",
 )

@@ -1,10 +1,11 @@
-"""Puts the parts of the embedder together."""
+"""Composition of the embedder: builds its parts and runs its background tasks."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 import grpc
 from magface.v1 import embedder_pb2_grpc
@@ -15,35 +16,37 @@ from services.embedder.embedding.service import FaceEmbedder
 from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
 from services.embedder.models.background import background_thread
-from services.embedder.models.loader import Loader, keep_pruned
+from services.embedder.models.cache_pruner import CachePruner
+from services.embedder.models.loader import Loader
 from services.embedder.models.resident import ResidentModels
-from services.embedder.rollout.heartbeat import keep_announced
-from services.embedder.rollout.registry_watch import Forgetting, follow
-from services.embedder.rollout.shadow import Shadow
+from services.embedder.rollout.heartbeat import Heartbeat
+from services.embedder.rollout.registry_watch import ErasureWatcher, watch
+from services.embedder.rollout.shadow import ShadowEvaluator
 from services.embedder.rollout.swapper import LastServed, Swapper
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
 from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.factory import require_device
 from shared.model.sessions.onnx import threads_shared
-from shared.registry.erasure_mark import read_erasure
+from shared.registry.erasure_mark import read_erasure_generation
 from shared.registry.serving_pointer import read_pointer
 from shared.registry.shadow_pointer import read_shadow
 from shared.registry.version_store import VersionStore
-from shared.rpc.lifecycle import Lifecycle
-from shared.rpc.server import Build
+from shared.rpc.server.lifecycle import Lifecycle
+from shared.rpc.server.runner import Build
+from shared.runtime import repeat
 from shared.storage.objects import ObjectStore
 
 SERVICE_NAME = "magface.v1.EmbedderService"
-# A frozen store must not keep the pointer from being read again within two seconds.
+# A request to a hanging store must end soon: a new pointer is to serve within two seconds.
 _POINTER_TIMEOUT_S = 1.0
 
 
 def embedder(settings: EmbedderSettings) -> Build:
-    """Say how to build the service, for `run_server`.
+    """Make the function with which `run_server` builds the service.
 
     Raises:
-        PreconditionFailed: If the engine, the device or the detector's model is not there.
+        PreconditionFailed: If the engine, the device or the detector's model is not available.
     """
     require_device(settings.engine, settings.device)
     reader = FaceReader(settings)
@@ -58,26 +61,32 @@ def embedder(settings: EmbedderSettings) -> Build:
         pointers, loader = _pointers(settings), _loader(settings)
         background = _background()
         swapper = _swapper(settings, models, pointers, loader, background)
-        shadow = Shadow(models, reader, loader.load, admission.idle, settings.shadow_share)
-        forgetting = Forgetting(cache.clear, shadow.forget)
+        shadow = ShadowEvaluator(models, reader, loader.load, admission.idle, settings.shadow_share)
+        erasures = ErasureWatcher(cache.clear, shadow.clear)
+        pruner = CachePruner(loader.versions, partial(_in_use, models, swapper, shadow))
+        heartbeat = Heartbeat(pointers, models, swapper, shadow)
         faces = FaceEmbedder(models, pipeline, admission, cache, shadow.offer)
-        # As many as one batch that is computed and one that waits.
+        # One batch that is computed and one that waits.
         open_stream = partial(faces.open_stream, 2 * settings.batch_images, lifecycle.stopping)
         servicer = EmbedderServicer(faces, open_stream, models, swapper, shadow)
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
         pipeline.start()
         interval = settings.poll_interval_s
-        erasures, candidates = partial(read_erasure, pointers), partial(read_shadow, pointers)
-        work = (
+        jobs: tuple[Coroutine[Any, Any, None], ...] = (
             swapper.run(),
             shadow.run(),
-            follow("erasure mark", erasures, forgetting.look, interval),
-            follow("shadow pointer", candidates, shadow.look, interval),
-            keep_pruned(loader.versions, partial(_in_use, models, swapper, shadow), interval),
-            keep_announced(pointers, models, swapper, shadow, interval),
-            _announce(swapper, lifecycle),
+            watch(
+                "erasure mark",
+                partial(read_erasure_generation, pointers),
+                erasures.update,
+                interval,
+            ),
+            watch("shadow pointer", partial(read_shadow, pointers), shadow.update, interval),
+            repeat("removal of old model versions", pruner.prune, interval),
+            heartbeat.run(interval),
+            _set_ready_when_loaded(swapper, lifecycle),
         )
-        tasks = [asyncio.create_task(each) for each in work]
+        tasks = [asyncio.create_task(job) for job in jobs]
         try:
             yield
         finally:
@@ -107,7 +116,7 @@ def _loader(settings: EmbedderSettings) -> Loader:
 
 
 def _background() -> ThreadPoolExecutor:
-    """Where versions are loaded; with less priority only if their sessions do not inherit it."""
+    """Give the thread that loads versions; of low priority unless sessions would inherit it."""
     return background_thread("load") if threads_shared() else ThreadPoolExecutor(1, "load")
 
 
@@ -128,13 +137,13 @@ def _swapper(
     )
 
 
-def _in_use(models: ResidentModels, swapper: Swapper, shadow: Shadow) -> set[str]:
+def _in_use(models: ResidentModels, swapper: Swapper, shadow: ShadowEvaluator) -> set[str]:
     if models.serving is None:
         return set()
-    others = swapper.pending_version, shadow.report.model_version
+    others = swapper.pending_version, shadow.stats.model_version
     return {*models.versions, *filter(None, others)}
 
 
-async def _announce(swapper: Swapper, lifecycle: Lifecycle) -> None:
+async def _set_ready_when_loaded(swapper: Swapper, lifecycle: Lifecycle) -> None:
     await swapper.ready.wait()
     await lifecycle.set_ready(True)

@@ -1,4 +1,4 @@
-"""The edge to gRPC: unpack, call, pack."""
+"""gRPC servicer of the embedder: unpacks requests, calls the service, packs responses."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -10,18 +10,18 @@ from magface.v1 import embedder_pb2 as pb
 from magface.v1 import embedder_pb2_grpc
 
 from services.embedder.embedding.service import FaceEmbedder
-from services.embedder.embedding.stream import FaceStream, StreamedAnswer, StreamedFace
+from services.embedder.embedding.stream import FaceStream, StreamedFace, StreamedResult
 from services.embedder.embedding.verification import Side, StoredEmbedding
 from services.embedder.inference.requests import EmbeddedFace
 from services.embedder.models.resident import ResidentModels
-from services.embedder.rollout.shadow import Shadow
+from services.embedder.rollout.shadow import ShadowEvaluator
 from services.embedder.rollout.swapper import Swapper
 from shared.errors import InvalidInput
 from shared.model.image.face import FaceImage
 from shared.rpc.converters import face_from_proto, pack_timestamp
 from shared.rpc.errors import status_code
-from shared.rpc.interceptors import Context
-from shared.rpc.requests import check_texts
+from shared.rpc.server.interceptors import Context
+from shared.rpc.server.requests import check_texts
 
 
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
@@ -33,7 +33,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         open_stream: Callable[[], FaceStream],
         models: ResidentModels,
         swapper: Swapper,
-        shadow: Shadow,
+        shadow: ShadowEvaluator,
     ) -> None:
         self._open_stream = open_stream
         self._embedder = embedder
@@ -59,9 +59,9 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[pb.EmbedStreamResponse]:
         faces = (_unpack_streamed(request) async for request in request_iterator)
-        async with aclosing(self._open_stream().answers(faces)) as answers:
-            async for answer in answers:
-                yield _pack_streamed(answer)
+        async with aclosing(self._open_stream().results(faces)) as results:
+            async for result in results:
+                yield _pack_streamed(result)
 
     async def Verify(  # noqa: N802
         self, request: pb.VerifyRequest, context: Context
@@ -82,16 +82,16 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         request: pb.GetModelRequest,  # noqa: ARG002
         context: Context,  # noqa: ARG002
     ) -> pb.GetModelResponse:
-        report = self._shadow.report
+        stats = self._shadow.stats
         response = pb.GetModelResponse(
             pending_version=self._swapper.pending_version,
             swap_error=self._swapper.swap_error,
             resident_versions=self._models.versions,
-            shadow_version=report.model_version,
-            shadow_pairs=report.pairs,
-            shadow_agreement=report.agreement,
-            shadow_similarity_shift=report.similarity_shift,
-            shadow_error=report.error,
+            shadow_version=stats.model_version,
+            shadow_pairs=stats.pairs,
+            shadow_agreement=stats.agreement,
+            shadow_similarity_shift=stats.similarity_shift,
+            shadow_error=stats.error,
         )
         if serving := self._models.serving:
             manifest, session = serving.model.manifest, serving.model.session
@@ -135,13 +135,13 @@ def _unpack_streamed(request: pb.EmbedStreamRequest) -> StreamedFace:
     return StreamedFace(request.id, face, request.model_version)
 
 
-def _pack_streamed(answer: StreamedAnswer) -> pb.EmbedStreamResponse:
-    response = pb.EmbedStreamResponse(id=answer.id, model_version=answer.model_version)
-    if isinstance(answer.outcome, EmbeddedFace):
-        response.face.CopyFrom(_pack_face(answer.outcome))
+def _pack_streamed(streamed: StreamedResult) -> pb.EmbedStreamResponse:
+    response = pb.EmbedStreamResponse(id=streamed.id, model_version=streamed.model_version)
+    if isinstance(streamed.result, EmbeddedFace):
+        response.face.CopyFrom(_pack_face(streamed.result))
     else:
-        response.error.code = status_code(answer.outcome).value[0]
-        response.error.message = str(answer.outcome)
+        response.error.code = status_code(streamed.result).value[0]
+        response.error.message = str(streamed.result)
     return response
 
 

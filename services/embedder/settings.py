@@ -1,4 +1,4 @@
-"""What the embedder takes from the environment."""
+"""Settings of the embedder."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from shared.model.sessions.base import CPU_BATCH_IMAGES, Device, Engine
 from shared.model.sessions.cpu import cpu_threads
 from shared.settings import ImageLimits, ObjectStoreSettings, ServerSettings
 
-MAX_IMAGES_A_CALL = 64
+MAX_IMAGES_PER_CALL = 64
 _GPU_BATCH_IMAGES = 32
 
 
@@ -18,23 +18,23 @@ def _fastest_batch(settings: dict[str, Any]) -> int:
 
 
 class EmbedderSettings(ServerSettings, ObjectStoreSettings, ImageLimits):
-    """Settings of the embedder, each as ``MAGFACE_…``.
+    """Settings of the embedder, each an environment variable ``MAGFACE_…``.
 
     Attributes:
-        engine: What computes.
-        device: Where; one that is not there is an error at the start.
-        engine_threads: CPU threads of the engine; the CPUs of the cgroup's quota by default.
-        decode_threads: Threads that decode pictures; as many by default.
-        batch_images: Most images in one batch, which is one run of the network; 8 by default on
-            a CPU, where more are slower, and 32 on a GPU. A call with more is computed in several
-            runs.
-        max_images: Images in flight from which on calls are refused: one and a half batches of
-            a GPU, six of a CPU. Who is let in waits for no more than these.
-        max_bytes: Bytes of encoded pictures in flight, from which on calls are refused.
-        cache_bytes: Memory for embeddings of images that may come again; 0 keeps none.
-        shadow_share: Of the comparisons that a candidate in the shadow tries as well, 0..1.
-        cache_dir: Local copies of model versions, for a start without the store.
-        poll_interval_s: Seconds between two looks at what should serve.
+        engine: Runs the network.
+        device: Of the engine; the embedder does not start without it.
+        engine_threads: CPU threads of the engine; by default the CPUs of the cgroup's quota.
+        decode_threads: Threads that decode pictures; by default the same.
+        batch_images: Most images in one batch. A batch is one run of the network; a call with more
+            images is computed in several runs. By default 8 on a CPU, where larger batches are
+            slower, and 32 on a GPU.
+        max_images: Images in flight at which calls are refused: by default one and a half batches
+            of a GPU, six of a CPU. An admitted call waits for these images at most.
+        max_bytes: Most bytes of encoded pictures in flight; above it calls are refused.
+        cache_bytes: Memory for cached embeddings; 0 turns the cache off.
+        shadow_share: Share of the comparisons on which a shadow candidate is evaluated, 0..1.
+        cache_dir: Folder for local copies of model versions, for a start without the store.
+        poll_interval_s: Seconds between two readings of the registry's pointers.
     """
 
     engine: Engine = "onnxruntime"

@@ -36,11 +36,11 @@ from services.feedback.selection.candidate_queue import CandidateQueue
 from services.feedback.selection.maintenance import PoolMaintenance
 from services.feedback.selection.pair_leases import LeasePolicy, PairLeaser
 from services.feedback.settings import FeedbackSettings
-from shared.rpc.lifecycle import Lifecycle
+from shared.rpc.server.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
-from shared.storage.retry import until_done
+from shared.storage.retry import retry_until_available
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +71,9 @@ async def feedback_service(
 
         async def start() -> None:
             await prepare_stores(settings, objects)
-            servicer.labels.open(labels)
-            servicer.pairs.open(pairs)
-            servicer.erasure.open(erasure)
+            servicer.labels.set(labels)
+            servicer.pairs.set(pairs)
+            servicer.erasure.set(erasure)
             await lifecycle.set_ready(True)
             await _apply_consensus_rule(settings, pool)
             await asyncio.gather(
@@ -103,7 +103,7 @@ async def prepare_stores(settings: FeedbackSettings, objects: ObjectStore) -> No
         await asyncio.to_thread(apply_migrations, url, SCHEMA, MIGRATIONS)
         await asyncio.to_thread(objects.ensure_bucket)
 
-    await until_done(attempt)
+    await retry_until_available(attempt)
 
 
 @asynccontextmanager
@@ -203,8 +203,8 @@ def _retention_policy(settings: FeedbackSettings) -> RetentionPolicy:
 
 
 async def _apply_consensus_rule(settings: FeedbackSettings, pool: Pool) -> None:
-    _warn_of_weights(settings, await until_done(partial(read_rule, pool)))
-    await until_done(partial(apply_rule, pool, settings.feedback_minimum_votes))
+    _warn_of_weights(settings, await retry_until_available(partial(read_rule, pool)))
+    await retry_until_available(partial(apply_rule, pool, settings.feedback_minimum_votes))
 
 
 def _warn_of_weights(settings: FeedbackSettings, stored: ConsensusRule | None) -> None:

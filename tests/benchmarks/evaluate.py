@@ -19,7 +19,7 @@ from cli.images import Alignment
 from shared.datasets.folder import read_identities
 from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import SampleSize, sample_pairs
-from shared.evaluation.embed import Crops, embed_set
+from shared.evaluation.embed import CropReader, embed_set
 from shared.model.sessions.base import Session
 from shared.model.sessions.cpu import cpu_threads
 from shared.model.sessions.factory import open_session
@@ -50,7 +50,7 @@ def run(_: Path) -> dict[str, object]:
     }
 
 
-def _compare(session: Session, pair_set: PairSet, crops: Crops) -> dict[str, float]:
+def _compare(session: Session, pair_set: PairSet, crops: CropReader) -> dict[str, float]:
     """Time both in turn, so that what else the machine does hits both alike."""
     decoded = np.stack([crops(image) for image in range(len(pair_set.images))])
     ways: dict[str, Callable[[], object]] = {

@@ -4,7 +4,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
-from typing import Any
+from typing import Any, TypeVar
+
+from shared.errors import Unavailable
+
+_T = TypeVar("_T")
 
 # A deadline only tells a hang from slowness; what a test promises about time it measures itself.
 _DEADLINE_S = 60.0
@@ -43,6 +47,18 @@ async def until(
         if await holds if isawaitable(holds) else holds:
             return
         _require_before(deadline, timeout_s, what)
+        await asyncio.sleep(_POLL_S)
+
+
+async def retry_while_unavailable(call: Callable[[], Awaitable[_T]]) -> _T:
+    """Calls again and again until the answer is another than `Unavailable`, and gives it."""
+    deadline = time.monotonic() + _DEADLINE_S
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
         await asyncio.sleep(_POLL_S)
 
 

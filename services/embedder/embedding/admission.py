@@ -1,4 +1,4 @@
-"""How much work the server takes on at once; what is more is refused at once."""
+"""Admission control: how much work the server accepts at once, and what it refuses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -7,19 +7,19 @@ from contextlib import asynccontextmanager, contextmanager
 from services.embedder import metrics
 from shared.errors import Overloaded
 
-_SOONEST_RETRY_S = 0.1
-_LATEST_RETRY_S = 10.0
+_MIN_RETRY_S = 0.1
+_MAX_RETRY_S = 10.0
 
 
 class Admission:
     """Counts images and their bytes from admission until they are answered.
 
-    Belongs to the loop's thread. Health checks and GetModel do not pass here, so
-    a full server goes on answering them.
+    Belongs to the loop's thread. Health checks and GetModel need no admission, so a full server
+    still answers them.
 
     Args:
-        max_images: Images in flight from which on no call is let in. One that finds fewer is,
-            however many it brings: else large calls would starve where small ones come.
+        max_images: Images in flight at which calls are refused. Below it a call is admitted with
+            any number of images; otherwise small calls would starve large ones.
         max_bytes: Most bytes of encoded pictures in flight.
 
     Attributes:
@@ -39,23 +39,24 @@ class Admission:
 
     @contextmanager
     def admit(self, images: int, size: int, seconds_per_image: float) -> Iterator[None]:
-        """Hold a place for so many images of so many bytes.
+        """Admit a call, or refuse it at once.
 
         Args:
             images: At least 1.
             size: Bytes of their encoded pictures.
-            seconds_per_image: The engine's speed, for the time named to the refused.
+            seconds_per_image: The engine's speed, for the delay that a refused caller is told.
 
         Raises:
-            Overloaded: If there is no room beside what is in flight. Alone there always is.
+            Overloaded: If there is no room beside what is in flight. An empty server admits any
+                call.
         """
         if self._images and not self._fits(size, self._max_images):
             metrics.REFUSED_CALLS.inc()
             wait = self._images * seconds_per_image
             raise Overloaded(
-                f"{self._images} images are in flight; no more are let in from "
-                f"{self._max_images} images or {self._max_bytes} bytes on",
-                min(max(wait, _SOONEST_RETRY_S), _LATEST_RETRY_S),
+                f"the server is full: {self._images} images are in flight; its limits are "
+                f"{self._max_images} images and {self._max_bytes} bytes",
+                min(max(wait, _MIN_RETRY_S), _MAX_RETRY_S),
             )
         self._count(images, size)
         try:
@@ -65,9 +66,12 @@ class Admission:
 
     @asynccontextmanager
     async def admit_in_turn(self, size: int) -> AsyncIterator[None]:
-        """Wait for a place for one image of so many bytes, first come, first served.
+        """Wait until one image is admitted, first come, first served.
 
-        Those who wait get half of the server, so that calls that cannot wait find room.
+        Images that wait get half of the server; the other half is left to calls, which do not.
+
+        Args:
+            size: Bytes of the encoded picture.
         """
         async with self._turn:
             while self._images and not self._fits(size, self._max_images // 2):

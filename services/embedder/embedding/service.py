@@ -1,4 +1,4 @@
-"""What the service does, without its transport: faces in, embeddings and verdicts out."""
+"""The embedder's service: embeds and compares faces, independent of gRPC."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -8,28 +8,25 @@ from services.embedder.embedding.admission import Admission
 from services.embedder.embedding.cache import CacheKey, EmbeddingCache, cache_key
 from services.embedder.embedding.stream import FaceStream
 from services.embedder.embedding.verification import Side, Verdict, compare, stored_vectors
-from services.embedder.inference.decoder import NamedFace
 from services.embedder.inference.pipeline import Pipeline
-from services.embedder.inference.requests import Embedded, EmbeddedFace
+from services.embedder.inference.requests import EmbeddedFace, EmbeddedFaces, NamedFace
+from services.embedder.inference.small_pictures import are_small, encoded_bytes
 from services.embedder.models.resident import LoadedModel, ResidentModels
-from services.embedder.settings import MAX_IMAGES_A_CALL
+from services.embedder.settings import MAX_IMAGES_PER_CALL
 from shared.errors import InvalidInput
 from shared.model.image.face import FaceImage
 
-# A fraction of a millisecond to hash; more than that is not done on the loop.
-_HASHED_AT_ONCE_BYTES = 256 * 2**10
-
 
 class FaceEmbedder:
-    """Looks up, admits, computes and compares; lives on one event loop.
+    """Embeds and compares faces with the loaded models; belongs to one event loop.
 
     Args:
-        models: What is loaded, and what of it serves.
-        pipeline: Computes.
-        admission: Bounds what is in flight.
-        cache: What was computed before.
-        on_verified: Called with the two sides and the verdict of each comparison; must return
-            at once. Shadow evaluation takes its sample here.
+        models: The loaded models.
+        pipeline: Computes embeddings.
+        admission: Bounds the work in flight.
+        cache: Holds earlier embeddings.
+        on_verified: Called with the two sides and the verdict of each comparison, for shadow
+            evaluation; must return at once.
     """
 
     def __init__(
@@ -48,113 +45,109 @@ class FaceEmbedder:
 
     async def embed(
         self, faces: Sequence[FaceImage], deadline: float, model_version: str = ""
-    ) -> Embedded:
+    ) -> EmbeddedFaces:
         """Embed 1..64 faces with one model version.
 
         Args:
             faces: In the order of the answer.
-            deadline: By `time.monotonic`; not computed after it.
-            model_version: A loaded version to ask; the one that serves when empty.
+            deadline: By `time.monotonic`; the faces are not computed after it.
+            model_version: A loaded version; the serving one when empty.
 
         Raises:
             InvalidInput: For a face that cannot be read, as ``images[i]``; for too many or none.
             PreconditionFailed: If that version is not loaded.
-            Overloaded: If there is no room for more work now.
+            Overloaded: If the server is full, or the deadline passed.
             Unavailable: Before the first model is loaded.
         """
-        if not 1 <= len(faces) <= MAX_IMAGES_A_CALL:
+        if not 1 <= len(faces) <= MAX_IMAGES_PER_CALL:
             raise InvalidInput(
-                "images", f"there are {len(faces)}; a call takes 1 to {MAX_IMAGES_A_CALL}"
+                "images", f"there are {len(faces)}; a call takes 1 to {MAX_IMAGES_PER_CALL}"
             )
-        model = self._models.pick(model_version)
+        model = self._models.resolve(model_version)
         named = [(f"images[{index}]", face) for index, face in enumerate(faces)]
-        return Embedded(await self._embedded(model, named, deadline), model.version)
+        return EmbeddedFaces(await self._embed(model, named, deadline), model.version)
 
     async def verify(self, a: Side, b: Side, deadline: float, model_version: str = "") -> Verdict:
         """Compare two faces under one model version; the order does not matter.
 
         Args:
-            a: A picture, or an embedding that was kept.
-            b: The other.
-            deadline: By `time.monotonic`; not computed after it.
-            model_version: A loaded version to ask; the one that serves when empty.
+            a: A picture or a stored embedding.
+            b: The other one.
+            deadline: By `time.monotonic`; the faces are not computed after it.
+            model_version: A loaded version; the serving one when empty.
 
         Raises:
-            InvalidInput: For a picture that cannot be read, or bytes that are no unit
-                vector of the model's size, as ``a.image.data`` and so on.
-            PreconditionFailed: If that version is not loaded, or for an embedding of a
-                version that does not compare with it.
-            Overloaded: If there is no room for more work now.
+            InvalidInput: For a picture that cannot be read, or bytes that are not a unit vector of
+                the model's size, as ``a.image.data`` and so on.
+            PreconditionFailed: If that version is not loaded, or a stored embedding's version is
+                not compatible with it.
+            Overloaded: If the server is full, or the deadline passed.
             Unavailable: Before the first model is loaded.
         """
-        model = self._models.pick(model_version)
+        model = self._models.resolve(model_version)
         sides = {"a": a, "b": b}
         vectors = stored_vectors(sides, model.manifest)
         pictures = {name: side for name, side in sides.items() if isinstance(side, FaceImage)}
         faces: dict[str, EmbeddedFace] = {}
         if pictures:
             named = [(f"{name}.image", face) for name, face in pictures.items()]
-            embedded = await self._embedded(model, named, deadline)
+            embedded = await self._embed(model, named, deadline)
             faces = dict(zip(pictures, embedded, strict=True))
             vectors |= {name: face.embedding for name, face in faces.items()}
         verdict = compare(vectors, faces, model.manifest)
         self._on_verified(a, b, verdict)
         return verdict
 
-    def open_stream(self, most: int, stopping: asyncio.Event) -> FaceStream:
-        """Begin to embed many faces that wait for room instead of being refused.
+    def open_stream(self, max_unanswered: int, stopping: asyncio.Event) -> FaceStream:
+        """Open a stream of faces, which wait for admission instead of being refused.
 
         Args:
-            most: See `FaceStream`.
+            max_unanswered: See `FaceStream`.
             stopping: See `FaceStream`.
         """
-        return FaceStream(self._admission.admit_in_turn, self._embed_admitted, most, stopping)
+        return FaceStream(
+            self._admission.admit_in_turn, self._embed_admitted, max_unanswered, stopping
+        )
 
-    async def _embed_admitted(self, face: FaceImage, model_version: str) -> Embedded:
-        model = self._models.pick(model_version)
+    async def _embed_admitted(self, face: FaceImage, model_version: str) -> EmbeddedFaces:
+        model = self._models.resolve(model_version)
         named = [("image", face)]
-        keys = await _hash(model, named)
-        return Embedded(await self._filled(model, named, keys, inf), model.version)
+        keys = _keys(model, named) if are_small(named) else await _hash_on_thread(model, named)
+        return EmbeddedFaces(await self._get_or_compute(model, named, keys, inf), model.version)
 
-    async def _embedded(
+    async def _embed(
         self, model: LoadedModel, named: Sequence[NamedFace], deadline: float
     ) -> list[EmbeddedFace]:
-        size = _size(named)
         keys: list[CacheKey] = []
-        if size <= _HASHED_AT_ONCE_BYTES:
+        if are_small(named):
             keys = _keys(model, named)
             if found := self._cache.find(keys):
                 return found
-        with self._admission.admit(len(named), size, self._pipeline.seconds_per_image):
-            keys = keys or await _hash(model, named)
-            return await self._filled(model, named, keys, deadline)
+        size, speed = encoded_bytes(named), self._pipeline.seconds_per_image
+        with self._admission.admit(len(named), size, speed):
+            keys = keys or await _hash_on_thread(model, named)
+            return await self._get_or_compute(model, named, keys, deadline)
 
-    async def _filled(
+    async def _get_or_compute(
         self,
         model: LoadedModel,
         named: Sequence[NamedFace],
         keys: Sequence[CacheKey],
         deadline: float,
     ) -> list[EmbeddedFace]:
-        # Of two that are the same, the first gives its name to an error.
+        # Reversed, so that an error names the first of several equal faces.
         by_key = dict(zip(reversed(keys), reversed(named), strict=True))
 
         async def compute(missing: Sequence[CacheKey]) -> list[EmbeddedFace]:
             faces = [by_key[key] for key in missing]
             return await self._pipeline.compute(model, faces, deadline)
 
-        return await self._cache.fill(keys, compute)
+        return await self._cache.get_or_compute(keys, compute)
 
 
-async def _hash(model: LoadedModel, named: Sequence[NamedFace]) -> list[CacheKey]:
-    if _size(named) <= _HASHED_AT_ONCE_BYTES:
-        return _keys(model, named)
+async def _hash_on_thread(model: LoadedModel, named: Sequence[NamedFace]) -> list[CacheKey]:
     return await asyncio.to_thread(_keys, model, named)
 
 
 def _keys(model: LoadedModel, named: Sequence[NamedFace]) -> list[CacheKey]:
     return [cache_key(face, model.version) for _, face in named]
-
-
-def _size(named: Sequence[NamedFace]) -> int:
-    return sum(len(face.data) for _, face in named)

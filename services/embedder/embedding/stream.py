@@ -1,4 +1,4 @@
-"""Embeds an endless row of faces, no faster than they are taken."""
+"""A stream of faces to embed, with backpressure."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.embedder.inference.requests import Embedded, EmbeddedFace
+from services.embedder.inference.requests import EmbeddedFace, EmbeddedFaces
 from shared.errors import MagFaceError, Unavailable
 from shared.model.image.face import FaceImage
 
@@ -17,8 +17,8 @@ class StreamedFace:
 
     Attributes:
         id: Chosen by the caller.
-        face: Or what is wrong with it already.
-        model_version: A loaded version to ask; the one that serves when empty.
+        face: The picture, or the error found while it was unpacked.
+        model_version: A loaded version; the serving one when empty.
     """
 
     id: str
@@ -27,63 +27,67 @@ class StreamedFace:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamedAnswer:
-    """What became of a face.
+class StreamedResult:
+    """The result for one face.
 
     Attributes:
         id: Of the face.
-        outcome: The embedding, or why there is none.
-        model_version: What embedded it; empty when nothing did.
+        result: The embedding, or the error.
+        model_version: The version that embedded it; empty with an error.
     """
 
     id: str
-    outcome: EmbeddedFace | MagFaceError
+    result: EmbeddedFace | MagFaceError
     model_version: str = ""
 
 
 Admit: TypeAlias = Callable[[int], AbstractAsyncContextManager[None]]
-EmbedOne: TypeAlias = Callable[[FaceImage, str], Awaitable[Embedded]]
+EmbedOne: TypeAlias = Callable[[FaceImage, str], Awaitable[EmbeddedFaces]]
 
 
 class FaceStream:
     """One stream; belongs to the loop's thread.
 
     Args:
-        admit: Waits for room for one face of so many bytes, and holds it.
-        embed: Embeds one face that was admitted, with the version named.
-        most: Faces that are read and whose answers are not yet taken.
-        stopping: Set when the server stops: nothing is read any more then.
+        admit: Waits for the admission of one face of so many bytes, and holds it.
+        embed: Embeds one admitted face with the named version.
+        max_unanswered: Most faces that were read and whose results the caller has not taken.
+        stopping: Set when the server stops; the stream then reads no more faces.
     """
 
-    def __init__(self, admit: Admit, embed: EmbedOne, most: int, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, admit: Admit, embed: EmbedOne, max_unanswered: int, stopping: asyncio.Event
+    ) -> None:
         self._admit = admit
         self._embed = embed
         self._stopping = stopping
-        self._slots = asyncio.Semaphore(most)
+        self._slots = asyncio.Semaphore(max_unanswered)
         self._running: set[asyncio.Task[None]] = set()
-        # None after the last answer; an error that is not one face's ends the stream.
-        self._answers: asyncio.Queue[StreamedAnswer | Exception | None] = asyncio.Queue()
+        # None marks the end; an exception that is not an error of one face ends the stream.
+        self._results: asyncio.Queue[StreamedResult | Exception | None] = asyncio.Queue()
 
-    async def answers(self, faces: AsyncIterator[StreamedFace]) -> AsyncGenerator[StreamedAnswer]:
-        """Give an answer to each face, in the order in which they are ready.
+    async def results(self, faces: AsyncIterator[StreamedFace]) -> AsyncGenerator[StreamedResult]:
+        """Give the result for each face, in the order in which they are ready.
 
         Raises:
-            Unavailable: When the server stops, after the answers to what was read.
+            Unavailable: When the server stops, after the results for all faces that were read.
         """
         reading = asyncio.create_task(self._read(faces))
         watching = asyncio.create_task(self._stop(reading))
         try:
-            while (answer := await self._answers.get()) is not None:
-                if isinstance(answer, Exception):
-                    raise answer
-                yield answer
-                # Only now may another one be read: the caller has taken this one.
+            while (result := await self._results.get()) is not None:
+                if isinstance(result, Exception):
+                    raise result
+                yield result
+                # After the yield, when the caller has taken the result.
                 self._slots.release()
         finally:
             await _cancel({reading, watching})
             await _cancel(self._running)
         if self._stopping.is_set():
-            raise Unavailable("the server is stopping; send what was not answered to another one")
+            raise Unavailable(
+                "the server is stopping; send the images without an answer to another one"
+            )
 
     async def _read(self, faces: AsyncIterator[StreamedFace]) -> None:
         try:
@@ -93,35 +97,35 @@ class FaceStream:
                 if face is None:
                     break
                 admitted = asyncio.Event()
-                task = asyncio.create_task(self._answer(face, admitted))
+                task = asyncio.create_task(self._embed_face(face, admitted))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
-                # So a stream that waits holds one face in memory that was not admitted.
+                # A stream that waits for admission holds only one face that is not admitted.
                 await admitted.wait()
         except asyncio.CancelledError:
             if not self._stopping.is_set():
                 raise
         except Exception as error:
-            self._answers.put_nowait(error)
+            self._results.put_nowait(error)
             return
         await asyncio.gather(*self._running)
-        self._answers.put_nowait(None)
+        self._results.put_nowait(None)
 
-    async def _answer(self, face: StreamedFace, admitted: asyncio.Event) -> None:
-        answer: StreamedAnswer | Exception
+    async def _embed_face(self, face: StreamedFace, admitted: asyncio.Event) -> None:
+        result: StreamedResult | Exception
         try:
             if isinstance(face.face, MagFaceError):
                 raise face.face
             async with self._admit(len(face.face.data)):
                 admitted.set()
                 embedded = await self._embed(face.face, face.model_version)
-            answer = StreamedAnswer(face.id, embedded.faces[0], embedded.model_version)
+            result = StreamedResult(face.id, embedded.faces[0], embedded.model_version)
         except MagFaceError as error:
-            answer = StreamedAnswer(face.id, error)
+            result = StreamedResult(face.id, error)
         except Exception as error:
-            answer = error
+            result = error
         admitted.set()
-        self._answers.put_nowait(answer)
+        self._results.put_nowait(result)
 
     async def _stop(self, reading: asyncio.Task[None]) -> None:
         await self._stopping.wait()
@@ -129,7 +133,7 @@ class FaceStream:
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
-    waiting = list(tasks)
-    for task in waiting:
+    cancelled = list(tasks)
+    for task in cancelled:
         task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
+    await asyncio.gather(*cancelled, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Two faces beside each other: what may be compared, and the verdict."""
+"""Verification of two faces: which embeddings are comparable, and the verdict."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.face import FaceImage
 from shared.model.manifest import Manifest
 
-# Float32 rounding and a client's own arithmetic; beyond it, it is another vector.
+# Allows for float32 rounding and arithmetic of the client.
 _NORM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class StoredEmbedding:
-    """An embedding that a caller kept.
+    """An embedding that a caller has stored.
 
     Attributes:
         data: Packed little-endian float32.
@@ -33,13 +33,13 @@ Side = FaceImage | StoredEmbedding
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether two faces are of one person.
+    """Whether two faces are of the same person.
 
     Attributes:
         similarity: Cosine, -1..1.
         threshold: Similarities at or above it mean the same person.
-        face_a: None where the side was a stored embedding.
-        face_b: None where the side was a stored embedding.
+        face_a: None if side a is a stored embedding.
+        face_b: None if side b is a stored embedding.
     """
 
     similarity: float
@@ -58,15 +58,15 @@ def compare(
     faces: Mapping[str, EmbeddedFace],
     manifest: Manifest,
 ) -> Verdict:
-    """Judge sides a and b.
+    """Compare sides a and b.
 
     Args:
         vectors: Unit embeddings of both sides.
-        faces: What is known of the sides that were pictures.
-        manifest: Of the version that embedded them.
+        faces: The sides that are pictures, by the field's name.
+        manifest: Of the version that they are compared under.
     """
     similarity = float(np.clip(np.dot(vectors["a"], vectors["b"]), -1.0, 1.0))
-    # In float32, as both travel, so that a caller who compares them decides alike.
+    # Rounded to float32 as in the response, so that a caller who compares them gets the same.
     threshold = float(np.float32(manifest.threshold))
     return Verdict(similarity, threshold, manifest.model_version, faces.get("a"), faces.get("b"))
 
@@ -79,8 +79,8 @@ def stored_vectors(sides: Mapping[str, Side], manifest: Manifest) -> dict[str, N
         manifest: Of the version that they are compared under.
 
     Raises:
-        InvalidInput: If one is no unit vector of the model's size, or names no version.
-        PreconditionFailed: If they do not compare with the version, or with each other.
+        InvalidInput: If one is not a unit vector of the model's size.
+        PreconditionFailed: If one is not comparable with the version, or with the other one.
     """
     stored = {name: side for name, side in sides.items() if isinstance(side, StoredEmbedding)}
     for name, side in stored.items():
@@ -88,8 +88,8 @@ def stored_vectors(sides: Mapping[str, Side], manifest: Manifest) -> dict[str, N
     versions = {side.model_version for side in stored.values()}
     if len(versions) > 1 and manifest.model_version not in versions:
         raise PreconditionFailed(
-            f"the stored embeddings are of {' and '.join(sorted(versions))}, which were never "
-            "measured against each other; embed one of the images again"
+            f"the stored embeddings are of {' and '.join(sorted(versions))}, whose compatibility "
+            "with each other is not known; embed one of the images again"
         )
     return {
         name: unit_vector(side.data, manifest.embedding_size, f"{name}.stored.embedding")
@@ -100,8 +100,8 @@ def stored_vectors(sides: Mapping[str, Side], manifest: Manifest) -> dict[str, N
 def _check_comparable(field: str, version: str, manifest: Manifest) -> None:
     if version != manifest.model_version and version not in manifest.compatible_versions:
         raise PreconditionFailed(
-            f"{field}: embeddings of {version} do not compare with those of "
-            f"{manifest.model_version}, which answers; embed the image again"
+            f"{field}: embeddings of {version} are not comparable with those of "
+            f"{manifest.model_version}, the version of this call; embed the image again"
         )
 
 
@@ -110,14 +110,14 @@ def unit_vector(data: bytes, size: int, field: str) -> NDArray[np.float32]:
 
     Args:
         data: Packed little-endian float32.
-        size: Numbers it must have.
-        field: What the contract calls it, for the error.
+        size: Dimensions that it must have.
+        field: Its name in the contract, for the error.
 
     Returns:
-        float32, (size,), of length 1: small differences are scaled away.
+        float32, (size,), scaled to length 1.
 
     Raises:
-        InvalidInput: If it has another length, or is not finite, or is no unit vector.
+        InvalidInput: If it has another size, is not finite, or is not a unit vector.
     """
     if len(data) != 4 * size:
         raise InvalidInput(

@@ -1,8 +1,8 @@
-"""Gathers what waits while the engine is busy into its next batch.
+"""Dynamic batching: collects the requests that wait while the engine is busy.
 
-There is no delay timer: a batch is whatever is waiting when the engine becomes
-free. So an idle engine starts at once, and batches grow with the load by themselves.
-A batch is of one model version; work for another one is the beginning of the next batch.
+There is no delay timer: the next batch is whatever waits when the engine becomes free. An idle
+engine starts at once, and batches grow with the load. All requests of a batch are for one model
+version; a request for another version starts the next batch.
 """
 
 import threading
@@ -13,60 +13,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.embedder import metrics
-from services.embedder.inference.requests import Work
+from services.embedder.inference.requests import InferenceRequest
 from shared.errors import Unavailable
 from shared.model.image.align import CROP_SIZE
 
 
 class Batch:
-    """Whole pieces of work for one model, whose crops lie one after the other in one array.
+    """Requests for one model, with their crops in one array.
 
     Args:
-        limit: Images it takes; work larger than that is a batch of its own.
+        max_images: Images in the batch; a larger request is a batch of its own.
+
+    Attributes:
+        requests: In the order of their crops.
+        expired: Requests whose deadline passed before the engine took the batch.
+        images: Number of crops.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._buffer = np.empty((limit, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
-        self.works: list[Work] = []
-        self.expired: list[Work] = []
+    def __init__(self, max_images: int) -> None:
+        self._max_images = max_images
+        self._buffer = np.empty((max_images, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
+        self.requests: list[InferenceRequest] = []
+        self.expired: list[InferenceRequest] = []
         self.images = 0
 
     @property
     def crops(self) -> NDArray[np.uint8]:
-        """uint8, (images, 112, 112, 3), in the order of `works`."""
+        """uint8, (images, 112, 112, 3), in the order of `requests`."""
         return self._buffer[: self.images]
 
-    def has_room(self, work: Work) -> bool:
-        if not self.works:
+    def has_room(self, request: InferenceRequest) -> bool:
+        if not self.requests:
             return True
-        return work.model is self.works[0].model and self.images + work.images <= self._limit
+        fits = self.images + request.images <= self._max_images
+        return fits and request.model is self.requests[0].model
 
-    def add(self, work: Work) -> None:
-        if work.images > self._limit:
-            self._buffer = work.crops
+    def add(self, request: InferenceRequest) -> None:
+        if request.images > self._max_images:
+            self._buffer = request.crops
         else:
-            self._buffer[self.images : self.images + work.images] = work.crops
-        self.works.append(work)
-        self.images += work.images
+            self._buffer[self.images : self.images + request.images] = request.crops
+        self.requests.append(request)
+        self.images += request.images
 
     def drop_unwanted(self) -> None:
-        """Take out the work whose caller has gone or whose deadline has passed."""
-        self.expired = [work for work in self.works if work.expired and not work.abandoned]
-        wanted = [work for work in self.works if not work.abandoned and work not in self.expired]
-        metrics.DROPPED_IMAGES.labels("expired").inc(sum(work.images for work in self.expired))
-        if len(wanted) == len(self.works):
+        """Remove requests that were abandoned or whose deadline has passed."""
+        self.expired = [each for each in self.requests if each.expired and not each.abandoned]
+        wanted = [each for each in self.requests if not each.abandoned and each not in self.expired]
+        metrics.DROPPED_IMAGES.labels("expired").inc(sum(each.images for each in self.expired))
+        if len(wanted) == len(self.requests):
             return
-        self.works, self.images = [], 0
-        for work in wanted:
-            self.add(work)
+        self.requests, self.images = [], 0
+        for request in wanted:
+            self.add(request)
 
 
 class Batcher:
-    """First come, first served, for many submitting threads and one taking thread.
+    """A first-in, first-out queue of requests that is read in batches.
 
-    The next batch is assembled by those who submit, while the engine is still busy
-    with the one before; it stays open to newcomers until the engine takes it.
+    Any thread may submit; one thread takes. The submitting threads copy crops into the next batch
+    while the engine computes the one before; requests join it until the engine takes it.
 
     Args:
         batch_images: Most images in a batch.
@@ -75,12 +81,12 @@ class Batcher:
     def __init__(self, batch_images: int) -> None:
         self._batch_images = batch_images
         self._changed = threading.Condition(threading.Lock())
-        self._waiting: deque[Work] = deque()
+        self._waiting: deque[InferenceRequest] = deque()
         self._next = Batch(batch_images)
         self._closed = False
 
-    def submit(self, works: Iterable[Work]) -> None:
-        """Queue work whose crops are complete.
+    def submit(self, requests: Iterable[InferenceRequest]) -> None:
+        """Queue requests whose crops are complete.
 
         Raises:
             Unavailable: If the batcher is closed.
@@ -88,25 +94,25 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise Unavailable("the server is stopping; ask another one")
-            self._waiting.extend(works)
-            self._assemble()
+            self._waiting.extend(requests)
+            self._fill_next()
             self._changed.notify()
 
-    def discard(self, work: Work) -> None:
-        """Forget work whose caller has gone; it is not computed unless it already is."""
-        work.abandoned = True
+    def discard(self, request: InferenceRequest) -> None:
+        """Mark a request as abandoned; it is not computed unless it already is."""
+        request.abandoned = True
         with self._changed:
-            if work in self._waiting:
-                self._waiting.remove(work)
+            if request in self._waiting:
+                self._waiting.remove(request)
 
     def take(self) -> Batch | None:
         """Wait for the next batch; None once the batcher is closed and empty.
 
-        The batch may hold nothing but work that expired while it waited.
+        All requests of the batch may have expired.
         """
         with self._changed:
-            self._assemble()
-            while not self._next.works:
+            self._fill_next()
+            while not self._next.requests:
                 if self._closed:
                     return None
                 self._changed.wait()
@@ -115,11 +121,11 @@ class Batcher:
         return batch
 
     def close(self) -> None:
-        """Take no more work; what is queued is still handed out."""
+        """Refuse further requests; those in the queue can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _assemble(self) -> None:
+    def _fill_next(self) -> None:
         while self._waiting and self._next.has_room(self._waiting[0]):
             self._next.add(self._waiting.popleft())

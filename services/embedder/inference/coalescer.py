@@ -1,61 +1,65 @@
-"""Hands over in one piece what a busy loop gets in one go."""
+"""Request coalescing: one hand-over to the batcher for requests that arrive in a burst."""
 
 import asyncio
 import time
 from collections.abc import Callable
 from typing import Final
 
-from services.embedder.inference.requests import Work
+from services.embedder.inference.requests import InferenceRequest
 
-# A turn of the loop that took less had nothing else to do.
+# In a turn of the loop that is shorter, no other callback did any work.
 _IDLE_TURN_S: Final = 30e-6
-# So many of them one after the other, a fifth of a millisecond, and the burst is over.
-_IDLE_TURNS: Final = 40
-# What a hand-over costs is nothing beside so many pieces of work.
-_MOST: Final = 32
-_LONGEST_S: Final = 8e-3
+# A burst is over after so many idle turns in a row, which take a fifth of a millisecond.
+_BURST_IDLE_TURNS: Final = 40
+# The cost of a hand-over is negligible beside so many requests.
+_MAX_REQUESTS: Final = 32
+_MAX_DELAY_S: Final = 8e-3
 
 
-class Burst:
-    """Gathers work while the loop is busy taking in more of it; belongs to the loop's thread.
+class Coalescer:
+    """Collects requests while the loop is busy with accepting more; belongs to the loop's thread.
 
-    Each hand-over wakes another thread, which takes the interpreter's lock from the loop: with
-    a network that costs little, more time would go there than into the work. Where work comes
-    singly, time after time, it is handed over at the loop's next turn.
+    Each hand-over wakes another thread, which takes the interpreter's lock from the loop. With a
+    cheap network that would cost more time than the requests themselves. When requests arrive one
+    at a time, the coalescer adapts and hands each over at the loop's next turn.
 
     Args:
-        then: Takes what was gathered.
+        flush: Takes the collected requests.
     """
 
-    def __init__(self, then: Callable[[list[Work]], None]) -> None:
-        self._then = then
-        self._works: list[Work] = []
-        self._patience = 1
+    def __init__(self, flush: Callable[[list[InferenceRequest]], None]) -> None:
+        self._flush = flush
+        self._requests: list[InferenceRequest] = []
+        # Idle turns in a row that end the collection; 1 when requests arrive one at a time.
+        self._wanted_idle_turns = 1
         self._idle_turns = 0
-        self._turned = self._until = 0.0
+        self._last_turn_at = self._flush_at = 0.0
 
-    def add(self, work: Work) -> None:
-        self._works.append(work)
-        if len(self._works) == 1:
+    def add(self, request: InferenceRequest) -> None:
+        self._requests.append(request)
+        if len(self._requests) == 1:
             self._idle_turns = 0
-            self._turned = time.perf_counter()
-            self._until = self._turned + _LONGEST_S
+            self._last_turn_at = time.perf_counter()
+            self._flush_at = self._last_turn_at + _MAX_DELAY_S
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
-        turned, self._turned = self._turned, time.perf_counter()
-        idle = self._turned - turned < _IDLE_TURN_S
+        before, self._last_turn_at = self._last_turn_at, time.perf_counter()
+        idle = self._last_turn_at - before < _IDLE_TURN_S
         self._idle_turns = self._idle_turns + 1 if idle else 0
-        if self._is_over():
-            self._patience = _IDLE_TURNS if len(self._works) > 1 else max(1, self._patience // 2)
-            works, self._works = self._works, []
-            self._then(works)
-        else:
+        if not self._is_complete():
             asyncio.get_running_loop().call_soon(self._turn)
+            return
+        if len(self._requests) > 1:
+            self._wanted_idle_turns = _BURST_IDLE_TURNS
+        else:
+            self._wanted_idle_turns = max(1, self._wanted_idle_turns // 2)
+        requests, self._requests = self._requests, []
+        self._flush(requests)
 
-    def _is_over(self) -> bool:
+    def _is_complete(self) -> bool:
         return (
-            self._idle_turns >= self._patience
-            or self._turned > self._until
-            or len(self._works) >= _MOST
+            self._idle_turns >= self._wanted_idle_turns
+            or self._last_turn_at > self._flush_at
+            or len(self._requests) >= _MAX_REQUESTS
         )

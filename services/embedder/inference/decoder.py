@@ -1,4 +1,4 @@
-"""Turns pictures into the crops of a piece of work, in a bounded pool of threads."""
+"""Decoding and alignment of pictures into the crops of a request, on a bounded pool of threads."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -6,34 +6,36 @@ from queue import SimpleQueue
 from typing import Final, TypeAlias
 
 from services.embedder import metrics
-from services.embedder.inference.requests import Deliver, Work
-from shared.model.image.face import FaceImage
+from services.embedder.inference.requests import Deliver, InferenceRequest, NamedFace
+from services.embedder.inference.small_pictures import SMALL_PIXELS, are_small
 from shared.model.image.face_reader import FaceReader
 
-# Each face with the name of its field.
-NamedFace: TypeAlias = tuple[str, FaceImage]
-# The two of a Verify.
-_AT_ONCE: Final = 2
+# A Verify has two faces; more are decoded faster by several threads.
+_MAX_INLINE_FACES: Final = 2
 
 
 class Decoder:
-    """Decodes and aligns.
+    """Fills the crops of requests.
 
     Args:
-        reader: Reads one face.
+        reader: Decodes and aligns one face.
         threads: Size of the pool.
-        then: Called on a thread of the pool with complete work, and raises nothing. It is not
-            called when a face cannot be read, or the caller has gone.
+        submit: Takes complete requests, on a thread of the pool; must not raise. It is not called
+            for a request with an unreadable face, nor for an abandoned one.
         deliver: Takes failures back to the caller.
     """
 
     def __init__(
-        self, reader: FaceReader, threads: int, then: Callable[[list[Work]], None], deliver: Deliver
+        self,
+        reader: FaceReader,
+        threads: int,
+        submit: Callable[[list[InferenceRequest]], None],
+        deliver: Deliver,
     ) -> None:
         self._reader = reader
-        self._then = then
+        self._submit = submit
         self._deliver = deliver
-        # A pool of futures would cost the loop ten times what this does, for each picture.
+        # An executor with futures costs the loop ten times as much for each picture.
         self._steps: SimpleQueue[_Step | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"decode-{number}", daemon=True)
@@ -42,39 +44,36 @@ class Decoder:
         for thread in self._threads:
             thread.start()
 
-    def fill_at_once(self, work: Work, faces: Sequence[NamedFace]) -> bool:
-        """Fill the crops of work if that takes no longer than waking a thread for it.
-
-        The threads of a pool would take the interpreter's lock from the caller and from each
-        other for every small picture: that costs more than to decode it.
+    def fill_inline(self, request: InferenceRequest, faces: Sequence[NamedFace]) -> bool:
+        """Fill the crops of a request on the calling thread if its pictures are small.
 
         Args:
-            work: With room for as many crops as there are faces.
-            faces: Each with the name of its field.
+            request: With room for as many crops as there are faces.
+            faces: To decode.
 
         Returns:
-            Whether it is done; `start` it otherwise.
+            Whether the crops are complete; call `start` otherwise.
 
         Raises:
             InvalidInput: For the first face that cannot be read.
         """
-        if len(faces) > _AT_ONCE:
+        if len(faces) > _MAX_INLINE_FACES or not are_small(faces):
             return False
         for index, (field, face) in enumerate(faces):
-            crop = self._reader.crop_at_once(face, field)
+            crop = self._reader.crop_plain_jpeg(face, SMALL_PIXELS, field)
             if crop is None:
                 return False
-            work.crops[index] = crop
+            request.crops[index] = crop
         return True
 
-    def start(self, work: Work, faces: Sequence[NamedFace]) -> None:
-        """Fill the crops of some work on the pool, then pass it on; returns at once.
+    def start(self, request: InferenceRequest, faces: Sequence[NamedFace]) -> None:
+        """Fill the crops of a request on the pool, then submit it; returns at once.
 
         Args:
-            work: With room for as many crops as there are faces.
-            faces: Each with the name of its field.
+            request: With room for as many crops as there are faces.
+            faces: To decode.
         """
-        job = _Job(self._reader, work, faces)
+        job = _DecodeJob(self._reader, request, faces)
         for index in range(len(faces)):
             self._steps.put((job, index))
 
@@ -87,48 +86,51 @@ class Decoder:
 
     def _run(self) -> None:
         while step := self._steps.get():
-            self._do(*step)
+            self._decode(*step)
+            # An idle thread must not keep the last request's model in memory.
             del step
 
-    def _do(self, job: "_Job", index: int) -> None:
-        if not job.read(index) or job.work.abandoned:
+    def _decode(self, job: "_DecodeJob", index: int) -> None:
+        if not job.decode(index) or job.request.abandoned:
             return
         if (error := job.error) is not None:
-            self._deliver(lambda: [(job.work, error)])
+            self._deliver(lambda: [(job.request, error)])
         else:
-            self._then([job.work])
+            self._submit([job.request])
 
 
-class _Job:
-    def __init__(self, reader: FaceReader, work: Work, faces: Sequence[NamedFace]) -> None:
-        self.work = work
+class _DecodeJob:
+    def __init__(
+        self, reader: FaceReader, request: InferenceRequest, faces: Sequence[NamedFace]
+    ) -> None:
+        self.request = request
         self._reader = reader
         self._faces = faces
         self._errors: dict[int, Exception] = {}
         self._left = len(faces)
         self._lock = threading.Lock()
 
-    def read(self, index: int) -> bool:
-        """Read one face; True when it was the last one missing."""
-        if self.work.abandoned:
+    def decode(self, index: int) -> bool:
+        """Decode one face, and say whether it was the last one."""
+        if self.request.abandoned:
             metrics.DROPPED_IMAGES.labels("abandoned").inc()
         else:
-            self._read(index)
+            self._fill(index)
         with self._lock:
             self._left -= 1
             return self._left == 0
 
     @property
     def error(self) -> Exception | None:
-        """What was wrong with the first face that could not be read."""
+        """Error of the first face that could not be read."""
         return self._errors[min(self._errors)] if self._errors else None
 
-    def _read(self, index: int) -> None:
+    def _fill(self, index: int) -> None:
         field, face = self._faces[index]
         try:
-            self.work.crops[index] = self._reader.crop(face, field)
+            self.request.crops[index] = self._reader.crop(face, field)
         except Exception as error:
             self._errors[index] = error
 
 
-_Step: TypeAlias = tuple[_Job, int]
+_Step: TypeAlias = tuple[_DecodeJob, int]

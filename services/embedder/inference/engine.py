@@ -1,4 +1,4 @@
-"""The one thread that computes: batch after batch, each with the model it is for."""
+"""The inference thread: runs one batch after the other."""
 
 import logging
 import threading
@@ -11,22 +11,28 @@ from numpy.typing import NDArray
 
 from services.embedder import metrics
 from services.embedder.inference.batcher import Batch, Batcher
-from services.embedder.inference.requests import Answer, Deliver, Outcome, Settled, Work
+from services.embedder.inference.requests import (
+    Deliver,
+    EngineOutput,
+    EngineResult,
+    InferenceRequest,
+    RequestResults,
+)
 from shared.errors import CorruptData, Overloaded
 from shared.model.manifest import Manifest
 from shared.model.sessions.base import split_features
 
 _log = logging.getLogger(__name__)
-# Weight of the newest batch in the running mean of the engine's speed.
+# Weight of the newest batch in the moving average of the engine's speed.
 _SMOOTHING = 0.2
 
 
-class Engine:
-    """Runs one batch after the other.
+class InferenceEngine:
+    """Runs batches on one thread, each with the model that its requests are for.
 
     Args:
-        batcher: Where batches come from.
-        deliver: Takes the outcomes of a batch to those who wait for them.
+        batcher: Gives the batches.
+        deliver: Takes the results of a batch to its callers.
     """
 
     def __init__(self, batcher: Batcher, deliver: Deliver) -> None:
@@ -37,7 +43,7 @@ class Engine:
 
     @property
     def seconds_per_image(self) -> float:
-        """Running mean of what one image takes within a batch; 0 before the first."""
+        """Moving average of a batch's seconds divided by its images; 0 before the first batch."""
         return self._seconds_per_image
 
     def start(self) -> None:
@@ -50,28 +56,27 @@ class Engine:
             self._thread.join()
 
     def _run(self) -> None:
-        going_on = True
-        while going_on:
-            going_on = self._run_next()
+        while self._run_next():
+            pass
 
     def _run_next(self) -> bool:
-        # In a frame of its own: an idle engine must not hold on to the last batch's model.
+        # A function of its own: an idle engine must not keep the last batch's model in memory.
         batch = self._batcher.take()
         if batch is None:
             return False
-        outcome = self._compute(batch) if batch.works else None
-        self._deliver(partial(_settled, batch, outcome))
+        features = self._compute(batch) if batch.requests else None
+        self._deliver(partial(_results, batch, features))
         return True
 
     def _compute(self, batch: Batch) -> NDArray[np.float32] | Exception:
         started = time.perf_counter()
         try:
-            raw = batch.works[0].model.session.run(batch.crops)
+            features = batch.requests[0].model.session.run(batch.crops)
         except Exception as error:
-            _log.exception("the engine failed on a batch of %d images", batch.images)
+            _log.exception("a batch of %d images failed; its calls get the error", batch.images)
             return error
         self._measure(batch.images, time.perf_counter() - started)
-        return raw
+        return features
 
     def _measure(self, images: int, seconds: float) -> None:
         metrics.BATCH_IMAGES.observe(images)
@@ -80,46 +85,50 @@ class Engine:
         self._seconds_per_image = mean + _SMOOTHING * (newest - mean) if mean else newest
 
 
-def _settled(batch: Batch, outcome: NDArray[np.float32] | Exception | None) -> Settled:
-    settled: list[tuple[Work, Outcome]] = [(work, _too_late()) for work in batch.expired]
-    if isinstance(outcome, Exception):
-        settled += [(work, outcome) for work in batch.works]
-    elif outcome is not None:
-        settled += zip(batch.works, _answers(batch.works, outcome), strict=True)
-    return settled
+def _results(batch: Batch, features: NDArray[np.float32] | Exception | None) -> RequestResults:
+    results: list[tuple[InferenceRequest, EngineResult]] = [
+        (request, _expired()) for request in batch.expired
+    ]
+    if isinstance(features, Exception):
+        results += [(request, features) for request in batch.requests]
+    elif features is not None:
+        results += zip(batch.requests, _outputs(batch.requests, features), strict=True)
+    return results
 
 
-def _answers(works: Sequence[Work], raw: NDArray[np.float32]) -> list[Outcome]:
-    manifest = works[0].model.manifest
+def _outputs(
+    requests: Sequence[InferenceRequest], features: NDArray[np.float32]
+) -> list[EngineResult]:
+    manifest = requests[0].model.manifest
     try:
-        whole = _answer(raw, manifest)
+        whole = _output(features, manifest)
     except CorruptData:
-        # One unusable row must not take its neighbours' answers away.
-        return [_answer_or_error(raw[rows], manifest) for rows in _rows(works)]
+        # An unusable row fails its own request only.
+        return [_output_or_error(features[rows], manifest) for rows in _rows(requests)]
     return [
-        Answer(whole.embeddings[rows], whole.magnitudes[rows], whole.qualities[rows])
-        for rows in _rows(works)
+        EngineOutput(whole.embeddings[rows], whole.magnitudes[rows], whole.qualities[rows])
+        for rows in _rows(requests)
     ]
 
 
-def _rows(works: Sequence[Work]) -> Iterator[slice]:
+def _rows(requests: Sequence[InferenceRequest]) -> Iterator[slice]:
     start = 0
-    for work in works:
-        yield slice(start, start + work.images)
-        start += work.images
+    for request in requests:
+        yield slice(start, start + request.images)
+        start += request.images
 
 
-def _answer(raw: NDArray[np.float32], manifest: Manifest) -> Answer:
-    embeddings, magnitudes = split_features(raw)
-    return Answer(embeddings, magnitudes, manifest.quality(magnitudes))
+def _output(features: NDArray[np.float32], manifest: Manifest) -> EngineOutput:
+    embeddings, magnitudes = split_features(features)
+    return EngineOutput(embeddings, magnitudes, manifest.quality(magnitudes))
 
 
-def _answer_or_error(raw: NDArray[np.float32], manifest: Manifest) -> Outcome:
+def _output_or_error(features: NDArray[np.float32], manifest: Manifest) -> EngineResult:
     try:
-        return _answer(raw, manifest)
+        return _output(features, manifest)
     except CorruptData as error:
         return error
 
 
-def _too_late() -> Exception:
-    return Overloaded("the call's deadline passed before its turn came", 1.0)
+def _expired() -> Exception:
+    return Overloaded("the call's deadline passed while it was queued", 1.0)

@@ -1,33 +1,33 @@
-"""The way of a face from its bytes to its embedding: decode, batch, compute."""
+"""The inference pipeline: decoding, batching and computing of faces."""
 
 import asyncio
 from collections.abc import Sequence
 
 from services.embedder.inference.batcher import Batcher
-from services.embedder.inference.coalescer import Burst
-from services.embedder.inference.decoder import Decoder, NamedFace
-from services.embedder.inference.engine import Engine
+from services.embedder.inference.coalescer import Coalescer
+from services.embedder.inference.decoder import Decoder
+from services.embedder.inference.engine import InferenceEngine
 from services.embedder.inference.requests import (
-    Answer,
     Deliver,
     EmbeddedFace,
-    Outcome,
-    Work,
-    embedded_faces,
-    new_work,
+    EngineOutput,
+    EngineResult,
+    InferenceRequest,
+    NamedFace,
+    new_request,
 )
 from services.embedder.models.resident import LoadedModel
 from shared.model.image.face_reader import FaceReader
 
 
 class Pipeline:
-    """Computes embeddings; belongs to the loop's thread, works on others.
+    """Computes embeddings on threads of its own; called from the event loop.
 
     Args:
-        reader: Reads one face.
+        reader: Decodes and aligns one face.
         decode_threads: Threads that decode and align.
         batch_images: Most images in one batch.
-        deliver: Takes outcomes back to the loop.
+        deliver: Takes results back to the loop.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Pipeline:
     ) -> None:
         self._deliver = deliver
         self._batcher = Batcher(batch_images)
-        self._engine = Engine(self._batcher, deliver)
+        self._engine = InferenceEngine(self._batcher, deliver)
         self._decoder = Decoder(reader, decode_threads, self._submit, deliver)
-        self._burst = Burst(self._submit)
+        self._coalescer = Coalescer(self._submit)
 
     @property
     def seconds_per_image(self) -> float:
-        """Running mean of what one image takes within a batch; 0 before the first."""
+        """Moving average of a batch's seconds divided by its images; 0 before the first batch."""
         return self._engine.seconds_per_image
 
     def start(self) -> None:
@@ -52,40 +52,40 @@ class Pipeline:
         await asyncio.to_thread(self._decoder.stop)
         await asyncio.to_thread(self._engine.stop)
 
-    def _submit(self, works: Sequence[Work]) -> None:
+    def _submit(self, requests: Sequence[InferenceRequest]) -> None:
         try:
-            self._batcher.submit(works)
+            self._batcher.submit(requests)
         except Exception as error:
-            settled = [(work, error) for work in works]
-            self._deliver(lambda: settled)
+            results = [(request, error) for request in requests]
+            self._deliver(lambda: results)
 
     async def compute(
         self, model: LoadedModel, faces: Sequence[NamedFace], deadline: float
     ) -> list[EmbeddedFace]:
-        """Embed faces in one batch; not at all once the caller has left.
+        """Embed the faces of one call; cancelling it saves the work that has not begun.
 
         Args:
-            model: What computes them.
-            faces: At least one, each with the name of its field.
-            deadline: By `time.monotonic`; not computed after it.
+            model: Computes them.
+            faces: At least one.
+            deadline: By `time.monotonic`; the faces are not computed after it.
 
         Raises:
             InvalidInput: For the first face that cannot be read.
             PreconditionFailed: If a face must be detected and there is no detector.
-            Overloaded: If the deadline passed before their turn came.
-            CorruptData: If the network gives no usable numbers for one of them.
+            Overloaded: If the deadline passed while the faces were queued.
+            CorruptData: If the network's output for one of them is zero or not finite.
         """
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        work = new_work(model, len(faces), future.set_result, deadline)
-        if self._decoder.fill_at_once(work, faces):
-            self._burst.add(work)
+        future: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
+        request = new_request(model, len(faces), future.set_result, deadline)
+        if self._decoder.fill_inline(request, faces):
+            self._coalescer.add(request)
         else:
-            self._decoder.start(work, faces)
+            self._decoder.start(request, faces)
         try:
-            outcome = await future
+            result = await future
         except asyncio.CancelledError:
-            self._batcher.discard(work)
+            self._batcher.discard(request)
             raise
-        if isinstance(outcome, Answer):
-            return embedded_faces(outcome)
-        raise outcome
+        if isinstance(result, EngineOutput):
+            return result.faces()
+        raise result

@@ -1,51 +1,84 @@
-"""What one request hands from thread to thread: its crops, and the answer to them."""
+"""Inference requests: the crops of one call, and the engine's output for them."""
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.embedder.models.resident import LoadedModel
 from shared.model.image.align import CROP_SIZE
+from shared.model.image.face import FaceImage
+
+# A face with the name of its field in the call, for errors.
+NamedFace: TypeAlias = tuple[str, FaceImage]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model says of all crops of one piece of work.
+class EmbeddedFace:
+    """The network's output for one face.
 
     Attributes:
-        embeddings: float32, (N, D), unit rows.
-        magnitudes: float32, (N,), norms of the raw outputs.
-        qualities: float32, (N,), the magnitudes' places in the model's reference set, 0..1.
+        embedding: float32, (D,), of length 1.
+        magnitude: Norm of the network's output.
+        quality: Quantile of the magnitude in the model's reference set, 0..1.
+    """
+
+    embedding: NDArray[np.float32]
+    magnitude: float
+    quality: float
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedFaces:
+    """Faces of one call, in its order, all of one model version."""
+
+    faces: Sequence[EmbeddedFace]
+    model_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutput:
+    """The network's output for all crops of one request.
+
+    Attributes:
+        embeddings: float32, (N, D), rows of length 1.
+        magnitudes: float32, (N,), norms of the network's output.
+        qualities: float32, (N,), quantiles of the magnitudes in the model's reference set, 0..1.
     """
 
     embeddings: NDArray[np.float32]
     magnitudes: NDArray[np.float32]
     qualities: NDArray[np.float32]
 
+    def faces(self) -> list[EmbeddedFace]:
+        """Give the faces one by one."""
+        magnitudes, qualities = self.magnitudes.tolist(), self.qualities.tolist()
+        return list(map(EmbeddedFace, self.embeddings, magnitudes, qualities))
 
-Outcome = Answer | Exception
+
+EngineResult: TypeAlias = EngineOutput | Exception
 
 
 @dataclass(eq=False, slots=True)
-class Work:
-    """Crops of one request. It is never split: one batch answers all of them.
+class InferenceRequest:
+    """Crops of one call. A request is never split between batches.
 
     Attributes:
-        model: What computes them.
-        crops: uint8, (N, 112, 112, 3), BGR; complete before the batcher gets it.
-        reply: Takes the outcome; called on the caller's own thread.
-        deadline: By `time.monotonic`; nothing is computed after it.
-        abandoned: Set once the caller has gone.
+        model: Computes the crops.
+        crops: uint8, (N, 112, 112, 3), BGR; complete before the batcher gets them.
+        reply: Takes the result; called on the event loop.
+        deadline: By `time.monotonic`; the request is not computed after it.
+        abandoned: Set when the caller has cancelled its call.
     """
 
     model: LoadedModel
     crops: NDArray[np.uint8]
-    reply: Callable[[Outcome], None]
+    reply: Callable[[EngineResult], None]
     deadline: float = inf
     abandoned: bool = False
 
@@ -58,60 +91,32 @@ class Work:
         return self.deadline <= time.monotonic()
 
 
-def new_work(
-    model: LoadedModel, images: int, reply: Callable[[Outcome], None], deadline: float = inf
-) -> Work:
-    """Make work with room for the crops of so many images."""
+def new_request(
+    model: LoadedModel, images: int, reply: Callable[[EngineResult], None], deadline: float = inf
+) -> InferenceRequest:
+    """Make a request with uninitialised crops for so many images."""
     crops = np.empty((images, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
-    return Work(model, crops, reply, deadline)
+    return InferenceRequest(model, crops, reply, deadline)
 
 
-Settled = Sequence[tuple[Work, Outcome]]
-Deliver = Callable[[Callable[[], Settled]], None]
+RequestResults: TypeAlias = Sequence[tuple[InferenceRequest, EngineResult]]
+# Takes a function instead of its results, so that the loop computes them and not the caller.
+Deliver: TypeAlias = Callable[[Callable[[], RequestResults]], None]
 
 
 def deliver_on(loop: asyncio.AbstractEventLoop) -> Deliver:
-    """Bring outcomes from any thread to the loop that waits for them.
+    """Make a function that brings results from any thread to the event loop.
 
-    A whole batch is delivered with one wake-up, and taken apart by the loop: each step in Python
-    on another thread would take the interpreter's lock from the loop, and wait to get it back.
+    All results of a batch are delivered with one wake-up of the loop, and are computed there: each
+    step in Python on another thread would take the interpreter's lock from the loop.
     """
 
-    def settle(settled: Callable[[], Settled]) -> None:
-        for work, outcome in settled():
-            if not work.abandoned:
-                work.reply(outcome)
+    def reply_all(results: Callable[[], RequestResults]) -> None:
+        for request, result in results():
+            if not request.abandoned:
+                request.reply(result)
 
-    def deliver(settled: Callable[[], Settled]) -> None:
-        loop.call_soon_threadsafe(settle, settled)
+    def deliver(results: Callable[[], RequestResults]) -> None:
+        loop.call_soon_threadsafe(reply_all, results)
 
     return deliver
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedFace:
-    """What the network says of one face.
-
-    Attributes:
-        embedding: float32, (D,), of length 1.
-        magnitude: Norm of the network's output.
-        quality: The magnitude's place in the reference set, 0..1.
-    """
-
-    embedding: NDArray[np.float32]
-    magnitude: float
-    quality: float
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """Faces of one call, in its order, all of one model version."""
-
-    faces: Sequence[EmbeddedFace]
-    model_version: str
-
-
-def embedded_faces(answer: Answer) -> list[EmbeddedFace]:
-    """Take an answer apart."""
-    magnitudes, qualities = answer.magnitudes.tolist(), answer.qualities.tolist()
-    return list(map(EmbeddedFace, answer.embeddings, magnitudes, qualities))

@@ -1,4 +1,4 @@
-"""Threads for work that must not be felt by those who wait for an answer."""
+"""Threads of low priority, for work that must not delay requests."""
 
 import os
 import threading
@@ -6,21 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final
 
-# Against a thread of normal priority it gets about a tenth of a core.
+# Beside a thread of normal priority it gets about a tenth of a core.
 _NICENESS: Final = 10
 
 
 def background_thread(name: str) -> ThreadPoolExecutor:
-    """One thread that gives way to all others of this process.
+    """Start an executor with one thread of low priority.
 
     Args:
         name: Of the thread.
     """
-    return ThreadPoolExecutor(1, name, initializer=_step_back)
+    return ThreadPoolExecutor(1, name, initializer=_lower_priority)
 
 
-def _step_back() -> None:
-    # Linux knows the priority of a thread; elsewhere it keeps the process's.
+def _lower_priority() -> None:
+    # Linux has a priority per thread; elsewhere the thread keeps the process's.
     with suppress(OSError):
         niceness = max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

@@ -1,8 +1,5 @@
-"""Makes a published model version ready to compute, without touching the one that serves."""
+"""Loading of model versions: fetch, open, self-check and warm-up."""
 
-import asyncio
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +15,12 @@ from shared.registry.version_store import VersionStore
 
 @dataclass(frozen=True)
 class Loader:
-    """Fetches, opens, checks and warms versions; blocks, so call it on a thread of its own.
+    """Loads versions without touching the serving one. Blocks, so call it on another thread.
 
     Attributes:
-        versions: Where they come from.
-        engine: What they will run on.
-        device: Where they will run.
+        versions: The published versions and their local copies.
+        engine: Of the sessions.
+        device: Of the sessions.
         threads: CPU threads for one run.
         batch_images: Most images in one run of the network.
     """
@@ -39,8 +36,8 @@ class Loader:
 
         Raises:
             NotFound: If it is not published.
-            CorruptData: If its files are damaged, or it does not compute what it should.
-            PreconditionFailed: If the device is not there.
+            CorruptData: If its files are damaged, or it fails its self-check.
+            PreconditionFailed: If the device is not available.
             Unavailable: If there is no local copy and the store cannot be reached.
         """
         folder = self.versions.fetch(model_version, rehash=True)
@@ -51,36 +48,7 @@ class Loader:
         return LoadedModel(manifest, session)
 
     def _warm(self, session: Session) -> None:
-        # A GPU chooses its algorithms by batch size; on a CPU the self-check was warm-up enough.
+        # A GPU chooses its algorithms by batch size; a CPU is warm after the self-check.
         sizes = (1, self.batch_images) if self.device != "cpu" else ()
         for size in sizes:
             session.run(np.zeros((size, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8))
-
-
-_log = logging.getLogger(__name__)
-
-
-async def keep_pruned(
-    versions: VersionStore, in_use: Callable[[], set[str]], interval_s: float
-) -> None:
-    """Prune whenever what is in use has changed, until cancelled.
-
-    Args:
-        versions: Has the local copies.
-        in_use: Names of what is loaded or will be; empty as long as nothing serves, since a
-            start without the store may need any copy.
-        interval_s: Seconds between two looks.
-    """
-    pruned: set[str] = set()
-    while True:
-        keep = in_use()
-        if keep and keep != pruned:
-            pruned = keep
-            try:
-                removed = await asyncio.to_thread(versions.prune, keep)
-            except OSError as error:
-                _log.warning("old model versions stay in the cache: %s", error)
-            else:
-                for version in removed:
-                    _log.info("model version %s is removed from the cache", version)
-        await asyncio.sleep(interval_s)

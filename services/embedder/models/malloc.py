@@ -1,39 +1,46 @@
-"""Keeps glibc from holding on to memory that is not used any more; elsewhere it does nothing."""
+"""Settings of glibc's malloc that return the memory of models to the system.
+
+With another C library nothing happens.
+"""
 
 import ctypes
 from typing import Final
 
 from services.embedder.models.resident import LoadedModel
 
-# From malloc.h. A limit that is set stays: left alone, glibc raises the one from which a block is
-# mapped with the largest block freed, and weights come to lie between what lives longer.
+# From malloc.h. An explicit limit also stays constant: by default glibc raises the threshold for
+# mapped blocks to the size of the largest freed block, and later weights go into the heap.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 _LIMITS: Final = {
-    # With a heap for each thread, what one gave back no other gets.
+    # With an arena for each thread, memory freed by one thread is not reused by others.
     _M_ARENA_MAX: 2,
-    # Above a batch's arrays, below most of a network's weights.
+    # Larger than the arrays of a batch, smaller than most weights of a network.
     _M_MMAP_THRESHOLD: 2 * 2**20,
-    # Where less is free at a heap's end it stays, instead of going and coming with each batch.
+    # Less free memory than this stays in the heap, so that batches do not return and fetch it.
     _M_TRIM_THRESHOLD: 64 * 2**20,
 }
 
 
 def limit_heaps() -> None:
-    """Let memory that models leave behind go back to the system.
+    """Set malloc's limits, so that the memory of released models can return to the system.
 
-    Takes effect for heaps that are not there yet, so call it before threads start.
+    To be called before threads start, as it has no effect on existing arenas.
     """
     if mallopt := _libc("mallopt"):
         for parameter, value in _LIMITS.items():
             mallopt(parameter, value)
 
 
-def let_go(models: list[LoadedModel | None]) -> None:
+def release(models: list[LoadedModel | None]) -> None:
     """Drop the last references to models, and return their memory to the system. Blocks.
 
-    Giving back a session's memory takes long enough to be felt on the loop.
+    This frees the sessions with their weights and buffers, and trims the heap. It takes long enough
+    to delay other calls if it runs on the event loop.
+
+    Args:
+        models: The only references that are left; the list is emptied.
     """
     models.clear()
     if trim := _libc("malloc_trim"):

@@ -1,4 +1,4 @@
-"""The model versions that are loaded, and the one of them that serves."""
+"""The loaded model versions, and which of them serves."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,26 +21,26 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class Serving:
-    """The version that answers now."""
+class ActiveModel:
+    """The version that answers requests, and since when."""
 
     model: LoadedModel
     since: datetime
 
 
 class ResidentModels:
-    """Keeps the serving version and the one that served before it; belongs to the loop's thread.
+    """Holds the serving version and the one that served before; belongs to the loop's thread.
 
-    A request takes its model from here once, when it is accepted, and holds it until it
-    is answered: so a change of version neither mixes versions nor fails a request.
+    A request resolves its model once, when it is accepted, and holds it until it is answered. So a
+    swap neither mixes versions within a request nor fails one.
     """
 
     def __init__(self) -> None:
-        self._serving: Serving | None = None
+        self._serving: ActiveModel | None = None
         self._previous: LoadedModel | None = None
 
     @property
-    def serving(self) -> Serving | None:
+    def serving(self) -> ActiveModel | None:
         return self._serving
 
     @property
@@ -49,7 +49,7 @@ class ResidentModels:
 
     @property
     def versions(self) -> list[str]:
-        """What is loaded, the serving version first."""
+        """Names of the loaded versions, the serving one first."""
         return [model.version for model in self._models()]
 
     def find(self, model_version: str) -> LoadedModel | None:
@@ -58,15 +58,15 @@ class ResidentModels:
                 return model
         return None
 
-    def pick(self, model_version: str = "") -> LoadedModel:
-        """Choose what answers a request.
+    def resolve(self, model_version: str = "") -> LoadedModel:
+        """Give the model that answers a request.
 
         Args:
-            model_version: What the request asks for; empty for whatever serves.
+            model_version: The version that the request names; the serving one when empty.
 
         Raises:
             Unavailable: Before the first version is loaded.
-            PreconditionFailed: If the version is not loaded here.
+            PreconditionFailed: If the version is not loaded.
         """
         if self._serving is None:
             raise Unavailable("no model version is loaded yet; try again when health is SERVING")
@@ -77,20 +77,20 @@ class ResidentModels:
         loaded = " and ".join(self.versions)
         raise PreconditionFailed(
             f"model_version: {model_version} is not loaded here, only {loaded}; "
-            "ask for one of these, or leave it empty for the one that serves"
+            "ask for one of these, or leave it empty for the serving version"
         )
 
-    def flip(self, model: LoadedModel) -> LoadedModel | None:
-        """Let another model answer the requests that come from now on.
+    def serve(self, model: LoadedModel) -> LoadedModel | None:
+        """Let a model answer the requests that arrive from now on.
 
         Returns:
-            The model that is not kept any longer, if any.
+            The model that is no longer held, if any.
         """
-        before, let_go = self._serving, self._previous
-        self._serving = Serving(model, datetime.now(UTC))
+        before, released = self._serving, self._previous
+        self._serving = ActiveModel(model, datetime.now(UTC))
         if before is not None and before.model is not model:
             self._previous = before.model
-        return None if let_go in (model, self._previous) else let_go
+        return None if released in (model, self._previous) else released
 
     def _models(self) -> list[LoadedModel]:
         models = [self._serving.model] if self._serving else []

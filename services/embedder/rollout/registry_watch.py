@@ -1,51 +1,46 @@
-"""Looks at objects of the registry again and again."""
+"""Watches objects of the registry by polling."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-_log = logging.getLogger(__name__)
+from shared.runtime import repeat
+
 _T = TypeVar("_T")
 
 
-async def follow(
-    name: str, read: Callable[[], _T], look: Callable[[_T], Awaitable[None]], interval_s: float
-) -> None:
-    """Follow one object until cancelled. While it cannot be read nothing happens.
+async def watch(
+    name: str, read: Callable[[], _T], update: Callable[[_T], Awaitable[None]], interval_s: float
+) -> NoReturn:
+    """Pass one object's value on again and again until cancelled.
 
     Args:
-        name: What it is, for the log.
-        read: Reads it. Blocks.
-        look: Is given what was read, each time.
-        interval_s: Seconds between two looks.
+        name: Of the object, for the log.
+        read: Reads it. Blocks. While it fails, `update` is not called.
+        update: Takes the value at each reading, changed or not.
+        interval_s: Seconds between two readings.
     """
-    following = True
-    while True:
-        try:
-            await look(await asyncio.to_thread(read))
-            following = True
-        except Exception as error:
-            if following:
-                _log.warning("the registry's %s cannot be followed, trying on: %s", name, error)
-            following = False
-        await asyncio.sleep(interval_s)
+
+    async def step() -> None:
+        await update(await asyncio.to_thread(read))
+
+    await repeat(f"reading of the registry's {name}", step, interval_s)
 
 
-class Forgetting:
-    """Lets go of what was derived from faces when the erasure mark is another.
+class ErasureWatcher:
+    """Clears data derived from faces when the registry's erasure mark changes.
 
     Args:
-        forget: What to call then.
+        clear: Called at each change, and at the first reading.
     """
 
-    def __init__(self, *forget: Callable[[], None]) -> None:
-        self._forget = forget
-        self._seen: int | None = None
+    def __init__(self, *clear: Callable[[], None]) -> None:
+        self._clear = clear
+        self._generation: int | None = None
 
-    async def look(self, generation: int) -> None:
-        """Compare the mark with the one seen before; at the first look nothing may be left."""
-        if generation != self._seen:
-            for forget in self._forget:
-                forget()
-            self._seen = generation
+    async def update(self, generation: int) -> None:
+        """Compare the mark with the one seen before."""
+        if generation != self._generation:
+            for clear in self._clear:
+                clear()
+            self._generation = generation

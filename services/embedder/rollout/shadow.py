@@ -1,4 +1,4 @@
-"""Lets a candidate answer a sample of the comparisons, to nobody, while nothing else is to do."""
+"""Shadow evaluation of a candidate version on a sample of live traffic."""
 
 import asyncio
 import logging
@@ -14,32 +14,33 @@ from numpy.typing import NDArray
 from services.embedder import metrics
 from services.embedder.embedding.verification import Side, Verdict
 from services.embedder.models.background import background_thread
-from services.embedder.models.malloc import let_go
+from services.embedder.models.malloc import release
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from shared.errors import MagFaceError
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.base import split_features
 from shared.registry.shadow_pointer import ShadowPointer
+from shared.runtime import backoff_s
 
 _log = logging.getLogger(__name__)
 _QUEUED_PAIRS: Final = 16
-# What waits stays in memory, so large pictures are no part of the sample.
-_PAIR_BYTES: Final = 4 * 2**20
+# Queued pictures stay in memory, so pairs of large ones are dropped.
+_MAX_PAIR_BYTES: Final = 4 * 2**20
 _FIRST_RETRY_S: Final = 1.0
 _LAST_RETRY_S: Final = 60.0
 
 
 @dataclass(frozen=True)
-class ShadowReport:
-    """How a candidate did on live comparisons, against the version that serves.
+class ShadowStats:
+    """A candidate's decisions on live comparisons, against those of the serving version.
 
     Attributes:
         model_version: The candidate; empty when there is none.
-        pairs: Comparisons that both versions judged.
-        agreed: How many of them got the same decision, each at its own version's threshold.
-        similarity_shift: Mean of the candidate's similarity less the serving version's.
-        error: Why it cannot be loaded, or could not compute the last time it failed.
+        pairs: Comparisons that both versions decided.
+        agreed: Comparisons with the same decision, each version at its own threshold.
+        similarity_shift: Mean of the candidate's similarity minus the serving version's.
+        error: The last error of loading or computing; empty when there was none.
     """
 
     model_version: str = ""
@@ -50,7 +51,7 @@ class ShadowReport:
 
     @property
     def agreement(self) -> float:
-        """Share of equal decisions, 0..1; 0 before the first."""
+        """Share of equal decisions, 0..1; 0 before the first pair."""
         return self.agreed / self.pairs if self.pairs else 0.0
 
 
@@ -61,18 +62,18 @@ class _Pair:
     verdict: Verdict
 
 
-class Shadow:
-    """Follows the registry's shadow pointer, and tries that version.
+class ShadowEvaluator:
+    """Evaluates the version that the registry's shadow pointer names.
 
-    Nothing waits for it: a pair is queued or dropped, and each image is computed only while
-    no call is in flight, on a thread of low priority.
+    No request waits for it. A pair is queued or dropped, and each image is computed on a thread of
+    low priority, while no request is in flight.
 
     Args:
-        models: What serves.
-        reader: Reads one face.
-        load: Makes a version ready to compute. Blocks.
-        idle: Set while no call is in flight.
-        share: Of the comparisons that are tried, 0..1.
+        models: Gives the serving version.
+        reader: Decodes and aligns one face.
+        load: Loads a version. Blocks.
+        idle: Set while no request is in flight.
+        share: Share of the comparisons that are evaluated, 0..1.
     """
 
     def __init__(
@@ -90,108 +91,116 @@ class Shadow:
         self._share = share
         self._thread = background_thread("shadow")
         self._queue: asyncio.Queue[_Pair] = asyncio.Queue(_QUEUED_PAIRS)
-        self._model: LoadedModel | None = None
-        self._against: str | None = None
-        self._report = ShadowReport()
-        self._retry_at, self._retry_s = 0.0, _FIRST_RETRY_S
+        self._candidate: LoadedModel | None = None
+        self._baseline_version: str | None = None
+        self._stats = ShadowStats()
+        self._failures, self._retry_at = 0, 0.0
 
     @property
-    def report(self) -> ShadowReport:
-        return self._report
+    def stats(self) -> ShadowStats:
+        return self._stats
 
     def offer(self, a: Side, b: Side, verdict: Verdict) -> None:
-        """Consider a comparison that was answered; returns at once."""
-        if self._model is None or verdict.model_version != self._against:
+        """Sample a comparison that was answered; returns at once."""
+        if self._candidate is None or verdict.model_version != self._baseline_version:
             return
         if not (isinstance(a, FaceImage) and isinstance(b, FaceImage)):
             return
         if random.random() >= self._share:  # noqa: S311
             return
-        if self._queue.full() or len(a.data) + len(b.data) > _PAIR_BYTES:
+        if self._queue.full() or len(a.data) + len(b.data) > _MAX_PAIR_BYTES:
             metrics.SHADOW_PAIRS.labels("dropped").inc()
         else:
             self._queue.put_nowait(_Pair(a, b, verdict))
 
-    def forget(self) -> None:
-        """Drop the pictures that wait."""
+    def clear(self) -> None:
+        """Drop the queued pictures."""
         while not self._queue.empty():
             self._queue.get_nowait()
 
-    async def look(self, pointer: ShadowPointer | None) -> None:
-        """Bring the candidate in line with the registry and with what serves.
+    async def update(self, pointer: ShadowPointer | None) -> None:
+        """Follow the shadow pointer and the serving version; to be called repeatedly.
 
-        To be called again and again: a version that cannot be loaded is tried again with
-        growing pauses, and a candidate that serves is no candidate any longer.
+        A candidate that cannot be loaded is tried again after growing pauses. A version that serves
+        is not a candidate.
+
+        Args:
+            pointer: Of the registry; None when no version is to be evaluated.
         """
         serving = self._models.serving_version
         wanted = pointer.model_version if pointer else ""
         if wanted == serving:
             wanted = ""
-        if (wanted, serving) != (self._report.model_version, self._against):
-            await self._begin(wanted, serving)
-        if wanted and serving and self._model is None and time.monotonic() >= self._retry_at:
-            await self._bring(wanted)
+        if (wanted, serving) != (self._stats.model_version, self._baseline_version):
+            await self._reset(wanted, serving)
+        if wanted and serving and self._candidate is None and time.monotonic() >= self._retry_at:
+            await self._load_candidate(wanted)
 
     async def run(self) -> None:
-        """Try what is queued until cancelled."""
+        """Evaluate the queued pairs until cancelled."""
         try:
             while True:
-                await self._try(await self._queue.get())
+                await self._evaluate(await self._queue.get())
         finally:
             self._thread.shutdown(wait=False)
 
-    async def _begin(self, wanted: str, serving: str | None) -> None:
-        self.forget()
-        if wanted != self._report.model_version:
-            no_more, self._model = [self._model], None
-            self._retry_at, self._retry_s = 0.0, _FIRST_RETRY_S
-            await asyncio.to_thread(let_go, no_more)
-        self._against = serving
-        self._publish(ShadowReport(model_version=wanted))
+    async def _reset(self, wanted: str, serving: str | None) -> None:
+        self.clear()
+        if wanted != self._stats.model_version:
+            released, self._candidate = [self._candidate], None
+            self._failures, self._retry_at = 0, 0.0
+            await asyncio.to_thread(release, released)
+        self._baseline_version = serving
+        self._publish(ShadowStats(model_version=wanted))
 
-    async def _bring(self, version: str) -> None:
+    async def _load_candidate(self, version: str) -> None:
         loop = asyncio.get_running_loop()
         try:
-            self._model = await loop.run_in_executor(self._thread, self._load, version)
+            self._candidate = await loop.run_in_executor(self._thread, self._load, version)
         except Exception as error:
-            self._retry_at = time.monotonic() + self._retry_s
-            self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
-            self._note(error)
+            self._failures += 1
+            delay = backoff_s(self._failures, first_s=_FIRST_RETRY_S, last_s=_LAST_RETRY_S)
+            self._retry_at = time.monotonic() + delay
+            self._record_error(error)
         else:
-            _log.info("model version %s answers in the shadow of %s", version, self._against)
-            self._publish(ShadowReport(model_version=version))
+            _log.info(
+                "evaluating model version %s in the shadow of %s", version, self._baseline_version
+            )
+            self._publish(ShadowStats(model_version=version))
 
-    async def _try(self, pair: _Pair) -> None:
-        model = self._model
-        if model is None:
+    async def _evaluate(self, pair: _Pair) -> None:
+        candidate = self._candidate
+        if candidate is None:
             return
         loop = asyncio.get_running_loop()
         vectors = []
         try:
             for face in (pair.a, pair.b):
                 await self._idle.wait()
-                vectors.append(await loop.run_in_executor(self._thread, self._embed, model, face))
+                vectors.append(
+                    await loop.run_in_executor(self._thread, self._embed, candidate, face)
+                )
         except Exception as error:
             metrics.SHADOW_PAIRS.labels("failed").inc()
-            self._note(error)
+            self._record_error(error)
             return
-        # The registry may have changed its mind meanwhile; then this belongs to no report.
-        if model is self._model:
-            self._count(pair.verdict, model, float(np.dot(*vectors)))
+        # The candidate may have been replaced meanwhile; then the pair is in no statistics.
+        if candidate is self._candidate:
+            self._count(pair.verdict, candidate, float(np.dot(*vectors)))
 
     def _embed(self, model: LoadedModel, face: FaceImage) -> NDArray[np.float32]:
         crop = self._reader.crop(face)
         started = time.perf_counter()
-        raw = model.session.run(crop[None])
+        features = model.session.run(crop[None])
         metrics.SHADOW_SECONDS.observe(time.perf_counter() - started)
-        embedding: NDArray[np.float32] = split_features(raw)[0][0]
+        embedding: NDArray[np.float32] = split_features(features)[0][0]
         return embedding
 
-    def _count(self, live: Verdict, model: LoadedModel, similarity: float) -> None:
-        if live.model_version != self._against:
+    def _count(self, live: Verdict, candidate: LoadedModel, similarity: float) -> None:
+        if live.model_version != self._baseline_version:
             return
-        same = similarity >= model.manifest.threshold
-        before, pairs = self._report, self._report.pairs + 1
+        same = similarity >= candidate.manifest.threshold
+        before, pairs = self._stats, self._stats.pairs + 1
         shift = similarity - live.similarity
         metrics.SHADOW_PAIRS.labels("agreed" if same == live.same else "disagreed").inc()
         self._publish(
@@ -204,17 +213,17 @@ class Shadow:
             )
         )
 
-    def _publish(self, report: ShadowReport) -> None:
-        self._report = report
-        metrics.SHADOW_AGREEMENT.set(report.agreement)
-        metrics.SHADOW_SHIFT.set(report.similarity_shift)
+    def _publish(self, stats: ShadowStats) -> None:
+        self._stats = stats
+        metrics.SHADOW_AGREEMENT.set(stats.agreement)
+        metrics.SHADOW_SHIFT.set(stats.similarity_shift)
 
-    def _note(self, error: Exception) -> None:
-        version = self._report.model_version
+    def _record_error(self, error: Exception) -> None:
+        version = self._stats.model_version
         _log.error(
-            "model version %s failed in the shadow, to no one's harm: %s",
+            "shadow evaluation of model version %s failed; requests are not affected: %s",
             version,
             error,
             exc_info=None if isinstance(error, MagFaceError) else error,
         )
-        self._publish(replace(self._report, error=f"{type(error).__name__}: {error}"))
+        self._publish(replace(self._stats, error=f"{type(error).__name__}: {error}"))

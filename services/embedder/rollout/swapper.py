@@ -1,4 +1,4 @@
-"""Follows the registry: loads the version it asks for and lets it serve."""
+"""Swaps of the serving version: follows the registry's serving pointer."""
 
 import asyncio
 import logging
@@ -7,13 +7,15 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from services.embedder import metrics
-from services.embedder.models.malloc import let_go
+from services.embedder.models.malloc import release
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from shared.errors import MagFaceError, Unavailable
 from shared.files import write_atomically
 from shared.registry.serving_pointer import ServingPointer
+from shared.runtime import backoff_s, repeat
 
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_S = 1.0
@@ -21,14 +23,14 @@ _LAST_RETRY_S = 60.0
 
 
 @dataclass(frozen=True)
-class _Failure:
-    why: str
-    delay_s: float
+class _LoadFailure:
+    reason: str
+    attempts: int
     retry_at: float
 
 
 class LastServed:
-    """Remembers on disk which version served last, for a start without the store.
+    """Keeps the name of the last serving version on disk, for a start without the store.
 
     Args:
         path: A small text file.
@@ -48,22 +50,27 @@ class LastServed:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path, model_version)
         except OSError as error:
-            _log.warning("a start without the store will not find %s: %s", model_version, error)
+            _log.warning(
+                "cannot write %s; a start without the store will not serve %s: %s",
+                self._path,
+                model_version,
+                error,
+            )
 
 
 class Swapper:
-    """Lets the version serve that the registry names.
+    """Loads the version that the serving pointer names, and lets it serve.
 
-    A version is loaded beside the serving one; whatever fails, that one goes on
-    serving. The one before stays loaded, so that going back to it takes no time.
+    A version is loaded beside the serving one, which goes on serving if anything fails. The
+    previous version stays loaded, so that a rollback to it takes no time.
 
     Args:
-        models: What is loaded; flips.
-        read_pointer: Says what should serve; None before the first decision. Blocks.
-        load: Makes a version ready to compute. Blocks.
-        background: Where it does so beside a version that serves.
-        last_served: What served last time.
-        interval_s: Seconds between two looks at the pointer.
+        models: The loaded models.
+        read_pointer: Reads the serving pointer; None before the first promotion. Blocks.
+        load: Loads a version. Blocks.
+        background: Runs `load` while another version serves.
+        last_served: Name of the last serving version.
+        interval_s: Seconds between two readings of the pointer.
     """
 
     def __init__(
@@ -83,70 +90,71 @@ class Swapper:
         self._last_served = last_served
         self._interval_s = interval_s
         self._pointer: ServingPointer | None = None
-        self._failures: dict[str, _Failure] = {}
+        self._failures: dict[str, _LoadFailure] = {}
         self._loading: asyncio.Task[None] | None = None
         self._reachable: bool | None = None
         self.ready = asyncio.Event()
 
     @property
     def pending_version(self) -> str:
-        """What the registry asks for and does not serve yet; empty when that is nothing."""
+        """The version that the pointer names and that does not serve yet; empty when none."""
         wanted = self._wanted
         return wanted if wanted and wanted != self._models.serving_version else ""
 
     @property
     def generation(self) -> int:
-        """Which decision the serving version follows; 0 when it follows none, or not yet."""
+        """Generation of the pointer that the serving version follows; 0 when it follows none."""
         pointer = self._pointer
         return pointer.generation if pointer is not None and not self.pending_version else 0
 
     @property
     def swap_error(self) -> str:
-        """Why the last attempt to load the pending version failed; empty when none did."""
+        """Error of the last attempt to load the pending version; empty when there was none."""
         failure = self._failures.get(self.pending_version)
-        return failure.why if failure else ""
+        return failure.reason if failure else ""
 
-    async def run(self) -> None:
-        """Follow the registry until cancelled."""
-        while True:
-            try:
-                await self._look()
-                await self._advance()
-            except Exception:
-                _log.exception("could not follow the registry; going on with what is loaded")
-            await asyncio.sleep(self._interval_s)
+    async def run(self) -> NoReturn:
+        """Follow the serving pointer until cancelled."""
+        await repeat("swap of the serving version", self._step, self._interval_s)
+
+    async def _step(self) -> None:
+        await self._update_pointer()
+        await self._advance()
 
     @property
     def _wanted(self) -> str | None:
         return self._pointer.model_version if self._pointer else None
 
-    async def _look(self) -> None:
+    async def _update_pointer(self) -> None:
         try:
             pointer = await asyncio.to_thread(self._read_pointer)
         except Exception as error:
-            self._note_reachable(error)
+            self._record_reachability(error)
             return
-        self._note_reachable(None)
+        self._record_reachability(None)
         if pointer is not None and pointer != self._pointer:
-            # A new decision is tried at once, however often the last one failed.
+            # A new promotion is tried at once, even of a version that failed before.
             self._pointer, self._failures = pointer, {}
 
-    def _note_reachable(self, error: Exception | None) -> None:
+    def _record_reachability(self, error: Exception | None) -> None:
         reachable = error is None
         metrics.REGISTRY_REACHABLE.set(reachable)
         if reachable != self._reachable:
             self._reachable = reachable
             if error is not None:
-                _log.warning("going on with what is loaded; the registry cannot be read: %s", error)
+                _log.warning(
+                    "cannot read the serving pointer; the loaded version goes on serving: %s",
+                    error,
+                )
             else:
-                _log.info("the registry can be read")
+                _log.info("the serving pointer can be read")
 
     async def _advance(self) -> None:
         metrics.SWAP_FAILING.set(bool(self.swap_error))
         wanted = self._wanted
         model = self._models.find(wanted) if wanted else None
         if model is not None and wanted != self._models.serving_version:
-            await self._flip(model)
+            await self._swap_to(model)
         elif self._loading is None or self._loading.done():
             self._load_next()
 
@@ -156,47 +164,51 @@ class Swapper:
             candidates.append(self._last_served.read())
         for version in candidates:
             if version and version != self._models.serving_version and self._is_due(version):
-                self._loading = asyncio.create_task(self._bring(version))
+                self._loading = asyncio.create_task(self._load_version(version))
                 return
 
     def _is_due(self, version: str) -> bool:
         failure = self._failures.get(version)
         return failure is None or time.monotonic() >= failure.retry_at
 
-    async def _bring(self, version: str) -> None:
-        # The first one has nothing to give way to.
+    async def _load_version(self, version: str) -> None:
+        # The first load has no requests beside it, and may take all of the processor.
         executor = self._background if self._models.serving else None
         loop = asyncio.get_running_loop()
         try:
             model = await loop.run_in_executor(executor, self._load, version)
         except Exception as error:
-            self._note_failure(version, error)
+            self._record_failure(version, error)
             return
         self._failures.pop(version, None)
-        # The registry may have changed its mind while this one was loading.
+        # The pointer may have changed while this version was loading.
         if version == self._wanted or self._models.serving is None:
-            await self._flip(model)
+            await self._swap_to(model)
 
-    async def _flip(self, model: LoadedModel) -> None:
-        no_more = [self._models.flip(model)]
+    async def _swap_to(self, model: LoadedModel) -> None:
+        released = [self._models.serve(model)]
         self.ready.set()
         metrics.SWAPS.labels("done").inc()
         metrics.SERVING.clear()
         metrics.SERVING.labels(model.version).set(1)
         _log.info("model version %s serves now", model.version)
-        # It syncs the disk.
+        # On a thread, because it syncs the disk.
         await asyncio.to_thread(self._last_served.write, model.version)
-        await asyncio.to_thread(let_go, no_more)
+        await asyncio.to_thread(release, released)
 
-    def _note_failure(self, version: str, error: Exception) -> None:
+    def _record_failure(self, version: str, error: Exception) -> None:
         metrics.SWAPS.labels("failed").inc()
         before = self._failures.get(version)
-        delay = min(before.delay_s * 2, _LAST_RETRY_S) if before else _FIRST_RETRY_S
-        # Once the store is back, two seconds are allowed to catch up: try at every look.
+        attempts = before.attempts + 1 if before else 1
+        delay = backoff_s(attempts, first_s=_FIRST_RETRY_S, last_s=_LAST_RETRY_S)
+        # With the store unreachable it is tried at every step: a swap may take only two seconds
+        # once the store is back.
         retry_at = 0.0 if isinstance(error, Unavailable) else time.monotonic() + delay
-        self._failures[version] = _Failure(f"{type(error).__name__}: {error}", delay, retry_at)
+        reason = f"{type(error).__name__}: {error}"
+        self._failures[version] = _LoadFailure(reason, attempts, retry_at)
         _log.error(
-            "model version %s cannot be loaded, nothing was changed",
+            "cannot load model version %s; the serving version stays, and loading is retried: %s",
             version,
+            error,
             exc_info=None if isinstance(error, MagFaceError) else error,
         )

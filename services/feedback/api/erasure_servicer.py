@@ -9,8 +9,8 @@ from magface.v1 import feedback_pb2_grpc
 from services.feedback.erasure.audit import AuditEntry, AuditLog, Erasure
 from services.feedback.erasure.eraser import Eraser
 from shared.rpc.converters import pack_timestamp
-from shared.rpc.deferred import Opened
-from shared.rpc.interceptors import Context
+from shared.rpc.server.deferred import Deferred
+from shared.rpc.server.interceptors import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class ErasureBackend:
 
 
 class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
-    """Erasure methods of FeedbackService; UNAVAILABLE until `erasure` is opened."""
+    """Erasure methods of FeedbackService; UNAVAILABLE until `erasure` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.erasure: Opened[ErasureBackend] = Opened("the service")
+        self.erasure: Deferred[ErasureBackend] = Deferred("the service")
 
     async def DeleteImage(  # noqa: N802
         self,

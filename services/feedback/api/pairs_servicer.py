@@ -13,10 +13,10 @@ from services.feedback.selection.pair_leases import PairLeaser
 from services.feedback.selection.strategies import Strategy
 from shared.errors import InvalidInput
 from shared.rpc.converters import face_from_proto, pack_timestamp
-from shared.rpc.deferred import Opened
-from shared.rpc.interceptors import Context
-from shared.rpc.requests import check_texts
-from shared.rpc.retries import read_key
+from shared.rpc.server.deferred import Deferred
+from shared.rpc.server.idempotency import read_idempotency_key
+from shared.rpc.server.interceptors import Context
+from shared.rpc.server.requests import check_texts
 
 _STRATEGIES: Final[dict[pb.Strategy.ValueType, Strategy | None]] = {
     pb.STRATEGY_UNSPECIFIED: None,
@@ -37,11 +37,11 @@ class PairsBackend:
 
 
 class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
-    """Pool and pair methods of FeedbackService; UNAVAILABLE until `pairs` is opened."""
+    """Pool and pair methods of FeedbackService; UNAVAILABLE until `pairs` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pairs: Opened[PairsBackend] = Opened("the service")
+        self.pairs: Deferred[PairsBackend] = Deferred("the service")
 
     async def ImportImages(  # noqa: N802
         self,
@@ -70,7 +70,7 @@ class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
             request.annotator,
             request.count,
             _STRATEGIES[request.strategy],
-            read_key(request.idempotency_key, context),
+            read_idempotency_key(request.idempotency_key, context),
         )
         return pb.NextPairsResponse(
             pairs=[

@@ -20,8 +20,8 @@ from services.feedback.erasure.audit import Erasure, ErasureAction, audit_row
 from services.feedback.erasure.row_deletion import delete_rows
 from services.feedback.images.vault import ImageVault
 from shared.errors import NotFound, Unavailable
-from shared.registry.erasure_mark import mark_erasure
-from shared.registry.label_reports import forget_images, read_reports
+from shared.registry.erasure_mark import write_erasure_mark
+from shared.registry.label_reports import read_reports, remove_images
 from shared.registry.lineage import versions_trained_on
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, fetch, transaction
@@ -170,7 +170,7 @@ class Eraser:
                 named = {"hashes": list(report.images)}
                 cursor = await connection.execute(queries.WITHOUT_ROW, named)
                 erased = [sha256 for (sha256,) in await cursor.fetchall()]
-                await asyncio.to_thread(forget_images, self._objects, report, erased)
+                await asyncio.to_thread(remove_images, self._objects, report, erased)
 
     async def close(self) -> None:
         """Cancel running erasures; they are recorded, and finished after the next start."""
@@ -262,7 +262,7 @@ class Eraser:
         if erasure.finished_at is not None:
             return
         # After the rows are gone, so that no embedder fills its cache from them again.
-        await asyncio.to_thread(mark_erasure, self._objects)
+        await asyncio.to_thread(write_erasure_mark, self._objects)
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(queries.FINISH_ERASURE, wanted)
             if await cursor.fetchone() is not None:

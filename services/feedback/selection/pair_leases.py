@@ -11,13 +11,13 @@ from psycopg import AsyncCursor
 from services.feedback.selection import queries
 from services.feedback.selection.strategies import MIX, Strategy
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.storage.idempotency import IdempotencyKey, KeptResults
+from shared.storage.idempotency import IdempotencyKey, IdempotencyStore
 from shared.storage.postgres import BoundedConnection, Pool, transaction
 
 _LARGEST_COUNT: Final = 100
 _DEFAULT_COUNT: Final = 10
 _SETTLED_AT_ONCE: Final = 500
-_KEPT_RESULTS: Final = KeptResults("feedback")
+_RESULTS: Final = IdempotencyStore("feedback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +105,11 @@ class PairLeaser:
         wanted = count or _DEFAULT_COUNT
         once = IdempotencyKey.of(annotator, key, "next pairs", count=wanted, strategy=strategy)
         async with transaction(self._pool) as connection:
-            if kept := await _KEPT_RESULTS.take(connection, once):
+            if kept := await _RESULTS.take(connection, once):
                 return await _leased_before(connection, kept)
             leased = await self._lease_new(connection, annotator, wanted, strategy)
             result = {"lease_ids": [lease.lease_id for lease in leased.leases], "note": leased.note}
-            await _KEPT_RESULTS.keep(connection, once, result)
+            await _RESULTS.keep(connection, once, result)
         if len(leased.leases) < wanted:
             self._on_shortage()
         return leased

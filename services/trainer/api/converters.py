@@ -23,7 +23,7 @@ from shared.model.manifest import ChannelOrder
 from shared.registry.heartbeats import Replica
 from shared.rpc.converters import pack_timestamp
 from shared.rpc.paging import Page
-from shared.rpc.requests import check_texts
+from shared.rpc.server.requests import check_texts
 
 _KINDS: Final = {
     JobKind.TRAIN: pb.JOB_KIND_TRAIN,

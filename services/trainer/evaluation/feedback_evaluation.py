@@ -15,9 +15,9 @@ from services.trainer.progress import Progress, Report, Stage, stage_report
 from shared.datasets.pairs import PairSet, renumber
 from shared.errors import PreconditionFailed
 from shared.evaluation.compare import compare
-from shared.evaluation.embed import Crops, EmbeddedSet, embed_set
-from shared.evaluation.measure import Measured, measure
-from shared.evaluation.report import write_report
+from shared.evaluation.embed import CropReader, EmbeddedSet, embed_set
+from shared.evaluation.measure import Measurement, measure
+from shared.evaluation.report.page import write_report
 from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import read_manifest
 from shared.model.sessions.factory import open_session
@@ -32,7 +32,7 @@ class _FeedbackSet:
     """The feedback's pairs as an evaluation wants them; images are named by their hash."""
 
     pair_set: PairSet
-    crops: Crops
+    crops: CropReader
 
     def __len__(self) -> int:
         return len(self.pair_set.images)
@@ -134,7 +134,7 @@ def _embed(folder: Path, made: _FeedbackSet, tick: Callable[[float], None]) -> E
     return embed_set(open_session(folder), made.pair_set, made.crops, progress=progress)
 
 
-def _against(old: Measured, this: Measured, pair_set: PairSet) -> AgainstVersion:
+def _against(old: Measurement, this: Measurement, pair_set: PairSet) -> AgainstVersion:
     comparison = compare(old, this, pair_set).comparison
     return AgainstVersion(model_version=old.name, evaluation=old.evaluation, comparison=comparison)
 

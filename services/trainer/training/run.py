@@ -208,7 +208,7 @@ def _export(
         channel_order=parent.channel_order,
         threshold=judgement.threshold,
         probability=judgement.probability,
-        magnitude_quantiles=parent.quantiles_moved(figures.magnitude_ratio),
+        magnitude_quantiles=parent.scaled_quantiles(figures.magnitude_ratio),
         golden_crops=golden_crops(parent),
         job_id=spec.job_id,
         parent_version=parent.model_version,

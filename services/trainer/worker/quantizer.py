@@ -132,7 +132,7 @@ def quantize_version(
         probability=_moved(manifest.probability, line),
         compatible_versions=tuple(name for name, old in stored if _works_with(watched, old)),
         reference=reference.sha256,
-        magnitude_quantiles=manifest.quantiles_moved(figures.magnitude_ratio),
+        magnitude_quantiles=manifest.scaled_quantiles(figures.magnitude_ratio),
         metrics={name: float(value) for name, value in asdict(figures).items()},
     )
     folder = workdir / made.model_version

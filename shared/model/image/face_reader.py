@@ -15,10 +15,6 @@ from shared.model.image.face import FaceImage
 from shared.model.image.jpeg import decode_plain_jpeg
 from shared.settings import ImageLimits
 
-# A JPEG of two crops' size takes no longer than handing it to another thread.
-_QUICK_PIXELS: Final = 2 * CROP_SIZE**2
-_QUICK_BYTES: Final = 64 * 2**10
-
 NO_DETECTOR: Final = (
     "there is no face detector here: install one with "
     "`pip install 'magface-active-learning[detect]'`, or let MAGFACE_DETECTOR_MODEL name "
@@ -38,28 +34,30 @@ class FaceReader:
 
     def __init__(self, limits: ImageLimits) -> None:
         self._limits = limits
-        self._quick_bytes = min(_QUICK_BYTES, limits.image_max_bytes)
-        self._quick_pixels = min(_QUICK_PIXELS, limits.image_max_pixels)
         self._detector_model = find_detector_model(limits)
         self._detector: FaceDetector | None = None
         self._lock = threading.Lock()
 
-    def crop_at_once(self, face: FaceImage, field: str) -> NDArray[np.uint8] | None:
-        """Read one face, if that takes no longer than waking another thread for it.
+    def crop_plain_jpeg(
+        self, face: FaceImage, max_pixels: int, field: str
+    ) -> NDArray[np.uint8] | None:
+        """Read one face from a JPEG that needs neither Pillow nor the detector.
 
         Args:
             face: See `crop`.
+            max_pixels: A larger picture is not decoded.
             field: See `crop`.
 
         Returns:
-            As `crop` does; None for a face that takes longer.
+            As `crop` does; None for any other face, which `crop` must judge.
 
         Raises:
             InvalidInput: As `crop` does.
         """
-        if face.alignment == "detect" or len(face.data) > self._quick_bytes:
+        if face.alignment == "detect" or len(face.data) > self._limits.image_max_bytes:
             return None
-        image = decode_plain_jpeg(face.data, self._quick_pixels, f"{field}.data")
+        max_pixels = min(max_pixels, self._limits.image_max_pixels)
+        image = decode_plain_jpeg(face.data, max_pixels, f"{field}.data")
         return None if image is None else self._crop(image, face, field)
 
     def crop(self, face: FaceImage, field: str = "image") -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Model versions that must never serve, each broken in another way."""
+"""Model versions that must never serve, each damaged in a different way."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""Two tiny real model versions, and a registry to publish and promote them in."""
+"""Fixtures: two tiny real model versions, and a registry to publish and promote them in."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ def tiny_versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def bare_sessions(tiny_versions: dict[str, Path]) -> dict[str, OnnxSession]:
-    """The engine itself, to compare the service with."""
+    """Sessions without a service, for the expected results."""
     return {
         version: OnnxSession(folder / "model.onnx", "bgr", threads=1)
         for version, folder in tiny_versions.items()
@@ -53,7 +53,7 @@ def bare_sessions(tiny_versions: dict[str, Path]) -> dict[str, OnnxSession]:
 
 
 class Registry:
-    """What the trainer does to embedders: publish versions and say which one serves."""
+    """Publishes and promotes versions, as the trainer does."""
 
     def __init__(self, settings: ObjectStoreSettings, folder: Path) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""The service's domain with no network, for tests that bring a stand-in engine."""
+"""The embedder's domain without a server, for tests with a stand-in session."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from services.embedder.embedding.verification import StoredEmbedding
 from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
 from services.embedder.models.resident import LoadedModel, ResidentModels
-from services.embedder.rollout.shadow import Shadow
+from services.embedder.rollout.shadow import ShadowEvaluator
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
@@ -22,7 +22,7 @@ FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
 
 
 class Service:
-    """All of the embedder but its transport, with nothing that serves yet."""
+    """All of the embedder except its gRPC server; no model is loaded yet."""
 
     def __init__(self, max_images: int = 128, batch_images: int = 4, cache_bytes: int = 0) -> None:
         deliver = deliver_on(asyncio.get_running_loop())
@@ -31,7 +31,7 @@ class Service:
         self.pipeline = Pipeline(reader, 2, batch_images, deliver)
         self.admission = Admission(max_images, 2**24)
         self.cache = EmbeddingCache(cache_bytes)
-        shadow = Shadow(self.models, reader, model, self.admission.idle, 0.0)
+        shadow = ShadowEvaluator(self.models, reader, model, self.admission.idle, 0.0)
         self.faces = FaceEmbedder(
             self.models, self.pipeline, self.admission, self.cache, shadow.offer
         )
@@ -45,13 +45,13 @@ class Service:
 
     @property
     def queued(self) -> bool:
-        """Whether work waits for the engine."""
+        """Whether a request waits for the engine."""
         batcher = self.pipeline._batcher
-        return bool(batcher._waiting or batcher._next.works)
+        return bool(batcher._waiting or batcher._next.requests)
 
 
 def held(version: str) -> LoadedModel:
-    """A model whose first batch does not end before it is told to go on."""
+    """A model whose batches wait for `StandInSession.go_on`."""
     held = model(version)
     held.session.go_on.clear()
     return held

@@ -1,4 +1,4 @@
-"""Pictures to embed: what they show does not matter here."""
+"""Made-up pictures to embed, and protobuf messages with them."""
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ def png(crop: np.ndarray) -> bytes:
 
 
 def jpeg(crop: np.ndarray) -> bytes:
-    """A file that is small enough to be decoded where it arrives."""
+    """A file that is small enough to be decoded on the event loop."""
     return cv2.imencode(".jpg", crop)[1].tobytes()
 
 

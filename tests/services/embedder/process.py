@@ -1,4 +1,4 @@
-"""The embedder as a process of its own."""
+"""The embedder in a child process."""
 
 import os
 import re
@@ -11,10 +11,10 @@ from tests.support.processes import ServiceProcess, free_port
 
 
 class EmbedderProcess(ServiceProcess):
-    """The embedder on the store and the cache of these settings.
+    """An embedder with the store and the cache folder of these settings.
 
     Args:
-        changes: Variables of its environment.
+        changes: Further variables of its environment.
     """
 
     def __init__(self, settings: EmbedderSettings, folder: Path, **changes: str) -> None:
@@ -23,7 +23,7 @@ class EmbedderProcess(ServiceProcess):
         super().__init__("services.embedder", folder, environment | changes)
 
     def embeds_started(self) -> int:
-        """Embed calls whose handler runs or has answered, by the server's own count."""
+        """Embed calls that were started, by the server's metrics."""
         page = urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/", timeout=10)
         text = page.read().decode()
         counts = re.findall(
@@ -32,7 +32,7 @@ class EmbedderProcess(ServiceProcess):
         return int(sum(map(float, counts)))
 
     def niceness(self) -> list[int]:
-        """Of each of its threads; Linux only."""
+        """Niceness of each of its threads; Linux only."""
         threads = Path(f"/proc/{self.pid}/task").iterdir()
         return [os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads]
 

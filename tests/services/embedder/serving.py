@@ -1,4 +1,4 @@
-"""The real server in this process, and what tests ask of it."""
+"""The real server in this process, and a client for it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,12 +9,12 @@ from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
-from shared.rpc.server import running_server
+from shared.rpc.server.runner import running_server
 from tests.support.waiting import until
 
 
 class Client:
-    """A stub, and a view of what serves."""
+    """A stub, and waits for the serving version."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel

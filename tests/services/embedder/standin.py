@@ -1,4 +1,4 @@
-"""A session without a network, for tests of everything but the engine itself."""
+"""A stand-in session without a network, and requests for it."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from services.embedder.inference.requests import Work, new_work
+from services.embedder.inference.requests import InferenceRequest, new_request
 from services.embedder.models.resident import LoadedModel
 from shared.model.manifest import FileEntry, GoldenCrop, Manifest
 
@@ -14,7 +14,7 @@ SIZE = 8
 
 
 def features_of(crops: NDArray[np.uint8], version: str) -> NDArray[np.float32]:
-    """What the stand-in gives: the first bytes of each crop, turned by the version's name."""
+    """Features of the stand-in: the first bytes of each crop, rotated by the version's name."""
     turn = sum(version.encode())
     return np.roll(crops.reshape(len(crops), -1)[:, :SIZE].astype(np.float32) + 1, turn, axis=1)
 
@@ -72,13 +72,13 @@ def manifest(version: str, compatible: tuple[str, ...] = ()) -> Manifest:
 MODELS = (model("v1"), model("v2"))
 
 
-def numbered_work(number: int, images: int, of: LoadedModel = MODELS[0]) -> Work:
-    """Work whose crops carry its number and their own."""
-    work = new_work(of, images, lambda _: None)
-    work.crops[:] = 0
-    for index, crop in enumerate(work.crops):
+def numbered_request(number: int, images: int, of: LoadedModel = MODELS[0]) -> InferenceRequest:
+    """A request whose crops carry its number and their index."""
+    request = new_request(of, images, lambda _: None)
+    request.crops[:] = 0
+    for index, crop in enumerate(request.crops):
         crop.reshape(-1)[:4] = (number % 256, number // 256, index, 0)
-    return work
+    return request
 
 
 def number_of(crop: NDArray[np.uint8]) -> tuple[int, int]:

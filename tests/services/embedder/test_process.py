@@ -1,4 +1,4 @@
-"""The embedder as a process: how it starts, stops, and comes back from being killed."""
+"""The embedder as a process: start, stop, and restart after a kill."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ A, B = VERSIONS
 
 @pytest.mark.usefixtures("published")
 async def test_sigterm_under_load_fails_no_accepted_call(embedder_settings, tmp_path):
-    # The grace is no part of the promise: on a busy machine this queue takes longer than 10 s.
+    # A long grace period: on a busy machine this queue takes more than the default of 10 s.
     roomy = {"MAGFACE_MAX_IMAGES": "5000", "MAGFACE_STOP_GRACE_S": "60"}
     with EmbedderProcess(embedder_settings, tmp_path, **roomy) as process:
         async with grpc.aio.insecure_channel(await asyncio.to_thread(process.start)) as channel:
@@ -30,7 +30,7 @@ async def test_sigterm_under_load_fails_no_accepted_call(embedder_settings, tmp_
             await client.until_serving(A)
             requests = [pb.EmbedRequest(images=map(image, crops(60, seed=n))) for n in range(20)]
             calls = [client.stub.Embed(request, timeout=60) for request in requests]
-            # Streams overtake each other on a connection, so only the server knows.
+            # gRPC does not keep the order of calls, so only the server knows which have started.
             await until(lambda: process.embeds_started() == len(calls))
             process.send_signal(signal.SIGTERM)
             assert not all(call.done() for call in calls)

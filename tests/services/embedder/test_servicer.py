@@ -1,4 +1,4 @@
-"""The service over real gRPC with real networks."""
+"""The embedder over real gRPC, with real networks."""
 
 import asyncio
 from pathlib import Path
@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 from services.embedder import metrics
 from services.embedder.settings import EmbedderSettings
 from shared.model.sessions.base import split_features
-from shared.registry.erasure_mark import mark_erasure
+from shared.registry.erasure_mark import write_erasure_mark
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image, image_side, png, stored_side, vector
 from tests.services.embedder.serving import Client, running_embedder
@@ -184,7 +184,7 @@ async def test_verify_names_the_side_that_is_missing_or_unusable(client):
             good,
             stored_side(np.eye(32)[0], VERSIONS[1]),
             grpc.StatusCode.FAILED_PRECONDITION,
-            f"b.stored.model_version: embeddings of {VERSIONS[1]} do not compare",
+            f"b.stored.model_version: embeddings of {VERSIONS[1]} are not comparable",
         ),
     ]
     for a, b, code, details in cases:
@@ -263,11 +263,11 @@ async def test_a_repeated_image_is_answered_alike_and_not_computed_again(client)
 
 
 async def test_an_erasure_empties_the_cache(client, published):
-    # The first look at a mark empties the cache anyway, so one erasure would prove nothing.
+    # The first reading of the mark clears the cache too, so that one erasure would prove nothing.
     for _ in range(2):
         await client.embed(*map(image, CROPS))
         assert REGISTRY.get_sample_value("magface_embedder_cache_bytes") > 0
-        mark_erasure(published.objects)
+        write_erasure_mark(published.objects)
         await until(lambda: REGISTRY.get_sample_value("magface_embedder_cache_bytes") == 0)
 
 

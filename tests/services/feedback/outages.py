@@ -1,8 +1,7 @@
 """What tests of stores that are away, slow or full ask of the service and of the stores."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -74,15 +73,3 @@ async def unavailable(call: Awaitable[Any], timeout_s: float) -> None:
     with pytest.raises(Unavailable):
         await call
     assert time.monotonic() - started < 3 * timeout_s + 3
-
-
-async def until_stored(again: Callable[[], Awaitable[Any]]) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            await again()
-        except Unavailable:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.1)
-        else:
-            return

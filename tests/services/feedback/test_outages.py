@@ -21,7 +21,7 @@ from services.feedback.labels.service import LabelService
 from services.feedback.server import feedback_service
 from services.feedback.settings import FeedbackSettings
 from shared.rpc.channel import open_channel
-from shared.rpc.server import running_server
+from shared.rpc.server.runner import running_server
 from tests.services.feedback.helpers import feedback, request, sha256
 from tests.services.feedback.outages import (
     emptied,
@@ -30,8 +30,8 @@ from tests.services.feedback.outages import (
     objects_in,
     prepared_store,
     unavailable,
-    until_stored,
 )
+from tests.support.waiting import retry_while_unavailable
 
 _TIMEOUT_S = 1.0
 _unavailable = partial(unavailable, timeout_s=_TIMEOUT_S)
@@ -90,7 +90,7 @@ async def test_with_postgres_away_nothing_is_stored_and_it_recovers(
             _unavailable(anext(store.export(""))),
         )
         assert objects_in(s3.settings()) == {sha256(1), sha256(2)}
-    await until_stored(lambda: store.submit(lost))
+    await retry_while_unavailable(lambda: store.submit(lost))
     await store.submit(lost)
     assert (await store.stats()).labels == labels_in(database.url)
     assert images_in(database.url) == objects_in(s3.settings()) == {sha256(n) for n in (1, 2, 3, 4)}
@@ -114,7 +114,7 @@ async def test_with_the_object_store_away_no_row_is_stored_and_it_recovers(
         assert labels_in(database.url) == 1
 
         await store.submit(feedback(image_a=sha256(1), image_b=sha256(2), annotator="bob"))
-    await until_stored(lambda: store.submit(lost))
+    await retry_while_unavailable(lambda: store.submit(lost))
     face, _ = await store.get_image(sha256(3))
     assert face.data
     assert labels_in(database.url) == 3

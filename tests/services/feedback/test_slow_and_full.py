@@ -22,9 +22,9 @@ from tests.services.feedback.outages import (
     objects_in,
     prepared_store,
     unavailable,
-    until_stored,
 )
 from tests.services.feedback.slow_link import SlowLink
+from tests.support.waiting import retry_while_unavailable
 
 _TIMEOUT_S = 0.6
 _unavailable = partial(unavailable, timeout_s=_TIMEOUT_S)
@@ -68,7 +68,7 @@ async def test_over_a_slow_line_to_postgres_nothing_is_stored_by_halves(
                 )
             assert images_in(database.url) <= objects_in(s3.settings())
             for label in (lost, by_hash):
-                await until_stored(lambda label=label: store.submit(label))
+                await retry_while_unavailable(lambda label=label: store.submit(label))
             assert (await store.stats()).labels == labels_in(database.url) == 3
     assert images_in(database.url) == objects_in(s3.settings())
 
@@ -89,7 +89,7 @@ async def test_over_a_slow_line_to_the_object_store_no_row_comes_before_its_obje
                 # What needs no image's bytes goes on.
                 await store.submit(feedback(image_a=sha256(1), image_b=sha256(2), annotator="bob"))
             assert images_in(database.url) == {sha256(1), sha256(2)}
-            await until_stored(lambda: store.submit(lost))
+            await retry_while_unavailable(lambda: store.submit(lost))
     assert labels_in(database.url) == 3
     assert images_in(database.url) <= objects_in(s3.settings())
 
@@ -161,6 +161,6 @@ async def test_with_the_object_store_full_no_row_is_stored_until_there_is_room(
             assert images_in(database.url) == {sha256(1), sha256(2)}
             assert labels_in(database.url) == 1
             ballast.unlink()
-            await until_stored(lambda: store.submit(lost))
+            await retry_while_unavailable(lambda: store.submit(lost))
             assert images_in(database.url) <= objects_in(full.settings())
     assert len(images_in(database.url)) == 3

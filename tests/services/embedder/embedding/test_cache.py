@@ -1,4 +1,4 @@
-"""The cache's promises, with computations that last, fail and are left."""
+"""The cache, with computations that take time, fail, and are cancelled."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ from shared.model.image.face import FaceImage
 from tests.support.waiting import until
 
 SIZE = 16
-# What an entry of SIZE floats weighs.
+# Bytes of an entry with SIZE floats.
 ENTRY = 760 + 4 * SIZE
 POINTS = tuple((float(x), float(x) + 0.5) for x in range(5))
 
@@ -26,7 +26,7 @@ def _key(number: int, version: str = "v1") -> CacheKey:
 
 
 def _face(key: CacheKey) -> EmbeddedFace:
-    """What a version says of a face; of every key something else."""
+    """An embedding that is different for every key."""
     number = int.from_bytes(key.sha256)
     return EmbeddedFace(np.full(SIZE, number, np.float32), float(number), len(key.model_version))
 
@@ -37,7 +37,7 @@ def _is_right(keys, faces) -> bool:
 
 
 class _Computer:
-    """Computes when it is told to, and counts."""
+    """Computes once `go_on` is set, and counts."""
 
     def __init__(self) -> None:
         self.computed: Counter[CacheKey] = Counter()
@@ -84,12 +84,12 @@ async def test_it_keeps_what_was_asked_for_last_and_never_more_than_its_bytes(en
     computer.go_on.set()
     for numbers in calls:
         keys = [_key(number) for number in numbers]
-        assert _is_right(keys, await cache.fill(keys, computer))
+        assert _is_right(keys, await cache.get_or_compute(keys, computer))
         assert cache.bytes <= limit
     # With one face a call the order of use is certain.
     last_used = list(range(10))
     for number in last_used:
-        await cache.fill([_key(number)], computer)
+        await cache.get_or_compute([_key(number)], computer)
     kept = [number for number in range(10) if cache.find([_key(number)])]
     assert kept == last_used[len(last_used) - entries :]
 
@@ -103,7 +103,7 @@ async def test_callers_that_fail_leave_and_share_all_get_what_is_theirs(seed, en
 
     async def call() -> None:
         keys = [_key(choose.randrange(8)) for _ in range(choose.randrange(1, 5))]
-        assert _is_right(keys, await cache.fill(keys, computer))
+        assert _is_right(keys, await cache.get_or_compute(keys, computer))
 
     tasks = [asyncio.create_task(call()) for _ in range(calls)]
     await asyncio.sleep(0)
@@ -122,8 +122,8 @@ async def test_callers_that_fail_leave_and_share_all_get_what_is_theirs(seed, en
 async def test_who_asks_for_what_is_being_computed_waits_for_it():
     cache, computer = EmbeddingCache(10 * ENTRY), _Computer()
     keys = [_key(1), _key(2)]
-    calls = [asyncio.create_task(cache.fill(keys, computer)) for _ in range(20)]
-    other = asyncio.create_task(cache.fill([_key(2), _key(3)], computer))
+    calls = [asyncio.create_task(cache.get_or_compute(keys, computer)) for _ in range(20)]
+    other = asyncio.create_task(cache.get_or_compute([_key(2), _key(3)], computer))
     await until(lambda: computer.running[_key(3)])
     computer.go_on.set()
     for call in calls:
@@ -135,9 +135,9 @@ async def test_who_asks_for_what_is_being_computed_waits_for_it():
 @pytest.mark.parametrize("how", ["leaves", "fails"])
 async def test_a_first_that_does_not_finish_costs_the_others_nothing_but_time(how):
     cache, computer = EmbeddingCache(10 * ENTRY), _Computer()
-    first = asyncio.create_task(cache.fill([_key(1)], computer))
+    first = asyncio.create_task(cache.get_or_compute([_key(1)], computer))
     await until(lambda: computer.running[_key(1)])
-    others = [asyncio.create_task(cache.fill([_key(1)], computer)) for _ in range(5)]
+    others = [asyncio.create_task(cache.get_or_compute([_key(1)], computer)) for _ in range(5)]
     await asyncio.sleep(0)
     if how == "leaves":
         first.cancel()
@@ -153,7 +153,7 @@ async def test_a_first_that_does_not_finish_costs_the_others_nothing_but_time(ho
 
 async def test_one_who_waits_can_leave_without_harm_to_the_others():
     cache, computer = EmbeddingCache(10 * ENTRY), _Computer()
-    calls = [asyncio.create_task(cache.fill([_key(1)], computer)) for _ in range(3)]
+    calls = [asyncio.create_task(cache.get_or_compute([_key(1)], computer)) for _ in range(3)]
     await until(lambda: computer.running[_key(1)])
     await asyncio.sleep(0)
     calls[1].cancel()
@@ -168,9 +168,9 @@ async def test_one_who_waits_can_leave_without_harm_to_the_others():
 async def test_what_was_being_computed_when_it_was_cleared_is_answered_and_not_kept():
     cache, computer = EmbeddingCache(10 * ENTRY), _Computer()
     computer.go_on.set()
-    await cache.fill([_key(0)], computer)
+    await cache.get_or_compute([_key(0)], computer)
     computer.go_on.clear()
-    before = asyncio.create_task(cache.fill([_key(1)], computer))
+    before = asyncio.create_task(cache.get_or_compute([_key(1)], computer))
     await until(lambda: computer.running[_key(1)])
     cache.clear()
     computer.go_on.set()
@@ -178,14 +178,14 @@ async def test_what_was_being_computed_when_it_was_cleared_is_answered_and_not_k
     assert cache.find([_key(0)]) is None
     assert cache.find([_key(1)]) is None
     assert cache.bytes == 0
-    await cache.fill([_key(1)], computer)
+    await cache.get_or_compute([_key(1)], computer)
     assert cache.find([_key(1)]) is not None
 
 
 async def test_what_is_kept_cannot_be_changed_by_who_gets_it():
     cache, computer = EmbeddingCache(10 * ENTRY), _Computer()
     computer.go_on.set()
-    await cache.fill([_key(1)], computer)
+    await cache.get_or_compute([_key(1)], computer)
     with pytest.raises(ValueError, match="read-only"):
         cache.find([_key(1)])[0].embedding[0] = 2
 
@@ -207,7 +207,7 @@ async def test_its_memory_is_bounded_by_its_bytes_as_the_process_sees_it(size, l
         before = tracemalloc.get_traced_memory()[0]
         cache = EmbeddingCache(limit)
         for number in range(3000):
-            await cache.fill([key(number)], compute)
+            await cache.get_or_compute([key(number)], compute)
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""What holds for any calls, in any order, of any version."""
+"""Properties of the service that hold for random sequences of calls and swaps."""
 
 import asyncio
 from collections import Counter
@@ -17,7 +17,7 @@ from services.embedder.embedding.verification import StoredEmbedding
 from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
 from services.embedder.models.resident import LoadedModel, ResidentModels
-from services.embedder.rollout.shadow import Shadow
+from services.embedder.rollout.shadow import ShadowEvaluator
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import read_manifest
@@ -44,7 +44,7 @@ _OTHERS = st.tuples(
 async def _service(cache_bytes: int, batch_images: int):
     pipeline = Pipeline(READER, 2, batch_images, deliver_on(asyncio.get_running_loop()))
     models, admission = ResidentModels(), Admission(10_000, 2**30)
-    shadow = Shadow(models, READER, model, admission.idle, 0.0)
+    shadow = ShadowEvaluator(models, READER, model, admission.idle, 0.0)
     cache = EmbeddingCache(cache_bytes)
     pipeline.start()
     try:
@@ -66,7 +66,7 @@ async def test_every_call_that_stays_gets_the_vectors_of_one_version_and_nothing
     calls, left = [], set()
     async with _service(cache_bytes, batch_images) as (faces, models, cache):
         for version in loaded.values():
-            models.flip(version)
+            models.serve(version)
         for action, value, version in actions:
             match action:
                 case "embed":
@@ -77,7 +77,7 @@ async def test_every_call_that_stays_gets_the_vectors_of_one_version_and_nothing
                     left.add(calls[value][0])
                     calls[value][0].cancel()
                 case "flip":
-                    models.flip(loaded[f"v{1 + value % 2}"])
+                    models.serve(loaded[f"v{1 + value % 2}"])
                 case "clear":
                     cache.clear()
                 case "pause":
@@ -116,7 +116,7 @@ async def test_verify_gives_the_same_for_a_and_b_as_for_b_and_a(
 ):
     a, b = places
     async with _service(cache_bytes, 4) as (faces, models, _):
-        models.flip(real)
+        models.serve(real)
         if warm:
             await faces.embed([FACES[place] for place in warm], inf)
         sides = {"a": FACES[a], "b": FACES[b]}

@@ -1,4 +1,4 @@
-"""The service's domain with a stand-in engine and no network."""
+"""The service, with a stand-in session and no server."""
 
 import asyncio
 import time
@@ -8,6 +8,7 @@ from math import inf
 import numpy as np
 import pytest
 
+from services.embedder.inference.small_pictures import SMALL_PIXELS
 from shared.errors import InvalidInput, Overloaded, PreconditionFailed, Unavailable
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
@@ -21,7 +22,7 @@ from tests.support.waiting import until
 
 async def test_answers_come_in_the_order_of_the_call_with_magnitude_and_quality():
     async with Service() as service:
-        service.models.flip(model("v1"))
+        service.models.serve(model("v1"))
         together = await service.faces.embed(FACES, inf)
         alone = [(await service.faces.embed([face], inf)).faces[0] for face in FACES]
     assert together.model_version == "v1"
@@ -35,13 +36,13 @@ async def test_answers_come_in_the_order_of_the_call_with_magnitude_and_quality(
 async def test_jpegs_decoded_where_they_arrive_get_the_vectors_of_their_own_pixels():
     faces = [FaceImage(jpeg(crop), "aligned") for crop in crops(40)]
     reader = FaceReader(ImageLimits())
-    assert all(reader.crop_at_once(face, "image") is not None for face in faces)
+    assert all(reader.crop_plain_jpeg(face, SMALL_PIXELS, "image") is not None for face in faces)
     pixels = np.stack([reader.crop(face) for face in faces])
     wanted, _ = split_features(features_of(pixels, "v1"))
-    # Alone, by two, and three at once, which the pool decodes.
+    # Single ones, pairs, and three together, which the pool decodes.
     calls = [[n] for n in range(20)] + [[n, n + 1] for n in range(20, 30)] + [[37, 38, 39]]
     async with Service() as service:
-        service.models.flip(model("v1"))
+        service.models.serve(model("v1"))
         answers = await asyncio.gather(
             *(service.faces.embed([faces[n] for n in call], inf) for call in calls)
         )
@@ -53,7 +54,7 @@ async def test_jpegs_decoded_where_they_arrive_get_the_vectors_of_their_own_pixe
 async def test_a_damaged_jpeg_is_named_where_it_is_decoded_at_once():
     whole = jpeg(crops(1)[0])
     async with Service() as service:
-        service.models.flip(model("v1"))
+        service.models.serve(model("v1"))
         with pytest.raises(InvalidInput, match=r"^images\[1\].data: is a truncated"):
             await service.faces.embed([FaceImage(whole), FaceImage(whole[:-40])], inf)
         assert service.admission.idle.is_set()
@@ -63,7 +64,7 @@ async def test_a_damaged_jpeg_is_named_where_it_is_decoded_at_once():
 async def test_after_the_engine_has_stopped_a_call_is_unavailable(encode):
     service = Service()
     service.pipeline.start()
-    service.models.flip(model("v1"))
+    service.models.serve(model("v1"))
     service.pipeline._batcher.close()
     with pytest.raises(Unavailable):
         await asyncio.wait_for(service.faces.embed([FaceImage(encode(crops(1)[0]))], inf), 20)
@@ -73,14 +74,14 @@ async def test_after_the_engine_has_stopped_a_call_is_unavailable(encode):
 @pytest.mark.parametrize("count", [0, 65])
 async def test_a_call_takes_1_to_64_images(count):
     async with Service() as service:
-        service.models.flip(model("v1"))
+        service.models.serve(model("v1"))
         with pytest.raises(InvalidInput, match=f"^images: there are {count}"):
             await service.faces.embed(FACES[:1] * count, inf)
 
 
 async def test_the_first_bad_image_is_named_and_the_service_goes_on():
     async with Service() as service:
-        service.models.flip(model("v1"))
+        service.models.serve(model("v1"))
         faces = [FACES[0], FaceImage(b"not an image"), FACES[1], FaceImage(b"")]
         with pytest.raises(InvalidInput, match=r"^images\[1\].data: "):
             await service.faces.embed(faces, inf)
@@ -90,7 +91,7 @@ async def test_the_first_bad_image_is_named_and_the_service_goes_on():
 async def test_a_full_server_refuses_at_once_and_says_when_to_come_back():
     async with Service(max_images=64, batch_images=32) as service:
         serving = held("v1")
-        service.models.flip(serving)
+        service.models.serve(serving)
         running = [asyncio.create_task(service.faces.embed(FACES[:4] * 8, inf)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded) as refused:
@@ -111,7 +112,7 @@ async def test_before_the_first_model_calls_are_unavailable():
 async def test_work_whose_caller_has_gone_is_not_computed():
     async with Service(batch_images=1) as service:
         serving = held("v1")
-        service.models.flip(serving)
+        service.models.serve(serving)
         calls = [asyncio.create_task(service.faces.embed([face], inf)) for face in FACES]
         await until(lambda: serving.session.batches)
         for call in calls:
@@ -126,7 +127,7 @@ async def test_work_whose_caller_has_gone_is_not_computed():
 async def test_work_whose_deadline_has_passed_is_not_computed():
     async with Service(batch_images=1) as service:
         serving = held("v1")
-        service.models.flip(serving)
+        service.models.serve(serving)
         first = asyncio.create_task(service.faces.embed(FACES[:1], inf))
         await until(lambda: serving.session.batches)
         deadline = time.monotonic() + 0.05
@@ -145,7 +146,7 @@ async def test_all_images_of_a_call_are_answered_by_one_version_while_versions_f
         versions = [model("v1", seconds=0.002), model("v2", seconds=0.002)]
         references = {}
         for each in versions:
-            service.models.flip(each)
+            service.models.serve(each)
             faces = (await service.faces.embed(FACES, inf)).faces
             references[each.version] = [face.embedding for face in faces]
             service.cache.clear()
@@ -154,7 +155,7 @@ async def test_all_images_of_a_call_are_answered_by_one_version_while_versions_f
             # Each call overlaps with the others, so that its images are partly cached.
             first, count = turn % 4, 1 + turn % 3
             part = slice(first, first + count)
-            service.models.flip(versions[(turn // 3) % 2])
+            service.models.serve(versions[(turn // 3) % 2])
             calls.append((part, asyncio.create_task(service.faces.embed(FACES[part], inf))))
             await asyncio.sleep(0.001)
         seen = set()
@@ -170,7 +171,7 @@ async def test_all_images_of_a_call_are_answered_by_one_version_while_versions_f
 async def test_an_image_that_comes_again_is_not_computed_again():
     async with Service(cache_bytes=2**20) as service:
         serving = model("v1")
-        service.models.flip(serving)
+        service.models.serve(serving)
         first = await service.faces.embed([FACES[0], FACES[1], FACES[0]], inf)
         again = await service.faces.embed([FACES[1], FACES[0], FACES[2]], inf)
         verdict = await service.faces.verify(FACES[2], FACES[0], inf)
@@ -187,7 +188,7 @@ async def test_an_image_that_comes_again_is_not_computed_again():
 async def test_a_call_that_waits_for_anothers_image_is_answered_though(how):
     async with Service(cache_bytes=2**20, batch_images=1) as service:
         serving = held("v1")
-        service.models.flip(serving)
+        service.models.serve(serving)
         busy = asyncio.create_task(service.faces.embed(FACES[:1], inf))
         await until(lambda: serving.session.batches)
         deadline = time.monotonic() + 0.05
@@ -207,10 +208,10 @@ async def test_a_call_that_waits_for_anothers_image_is_answered_though(how):
 
 async def test_a_full_server_still_answers_what_it_knows():
     async with Service(max_images=64, cache_bytes=2**20) as service:
-        service.models.flip(model("v1"))
+        service.models.serve(model("v1"))
         await service.faces.embed(FACES[:2], inf)
         serving = held("v1")
-        service.models.flip(serving)
+        service.models.serve(serving)
         big = asyncio.create_task(service.faces.embed(FACES[2:3] * 64, inf))
         await until(lambda: serving.session.batches)
         with pytest.raises(Overloaded):
@@ -222,7 +223,7 @@ async def test_a_full_server_still_answers_what_it_knows():
 
 async def test_a_bad_image_is_named_where_it_stands_in_each_call_and_not_remembered():
     async with Service(cache_bytes=2**20) as service:
-        service.models.flip(model("v1"))
+        service.models.serve(model("v1"))
         bad = FaceImage(b"not an image")
         calls = [
             asyncio.create_task(service.faces.embed(faces, inf))
@@ -239,7 +240,7 @@ async def test_pictures_too_large_to_hash_at_once_are_remembered_too():
     assert len(face.data) > 256 * 1024
     async with Service(cache_bytes=2**20) as service:
         serving = model("v1")
-        service.models.flip(serving)
+        service.models.serve(serving)
         for _ in range(3):
             await service.faces.embed([face], inf)
     assert len(serving.session.computed) == 1
@@ -248,14 +249,14 @@ async def test_pictures_too_large_to_hash_at_once_are_remembered_too():
 async def test_a_call_is_answered_by_the_version_that_served_when_it_came():
     async with Service() as service:
         serving = held("v1")
-        service.models.flip(serving)
+        service.models.serve(serving)
         unit = np.eye(8, dtype=np.float32)[0]
         busy = asyncio.create_task(service.faces.embed(FACES[:1], inf))
         await until(lambda: serving.session.batches)
         call = asyncio.create_task(service.faces.verify(stored(unit, "v1"), FACES[1], inf))
         await until(lambda: service.queued)
         for version in ("v2", "v3"):
-            service.models.flip(model(version))
+            service.models.serve(model(version))
         serving.session.go_on.set()
         assert (await call).model_version == "v1"
         assert (await busy).model_version == "v1"
@@ -265,7 +266,7 @@ async def test_a_call_is_answered_by_the_version_that_served_when_it_came():
 async def test_a_version_that_is_resident_can_be_asked_for():
     async with Service() as service:
         for version in ("v1", "v2", "v3"):
-            service.models.flip(model(version))
+            service.models.serve(model(version))
         answers = [await service.faces.embed(FACES, inf, version) for version in ("", "v2", "v3")]
         assert [answer.model_version for answer in answers] == ["v3", "v2", "v3"]
         assert not np.allclose(answers[0].faces[0].embedding, answers[1].faces[0].embedding)
@@ -280,11 +281,11 @@ async def test_a_version_that_is_resident_can_be_asked_for():
 
 async def test_a_version_that_is_let_go_gives_its_memory_back_though_the_engine_idles():
     async with Service(cache_bytes=2**20) as service:
-        service.models.flip(model("v1"))
+        service.models.serve(model("v1"))
         await service.faces.embed(FACES, inf)
         await service.faces.verify(FACES[0], FACES[1], inf)
         first = weakref.ref(service.models.serving.model)
-        assert service.models.flip(model("v2")) is None
+        assert service.models.serve(model("v2")) is None
         assert first() is not None
-        service.models.flip(model("v3"))
+        service.models.serve(model("v3"))
         await until(lambda: first() is None)

@@ -1,4 +1,4 @@
-"""The batcher's promises, on any sequence of submissions, departures and takings."""
+"""The batcher, on random sequences of submissions, cancellations and takes."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.embedder.inference.batcher import Batch, Batcher
 from shared.errors import Unavailable
-from tests.services.embedder.standin import MODELS, number_of, numbered_work
+from tests.services.embedder.standin import MODELS, number_of, numbered_request
 
 _ACTIONS = st.lists(
     st.one_of(
@@ -24,7 +24,7 @@ _ACTIONS = st.lists(
 
 
 class _History:
-    """Plays actions and keeps what was submitted and what was handed out."""
+    """Applies actions, and records what was submitted and what was taken."""
 
     def __init__(self, limit: int) -> None:
         self.batcher = Batcher(limit)
@@ -35,14 +35,18 @@ class _History:
         match action:
             case "submit" | "submit for another version" | "expired":
                 of = MODELS[action == "submit for another version"]
-                work = numbered_work(len(self.submitted), value, of)
+                request = numbered_request(len(self.submitted), value, of)
                 if action == "expired":
-                    work.deadline = time.monotonic()
-                    self.expired.add(work)
-                self.submitted.append(work)
-                self.batcher.submit([work])
+                    request.deadline = time.monotonic()
+                    self.expired.add(request)
+                self.submitted.append(request)
+                self.batcher.submit([request])
             case "leave" if value < len(self.submitted):
-                taken = {work for batch in self.batches for work in (*batch.works, *batch.expired)}
+                taken = {
+                    request
+                    for batch in self.batches
+                    for request in (*batch.requests, *batch.expired)
+                }
                 if self.submitted[value] not in taken:
                     self.left.add(self.submitted[value])
                 self.batcher.discard(self.submitted[value])
@@ -51,7 +55,7 @@ class _History:
 
     @property
     def settled(self) -> list:
-        return [work for batch in self.batches for work in (*batch.works, *batch.expired)]
+        return [request for batch in self.batches for request in (*batch.requests, *batch.expired)]
 
     def finish(self) -> None:
         self.batcher.close()
@@ -65,10 +69,10 @@ def test_nothing_is_reordered_lost_or_handed_out_twice(limit, actions):
     for action, value in actions:
         history.play(action, value)
     history.finish()
-    computed = [work for batch in history.batches for work in batch.works]
+    computed = [request for batch in history.batches for request in batch.requests]
     wanted = [w for w in history.submitted if w not in history.left and w not in history.expired]
     assert computed == wanted
-    expired = [work for batch in history.batches for work in batch.expired]
+    expired = [request for batch in history.batches for request in batch.expired]
     assert expired == [w for w in history.submitted if w in history.expired - history.left]
 
 
@@ -81,9 +85,9 @@ def test_each_batch_keeps_the_limit_and_holds_exactly_the_crops_of_its_work_for_
         history.play(action, value)
     history.finish()
     for batch in history.batches:
-        assert batch.images <= limit or len(batch.works) == 1
-        assert len({work.model.version for work in (*batch.works, *batch.expired)}) <= 1
-        expected = [number_of(crop) for work in batch.works for crop in work.crops]
+        assert batch.images <= limit or len(batch.requests) == 1
+        assert len({request.model.version for request in (*batch.requests, *batch.expired)}) <= 1
+        expected = [number_of(crop) for request in batch.requests for crop in request.crops]
         assert [number_of(crop) for crop in batch.crops] == expected
 
 
@@ -91,12 +95,12 @@ def test_each_batch_keeps_the_limit_and_holds_exactly_the_crops_of_its_work_for_
 def test_a_batch_takes_whatever_fits_of_what_waits(limit, sizes):
     batcher = Batcher(limit)
     for number, size in enumerate(sizes):
-        batcher.submit([numbered_work(number, size)])
+        batcher.submit([numbered_request(number, size)])
     expected, images = 0, 0
     while expected < len(sizes) and (expected == 0 or images + sizes[expected] <= limit):
         images += sizes[expected]
         expected += 1
-    assert len(batcher.take().works) == expected
+    assert len(batcher.take().requests) == expected
 
 
 @settings(max_examples=10, deadline=None)
@@ -106,11 +110,11 @@ def test_many_submitting_threads_lose_nothing_and_keep_their_own_order(limit, th
 
     def take() -> None:
         while (batch := batcher.take()) is not None:
-            taken.extend(number_of(work.crops[0])[0] for work in batch.works)
+            taken.extend(number_of(request.crops[0])[0] for request in batch.requests)
 
     def submit(thread: int) -> None:
         for step in range(30):
-            batcher.submit([numbered_work(100 * thread + step, 1 + (seed + step * thread) % 3)])
+            batcher.submit([numbered_request(100 * thread + step, 1 + (seed + step * thread) % 3)])
 
     taker = threading.Thread(target=take)
     submitters = [threading.Thread(target=submit, args=(n,)) for n in range(threads)]
@@ -128,28 +132,28 @@ def test_many_submitting_threads_lose_nothing_and_keep_their_own_order(limit, th
 
 def test_newcomers_join_the_prepared_batch_until_the_engine_takes_it():
     batcher = Batcher(4)
-    batcher.submit([numbered_work(0, 1)])
+    batcher.submit([numbered_request(0, 1)])
     first = batcher.take()
-    batcher.submit([numbered_work(1, 1)])
-    batcher.submit([numbered_work(2, 2)])
+    batcher.submit([numbered_request(1, 1)])
+    batcher.submit([numbered_request(2, 2)])
     assert (first.images, batcher.take().images) == (1, 3)
 
 
 def test_work_that_left_gives_its_memory_back_though_the_engine_never_comes():
     batcher = Batcher(2)
-    works = [numbered_work(number, 2) for number in range(10)]
-    for work in works:
-        batcher.submit([work])
-    for work in works:
-        batcher.discard(work)
+    requests = [numbered_request(number, 2) for number in range(10)]
+    for request in requests:
+        batcher.submit([request])
+    for request in requests:
+        batcher.discard(request)
     assert not batcher._waiting
 
 
 def test_a_closed_batcher_hands_out_what_it_has_and_takes_no_more():
     batcher = Batcher(4)
-    batcher.submit([numbered_work(0, 1)])
+    batcher.submit([numbered_request(0, 1)])
     batcher.close()
     with pytest.raises(Unavailable, match="stopping"):
-        batcher.submit([numbered_work(1, 1)])
+        batcher.submit([numbered_request(1, 1)])
     assert batcher.take().images == 1
     assert batcher.take() is None

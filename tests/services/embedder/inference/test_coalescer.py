@@ -1,20 +1,22 @@
-"""When gathered work is handed over: at once where the loop is idle, together where it is not."""
+"""Requests are handed over at once by an idle loop, and together by a busy one."""
 
 import asyncio
 from types import SimpleNamespace
 
 import pytest
 
-from services.embedder.inference import coalescer as burst
-from services.embedder.inference.coalescer import Burst
-from services.embedder.inference.requests import Work
-from tests.services.embedder.standin import numbered_work
+from services.embedder.inference import coalescer as module
+from services.embedder.inference.coalescer import Coalescer
+from services.embedder.inference.requests import InferenceRequest
+from tests.services.embedder.standin import numbered_request
 
 
-class _Taken:
+class _Flushed:
+    """A coalescer, and the bursts that it handed over."""
+
     def __init__(self) -> None:
-        self.bursts: list[list[Work]] = []
-        self.burst = Burst(self.bursts.append)
+        self.bursts: list[list[InferenceRequest]] = []
+        self.coalescer = Coalescer(self.bursts.append)
 
     @property
     def sizes(self) -> list[int]:
@@ -22,7 +24,7 @@ class _Taken:
 
 
 class _Clock:
-    """Lets a turn of the loop take a microsecond, and whatever else is done as long as it says."""
+    """A clock on which a turn of the loop takes a microsecond, and `busy` half a millisecond."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -31,14 +33,14 @@ class _Clock:
         self.now += 1e-6
         return self.now
 
-    def work(self) -> None:
+    def busy(self) -> None:
         self.now += 0.0005
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     clock = _Clock()
-    monkeypatch.setattr(burst, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock))
     return clock
 
 
@@ -47,60 +49,60 @@ async def _turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def _busy(taken: _Taken, works: list[Work], clock: _Clock) -> None:
-    """Let each turn of the loop bring one piece of work, and something else to do."""
-    for work in works:
-        taken.burst.add(work)
-        clock.work()
+async def _busy(flushed: _Flushed, requests: list[InferenceRequest], clock: _Clock) -> None:
+    """Add one request in each turn of the loop, and let each turn take time."""
+    for request in requests:
+        flushed.coalescer.add(request)
+        clock.busy()
         await asyncio.sleep(0)
 
 
 @pytest.mark.usefixtures("clock")
 async def test_work_that_comes_alone_is_handed_over_within_a_few_turns():
-    taken = _Taken()
+    flushed = _Flushed()
     for number in range(5):
-        taken.burst.add(numbered_work(number, 1))
+        flushed.coalescer.add(numbered_request(number, 1))
         await _turns(3)
-    assert taken.sizes == [1] * 5
+    assert flushed.sizes == [1] * 5
 
 
 async def test_what_comes_while_the_loop_is_busy_is_handed_over_together_and_in_order(clock):
-    taken = _Taken()
-    works = [numbered_work(number, 1) for number in range(3)]
-    await _busy(taken, works, clock)
-    assert taken.bursts == []
+    flushed = _Flushed()
+    requests = [numbered_request(number, 1) for number in range(3)]
+    await _busy(flushed, requests, clock)
+    assert flushed.bursts == []
     await _turns(60)
-    assert taken.bursts == [works]
+    assert flushed.bursts == [requests]
 
 
 @pytest.mark.usefixtures("clock")
 async def test_a_large_burst_is_not_kept_waiting():
-    taken = _Taken()
-    works = [numbered_work(number, 1) for number in range(70)]
-    for work in works:
-        taken.burst.add(work)
+    flushed = _Flushed()
+    requests = [numbered_request(number, 1) for number in range(70)]
+    for request in requests:
+        flushed.coalescer.add(request)
     await _turns(3)
-    assert taken.bursts == [works]
+    assert flushed.bursts == [requests]
 
 
 async def test_a_loop_that_stays_busy_hands_over_all_the_same(clock):
-    taken = _Taken()
-    taken.burst.add(numbered_work(0, 1))
+    flushed = _Flushed()
+    flushed.coalescer.add(numbered_request(0, 1))
     turns = 0
-    while not taken.bursts:
+    while not flushed.bursts:
         turns += 1
-        clock.work()
+        clock.busy()
         await asyncio.sleep(0)
     assert 8 < turns < 20
 
 
 async def test_after_single_pieces_again_nothing_waits(clock):
-    taken = _Taken()
-    await _busy(taken, [numbered_work(number, 1) for number in range(3)], clock)
+    flushed = _Flushed()
+    await _busy(flushed, [numbered_request(number, 1) for number in range(3)], clock)
     await _turns(60)
     for number in range(8):
-        taken.burst.add(numbered_work(number, 1))
+        flushed.coalescer.add(numbered_request(number, 1))
         await _turns(60)
-    taken.burst.add(numbered_work(9, 1))
+    flushed.coalescer.add(numbered_request(9, 1))
     await _turns(3)
-    assert taken.sizes[-1] == 1 and len(taken.bursts) == 10
+    assert flushed.sizes[-1] == 1 and len(flushed.bursts) == 10

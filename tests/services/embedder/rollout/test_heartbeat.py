@@ -1,4 +1,4 @@
-"""What an embedder tells the registry about itself."""
+"""Heartbeats of embedders in the registry."""
 
 import pytest
 

@@ -1,9 +1,9 @@
-"""Following the registry's smaller objects."""
+"""Watching objects of the registry by polling."""
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
 
-from services.embedder.rollout.registry_watch import Forgetting, follow
+from services.embedder.rollout.registry_watch import ErasureWatcher, watch
 from shared.errors import CorruptData, Unavailable
 from tests.support.waiting import until
 
@@ -19,14 +19,14 @@ class _Registry:
             raise self.value
         return self.value
 
-    async def some_looks(self) -> None:
+    async def some_reads(self) -> None:
         seen = self.reads
         await until(lambda: self.reads >= seen + 3)
 
 
 @asynccontextmanager
-async def _followed(registry: _Registry, forgetting: Forgetting):
-    task = asyncio.create_task(follow("mark", registry.read, forgetting.look, 0.002))
+async def _watched(registry: _Registry, watcher: ErasureWatcher):
+    task = asyncio.create_task(watch("mark", registry.read, watcher.update, 0.002))
     try:
         yield
     finally:
@@ -36,37 +36,37 @@ async def _followed(registry: _Registry, forgetting: Forgetting):
 
 
 async def test_each_other_mark_makes_forget_once_and_a_smaller_one_too():
-    registry, forgotten = _Registry(), []
+    registry, cleared = _Registry(), []
     registry.value = 7
-    async with _followed(registry, Forgetting(lambda: forgotten.append(registry.value))):
+    async with _watched(registry, ErasureWatcher(lambda: cleared.append(registry.value))):
         for value in (7, 9, 8):
             registry.value = value
-            await registry.some_looks()
-    assert forgotten == [7, 9, 8]
+            await registry.some_reads()
+    assert cleared == [7, 9, 8]
 
 
 async def test_a_mark_set_while_the_registry_was_away_or_damaged_is_noticed_afterwards():
-    registry, forgotten = _Registry(), []
-    async with _followed(registry, Forgetting(lambda: forgotten.append(registry.value))):
-        await registry.some_looks()
+    registry, cleared = _Registry(), []
+    async with _watched(registry, ErasureWatcher(lambda: cleared.append(registry.value))):
+        await registry.some_reads()
         for number, trouble in enumerate((Unavailable("away"), CorruptData("no mark")), 1):
             registry.value = trouble
-            await registry.some_looks()
-            assert forgotten == list(range(number))
+            await registry.some_reads()
+            assert cleared == list(range(number))
             registry.value = number
-            await registry.some_looks()
-    assert forgotten == [0, 1, 2]
+            await registry.some_reads()
+    assert cleared == [0, 1, 2]
 
 
 async def test_what_fails_to_forget_is_told_again():
     registry, tries = _Registry(), []
 
-    def forget() -> None:
+    def clear() -> None:
         tries.append(1)
         if len(tries) < 3:
             raise OSError("not now")
 
-    async with _followed(registry, Forgetting(forget)):
+    async with _watched(registry, ErasureWatcher(clear)):
         await until(lambda: len(tries) == 3)
-        await registry.some_looks()
+        await registry.some_reads()
     assert len(tries) == 3

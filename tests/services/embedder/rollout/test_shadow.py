@@ -1,4 +1,4 @@
-"""A candidate in the shadow: what it measures, and that no one feels it."""
+"""Shadow evaluation: its statistics are right, and requests are not affected."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.rollout import shadow as module
-from services.embedder.rollout.shadow import Shadow
+from services.embedder.rollout.shadow import ShadowEvaluator
 from shared.errors import CorruptData
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
@@ -35,7 +35,7 @@ READER = FaceReader(ImageLimits())
 
 
 class _OtherOpinion(StandInSession):
-    """Finds faces less alike than the other stand-ins do."""
+    """Gives lower similarities than the other stand-ins."""
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         return super().run(batch) ** 3
@@ -49,14 +49,14 @@ class _World:
         self.candidate = LoadedModel(manifest("v2"), _OtherOpinion("v2"))
         self.broken: Exception | None = None
         self.loads: list[str] = []
-        self.shadow = Shadow(self.models, READER, self._load, self.admission.idle, share)
+        self.shadow = ShadowEvaluator(self.models, READER, self._load, self.admission.idle, share)
         cache = EmbeddingCache(2**20)
         self.faces = FaceEmbedder(
             self.models, self.pipeline, self.admission, cache, self.shadow.offer
         )
 
-    async def look(self, version: str | None) -> None:
-        await self.shadow.look(ShadowPointer(model_version=version) if version else None)
+    async def update(self, version: str | None) -> None:
+        await self.shadow.update(ShadowPointer(model_version=version) if version else None)
 
     async def verify_all(self) -> list:
         return [await self.faces.verify(a, b, inf) for a, b in PAIRS]
@@ -72,7 +72,7 @@ class _World:
 async def _running(share: float = 1.0):
     world = _World(share)
     world.pipeline.start()
-    world.models.flip(model("v1"))
+    world.models.serve(model("v1"))
     task = asyncio.create_task(world.shadow.run())
     try:
         yield world
@@ -84,7 +84,7 @@ async def _running(share: float = 1.0):
 
 
 def _similarity(pair: tuple[FaceImage, FaceImage]) -> float:
-    """What the candidate must find."""
+    """The similarity of two faces under the candidate."""
     batch = np.stack([READER.crop(face) for face in pair])
     a, b = _OtherOpinion("v2").run(batch).astype(np.float64)
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
@@ -92,24 +92,24 @@ def _similarity(pair: tuple[FaceImage, FaceImage]) -> float:
 
 async def test_agreement_and_shift_are_those_of_the_two_versions():
     async with _running() as world:
-        await world.look("v2")
+        await world.update("v2")
         live = await world.verify_all()
-        await until(lambda: world.shadow.report.pairs == len(PAIRS))
-        report = world.shadow.report
+        await until(lambda: world.shadow.stats.pairs == len(PAIRS))
+        stats = world.shadow.stats
     theirs = [_similarity(pair) for pair in PAIRS]
     agreed = [verdict.same == (found >= 0.5) for verdict, found in zip(live, theirs, strict=True)]
     assert 0 < sum(agreed) < len(PAIRS)
-    assert report.agreement == pytest.approx(np.mean(agreed))
+    assert stats.agreement == pytest.approx(np.mean(agreed))
     shift = np.mean([found - v.similarity for v, found in zip(live, theirs, strict=True)])
-    assert report.similarity_shift == pytest.approx(shift, abs=1e-6)
-    assert (report.model_version, report.error) == ("v2", "")
+    assert stats.similarity_shift == pytest.approx(shift, abs=1e-6)
+    assert (stats.model_version, stats.error) == ("v2", "")
     assert world.candidate.session.batches == [1] * 2 * len(PAIRS)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows a thread's priority")
 async def test_its_thread_has_a_lower_priority_than_those_that_answer_calls():
     async with _running() as world:
-        await world.look("v2")
+        await world.update("v2")
         niceness: list[int] = []
         run = world.candidate.session.run
 
@@ -119,24 +119,24 @@ async def test_its_thread_has_a_lower_priority_than_those_that_answer_calls():
 
         world.candidate.session.run = run_and_note
         await world.faces.verify(*PAIRS[0], inf)
-        await until(lambda: world.shadow.report.pairs)
+        await until(lambda: world.shadow.stats.pairs)
     ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     assert set(niceness) == {max(ours, 10)}
 
 
 async def test_it_computes_only_while_no_call_is_in_flight():
     async with _running() as world:
-        await world.look("v2")
+        await world.update("v2")
         with world.admission.admit(1, 1, 0.0):
             await world.verify_all()
             await let_others_run()
             assert world.candidate.session.batches == []
-        await until(lambda: world.shadow.report.pairs > 0)
+        await until(lambda: world.shadow.stats.pairs > 0)
 
 
 async def test_when_it_is_behind_pairs_are_dropped_and_calls_are_answered(monkeypatch):
     async with _running() as world:
-        await world.look("v2")
+        await world.update("v2")
         world.candidate.session.go_on.clear()
         await world.faces.verify(*PAIRS[0], inf)
         await until(lambda: world.candidate.session.batches)
@@ -144,8 +144,8 @@ async def test_when_it_is_behind_pairs_are_dropped_and_calls_are_answered(monkey
             await asyncio.wait_for(world.verify_all(), 60)
         assert world.shadow._queue.qsize() == module._QUEUED_PAIRS
         world.candidate.session.go_on.set()
-        await until(lambda: world.shadow.report.pairs == module._QUEUED_PAIRS + 1)
-        monkeypatch.setattr(module, "_PAIR_BYTES", 100)
+        await until(lambda: world.shadow.stats.pairs == module._QUEUED_PAIRS + 1)
+        monkeypatch.setattr(module, "_MAX_PAIR_BYTES", 100)
         await world.verify_all()
         assert world.shadow._queue.empty()
 
@@ -153,42 +153,42 @@ async def test_when_it_is_behind_pairs_are_dropped_and_calls_are_answered(monkey
 @pytest.mark.parametrize("share", [0.0, 0.5])
 async def test_only_a_share_of_the_comparisons_is_tried(share):
     async with _running(share) as world:
-        await world.look("v2")
+        await world.update("v2")
         for _ in range(10):
             await world.verify_all()
             await until(world.shadow._queue.empty)
         await until(world.admission.idle.is_set)
-    assert world.shadow.report.pairs < 60 * share + 25
-    assert bool(world.shadow.report.pairs) == bool(share)
+    assert world.shadow.stats.pairs < 60 * share + 25
+    assert bool(world.shadow.stats.pairs) == bool(share)
 
 
 async def test_another_serving_version_or_candidate_begins_a_new_report():
     async with _running() as world:
-        await world.look("v2")
+        await world.update("v2")
         await world.verify_all()
-        await until(lambda: world.shadow.report.pairs == len(PAIRS))
-        world.models.flip(model("v0"))
+        await until(lambda: world.shadow.stats.pairs == len(PAIRS))
+        world.models.serve(model("v0"))
         await world.faces.verify(*PAIRS[0], inf)
-        await world.look("v2")
-        assert (world.shadow.report.model_version, world.shadow.report.pairs) == ("v2", 0)
+        await world.update("v2")
+        assert (world.shadow.stats.model_version, world.shadow.stats.pairs) == ("v2", 0)
         await world.verify_all()
-        await until(lambda: world.shadow.report.pairs == len(PAIRS))
-        await world.look("v3")
-        assert (world.shadow.report.model_version, world.shadow.report.pairs) == ("v3", 0)
+        await until(lambda: world.shadow.stats.pairs == len(PAIRS))
+        await world.update("v3")
+        assert (world.shadow.stats.model_version, world.shadow.stats.pairs) == ("v3", 0)
         assert world.loads == ["v2", "v3"]
 
 
 async def test_a_candidate_that_serves_or_is_taken_back_is_let_go():
     async with _running() as world:
         for away in ("promoted", "taken back"):
-            await world.look("v2")
-            assert world.shadow._model is not None
+            await world.update("v2")
+            assert world.shadow._candidate is not None
             if away == "promoted":
-                world.models.flip(model("v2"))
-            await world.look("v2" if away == "promoted" else None)
-            assert world.shadow.report == module.ShadowReport()
-            assert world.shadow._model is None
-            world.models.flip(model("v1"))
+                world.models.serve(model("v2"))
+            await world.update("v2" if away == "promoted" else None)
+            assert world.shadow.stats == module.ShadowStats()
+            assert world.shadow._candidate is None
+            world.models.serve(model("v1"))
 
 
 async def test_a_candidate_that_cannot_be_loaded_is_reported_and_tried_again_later(monkeypatch):
@@ -196,31 +196,31 @@ async def test_a_candidate_that_cannot_be_loaded_is_reported_and_tried_again_lat
     async with _running() as world:
         world.broken = CorruptData("half a file")
         for _ in range(3):
-            await world.look("v2")
+            await world.update("v2")
         assert world.loads == ["v2"]
-        assert world.shadow.report.error == "CorruptData: half a file"
+        assert world.shadow.stats.error == "CorruptData: half a file"
         await world.verify_all()
         world.broken = None
         await asyncio.sleep(0.06)
-        await world.look("v2")
-        assert (world.loads, world.shadow.report.error) == (["v2", "v2"], "")
+        await world.update("v2")
+        assert (world.loads, world.shadow.stats.error) == (["v2", "v2"], "")
 
 
 async def test_a_candidate_that_fails_harms_no_call_and_is_reported():
     async with _running() as world:
-        await world.look("v2")
+        await world.update("v2")
         world.candidate.session.error = RuntimeError("out of memory")
         await world.verify_all()
-        await until(lambda: "out of memory" in world.shadow.report.error)
-        assert world.shadow.report.pairs == 0
+        await until(lambda: "out of memory" in world.shadow.stats.error)
+        assert world.shadow.stats.pairs == 0
 
 
 async def test_pictures_that_wait_are_forgotten_with_an_erasure():
     async with _running() as world:
-        await world.look("v2")
+        await world.update("v2")
         with world.admission.admit(1, 1, 0.0):
             await world.verify_all()
-            world.shadow.forget()
+            world.shadow.clear()
             assert world.shadow._queue.empty()
 
 

@@ -1,4 +1,4 @@
-"""What the swapper does, with stand-ins for registry and loading."""
+"""The swapper, with stand-ins for the registry and the loader."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.embedder.models.resident import LoadedModel, ResidentModels
-from services.embedder.rollout import swapper as swap
+from services.embedder.rollout import swapper as module
 from services.embedder.rollout.swapper import LastServed, Swapper
 from shared.errors import CorruptData, Unavailable
 from shared.registry.serving_pointer import ServingPointer
@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 
 class _World:
-    """A registry and a loader that do as they are told, and a swapper between them."""
+    """A swapper with a scripted registry and loader."""
 
     def __init__(self, folder: Path) -> None:
         self.models = ResidentModels()
@@ -39,7 +39,7 @@ class _World:
         self.hold = threading.Event()
         self.hold.set()
         self.away = False
-        self._looks = 0
+        self._reads = 0
         self._pointer: ServingPointer | None = None
 
     def promote(self, version: str) -> None:
@@ -52,12 +52,12 @@ class _World:
     def serving(self) -> str | None:
         return self.models.serving_version
 
-    async def some_looks(self) -> None:
-        seen = self._looks
-        await until(lambda: self._looks >= seen + 5)
+    async def some_steps(self) -> None:
+        seen = self._reads
+        await until(lambda: self._reads >= seen + 5)
 
     def _read(self) -> ServingPointer | None:
-        self._looks += 1
+        self._reads += 1
         if self.away:
             raise Unavailable("the store is away")
         return self._pointer
@@ -91,13 +91,13 @@ def world(tmp_path: Path) -> _World:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swap, "_FIRST_RETRY_S", 0.02)
-    monkeypatch.setattr(swap, "_LAST_RETRY_S", 0.04)
+    monkeypatch.setattr(module, "_FIRST_RETRY_S", 0.02)
+    monkeypatch.setattr(module, "_LAST_RETRY_S", 0.04)
 
 
 async def test_nothing_serves_before_the_first_decision(world):
     async with _running(world):
-        await world.some_looks()
+        await world.some_steps()
         assert world.serving is None
         assert not world.swapper.ready.is_set()
         world.promote("v1")
@@ -135,7 +135,7 @@ async def test_backoff_grows_and_keeps_a_broken_version_from_being_loaded_at_eve
     world.promote("v1")
     world.broken["v1"] = CorruptData("half a file")
     async with _running(world):
-        await world.some_looks()
+        await world.some_steps()
         assert world.loads == ["v1"]
 
 
@@ -196,7 +196,7 @@ async def test_rollback_does_not_wait_for_a_slow_load(world):
         world.promote("v1")
         await until(lambda: world.serving == "v1")
         world.hold.set()
-        await world.some_looks()
+        await world.some_steps()
         assert world.serving == "v1"
 
 
@@ -208,7 +208,7 @@ async def test_a_version_that_was_loaded_too_late_does_not_serve(world):
         world.promote("v2")
         await until(lambda: "v2" in world.loads)
         world.promote("v3")
-        await world.some_looks()
+        await world.some_steps()
         world.hold.set()
         served = set()
         await until(lambda: served.add(world.serving) or world.serving == "v3")
@@ -221,7 +221,7 @@ async def test_registry_away_changes_nothing_and_its_return_is_noticed(world):
         await until(lambda: world.serving == "v1")
         world.away = True
         world.promote("v2")
-        await world.some_looks()
+        await world.some_steps()
         assert world.serving == "v1"
         world.away = False
         await until(lambda: world.serving == "v2")

@@ -1,4 +1,4 @@
-"""Swaps of real networks through a real store, under load and against broken versions."""
+"""Swaps of real networks through a real store: under load, and to damaged versions."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ C = "iresnet18w4-c"
 
 @pytest.fixture(scope="module")
 def references(bare_sessions) -> dict[str, np.ndarray]:
-    """What each version must answer; C is A's network under another name."""
+    """Expected embeddings of each version; C is A's network under another name."""
     found = {version: split_features(s.run(CROPS))[0] for version, s in bare_sessions.items()}
     return found | {C: found[A]}
 
@@ -43,13 +43,13 @@ class _Scene:
 
 @pytest.fixture
 def scene(embedder_settings, published, references, tiny_versions, tmp_path) -> _Scene:
-    """A and B are published and A serves; a copy of B waits to be broken."""
+    """A and B are published, and A serves; `bad` is a copy of B for tests to damage."""
     bad = broken.renamed(tiny_versions[B], tmp_path / "bad")
     return _Scene(embedder_settings, published, references, tiny_versions, bad)
 
 
 class _Load:
-    """Callers that never pause, and what they saw."""
+    """Callers without pauses, and the answers they got."""
 
     def __init__(self, client: Client, references: dict[str, np.ndarray]) -> None:
         self.seen: Counter[str] = Counter()
@@ -223,7 +223,7 @@ async def test_store_away_changes_nothing_and_its_return_is_followed_within_two_
         await client.until_serving(A)
         usual_s = await _swap_s(client, registry, B)
         await asyncio.to_thread(server.kill)
-        await until(lambda: "the registry cannot be read" in caplog.text)
+        await until(lambda: "cannot read the serving pointer" in caplog.text)
         await _still_serves(client, B, references)
         assert (await client.model()).swap_error == ""
         await asyncio.to_thread(server.start)

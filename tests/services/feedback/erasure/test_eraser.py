@@ -3,7 +3,7 @@
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import uuid4
@@ -33,12 +33,12 @@ from services.trainer.data.label_report import (
 from services.trainer.data.labels import LabelledPair
 from shared.errors import NotFound, Unavailable
 from shared.model.image.face import FaceImage
-from shared.registry.erasure_mark import read_erasure
+from shared.registry.erasure_mark import read_erasure_generation
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool, transaction
 from tests.services.feedback.filling import fill
 from tests.services.feedback.helpers import Stored, feedback, picture, request, sha256
-from tests.support.waiting import wait_until
+from tests.support.waiting import retry_while_unavailable, wait_until
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
@@ -120,7 +120,7 @@ async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_
     assert len(_found(sha256(1).encode(), object_store)) == 1
     (snapshot_id, pairs), *_ = [part async for part in labels.export("")]
     assert len(pairs) == 3
-    generation = read_erasure(object_store)
+    generation = read_erasure_generation(object_store)
 
     erasure = await eraser.erase_subject("Jane Roe", "dpo", "ticket-7")
 
@@ -136,7 +136,7 @@ async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_
     assert [(pair.image_a, pair.image_b) for pair in pairs] == [
         tuple(sorted((sha256(2), sha256(3))))
     ]
-    assert read_erasure(object_store) != generation
+    assert read_erasure_generation(object_store) != generation
     with pytest.raises(NotFound):
         await labels.get_image(sha256(1))
 
@@ -372,11 +372,11 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
     async def upload(first: int) -> None:
         for turn in range(12):
             a, b = 1 + (first + turn) % 4, 1 + (first + turn + 1) % 4
-            await _patiently(lambda a=a, b=b: labels.submit(feedback(a, b)))
+            await retry_while_unavailable(lambda a=a, b=b: labels.submit(feedback(a, b)))
 
     async def import_all() -> None:
         for _ in range(12):
-            await _patiently(lambda: importer.import_images(_pool_images()))
+            await retry_while_unavailable(lambda: importer.import_images(_pool_images()))
 
     async def erase() -> None:
         nonlocal erased
@@ -422,15 +422,6 @@ async def test_an_import_whose_objects_were_swept_before_their_rows_begins_anew(
         blocker.execute("UPDATE feedback.removal_epoch SET epoch = epoch + 1")
     assert (await importing).created == 4
     assert stored().images == stored().objects == 4
-
-
-async def _patiently(call: Callable[[], Awaitable[object]]) -> object:
-    for _ in range(200):
-        try:
-            return await call()
-        except Unavailable:
-            await asyncio.sleep(0.05)
-    raise AssertionError("never stored")
 
 
 async def test_the_contract_erases_and_shows_the_trail(stub: Stub) -> None:

@@ -1,6 +1,5 @@
 """The pool is embedded by the version that serves, whole, unmixed, and again after a swap."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -204,10 +203,13 @@ async def test_without_an_embedder_pairs_are_random_and_the_note_says_why(
     async with stub_on(settings.model_copy(update={"feedback_pool_poll_s": 0.1})) as stub:
         await fill(stub, count=30)
         handed = pb.NextPairsResponse()
-        async with asyncio.timeout(10):
-            while len(handed.pairs) < 10:
-                handed = await stub.NextPairs(pb.NextPairsRequest(annotator="ann", count=10))
-                await asyncio.sleep(0.1)
+
+        async def handed_ten() -> bool:
+            nonlocal handed
+            handed = await stub.NextPairs(pb.NextPairsRequest(annotator="ann", count=10))
+            return len(handed.pairs) == 10
+
+        await until(handed_ten)
     assert "MAGFACE_EMBEDDER_ADDRESS" in handed.note
     with psycopg.connect(database_url) as connection:
         rows = connection.execute("SELECT DISTINCT strategy FROM feedback.leases").fetchall()

@@ -19,6 +19,7 @@ from shared.settings import DatabaseSettings
 from shared.storage.migrations import apply_migrations
 from shared.storage.postgres import Pool, open_pool
 from tests.services.trainer.samples import IMPORT, train_spec
+from tests.support.waiting import until
 
 WORSE = GateVerdict((GateCheck("heldout_errors", False, 0.2, 0.1, "more errors"),))
 DONE = Ending(JobState.SUCCEEDED, "done", "iresnet18-00000000")
@@ -147,14 +148,15 @@ async def test_an_ended_job_takes_no_more_writes(jobs: Jobs, leases: Leases):
 async def test_a_watcher_sees_every_event_and_then_the_end(jobs: Jobs, leases: Leases):
     await create(jobs)
     claim = await leases.claim()
-    watching = asyncio.create_task(collect(jobs, claim.job.job_id))
+    events = []
+    watching = asyncio.create_task(watch(jobs, claim.job.job_id, events))
     figures = {"loss": 0.25, "epoch": 1}
     await leases.report(claim, Progress(Stage.TRAINING, 0.5, "half way", figures))
     figures = {"loss": float("nan"), "epoch": 2}
     await leases.report(claim, Progress(Stage.TRAINING, 0.6, "diverging", figures))
-    await asyncio.sleep(0.3)
+    await until(lambda: len(events) == 4)
     await leases.finish(claim, Ending(JobState.SUCCEEDED, "refused", "v1", WORSE))
-    events = await asyncio.wait_for(watching, 60)
+    await asyncio.wait_for(watching, 60)
     told = [(e.job.state, e.job.progress, e.job.message, e.figures) for e in events]
     assert told == [
         (JobState.QUEUED, 0, "waiting", {}),
@@ -171,8 +173,16 @@ async def test_a_watcher_sees_every_event_and_then_the_end(jobs: Jobs, leases: L
     assert await collect(jobs, claim.job.job_id) == events
 
 
-async def collect(jobs: Jobs, job_id):
-    return [event async for event in jobs.watch(job_id, asyncio.Event())]
+async def watch(jobs: Jobs, job_id, events: list) -> None:
+    """Appends each event as it comes."""
+    async for event in jobs.watch(job_id, asyncio.Event()):
+        events.append(event)  # noqa: PERF401 - others look at the list meanwhile
+
+
+async def collect(jobs: Jobs, job_id) -> list:
+    events = []
+    await watch(jobs, job_id, events)
+    return events
 
 
 async def test_watchers_are_sent_away_when_the_trainer_stops(jobs: Jobs):
