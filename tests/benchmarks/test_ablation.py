@@ -1,4 +1,4 @@
-"""The ablation changes what it says, and nothing for longer than it measures."""
+"""The variants of the ablation: each changes what it names, and only while it is measured."""
 
 from pathlib import Path
 
