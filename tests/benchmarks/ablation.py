@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.training.augmentation import augmentation
 from services.trainer.training.features import compute_features
-from services.trainer.training.finetuner import Plan
+from services.trainer.training.finetuner import Hyperparameters
 from services.trainer.training.losses import CosineObjective
 from services.trainer.training.replay import Replay
 from shared.errors import PreconditionFailed
@@ -46,8 +46,11 @@ _VIEWS = ("degraded", "clean")
 Patch = tuple[str, Any]
 
 
-def _plan(**changes: object) -> Patch:
-    return "services.trainer.training.recipes.Plan", lambda **given: Plan(**(given | changes))
+def _hyperparameters(**changes: object) -> Patch:
+    return (
+        "services.trainer.training.recipes.Hyperparameters",
+        lambda **given: Hyperparameters(**(given | changes)),
+    )
 
 
 def _objective(**changes: object) -> Patch:
@@ -67,20 +70,20 @@ def _augmentation(without: str) -> Patch:
 
 VARIANTS: Mapping[str, Patch | None] = {
     "as it is": None,
-    "no augmentation": _plan(augmentation=None),
+    "no augmentation": _hyperparameters(augmentation=None),
     **{
         f"augmentation without {step}": _augmentation(step)
         for step in _STEPS
         if step != "enlarging"
     },
-    "no running average": _plan(averaging=0.0),
-    "nothing of the parent's weights": _plan(of_parent=0.0),
-    "no replay": ("services.trainer.training.run._WELL_KNOWN", -1.0),
-    "no spoiled pictures in the replay": (
+    "no running average": _hyperparameters(averaging=0.0),
+    "nothing of the parent's weights": _hyperparameters(interpolation=0.0),
+    "no replay": ("services.trainer.training.run._MAX_REPLAY_ERROR", -1.0),
+    "no degraded pictures in the replay": (
         "services.trainer.training.finetuner.Replay",
-        lambda faces, see, **_: Replay(faces, see, spoil=None),
+        lambda faces, extract, **_: Replay(faces, extract, degrade=None),
     ),
-    "no mimicry on the feedback": _objective(mimicry=0.0),
+    "no distillation on the feedback": _objective(distillation=0.0),
     "no compatibility loss": _objective(compatibility=0.0),
     "no margins": _objective(margin=0.0),
 }
@@ -165,7 +168,7 @@ def changed_by(change: Patch | None) -> Iterator[None]:
     """Run trainings with one change, and without the search for wrong labels."""
     with ExitStack() as stack:
         # All labels are correct here; a search for wrong ones would only cost time.
-        unchecked = "services.trainer.training.recipes.Workshop.half_training"
+        unchecked = "services.trainer.training.recipes.RecipeFactory.half_trainer"
         stack.enter_context(patch(unchecked, lambda *_, **__: None))
         if change is not None:
             stack.enter_context(patch(*change))

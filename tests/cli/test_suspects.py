@@ -1,7 +1,6 @@
-"""The labels that a training suspects, as the command shows them."""
+"""Tests of ``magface feedback suspects``."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import psycopg
@@ -10,15 +9,15 @@ import pytest
 from deploy.local.endpoints import Endpoints
 from deploy.local.stack import Stack
 from services.trainer.data.label_report import (
+    AnnotatorReliability,
     LabelReport,
-    Reliability,
     Suspect,
     Suspicion,
-    keep_report,
+    store_report,
 )
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
-from tests.cli.conftest import Magface
+from tests.cli.conftest import Ask, Magface
 
 REPORT = LabelReport(
     pairs=1000,
@@ -28,13 +27,16 @@ REPORT = LabelReport(
         Suspect("a" * 64, "b" * 64, True, 0.97, Suspicion.UNLIKELY, ("eve", "bob")),
         Suspect("c" * 64, "d" * 64, False, 0.41, Suspicion.CONTRADICTION, ("ada",)),
     ),
-    annotators=(Reliability("eve", 40, 0.2, 0.3), Reliability("ada", 960, 0.98, 0.99)),
+    annotators=(
+        AnnotatorReliability("eve", 40, 0.2, 0.3),
+        AnnotatorReliability("ada", 960, 0.98, 0.99),
+    ),
 )
 
 
 @pytest.fixture
 def training(stack: Stack) -> Iterator[UUID]:
-    """A training that has ended, and left its report in the stack's own stores."""
+    """An ended training job with a label report in the stack's stores."""
     endpoints = Endpoints.read(stack.folder)
     assert endpoints is not None
     job_id = uuid4()
@@ -51,14 +53,12 @@ def training(stack: Stack) -> Iterator[UUID]:
             s3_access_key=s3.access_key,
             s3_secret_key=s3.secret_key,
         )
-        keep_report(ObjectStore(settings), job_id, REPORT)
+        store_report(ObjectStore(settings), job_id, REPORT)
         yield job_id
         connection.execute("DELETE FROM trainer.jobs WHERE job_id = %s", (job_id,))
 
 
-def test_suspects_are_given_with_why_and_by_whom(
-    ask: Callable[..., dict[str, Any]], training: UUID
-) -> None:
+def test_suspects_are_given_with_why_and_by_whom(ask: Ask, training: UUID) -> None:
     answer = ask("feedback", "suspects")
     assert answer == ask("feedback", "suspects", "--job", training)
     assert (answer["job_id"], answer["pairs"], answer["treated"]) == (str(training), 1000, True)

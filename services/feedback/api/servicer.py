@@ -17,7 +17,7 @@ from shared.rpc.errors import status_code
 from shared.rpc.server.deferred import Deferred
 from shared.rpc.server.interceptors import Context
 from shared.rpc.server.requests import check_texts
-from shared.rpc.streams import responses_as_completed
+from shared.rpc.streams import ReadNext, responses_as_completed
 
 _LABELS: Final[dict[pb.Label.ValueType, Label]] = {
     pb.LABEL_SAME: Label.SAME,
@@ -58,7 +58,10 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
             async for results in parts:
                 yield pb.SubmitFeedbackStreamResponse(results=results)
 
-    async def _submit_streamed(self, request: pb.SubmitFeedbackStreamRequest) -> pb.FeedbackResult:
+    async def _submit_streamed(
+        self, request: pb.SubmitFeedbackStreamRequest, read_next: ReadNext
+    ) -> pb.FeedbackResult:
+        read_next()
         result = pb.FeedbackResult(idempotency_key=request.feedback.idempotency_key)
         try:
             result.stored.CopyFrom(await self._submit_when_possible(request.feedback))

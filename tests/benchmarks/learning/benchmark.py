@@ -20,7 +20,7 @@ import torch
 
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.training.features import compute_features
-from services.trainer.training.spec import Recipe
+from services.trainer.training.spec import TrainingRecipe
 from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
 from shared.model.network.checkpoint import load_checkpoint
@@ -152,7 +152,7 @@ class _Bench:
             workdir=workdir,
             seed=row.seed,
             report=report,
-            recipe=Recipe.COSINE if row.recipe == "ours" else Recipe.HADSELL,
+            recipe=TrainingRecipe.COSINE if row.recipe == "ours" else TrainingRecipe.HADSELL,
         )
         failed = [check.detail for check in outcome.gate.checks if not check.passed]
         trained = load_checkpoint(outcome.folder / WEIGHTS_FILE).network

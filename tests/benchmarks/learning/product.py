@@ -11,9 +11,9 @@ import numpy as np
 from services.trainer.data.labels import LabelledPair, Vote
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.progress import Progress
-from services.trainer.training.checkpoint import NoState
+from services.trainer.training.checkpoint import NoCheckpoints
 from services.trainer.training.run import run_training
-from services.trainer.training.spec import Recipe, TrainingOutcome, TrainingSpec
+from services.trainer.training.spec import TrainingOutcome, TrainingRecipe, TrainingSpec
 from shared.model.image.face import FaceImage
 from tests.benchmarks.learning.faces import Crops, PairRows
 from tests.default_version import export_default
@@ -74,7 +74,7 @@ def train(
     workdir: Path,
     seed: int,
     report: Callable[[str], None],
-    recipe: Recipe = Recipe.COSINE,
+    recipe: TrainingRecipe = TrainingRecipe.COSINE,
     epochs: int | None = None,
 ) -> TrainingOutcome:
     """Run one training with the product's defaults.
@@ -105,13 +105,15 @@ def train(
             message = progress.message
             report(message)
 
-    return run_training(
+    outcome = run_training(
         spec,
         feedback=_ArraySnapshot(crops, pairs),
         parent=parent,
         reference=reference,
         workdir=workdir,
         # An interrupted row is measured from the start.
-        state=NoState(),
+        checkpoints=NoCheckpoints(),
         report=on_progress,
     )
+    assert outcome is not None  # one process, which is rank 0
+    return outcome

@@ -5,10 +5,10 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from services.trainer.data.label_report import (
+    AnnotatorReliability,
     LabelReport,
-    Reliability,
     Suspicion,
-    keep_report,
+    store_report,
     suspect,
 )
 from services.trainer.data.labels import LabelledPair, Vote
@@ -23,13 +23,13 @@ def _report(*pairs: tuple[str, str]) -> LabelReport:
         suspect(LabelledPair(a, b, True, 1.0, (Vote("ann", True),)), 0.9, Suspicion.UNLIKELY)
         for a, b in pairs
     ]
-    return LabelReport(9, 0.2, True, tuple(suspects), (Reliability("ann", 9, 0.8, 0.9),))
+    return LabelReport(9, 0.2, True, tuple(suspects), (AnnotatorReliability("ann", 9, 0.8, 0.9),))
 
 
 def test_an_erased_image_is_taken_out_of_every_report(object_store: ObjectStore) -> None:
     reports = [_report(("aa", "bb"), ("cc", "dd")), _report(("bb", "aa")), _report(("cc", "dd"))]
     for number, written in enumerate(reports):
-        keep_report(object_store, UUID(int=number), written)
+        store_report(object_store, UUID(int=number), written)
     object_store.put(f"{LABEL_REPORTS}broken.json", b"[1, 2")
     object_store.put(f"{LABEL_REPORTS}no-hash.json", b'{"suspects": [{"sha256_a": "Jane"}]}')
     for report in read_reports(object_store):
