@@ -105,11 +105,11 @@ class PairLeaser:
         wanted = count or _DEFAULT_COUNT
         once = IdempotencyKey.of(annotator, key, "next pairs", count=wanted, strategy=strategy)
         async with transaction(self._pool) as connection:
-            if kept := await _RESULTS.take(connection, once):
+            if kept := await _RESULTS.claim(connection, once):
                 return await _leased_before(connection, kept)
             leased = await self._lease_new(connection, annotator, wanted, strategy)
             result = {"lease_ids": [lease.lease_id for lease in leased.leases], "note": leased.note}
-            await _RESULTS.keep(connection, once, result)
+            await _RESULTS.save(connection, once, result)
         if len(leased.leases) < wanted:
             self._on_shortage()
         return leased

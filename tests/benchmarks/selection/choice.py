@@ -77,7 +77,9 @@ class EmbeddedPool:
         prior = prior_match_probability(self.calibration, self.view.csls())
         return prior.fit(self.similarity(pairs), self.csls(pairs), same)
 
-    def beside(self, other: "EmbeddedPool", pairs: IndexArray, same: NDArray[np.bool_]) -> PoolView:
+    def view_with_other(
+        self, other: "EmbeddedPool", pairs: IndexArray, same: NDArray[np.bool_]
+    ) -> PoolView:
         """The view, with the match probability of its links under another version."""
         links = self.view.links
         similarity, csls = other.similarity(links), other.csls(links)
@@ -119,7 +121,7 @@ def choose_in_rounds(
         same = persons[chosen[:, 0]] == persons[chosen[:, 1]]
         needs_default = previous is None and set(shares) == {Strategy.DISAGREEMENT}
         part = choose_mix(
-            pool.view if previous is None else pool.beside(previous, chosen, same),
+            pool.view if previous is None else pool.view_with_other(previous, chosen, same),
             pool.model(chosen, same),
             shares_of("default") if needs_default else shares,
             min(_ROUND, count - len(chosen)),
