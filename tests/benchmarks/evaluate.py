@@ -1,6 +1,6 @@
 """Speed of an evaluation, decoding included, against the bare engine.
 
-Measured with onnxruntime, the faster engine on a CPU, where decoding has the larger share.
+Measurement with onnxruntime, the faster engine on a CPU, where decoding has the larger share.
 """
 
 import tempfile

@@ -51,7 +51,7 @@ async def until(
 
 
 async def retry_while_unavailable(call: Callable[[], Awaitable[_T]]) -> _T:
-    """Calls again and again until the answer is another than `Unavailable`, and gives it."""
+    """Repeats a call while it raises `Unavailable`, and returns its result."""
     deadline = time.monotonic() + _DEADLINE_S
     while True:
         try:

@@ -101,7 +101,7 @@ class LeaseOffice:
         wanted = count or _DEFAULT_COUNT
         once = IdempotencyKey.of(annotator, key, "next pairs", count=wanted, strategy=strategy)
         async with transaction(self._pool) as connection:
-            if kept := await _KEPT_RESULTS.take(connection, once):
+            if kept := await _KEPT_RESULTS.claim(connection, once):
                 return await _handed_before(connection, kept)
             # Pairs whose leases have ended without an answer come back first.
             await connection.execute(queries.SETTLE, {"limit": _SETTLED_AT_ONCE})
@@ -119,7 +119,7 @@ class LeaseOffice:
             order = self._rng.permutation(len(leases))
             handed = Handed(tuple(leases[place] for place in order), note)
             result = {"lease_ids": [lease.lease_id for lease in handed.leases], "note": note}
-            await _KEPT_RESULTS.keep(connection, once, result)
+            await _KEPT_RESULTS.save(connection, once, result)
         if missing:
             self._run_short()
         return handed

@@ -107,10 +107,10 @@ class Jobs:
             AlreadyExists: If the key was used for something else.
         """
         async with transaction(self._pool) as connection:
-            if kept := await KEPT_RESULTS.take(connection, key):
+            if kept := await KEPT_RESULTS.claim(connection, key):
                 return await _get(connection, UUID(kept["job_id"]))
             job = await create_job(connection, kind, spec, requested_by)
-            await KEPT_RESULTS.keep(connection, key, {"job_id": str(job.job_id)})
+            await KEPT_RESULTS.save(connection, key, {"job_id": str(job.job_id)})
             return job
 
     async def find_by_key(self, key: IdempotencyKey | None) -> Job | None:
@@ -191,7 +191,7 @@ class Jobs:
         """
         once = IdempotencyKey.of(requested_by, key, "cancel", job_id=str(job_id))
         async with transaction(self._pool) as connection:
-            if await KEPT_RESULTS.take(connection, once):
+            if await KEPT_RESULTS.claim(connection, once):
                 return await _get(connection, job_id)
             cursor = connection.cursor(row_factory=dict_row)
             await cursor.execute(
@@ -212,7 +212,7 @@ class Jobs:
             )
             job = job_from_row(_found(await cursor.fetchone(), job_id))
             await record_event(connection, job)
-            await KEPT_RESULTS.keep(connection, once, {"job_id": str(job_id)})
+            await KEPT_RESULTS.save(connection, once, {"job_id": str(job_id)})
             return job
 
 

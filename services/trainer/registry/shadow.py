@@ -64,7 +64,7 @@ class ShadowPublisher:
         """
         once = IdempotencyKey.of(who, key, "shadow", model_version=model_version)
         async with transaction(self._pool) as connection:
-            if await KEPT_RESULTS.take(connection, once):
+            if await KEPT_RESULTS.claim(connection, once):
                 return
             if model_version:
                 await read_version(connection, model_version)
@@ -73,7 +73,7 @@ class ShadowPublisher:
                     raise PreconditionFailed(
                         f"{model_version} serves; name a version to try beside it"
                     )
-            await KEPT_RESULTS.keep(connection, once, {"model_version": model_version})
+            await KEPT_RESULTS.save(connection, once, {"model_version": model_version})
             # The last step before the commit: a call that fails there is carried out again
             # when it is repeated, which changes nothing unless another came in between.
             await asyncio.to_thread(self._publish, model_version)

@@ -148,7 +148,7 @@ class Versions:
             expected_generation=expected_generation,
         )
         async with transaction(self._pool) as connection:
-            if kept := await KEPT_RESULTS.take(connection, once):
+            if kept := await KEPT_RESULTS.claim(connection, once):
                 return await _kept_entry(connection, kept)
             version = await read_version(connection, model_version)
             overridden = version.gate is not None and not version.gate.passed
@@ -163,7 +163,7 @@ class Versions:
                 now = await append_serving(
                     connection, now, model_version, who=who, why=why, gate_overridden=overridden
                 )
-            await KEPT_RESULTS.keep(connection, once, {"generation": now.generation})
+            await KEPT_RESULTS.save(connection, once, {"generation": now.generation})
             return now
 
     async def rollback(
@@ -194,7 +194,7 @@ class Versions:
             who, key, "rollback", why=why, expected_generation=expected_generation
         )
         async with transaction(self._pool) as connection:
-            if kept := await KEPT_RESULTS.take(connection, once):
+            if kept := await KEPT_RESULTS.claim(connection, once):
                 return await _kept_entry(connection, kept)
             now = await read_serving(connection)
             _check_generation(now, expected_generation)
@@ -212,7 +212,7 @@ class Versions:
                 gate_overridden=before.gate_overridden,
                 restores=before.restores or before.generation,
             )
-            await KEPT_RESULTS.keep(connection, once, {"generation": made.generation})
+            await KEPT_RESULTS.save(connection, once, {"generation": made.generation})
             return made
 
 

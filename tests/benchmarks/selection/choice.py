@@ -78,7 +78,9 @@ class EmbeddedPool:
         at_first = first_belief(self.calibration, self.view.standout())
         return at_first.learn(self.similarity(pairs), self.standout(pairs), same)
 
-    def beside(self, other: "EmbeddedPool", pairs: Rows, same: NDArray[np.bool_]) -> PoolView:
+    def view_with_other(
+        self, other: "EmbeddedPool", pairs: Rows, same: NDArray[np.bool_]
+    ) -> PoolView:
         """The view, with the match probability of its links under another version."""
         links = self.view.links
         similarity, standout = other.similarity(links), other.standout(links)
@@ -120,7 +122,7 @@ def choose_in_rounds(
         same = persons[chosen[:, 0]] == persons[chosen[:, 1]]
         needs_default = previous is None and set(shares) == {Strategy.DISAGREEMENT}
         part = choose_mix(
-            pool.view if previous is None else pool.beside(previous, chosen, same),
+            pool.view if previous is None else pool.view_with_other(previous, chosen, same),
             pool.belief(chosen, same),
             shares_of("default") if needs_default else shares,
             min(_ROUND, count - len(chosen)),
