@@ -38,6 +38,14 @@ async def responses_as_completed(
         in_flight.discard(task)
         completed.put_nowait(task)
 
+    def start(request: _Request) -> asyncio.Event:
+        may_read = asyncio.Event()
+        task = asyncio.ensure_future(respond(request, may_read.set))
+        in_flight.add(task)
+        task.add_done_callback(complete)
+        task.add_done_callback(lambda _: may_read.set())
+        return may_read
+
     async def read() -> None:
         iterator = aiter(requests)
         while True:
@@ -46,12 +54,7 @@ async def responses_as_completed(
                 request = await anext(iterator)
             except StopAsyncIteration:
                 return
-            may_read = asyncio.Event()
-            task = asyncio.ensure_future(respond(request, may_read.set))
-            in_flight.add(task)
-            task.add_done_callback(complete)
-            task.add_done_callback(lambda _, event=may_read: event.set())
-            await may_read.wait()
+            await start(request).wait()
 
     reader = asyncio.create_task(read())
     reader.add_done_callback(lambda _: completed.put_nowait(None))
