@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from typing import TypeAlias, TypeVar
 
 _Request = TypeVar("_Request")
@@ -39,6 +38,14 @@ async def responses_as_completed(
         in_flight.discard(task)
         completed.put_nowait(task)
 
+    def start(request: _Request) -> asyncio.Event:
+        may_read = asyncio.Event()
+        task = asyncio.ensure_future(respond(request, may_read.set))
+        in_flight.add(task)
+        task.add_done_callback(complete)
+        task.add_done_callback(lambda _: may_read.set())
+        return may_read
+
     async def read() -> None:
         iterator = aiter(requests)
         while True:
@@ -47,12 +54,7 @@ async def responses_as_completed(
                 request = await anext(iterator)
             except StopAsyncIteration:
                 return
-            may_read = asyncio.Event()
-            task = asyncio.ensure_future(respond(request, may_read.set))
-            in_flight.add(task)
-            task.add_done_callback(complete)
-            task.add_done_callback(partial(_set, may_read))
-            await may_read.wait()
+            await start(request).wait()
 
     reader = asyncio.create_task(read())
     reader.add_done_callback(lambda _: completed.put_nowait(None))
@@ -90,10 +92,6 @@ async def _take(
             return responses, error
         responses.append(task.result())
     return responses, None
-
-
-def _set(event: asyncio.Event, _: object) -> None:
-    event.set()
 
 
 async def _cancel_when(event: asyncio.Event, task: asyncio.Task[None]) -> None:

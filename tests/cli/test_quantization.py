@@ -33,4 +33,4 @@ def test_a_quantized_version_is_judged_shown_and_promoted(
 
     again = magface("models", "quantize", version, "--dir", stack.folder)
     assert again.exit_code == 1
-    assert f"{version} is quantized already" in again.stderr
+    assert f"{version} is already quantized" in again.stderr
