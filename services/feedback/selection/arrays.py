@@ -5,4 +5,4 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 # Numbers of images, links or persons.
-IndexArray = NDArray[np.int64]
+NumberArray = NDArray[np.int64]

@@ -4,15 +4,15 @@ from typing import Final
 
 import numpy as np
 
-from services.feedback.selection.arrays import FloatArray, IndexArray
+from services.feedback.selection.arrays import FloatArray, NumberArray
 
 # Keeps a chain of lookalikes from joining half of the pool.
 _LARGEST_CLUSTER: Final = 50
 
 
 def cluster(
-    images: int, links: IndexArray, similarity: FloatArray, persons: IndexArray | None = None
-) -> IndexArray:
+    images: int, links: NumberArray, similarity: FloatArray, persons: NumberArray | None = None
+) -> NumberArray:
     """Assign a cluster number to each of N images, by single linkage: int64 [N].
 
     Args:

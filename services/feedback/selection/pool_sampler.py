@@ -10,7 +10,7 @@ import numpy as np
 from services.feedback.pool import queries as pool_queries
 from services.feedback.pool.index_versions import IndexVersion
 from services.feedback.selection import queries
-from services.feedback.selection.arrays import FloatArray, IndexArray
+from services.feedback.selection.arrays import FloatArray, NumberArray
 from services.feedback.selection.match_probability import (
     MatchProbability,
     prior_match_probability,
@@ -117,7 +117,7 @@ class PoolSampler:
             persons=await self._persons(hashes),
         )
 
-    async def _persons(self, hashes: list[bytes]) -> IndexArray:
+    async def _persons(self, hashes: list[bytes]) -> NumberArray:
         """Number the persons that the images show: int64 [N], -1 if unknown."""
         subjects: dict[bytes, str] = dict(await self._fetch(queries.SUBJECTS, {"hashes": hashes}))
         numbers = {subject: number for number, subject in enumerate(sorted(set(subjects.values())))}
@@ -142,7 +142,7 @@ class PoolSampler:
         return prior.fit(similarity, similarity - means, same)
 
     async def _probability_by(
-        self, other: IndexVersion, hashes: list[bytes], links: IndexArray
+        self, other: IndexVersion, hashes: list[bytes], links: NumberArray
     ) -> FloatArray:
         """Probability of links by another version: float [L]; an unembedded link is unlikely."""
         near = await self._neighbours(other, hashes)

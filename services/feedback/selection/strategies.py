@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.feedback.selection.arrays import FloatArray, IndexArray
+from services.feedback.selection.arrays import FloatArray, NumberArray
 from services.feedback.selection.identity_clusters import cluster
 from services.feedback.selection.match_probability import MatchProbability
 
@@ -69,9 +69,9 @@ class PoolView:
 
     quality: FloatArray
     neighbour_mean: FloatArray
-    links: IndexArray
+    links: NumberArray
     similarity: FloatArray
-    persons: IndexArray | None = None
+    persons: NumberArray | None = None
     other_probability: FloatArray | None = None
 
     def csls(self) -> FloatArray:
@@ -94,7 +94,7 @@ class Choice:
         scores: float [P].
     """
 
-    pairs: IndexArray
+    pairs: NumberArray
     scores: FloatArray
 
 
@@ -174,7 +174,7 @@ class _PairCounter:
         caps: Limits of `try_count`; None to only keep pairs distinct.
     """
 
-    def __init__(self, persons: IndexArray, caps: Caps | None) -> None:
+    def __init__(self, persons: NumberArray, caps: Caps | None) -> None:
         self._persons = persons
         self._caps = caps
         self._pairs: set[Pair] = set()
@@ -203,7 +203,7 @@ class _PairCounter:
         )
 
 
-def _pair(link: IndexArray) -> Pair:
+def _pair(link: NumberArray) -> Pair:
     first, second = sorted(link.tolist())
     return first, second
 
@@ -215,7 +215,7 @@ def _quality_weight(view: PoolView) -> FloatArray:
     return np.asarray(_LOWEST_WEIGHT + (1 - _LOWEST_WEIGHT) * np.minimum(rank / _WORST_SHARE, 1.0))
 
 
-def _closest(anchors: IndexArray, distance: FloatArray) -> NDArray[np.bool_]:
+def _closest(anchors: NumberArray, distance: FloatArray) -> NDArray[np.bool_]:
     """Mark, for each image, its link of the smallest distance on either side of 0."""
     marked = np.zeros(len(distance), bool)
     for side in (distance >= 0, distance < 0):
@@ -227,6 +227,6 @@ def _closest(anchors: IndexArray, distance: FloatArray) -> NDArray[np.bool_]:
     return marked
 
 
-def _guess_persons(view: PoolView, model: MatchProbability) -> IndexArray:
+def _guess_persons(view: PoolView, model: MatchProbability) -> NumberArray:
     same = model.probability(view.similarity, view.csls()) >= _SAME_PERSON
     return cluster(len(view.quality), view.links[same], view.similarity[same], view.persons)
