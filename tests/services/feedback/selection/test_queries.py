@@ -1,4 +1,4 @@
-"""What chooses and hands out pairs finds its rows through an index, whatever the size."""
+"""Tests that each query of pool and selection uses an index."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from services.feedback.pool import queries as pool_queries
 from services.feedback.selection import queries
 from services.feedback.server import MIGRATIONS, SCHEMA
 from shared.storage.migrations import apply_migrations
-from tests.services.feedback.filling import fill, fill_pool
+from tests.services.feedback.support.bulk_rows import fill, fill_pool
 
 _A, _B = b"\x10" * 32, b"\x60" * 32
 _DIMENSIONS = 16
@@ -57,8 +57,7 @@ _SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         _PAIR | {"strategy": "hard", "wanted": 1, "more": 0, "scores": [0.5], "truths": [None]},
     ),
 }
-# Some thousand prepared pairs, and a version or two of embeddings; of the images only two are
-# looked at.
+# Small tables: some thousand candidates, one or two versions. Of images two rows are read.
 _MAY_BE_SCANNED = {"pool_versions", "candidates"}
 _ONLY_TWO = {"situation": {"images"}}
 
