@@ -63,7 +63,7 @@ def naming_files(files: Mapping[str, str]) -> Iterator[None]:
             yield
     except InvalidInput as error:
         if name := file_of_field(files, error.field):
-            raise InvalidInput(name, error.why) from error
+            raise InvalidInput(name, error.reason) from error
         raise
 
 

@@ -13,13 +13,13 @@ class InvalidInput(MagFaceError):
 
     Args:
         field: Path of the field, as the contract names it, e.g. ``images[3].data``.
-        why: What is wrong with it and what would be right.
+        reason: What is wrong with it and what would be right.
     """
 
-    def __init__(self, field: str, why: str) -> None:
-        super().__init__(f"{field}: {why}")
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
         self.field = field
-        self.why = why
+        self.reason = reason
 
 
 class NotFound(MagFaceError):

@@ -7,7 +7,7 @@ from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
 from shared.errors import MagFaceError
 from shared.model.sessions.onnx import share_threads
-from shared.rpc.server import run_server
+from shared.rpc.server.runner import run_server
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the embedder; those of its RPCs are in shared.rpc.metrics."""
+"""Prometheus metrics of the embedder; those of its RPCs are in shared.rpc.server.metrics."""
 
 from typing import Final
 

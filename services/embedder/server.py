@@ -28,12 +28,12 @@ from services.embedder.settings import EmbedderSettings
 from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.factory import require_device
 from shared.model.sessions.onnx import threads_shared
-from shared.registry.erasure_mark import read_erasure
+from shared.registry.erasure_mark import read_erasure_generation
 from shared.registry.serving_pointer import read_pointer
 from shared.registry.shadow_pointer import read_shadow
 from shared.registry.version_store import VersionStore
-from shared.rpc.lifecycle import Lifecycle
-from shared.rpc.server import Build
+from shared.rpc.server.lifecycle import Lifecycle
+from shared.rpc.server.runner import Build
 from shared.runtime import repeat
 from shared.storage.objects import ObjectStore
 
@@ -75,7 +75,12 @@ def embedder(settings: EmbedderSettings) -> Build:
         jobs: tuple[Coroutine[Any, Any, None], ...] = (
             swapper.run(),
             shadow.run(),
-            watch("erasure mark", partial(read_erasure, pointers), erasures.update, interval),
+            watch(
+                "erasure mark",
+                partial(read_erasure_generation, pointers),
+                erasures.update,
+                interval,
+            ),
             watch("shadow pointer", partial(read_shadow, pointers), shadow.update, interval),
             repeat("removal of old model versions", pruner.prune, interval),
             heartbeat.run(interval),

@@ -20,8 +20,8 @@ from shared.errors import InvalidInput
 from shared.model.image.face import FaceImage
 from shared.rpc.converters import face_from_proto, pack_timestamp
 from shared.rpc.errors import status_code
-from shared.rpc.interceptors import Context
-from shared.rpc.requests import check_texts
+from shared.rpc.server.interceptors import Context
+from shared.rpc.server.requests import check_texts
 
 
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):

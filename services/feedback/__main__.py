@@ -5,7 +5,7 @@ from typing import Final
 
 from services.feedback.server import feedback_service
 from services.feedback.settings import FeedbackSettings
-from shared.rpc.server import run_server
+from shared.rpc.server.runner import run_server
 
 SERVICE: Final = "magface.v1.FeedbackService"
 

@@ -31,11 +31,11 @@ from services.feedback.selection.candidate_queue import Preparer
 from services.feedback.selection.maintenance import Tender
 from services.feedback.selection.pair_leases import LeaseOffice, Sharing
 from services.feedback.settings import FeedbackSettings
-from shared.rpc.lifecycle import Lifecycle
+from shared.rpc.server.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
-from shared.storage.retry import until_done
+from shared.storage.retry import retry_until_available
 
 
 @asynccontextmanager
@@ -105,12 +105,12 @@ async def feedback_service(
 
         async def come_up() -> None:
             await prepare(settings, objects)
-            servicer.store.open(store)
-            servicer.active.open(active)
-            servicer.keeping.open(keeping)
+            servicer.store.set(store)
+            servicer.active.set(active)
+            servicer.keeping.set(keeping)
             await lifecycle.set_ready(True)
-            _warn_of_weights(settings, await until_done(partial(derived_by, pool)))
-            await until_done(partial(follow_rule, pool, settings.feedback_minimum_votes))
+            _warn_of_weights(settings, await retry_until_available(partial(derived_by, pool)))
+            await retry_until_available(partial(follow_rule, pool, settings.feedback_minimum_votes))
             await asyncio.gather(keep_in_order(settings, objects, keeping), active.tender.run())
 
         opening = asyncio.create_task(come_up())
@@ -156,7 +156,7 @@ async def prepare(settings: FeedbackSettings, objects: ObjectStore) -> None:
         await asyncio.to_thread(apply_migrations, url, SCHEMA, MIGRATIONS)
         await asyncio.to_thread(objects.ensure_bucket)
 
-    await until_done(attempt)
+    await retry_until_available(attempt)
 
 
 def _warn_of_weights(settings: FeedbackSettings, stored: DerivedBy | None) -> None:

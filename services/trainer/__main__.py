@@ -4,7 +4,7 @@ from functools import partial
 
 from services.trainer.server import SERVICE_NAME, trainer_service
 from services.trainer.settings import TrainerSettings, WorkerSettings
-from shared.rpc.server import run_server
+from shared.rpc.server.runner import run_server
 
 
 def main() -> None:

@@ -26,11 +26,11 @@ from services.trainer.registry.suspects import Suspects
 from services.trainer.registry.versions import Versions
 from services.trainer.settings import TrainerSettings
 from shared.registry.version_store import VersionStore
-from shared.rpc.lifecycle import Lifecycle
+from shared.rpc.server.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
-from shared.storage.retry import until_done
+from shared.storage.retry import retry_until_available
 
 SERVICE_NAME: Final = "magface.v1.TrainerService"
 SCHEMA: Final = "trainer"
@@ -74,7 +74,7 @@ async def _live(
     evaluations = Evaluations(pool, objects)
     suspects = Suspects(pool, objects)
     replicas = ReplicaWatch(objects)
-    servicer.trainer.open(
+    servicer.trainer.set(
         Trainer(
             Jobs(pool),
             Versions(pool),
@@ -111,4 +111,4 @@ async def _prepare(settings: TrainerSettings, pool: Pool, objects: ObjectStore) 
         await asyncio.to_thread(objects.ensure_bucket)
         await import_default_if_empty(pool)
 
-    await until_done(attempt)
+    await retry_until_available(attempt)

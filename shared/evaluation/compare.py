@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput
 from shared.evaluation.bootstrap import differences
-from shared.evaluation.measure import Measured
+from shared.evaluation.measure import Measurement
 from shared.evaluation.results import ChangedPair, Changes, Comparison, Difference, McNemar
 
 
@@ -25,7 +25,7 @@ def mcnemar(old_right: NDArray[np.bool_], new_right: NDArray[np.bool_]) -> McNem
     return McNemar(fixed=fixed, broken=broken, p_value=float(p_value))
 
 
-def compare(old: Measured, new: Measured, pair_set: PairSet) -> Changes:
+def compare(old: Measurement, new: Measurement, pair_set: PairSet) -> Changes:
     """Compare two models that were measured on the same set with the same bootstrap.
 
     Raises:
@@ -49,7 +49,7 @@ def compare(old: Measured, new: Measured, pair_set: PairSet) -> Changes:
     )
 
 
-def _differences(old: Measured, new: Measured) -> dict[str, Difference]:
+def _differences(old: Measurement, new: Measurement) -> dict[str, Difference]:
     values = {}
     for name in new.samples:
         before, after = old.evaluation.figure(name), new.evaluation.figure(name)
@@ -59,7 +59,7 @@ def _differences(old: Measured, new: Measured) -> dict[str, Difference]:
 
 
 def _changed(
-    pairs: NDArray[np.intp], old: Measured, new: Measured, pair_set: PairSet
+    pairs: NDArray[np.intp], old: Measurement, new: Measurement, pair_set: PairSet
 ) -> tuple[ChangedPair, ...]:
     """Describe pairs, those first whose similarity has moved most."""
     moved = np.abs(new.scores.similarity[pairs] - old.scores.similarity[pairs])

@@ -18,7 +18,7 @@ from shared.errors import CorruptData
 from shared.model.sessions.base import Session, split_features
 from shared.model.sessions.cpu import cpu_threads
 
-Crops = Callable[[int], NDArray[np.uint8]]
+CropReader = Callable[[int], NDArray[np.uint8]]
 """From an image's place in a set to the crop the network is to see, uint8 (112, 112, 3) BGR."""
 
 # Batches decoded ahead of the engine; more would only hold memory.
@@ -48,7 +48,7 @@ class EmbeddedSet:
 def embed_set(
     session: Session,
     pair_set: PairSet,
-    crops: Crops,
+    crops: CropReader,
     *,
     batch_size: int = 32,
     mirror: bool = False,
@@ -100,7 +100,7 @@ def _split(
 
 
 def _decoded_batches(
-    crops: Crops, images: int, batch_size: int
+    crops: CropReader, images: int, batch_size: int
 ) -> Generator[NDArray[np.uint8], None, None]:
     def decode(start: int) -> NDArray[np.uint8]:
         return np.stack([crops(image) for image in range(start, min(start + batch_size, images))])

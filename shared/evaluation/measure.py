@@ -23,7 +23,7 @@ REJECT_FMR = 1e-3
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A model on a set of pairs: what it says, and how good that is.
 
     Attributes:
@@ -49,7 +49,7 @@ def measure(
     *,
     bootstrap_rounds: int = 200,
     seed: int = 0,
-) -> Measured:
+) -> Measurement:
     """Measure a model on a set of pairs.
 
     Args:
@@ -93,7 +93,7 @@ def measure(
         mean_magnitude=float(embedded.magnitudes.mean()),
         images_per_second=embedded.images_per_second,
     )
-    return Measured(name, embedded, scores, samples, evaluation)
+    return Measurement(name, embedded, scores, samples, evaluation)
 
 
 def score(embedded: EmbeddedSet, pair_set: PairSet) -> Scores:

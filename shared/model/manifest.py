@@ -133,7 +133,7 @@ class Manifest(_Frozen):
         magnitudes = np.array(self.magnitude_quantiles)
         return magnitudes, np.linspace(0.0, 1.0, len(magnitudes))
 
-    def quantiles_moved(self, ratio: float) -> tuple[float, ...]:
+    def scaled_quantiles(self, ratio: float) -> tuple[float, ...]:
         """Quantiles with which quality keeps its meaning when all magnitudes move together."""
         return tuple(quantile * ratio for quantile in self.magnitude_quantiles)
 

@@ -18,7 +18,7 @@ class _Erasure(BaseModel):
     generation: int = Field(ge=1)
 
 
-def mark_erasure(objects: ObjectStore) -> None:
+def write_erasure_mark(objects: ObjectStore) -> None:
     """Raise the generation, once what was stored of somebody is gone.
 
     It carries nothing about whom. Each mark writes a number that no other has written,
@@ -33,7 +33,7 @@ def mark_erasure(objects: ObjectStore) -> None:
     objects.put(ERASURE_KEY, _Erasure(generation=generation).model_dump_json().encode())
 
 
-def read_erasure(objects: ObjectStore) -> int:
+def read_erasure_generation(objects: ObjectStore) -> int:
     """Read the generation; 0 before the first erasure.
 
     Any other number than the one read before means that somebody was erased in between,

@@ -54,7 +54,7 @@ def read_reports(objects: ObjectStore) -> Iterator[StoredReport]:
         yield StoredReport(found.key, content, images)
 
 
-def forget_images(objects: ObjectStore, report: StoredReport, hashes: Collection[bytes]) -> None:
+def remove_images(objects: ObjectStore, report: StoredReport, hashes: Collection[bytes]) -> None:
     """Take the pairs of erased images out of a report; the figures stay as they were.
 
     Raises:

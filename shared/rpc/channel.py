@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from shared.rpc.retries import is_repeatable, services
+from shared.rpc.retries import is_retryable, services
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 
@@ -25,7 +25,7 @@ def _service_config() -> dict[str, Any]:
         {"service": service.full_name, "method": method.name}
         for service in services()
         for method in service.methods
-        if is_repeatable(method)
+        if is_retryable(method)
     ]
     return {
         # Health is checked by this policy alone.

@@ -1,10 +1,7 @@
-"""The one map between the domain's errors and gRPC status, in both directions."""
+"""Mapping between the domain's errors and gRPC status, in both directions."""
 
-import logging
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import grpc
@@ -13,7 +10,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
-from grpc_status.rpc_status import to_status
 
 from shared.errors import (
     AlreadyExists,
@@ -26,9 +22,6 @@ from shared.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from shared.rpc.interceptors import CallGuard, Context, Guard
-
-logger = logging.getLogger(__name__)
 
 _CODES: dict[type[MagFaceError], grpc.StatusCode] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
@@ -40,61 +33,28 @@ _CODES: dict[type[MagFaceError], grpc.StatusCode] = {
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     CorruptData: grpc.StatusCode.DATA_LOSS,
 }
-_SERVER_FAULTS = (Unavailable, CorruptData)
 _DETAILS_KEY = "grpc-status-details-bin"
-# A status travels in HTTP/2 headers, of which peers accept 8 KiB in all; it goes there
-# twice, percent-encoded and base64.
+# A status is sent in HTTP/2 headers, of which peers accept 8 KiB in all. The message is in them
+# twice: percent-encoded and in base64.
 _MESSAGE_LIMIT = 1000
 
 
-def status_of_errors(method: str) -> Guard:
-    """Guard a method: end a call whose handler raised with the status that the error stands for.
-
-    A field's name and fault travel as ``google.rpc.BadRequest``, a retry delay as
-    ``google.rpc.RetryInfo``. An unforeseen exception becomes INTERNAL with a reference
-    under which its traceback is logged.
-    """
-    return partial(_StatusOfErrors, method)
-
-
-class _StatusOfErrors(CallGuard):
-    def __init__(self, method: str, context: Context) -> None:
-        self._method = method
-        self._context = context
-
-    async def ended(self, error: BaseException | None) -> None:
-        if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
-            return
-        if isinstance(error, MagFaceError) and isinstance(error, tuple(_CODES)):
-            await self._end_known(error)
-        else:
-            await self._end_unforeseen(error)
-
-    async def _end_known(self, error: MagFaceError) -> None:
-        if isinstance(error, _SERVER_FAULTS):
-            logger.warning("%s: %s: %s", self._method, type(error).__name__, error)
-        await _abort(self._context, _status(error))
-
-    async def _end_unforeseen(self, error: Exception) -> None:
-        reference = secrets.token_hex(4)
-        logger.error(
-            "%s failed unexpectedly, reference %s", self._method, reference, exc_info=error
-        )
-        message = f"internal error, reference {reference}; the server's log says more"
-        await self._context.abort(grpc.StatusCode.INTERNAL, message)
-
-
-async def _abort(context: Context, status: Status) -> None:
-    packed = to_status(status)
-    await context.abort(packed.code, packed.details, packed.trailing_metadata)
+def has_status(error: MagFaceError) -> bool:
+    """Say whether a status other than INTERNAL stands for an error."""
+    return isinstance(error, tuple(_CODES))
 
 
 def status_code(error: MagFaceError) -> grpc.StatusCode:
-    """Say with which status a call ends that raises an error of the domain."""
+    """Return the status code of an error for which `has_status` is true."""
     return next(code for kind, code in _CODES.items() if isinstance(error, kind))
 
 
-def _status(error: MagFaceError) -> Status:
+def error_to_status(error: MagFaceError) -> Status:
+    """Return the status of an error for which `has_status` is true.
+
+    The details carry the name and fault of a field as ``google.rpc.BadRequest``, and a retry
+    delay as ``google.rpc.RetryInfo``.
+    """
     status = Status(code=status_code(error).value[0], message=_short(str(error)))
     detail = _detail(error)
     if detail is not None:
@@ -104,7 +64,7 @@ def _status(error: MagFaceError) -> Status:
 
 def _detail(error: MagFaceError) -> Any:
     if isinstance(error, InvalidInput):
-        violation = BadRequest.FieldViolation(field=error.field, description=_short(error.why))
+        violation = BadRequest.FieldViolation(field=error.field, description=_short(error.reason))
         return BadRequest(field_violations=[violation])
     if isinstance(error, Overloaded):
         delay = Duration()
@@ -122,11 +82,11 @@ def _short(text: str) -> str:
 
 @contextmanager
 def domain_errors() -> Iterator[None]:
-    """Turn what a call to a service raises in the block back into the domain's errors.
+    """Raise the domain's error in place of a grpc.RpcError that the block raises.
 
-    For sync and async calls alike. Besides the map above: DEADLINE_EXCEEDED becomes
-    Unavailable, a message above the size limit InvalidInput, and any other failure a plain
-    MagFaceError. CANCELLED is left as it is.
+    Works for blocking and asyncio calls. In addition to the mapping, DEADLINE_EXCEEDED becomes
+    Unavailable, a message above the size limit InvalidInput, and any other failure a
+    MagFaceError. CANCELLED is raised unchanged.
     """
     try:
         yield
@@ -137,7 +97,7 @@ def domain_errors() -> Iterator[None]:
 
 
 def from_rpc_error(error: grpc.RpcError) -> MagFaceError:
-    """Translate a failed call's status into the domain error it was made from."""
+    """Return the domain's error for the status of a failed call."""
     code, text = _code(error), str(getattr(error, "details", lambda: "")() or "")
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return _invalid_input(error, text)
@@ -145,9 +105,9 @@ def from_rpc_error(error: grpc.RpcError) -> MagFaceError:
         return _exhausted(error, text)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unavailable(f"no answer before the deadline: {text}")
-    kinds = {code: kind for kind, code in _CODES.items()}
-    if code in kinds:
-        return kinds[code](text)
+    errors = {code: kind for kind, code in _CODES.items()}
+    if code in errors:
+        return errors[code](text)
     return MagFaceError(f"{code.name if code else 'failed'}: {text}")
 
 
@@ -161,12 +121,12 @@ def _exhausted(error: grpc.RpcError, text: str) -> MagFaceError:
     retry = _find(error, RetryInfo())
     if retry.HasField("retry_delay"):
         return Overloaded(text, retry.retry_delay.ToNanoseconds() / 1e9)
-    # Without a delay it is gRPC's own refusal of a message that is too large.
+    # Without a delay the status comes from gRPC, which refused a message that is too large.
     return InvalidInput("request", text)
 
 
 def _find(error: grpc.RpcError, wanted: Any) -> Any:
-    """Unpack the detail of the wanted type; empty if the status carries none."""
+    """Unpack the detail of the wanted type; empty if the status has none."""
     for key, value in getattr(error, "trailing_metadata", tuple)() or ():
         if key == _DETAILS_KEY:
             for detail in _details(value):

@@ -59,7 +59,7 @@ class IdempotencyKey:
         return cls(caller, key, hashlib.sha256(text.encode()).digest())
 
 
-class KeptResults:
+class IdempotencyStore:
     """Results of calls by their idempotency keys.
 
     Every method works within the caller's transaction, and does nothing for a key of None.

@@ -14,7 +14,7 @@ _RETRY_S: Final = 0.5
 _Result = TypeVar("_Result")
 
 
-async def until_done(attempt: Callable[[], Awaitable[_Result]]) -> _Result:
+async def retry_until_available(attempt: Callable[[], Awaitable[_Result]]) -> _Result:
     """Try until a store can be reached and no other writer is in the way.
 
     Raises:

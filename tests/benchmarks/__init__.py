@@ -1,1 +1,1 @@
-"""Benchmarks of what the project promises; `python -m tests.benchmarks` lists them."""
+"""Benchmarks: `python -m tests.benchmarks [NAME ...]` runs them."""

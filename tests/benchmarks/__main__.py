@@ -1,11 +1,16 @@
-"""`python -m tests.benchmarks [NAME ...]` measures and writes ``out/bench/NAME.json``."""
+"""Command line of the benchmarks: `python -m tests.benchmarks [NAME ...]`.
+
+Each benchmark writes its figures to ``out/bench/NAME.json``.
+"""
 
 import importlib
 import json
 import sys
 from pathlib import Path
 
-# Each module has `run(out: Path) -> dict`.
+from tests.benchmarks.progress import log
+
+# Each module has `run(out: Path) -> dict[str, object]`.
 MODULES = {
     "ablation": "ablation",
     "evaluate": "evaluate",
@@ -20,16 +25,16 @@ _OUT = Path("out/bench")
 
 
 def main(names: list[str]) -> None:
-    """Run the benchmarks that are named, or all of them."""
+    """Run the named benchmarks; all of them when none is named."""
     unknown = sorted(set(names) - set(MODULES))
     if unknown:
-        sys.exit(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(MODULES)}")
+        sys.exit(f"unknown benchmark: {', '.join(unknown)}; known: {', '.join(MODULES)}")
     for name in names or MODULES:
-        measured = importlib.import_module(f"tests.benchmarks.{MODULES[name]}").run(_OUT)
+        figures = importlib.import_module(f"tests.benchmarks.{MODULES[name]}").run(_OUT)
         _OUT.mkdir(parents=True, exist_ok=True)
         file = _OUT / f"{name}.json"
-        file.write_text(json.dumps(measured, indent=1) + "\n")
-        sys.stderr.write(f"written to {file}\n")
+        file.write_text(json.dumps(figures, indent=1) + "\n")
+        log(f"wrote {file}")
 
 
 if __name__ == "__main__":

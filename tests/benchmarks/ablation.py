@@ -1,7 +1,7 @@
-"""What each part of the training is worth (`make bench-ablation`): the training without it.
+"""Ablation of the training: its gain without each of its parts (`make bench-ablation`).
 
-Real people, degraded, as in `learning`; its divisions of the people are others than the ones
-that `learning` reports, so that nothing is chosen on the people it is reported on.
+It uses real people with degraded images, as `learning` does, but splits them by other seeds:
+choices made with the ablation are not made on the test people that `learning` reports.
 """
 
 import os
@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.training.augmentation import augmentation
 from services.trainer.training.features import compute_features
-from services.trainer.training.finetuner import Plan
+from services.trainer.training.finetuner import Hyperparameters
 from services.trainer.training.losses import CosineObjective
 from services.trainer.training.replay import Replay
 from shared.errors import PreconditionFailed
@@ -33,11 +33,12 @@ from shared.model.sessions.cpu import cpu_threads
 from tests.benchmarks.learning.faces import PAIRS, draw_pairs, real_people
 from tests.benchmarks.learning.figures import Figures, figures
 from tests.benchmarks.learning.product import make_parent, train
-from tests.benchmarks.learning.rows import KeptRows
+from tests.benchmarks.learning.rows import LearningResults
+from tests.benchmarks.progress import log
 
 _MATERIAL_FACES = Path("../shared/faces/lfw")
 _SEEDS = (3, 4)
-# Half of the default, for time.
+# Half of the default, to save time.
 _EPOCHS = 4
 _STEPS = ("mirror", "geometry", "resolution", "light", "noise", "enlarging", "jpeg")
 _VIEWS = ("degraded", "clean")
@@ -45,8 +46,11 @@ _VIEWS = ("degraded", "clean")
 Patch = tuple[str, Any]
 
 
-def _plan(**changes: object) -> Patch:
-    return "services.trainer.training.recipes.Plan", lambda **given: Plan(**(given | changes))
+def _hyperparameters(**changes: object) -> Patch:
+    return (
+        "services.trainer.training.recipes.Hyperparameters",
+        lambda **given: Hyperparameters(**(given | changes)),
+    )
 
 
 def _objective(**changes: object) -> Patch:
@@ -66,50 +70,50 @@ def _augmentation(without: str) -> Patch:
 
 VARIANTS: Mapping[str, Patch | None] = {
     "as it is": None,
-    "no augmentation": _plan(augmentation=None),
+    "no augmentation": _hyperparameters(augmentation=None),
     **{
         f"augmentation without {step}": _augmentation(step)
         for step in _STEPS
         if step != "enlarging"
     },
-    "no running average": _plan(averaging=0.0),
-    "nothing of the parent's weights": _plan(of_parent=0.0),
-    "no replay": ("services.trainer.training.run._WELL_KNOWN", -1.0),
-    "no spoiled pictures in the replay": (
+    "no running average": _hyperparameters(averaging=0.0),
+    "nothing of the parent's weights": _hyperparameters(interpolation=0.0),
+    "no replay": ("services.trainer.training.run._MAX_REPLAY_ERROR", -1.0),
+    "no degraded pictures in the replay": (
         "services.trainer.training.finetuner.Replay",
-        lambda faces, see, **_: Replay(faces, see, spoil=None),
+        lambda faces, extract, **_: Replay(faces, extract, degrade=None),
     ),
-    "no mimicry on the feedback": _objective(mimicry=0.0),
+    "no distillation on the feedback": _objective(distillation=0.0),
     "no compatibility loss": _objective(compatibility=0.0),
     "no margins": _objective(margin=0.0),
 }
 
 
 def run(out: Path) -> dict[str, Any]:
-    """Measure what is not yet measured, and print the table.
+    """Measure the rows without a stored result, and print the table.
 
     Args:
-        out: Folder for the rows that are kept.
+        out: Folder for the stored rows.
 
     Raises:
-        PreconditionFailed: If there are no faces.
+        PreconditionFailed: There are no faces.
     """
     torch.set_num_threads(cpu_threads())
     faces = Path(os.environ.get("FACES") or _MATERIAL_FACES)
     if not faces.is_dir():
-        raise PreconditionFailed(f"{faces} is not there; name a folder of faces with FACES=DIR")
+        raise PreconditionFailed(f"{faces} does not exist; name a folder of faces with FACES=DIR")
     out.mkdir(parents=True, exist_ok=True)
-    kept = KeptRows(out / "ablation.rows.json", faces.name)
+    results = LearningResults(out / "ablation.rows.json", faces.name)
     with tempfile.TemporaryDirectory() as scratch:
         bench = _Bench(faces, Path(scratch))
         for seed in _SEEDS:
             for place, (name, change) in enumerate(VARIANTS.items(), 1):
                 key = f"{name}, seed {seed}"
-                if kept.get(key) is None:
-                    kept.put(key, bench.measure(seed, change))
-                _say(f"{place}/{len(VARIANTS)} {key}: {kept.get(key)}")
+                if results.get(key) is None:
+                    results.put(key, bench.measure(seed, change))
+                log(f"{place}/{len(VARIANTS)} {key}: {results.get(key)}")
     rows = {
-        name: [found for seed in _SEEDS if (found := kept.get(f"{name}, seed {seed}"))]
+        name: [found for seed in _SEEDS if (found := results.get(f"{name}, seed {seed}"))]
         for name in VARIANTS
     }
     table = make_table(rows)
@@ -125,7 +129,7 @@ class _Bench:
         self._order = read_manifest(self._parent).channel_order
 
     def measure(self, seed: int, change: Patch | None) -> dict[str, Any]:
-        """Train with one thing changed, and give each figure's gain over the parent."""
+        """Train with one change, and give the gain of each figure over the parent."""
         split = real_people(self._faces, seed)
         people, calibration = split["training"], split["calibration"]
         workdir = Path(tempfile.mkdtemp(dir=self._scratch))
@@ -137,7 +141,7 @@ class _Bench:
                 ReferenceFaces(calibration.views["clean"], calibration.persons),
                 workdir=workdir,
                 seed=seed,
-                tick=lambda _: None,
+                report=lambda _: None,
                 epochs=_EPOCHS,
             )
         before, after = (
@@ -147,24 +151,24 @@ class _Bench:
         return {view: _gains(before[view], after[view]) for view in _VIEWS}
 
     def _figures(self, folder: Path, split: Mapping[str, Any], view: str) -> Figures:
-        look, stored = (
+        embed, embed_stored = (
             partial(compute_features, load_checkpoint(each / WEIGHTS_FILE).network, self._order)
             for each in (folder, self._parent)
         )
         calibration, test = split["calibration"], split["test"]
         return figures(
-            (look(calibration.views[view]), calibration.persons),
-            (look(test.views[view]), test.persons),
-            stored(test.views[view]),
+            (embed(calibration.views[view]), calibration.persons),
+            (embed(test.views[view]), test.persons),
+            embed_stored(test.views[view]),
         )
 
 
 @contextmanager
 def changed_by(change: Patch | None) -> Iterator[None]:
-    """Have trainings run with one thing changed, and without a look for wrong labels."""
+    """Run trainings with one change, and without the search for wrong labels."""
     with ExitStack() as stack:
-        # Labels are right here; looking for wrong ones would only cost time.
-        unchecked = "services.trainer.training.recipes.Workshop.half_training"
+        # All labels are correct here; a search for wrong ones would only cost time.
+        unchecked = "services.trainer.training.recipes.RecipeFactory.half_trainer"
         stack.enter_context(patch(unchecked, lambda *_, **__: None))
         if change is not None:
             stack.enter_context(patch(*change))
@@ -181,7 +185,7 @@ def _gains(before: Figures, after: Figures) -> dict[str, float]:
 
 
 def make_table(rows: Mapping[str, list[dict[str, Any]]]) -> str:
-    """Lay the gains over the parent out, each the mean over the seeds, as Markdown."""
+    """Make a Markdown table of the gains over the parent, each the mean over the seeds."""
     head = [
         "training",
         *(
@@ -191,17 +195,12 @@ def make_table(rows: Mapping[str, list[dict[str, Any]]]) -> str:
         ),
     ]
     lines = [head, ["---"] * len(head)]
-    for name, found in rows.items():
-        if found:
+    for name, measured in rows.items():
+        if measured:
             gains = [
-                f"{np.mean([row[view][figure] for row in found]):+.{digits}f}"
+                f"{np.mean([row[view][figure] for row in measured]):+.{digits}f}"
                 for view in _VIEWS
                 for figure, digits in (("accuracy", 1), ("tar", 3), ("stored_tar", 3))
             ]
             lines.append([name, *gains])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

@@ -1,9 +1,8 @@
-"""How much of the engine's speed an evaluation gets, decoding included.
+"""Speed of an evaluation, decoding included, against the bare engine.
 
-With onnxruntime, the faster engine on a CPU: the slower one hides decoding better.
+Measured with onnxruntime, the faster engine on a CPU, where decoding has the larger share.
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,10 +18,11 @@ from cli.images import Alignment
 from shared.datasets.folder import read_identities
 from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import SampleSize, sample_pairs
-from shared.evaluation.embed import Crops, embed_set
+from shared.evaluation.embed import CropReader, embed_set
 from shared.model.sessions.base import Session
 from shared.model.sessions.cpu import cpu_threads
 from shared.model.sessions.factory import open_session
+from tests.benchmarks.progress import log
 from tests.default_version import export_default
 
 _PEOPLE, _IMAGES, _BATCH = 192, 4, 32
@@ -30,17 +30,17 @@ _ROUNDS = 11
 
 
 def run(_: Path) -> dict[str, object]:
-    """Measure; `ratio` is an evaluation's speed over that of the bare engine."""
+    """Measure both; `ratio` is the speed of the evaluation over that of the bare engine."""
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(export_default(Path(folder) / "default"))
         write_people(Path(folder) / "people", _PEOPLE, _IMAGES, seed=0)
         people = read_identities(Path(folder) / "people")
-        # All genuine pairs, so that every image is used.
+        # As many as there are genuine pairs, so that every image is used.
         pairs = _PEOPLE * _IMAGES * (_IMAGES - 1)
         pair_set = sample_pairs(people, SampleSize(pairs), seed=0)
-        measured = _compare(session, pair_set, pair_crops(pair_set, Alignment.AUTO))
+        figures = _compare(session, pair_set, pair_crops(pair_set, Alignment.AUTO))
     return {
-        **measured,
+        **figures,
         "bar": 0.95,
         "engine": session.engine,
         "threads": cpu_threads(),
@@ -50,21 +50,21 @@ def run(_: Path) -> dict[str, object]:
     }
 
 
-def _compare(session: Session, pair_set: PairSet, crops: Crops) -> dict[str, float]:
-    """Time both in turn, so that what else the machine does hits both alike."""
+def _compare(session: Session, pair_set: PairSet, crops: CropReader) -> dict[str, float]:
+    """Time both alternately, so that other load on the machine affects both."""
     decoded = np.stack([crops(image) for image in range(len(pair_set.images))])
-    ways: dict[str, Callable[[], object]] = {
+    alternatives: dict[str, Callable[[], object]] = {
         "bare": lambda: _bare(session, decoded),
         "evaluation": lambda: embed_set(session, pair_set, crops, batch_size=_BATCH),
     }
-    ways["bare"]()
-    speeds: dict[str, list[float]] = {way: [] for way in ways}
+    alternatives["bare"]()
+    speeds: dict[str, list[float]] = {name: [] for name in alternatives}
     for turn in range(_ROUNDS):
-        for way in sorted(ways, reverse=bool(turn % 2)):
+        for name in sorted(alternatives, reverse=bool(turn % 2)):
             start = time.perf_counter()
-            ways[way]()
-            speeds[way].append(len(decoded) / (time.perf_counter() - start))
-        sys.stderr.write(f"{session.engine}: round {turn + 1} of {_ROUNDS}\n")
+            alternatives[name]()
+            speeds[name].append(len(decoded) / (time.perf_counter() - start))
+        log(f"{session.engine}: round {turn + 1} of {_ROUNDS}")
     rounds = zip(speeds["evaluation"], speeds["bare"], strict=True)
     return {
         "bare_images_per_second": median(speeds["bare"]),

@@ -1,4 +1,4 @@
-"""In which number and memory format a training step is fastest here (`make bench-formats`)."""
+"""Speed of a training step by number format and memory format (`make bench-formats`)."""
 
 import sys
 import time
@@ -22,10 +22,10 @@ _NUMBERS = {"float32": False, "bfloat16": True}
 
 
 def run(out: Path) -> dict[str, Any]:
-    """Measure forward and backward passes, the formats in turn, and print the table.
+    """Measure forward and backward passes in each format, and print a table.
 
     Args:
-        out: Is not used: nothing is kept.
+        out: Unused; this benchmark stores nothing.
     """
     del out
     torch.set_num_threads(cpu_threads())

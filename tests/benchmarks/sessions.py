@@ -1,4 +1,4 @@
-"""Images a second of a bare session, iResNet-18, by batch: ``MAGFACE_DEVICE`` says on what."""
+"""Throughput of a bare session of iResNet-18 by batch size, on the device ``MAGFACE_DEVICE``."""
 
 import time
 from pathlib import Path
@@ -19,22 +19,22 @@ _BATCHES = (1, 8, 32, 128)
 _SECONDS = 5.0
 
 
-class _Wish(MagFaceSettings):
+class _DeviceSettings(MagFaceSettings):
     device: Device = "cpu"
 
 
 def run(out: Path, seconds: float = _SECONDS, *, quick: bool = False) -> dict[str, Any]:
-    """Measure each batch size for some seconds, after the version has checked itself.
+    """Measure each batch size for some seconds, after the self-check of the version.
 
     Args:
-        out: Keeps the version.
-        seconds: For each batch size.
-        quick: With a narrow network, for figures that mean nothing.
+        out: Folder for the version, which later runs reuse.
+        seconds: Duration for each batch size.
+        quick: Whether to use a narrow network; the figures then mean nothing.
 
     Raises:
-        PreconditionFailed: If the device is not there.
+        PreconditionFailed: The device is not available.
     """
-    device = _Wish().device
+    device = _DeviceSettings().device
     require_device("onnxruntime", device)
     folder = BenchVersions(out / "serving-versions", quick=quick).iresnet18()
     session = open_session(folder, "onnxruntime", device)

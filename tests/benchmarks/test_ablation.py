@@ -1,4 +1,4 @@
-"""The ablation changes what it says, and nothing for longer than it measures."""
+"""The variants of the ablation: each changes what it names, and only while it is measured."""
 
 from pathlib import Path
 
@@ -8,17 +8,27 @@ from torchvision.transforms import v2
 from services.trainer.training import finetuner as finetune
 from services.trainer.training import recipes
 from services.trainer.training import run as learning
-from services.trainer.training.recipes import Workshop
+from services.trainer.training.recipes import RecipeFactory
 from shared.errors import PreconditionFailed
 from tests.benchmarks.ablation import VARIANTS, changed_by, make_table, run
 
 
 def test_every_variant_names_something_that_is_there() -> None:
-    before = (recipes.Plan, recipes.CosineObjective, finetune.augmentation, learning._WELL_KNOWN)
+    before = (
+        recipes.Hyperparameters,
+        recipes.CosineObjective,
+        finetune.augmentation,
+        learning._MAX_REPLAY_ERROR,
+    )
     for change in VARIANTS.values():
         with changed_by(change):
-            assert Workshop.half_training(None) is None  # type: ignore[call-arg, arg-type]
-    after = (recipes.Plan, recipes.CosineObjective, finetune.augmentation, learning._WELL_KNOWN)
+            assert RecipeFactory.half_trainer(None) is None  # type: ignore[call-arg, arg-type]
+    after = (
+        recipes.Hyperparameters,
+        recipes.CosineObjective,
+        finetune.augmentation,
+        learning._MAX_REPLAY_ERROR,
+    )
     assert before == after
 
 
@@ -32,7 +42,7 @@ def test_an_augmentation_loses_the_step_that_is_named() -> None:
 
 def test_a_plan_keeps_all_but_what_is_changed() -> None:
     with changed_by(VARIANTS["no running average"]):
-        plan = recipes.Plan(epochs=3, learning_rate=1e-3, seed=5, averaging=0.98)
+        plan = recipes.Hyperparameters(epochs=3, learning_rate=1e-3, seed=5, averaging=0.98)
     assert (plan.averaging, plan.epochs, plan.seed) == (0.0, 3, 5)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of bare sessions."""
+"""The sessions benchmark."""
 
 from pathlib import Path
 

@@ -10,11 +10,11 @@ import pytest
 from deploy.local.endpoints import Endpoints
 from deploy.local.stack import Stack
 from services.trainer.data.label_report import (
+    AnnotatorReliability,
     LabelReport,
-    Reliability,
     Suspect,
     Suspicion,
-    keep_report,
+    store_report,
 )
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
@@ -28,7 +28,10 @@ REPORT = LabelReport(
         Suspect("a" * 64, "b" * 64, True, 0.97, Suspicion.UNLIKELY, ("eve", "bob")),
         Suspect("c" * 64, "d" * 64, False, 0.41, Suspicion.CONTRADICTION, ("ada",)),
     ),
-    annotators=(Reliability("eve", 40, 0.2, 0.3), Reliability("ada", 960, 0.98, 0.99)),
+    annotators=(
+        AnnotatorReliability("eve", 40, 0.2, 0.3),
+        AnnotatorReliability("ada", 960, 0.98, 0.99),
+    ),
 )
 
 
@@ -51,7 +54,7 @@ def training(stack: Stack) -> Iterator[UUID]:
             s3_access_key=s3.access_key,
             s3_secret_key=s3.secret_key,
         )
-        keep_report(ObjectStore(settings), job_id, REPORT)
+        store_report(ObjectStore(settings), job_id, REPORT)
         yield job_id
         connection.execute("DELETE FROM trainer.jobs WHERE job_id = %s", (job_id,))
 

@@ -19,7 +19,7 @@ def accepts(rule: TextRule, text: str) -> bool:
         rule.check("field", text)
     except InvalidInput as error:
         assert error.field == "field"
-        error.why.encode()
+        error.reason.encode()
         return False
     return True
 
@@ -45,7 +45,7 @@ def test_a_hash_is_64_hex_digits(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "text", "why"),
+    ("rule", "text", "reason"),
     [
         (TextRule(TextKind.NAME, 128, True), "", "is empty; one line of 1..128 characters is"),
         (TextRule(TextKind.NAME, 128, True), " ", "is blank; one line of 1..128 characters is"),
@@ -55,6 +55,6 @@ def test_a_hash_is_64_hex_digits(text: str) -> None:
         (TextRule(TextKind.SHA256, 64, True), "abc", "is 'abc'; a SHA-256 is 64 hex digits"),
     ],
 )
-def test_a_refusal_says_what_would_be_right(rule: TextRule, text: str, why: str) -> None:
-    with pytest.raises(InvalidInput, match=f"^field: {why}"):
+def test_a_refusal_says_what_would_be_right(rule: TextRule, text: str, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^field: {reason}"):
         rule.check("field", text)

@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import BadRequest
 from grpc_status.rpc_status import from_call
 
-from shared.rpc.requests import text_rule
+from shared.rpc.server.requests import text_rule
 from shared.validation import TextKind, TextRule
 
 NOT_UTF8 = "not UTF-8"

@@ -15,8 +15,8 @@ from shared.errors import InvalidInput
 if TYPE_CHECKING:
     from cli.commands.evaluation.model_source import EvaluatedModel
     from shared.datasets.pairs import PairSet
-    from shared.evaluation.embed import Crops
-    from shared.evaluation.measure import Measured
+    from shared.evaluation.embed import CropReader
+    from shared.evaluation.measure import Measurement
     from shared.evaluation.results import Changes
 
 
@@ -69,7 +69,7 @@ def evaluate(
         opened = open_checkpoint(checkpoint, channel_order.value)
     else:
         opened = open_version(model, folder)
-    old: Measured | None = None
+    old: Measurement | None = None
     changed: Changes | None = None
     measured = _measure(opened, pair_set, crops, threshold, mirror=mirror, seed=seed)
     if against:
@@ -97,12 +97,12 @@ def _read_pairs(path: Path, sample: int, seed: int) -> "PairSet":
 def _measure(
     opened: "EvaluatedModel",
     pair_set: "PairSet",
-    crops: "Crops",
+    crops: "CropReader",
     threshold: float | None,
     *,
     mirror: bool,
     seed: int,
-) -> "Measured":
+) -> "Measurement":
     from shared.evaluation.embed import embed_set
     from shared.evaluation.measure import measure
 
@@ -121,7 +121,7 @@ def _measure(
 
 
 def _result(
-    measured: "Measured", old: "Measured | None", changed: "Changes | None"
+    measured: "Measurement", old: "Measurement | None", changed: "Changes | None"
 ) -> dict[str, Any]:
     result: dict[str, Any] = {"model": measured.name, **measured.evaluation.model_dump()}
     if old is not None and changed is not None:
@@ -135,10 +135,14 @@ def _result(
 
 
 def _write_errors(
-    out: Path, pair_set: "PairSet", crops: "Crops", measured: "Measured", old: "Measured | None"
+    out: Path,
+    pair_set: "PairSet",
+    crops: "CropReader",
+    measured: "Measurement",
+    old: "Measurement | None",
 ) -> None:
-    from shared.evaluation.report import write_report
-    from shared.evaluation.wrong_decisions import write_error_folders
+    from shared.evaluation.report.page import write_report
+    from shared.evaluation.report.wrong_decisions import write_error_folders
 
     write_error_folders(out, pair_set, measured, crops)
     write_report(out / "report.html", pair_set, measured, crops, old)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cli.images import Alignment
 from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput
-from shared.evaluation.embed import Crops
+from shared.evaluation.embed import CropReader
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
@@ -19,7 +19,7 @@ _SETTLED: Final[dict[Alignment, Literal["aligned", "detect"]]] = {
 }
 
 
-def pair_crops(pair_set: PairSet, alignment: Alignment) -> Crops:
+def pair_crops(pair_set: PairSet, alignment: Alignment) -> CropReader:
     """Makes a function that decodes and aligns an image of the set; errors name the image."""
     reader = FaceReader(ImageLimits())
 

@@ -3,13 +3,13 @@
 from rich.console import Group, RenderableType
 
 from cli.output import facts, table
-from shared.evaluation.formatting import change_lines, headlines, percent, tar_lines
-from shared.evaluation.measure import Measured
+from shared.evaluation.measure import Measurement
+from shared.evaluation.report.formatting import change_lines, headlines, percent, tar_lines
 from shared.evaluation.results import Comparison, Evaluation
 
 
 def readable(
-    measured: Measured, old: Measured | None, changed: Comparison | None
+    measured: Measurement, old: Measurement | None, changed: Comparison | None
 ) -> RenderableType:
     """Makes the tables of an evaluation and of its comparison with another."""
     figures = facts({"model": measured.name, **_shown(measured.evaluation)})

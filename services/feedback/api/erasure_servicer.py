@@ -8,8 +8,8 @@ from magface.v1 import feedback_pb2_grpc
 from services.feedback.erasure.audit import AuditEntry, Erasure, list_audit
 from services.feedback.erasure.retention import Keeping
 from shared.rpc.converters import pack_timestamp
-from shared.rpc.deferred import Opened
-from shared.rpc.interceptors import Context
+from shared.rpc.server.deferred import Deferred
+from shared.rpc.server.interceptors import Context
 
 
 class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
@@ -17,7 +17,7 @@ class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.keeping: Opened[Keeping] = Opened("the service")
+        self.keeping: Deferred[Keeping] = Deferred("the service")
 
     async def DeleteImage(  # noqa: N802
         self,

@@ -14,10 +14,10 @@ from services.feedback.selection.pair_leases import LeaseOffice
 from services.feedback.selection.strategies import Strategy
 from shared.errors import InvalidInput
 from shared.rpc.converters import face_from_proto, pack_timestamp
-from shared.rpc.deferred import Opened
-from shared.rpc.interceptors import Context
-from shared.rpc.requests import check_texts
-from shared.rpc.retries import read_key
+from shared.rpc.server.deferred import Deferred
+from shared.rpc.server.idempotency import read_idempotency_key
+from shared.rpc.server.interceptors import Context
+from shared.rpc.server.requests import check_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.active: Opened[Active] = Opened("the service")
+        self.active: Deferred[Active] = Deferred("the service")
 
     async def ImportImages(  # noqa: N802
         self,
@@ -73,7 +73,7 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
             request.annotator,
             request.count,
             _STRATEGIES[request.strategy],
-            read_key(request.idempotency_key, context),
+            read_idempotency_key(request.idempotency_key, context),
         )
         return pb.NextPairsResponse(
             pairs=[

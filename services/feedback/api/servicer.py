@@ -13,11 +13,11 @@ from services.feedback.labels.service import FeedbackStore
 from services.feedback.labels.types import Feedback, Label, LabelledPair, Opinion, PairSummary
 from shared.errors import InvalidInput, MagFaceError, Overloaded
 from shared.rpc.converters import face_or_hash_from_proto, face_to_proto, pack_timestamp
-from shared.rpc.deferred import Opened
 from shared.rpc.errors import status_code
-from shared.rpc.interceptors import Context
-from shared.rpc.requests import check_texts
-from shared.rpc.streams import answers_as_done
+from shared.rpc.server.deferred import Deferred
+from shared.rpc.server.interceptors import Context
+from shared.rpc.server.requests import check_texts
+from shared.rpc.streams import responses_as_completed
 
 _LABELS: Final[dict[pb.Label.ValueType, Label]] = {
     pb.LABEL_SAME: Label.SAME,
@@ -37,7 +37,7 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
     def __init__(self, stream_labels: int) -> None:
         super().__init__()
         self._stream_labels = stream_labels
-        self.store: Opened[FeedbackStore] = Opened("the service")
+        self.store: Deferred[FeedbackStore] = Deferred("the service")
 
     async def SubmitFeedback(  # noqa: N802
         self,
@@ -51,7 +51,7 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         request_iterator: AsyncIterator[pb.SubmitFeedbackStreamRequest],
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[pb.SubmitFeedbackStreamResponse]:
-        answers = answers_as_done(request_iterator, self._result, self._stream_labels)
+        answers = responses_as_completed(request_iterator, self._result, self._stream_labels)
         async with aclosing(answers) as parts:
             async for results in parts:
                 yield pb.SubmitFeedbackStreamResponse(results=results)

@@ -20,8 +20,8 @@ from services.feedback.erasure.audit import Action, Erasure, audit_row
 from services.feedback.erasure.row_deletion import delete_rows
 from services.feedback.images.vault import ImageVault
 from shared.errors import NotFound, Unavailable
-from shared.registry.erasure_mark import mark_erasure
-from shared.registry.label_reports import forget_images, read_reports
+from shared.registry.erasure_mark import write_erasure_mark
+from shared.registry.label_reports import read_reports, remove_images
 from shared.registry.lineage import versions_trained_on
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
@@ -164,7 +164,7 @@ class Eraser:
                 named = {"hashes": list(report.images)}
                 cursor = await connection.execute(queries.ORPHANS_AMONG, named)
                 gone = [sha256 for (sha256,) in await cursor.fetchall()]
-                await asyncio.to_thread(forget_images, self._objects, report, gone)
+                await asyncio.to_thread(remove_images, self._objects, report, gone)
 
     async def close(self) -> None:
         """Give up what is under way; it is recorded, and finished after the next start."""
@@ -247,7 +247,7 @@ class Eraser:
         if done.finished_at is not None:
             return
         # Caches go after the rows, so that none is filled from them again.
-        await asyncio.to_thread(mark_erasure, self._objects)
+        await asyncio.to_thread(write_erasure_mark, self._objects)
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(queries.FINISH_ERASURE, {"request_id": request_id})
             if await cursor.fetchone() is not None:

@@ -11,13 +11,13 @@ from psycopg import AsyncCursor
 from services.feedback.selection import queries
 from services.feedback.selection.strategies import MIX, Strategy
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.storage.idempotency import IdempotencyKey, KeptResults
+from shared.storage.idempotency import IdempotencyKey, IdempotencyStore
 from shared.storage.postgres import BoundedConnection, Pool, transaction
 
 _LARGEST_COUNT: Final = 100
 _DEFAULT_COUNT: Final = 10
 _SETTLED_AT_ONCE: Final = 500
-_KEPT_RESULTS: Final = KeptResults("feedback")
+_KEPT_RESULTS: Final = IdempotencyStore("feedback")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from services.trainer.registry.evaluations import StoredEvaluation
 from services.trainer.registry.replicas import Rollout
 from services.trainer.registry.shadow import ShadowReport, report_of
 from services.trainer.registry.versions import Serving, Version
-from services.trainer.training.spec import Recipe
+from services.trainer.training.spec import TrainingRecipe
 from services.trainer.worker.specs import JobKind, TrainOptions
 from shared.errors import InvalidInput
 from shared.evaluation.results import Difference, Evaluation, Interval
@@ -23,7 +23,7 @@ from shared.model.manifest import ChannelOrder
 from shared.registry.heartbeats import Replica
 from shared.rpc.converters import pack_timestamp
 from shared.rpc.paging import Page
-from shared.rpc.requests import check_texts
+from shared.rpc.server.requests import check_texts
 
 _KINDS: Final = {
     JobKind.TRAIN: pb.JOB_KIND_TRAIN,
@@ -56,10 +56,10 @@ _STAGES: Final = {
     Stage.PUBLISHING: pb.JOB_STAGE_PUBLISHING,
     Stage.PROMOTING: pb.JOB_STAGE_PROMOTING,
 }
-_RECIPES: Final[dict[pb.Recipe.ValueType, Recipe]] = {
-    pb.RECIPE_UNSPECIFIED: Recipe.COSINE,
-    pb.RECIPE_COSINE: Recipe.COSINE,
-    pb.RECIPE_HADSELL: Recipe.HADSELL,
+_RECIPES: Final[dict[pb.Recipe.ValueType, TrainingRecipe]] = {
+    pb.RECIPE_UNSPECIFIED: TrainingRecipe.COSINE,
+    pb.RECIPE_COSINE: TrainingRecipe.COSINE,
+    pb.RECIPE_HADSELL: TrainingRecipe.HADSELL,
 }
 _ORDERS: Final[dict[pb.ChannelOrder.ValueType, ChannelOrder]] = {
     pb.CHANNEL_ORDER_UNSPECIFIED: "bgr",
@@ -319,8 +319,8 @@ def pack_report(job_id: UUID, report: LabelReport, page: Page) -> pb.ListSuspect
             pb.AnnotatorReliability(
                 annotator=one.annotator,
                 votes=one.votes,
-                genuine_right=one.genuine_right,
-                impostor_right=one.impostor_right,
+                genuine_right=one.sensitivity,
+                impostor_right=one.specificity,
             )
             for one in report.annotators
         ],
@@ -336,7 +336,7 @@ def _pack_suspect(suspect: Suspect) -> pb.Suspect:
         sha256_a=suspect.sha256_a,
         sha256_b=suspect.sha256_b,
         same=suspect.same,
-        wrong_probability=suspect.wrong,
-        reason=_REASONS[suspect.why],
+        wrong_probability=suspect.wrong_probability,
+        reason=_REASONS[suspect.reason],
         annotators=suspect.annotators,
     )

@@ -97,7 +97,7 @@ class Trainer:
             return kept
         parent = parent_version or await self._serving_version("options.parent_version")
         spec = TrainSpec(parent_version=parent, options=options, no_promotion=no_promotion)
-        spec.for_job("")
+        spec.training_spec("")
         await self.versions.get(parent)
         return await self.jobs.create(
             JobKind.TRAIN, spec.model_dump(mode="json"), requested_by, once

@@ -21,10 +21,10 @@ from services.trainer.api.converters import (
     read_upload,
 )
 from services.trainer.api.service import Trainer
-from shared.rpc.deferred import Opened
-from shared.rpc.interceptors import Context
 from shared.rpc.paging import read_page
-from shared.rpc.retries import read_key
+from shared.rpc.server.deferred import Deferred
+from shared.rpc.server.idempotency import read_idempotency_key
+from shared.rpc.server.interceptors import Context
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
@@ -36,7 +36,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     def __init__(self, stopping: asyncio.Event) -> None:
         self._stopping = stopping
-        self.trainer: Opened[Trainer] = Opened("the trainer")
+        self.trainer: Deferred[Trainer] = Deferred("the trainer")
 
     async def StartTraining(  # noqa: N802
         self,
@@ -48,7 +48,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             request.options.parent_version,
             requested_by=request.requested_by,
             no_promotion=request.no_promotion,
-            key=read_key(request.idempotency_key, context),
+            key=read_idempotency_key(request.idempotency_key, context),
         )
         return pb.StartTrainingResponse(job=pack_job(job))
 
@@ -86,7 +86,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         job = await self.trainer().jobs.cancel(
             read_job_id(request.job_id),
             request.requested_by,
-            read_key(request.idempotency_key, context),
+            read_idempotency_key(request.idempotency_key, context),
         )
         return pb.CancelJobResponse(job=pack_job(job))
 
@@ -116,7 +116,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             channel_order=read_channel_order(options.channel_order),
             threshold=options.threshold if options.HasField("threshold") else None,
             requested_by=options.requested_by,
-            key=read_key(options.idempotency_key, context),
+            key=read_idempotency_key(options.idempotency_key, context),
         )
         return pb.ImportModelResponse(job=pack_job(job))
 
@@ -131,7 +131,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             why=request.reason,
             override_gate=request.override_gate,
             expected_generation=read_expected_generation(request),
-            key=read_key(request.idempotency_key, context),
+            key=read_idempotency_key(request.idempotency_key, context),
         )
         return pb.PromoteModelResponse(
             model_version=serving.model_version, serving_generation=serving.generation
@@ -146,7 +146,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             who=request.requested_by,
             why=request.reason,
             expected_generation=read_expected_generation(request),
-            key=read_key(request.idempotency_key, context),
+            key=read_idempotency_key(request.idempotency_key, context),
         )
         return pb.RollbackResponse(
             model_version=serving.model_version, serving_generation=serving.generation
@@ -167,7 +167,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         await self.trainer().shadow(
             request.model_version,
             requested_by=request.requested_by,
-            key=read_key(request.idempotency_key, context),
+            key=read_idempotency_key(request.idempotency_key, context),
         )
         return pb.ShadowModelResponse(model_version=request.model_version)
 
@@ -181,7 +181,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             against_version=request.against_version,
             data_snapshot=request.data_snapshot,
             requested_by=request.requested_by,
-            key=read_key(request.idempotency_key, context),
+            key=read_idempotency_key(request.idempotency_key, context),
         )
         return pb.EvaluateModelResponse(job=pack_job(job))
 
@@ -193,7 +193,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         job = await self.trainer().quantize_model(
             request.model_version,
             requested_by=request.requested_by,
-            key=read_key(request.idempotency_key, context),
+            key=read_idempotency_key(request.idempotency_key, context),
         )
         return pb.QuantizeModelResponse(job=pack_job(job))
 

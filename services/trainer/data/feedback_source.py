@@ -1,9 +1,10 @@
-"""The feedback of one data snapshot, pulled from the feedback service."""
+"""Data snapshots pulled from the feedback service."""
 
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -17,47 +18,75 @@ from shared.rpc.errors import domain_errors
 
 _EXPORT_TIMEOUT_S = 300.0
 _IMAGE_TIMEOUT_S = 20.0
-_FETCHES_AT_ONCE = 8
+_PARALLEL_FETCHES = 8
 _SAME = {feedback_pb2.LABEL_SAME: True, feedback_pb2.LABEL_DIFFERENT: False}
 
 
-class PulledFeedback:
-    """A snapshot's pairs, and its images through a cache on disk.
+@dataclass(frozen=True)
+class DataSnapshot:
+    """The labelled pairs of a snapshot that are still stored.
 
-    Images may be asked for from several threads at once.
+    Attributes:
+        pairs: The same pairs in the same order each time, but for those erased since.
+    """
+
+    snapshot_id: str
+    pairs: tuple[LabelledPair, ...]
+
+
+def pull_snapshot(channel: grpc.Channel, snapshot_id: str | None) -> DataSnapshot:
+    """Pull the pairs of a snapshot from the feedback service.
 
     Args:
-        channel: To the feedback service.
-        snapshot_id: What to pull; None freezes the feedback as it stands.
-        cache: An empty folder for the images.
+        channel: Connection to the feedback service.
+        snapshot_id: The snapshot; None makes one of the feedback as it is now.
 
     Raises:
         NotFound: If the service does not know the snapshot.
         Unavailable: If the service cannot be reached.
     """
+    stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
+    request = feedback_pb2.ExportPairsRequest(snapshot_id=snapshot_id or "")
+    pulled_id = request.snapshot_id
+    pairs: list[LabelledPair] = []
+    with domain_errors():
+        for part in stub.ExportPairs(request, timeout=_EXPORT_TIMEOUT_S):
+            pulled_id = part.snapshot_id
+            pairs += map(_pair_from_proto, part.pairs)
+    return DataSnapshot(pulled_id, tuple(pairs))
 
-    def __init__(self, channel: grpc.Channel, snapshot_id: str | None, cache: Path) -> None:
+
+class PulledFeedback:
+    """A `FeedbackSource` of a pulled snapshot; fetches images through a cache on disk.
+
+    `image` may be called from several threads at once.
+
+    Args:
+        channel: Connection to the feedback service.
+        snapshot: The pulled snapshot.
+        cache: Folder for the images; created if it does not exist.
+    """
+
+    def __init__(self, channel: grpc.Channel, snapshot: DataSnapshot, cache: Path) -> None:
         self._stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
+        self._snapshot = snapshot
         self._cache = cache
         cache.mkdir(parents=True, exist_ok=True)
-        self._pairs: list[LabelledPair] = []
-        self._snapshot_id = snapshot_id or ""
-        self._pull()
 
     @property
     def snapshot_id(self) -> str:
-        return self._snapshot_id
+        return self._snapshot.snapshot_id
 
     def pairs(self) -> Iterator[LabelledPair]:
-        """See `services.trainer.training.FeedbackSource`."""
-        return iter(self._pairs)
+        """See `FeedbackSource.pairs`."""
+        return iter(self._snapshot.pairs)
 
     def image(self, sha256: str) -> FaceImage:
-        """See `services.trainer.training.FeedbackSource`.
+        """See `FeedbackSource.image`.
 
         Raises:
-            NotFound: If the service does not hold it any more.
-            CorruptData: If what it gives has another hash.
+            NotFound: If the service does not store the image any more.
+            CorruptData: If the service returns bytes with another hash.
             Unavailable: If the service cannot be reached.
         """
         cached = self._cache / sha256
@@ -66,25 +95,18 @@ class PulledFeedback:
         return face_from_proto(image_pb2.Image.FromString(cached.read_bytes()), sha256)
 
     def fetch_all(self, report: Callable[[int, int], None]) -> None:
-        """Bring every image into the cache, several at a time.
+        """Fetch every image into the cache, several at a time.
 
         Args:
-            report: Takes how many of how many are there, after each.
+            report: Called after each image with the number of images fetched and of all.
         """
-        wanted = sorted(images_of(self._pairs))
-        with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
-            for done, _ in enumerate(pool.map(self._fetch_if_there, wanted), 1):
+        wanted = sorted(images_of(self._snapshot.pairs))
+        with ThreadPoolExecutor(_PARALLEL_FETCHES) as pool:
+            for done, _ in enumerate(pool.map(self._fetch_if_stored, wanted), 1):
                 report(done, len(wanted))
 
-    def _pull(self) -> None:
-        request = feedback_pb2.ExportPairsRequest(snapshot_id=self._snapshot_id)
-        with domain_errors():
-            for part in self._stub.ExportPairs(request, timeout=_EXPORT_TIMEOUT_S):
-                self._snapshot_id = part.snapshot_id
-                self._pairs += map(_pair, part.pairs)
-
-    def _fetch_if_there(self, sha256: str) -> None:
-        # Erased since: whoever asks for it gets the error.
+    def _fetch_if_stored(self, sha256: str) -> None:
+        # An image erased since gives the error to whoever asks for it later.
         with suppress(NotFound):
             self.image(sha256)
 
@@ -93,13 +115,13 @@ class PulledFeedback:
         with domain_errors():
             image = self._stub.GetImage(request, timeout=_IMAGE_TIMEOUT_S).image
         if hashlib.sha256(image.data).hexdigest() != sha256:
-            raise CorruptData(f"the feedback service gave other bytes for image {sha256}")
+            raise CorruptData(f"the feedback service returned other bytes for image {sha256}")
         partial = self._cache / f"{sha256}.{id(image):x}"
         partial.write_bytes(image.SerializeToString())
         partial.replace(cached)
 
 
-def _pair(pair: feedback_pb2.LabelledPair) -> LabelledPair:
+def _pair_from_proto(pair: feedback_pb2.LabelledPair) -> LabelledPair:
     return LabelledPair(
         sha256_a=pair.sha256_a,
         sha256_b=pair.sha256_b,

@@ -1,9 +1,9 @@
-"""Which labels to learn from: finds the wrong ones before they are learned.
+"""Label noise: finds wrong labels before training, and weights the others.
 
-First by the similarities that the parent gives, which costs nothing. Only where these find
-labels to be wrong, by those of two networks, each trained on half of the people and asked
-about the other half (Northcutt et al., JAIR 2021, "Confident learning": out-of-sample
-predictions): they know the images' kind better than the parent does, and none of the labels.
+First by the similarities under the parent, which costs nothing. Only if these show wrong labels,
+by the similarities under two networks, each trained on half of the people and used on the other
+half: out-of-sample predictions as in Northcutt et al., JAIR 2021, "Confident learning". Such a
+network knows the kind of image better than the parent, and has seen none of the labels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,128 +13,138 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.data.arrays import Features, Indices
-from services.trainer.data.dawid_skene import Trust, Values, estimate_trust
+from services.trainer.data.arrays import FeatureArray, IndexArray
+from services.trainer.data.dawid_skene import (
+    FloatArray,
+    LabelCorrectness,
+    estimate_correctness,
+)
 from services.trainer.data.label_report import (
     LabelReport,
     Suspect,
     Suspicion,
-    surest_first,
+    sort_suspects,
     suspect,
 )
 from services.trainer.data.labels import LabelledPair
-from services.trainer.data.pair_graph import PairGraph, build_graph, groups, links_of
+from services.trainer.data.pair_graph import PairGraph, build_graph, group_by, links_of
 from shared.evaluation.scores import pair_similarity
 
-# Right labels alone gave up to 0.010 on real faces; one in twenty wrong, 0.029 and more.
-_SUSPICIOUS_SHARE = 0.02
+# Expected share of wrong labels from which labels are weighted. On real faces correct labels
+# alone gave up to 0.010; with one label in twenty wrong it was 0.029 and more.
+_MIN_WRONG_SHARE = 0.02
 _UNLIKELY = 0.5
 
 
-class TrainOnSome(Protocol):
-    """Trains a network on some people."""
+class TrainOnSubset(Protocol):
+    """Trains a copy of the parent on some of the images."""
 
-    def __call__(self, graph: PairGraph, images: Indices) -> Features:
-        """Give float32 [N, D] of all N images under a network trained on `images` of them."""
+    def __call__(self, graph: PairGraph, images: IndexArray) -> FeatureArray:
+        """Return the features of all N images, float32 [N, D], after training on `images`."""
 
 
 @dataclass(frozen=True)
-class Assessment:
-    """Labels to learn from, and what was found out about all of them."""
+class LabelAssessment:
+    """The labels to train on, and the report on all labels."""
 
     pairs: tuple[LabelledPair, ...]
     report: LabelReport
 
 
-def assess(
+def assess_labels(
     images: Sequence[str],
     pairs: Sequence[LabelledPair],
-    parent: Features,
-    train: TrainOnSome | None,
-) -> Assessment:
-    """Weight labels by their probability to be right, and leave the unlikely ones out.
+    parent: FeatureArray,
+    train: TrainOnSubset | None,
+) -> LabelAssessment:
+    """Weight labels by their probability of being correct, and drop the unlikely ones.
 
-    Where next to none seem wrong all are left as they are: what is right but hard to see
-    is what there is to learn.
+    If next to none seem wrong, all labels stay as they are: correct labels on difficult pairs
+    are what there is to learn from.
 
     Args:
         images: SHA-256 of the N images.
-        pairs: Labels on them.
+        pairs: Labelled pairs of these images.
         parent: float32 [N, D], the parent's features.
-        train: Makes the two networks; None takes the labels as they are in any case.
+        train: Trains the two networks; None leaves the labels as they are in any case.
     """
     links = links_of(images, pairs)
-    trust = estimate_trust(pairs, _similarity(parent, links))
-    treated = train is not None and trust.wrong_share >= _SUSPICIOUS_SHARE
+    correctness = estimate_correctness(pairs, _similarity(parent, links))
+    treated = train is not None and correctness.wrong_share >= _MIN_WRONG_SHARE
     if train is not None and treated:
-        graph = build_graph(images, _weighted(pairs, trust))
-        trust = estimate_trust(pairs, _out_of_fold(graph, links, train))
-    kept = _weighted(pairs, trust) if treated else tuple(pairs)
-    return Assessment(kept, _report(images, pairs, kept, trust, treated))
+        graph = build_graph(images, _weighted(pairs, correctness))
+        correctness = estimate_correctness(pairs, _out_of_fold_similarity(graph, links, train))
+    used = _weighted(pairs, correctness) if treated else tuple(pairs)
+    return LabelAssessment(used, _report(images, pairs, used, correctness, treated))
 
 
-def _similarity(features: Features, links: Indices) -> Values:
+def _similarity(features: FeatureArray, links: IndexArray) -> FloatArray:
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     return pair_similarity(unit, links)
 
 
-def _weighted(pairs: Sequence[LabelledPair], trust: Trust) -> tuple[LabelledPair, ...]:
-    # The share of the votes gives way to a probability that has taken them in.
+def _weighted(
+    pairs: Sequence[LabelledPair], correctness: LabelCorrectness
+) -> tuple[LabelledPair, ...]:
+    # The probability replaces the share of the votes, which it already accounts for.
     return tuple(
-        replace(pair, confidence=float(right))
-        for pair, right in zip(pairs, trust.right, strict=True)
-        if 1 - right < _UNLIKELY
+        replace(pair, confidence=float(probability))
+        for pair, probability in zip(pairs, correctness.probability, strict=True)
+        if 1 - probability < _UNLIKELY
     )
 
 
-def _out_of_fold(graph: PairGraph, links: Indices, train: TrainOnSome) -> Values:
-    """Similarity of each pair under the network that was not trained on its people."""
-    first = _halves(graph)
+def _out_of_fold_similarity(
+    graph: PairGraph, links: IndexArray, train: TrainOnSubset
+) -> FloatArray:
+    """Similarity [P] of each pair under the network that was not trained on its people."""
+    first = _first_half(graph)
     by_first, by_second = (
         _similarity(train(graph, np.flatnonzero(side)), links) for side in (first, ~first)
     )
-    # A pair across the halves is known to neither network as a pair.
+    # A pair with one image in each half was a training pair of neither network.
     share_in_first = first[links].mean(axis=1)
     return np.asarray(share_in_first * by_second + (1 - share_in_first) * by_first)
 
 
-def _halves(graph: PairGraph) -> NDArray[np.bool_]:
-    """Mark the images of about half of the people, bool [N]; no family is on both sides."""
+def _first_half(graph: PairGraph) -> NDArray[np.bool_]:
+    """Mark the images of about half of the people, bool [N], by whole components."""
     first = np.zeros(len(graph.images), np.bool_)
-    families = groups(np.arange(len(graph.images)), graph.family)
-    taken = [0, 0]
-    for family in sorted(families, key=len, reverse=True):
-        side = int(taken[1] < taken[0])
-        first[family] = side == 0
-        taken[side] += len(family)
+    components = group_by(np.arange(len(graph.images)), graph.component)
+    sizes = [0, 0]
+    for component in sorted(components, key=len, reverse=True):
+        side = int(sizes[1] < sizes[0])
+        first[component] = side == 0
+        sizes[side] += len(component)
     return first
 
 
 def _report(
     images: Sequence[str],
     pairs: Sequence[LabelledPair],
-    kept: Sequence[LabelledPair],
-    trust: Trust,
+    used: Sequence[LabelledPair],
+    correctness: LabelCorrectness,
     treated: bool,
 ) -> LabelReport:
     wrong = {
-        (pair.sha256_a, pair.sha256_b): float(1 - right)
-        for pair, right in zip(pairs, trust.right, strict=True)
+        (pair.sha256_a, pair.sha256_b): float(1 - probability)
+        for pair, probability in zip(pairs, correctness.probability, strict=True)
     }
 
-    def suspects(some: Iterable[LabelledPair], why: Suspicion) -> list[Suspect]:
-        return [suspect(pair, wrong[pair.sha256_a, pair.sha256_b], why) for pair in some]
+    def suspects(some: Iterable[LabelledPair], reason: Suspicion) -> list[Suspect]:
+        return [suspect(pair, wrong[pair.sha256_a, pair.sha256_b], reason) for pair in some]
 
     unlikely = [pair for pair in pairs if wrong[pair.sha256_a, pair.sha256_b] >= _UNLIKELY]
-    contradictory = set(build_graph(images, kept).set_aside) - set(unlikely)
-    found = [
-        *suspects(unlikely, Suspicion.UNLIKELY),
-        *suspects(contradictory, Suspicion.CONTRADICTION),
-    ]
+    contradictory = set(build_graph(images, used).excluded) - set(unlikely)
     return LabelReport(
         pairs=len(pairs),
-        wrong_share=trust.wrong_share,
+        wrong_share=correctness.wrong_share,
         treated=treated,
-        suspects=surest_first(found),
-        annotators=trust.annotators,
+        suspects=sort_suspects(
+            [
+                *suspects(unlikely, Suspicion.UNLIKELY),
+                *suspects(contradictory, Suspicion.CONTRADICTION),
+            ]
+        ),
+        annotators=correctness.annotators,
     )

@@ -1,11 +1,12 @@
-"""What a training found out about its labels, and where that is kept."""
+"""Label reports: what a training found out about its labels, as stored in the object store."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Annotated
 from uuid import UUID
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from services.trainer.data.labels import LabelledPair
 from shared.registry.label_reports import LABEL_REPORTS
@@ -15,9 +16,10 @@ from shared.storage.objects import ObjectStore
 class Suspicion(StrEnum):
     """Why a label is suspected."""
 
-    # Its votes and the similarity of its images make it more likely wrong than right.
+    # By its votes and the similarity of its images it is more likely wrong than correct.
     UNLIKELY = "unlikely"
-    # SAME labels connect what a DIFFERENT label parts, and no other is trusted less.
+    # SAME labels connect the images of a DIFFERENT label, and no label between them has a
+    # lower weight than this one.
     CONTRADICTION = "contradiction"
 
 
@@ -25,47 +27,51 @@ class Suspicion(StrEnum):
 class Suspect:
     """A label that may be wrong.
 
+    Aliases are the keys of the stored JSON document.
+
     Attributes:
-        same: What it says.
-        wrong: Probability that it is wrong, 0..1.
-        annotators: Who said so.
+        same: The label.
+        wrong_probability: Probability that it is wrong, 0..1.
+        annotators: The annotators who voted for it.
     """
 
     sha256_a: str
     sha256_b: str
     same: bool
-    wrong: float
-    why: Suspicion
+    wrong_probability: Annotated[float, Field(alias="wrong")]
+    reason: Annotated[Suspicion, Field(alias="why")]
     annotators: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Reliability:
+class AnnotatorReliability:
     """How often an annotator is right.
 
+    Rates from few votes are shrunk towards those of all annotators. Aliases are the keys of the
+    stored JSON document.
+
     Attributes:
-        votes: Of theirs, not counting the unsure ones.
-        genuine_right: Share of the genuine pairs that they call SAME, 0..1; of few votes nearer
-            to what all annotators reach together.
-        impostor_right: Share of the impostor pairs that they call DIFFERENT, 0..1.
+        votes: Number of votes, without the unsure ones.
+        sensitivity: Share of the genuine pairs labelled SAME, 0..1.
+        specificity: Share of the impostor pairs labelled DIFFERENT, 0..1.
     """
 
     annotator: str
     votes: int
-    genuine_right: float
-    impostor_right: float
+    sensitivity: Annotated[float, Field(alias="genuine_right")]
+    specificity: Annotated[float, Field(alias="impostor_right")]
 
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What a training thinks of its labels.
+    """What a training found out about its labels.
 
     Attributes:
-        pairs: How many it was given.
-        wrong_share: Share of them that it expects to be wrong, 0..1.
-        treated: Whether it weighted the labels by their probability to be right and left
-            the unlikely ones out; it does not where next to none seem wrong.
-        suspects: The surest first.
+        pairs: Number of labelled pairs.
+        wrong_share: Expected share of wrong labels, 0..1.
+        treated: Whether the training weighted the labels by their probability of being correct
+            and dropped the unlikely ones. It does not if next to none seem wrong.
+        suspects: The most likely wrong first.
         annotators: The least reliable first.
     """
 
@@ -73,69 +79,81 @@ class LabelReport:
     wrong_share: float
     treated: bool
     suspects: tuple[Suspect, ...]
-    annotators: tuple[Reliability, ...]
+    annotators: tuple[AnnotatorReliability, ...]
 
 
 _REPORT = TypeAdapter(LabelReport)
 
 
-def suspect(pair: LabelledPair, wrong: float, why: Suspicion) -> Suspect:
-    """Suspect a pair's label."""
+def suspect(pair: LabelledPair, wrong_probability: float, reason: Suspicion) -> Suspect:
+    """Make the entry of a pair's label."""
     annotators = tuple(vote.annotator for vote in pair.votes if vote.same == pair.same)
-    return Suspect(pair.sha256_a, pair.sha256_b, pair.same, wrong, why, annotators)
+    return Suspect(pair.sha256_a, pair.sha256_b, pair.same, wrong_probability, reason, annotators)
 
 
-def surest_first(suspects: Iterable[Suspect]) -> tuple[Suspect, ...]:
-    """Sort by the probability to be wrong, and the same way each time."""
-    return tuple(sorted(suspects, key=lambda one: (-one.wrong, one.sha256_a, one.sha256_b)))
+def sort_suspects(suspects: Iterable[Suspect]) -> tuple[Suspect, ...]:
+    """Sort by falling probability of being wrong, then by the images."""
+    return tuple(
+        sorted(suspects, key=lambda one: (-one.wrong_probability, one.sha256_a, one.sha256_b))
+    )
 
 
-def keep_report(objects: ObjectStore, job_id: UUID, report: LabelReport) -> None:
+def load_report(objects: ObjectStore, job_id: UUID) -> LabelReport:
+    """Read the report of a job.
+
+    Raises:
+        NotFound: If none is stored.
+        Unavailable: If the object store cannot be reached.
+    """
+    return _REPORT.validate_json(objects.get(_key(job_id)))
+
+
+def store_report(objects: ObjectStore, job_id: UUID, report: LabelReport) -> None:
     """Store the report of a job.
 
     Raises:
         Unavailable: If the object store cannot be reached.
     """
-    objects.put(_key(job_id), _REPORT.dump_json(report))
+    objects.put(_key(job_id), _REPORT.dump_json(report, by_alias=True))
 
 
-def keep_report_without_erased(
+def store_report_without_erased(
     objects: ObjectStore,
     job_id: UUID,
     report: LabelReport,
-    still_stored: Callable[[], Collection[str]],
+    stored_images: Callable[[], Collection[str]],
 ) -> None:
-    """Store the report of a job, without the images that were erased while it ran.
+    """Store the report of a job without images that were erased in the meantime.
 
-    An erasure deletes an image's labels before it looks for reports that name it. So one that
-    came before the report was there is seen when the images are looked at afterwards, and a
-    later one finds the report.
+    An erasure deletes an image's labels first and then looks for reports that name the image.
+    If it looks before the report is stored, the image is missing when the snapshot is read
+    again afterwards. If it looks later, it finds the report.
 
     Args:
-        objects: Where reports are.
-        job_id: The job's.
-        report: What it found.
-        still_stored: Gives the hashes of the snapshot's images that are stored now.
+        objects: Where reports are stored.
+        job_id: The job.
+        report: Its report.
+        stored_images: Returns the SHA-256 of the snapshot's images that are stored now.
 
     Raises:
         Unavailable: If a store cannot be reached.
     """
-    left = _without_erased(report, still_stored)
+    current = _without_erased(report, stored_images)
     while True:
-        keep_report(objects, job_id, left)
-        before, left = left, _without_erased(left, still_stored)
-        if left == before:
+        store_report(objects, job_id, current)
+        before, current = current, _without_erased(current, stored_images)
+        if current == before:
             return
 
 
 def _without_erased(
-    report: LabelReport, still_stored: Callable[[], Collection[str]]
+    report: LabelReport, stored_images: Callable[[], Collection[str]]
 ) -> LabelReport:
     if not report.suspects:
         return report
-    there = still_stored()
+    stored = stored_images()
     suspects = tuple(
-        one for one in report.suspects if one.sha256_a in there and one.sha256_b in there
+        one for one in report.suspects if one.sha256_a in stored and one.sha256_b in stored
     )
     return replace(report, suspects=suspects)
 

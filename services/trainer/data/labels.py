@@ -1,4 +1,4 @@
-"""Labelled pairs of a feedback snapshot, and the source that yields them."""
+"""Labelled pairs of a feedback snapshot, and the interface of their source."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -6,10 +6,13 @@ from typing import Protocol
 
 from shared.model.image.face import FaceImage
 
+# Fewest people to measure on: with fewer, a gain by chance cannot be told from a real one.
+MIN_PEOPLE = 10
+
 
 @dataclass(frozen=True)
 class Vote:
-    """What one annotator said of a pair; `same` is None for unsure."""
+    """One annotator's answer on a pair; `same` is None for unsure."""
 
     annotator: str
     same: bool | None
@@ -17,13 +20,13 @@ class Vote:
 
 @dataclass(frozen=True)
 class LabelledPair:
-    """Two images, by hash, and the consensus on them.
+    """Two images, each by its SHA-256, and the consensus on them.
 
     Attributes:
-        same: True when they show one person.
-        confidence: Share of the votes that agree, or the estimated probability that the label
-            is right, 0..1.
-        votes: The votes behind it.
+        same: True when both show the same person.
+        confidence: Share of the votes that agree with the label, or the estimated probability
+            that the label is correct, 0..1.
+        votes: The votes behind the label.
     """
 
     sha256_a: str
@@ -33,27 +36,23 @@ class LabelledPair:
     votes: tuple[Vote, ...] = ()
 
 
-def images_of(pairs: Iterable[LabelledPair]) -> frozenset[str]:
-    """Hashes of the images of some pairs."""
-    return frozenset(sha for pair in pairs for sha in (pair.sha256_a, pair.sha256_b))
-
-
 class FeedbackSource(Protocol):
-    """One frozen snapshot of the feedback."""
+    """The pairs and images of one feedback snapshot."""
 
     @property
     def snapshot_id(self) -> str: ...
 
     def pairs(self) -> Iterator[LabelledPair]:
-        """Give every pair with a consensus, the same ones in the same order each time."""
+        """Yield every pair with a consensus: the same pairs in the same order each time."""
 
     def image(self, sha256: str) -> FaceImage:
-        """Fetch an image as it was sent.
+        """Return an image as it was sent.
 
         Raises:
             NotFound: If the snapshot does not hold it.
         """
 
 
-# With fewer, luck looks like learning.
-MIN_PEOPLE = 10
+def images_of(pairs: Iterable[LabelledPair]) -> frozenset[str]:
+    """Return the SHA-256 of every image in the pairs."""
+    return frozenset(sha for pair in pairs for sha in (pair.sha256_a, pair.sha256_b))

@@ -1,7 +1,7 @@
-"""Reference faces: those on which no new version may get worse than its parent.
+"""Reference faces: the faces on which a new version must not be worse than its parent.
 
-They are stored beside the versions, under the hash of their content, and a version's manifest
-names them: what is trained from it is held to the same faces, on whatever machine.
+They are stored in the object store under the SHA-256 of their content, and the manifest of a
+version names them. A version trained from it is measured on the same faces, on any machine.
 """
 
 import hashlib
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
+from services.trainer.data.arrays import CropArray, IndexArray
 from shared.datasets.folder import read_identities
 from shared.errors import InvalidInput
 from shared.model.default.crops import default_reference_crops
@@ -20,41 +20,40 @@ from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore
 
+# Half of the people are trained on, and the other half must be enough to measure on.
+_MIN_PEOPLE = 20
+
 
 @dataclass(frozen=True)
 class ReferenceFaces:
-    """Faces that the parent is good at, and the child must stay good at.
+    """Faces that the parent recognises well and the candidate must go on recognising well.
 
     Attributes:
-        crops: uint8 N,112,112,3 BGR.
-        persons: int64 N, who is on each crop.
-        sha256: Name of what is stored of them; None where nothing needs to be.
+        crops: uint8 [N, 112, 112, 3], BGR.
+        persons: int64 [N], the identity of each crop.
+        sha256: Name under which they are stored; None for faces that are not stored.
     """
 
-    crops: NDArray[np.uint8]
-    persons: NDArray[np.int64]
+    crops: CropArray
+    persons: IndexArray
     sha256: str | None = None
 
 
-# Half of them are trained on, and the other half must be enough to measure on.
-_FEWEST_PEOPLE = 20
-
-
 def read_reference(folder: Path, limits: ImageLimits) -> ReferenceFaces:
-    """Read a folder per identity of aligned faces.
+    """Read aligned faces from a folder with one subfolder per identity.
 
     Raises:
-        InvalidInput: If a file in it is no aligned face, or fewer than twenty people have
-            two faces or more.
+        InvalidInput: If a file is not an aligned face, or if fewer than 20 people have two or
+            more faces.
     """
     reader = FaceReader(limits)
     identities = read_identities(folder)
-    paired = sum(len(images) > 1 for images in identities.values())
-    if paired < _FEWEST_PEOPLE:
+    usable = sum(len(images) > 1 for images in identities.values())
+    if usable < _MIN_PEOPLE:
         raise InvalidInput(
             str(folder),
-            f"holds {paired} people with two faces or more; to tell whether a version has got "
-            f"worse takes {_FEWEST_PEOPLE}",
+            f"holds {usable} people with two or more faces; at least {_MIN_PEOPLE} are needed "
+            "to measure whether a version has got worse",
         )
     crops, persons = [], []
     for person, images in enumerate(identities.values()):
@@ -65,12 +64,12 @@ def read_reference(folder: Path, limits: ImageLimits) -> ReferenceFaces:
 
 
 def default_reference() -> ReferenceFaces:
-    """Give the bundled made-up people, for versions of which nobody has named real ones."""
+    """Return the bundled faces of rendered people, for versions without reference faces."""
     return ReferenceFaces(*default_reference_crops())
 
 
-def keep_reference(objects: ObjectStore, faces: ReferenceFaces) -> ReferenceFaces:
-    """Store faces for good, and give them with the name under which they are found again.
+def store_reference(objects: ObjectStore, faces: ReferenceFaces) -> ReferenceFaces:
+    """Store faces, and return them with the name under which they are stored.
 
     Raises:
         Unavailable: If the object store cannot be reached.
@@ -84,11 +83,11 @@ def keep_reference(objects: ObjectStore, faces: ReferenceFaces) -> ReferenceFace
 
 
 def load_reference(objects: ObjectStore, sha256: str) -> ReferenceFaces:
-    """Give the faces that a version's manifest names.
+    """Read the faces that the manifest of a version names.
 
     Raises:
         NotFound: If they are not stored.
-        CorruptData: If they are not what was stored.
+        CorruptData: If the stored bytes have another hash.
         Unavailable: If the object store cannot be reached.
     """
     arrays = load(objects.get(_key(sha256), sha256=sha256))

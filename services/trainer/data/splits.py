@@ -1,4 +1,4 @@
-"""What a training works on: the feedback's people and the reference faces, divided up."""
+"""Splits by identity: feedback for training, validation and gate, and the reference faces."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.data.arrays import Crops, Indices
-from services.trainer.data.batches import decode_once
+from services.trainer.data.arrays import CropArray, IndexArray
+from services.trainer.data.batches import decode_images
 from services.trainer.data.labels import MIN_PEOPLE, FeedbackSource, LabelledPair, images_of
 from services.trainer.data.pair_graph import (
     PairGraph,
     build_graph,
-    groups,
+    group_by,
     split_people,
     usable_pairs,
 )
@@ -21,88 +21,9 @@ from services.trainer.data.reference_faces import ReferenceFaces
 from shared.errors import PreconditionFailed
 from shared.model.image.face_reader import FaceReader
 
-# A person with many images must not decide alone.
-_GENUINE_A_PERSON = 10
-_IMPOSTORS_A_GENUINE = 20
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Pairs to measure on.
-
-    Attributes:
-        images: int64 [P, 2].
-        genuine: bool [P].
-        people: int32 [P, 2], who is on each side.
-    """
-
-    images: Indices
-    genuine: NDArray[np.bool_]
-    people: NDArray[np.int32]
-
-
-def feedback_pairs(graph: PairGraph, images: Indices, seed: int) -> Pairs:
-    """Pairs of some people in the feedback.
-
-    Genuine are those the labels say or imply, impostors those labelled different and a
-    random choice of those between families.
-
-    Args:
-        graph: Relates the images.
-        images: int64 [M], of the people to measure on.
-        seed: Of the choices.
-    """
-    generator = np.random.default_rng(seed)
-    inside = graph.links[np.isin(graph.links, images).all(axis=1) & ~graph.same]
-    known = _genuine(images, graph.family, generator, graph)
-    return _pairs(known, inside, images, graph.family, generator)
-
-
-def reference_pairs(persons: Indices, images: Indices, seed: int) -> Pairs:
-    """Pairs of reference faces.
-
-    Args:
-        persons: int64 [N], who is on each face.
-        images: int64 [M], those to measure on.
-        seed: Of the choices.
-    """
-    generator = np.random.default_rng(seed)
-    known = _genuine(images, persons, generator, None)
-    return _pairs(known, np.empty((0, 2), np.int64), images, persons, generator)
-
-
-def _genuine(
-    images: Indices, person: Indices, generator: np.random.Generator, graph: PairGraph | None
-) -> list[Indices]:
-    chosen = []
-    for members in groups(images, person):
-        first, second = np.triu_indices(len(members), 1)
-        couples = np.stack([members[first], members[second]], axis=1)
-        if graph is not None:
-            trusted = graph.genuine[members][:, members].toarray()[first, second]
-            couples = couples[trusted > 0]
-        chosen.append(generator.permutation(couples)[:_GENUINE_A_PERSON])
-    return chosen
-
-
-def _pairs(
-    genuine: list[Indices],
-    different: Indices,
-    images: Indices,
-    person: Indices,
-    generator: np.random.Generator,
-) -> Pairs:
-    same = np.concatenate([np.empty((0, 2), np.int64), *genuine])
-    drawn = generator.choice(images, (_IMPOSTORS_A_GENUINE * len(same), 2))
-    apart = drawn[person[drawn[:, 0]] != person[drawn[:, 1]]]
-    other = np.unique(np.sort(np.concatenate([different, apart]), axis=1), axis=0)
-    couples = np.concatenate([same, other])
-    return Pairs(
-        couples,
-        np.arange(len(couples)) < len(same),
-        person[couples].astype(np.int32),
-    )
-
+# Limits the influence of a person with many images.
+_GENUINE_PER_PERSON = 10
+_IMPOSTORS_PER_GENUINE = 20
 
 _HELD_OUT_SHARE, _MIN_HELD_OUT = 0.12, MIN_PEOPLE
 _VALIDATION_SHARE, _MIN_VALIDATION = 0.08, 6
@@ -111,72 +32,102 @@ _MIN_ALL = _MIN_TRAINING + _MIN_VALIDATION + _MIN_HELD_OUT
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """The feedback's images that can be read, and the labels on them.
+class DecodedFeedback:
+    """The readable images of the feedback, and the labels on them.
 
     Attributes:
         images: SHA-256 of each of the N images.
         crops: uint8 [N, 112, 112, 3], BGR.
-        pairs: Those of whose images both are there.
+        pairs: Labelled pairs of which both images could be read.
     """
 
     images: tuple[str, ...]
-    crops: Crops
+    crops: CropArray
     pairs: tuple[LabelledPair, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationPairs:
+    """Genuine and impostor pairs to measure on.
+
+    Attributes:
+        images: int64 [P, 2], positions of the images.
+        genuine: bool [P].
+        people: int32 [P, 2], the identity of each image.
+    """
+
+    images: IndexArray
+    genuine: NDArray[np.bool_]
+    people: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class FeedbackSplit:
+    """The feedback, split by person.
+
+    Attributes:
+        graph: The labelled pairs.
+        training: int64 [M], images to train on.
+        validation: Pairs of other people: choose the epoch and the threshold.
+        held_out: Pairs of yet other people: the gate decides on them.
+    """
+
+    graph: PairGraph
+    training: IndexArray
+    validation: EvaluationPairs
+    held_out: EvaluationPairs
+
+
+@dataclass(frozen=True)
+class ReferenceSplit:
+    """The reference faces, split by person.
+
+    Attributes:
+        crops: uint8 [N, 112, 112, 3], BGR, of all of them.
+        replayed: int64 [M], images of one half of the people: replayed in training.
+        pairs: Pairs of the other half, to measure on.
+    """
+
+    crops: CropArray
+    replayed: IndexArray
+    pairs: EvaluationPairs
 
 
 def decode_feedback(
     feedback: FeedbackSource, reader: FaceReader, file: Path, tick: Callable[[float], None]
-) -> Decoded:
-    """Decode the feedback's images.
+) -> DecodedFeedback:
+    """Decode the images of the feedback.
 
     Args:
         feedback: Pairs and images.
         reader: Decodes and aligns the images.
-        file: Takes the crops.
-        tick: Called with the share of the images decoded.
+        file: File for the crops.
+        tick: Called with the share done, 0..1.
 
     Raises:
-        PreconditionFailed: If the pairs show too few people; says how many are missing.
+        PreconditionFailed: If the pairs show too few people; the message gives the numbers.
     """
     pairs = tuple(feedback.pairs())
     named = sorted(images_of(pairs))
     _require_enough(named, pairs)
-    images, crops = decode_once(named, feedback, reader, file, tick)
-    left = usable_pairs(images, pairs)
-    _require_enough(images, left)
-    return Decoded(tuple(images), crops, left)
+    images, crops = decode_images(named, feedback, reader, file, tick)
+    usable = usable_pairs(images, pairs)
+    _require_enough(images, usable)
+    return DecodedFeedback(tuple(images), crops, usable)
 
 
-@dataclass(frozen=True)
-class FeedbackMaterial:
-    """What each of the feedback's images is for.
-
-    Attributes:
-        graph: Relates the images.
-        training: Images to train on.
-        validation: Pairs of other people: best epoch, threshold.
-        held_out: Pairs of yet other people: the gate.
-    """
-
-    graph: PairGraph
-    training: Indices
-    validation: Pairs
-    held_out: Pairs
-
-
-def divide_feedback(
+def split_feedback(
     images: Sequence[str], pairs: Sequence[LabelledPair], seed: int
-) -> FeedbackMaterial:
-    """Divide the people of the feedback.
+) -> FeedbackSplit:
+    """Split the people of the feedback into training, validation and held-out people.
 
     Args:
         images: SHA-256 of each image.
-        pairs: Labels to go by.
-        seed: Of the division.
+        pairs: Labelled pairs of them.
+        seed: Seed of the split and of the choice of pairs.
 
     Raises:
-        PreconditionFailed: If there are not people enough; says how many are missing.
+        PreconditionFailed: If the pairs show too few people; the message gives the numbers.
     """
     graph = build_graph(images, pairs)
     people = _require_people(graph)
@@ -185,7 +136,7 @@ def divide_feedback(
         max(_HELD_OUT_SHARE, _MIN_HELD_OUT / people),
     ]
     training, validation, held_out = split_people(graph, shares, seed)
-    return FeedbackMaterial(
+    return FeedbackSplit(
         graph,
         training,
         feedback_pairs(graph, validation, seed),
@@ -193,45 +144,94 @@ def divide_feedback(
     )
 
 
+def split_reference(reference: ReferenceFaces, seed: int) -> ReferenceSplit:
+    """Split the people of the reference faces into replayed and measured halves."""
+    people = np.random.default_rng(seed).permutation(np.unique(reference.persons))
+    replayed = np.isin(reference.persons, people[: len(people) // 2])
+    measured = np.flatnonzero(~replayed)
+    return ReferenceSplit(
+        reference.crops,
+        np.flatnonzero(replayed),
+        reference_pairs(reference.persons, measured, seed),
+    )
+
+
+def feedback_pairs(graph: PairGraph, images: IndexArray, seed: int) -> EvaluationPairs:
+    """Choose pairs of some people of the feedback.
+
+    Genuine pairs are those that labels state or imply. Impostor pairs are those labelled
+    DIFFERENT, and a random choice of pairs between components.
+
+    Args:
+        graph: The labelled pairs.
+        images: int64 [M], images of the people to measure on.
+        seed: Seed of the choice.
+    """
+    generator = np.random.default_rng(seed)
+    different = graph.links[np.isin(graph.links, images).all(axis=1) & ~graph.same]
+    genuine = _genuine_pairs(images, graph.component, generator, graph)
+    return _with_impostors(genuine, different, images, graph.component, generator)
+
+
+def reference_pairs(persons: IndexArray, images: IndexArray, seed: int) -> EvaluationPairs:
+    """Choose pairs of reference faces.
+
+    Args:
+        persons: int64 [N], the identity of each face.
+        images: int64 [M], faces to measure on.
+        seed: Seed of the choice.
+    """
+    generator = np.random.default_rng(seed)
+    genuine = _genuine_pairs(images, persons, generator, None)
+    return _with_impostors(genuine, np.empty((0, 2), np.int64), images, persons, generator)
+
+
+def _genuine_pairs(
+    images: IndexArray,
+    person: IndexArray,
+    generator: np.random.Generator,
+    graph: PairGraph | None,
+) -> list[IndexArray]:
+    chosen = []
+    for members in group_by(images, person):
+        first, second = np.triu_indices(len(members), 1)
+        pairs = np.stack([members[first], members[second]], axis=1)
+        if graph is not None:
+            weight = graph.genuine[members][:, members].toarray()[first, second]
+            pairs = pairs[weight > 0]
+        chosen.append(generator.permutation(pairs)[:_GENUINE_PER_PERSON])
+    return chosen
+
+
+def _with_impostors(
+    genuine: list[IndexArray],
+    different: IndexArray,
+    images: IndexArray,
+    person: IndexArray,
+    generator: np.random.Generator,
+) -> EvaluationPairs:
+    same = np.concatenate([np.empty((0, 2), np.int64), *genuine])
+    drawn = generator.choice(images, (_IMPOSTORS_PER_GENUINE * len(same), 2))
+    apart = drawn[person[drawn[:, 0]] != person[drawn[:, 1]]]
+    impostors = np.unique(np.sort(np.concatenate([different, apart]), axis=1), axis=0)
+    pairs = np.concatenate([same, impostors])
+    return EvaluationPairs(pairs, np.arange(len(pairs)) < len(same), person[pairs].astype(np.int32))
+
+
 def _require_enough(images: Sequence[str], pairs: Sequence[LabelledPair]) -> None:
-    # Wrong labels make one of many people. Before they are found, only what no finding could
-    # make enough is refused.
+    # Wrong labels can merge many people into one. As long as these are not removed, refuse only
+    # what could not be enough with any of them removed.
     if sum(pair.same for pair in pairs) < _MIN_ALL:
         _require_people(build_graph(images, pairs))
 
 
 def _require_people(graph: PairGraph) -> int:
-    families = groups(np.arange(len(graph.images)), graph.family)
-    paired = sum(graph.genuine[family][:, family].nnz > 0 for family in families)
-    if paired < _MIN_ALL:
+    components = group_by(np.arange(len(graph.images)), graph.component)
+    people = sum(graph.genuine[members][:, members].nnz > 0 for members in components)
+    if people < _MIN_ALL:
         raise PreconditionFailed(
-            f"the feedback shows {paired} people in a pair that is labelled SAME, and at least "
-            f"{_MIN_ALL} are needed: {_MIN_TRAINING} to learn from, {_MIN_VALIDATION} to "
-            f"calibrate on and {_MIN_HELD_OUT} to judge by. Label more pairs of other people"
+            f"the feedback shows {people} people in a pair labelled SAME, and at least "
+            f"{_MIN_ALL} are needed: {_MIN_TRAINING} for training, {_MIN_VALIDATION} for "
+            f"validation and {_MIN_HELD_OUT} for the gate. Label more pairs of other people"
         )
-    return paired
-
-
-@dataclass(frozen=True)
-class ReferenceMaterial:
-    """Reference faces, divided by person.
-
-    Attributes:
-        crops: uint8 [N, 112, 112, 3], BGR.
-        replayed: Images that training goes on showing.
-        pairs: Pairs of the other people.
-    """
-
-    crops: Crops
-    replayed: Indices
-    pairs: Pairs
-
-
-def divide_reference(reference: ReferenceFaces, seed: int) -> ReferenceMaterial:
-    """Keep half of the people for training and half to measure on."""
-    people = np.random.default_rng(seed).permutation(np.unique(reference.persons))
-    replayed = np.isin(reference.persons, people[: len(people) // 2])
-    kept = np.flatnonzero(~replayed)
-    return ReferenceMaterial(
-        reference.crops, np.flatnonzero(replayed), reference_pairs(reference.persons, kept, seed)
-    )
+    return people

@@ -1,4 +1,4 @@
-"""Whether a candidate may serve: decided on measured figures alone."""
+"""Promotion gate: decides from measured figures whether a candidate may serve."""
 
 import math
 from dataclasses import dataclass
@@ -8,10 +8,21 @@ from pydantic import BaseModel, ConfigDict
 
 from services.trainer.data.labels import MIN_PEOPLE
 
+MIN_GENUINE_PAIRS = 30
+# Differences of error rates that users of the old version would notice.
+MAX_REFERENCE_LOSS = 0.01
+MAX_COMPATIBILITY_LOSS = 0.01
+MAX_MAGNITUDE_CHANGE = 0.2
+MIN_MAGNITUDE_ORDER = 0.7
+
 
 @dataclass(frozen=True)
 class GateCheck:
-    """One figure of a candidate held against its limit."""
+    """One figure of a candidate and its limit.
+
+    Attributes:
+        detail: Explanation for a person.
+    """
 
     name: str
     passed: bool
@@ -22,7 +33,7 @@ class GateCheck:
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """Whether a candidate may serve, and every check behind it."""
+    """All checks of a candidate; it passes if every check does."""
 
     checks: tuple[GateCheck, ...]
 
@@ -31,35 +42,27 @@ class GateVerdict:
         return bool(self.checks) and all(check.passed for check in self.checks)
 
 
-MIN_GENUINE_PAIRS = 30
-# Differences of error rates that users of the old version would notice.
-MAX_REFERENCE_LOSS = 0.01
-MAX_COMPATIBILITY_LOSS = 0.01
-MAX_MAGNITUDE_CHANGE = 0.2
-MIN_MAGNITUDE_ORDER = 0.7
-
-
 @dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What was measured on people and faces that the candidate was not trained on.
+class CandidateFigures:
+    """Figures of a candidate on people and faces that it was not trained on.
 
-    Error rates are the mean of FNMR and FMR, 0..1; each version at a threshold calibrated
-    on the same validation people, who are not those measured on.
+    Error rates are the mean of FNMR and FMR, 0..1. Each version is measured at a threshold
+    calibrated on the same validation people, who are not those measured on. Field names are the
+    keys of the metrics in the manifest.
 
     Attributes:
         people: Held-out people with a genuine pair.
-        genuine_pairs: Their genuine pairs.
-        parent_error: Of the parent on held-out pairs.
-        child_error: Of the candidate on the same pairs.
+        genuine_pairs: Genuine pairs of these people.
+        parent_error: Error of the parent on held-out pairs.
+        child_error: Error of the candidate on the same pairs.
         parent_separation: Area under the parent's ROC curve on held-out pairs.
-        child_separation: The same of the candidate.
-        gain_low: Lower end of the one-sided 95 % bootstrap interval, over people, of
-            the candidate's separation minus the parent's.
-        mixed_error: Of pairs of a candidate's embedding and a stored parent's, at the
-            candidate's threshold.
-        reference_parent_error: On reference faces, each version at its best threshold
-            there.
-        reference_child_error: The same of the candidate.
+        child_separation: Area under the candidate's ROC curve on the same pairs.
+        gain_low: Lower end of the one-sided 95 % bootstrap interval, over people, of the gain
+            in the area under the ROC curve.
+        mixed_error: Error on pairs of a candidate's embedding and a stored one of the parent,
+            at the candidate's threshold.
+        reference_parent_error: Error of the parent on reference faces, at its best threshold.
+        reference_child_error: Error of the candidate there, at its best threshold.
         magnitude_ratio: Geometric mean of the candidate's magnitudes over the parent's.
         magnitude_order: Spearman's rank correlation of the two versions' magnitudes.
     """
@@ -78,26 +81,37 @@ class Figures:
     magnitude_order: float
 
 
-def decide(figures: Figures, *, self_check: bool) -> GateVerdict:
-    """Hold each figure against its limit; a figure that is no number fails.
+def decide(figures: CandidateFigures, *, self_check: bool) -> GateVerdict:
+    """Compare each figure with its limit; NaN fails.
 
     Args:
-        figures: What was measured.
-        self_check: Whether the exported version, loaded again, gives what it gave when
-            it was made.
+        figures: The measured figures.
+        self_check: Whether the exported version, loaded again, reproduces its golden
+            embeddings.
     """
     return GateVerdict(
-        (*_evidence(figures), *_no_forgetting(figures), *_magnitude(figures), _check(self_check))
+        (
+            *_held_out_checks(figures),
+            _reference_check(figures),
+            _compatibility_check(figures),
+            *_magnitude_checks(figures),
+            _self_check(self_check),
+        )
     )
 
 
-def is_compatible(figures: Figures) -> bool:
-    """Whether embeddings stored under the parent go on working with the candidate."""
-    return _compatibility(figures).passed
+def is_compatible(figures: CandidateFigures) -> bool:
+    """Tell whether embeddings stored by the parent can be compared with the candidate's."""
+    return _compatibility_check(figures).passed
 
 
-def compares(*, mixed_error: float, stored_error: float) -> bool:
-    """Whether pairs of a new and a stored embedding go wrong hardly more than stored ones did."""
+def within_compatibility_limit(*, mixed_error: float, stored_error: float) -> bool:
+    """Tell whether errors between new and stored embeddings are within the limit.
+
+    Args:
+        mixed_error: Error on pairs of a new and a stored embedding.
+        stored_error: Error on pairs of two stored embeddings.
+    """
     return mixed_error - stored_error <= MAX_COMPATIBILITY_LOSS
 
 
@@ -109,13 +123,13 @@ def _at_most(name: str, value: float, limit: float, detail: str) -> GateCheck:
     return GateCheck(name, value <= limit, value, limit, detail)
 
 
-def _evidence(figures: Figures) -> tuple[GateCheck, ...]:
+def _held_out_checks(figures: CandidateFigures) -> tuple[GateCheck, ...]:
     gain = GateCheck(
         "heldout_gain",
         figures.gain_low > 0,
         figures.gain_low,
         0.0,
-        f"separation (AUC) of held-out people {figures.parent_separation:.4f} -> "
+        f"AUC on held-out people {figures.parent_separation:.4f} -> "
         f"{figures.child_separation:.4f}; the lower end of the 95 % bootstrap interval of the "
         "gain must be above 0",
     )
@@ -140,30 +154,27 @@ def _evidence(figures: Figures) -> tuple[GateCheck, ...]:
     )
 
 
-def _no_forgetting(figures: Figures) -> tuple[GateCheck, ...]:
+def _reference_check(figures: CandidateFigures) -> GateCheck:
     old, new = figures.reference_parent_error, figures.reference_child_error
-    return (
-        _at_most(
-            "reference_loss",
-            new - old,
-            MAX_REFERENCE_LOSS,
-            f"errors on reference faces {old:.2%} -> {new:.2%}, each at its best threshold",
-        ),
-        _compatibility(figures),
+    return _at_most(
+        "reference_loss",
+        new - old,
+        MAX_REFERENCE_LOSS,
+        f"errors on reference faces {old:.2%} -> {new:.2%}, each at its best threshold",
     )
 
 
-def _compatibility(figures: Figures) -> GateCheck:
+def _compatibility_check(figures: CandidateFigures) -> GateCheck:
     return _at_most(
         "compatibility_loss",
         figures.mixed_error - figures.parent_error,
         MAX_COMPATIBILITY_LOSS,
         f"errors between new embeddings and stored ones {figures.mixed_error:.2%}, "
-        f"among stored ones {figures.parent_error:.2%}",
+        f"between stored ones {figures.parent_error:.2%}",
     )
 
 
-def _magnitude(figures: Figures) -> tuple[GateCheck, ...]:
+def _magnitude_checks(figures: CandidateFigures) -> tuple[GateCheck, ...]:
     ratio = figures.magnitude_ratio
     change = abs(math.log(ratio)) if ratio > 0 else math.nan
     return (
@@ -171,42 +182,42 @@ def _magnitude(figures: Figures) -> tuple[GateCheck, ...]:
             "magnitude_change",
             change,
             MAX_MAGNITUDE_CHANGE,
-            f"|log| of the ratio of the magnitudes, which is {ratio:.3f}",
+            f"absolute logarithm of the ratio of the magnitudes, which is {ratio:.3f}",
         ),
         _at_least(
             "magnitude_order",
             figures.magnitude_order,
             MIN_MAGNITUDE_ORDER,
-            "rank correlation of the magnitudes with the parent's: what quality means",
+            "rank correlation of the magnitudes with the parent's",
         ),
     )
 
 
-def _check(self_check: bool) -> GateCheck:
+def _self_check(self_check: bool) -> GateCheck:
     return _at_least(
         "self_check",
         float(self_check),
         1.0,
-        "the exported version gives its golden embeddings when it is loaded",
+        "the exported version, loaded again, reproduces its golden embeddings",
     )
 
 
-class _Stored(BaseModel):
-    # A broken candidate has NaN among its figures, for which jsonb has no number.
+class _StoredVerdict(BaseModel):
+    # Figures of a broken candidate may be NaN, which JSON has no number for.
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
     verdict: GateVerdict
 
 
 def verdict_to_json(verdict: GateVerdict | None) -> str | None:
-    """Write a verdict as a JSON document."""
-    return None if verdict is None else _Stored(verdict=verdict).model_dump_json()
+    """Encode a verdict as a JSON document."""
+    return None if verdict is None else _StoredVerdict(verdict=verdict).model_dump_json()
 
 
 def verdict_from_json(stored: Any) -> GateVerdict | None:
-    """Read what `verdict_to_json` wrote, as psycopg gives it back from jsonb.
+    """Decode what `verdict_to_json` wrote, as psycopg returns it from a jsonb column.
 
     Raises:
-        pydantic.ValidationError: If it is something else.
+        pydantic.ValidationError: If it is anything else.
     """
-    return None if stored is None else _Stored.model_validate(stored).verdict
+    return None if stored is None else _StoredVerdict.model_validate(stored).verdict

@@ -18,11 +18,11 @@ from services.trainer.jobs.queue import JobState
 from services.trainer.progress import Progress, Stage
 from services.trainer.worker.protocol import (
     Assignment,
-    Done,
+    EvaluationDone,
     Failed,
-    Measured,
     ProgressMade,
     SnapshotTaken,
+    VersionDone,
     read_message,
 )
 from shared.errors import Conflict, MagFaceError, Unavailable
@@ -34,7 +34,7 @@ WORKER = (sys.executable, "-m", "services.trainer.worker")
 _POLL_S = 0.3
 _HEARTBEAT_S = 0.3
 
-_Result = Failed | Measured | tuple[Manifest, GateVerdict | None]
+_Result = Failed | EvaluationDone | tuple[Manifest, GateVerdict | None]
 
 
 def worker_command(processes: int) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ class Runner:
             match result:
                 case Failed():
                     await self._fail(claim, result)
-                case Measured():
+                case EvaluationDone():
                     await self._completion.record_evaluation(claim, result.result)
                 case (manifest, gate):
                     await self._completion.record(claim, manifest, gate)
@@ -124,19 +124,19 @@ class Runner:
         except Conflict:
             raise
         except MagFaceError as error:
-            failure = Failed(why=str(error), transient=isinstance(error, Unavailable))
+            failure = Failed(reason=str(error), transient=isinstance(error, Unavailable))
             await self._fail(claim, failure)
         except Exception as error:
             logger.exception("job %s failed unexpectedly", claim.job.job_id)
-            why = f"internal error: {type(error).__name__}: {error}"
-            await self._fail(claim, Failed(why=why, transient=False))
+            reason = f"internal error: {type(error).__name__}: {error}"
+            await self._fail(claim, Failed(reason=reason, transient=False))
 
     async def _fail(self, claim: Claim, failure: Failed) -> None:
-        logger.warning("job %s: %s", claim.job.job_id, failure.why)
+        logger.warning("job %s: %s", claim.job.job_id, failure.reason)
         if failure.transient:
-            await self._leases.retry_later(claim, failure.why)
+            await self._leases.retry_later(claim, failure.reason)
         else:
-            await self._leases.finish(claim, Ending(JobState.FAILED, failure.why))
+            await self._leases.finish(claim, Ending(JobState.FAILED, failure.reason))
 
     async def _do(self, claim: Claim) -> _Result:
         """Do the job, up to the published files of what it made, while the lease is kept.
@@ -199,13 +199,13 @@ class Runner:
             return result
         await self._enter_publishing(claim)
         match result:
-            case Measured():
+            case EvaluationDone():
                 await self._completion.publish_page(job, result.page)
                 return result
-            case Done():
+            case VersionDone():
                 return await self._completion.publish(job, result.folder), result.gate
 
-    async def _follow(self, claim: Claim, child: Child) -> Done | Measured | Failed:
+    async def _follow(self, claim: Claim, child: Child) -> VersionDone | EvaluationDone | Failed:
         """Record what the worker says until its last message."""
         async for line in child.lines():
             match read_message(line):
@@ -213,9 +213,9 @@ class Runner:
                     await self._report(claim, made)
                 case SnapshotTaken(snapshot_id=snapshot_id):
                     await self._leases.keep_snapshot(claim, snapshot_id)
-                case Done() | Measured() | Failed() as last:
+                case VersionDone() | EvaluationDone() | Failed() as last:
                     return last
-        return Failed(why=await child.how_it_ended(), transient=False)
+        return Failed(reason=await child.how_it_ended(), transient=False)
 
     async def _report(self, claim: Claim, made: ProgressMade) -> None:
         progress = Progress(made.stage, made.fraction, made.message, made.figures)

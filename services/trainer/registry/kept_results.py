@@ -2,6 +2,6 @@
 
 from typing import Final
 
-from shared.storage.idempotency import KeptResults
+from shared.storage.idempotency import IdempotencyStore
 
-KEPT_RESULTS: Final = KeptResults("trainer")
+KEPT_RESULTS: Final = IdempotencyStore("trainer")

@@ -3,7 +3,7 @@
 import asyncio
 from uuid import UUID
 
-from services.trainer.data.label_report import _REPORT, LabelReport, _key
+from services.trainer.data.label_report import LabelReport, load_report
 from shared.errors import NotFound
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
@@ -31,10 +31,9 @@ class Suspects:
             named = "no training" if job_id is None else f"job {job_id} is no training that"
             raise NotFound(f"{named} has succeeded; only such a one lists suspect labels")
         try:
-            data = await asyncio.to_thread(self._objects.get, _key(found))
+            return found, await asyncio.to_thread(load_report, self._objects, found)
         except NotFound as error:
             raise NotFound(f"job {found} kept no list of suspect labels") from error
-        return found, _REPORT.validate_json(data)
 
     async def _finished(self, job_id: UUID | None) -> UUID | None:
         async with transaction(self._pool) as connection:

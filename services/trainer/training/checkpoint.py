@@ -1,4 +1,4 @@
-"""Where a training keeps its place, so that another process can go on from there."""
+"""Training checkpoints: the state after an epoch, from which another process can resume."""
 
 from pathlib import Path
 from typing import Protocol
@@ -7,19 +7,21 @@ from uuid import UUID
 from shared.errors import NotFound
 from shared.storage.objects import ObjectStore
 
+STATE_PREFIX = "jobs/"
 
-class EpochState(Protocol):
-    """Where a job keeps what it needs to go on after a kill; one file, replaced whole."""
+
+class CheckpointStore(Protocol):
+    """Keeps the latest checkpoint of one training, as one file."""
 
     def save(self, file: Path) -> None:
-        """Keep the file's content durably in place of what was kept before."""
+        """Store the content of the file durably, in place of an earlier checkpoint."""
 
     def load(self, file: Path) -> bool:
-        """Write what was kept to `file`; False when nothing was."""
+        """Write the latest checkpoint to the file; return False if there is none."""
 
 
-class NoState:
-    """Keeps nothing: for what is short, and the same when it is done again."""
+class NoCheckpoints:
+    """Keeps nothing: for trainings that are short and give the same result when repeated."""
 
     def save(self, file: Path) -> None:
         del file
@@ -29,20 +31,32 @@ class NoState:
         return False
 
 
-STATE_PREFIX = "jobs/"
+class JobCheckpoints:
+    """Keeps the latest checkpoint of one job in the object store.
 
-
-class StoredEpochState:
-    """Keeps one job's state in the object store; see `services.trainer.training.EpochState`."""
+    Args:
+        objects: The object store.
+        job_id: The job.
+    """
 
     def __init__(self, objects: ObjectStore, job_id: UUID) -> None:
         self._objects = objects
         self._key = f"{STATE_PREFIX}{job_id}/epoch-state"
 
     def save(self, file: Path) -> None:
+        """See `CheckpointStore.save`.
+
+        Raises:
+            Unavailable: If the object store cannot be reached.
+        """
         self._objects.put_file(self._key, file)
 
     def load(self, file: Path) -> bool:
+        """See `CheckpointStore.load`.
+
+        Raises:
+            Unavailable: If the object store cannot be reached.
+        """
         try:
             self._objects.get_file(self._key, file)
         except NotFound:

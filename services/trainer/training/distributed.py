@@ -1,11 +1,10 @@
-"""One training on several processes, which torchrun starts, as if it were on one.
+"""Distributed training: one training on the processes that torchrun starts.
 
-Every process holds the whole network and deals itself the same batches, embeds its share of
-a batch, and sees the features of all: the losses compare each image with every other. Alone,
-outside torchrun, all functions here do nothing.
+Every process holds the whole network and makes the same batches. It embeds its shard of a batch
+and then gets the features of all shards, because the losses compare every image with every other.
+In a single process outside torchrun the functions here do nothing.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -19,16 +18,16 @@ _T = TypeVar("_T")
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Be one of the processes that torchrun has started, if it has, until the end of the block."""
+def process_group() -> Iterator[None]:
+    """Join the default process group of torchrun's processes for the duration of the block."""
     if not distributed.is_torchelastic_launched():
         yield
         return
     backend = "gloo"
     if torch.cuda.is_available():
-        # NCCL carries what is on GPUs, and gloo the rest.
+        # NCCL for tensors on GPUs, gloo for the others.
         backend = "cpu:gloo,cuda:nccl"
-        torch.cuda.set_device(own_device())
+        torch.cuda.set_device(local_device())
     distributed.init_process_group(backend)
     try:
         yield
@@ -36,85 +35,93 @@ def together() -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def processes() -> int:
+def world_size() -> int:
+    """Number of processes of the training."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def own_rank() -> int:
+def rank() -> int:
+    """Number of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def leads() -> bool:
-    """Whether this process is the one that speaks, and keeps what comes of the training."""
-    return own_rank() == 0
+def is_rank0() -> bool:
+    """Tell whether this process sends messages and stores the results."""
+    return rank() == 0
 
 
-def own_device() -> torch.device:
-    """The GPU of this process on its host, or the CPU where there is none."""
+def local_device() -> torch.device:
+    """Return the GPU of this process on its host, or the CPU if the host has no GPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", distributed.get_node_local_rank(fallback_rank=0))
     return torch.device("cpu")
 
 
-def own_threads(threads: int) -> int:
-    """This process's part of the threads of its host, at least one."""
-    return max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+def threads_per_process(threads: int) -> int:
+    """Divide the threads of the host among the processes, which are all on it; at least 1."""
+    return max(1, threads // world_size())
 
 
-def own_share(count: int) -> slice:
-    """Which of `count` images this process embeds; shares differ by one image at most."""
-    rank = own_rank()
-    return slice(count * rank // processes(), count * (rank + 1) // processes())
+def shard(count: int) -> slice:
+    """Return which of `count` images this process embeds; shards differ by at most one image."""
+    return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
-def summed(values: Tensor) -> Tensor:
-    """Add up, in place, what each process has."""
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """Sum the tensors of all processes in place."""
     if distributed.is_initialized():
         distributed.all_reduce(values)
     return values
 
 
-def gathered(own: Tensor, count: int) -> Tensor:
-    """Features of all `count` images, of which those of this process have a gradient.
+def all_gather_features(own: Tensor, count: int) -> Tensor:
+    """Return the features of all `count` images; only those of this process have a gradient.
 
     Args:
-        own: [n, D], of the images of `own_share(count)`.
-        count: Images of all processes.
+        own: [n, D], features of the images of `shard(count)`.
+        count: Number of images on all processes.
 
     Returns:
-        [count, D]. The gradients that the processes get from it add up to the whole one.
+        [count, D]. The gradients that the processes compute from it sum to the whole gradient.
     """
     if not distributed.is_initialized():
         return own
-    share = own_share(count)
-    everyone = own.new_zeros((count, own.shape[1]))
-    everyone[share] = own.detach()
-    summed(everyone)
-    return torch.cat([everyone[: share.start], own, everyone[share.stop :]])
+    own_rows = shard(count)
+    features = own.new_zeros((count, own.shape[1]))
+    features[own_rows] = own.detach()
+    all_reduce_sum(features)
+    return torch.cat([features[: own_rows.start], own, features[own_rows.stop :]])
 
 
-def replicated(network: Module) -> Module:
-    """Have every backward pass average the gradients of all processes."""
+def wrap_ddp(network: Module) -> Module:
+    """Wrap the network so that every backward pass averages the gradients of all processes."""
     if not distributed.is_initialized():
         return network
-    # Nothing to copy before each step: BatchNorm's statistics are frozen.
+    # The buffers are BatchNorm's statistics, which are frozen: there is nothing to synchronise.
     return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 @contextmanager
-def shared_after(replica: Module, *, last: bool) -> Iterator[None]:
-    """Keep gradients to this process until the last of several backward passes."""
-    if last or not isinstance(replica, DistributedDataParallel):
+def gradient_sync(wrapped: Module, *, enabled: bool) -> Iterator[None]:
+    """Average gradients in this block's backward passes only if enabled.
+
+    Without it they accumulate in this process until a backward pass with it.
+
+    Args:
+        wrapped: From `wrap_ddp`.
+        enabled: True for the last of several backward passes of a step.
+    """
+    if enabled or not isinstance(wrapped, DistributedDataParallel):
         yield
         return
-    with replica.no_sync():
+    with wrapped.no_sync():
         yield
 
 
-def agreed(value: _T) -> _T:
-    """Give what the leading process has; what the others have is not looked at."""
+def broadcast(value: _T) -> _T:
+    """Return the value of rank 0; the values of the other processes are ignored."""
     if not distributed.is_initialized():
         return value
-    box = [value]
-    distributed.broadcast_object_list(box)
-    return box[0]
+    values = [value]
+    distributed.broadcast_object_list(values)
+    return values[0]

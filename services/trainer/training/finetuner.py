@@ -1,4 +1,4 @@
-"""The training loop: epochs that can be interrupted, and steps that do not waste."""
+"""Fine-tuning loop: optimizer steps, epochs and checkpoints."""
 
 import copy
 import math
@@ -15,67 +15,70 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Module
 
-from services.trainer.data.arrays import Crops, Features
-from services.trainer.data.batches import Batch
+from services.trainer.data.arrays import CropArray, FeatureArray
+from services.trainer.data.batches import TrainingBatch
 from services.trainer.training.augmentation import augment, augmentation
-from services.trainer.training.checkpoint import EpochState
+from services.trainer.training.checkpoint import CheckpointStore
 from services.trainer.training.distributed import (
-    agreed,
-    gathered,
-    leads,
-    own_share,
-    processes,
-    replicated,
-    shared_after,
+    all_gather_features,
+    broadcast,
+    gradient_sync,
+    is_rank0,
+    shard,
+    world_size,
+    wrap_ddp,
 )
 from services.trainer.training.losses import Objective
 from services.trainer.training.replay import Replay
-from services.trainer.training.weight_averaging import RunningAverage, frozen_copy, move_towards
+from services.trainer.training.weight_averaging import MovingAverage, frozen_copy, interpolate
 from shared.errors import CorruptData
 from shared.model.manifest import ChannelOrder
 from shared.model.network.iresnet import IResNet
 from shared.model.sessions.base import network_input
 
-# Scores of a few dozen people differ by as much without a reason.
+# Validation scores on a few dozen people differ by as much at random.
 _SCORE_NOISE = 0.01
 
 
-class Batches(Protocol):
-    """Deals one epoch's batches; the same ones for the same generator."""
+class BatchSource(Protocol):
+    """Makes the batches of an epoch; the same batches for the same generator state."""
 
-    def __call__(self, generator: np.random.Generator) -> Iterator[Batch]: ...
+    def __call__(self, generator: np.random.Generator) -> Iterator[TrainingBatch]: ...
 
 
 @dataclass(frozen=True)
-class Faces:
-    """Crops and what the parent says of them.
+class EmbeddedFaces:
+    """Crops, and their features under the parent.
 
     Attributes:
         crops: uint8 [N, 112, 112, 3], BGR.
-        parent: float32 [N, D], the parent's features, not normalised.
+        parent: float32 [N, D], not normalised.
     """
 
-    crops: Crops
-    parent: Features
+    crops: CropArray
+    parent: FeatureArray
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How to train; see `services.trainer.training.run` for the defaults.
+class Hyperparameters:
+    """Hyperparameters of a training; `services.trainer.training.recipes` has the defaults.
 
     Attributes:
         epochs: Passes over the feedback.
-        learning_rate: Peak, of AdamW.
-        seed: Of order and augmentation.
-        augmentation: Probability of each step of `augmentation`; None leaves images alone.
-        averaging: Decay a step of the running average of the weights, which is what comes of
-            the training; 0 takes the weights as they are.
-        of_parent: Share of the parent in the weights that come of it: a step back along the
-            way gone keeps more of what the parent knew than it costs of what was learned
-            (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models").
-        mixed_precision: Compute in bfloat16 where torch holds it safe.
-        images_at_once: Most images whose inner values are kept at a time; a step of more
-            computes each of them twice.
+        learning_rate: Peak learning rate of AdamW.
+        seed: Seed of the order and the augmentation.
+        augmentation: Probability of each step of `augmentation`; None for no augmentation.
+        averaging: Decay per step of the moving average of the weights, which is the result of
+            the training; 0 for the weights themselves.
+        interpolation: Share of the parent's weights in the result (WiSE-FT: Wortsman et al.,
+            CVPR 2022, "Robust fine-tuning of zero-shot models"). A step back towards the parent
+            keeps more of what it recognised than it loses of what was learned.
+        weight_decay: Weight decay of AdamW.
+        warm_up: Share of the training in which the learning rate rises to its peak.
+        clip: Largest norm of the gradient.
+        mixed_precision: Compute in bfloat16 where torch's autocast allows it.
+        images_at_once: Largest number of images whose activations are kept in memory; a step
+            with more images computes them twice.
     """
 
     epochs: int
@@ -83,7 +86,7 @@ class Plan:
     seed: int
     augmentation: float | None = 0.3
     averaging: float = 0.0
-    of_parent: float = 0.0
+    interpolation: float = 0.0
     weight_decay: float = 0.05
     warm_up: float = 0.1
     clip: float = 5.0
@@ -93,7 +96,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What came of one epoch."""
+    """A finished epoch.
+
+    Attributes:
+        number: From 1.
+        loss: Mean loss of its steps.
+        score: Validation score of the averaged weights after it.
+        images_per_second: Distinct labelled images per second.
+    """
 
     number: int
     loss: float
@@ -102,16 +112,16 @@ class Epoch:
 
 
 class Finetuner:
-    """Fine-tunes a network in place; on several processes as on one, see `distributed`.
+    """Fine-tunes a network in place, on one process or several; see `distributed`.
 
     Args:
-        network: The parent's copy.
-        channel_order: What the network wants.
-        plan: How.
-        objective: What to minimise.
+        network: A network with the parent's weights.
+        channel_order: Channel order of its input.
+        hyperparameters: Hyperparameters.
+        objective: The loss.
         feedback: The labelled images.
-        batches: Deals them out.
-        replay: uint8 [M, 112, 112, 3], BGR, see `Replay`; None for no replay.
+        batches: Makes the batches of an epoch.
+        replay: uint8 [M, 112, 112, 3], BGR, faces to replay; None for no replay.
     """
 
     def __init__(
@@ -119,27 +129,32 @@ class Finetuner:
         network: IResNet,
         channel_order: ChannelOrder,
         *,
-        plan: Plan,
+        hyperparameters: Hyperparameters,
         objective: Objective,
-        feedback: Faces,
-        batches: Batches,
-        replay: Crops | None,
+        feedback: EmbeddedFaces,
+        batches: BatchSource,
+        replay: CropArray | None,
     ) -> None:
         self._network = network
-        self._replica = replicated(network)
+        self._wrapped = wrap_ddp(network)
         self._channel_order = channel_order
-        self._plan = plan
+        self._hyperparameters = hyperparameters
         self._objective = objective
         self._feedback = feedback
         self._batches = batches
         self._parent = frozen_copy(network)
-        self._averaged = RunningAverage(network, plan.averaging)
+        self._average = MovingAverage(network, hyperparameters.averaging)
         self._optimizer = torch.optim.AdamW(
-            network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+            network.parameters(),
+            lr=hyperparameters.learning_rate,
+            weight_decay=hyperparameters.weight_decay,
         )
-        self._change = None if plan.augmentation is None else augmentation(plan.augmentation)
+        probability = hyperparameters.augmentation
+        self._augmentation = None if probability is None else augmentation(probability)
         self._replay = (
-            None if replay is None else Replay(replay, self._as_parent, spoil=self._change)
+            None
+            if replay is None
+            else Replay(replay, self._parent_features, degrade=self._augmentation)
         )
         self._device = next(network.parameters()).device
         self._best: dict[str, Any] = {}
@@ -148,62 +163,70 @@ class Finetuner:
     def run(
         self,
         validate: Callable[[IResNet], float],
-        state: EpochState,
+        checkpoints: CheckpointStore,
         file: Path,
         tick: Callable[[float, int, float], None],
     ) -> list[Epoch]:
-        """Train to the end, from where `state` says an earlier run was stopped.
+        """Train all epochs, from the latest checkpoint if there is one.
 
         Args:
-            validate: Gives a network's score on validation people; higher is better.
-            state: Keeps each finished epoch.
-            file: Scratch for the state.
-            tick: Called each step with the share done, the epoch and the loss.
+            validate: Returns a network's score on validation people; higher is better.
+            checkpoints: Stores a checkpoint after each epoch.
+            file: Scratch file for checkpoints.
+            tick: Called at each step with the share done, the epoch and the loss.
 
         Returns:
-            Every epoch; the network then holds what comes of the best one.
+            Every epoch. The network then has the weights of the best one.
 
         Raises:
-            CorruptData: If the loss is no number any more.
+            CorruptData: If the loss becomes NaN or infinite.
         """
-        # Only one asks for it: a state that is replaced meanwhile would part them.
-        found = leads() and state.load(file)
-        kept = agreed(torch.load(file, map_location="cpu", weights_only=True) if found else None)
-        if kept is not None:
-            self._restore(kept)
-        for number in range(len(self._history) + 1, self._plan.epochs + 1):
+        self._resume(checkpoints, file)
+        for number in range(len(self._history) + 1, self._hyperparameters.epochs + 1):
             loss, speed = self._epoch(number, tick)
-            self._finish(Epoch(number, loss, agreed(validate(self._averaged.network)), speed))
-            if leads():
-                torch.save(self._snapshot(), file)
-                state.save(file)
+            score = broadcast(validate(self._average.network))
+            self._finish(Epoch(number, loss, score, speed))
+            if is_rank0():
+                torch.save(self._state_dict(), file)
+                checkpoints.save(file)
         self._network.load_state_dict(self._best)
-        move_towards(self._network, self._parent, self._plan.of_parent)
+        interpolate(self._network, self._parent, self._hyperparameters.interpolation)
         self._network.eval()
         return list(self._history)
 
+    def _resume(self, checkpoints: CheckpointStore, file: Path) -> None:
+        # Only rank 0 reads the checkpoint: one replaced in between would differ by process.
+        state = None
+        if is_rank0() and checkpoints.load(file):
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        state = broadcast(state)
+        if state is not None:
+            self._load_state_dict(state)
+
     def _finish(self, epoch: Epoch) -> None:
         self._history.append(epoch)
-        # Of those that are told apart by chance only, the latest: it has seen most.
+        # Of epochs that differ by chance only, the latest: it was trained longest.
         if epoch.score >= max(earlier.score for earlier in self._history) - _SCORE_NOISE:
-            self._best = copy.deepcopy(self._averaged.network.state_dict())
+            self._best = copy.deepcopy(self._average.network.state_dict())
 
     def _epoch(self, number: int, tick: Callable[[float, int, float], None]) -> tuple[float, float]:
-        generator = np.random.default_rng([self._plan.seed, number])
+        """Train an epoch; return its mean loss and its images per second."""
+        generator = np.random.default_rng([self._hyperparameters.seed, number])
         torch.manual_seed(int(generator.integers(2**62)))
-        # Eval mode trains all the same: it freezes BatchNorm's statistics, which a batch
-        # would replace at the official momentum of 0.9, and keeps dropout off.
+        # Eval mode freezes BatchNorm's statistics, which a batch would replace at the official
+        # momentum of 0.9, and disables dropout. Gradients are computed all the same.
         self._network.eval()
         batches = list(self._batches(generator))
         total, images, start = 0.0, 0, time.monotonic()
         for index, batch in enumerate(batches):
-            done = (number - 1 + (index + 1) / len(batches)) / self._plan.epochs
+            done = (number - 1 + (index + 1) / len(batches)) / self._hyperparameters.epochs
             self._set_learning_rate(done)
             loss = self._step(batch, generator)
             if not math.isfinite(loss):
                 raise CorruptData(
                     f"the training diverged: the loss is {loss} at step {index + 1} of epoch "
-                    f"{number}; try a learning rate below {self._plan.learning_rate:g}"
+                    f"{number}; try a learning rate below "
+                    f"{self._hyperparameters.learning_rate:g}"
                 )
             total += loss
             images += len(batch.images)
@@ -211,93 +234,97 @@ class Finetuner:
         return total / len(batches), images / (time.monotonic() - start)
 
     def _set_learning_rate(self, done: float) -> None:
-        warm_up = self._plan.warm_up
+        """Linear warm-up, then cosine decay."""
+        warm_up = self._hyperparameters.warm_up
         if done < warm_up:
             factor = done / warm_up
         else:
             factor = (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up))) / 2
         for group in self._optimizer.param_groups:
-            group["lr"] = factor * self._plan.learning_rate
+            group["lr"] = factor * self._hyperparameters.learning_rate
 
-    def _step(self, batch: Batch, generator: np.random.Generator) -> float:
-        # All of the batch on each process, though it embeds but its share: so all draw alike.
+    def _step(self, batch: TrainingBatch, generator: np.random.Generator) -> float:
+        # Every process augments the whole batch, though it embeds only its shard, so that the
+        # random states of all processes stay the same.
         crops = self._feedback.crops[batch.images]
-        if self._change is not None:
-            crops = augment(crops, self._change)
+        if self._augmentation is not None:
+            crops = augment(crops, self._augmentation)
         parent = self._feedback.parent[batch.images]
         if self._replay is not None:
-            again, wanted = self._replay.deal(generator)
-            crops, parent = np.concatenate([crops, again]), np.concatenate([parent, wanted])
+            replayed, targets = self._replay.sample(generator)
+            crops, parent = np.concatenate([crops, replayed]), np.concatenate([parent, targets])
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(crops, partial(self._loss, batch, self._on_device(parent)))
-        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._plan.clip)
+        loss = self._backward(crops, partial(self._loss, batch, self._to_device(parent)))
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._hyperparameters.clip)
         self._optimizer.step()
-        self._averaged.update(self._network)
+        self._average.update(self._network)
         return loss.item()
 
-    def _loss(self, batch: Batch, parent: Tensor, features: Tensor) -> Tensor:
+    def _loss(self, batch: TrainingBatch, parent: Tensor, features: Tensor) -> Tensor:
         count = len(batch.images)
         loss = self._objective.feedback(
             features[:count],
             parent[:count],
-            self._on_device(batch.genuine),
-            self._on_device(batch.impostor),
+            self._to_device(batch.genuine),
+            self._to_device(batch.impostor),
         )
         if self._replay is not None:
             loss = loss + self._objective.replay(features[count:], parent[count:])
         return loss
 
-    def _backward(self, crops: Crops, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
-        """Leave the gradients of a loss that compares the features of all crops.
+    def _backward(self, crops: CropArray, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Compute the gradients of a loss that compares the features of all crops.
 
-        Where the crops are too many to keep the network's inner values of, each part goes
-        through it twice: once for the features, and once for what their gradients become
-        (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited
-        setup"). The gradients are the same.
+        If there are too many crops to keep their activations, the forward pass runs twice in
+        parts: once for the features, and once to propagate the gradients of the features (Gao et
+        al. 2021, "Scaling deep contrastive learning batch size under memory limited setup"). The
+        gradients are the same.
         """
-        own = crops[own_share(len(crops))]
-        parts = np.array_split(own, -(-len(own) // self._plan.images_at_once) or 1)
+        own = crops[shard(len(crops))]
+        parts = np.array_split(own, -(-len(own) // self._hyperparameters.images_at_once) or 1)
         with torch.set_grad_enabled(len(parts) == 1):
-            features = torch.cat([self._forward(part, self._replica) for part in parts])
+            features = torch.cat([self._forward(part, self._wrapped) for part in parts])
         features.requires_grad_()
-        loss = loss_of(gathered(features, len(crops)))
-        # The gradients of the processes add up to the whole one, and are averaged.
-        whole = loss * processes()
+        loss = loss_of(all_gather_features(features, len(crops)))
+        # DDP averages gradients that should be summed.
+        scaled = loss * world_size()
         if len(parts) == 1:
-            whole.backward()  # type: ignore[no-untyped-call]
+            scaled.backward()  # type: ignore[no-untyped-call]
             return loss
-        (gradient,) = torch.autograd.grad(whole, features)
-        pieces = torch.split(gradient, [len(part) for part in parts])
-        for place, (part, piece) in enumerate(zip(parts, pieces, strict=True), 1):
-            with shared_after(self._replica, last=place == len(parts)):
-                self._forward(part, self._replica).backward(piece)  # type: ignore[no-untyped-call]
+        (gradient,) = torch.autograd.grad(scaled, features)
+        gradients = torch.split(gradient, [len(part) for part in parts])
+        for number, (part, piece) in enumerate(zip(parts, gradients, strict=True), 1):
+            with gradient_sync(self._wrapped, enabled=number == len(parts)):
+                self._forward(part, self._wrapped).backward(piece)  # type: ignore[no-untyped-call]
         return loss
 
-    def _as_parent(self, crops: Crops) -> Features:
+    def _parent_features(self, crops: CropArray) -> FeatureArray:
         with torch.no_grad():
             return self._forward(crops, self._parent).cpu().numpy()
 
-    def _forward(self, crops: Crops, network: Module) -> Tensor:
-        images = self._on_device(network_input(crops, self._channel_order))
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._plan.mixed_precision):
+    def _forward(self, crops: CropArray, network: Module) -> Tensor:
+        images = self._to_device(network_input(crops, self._channel_order))
+        with torch.autocast(
+            self._device.type, torch.bfloat16, enabled=self._hyperparameters.mixed_precision
+        ):
             features: Tensor = network(images)
         return features.float()
 
-    def _on_device(self, array: NDArray[np.float32]) -> Tensor:
+    def _to_device(self, array: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
-    def _snapshot(self) -> dict[str, Any]:
+    def _state_dict(self) -> dict[str, Any]:
         return {
             "network": self._network.state_dict(),
-            "averaged": self._averaged.state(),
+            "averaged": self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "best": self._best,
             "history": [vars(epoch) for epoch in self._history],
         }
 
-    def _restore(self, snapshot: dict[str, Any]) -> None:
-        self._network.load_state_dict(snapshot["network"])
-        self._averaged.restore(snapshot["averaged"])
-        self._optimizer.load_state_dict(snapshot["optimizer"])
-        self._best = snapshot["best"]
-        self._history = [Epoch(**epoch) for epoch in snapshot["history"]]
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        self._network.load_state_dict(state["network"])
+        self._average.load_state_dict(state["averaged"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._best = state["best"]
+        self._history = [Epoch(**epoch) for epoch in state["history"]]

@@ -1,53 +1,56 @@
-"""Faces that training goes on showing, for the network to see them as its parent does."""
+"""Replay of reference faces, on which the network must keep the parent's features."""
 
 from collections.abc import Callable
 
 import numpy as np
 from torchvision.transforms import v2
 
-from services.trainer.data.arrays import Crops, Features
-from services.trainer.training.augmentation import augment, light_changes
+from services.trainer.data.arrays import CropArray, FeatureArray
+from services.trainer.training.augmentation import augment, mild_augmentation
 
-# Faces a step, and how many of them are shown once more as a bad camera would take them.
-_FACES, _SPOILED = 16, 8
+# Faces per step, and how many of them are added again in degraded form.
+_FACES, _DEGRADED = 16, 8
 
 
 class Replay:
-    """Deals faces out, each time with other light changes.
+    """Samples faces and their target features for each training step.
 
-    A spoiled picture is to get the embedding of the good one, with its own magnitude: whose
-    face it is does not depend on the camera, and how good it is does.
+    The target of a degraded crop has the direction of the good crop's features and the magnitude
+    of its own: the identity does not depend on the image quality, and the magnitude measures it.
 
     Args:
         faces: uint8 [M, 112, 112, 3], BGR.
-        see: What the parent says of crops: features, not normalised.
-        spoil: Makes bad pictures of good ones; None deals none out.
+        extract: Computes the parent's features of crops, not normalised.
+        degrade: Transform that lowers the image quality; None for no degraded crops.
     """
 
     def __init__(
-        self, faces: Crops, see: Callable[[Crops], Features], spoil: v2.Transform | None
+        self,
+        faces: CropArray,
+        extract: Callable[[CropArray], FeatureArray],
+        degrade: v2.Transform | None,
     ) -> None:
         self._faces = faces
-        self._see = see
-        self._spoil = spoil
-        self._change = light_changes()
+        self._extract = extract
+        self._degrade = degrade
+        self._augmentation = mild_augmentation()
 
-    def deal(self, generator: np.random.Generator) -> tuple[Crops, Features]:
-        """Choose faces.
+    def sample(self, generator: np.random.Generator) -> tuple[CropArray, FeatureArray]:
+        """Sample faces, each augmented anew.
 
         Args:
-            generator: Of the choice; the changes draw from torch's global generator.
+            generator: Random source of the choice; the transforms draw from torch's global
+                generator.
 
         Returns:
-            R crops, uint8 [R, 112, 112, 3], BGR, and what the network should say of each:
-            float32 [R, D].
+            R crops, uint8 [R, 112, 112, 3], BGR, and their target features, float32 [R, D].
         """
         chosen = generator.integers(len(self._faces), size=_FACES)
-        good = augment(self._faces[chosen], self._change)
-        seen = self._see(good)
-        if self._spoil is None:
-            return good, seen
-        bad = augment(good[:_SPOILED], self._spoil)
-        wanted = seen[:_SPOILED] / np.linalg.norm(seen[:_SPOILED], axis=1, keepdims=True)
-        wanted *= np.linalg.norm(self._see(bad), axis=1, keepdims=True)
-        return np.concatenate([good, bad]), np.concatenate([seen, wanted])
+        good = augment(self._faces[chosen], self._augmentation)
+        features = self._extract(good)
+        if self._degrade is None:
+            return good, features
+        bad = augment(good[:_DEGRADED], self._degrade)
+        targets = features[:_DEGRADED] / np.linalg.norm(features[:_DEGRADED], axis=1, keepdims=True)
+        targets *= np.linalg.norm(self._extract(bad), axis=1, keepdims=True)
+        return np.concatenate([good, bad]), np.concatenate([features, targets])

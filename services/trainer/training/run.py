@@ -1,58 +1,63 @@
-"""One fine-tuning, from feedback to a judged model version."""
+"""A complete training: from the feedback to an exported version with its gate verdict."""
 
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from services.trainer.data.arrays import Crops, Features, Indices
-from services.trainer.data.label_noise import assess
-from services.trainer.data.label_report import LabelReport
+from services.trainer.data.arrays import CropArray, FeatureArray, IndexArray
+from services.trainer.data.label_noise import LabelAssessment, assess_labels
 from services.trainer.data.labels import FeedbackSource
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.data.splits import (
-    FeedbackMaterial,
-    Pairs,
+    DecodedFeedback,
+    FeedbackSplit,
+    ReferenceSplit,
     decode_feedback,
-    divide_feedback,
-    divide_reference,
+    split_feedback,
+    split_reference,
 )
 from services.trainer.evaluation.candidate_metrics import (
-    Judgement,
-    Views,
-    goes_on_working,
-    judge,
-    lowest_error,
-    score,
-    separation,
+    CandidateEvaluation,
+    ComparedFeatures,
+    auc,
+    evaluate_candidate,
+    is_backward_compatible,
+    lowest_balanced_error,
+    score_pairs,
 )
 from services.trainer.evaluation.gate import decide, is_compatible
 from services.trainer.progress import Progress, Report, Stage, stage_report
-from services.trainer.training.checkpoint import EpochState
-from services.trainer.training.distributed import agreed, leads, own_device, own_threads
+from services.trainer.training.checkpoint import CheckpointStore
+from services.trainer.training.distributed import (
+    broadcast,
+    is_rank0,
+    local_device,
+    threads_per_process,
+)
 from services.trainer.training.features import compute_features, features_at
-from services.trainer.training.finetuner import Epoch, Faces
-from services.trainer.training.recipes import Workshop, training_report
+from services.trainer.training.finetuner import EmbeddedFaces, Epoch
+from services.trainer.training.recipes import RecipeFactory, training_report
 from services.trainer.training.spec import TrainingOutcome, TrainingSpec
 from shared.model.export import export_version
 from shared.model.golden import golden_crops, passes_self_check
 from shared.model.image.face_reader import FaceReader
-from shared.model.manifest import WEIGHTS_FILE, ChannelOrder, Manifest, read_manifest
+from shared.model.manifest import WEIGHTS_FILE, Manifest, read_manifest
 from shared.model.network.checkpoint import load_checkpoint
 from shared.model.network.iresnet import IResNet
 from shared.model.sessions.cpu import cpu_threads
 from shared.settings import ImageLimits
 
-# Where in the whole work each stage ends.
-_DECODED, _EMBEDDED, _WATCHED, _ASSESSED, _TRAINED, _JUDGED = 0.04, 0.08, 0.1, 0.35, 0.9, 0.94
+# Share of the whole work that is done at the end of each stage.
+_DECODED, _EMBEDDED, _REFERENCE_EMBEDDED = 0.04, 0.08, 0.1
+_LABELS_CHECKED, _TRAINED, _EVALUATED = 0.35, 0.9, 0.94
 
-# Of faces that the parent errs more on there is little to keep: holding to what it says of them
-# would keep it from learning. They are watched all the same.
-_WELL_KNOWN = 0.15
+# Largest error of the parent on the reference faces at which they are replayed. With a larger one
+# there is little to keep, and replay would only slow the learning. The gate measures them anyway.
+_MAX_REPLAY_ERROR = 0.15
 
 
 def run_training(
@@ -62,36 +67,125 @@ def run_training(
     parent: Path,
     reference: ReferenceFaces,
     workdir: Path,
-    state: EpochState,
+    checkpoints: CheckpointStore,
     report: Report,
     ancestors: Sequence[Path] = (),
     images_at_once: int = 72,
-) -> TrainingOutcome:
-    """Fine-tune the version in the folder `parent` on the feedback.
+) -> TrainingOutcome | None:
+    """Fine-tune a version on the feedback, evaluate the result and export it.
+
+    With several processes, each of them calls this; see `distributed`.
 
     Args:
-        spec: How.
-        feedback: On what.
-        parent: Folder of the parent's version: weights and manifest.
-        reference: Faces to stay good at.
-        workdir: An empty folder of this job's own; the version is made below it.
-        state: Keeps the state of each finished epoch; a job started again with the
-            same spec, snapshot and state gives the identical result.
-        report: Takes the progress; may raise to stop.
-        ancestors: Folders of earlier versions, whose stored embeddings the parent compares
-            with, and the new version should.
-        images_at_once: See `Plan`.
+        spec: How to train.
+        feedback: Labelled pairs and images.
+        parent: Folder of the parent version.
+        reference: Faces on which the new version must not be worse.
+        workdir: An empty folder of this process; the version's folder is made in it.
+        checkpoints: Stores a checkpoint after each epoch. A training that starts again with the
+            same spec, snapshot and checkpoints gives the identical result.
+        report: Called with the progress; may raise to stop the training.
+        ancestors: Folders of earlier versions whose stored embeddings can be compared with the
+            parent's. The new version is checked against them.
+        images_at_once: See `Hyperparameters`.
+
+    Returns:
+        The outcome on rank 0, None on every other process.
 
     Raises:
-        PreconditionFailed: If the feedback is too little to learn from and to judge by;
-            says what is missing.
-        CorruptData: If the training diverged; says at which step.
+        PreconditionFailed: If the feedback shows too few people; the message gives the numbers.
+        CorruptData: If the training diverges; the message names the step.
     """
-    torch.set_num_threads(own_threads(cpu_threads()))
+    torch.set_num_threads(threads_per_process(cpu_threads()))
+    inputs = _read_inputs(
+        parent, feedback, reference, workdir=workdir, seed=spec.seed, report=report
+    )
+    recipes = RecipeFactory(
+        spec, inputs.manifest, inputs.faces, _faces_to_replay(inputs), images_at_once
+    )
+    labels = _check_labels(recipes, inputs, workdir, report)
+    split = split_feedback(inputs.decoded.images, labels.pairs, spec.seed)
+    epochs = recipes.finetuner(inputs.network, split.graph, split.training).run(
+        _validation_score(inputs, split),
+        checkpoints,
+        workdir / "epoch.pt",
+        training_report(
+            report,
+            Stage.TRAINING,
+            "training",
+            _LABELS_CHECKED if labels.report.treated else _REFERENCE_EMBEDDED,
+            _TRAINED,
+        ),
+    )
+    report(Progress(Stage.EVALUATING, _TRAINED, "evaluating the candidate"))
+    compared = _compare_features(inputs, split)
+    # Computing features is collective, so the other processes may leave only after it.
+    compatible = _compatible_ancestors(ancestors, inputs.decoded.crops, compared[0].child, split)
+    if not is_rank0():
+        return None
+    evaluation = evaluate_candidate(
+        compared[0],
+        split.validation,
+        split.held_out,
+        (compared[1], inputs.reference.pairs),
+        spec.seed,
+    )
+    if is_compatible(evaluation.figures):
+        compatible = [inputs.manifest.model_version, *compatible]
+    report(Progress(Stage.EXPORTING, _EVALUATED, "exporting the candidate"))
+    folder = workdir / f"{inputs.network.spec.name}-{spec.job_id[:8]}"
+    manifest = _export(
+        spec,
+        inputs,
+        folder,
+        evaluation=evaluation,
+        compatible=compatible,
+        reference=reference.sha256,
+        epochs=epochs,
+        data_snapshot=feedback.snapshot_id,
+    )
+    gate = decide(evaluation.figures, self_check=passes_self_check(folder))
+    return TrainingOutcome(folder, manifest, gate, labels.report)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What the training starts from.
+
+    Attributes:
+        manifest: The parent's manifest.
+        network: The parent's network, which is then trained in place.
+        decoded: Images and labels of the feedback.
+        faces: The feedback's crops, and their features under the parent.
+        reference: The reference faces.
+        reference_features: float32 [N, D], their features under the parent; zeros for faces
+            that are in no pair.
+    """
+
+    manifest: Manifest
+    network: IResNet
+    decoded: DecodedFeedback
+    faces: EmbeddedFaces
+    reference: ReferenceSplit
+    reference_features: FeatureArray
+
+    def extract(self, crops: CropArray) -> FeatureArray:
+        """Compute features under the network as it is now."""
+        return compute_features(self.network, self.manifest.channel_order, crops)
+
+
+def _read_inputs(
+    parent: Path,
+    feedback: FeedbackSource,
+    reference: ReferenceFaces,
+    *,
+    workdir: Path,
+    seed: int,
+    report: Report,
+) -> _Inputs:
     manifest = read_manifest(parent)
-    network = load_checkpoint(parent / WEIGHTS_FILE).network
-    network.to(own_device())
-    look = partial(compute_features, network, manifest.channel_order)
+    network = _load_network(parent)
+    extract = partial(compute_features, network, manifest.channel_order)
     decoded = decode_feedback(
         feedback,
         FaceReader(ImageLimits()),
@@ -100,122 +194,109 @@ def run_training(
     )
     embedding = partial(stage_report, report, Stage.EMBEDDING)
     tick = embedding("embedding the feedback with the parent", _DECODED, _EMBEDDED)
-    before = Faces(decoded.crops, look(decoded.crops, tick))
-    watched = divide_reference(reference, spec.seed)
-    tick = embedding("embedding the reference with the parent", _EMBEDDED, _WATCHED)
-    watched_before = features_at(partial(look, tick=tick), watched.crops, watched.pairs.images)
-    replay = None
-    if lowest_error(score(watched.pairs, watched_before)) <= _WELL_KNOWN:
-        replay = watched.crops[watched.replayed]
-    workshop = Workshop(spec, manifest, before, replay, images_at_once)
+    faces = EmbeddedFaces(decoded.crops, extract(decoded.crops, tick))
+    split = split_reference(reference, seed)
+    tick = embedding("embedding the reference with the parent", _EMBEDDED, _REFERENCE_EMBEDDED)
+    features = features_at(partial(extract, tick=tick), split.crops, split.pairs.images)
+    return _Inputs(manifest, network, decoded, faces, split, features)
 
-    report(Progress(Stage.CHECKING_LABELS, _WATCHED, "checking the labels"))
-    half = workshop.half_training(network, workdir, report, _WATCHED, _ASSESSED)
-    labels = agreed(assess(decoded.images, decoded.pairs, before.parent, half))
-    material = divide_feedback(decoded.images, labels.pairs, spec.seed)
-    epochs = workshop.finetuner(network, material.graph, material.training).run(
-        partial(_score_on_validation, manifest.channel_order, decoded.crops, material.validation),
-        state,
-        workdir / "epoch.pt",
-        training_report(
-            report,
-            Stage.TRAINING,
-            "training",
-            _ASSESSED if labels.report.treated else _WATCHED,
-            _TRAINED,
+
+def _load_network(folder: Path) -> IResNet:
+    return load_checkpoint(folder / WEIGHTS_FILE).network.to(local_device())
+
+
+def _faces_to_replay(inputs: _Inputs) -> CropArray | None:
+    reference = inputs.reference
+    scores = score_pairs(reference.pairs, inputs.reference_features)
+    if lowest_balanced_error(scores) <= _MAX_REPLAY_ERROR:
+        return reference.crops[reference.replayed]
+    return None
+
+
+def _check_labels(
+    recipes: RecipeFactory, inputs: _Inputs, workdir: Path, report: Report
+) -> LabelAssessment:
+    report(Progress(Stage.CHECKING_LABELS, _REFERENCE_EMBEDDED, "checking the labels"))
+    trainer = recipes.half_trainer(
+        inputs.network, workdir, report, _REFERENCE_EMBEDDED, _LABELS_CHECKED
+    )
+    decoded = inputs.decoded
+    return broadcast(assess_labels(decoded.images, decoded.pairs, inputs.faces.parent, trainer))
+
+
+def _validation_score(inputs: _Inputs, split: FeedbackSplit) -> Callable[[IResNet], float]:
+    """Return what computes a network's AUC on the validation pairs."""
+
+    def score(network: IResNet) -> float:
+        extract = partial(compute_features, network, inputs.manifest.channel_order)
+        features = features_at(extract, inputs.decoded.crops, split.validation.images)
+        return auc(score_pairs(split.validation, features))
+
+    return score
+
+
+def _compare_features(
+    inputs: _Inputs, split: FeedbackSplit
+) -> tuple[ComparedFeatures, ComparedFeatures]:
+    """Compute the trained network's features of the feedback and of the reference faces."""
+    reference = inputs.reference
+    return (
+        ComparedFeatures(
+            inputs.faces.parent,
+            features_at(inputs.extract, inputs.decoded.crops, _evaluated_images(split)),
+        ),
+        ComparedFeatures(
+            inputs.reference_features,
+            features_at(inputs.extract, reference.crops, reference.pairs.images),
         ),
     )
 
-    report(Progress(Stage.EVALUATING, _TRAINED, "judging the candidate"))
-    views = Views(before.parent, features_at(look, decoded.crops, _judges(material)))
-    measured = Views(watched_before, features_at(look, watched.crops, watched.pairs.images))
-    if not leads():
-        sys.exit()
-    judgement = judge(
-        views, material.validation, material.held_out, (measured, watched.pairs), spec.seed
-    )
-    compatible = [
-        version
-        for version, works in (
-            (manifest.model_version, is_compatible(judgement.figures)),
-            *_with_ancestors(ancestors, decoded.crops, views.child, material),
-        )
-        if works
-    ]
-    report(Progress(Stage.EXPORTING, _JUDGED, "exporting the candidate"))
-    return _export(
-        spec,
-        network,
-        manifest,
-        judgement=judgement,
-        compatible=compatible,
-        reference=reference.sha256,
-        epochs=epochs,
-        labels=labels.report,
-        data_snapshot=feedback.snapshot_id,
-        workdir=workdir,
-    )
+
+def _evaluated_images(split: FeedbackSplit) -> IndexArray:
+    """Images of the people who are not trained on, int64 [P, 2]."""
+    return np.concatenate([split.validation.images, split.held_out.images])
 
 
-def _score_on_validation(
-    channel_order: ChannelOrder, crops: Crops, validation: Pairs, network: IResNet
-) -> float:
-    look = partial(compute_features, network, channel_order)
-    return separation(score(validation, features_at(look, crops, validation.images)))
-
-
-def _judges(material: FeedbackMaterial) -> Indices:
-    """Images of the people who are not trained on."""
-    return np.concatenate([material.validation.images, material.held_out.images])
-
-
-def _with_ancestors(
-    ancestors: Sequence[Path], crops: Crops, child: Features, material: FeedbackMaterial
-) -> list[tuple[str, bool]]:
-    """Whether what each earlier version has stored goes on working with the candidate."""
-    found = []
+def _compatible_ancestors(
+    ancestors: Sequence[Path], crops: CropArray, child: FeatureArray, split: FeedbackSplit
+) -> list[str]:
+    """Name the earlier versions whose stored embeddings can be compared with the candidate's."""
+    compatible = []
     for folder in ancestors:
         manifest = read_manifest(folder)
-        network = load_checkpoint(folder / WEIGHTS_FILE).network.to(own_device())
-        look = partial(compute_features, network, manifest.channel_order)
-        stored = features_at(look, crops, _judges(material))
-        works = goes_on_working(stored, child, material.validation, material.held_out)
-        found.append((manifest.model_version, works))
-    return found
+        extract = partial(compute_features, _load_network(folder), manifest.channel_order)
+        stored = features_at(extract, crops, _evaluated_images(split))
+        if is_backward_compatible(stored, child, split.validation, split.held_out):
+            compatible.append(manifest.model_version)
+    return compatible
 
 
 def _export(
     spec: TrainingSpec,
-    network: IResNet,
-    parent: Manifest,
+    inputs: _Inputs,
+    folder: Path,
     *,
-    judgement: Judgement,
+    evaluation: CandidateEvaluation,
     compatible: Sequence[str],
     reference: str | None,
     epochs: list[Epoch],
-    labels: LabelReport,
     data_snapshot: str,
-    workdir: Path,
-) -> TrainingOutcome:
-    figures = judgement.figures
-    name = f"{network.spec.name}-{spec.job_id[:8]}"
-    folder = workdir / name
-    measured = {key: float(value) for key, value in asdict(figures).items()}
-    manifest = export_version(
-        network,
+) -> Manifest:
+    parent, figures = inputs.manifest, evaluation.figures
+    metrics = {name: float(value) for name, value in asdict(figures).items()}
+    return export_version(
+        inputs.network,
         folder,
-        model_version=name,
+        model_version=folder.name,
         channel_order=parent.channel_order,
-        threshold=judgement.threshold,
-        probability=judgement.probability,
-        magnitude_quantiles=parent.quantiles_moved(figures.magnitude_ratio),
+        threshold=evaluation.threshold,
+        probability=evaluation.probability,
+        magnitude_quantiles=parent.scaled_quantiles(figures.magnitude_ratio),
         golden_crops=golden_crops(parent),
         job_id=spec.job_id,
         parent_version=parent.model_version,
         data_snapshot=data_snapshot,
         compatible_versions=compatible,
         reference=reference,
-        metrics=measured | {"images_per_second": epochs[-1].images_per_second},
+        metrics=metrics | {"images_per_second": epochs[-1].images_per_second},
     )
-    gate = decide(figures, self_check=passes_self_check(folder))
-    return TrainingOutcome(folder, manifest, gate, labels)

@@ -1,7 +1,7 @@
-"""What the job runner hands to the learning, and what it gets back.
+"""Training specification and outcome.
 
-Free of torch, so that the trainer's server process can import it. The work itself is
-`services.trainer.training.run.run_training`, which only the training child imports.
+Imports no torch, so that the trainer's server can use it. `services.trainer.training.run` does
+the work, and only the worker imports it.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from shared.errors import InvalidInput
 from shared.model.manifest import Manifest
 
 
-class Recipe(StrEnum):
-    """Loss and its surroundings; see `services.trainer.training.losses`."""
+class TrainingRecipe(StrEnum):
+    """Objective and hyperparameters; see `services.trainer.training.recipes`."""
 
     COSINE = "cosine"
     HADSELL = "hadsell"
@@ -23,23 +23,23 @@ class Recipe(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
-    """How to fine-tune; the defaults are the measured ones.
+    """How to fine-tune a version; docs/learning.md measures the defaults.
 
     Attributes:
-        job_id: The job; the version it makes is named for it.
+        job_id: The job; the new version's name contains it.
         parent_version: Model version to start from.
-        epochs: Passes over the training people's pairs.
-        learning_rate: Peak learning rate of AdamW; None takes the recipe's.
-        batch_size: Labelled pairs a step; the cosine recipe takes twice as many images.
-        genuine_margin: Cosine similarity above which a genuine pair costs nothing;
-            None derives it from the parent's threshold.
-        impostor_margin: Cosine similarity below which an impostor pair costs nothing;
-            None derives it from the parent's threshold.
-        seed: Of the split, the order, and the augmentation.
-        recipe: Which loss.
+        epochs: Passes over the training images.
+        learning_rate: Peak learning rate of AdamW; None for the recipe's.
+        batch_size: Labelled pairs per step; the cosine recipe takes twice as many images.
+        genuine_margin: Cosine similarity from which a genuine pair has no loss; None derives
+            it from the parent's threshold.
+        impostor_margin: Cosine similarity up to which an impostor pair has no loss; None
+            derives it from the parent's threshold.
+        seed: Seed of the split, the order and the augmentation.
+        recipe: The recipe.
 
     Raises:
-        InvalidInput: Names the option that is out of its range.
+        InvalidInput: If an option is out of its range; names the option.
     """
 
     job_id: str
@@ -50,39 +50,39 @@ class TrainingSpec:
     genuine_margin: float | None = None
     impostor_margin: float | None = None
     seed: int = 0
-    recipe: Recipe = Recipe.COSINE
+    recipe: TrainingRecipe = TrainingRecipe.COSINE
 
     def __post_init__(self) -> None:
-        _within("options.epochs", self.epochs, 1, 1000)
+        _require_range("options.epochs", self.epochs, 1, 1000)
         if self.learning_rate is not None:
-            _within("options.learning_rate", self.learning_rate, 1e-8, 1.0)
-        _within("options.batch_size", self.batch_size, 2, 1024)
+            _require_range("options.learning_rate", self.learning_rate, 1e-8, 1.0)
+        _require_range("options.batch_size", self.batch_size, 2, 1024)
         for name in ("genuine_margin", "impostor_margin"):
             margin = getattr(self, name)
             if margin is not None:
-                _within(f"options.{name}", margin, -1.0, 1.0)
-                if self.recipe is Recipe.HADSELL:
+                _require_range(f"options.{name}", margin, -1.0, 1.0)
+                if self.recipe is TrainingRecipe.HADSELL:
                     raise InvalidInput(f"options.{name}", "the hadsell recipe has no such margin")
-        _within("options.seed", self.seed, 0, 2**63 - 1)
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InvalidInput(name, f"{value} is outside {low}..{high}")
+        _require_range("options.seed", self.seed, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """A finished training.
+    """The result of a training.
 
     Attributes:
         folder: The version's files, ready to publish.
-        manifest: What `folder` holds.
-        gate: The verdict; a refused candidate is published too, but not promoted.
-        labels: What the training thinks of the labels it was given.
+        manifest: Manifest in `folder`.
+        gate: The gate's verdict; a version that fails is published too, but not promoted.
+        labels: Report on the labels of the feedback.
     """
 
     folder: Path
     manifest: Manifest
     gate: GateVerdict
     labels: LabelReport
+
+
+def _require_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidInput(name, f"{value} is outside {low}..{high}")

@@ -1,16 +1,35 @@
-"""What a worker does, kind of job by kind of job; each imports what it needs when it comes."""
+"""Job handlers: what the worker does for each kind of job.
+
+Modules that import torch or onnxruntime are imported by the handlers that need them, because
+that takes seconds.
+"""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from services.trainer.data.label_report import keep_report_without_erased
+import grpc
+
+from services.trainer.data.feedback_source import PulledFeedback, pull_snapshot
+from services.trainer.data.label_report import LabelReport, store_report_without_erased
 from services.trainer.data.labels import images_of
-from services.trainer.data.reference_faces import ReferenceFaces
+from services.trainer.data.reference_faces import (
+    ReferenceFaces,
+    default_reference,
+    load_reference,
+    read_reference,
+    store_reference,
+)
 from services.trainer.progress import Progress, Stage
 from services.trainer.settings import WorkerSettings
-from services.trainer.training.checkpoint import StoredEpochState
-from services.trainer.worker.protocol import Assignment, Done, Measured, SnapshotTaken
+from services.trainer.training.checkpoint import JobCheckpoints
+from services.trainer.worker.protocol import (
+    Assignment,
+    EvaluationDone,
+    MessageWriter,
+    SnapshotTaken,
+    VersionDone,
+)
 from services.trainer.worker.specs import (
     EvaluateSpec,
     ImportSpec,
@@ -21,200 +40,220 @@ from services.trainer.worker.specs import (
 )
 from shared.errors import NotFound
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
+from shared.model.manifest import Manifest, read_manifest
+from shared.registry.version_store import VersionStore
+from shared.rpc.channel import open_sync_channel
 from shared.storage.objects import ObjectStore
 
-if TYPE_CHECKING:
-    import grpc
-
-    from services.trainer.data.feedback_source import PulledFeedback
-    from services.trainer.worker.protocol import Voice
-
-
-# Earlier versions, the latest first, that a new one is measured against besides its parent.
+# Earlier versions, the latest first, whose stored embeddings a new version is checked against,
+# besides its parent's.
 _ANCESTORS = 3
 
 
-def do(assignment: Assignment, voice: "Voice") -> Done | Measured:
-    """Do the job that is assigned.
+@dataclass(frozen=True)
+class _Job:
+    """An assigned job and what its handler needs.
+
+    Attributes:
+        versions: Cache of the registry's versions in the working folder.
+    """
+
+    assignment: Assignment
+    settings: WorkerSettings
+    objects: ObjectStore
+    versions: VersionStore
+    writer: MessageWriter
+
+    @property
+    def workdir(self) -> Path:
+        return self.assignment.workdir
+
+    def report(self, stage: Stage, message: str) -> None:
+        """Report the start of a stage before the measured part of the work."""
+        self.writer.report(Progress(stage, 0.0, message))
+
+
+def handle_job(
+    settings: WorkerSettings, assignment: Assignment, writer: MessageWriter
+) -> VersionDone | EvaluationDone | None:
+    """Do a job.
+
+    Returns:
+        The last message. None on a process of torchrun other than rank 0.
 
     Raises:
-        MagFaceError: If it cannot be done; says why.
+        MagFaceError: If the job cannot be done; the message says why.
     """
-    settings = WorkerSettings()
     objects = ObjectStore(settings)
+    versions = VersionStore(objects, assignment.workdir / "versions")
+    job = _Job(assignment, settings, objects, versions, writer)
     match assignment.kind:
         case JobKind.IMPORT:
-            return _import(assignment, settings, objects, voice)
+            return _import(job)
         case JobKind.TRAIN:
-            return _train(assignment, settings, objects, voice)
+            return _train(job)
         case JobKind.EVALUATE:
-            return _evaluate(assignment, settings, objects, voice)
+            return _evaluate(job)
         case JobKind.QUANTIZE:
-            return _quantize(assignment, settings, objects, voice)
+            return _quantize(job)
 
 
-def _import(
-    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: "Voice"
-) -> Done:
+def freeze_feedback(
+    settings: WorkerSettings, assignment: Assignment, writer: MessageWriter
+) -> Assignment:
+    """Make the data snapshot of a training, so that all its processes pull the same one.
+
+    Raises:
+        Unavailable: If the feedback service cannot be reached.
+    """
+    if assignment.kind is not JobKind.TRAIN or assignment.data_snapshot is not None:
+        return assignment
+    writer.report(Progress(Stage.PULLING_FEEDBACK, 0.0, "freezing the feedback"))
+    with open_sync_channel(settings.feedback_address) as channel:
+        snapshot = pull_snapshot(channel, None)
+    return assignment.model_copy(update={"data_snapshot": snapshot.snapshot_id})
+
+
+def _import(job: _Job) -> VersionDone:
     from services.trainer.worker.importer import import_checkpoint  # noqa: PLC0415
 
-    spec = ImportSpec.model_validate(assignment.spec)
-    voice.report(Progress(Stage.LOADING_MODEL, 0.0, "fetching the checkpoint"))
+    spec = ImportSpec.model_validate(job.assignment.spec)
+    job.report(Stage.LOADING_MODEL, "fetching the checkpoint")
     if spec.upload is None:
         checkpoint = DEFAULT_CHECKPOINT
         quantiles = default_calibration().magnitude_quantiles
     else:
-        checkpoint = assignment.workdir / "uploaded-file"
-        objects.get_file(upload_key(spec.upload), checkpoint, sha256=spec.upload)
+        checkpoint = job.workdir / "uploaded-file"
+        job.objects.get_file(upload_key(spec.upload), checkpoint, sha256=spec.upload)
         quantiles = None
     folder = import_checkpoint(
         checkpoint,
         spec,
-        assignment.job_id,
-        assignment.workdir,
-        reference=_reference(settings, objects, None),
-        report=voice.report,
+        job.assignment.job_id,
+        job.workdir,
+        reference=_reference_faces(job, None),
+        report=job.writer.report,
         magnitude_quantiles=quantiles,
     )
-    return Done(folder=folder, gate=None)
+    return VersionDone(folder=folder, gate=None)
 
 
-def _train(
-    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: "Voice"
-) -> Done:
-    from services.trainer.data.feedback_source import PulledFeedback  # noqa: PLC0415
-    from shared.model.manifest import read_manifest  # noqa: PLC0415
-    from shared.registry.version_store import VersionStore  # noqa: PLC0415
-    from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
-
-    workdir = assignment.workdir
-    spec = TrainSpec.model_validate(assignment.spec)
-    with open_sync_channel(settings.feedback_address) as channel:
-        feedback = _pull(channel, assignment.data_snapshot, workdir, voice)
-        voice.report(Progress(Stage.LOADING_MODEL, 0.0, f"loading {spec.parent_version}"))
-        # Only now: it takes seconds, for nothing when there is no feedback to be had.
+def _train(job: _Job) -> VersionDone | None:
+    spec = TrainSpec.model_validate(job.assignment.spec)
+    with open_sync_channel(job.settings.feedback_address) as channel:
+        feedback = _pull(job, channel, job.assignment.data_snapshot)
+        job.report(Stage.LOADING_MODEL, f"loading {spec.parent_version}")
+        # After the pull, which may fail: there is no need to wait for this import before.
         from services.trainer.training.run import run_training  # noqa: PLC0415
 
-        versions = VersionStore(objects, workdir / "versions")
-        parent = versions.fetch(spec.parent_version)
+        parent = job.versions.fetch(spec.parent_version)
         manifest = read_manifest(parent)
         outcome = run_training(
-            spec.for_job(str(assignment.job_id)),
+            spec.training_spec(str(job.assignment.job_id)),
             feedback=feedback,
             parent=parent,
-            reference=_reference(settings, objects, manifest.reference),
-            workdir=_made(workdir / "training"),
-            state=StoredEpochState(objects, assignment.job_id),
-            report=voice.report,
-            ancestors=[versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]],
-            images_at_once=settings.train_images_at_once,
+            reference=_reference_faces(job, manifest.reference),
+            workdir=_new_folder(job.workdir / "training"),
+            checkpoints=JobCheckpoints(job.objects, job.assignment.job_id),
+            report=job.writer.report,
+            ancestors=_ancestors(job, manifest),
+            images_at_once=job.settings.train_images_at_once,
         )
-        keep_report_without_erased(
-            objects,
-            assignment.job_id,
-            outcome.labels,
-            lambda: images_of(
-                PulledFeedback(channel, feedback.snapshot_id, workdir / "none").pairs()
-            ),
-        )
-    return Done(folder=outcome.folder, gate=outcome.gate)
+        if outcome is None:
+            return None
+        _store_label_report(job, channel, feedback.snapshot_id, outcome.labels)
+    return VersionDone(folder=outcome.folder, gate=outcome.gate)
 
 
-def _evaluate(
-    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: "Voice"
-) -> Measured:
-    from services.trainer.data.feedback_source import PulledFeedback  # noqa: PLC0415
+def _evaluate(job: _Job) -> EvaluationDone:
     from services.trainer.evaluation.feedback_evaluation import evaluate_versions  # noqa: PLC0415
-    from shared.model.manifest import read_manifest  # noqa: PLC0415
-    from shared.registry.version_store import VersionStore  # noqa: PLC0415
-    from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
 
-    workdir = assignment.workdir
-    spec = EvaluateSpec.model_validate(assignment.spec)
-    voice.report(Progress(Stage.LOADING_MODEL, 0.0, f"loading {spec.model_version}"))
-    store = VersionStore(objects, workdir / "versions")
-    version = store.fetch(spec.model_version)
-    other = store.fetch(spec.against_version) if spec.against_version else None
-    with open_sync_channel(settings.feedback_address) as channel:
-        feedback = _pull(channel, assignment.data_snapshot or spec.data_snapshot, workdir, voice)
-        trained_on: frozenset[str] = frozenset()
-        snapshot = read_manifest(version).data_snapshot
-        # A version may come from where other feedback is kept.
-        with suppress(NotFound):
-            if snapshot is not None:
-                trained_on = images_of(PulledFeedback(channel, snapshot, workdir / "none").pairs())
+    spec = EvaluateSpec.model_validate(job.assignment.spec)
+    job.report(Stage.LOADING_MODEL, f"loading {spec.model_version}")
+    version = job.versions.fetch(spec.model_version)
+    other = job.versions.fetch(spec.against_version) if spec.against_version else None
+    with open_sync_channel(job.settings.feedback_address) as channel:
+        feedback = _pull(job, channel, job.assignment.data_snapshot or spec.data_snapshot)
         result, page = evaluate_versions(
             version,
             other,
             feedback=feedback,
-            trained_on=trained_on,
-            workdir=workdir,
-            report=voice.report,
+            trained_on=_images_trained_on(channel, read_manifest(version)),
+            workdir=job.workdir,
+            report=job.writer.report,
         )
-    return Measured(result=result, page=page)
+    return EvaluationDone(result=result, page=page)
 
 
-def _quantize(
-    assignment: Assignment, settings: WorkerSettings, objects: ObjectStore, voice: "Voice"
-) -> Done:
+def _quantize(job: _Job) -> VersionDone:
     from services.trainer.worker.quantizer import quantize_version  # noqa: PLC0415
-    from shared.model.manifest import read_manifest  # noqa: PLC0415
-    from shared.registry.version_store import VersionStore  # noqa: PLC0415
-    from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
 
-    workdir = assignment.workdir
-    spec = QuantizeSpec.model_validate(assignment.spec)
-    voice.report(Progress(Stage.LOADING_MODEL, 0.0, f"loading {spec.model_version}"))
-    versions = VersionStore(objects, workdir / "versions")
-    full = versions.fetch(spec.model_version)
+    spec = QuantizeSpec.model_validate(job.assignment.spec)
+    job.report(Stage.LOADING_MODEL, f"loading {spec.model_version}")
+    full = job.versions.fetch(spec.model_version)
     manifest = read_manifest(full)
-    reference = _reference(settings, objects, manifest.reference)
-    ancestors = [versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]]
-    with open_sync_channel(settings.feedback_address) as channel:
-        feedback = _pull(channel, assignment.data_snapshot, workdir, voice)
-        made = quantize_version(
+    reference = _reference_faces(job, manifest.reference)
+    ancestors = _ancestors(job, manifest)
+    with open_sync_channel(job.settings.feedback_address) as channel:
+        quantized = quantize_version(
             full,
-            assignment.job_id,
+            job.assignment.job_id,
             reference=reference,
-            feedback=feedback,
-            workdir=_made(workdir / "quantizing"),
-            report=voice.report,
+            feedback=_pull(job, channel, job.assignment.data_snapshot),
+            workdir=_new_folder(job.workdir / "quantizing"),
+            report=job.writer.report,
             ancestors=ancestors,
         )
-    return Done(folder=made.folder, gate=made.gate)
+    return VersionDone(folder=quantized.folder, gate=quantized.gate)
 
 
-def _pull(
-    channel: "grpc.Channel", snapshot_id: str | None, workdir: Path, voice: "Voice"
-) -> "PulledFeedback":
-    """Pull a snapshot and its images, and say which it is."""
-    from services.trainer.data.feedback_source import PulledFeedback  # noqa: PLC0415
+def _pull(job: _Job, channel: grpc.Channel, snapshot_id: str | None) -> PulledFeedback:
+    """Pull a snapshot and its images, and report which snapshot it is."""
+    job.report(Stage.PULLING_FEEDBACK, "pulling the feedback")
+    snapshot = pull_snapshot(channel, snapshot_id)
+    job.writer.write(SnapshotTaken(snapshot_id=snapshot.snapshot_id))
+    feedback = PulledFeedback(channel, snapshot, job.workdir / "images")
 
-    voice.report(Progress(Stage.PULLING_FEEDBACK, 0.0, "pulling the feedback"))
-    feedback = PulledFeedback(channel, snapshot_id, workdir / "images")
-    voice.say(SnapshotTaken(snapshot_id=feedback.snapshot_id))
-    feedback.fetch_all(
-        lambda done, of: voice.report(
-            Progress(Stage.PULLING_IMAGES, 0.0, "pulling the images", {"images": done, "of": of})
-        )
-    )
+    def report(done: int, total: int) -> None:
+        figures = {"images": done, "of": total}
+        job.writer.report(Progress(Stage.PULLING_IMAGES, 0.0, "pulling the images", figures))
+
+    feedback.fetch_all(report)
     return feedback
 
 
-def _reference(settings: WorkerSettings, objects: ObjectStore, named: str | None) -> ReferenceFaces:
-    """Give the faces that this trainer is set to watch, or those that a version names."""
-    from services.trainer.data.reference_faces import (  # noqa: PLC0415
-        default_reference,
-        keep_reference,
-        load_reference,
-        read_reference,
+def _store_label_report(
+    job: _Job, channel: grpc.Channel, snapshot_id: str, labels: LabelReport
+) -> None:
+    store_report_without_erased(
+        job.objects,
+        job.assignment.job_id,
+        labels,
+        lambda: images_of(pull_snapshot(channel, snapshot_id).pairs),
     )
 
+
+def _images_trained_on(channel: grpc.Channel, manifest: Manifest) -> frozenset[str]:
+    if manifest.data_snapshot is not None:
+        # A version trained on another deployment's feedback names a snapshot unknown here.
+        with suppress(NotFound):
+            return images_of(pull_snapshot(channel, manifest.data_snapshot).pairs)
+    return frozenset()
+
+
+def _ancestors(job: _Job, manifest: Manifest) -> list[Path]:
+    """Fetch the earlier versions to check a new one against."""
+    return [job.versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]]
+
+
+def _reference_faces(job: _Job, stored: str | None) -> ReferenceFaces:
+    """Return the reference faces of this trainer's settings, or those that a version names."""
+    settings = job.settings
     if settings.reference_faces:
-        return keep_reference(objects, read_reference(settings.reference_faces, settings))
-    return load_reference(objects, named) if named else default_reference()
+        return store_reference(job.objects, read_reference(settings.reference_faces, settings))
+    return load_reference(job.objects, stored) if stored else default_reference()
 
 
-def _made(folder: Path) -> Path:
+def _new_folder(folder: Path) -> Path:
     folder.mkdir()
     return folder

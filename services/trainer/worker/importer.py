@@ -1,12 +1,12 @@
-"""Makes a model version of a MagFace checkpoint."""
+"""Import of a MagFace checkpoint as a model version."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
 import numpy as np
-from numpy.typing import NDArray
 
+from services.trainer.data.arrays import CropArray
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.progress import Progress, Report, Stage
 from services.trainer.worker.specs import ImportSpec
@@ -17,7 +17,7 @@ from shared.model.network.checkpoint import load_checkpoint
 from shared.model.sessions.base import Session, split_features
 from shared.model.sessions.torch import TorchSession
 
-_BATCH = 32
+_BATCH_SIZE = 32
 
 
 def import_checkpoint(
@@ -30,24 +30,24 @@ def import_checkpoint(
     report: Report,
     magnitude_quantiles: Sequence[float] | None = None,
 ) -> Path:
-    """Load a checkpoint and export it with what a version needs besides its weights.
+    """Load a checkpoint and export it as a version.
 
     Args:
-        checkpoint: An official file or a safetensors file.
-        spec: What the file does not say about itself.
-        job_id: The version is named for it, so that the same job makes the same version.
-        workdir: The version's folder is made below it.
-        reference: Faces that no version made of this one may get worse at.
-        report: Takes the progress.
-        magnitude_quantiles: See `Manifest`; None measures the network's own on the
-            reference faces.
+        checkpoint: An official checkpoint or a safetensors file.
+        spec: What the file itself does not contain.
+        job_id: Part of the version's name, so that a repeated job makes the same version.
+        workdir: The version's folder is made in it.
+        reference: Faces on which versions trained from this one must not be worse.
+        report: Called with the progress.
+        magnitude_quantiles: See `Manifest`; None measures them on the reference faces.
 
     Returns:
         The version's folder.
 
     Raises:
-        InvalidInput: If the file is no whole, plain checkpoint; says what is wrong with it.
-        CorruptData: If the network gives NaN or nothing, or its ONNX form differs from it.
+        InvalidInput: If the file is not a complete checkpoint with weights only; the message
+            says what is wrong.
+        CorruptData: If the network outputs NaN or zero, or its ONNX form differs from it.
     """
     report(Progress(Stage.LOADING_MODEL, 0.1, "reading the checkpoint"))
     loaded = load_checkpoint(checkpoint)
@@ -74,7 +74,7 @@ def import_checkpoint(
     return folder
 
 
-def _measure_quantiles(session: Session, crops: NDArray[np.uint8]) -> tuple[float, ...]:
-    batches = np.array_split(crops, -(-len(crops) // _BATCH))
+def _measure_quantiles(session: Session, crops: CropArray) -> tuple[float, ...]:
+    batches = np.array_split(crops, -(-len(crops) // _BATCH_SIZE))
     magnitudes = np.concatenate([split_features(session.run(batch))[1] for batch in batches])
     return quantiles_of(magnitudes)

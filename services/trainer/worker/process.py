@@ -1,7 +1,7 @@
-"""``python -m services.trainer.worker``: does one job, as a child of the trainer.
+"""Worker process: reads an assignment from stdin and writes messages to stdout.
 
-Reads its assignment from stdin and writes messages to stdout; see `messages`. It knows no
-Postgres: whatever becomes of what it says is the runner's affair.
+See `services.trainer.worker.protocol` for the messages. The process does not access Postgres; the
+runner records what the messages report.
 """
 
 import ctypes
@@ -15,107 +15,122 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from services.trainer.progress import Progress, Stage
-from services.trainer.settings import WorkerSettings
-from services.trainer.worker.handlers import do
 from services.trainer.worker.protocol import (
     Assignment,
-    Done,
+    EvaluationDone,
     Failed,
-    Measured,
-    Voice,
+    MessageWriter,
+    VersionDone,
 )
 from services.trainer.worker.specs import JobKind
 from shared.errors import MagFaceError, Unavailable
 
 _PR_SET_PDEATHSIG = 1
 
+# Does a job; returns None only on a process of torchrun other than rank 0.
+Handler = Callable[[Assignment, MessageWriter], VersionDone | EvaluationDone | None]
+# Completes an assignment before it is given to all processes of torchrun.
+Preparation = Callable[[Assignment, MessageWriter], Assignment]
 
-def main() -> None:
-    """Do the job that stdin assigns, alone or as one of the processes that torchrun started."""
-    run(do)
+
+class RunnerGone(Exception):
+    """The runner ended before the job started."""
 
 
-def run(work: Callable[[Assignment, Voice], Done | Measured]) -> None:
-    """Be a worker whose work is `work`, from the assignment to the last message.
+def run(handle: Handler, *, prepare: Preparation, under_torchrun: bool) -> None:
+    """Read the assignment, do the job and send its last message.
 
-    A MagFaceError of `work` ends the job with its text; any other exception with its traceback.
+    A MagFaceError of the handler is sent as the job's failure. Any other exception ends the
+    process with a traceback.
+
+    Args:
+        handle: Does the job.
+        prepare: Called under torchrun, on rank 0 only.
+        under_torchrun: Whether this is one of the processes that torchrun started.
+
+    Raises:
+        RunnerGone: If the runner has ended.
     """
     _die_with_parent()
-    voice = Voice(_take_stdout())
+    writer = MessageWriter(_take_stdout())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        _run_together(work, voice)
-        return
-    assignment = _listen()
-    if os.getppid() != assignment.parent_pid:
-        sys.exit("the runner has ended")
-    with _failure_told(voice):
-        voice.say(work(assignment, voice))
+    if under_torchrun:
+        _run_distributed(handle, prepare, writer)
+    else:
+        assignment = _read_assignment()
+        if os.getppid() != assignment.parent_pid:
+            raise RunnerGone("the runner has ended")
+        _send_result(writer, lambda: handle(assignment, writer))
 
 
-def _run_together(work: Callable[[Assignment, Voice], Done | Measured], voice: Voice) -> None:
-    """Be one of torchrun's processes: the leading one listens and speaks, all of them train.
+def _run_distributed(handle: Handler, prepare: Preparation, writer: MessageWriter) -> None:
+    """Do a job on several processes: all of them train, and rank 0 reads and sends messages.
 
-    A process that fails ends, and torchrun ends the others.
+    If one process fails, torchrun ends the others.
     """
-    from services.trainer.training.distributed import agreed, leads, own_rank, together  # noqa: PLC0415
+    from services.trainer.training.distributed import (  # noqa: PLC0415
+        broadcast,
+        is_rank0,
+        process_group,
+        rank,
+    )
 
-    with together():
-        if leads():
-            assignment = _listen()
-            with _failure_told(voice):
-                voice.say(work(agreed(_with_snapshot(assignment, voice)), voice))
+    with process_group():
+        if is_rank0():
+            assignment = _read_assignment()
+            _send_result(writer, lambda: handle(broadcast(prepare(assignment, writer)), writer))
             return
-        given: Assignment | None = agreed(None)
-        if given is not None and given.kind is JobKind.TRAIN:
-            workdir = given.workdir / f"process-{own_rank()}"
-            workdir.mkdir(parents=True)
-            with Path(os.devnull).open("wb") as nowhere:
-                work(given.model_copy(update={"workdir": workdir}), Voice(nowhere))
+        received: Assignment | None = broadcast(None)
+        if received is not None and received.kind is JobKind.TRAIN:
+            _handle_silently(handle, received, rank())
 
 
-def _with_snapshot(assignment: Assignment, voice: Voice) -> Assignment:
-    """Freeze the feedback before the processes part, so that all pull the same."""
-    if assignment.kind is not JobKind.TRAIN or assignment.data_snapshot is not None:
-        return assignment
-    from services.trainer.data.feedback_source import PulledFeedback  # noqa: PLC0415
-    from shared.rpc.channel import open_sync_channel  # noqa: PLC0415
-
-    voice.report(Progress(Stage.PULLING_FEEDBACK, 0.0, "freezing the feedback"))
-    with open_sync_channel(WorkerSettings().feedback_address) as channel:
-        frozen = PulledFeedback(channel, None, assignment.workdir / "images")
-        return assignment.model_copy(update={"data_snapshot": frozen.snapshot_id})
+def _handle_silently(handle: Handler, assignment: Assignment, rank: int) -> None:
+    """Take part in a job in a working folder of this process, without sending messages."""
+    workdir = assignment.workdir / f"process-{rank}"
+    workdir.mkdir(parents=True)
+    with Path(os.devnull).open("wb") as null:
+        handle(assignment.model_copy(update={"workdir": workdir}), MessageWriter(null))
 
 
-def _listen() -> Assignment:
-    assignment = Assignment.model_validate_json(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_at_eof, daemon=True).start()
-    return assignment
+def _send_result(
+    writer: MessageWriter, do: Callable[[], VersionDone | EvaluationDone | None]
+) -> None:
+    with _report_failure(writer):
+        result = do()
+        if result is not None:
+            writer.write(result)
 
 
 @contextmanager
-def _failure_told(voice: Voice) -> Iterator[None]:
+def _report_failure(writer: MessageWriter) -> Iterator[None]:
     try:
         yield
     except MagFaceError as error:
-        voice.say(Failed(why=str(error), transient=isinstance(error, Unavailable)))
+        writer.write(Failed(reason=str(error), transient=isinstance(error, Unavailable)))
+
+
+def _read_assignment() -> Assignment:
+    assignment = Assignment.model_validate_json(sys.stdin.buffer.readline())
+    threading.Thread(target=_exit_at_eof, daemon=True).start()
+    return assignment
 
 
 def _take_stdout() -> BinaryIO:
-    """Keep stdout for messages; whatever a library prints goes to stderr."""
+    """Return stdout for messages, and redirect what libraries print there to stderr."""
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return pipe
 
 
 def _die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _end_at_eof() -> None:
-    """End this process and its children when the runner closes our stdin by dying."""
+def _exit_at_eof() -> None:
+    """Kill this process and its children when stdin is closed, as it is when the runner ends."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.killpg(0, signal.SIGKILL)

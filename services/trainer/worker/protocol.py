@@ -1,4 +1,4 @@
-"""What the runner and its worker say to each other: one JSON document a line."""
+"""Protocol between the runner and its worker: one JSON document per line."""
 
 import time
 from pathlib import Path
@@ -12,19 +12,21 @@ from services.trainer.evaluation.result import EvaluationResult
 from services.trainer.progress import Progress, Stage
 from services.trainer.worker.specs import JobKind
 
+_PROGRESS_INTERVAL_S = 1.0
+
 
 class _Message(BaseModel):
-    # A training that diverges has NaN to report, which JSON cannot write as a number.
+    # A training that diverges reports NaN, which JSON has no number for.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Assignment(_Message):
-    """The job, to the worker's stdin, which then stays open for as long as the runner lives.
+    """The job, written to the worker's stdin, which stays open as long as the runner runs.
 
     Attributes:
-        parent_pid: The runner's process; the worker ends with it.
-        data_snapshot: Feedback that an earlier attempt froze.
-        workdir: An empty folder of this attempt's own.
+        parent_pid: Process id of the runner; the worker ends with it.
+        data_snapshot: Snapshot that an earlier attempt made; None for the first attempt.
+        workdir: An empty folder of this attempt.
     """
 
     parent_pid: int
@@ -46,88 +48,93 @@ class ProgressMade(_Message):
 
 
 class SnapshotTaken(_Message):
-    """The feedback is frozen; a later attempt must be assigned this snapshot."""
+    """The data snapshot of the job; later attempts must be assigned the same one."""
 
     type: Literal["snapshot"] = "snapshot"
     snapshot_id: str
 
 
-class Done(_Message):
-    """The last message of a job that made a version.
+class VersionDone(_Message):
+    """Last message of a job that made a version.
 
     Attributes:
         folder: The version's files, ready to publish.
-        gate: None when nobody judged it, as for an import.
+        gate: The gate's verdict; None for an import, which no gate decides on.
     """
 
-    type: Literal["done"] = "done"
+    type: Literal["version"] = "version"
     folder: Path
     gate: GateVerdict | None
 
 
-class Measured(_Message):
-    """The last message of a job that measured a version.
+class EvaluationDone(_Message):
+    """Last message of a job that evaluated a version.
 
     Attributes:
-        page: The file that shows the result.
+        page: The HTML page that shows the result.
     """
 
-    type: Literal["measured"] = "measured"
+    type: Literal["evaluation"] = "evaluation"
     result: EvaluationResult
     page: Path
 
 
 class Failed(_Message):
-    """The last message of a job that cannot be done.
+    """Last message of a job that cannot be done.
 
     Attributes:
-        why: For a person to read.
-        transient: Something it needs was away; the same may succeed later.
+        reason: Explanation for a person.
+        transient: Whether a service it needs could not be reached, so that a later attempt may
+            succeed.
     """
 
     type: Literal["failed"] = "failed"
-    why: str
+    reason: str
     transient: bool
 
 
-Message = ProgressMade | SnapshotTaken | Done | Measured | Failed
+Message = ProgressMade | SnapshotTaken | VersionDone | EvaluationDone | Failed
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 
 
 def read_message(line: bytes) -> Message:
-    """Read one line of a worker's stdout.
+    """Parse one line of a worker's stdout.
 
     Raises:
-        pydantic.ValidationError: If it is none of the messages.
+        pydantic.ValidationError: If it is no message.
     """
     return _MESSAGE.validate_json(line)
 
 
-_PROGRESS_INTERVAL_S = 1.0
+class MessageWriter:
+    """Writes a worker's messages.
 
-
-class Voice:
-    """Speaks to the runner."""
+    Args:
+        pipe: Where to; each message is flushed.
+    """
 
     def __init__(self, pipe: BinaryIO) -> None:
         self._pipe = pipe
-        self._told: tuple[Stage | None, str, float] = (None, "", 0.0)
+        self._last_report: tuple[Stage | None, str] = (None, "")
+        self._last_report_at = 0.0
 
-    def say(self, message: Message) -> None:
+    def write(self, message: Message) -> None:
+        """Write a message."""
         self._pipe.write(message.model_dump_json().encode() + b"\n")
         self._pipe.flush()
 
     def report(self, progress: Progress) -> None:
-        """Report the progress: each new stage or message at once, else once a second at most."""
+        """Write the progress: a new stage or message at once, otherwise at most once a second."""
         now = time.monotonic()
-        *told, told_at = self._told
-        if [progress.stage, progress.message] == told and now - told_at < _PROGRESS_INTERVAL_S:
+        current = (progress.stage, progress.message)
+        if current == self._last_report and now - self._last_report_at < _PROGRESS_INTERVAL_S:
             return
-        self._told = (progress.stage, progress.message, now)
-        made = ProgressMade(
-            stage=progress.stage,
-            fraction=progress.fraction,
-            message=progress.message,
-            figures=dict(progress.figures),
+        self._last_report, self._last_report_at = current, now
+        self.write(
+            ProgressMade(
+                stage=progress.stage,
+                fraction=progress.fraction,
+                message=progress.message,
+                figures=dict(progress.figures),
+            )
         )
-        self.say(made)

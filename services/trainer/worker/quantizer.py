@@ -1,4 +1,4 @@
-"""Makes the eight-bit form of a version, and measures it beside the full one."""
+"""Quantization: makes the eight-bit form of a version, and evaluates it beside the full one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -8,67 +8,115 @@ from pathlib import Path
 from uuid import UUID
 
 import numpy as np
+from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
-from services.trainer.data.arrays import Crops, Features, Indices
-from services.trainer.data.batches import decode_once
+from services.trainer.data.arrays import CropArray, FeatureArray, IndexArray
+from services.trainer.data.batches import decode_images
 from services.trainer.data.labels import FeedbackSource, images_of
 from services.trainer.data.pair_graph import links_of, usable_pairs
 from services.trainer.data.reference_faces import ReferenceFaces
-from services.trainer.data.splits import Pairs, ReferenceMaterial, divide_reference, reference_pairs
-from services.trainer.evaluation.candidate_metrics import error, magnitude_figures, score
-from services.trainer.evaluation.gate import GateVerdict, compares
+from services.trainer.data.splits import (
+    EvaluationPairs,
+    ReferenceSplit,
+    reference_pairs,
+    split_reference,
+)
+from services.trainer.evaluation.candidate_metrics import (
+    balanced_error,
+    compare_magnitudes,
+    score_pairs,
+)
+from services.trainer.evaluation.gate import GateVerdict, within_compatibility_limit
 from services.trainer.evaluation.quantized_gate import QuantizedFigures, decide_quantized
 from services.trainer.progress import Progress, Report, Stage, stage_report
 from services.trainer.training.features import features_at
 from shared.evaluation.scores import pair_similarity
 from shared.model.golden import passes_self_check
 from shared.model.image.face_reader import FaceReader
-from shared.model.manifest import ONNX_FILE, ProbabilityCurve, read_manifest
+from shared.model.manifest import ONNX_FILE, Manifest, ProbabilityCurve, read_manifest
 from shared.model.quantize import quantize_network, write_quantized_version
 from shared.model.sessions.base import Session, split_features
 from shared.model.sessions.factory import open_session
 from shared.model.sessions.onnx import open_network
 from shared.settings import ImageLimits
 
-# More of them moved no range that mattered.
+# More faces changed no activation range that mattered.
 _CALIBRATION_FACES = 128
 _SEED = 0
-_BATCH = 32
-# Where in the whole work each stage ends.
+_BATCH_SIZE = 32
+# Share of the whole work that is done at the end of each stage.
 _DECODED, _QUANTIZED, _REFERENCE, _FEEDBACK = 0.1, 0.4, 0.6, 0.9
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """A version's folder, ready to publish, and the verdict on it."""
+class QuantizedVersion:
+    """The folder of a version, ready to publish, and the gate's verdict."""
 
     folder: Path
     gate: GateVerdict
 
 
 @dataclass(frozen=True)
-class _Labelled:
-    """The feedback's pairs: crops of N images, int64 [P, 2] places among them, bool [P]."""
+class _LabelledCrops:
+    """The feedback's labelled pairs.
 
-    crops: Crops
-    links: Indices
+    Attributes:
+        crops: uint8 [N, 112, 112, 3], BGR.
+        links: int64 [P, 2], positions of the pairs' images.
+        same: bool [P], the labels.
+    """
+
+    crops: CropArray
+    links: IndexArray
     same: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class _Watched:
-    """Reference faces that neither version was calibrated on, as both see them.
+class _Network:
+    """One of the two versions: its network and its threshold."""
 
-    Features are float32 [N, D], zeros for crops that are in no pair; thresholds are the full
-    version's and the quantized one's.
+    session: Session
+    threshold: float
+
+    def extract(self, crops: CropArray) -> FeatureArray:
+        """Compute features; raises CorruptData if one of them is not usable."""
+        return _extract(self.session, crops)
+
+
+@dataclass(frozen=True)
+class _ReferenceFeatures:
+    """Reference faces that the quantized version was not calibrated on, under both versions.
+
+    Attributes:
+        crops: uint8 [N, 112, 112, 3], BGR.
+        pairs: Pairs to measure on.
+        full: float32 [N, D], the full version's features; zeros for crops that are in no pair.
+        quantized: float32 [N, D], the same of the quantized version.
+        full_threshold: Threshold of the full version.
+        quantized_threshold: Threshold of the quantized version.
     """
 
-    crops: Crops
-    pairs: Pairs
-    full: Features
-    quantized: Features
-    thresholds: tuple[float, float]
+    crops: CropArray
+    pairs: EvaluationPairs
+    full: FeatureArray
+    quantized: FeatureArray
+    full_threshold: float
+    quantized_threshold: float
+
+    @property
+    def full_error(self) -> float:
+        return balanced_error(score_pairs(self.pairs, self.full), self.full_threshold)
+
+    @property
+    def quantized_error(self) -> float:
+        return balanced_error(score_pairs(self.pairs, self.quantized), self.quantized_threshold)
+
+    def mixed_error(self, stored: FeatureArray) -> float:
+        """Error on pairs of a quantized embedding and a stored one, given its features."""
+        return balanced_error(
+            score_pairs(self.pairs, self.quantized, stored), self.quantized_threshold
+        )
 
 
 def quantize_version(
@@ -80,45 +128,45 @@ def quantize_version(
     workdir: Path,
     report: Report,
     ancestors: Sequence[Path] = (),
-) -> Quantized:
-    """Quantize a version, calibrated on half of the reference's people and judged on the others.
+) -> QuantizedVersion:
+    """Quantize a version: calibrate on half of the reference's people, evaluate on the others.
 
-    The similarities that it gives lie along a line over the full version's; the threshold and
-    the probability are moved along that line, as it runs on the people of the calibration.
+    The quantized similarities are close to a linear function of the full version's. The function
+    is fitted on the people of the calibration and maps the threshold and the probability.
 
     Args:
-        parent: Folder of the version.
-        job_id: The new version is named for it.
-        reference: Faces.
-        feedback: Labelled pairs to judge on besides; may be empty.
-        workdir: An empty folder of this job's own; the version is made below it.
-        report: Takes the progress.
-        ancestors: Folders of versions whose stored embeddings the full version compares with.
+        parent: Folder of the full version.
+        job_id: Part of the new version's name.
+        reference: Reference faces.
+        feedback: Labelled pairs to evaluate on as well; there may be none.
+        workdir: An empty folder of this job; the version's folder is made in it.
+        report: Called with the progress.
+        ancestors: Folders of earlier versions whose stored embeddings can be compared with the
+            full version's. The new version is checked against them.
 
     Raises:
-        CorruptData: If a network gives NaN or nothing.
+        CorruptData: If a network outputs NaN or zero.
     """
     manifest = read_manifest(parent)
     tick = stage_report(report, Stage.DECODING_IMAGES, "decoding images", 0, _DECODED)
     labelled = _read_feedback(feedback, workdir, tick)
-    divided = divide_reference(reference, _SEED)
+    split = split_reference(reference, _SEED)
     report(Progress(Stage.QUANTIZING, _DECODED, "quantizing"))
-    network = workdir / ONNX_FILE
-    shown = np.random.default_rng(_SEED).permutation(divided.replayed)[:_CALIBRATION_FACES]
-    quantize_network(parent / ONNX_FILE, manifest, divided.crops[shown], network)
-    full, quantized = open_session(parent), open_network(network, manifest)
+    network = _quantize_network(parent, manifest, split, workdir)
+    sessions = open_session(parent), open_network(network, manifest)
 
     report(Progress(Stage.CALIBRATING, _QUANTIZED, "calibrating the threshold"))
-    line = _line(full, quantized, reference, divided.replayed)
+    line = _fit_similarity(*sessions, reference, split.replayed)
     threshold = float(np.clip(line(manifest.threshold), -1, 1))
-    thresholds = (manifest.threshold, threshold)
+    full, quantized = _Network(sessions[0], manifest.threshold), _Network(sessions[1], threshold)
+
     measuring = partial(stage_report, report, Stage.EVALUATING)
     tick = measuring("measuring on the reference", _QUANTIZED, _REFERENCE)
-    watched = _watch((full, quantized), thresholds, divided, tick)
+    measured = _measure_reference(full, quantized, split, tick)
     tick = measuring("measuring on the feedback", _REFERENCE, _FEEDBACK)
-    wrong = _wrong_shares(labelled, (full, quantized), thresholds, tick)
-    figures = _measure(watched, len(labelled.same) if labelled else 0, wrong)
-    stored = [(manifest.model_version, watched.full), *_stored(ancestors, watched)]
+    figures = _figures(measured, labelled, _wrong_shares(labelled, full, quantized, tick))
+    compatible = _compatible_versions(manifest, ancestors, measured)
+
     report(Progress(Stage.EXPORTING, _FEEDBACK, "exporting the eight-bit version"))
     made = write_quantized_version(
         parent,
@@ -129,93 +177,125 @@ def quantize_version(
         job_id=str(job_id),
         created_at=datetime.now(UTC),
         threshold=threshold,
-        probability=_moved(manifest.probability, line),
-        compatible_versions=tuple(name for name, old in stored if _works_with(watched, old)),
+        probability=_map_probability(manifest.probability, line),
+        compatible_versions=compatible,
         reference=reference.sha256,
-        magnitude_quantiles=manifest.quantiles_moved(figures.magnitude_ratio),
+        magnitude_quantiles=manifest.scaled_quantiles(figures.magnitude_ratio),
         metrics={name: float(value) for name, value in asdict(figures).items()},
     )
     folder = workdir / made.model_version
-    return Quantized(folder, decide_quantized(figures, self_check=passes_self_check(folder)))
+    gate = decide_quantized(figures, self_check=passes_self_check(folder))
+    return QuantizedVersion(folder, gate)
 
 
 def _read_feedback(
     feedback: FeedbackSource, workdir: Path, tick: Callable[[float], None]
-) -> _Labelled | None:
+) -> _LabelledCrops | None:
     pairs = list(feedback.pairs())
     if not pairs:
         return None
     named = sorted(images_of(pairs))
     file = workdir / "crops.npy"
-    images, crops = decode_once(named, feedback, FaceReader(ImageLimits()), file, tick)
+    images, crops = decode_images(named, feedback, FaceReader(ImageLimits()), file, tick)
     usable = usable_pairs(images, pairs)
     if not usable:
         return None
-    return _Labelled(crops, links_of(images, usable), np.array([pair.same for pair in usable]))
+    same = np.array([pair.same for pair in usable])
+    return _LabelledCrops(crops, links_of(images, usable), same)
 
 
-def _line(
-    full: Session, quantized: Session, reference: ReferenceFaces, shown: Indices
-) -> np.polynomial.Polynomial:
-    """The quantized version's similarity of a pair over the full one's, as a straight line."""
-    pairs = reference_pairs(reference.persons, shown, _SEED)
+def _quantize_network(
+    parent: Path, manifest: Manifest, split: ReferenceSplit, workdir: Path
+) -> Path:
+    """Write the quantized network, calibrated on faces of the first half of the people."""
+    network = workdir / ONNX_FILE
+    chosen = np.random.default_rng(_SEED).permutation(split.replayed)[:_CALIBRATION_FACES]
+    quantize_network(parent / ONNX_FILE, manifest, split.crops[chosen], network)
+    return network
+
+
+def _fit_similarity(
+    full: Session, quantized: Session, reference: ReferenceFaces, images: IndexArray
+) -> Polynomial:
+    """Fit the quantized version's similarity of a pair as a linear function of the full one's."""
+    pairs = reference_pairs(reference.persons, images, _SEED)
     before, after = (
-        score(pairs, features_at(partial(_look, session), reference.crops, shown)).similarity
+        score_pairs(
+            pairs, features_at(partial(_extract, session), reference.crops, images)
+        ).similarity
         for session in (full, quantized)
     )
-    line: np.polynomial.Polynomial = np.polynomial.Polynomial.fit(before, after, 1).convert()
+    line: Polynomial = Polynomial.fit(before, after, 1).convert()
     return line
 
 
-def _moved(
-    probability: ProbabilityCurve | None, line: np.polynomial.Polynomial
+def _map_probability(
+    probability: ProbabilityCurve | None, line: Polynomial
 ) -> ProbabilityCurve | None:
     if probability is None:
         return None
-    start, rise = (float(value) for value in line(np.array([0.0, 1.0])))
-    rise -= start
-    slope = probability.slope / rise
-    return ProbabilityCurve(slope=slope, intercept=probability.intercept - slope * start)
+    at_zero, at_one = (float(value) for value in line(np.array([0.0, 1.0])))
+    slope = probability.slope / (at_one - at_zero)
+    return ProbabilityCurve(slope=slope, intercept=probability.intercept - slope * at_zero)
 
 
-def _watch(
-    sessions: tuple[Session, Session],
-    thresholds: tuple[float, float],
-    divided: ReferenceMaterial,
-    tick: Callable[[float], None],
-) -> _Watched:
-    shown = divided.pairs.images
-    full = features_at(partial(_look, sessions[0]), divided.crops, shown)
+def _measure_reference(
+    full: _Network, quantized: _Network, split: ReferenceSplit, tick: Callable[[float], None]
+) -> _ReferenceFeatures:
+    images = split.pairs.images
+    full_features = features_at(full.extract, split.crops, images)
     tick(0.5)
-    quantized = features_at(partial(_look, sessions[1]), divided.crops, shown)
-    return _Watched(divided.crops, divided.pairs, full, quantized, thresholds)
+    return _ReferenceFeatures(
+        split.crops,
+        split.pairs,
+        full_features,
+        features_at(quantized.extract, split.crops, images),
+        full.threshold,
+        quantized.threshold,
+    )
 
 
-def _look(session: Session, crops: Crops) -> Features:
-    """Features of crops; none of them is unusable."""
-    batches = (crops[start : start + _BATCH] for start in range(0, len(crops), _BATCH))
-    features = np.concatenate([session.run(batch) for batch in batches])
-    split_features(features)
-    return features
+def _wrong_shares(
+    labelled: _LabelledCrops | None,
+    full: _Network,
+    quantized: _Network,
+    tick: Callable[[float], None],
+) -> tuple[float, float]:
+    """Share of the labelled pairs that the full and the quantized version decide wrongly."""
+    if labelled is None:
+        return 0.0, 0.0
+    full_share = _wrong_share(labelled, full)
+    tick(0.5)
+    return full_share, _wrong_share(labelled, quantized)
 
 
-def _measure(
-    watched: _Watched, feedback_pairs: int, wrong: tuple[float, float]
+def _wrong_share(labelled: _LabelledCrops, network: _Network) -> float:
+    images = np.unique(labelled.links)
+    features = features_at(network.extract, labelled.crops, images)
+    embeddings = np.zeros_like(features)
+    embeddings[images], _ = split_features(features[images])
+    similarity = pair_similarity(embeddings, labelled.links)
+    return float(((similarity >= network.threshold) != labelled.same).mean())
+
+
+def _figures(
+    measured: _ReferenceFeatures,
+    labelled: _LabelledCrops | None,
+    wrong_shares: tuple[float, float],
 ) -> QuantizedFigures:
-    pairs = watched.pairs
-    shown = np.unique(pairs.images)
+    images = np.unique(measured.pairs.images)
     (before, _), (after, _) = (
-        split_features(features[shown]) for features in (watched.full, watched.quantized)
+        split_features(features[images]) for features in (measured.full, measured.quantized)
     )
     cosine = np.einsum("nd,nd->n", before, after, dtype=np.float64)
-    ratio, order = magnitude_figures(watched.quantized[shown], watched.full[shown])
+    ratio, order = compare_magnitudes(measured.quantized[images], measured.full[images])
     return QuantizedFigures(
-        full_error=_full_error(watched),
-        quantized_error=error(score(pairs, watched.quantized), watched.thresholds[1]),
-        mixed_error=_mixed_error(watched, watched.full),
-        feedback_pairs=feedback_pairs,
-        feedback_full_error=wrong[0],
-        feedback_quantized_error=wrong[1],
+        full_error=measured.full_error,
+        quantized_error=measured.quantized_error,
+        mixed_error=measured.mixed_error(measured.full),
+        feedback_pairs=len(labelled.same) if labelled else 0,
+        feedback_full_error=wrong_shares[0],
+        feedback_quantized_error=wrong_shares[1],
         cosine_mean=float(cosine.mean()),
         cosine_min=float(cosine.min()),
         magnitude_ratio=ratio,
@@ -223,47 +303,37 @@ def _measure(
     )
 
 
-def _full_error(watched: _Watched) -> float:
-    return error(score(watched.pairs, watched.full), watched.thresholds[0])
+def _compatible_versions(
+    manifest: Manifest, ancestors: Sequence[Path], measured: _ReferenceFeatures
+) -> tuple[str, ...]:
+    """Name the versions whose stored embeddings can be compared with the quantized version's.
 
-
-def _mixed_error(watched: _Watched, stored: Features) -> float:
-    return error(score(watched.pairs, watched.quantized, stored), watched.thresholds[1])
-
-
-def _wrong_shares(
-    labelled: _Labelled | None,
-    sessions: tuple[Session, Session],
-    thresholds: tuple[float, float],
-    tick: Callable[[float], None],
-) -> tuple[float, float]:
-    if labelled is None:
-        return 0.0, 0.0
-    full = _share_wrong(labelled, sessions[0], thresholds[0])
-    tick(0.5)
-    return full, _share_wrong(labelled, sessions[1], thresholds[1])
-
-
-def _share_wrong(labelled: _Labelled, session: Session, threshold: float) -> float:
-    shown = np.unique(labelled.links)
-    features = features_at(partial(_look, session), labelled.crops, shown)
-    embeddings = np.zeros_like(features)
-    embeddings[shown], _ = split_features(features[shown])
-    similarity = pair_similarity(embeddings, labelled.links)
-    return float(((similarity >= threshold) != labelled.same).mean())
-
-
-def _stored(ancestors: Sequence[Path], watched: _Watched) -> list[tuple[str, Features]]:
-    """What each earlier version would have stored of the reference faces."""
-    return [
-        (
-            read_manifest(folder).model_version,
-            features_at(partial(_look, open_session(folder)), watched.crops, watched.pairs.images),
-        )
-        for folder in ancestors
+    Args:
+        manifest: The full version's.
+        ancestors: Folders of earlier versions.
+        measured: Features of the full and of the quantized version.
+    """
+    stored = [
+        (manifest.model_version, measured.full),
+        *(_stored_features(folder, measured) for folder in ancestors),
     ]
+    return tuple(
+        version
+        for version, features in stored
+        if within_compatibility_limit(
+            mixed_error=measured.mixed_error(features), stored_error=measured.full_error
+        )
+    )
 
 
-def _works_with(watched: _Watched, stored: Features) -> bool:
-    """Whether pairs of a new embedding and a stored one go wrong hardly more than the full's."""
-    return compares(mixed_error=_mixed_error(watched, stored), stored_error=_full_error(watched))
+def _stored_features(folder: Path, measured: _ReferenceFeatures) -> tuple[str, FeatureArray]:
+    extract = partial(_extract, open_session(folder))
+    features = features_at(extract, measured.crops, measured.pairs.images)
+    return read_manifest(folder).model_version, features
+
+
+def _extract(session: Session, crops: CropArray) -> FeatureArray:
+    batches = (crops[start : start + _BATCH_SIZE] for start in range(0, len(crops), _BATCH_SIZE))
+    features = np.concatenate([session.run(batch) for batch in batches])
+    split_features(features)  # raises CorruptData for features that are not usable
+    return features

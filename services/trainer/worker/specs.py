@@ -1,12 +1,14 @@
-"""What a job's `spec` says, kind by kind."""
+"""Job specifications: the content of a job's `spec`, by kind of job."""
 
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.trainer.training.spec import Recipe, TrainingSpec
+from services.trainer.training.spec import TrainingRecipe, TrainingSpec
 from shared.model.manifest import ChannelOrder
+
+UPLOAD_PREFIX = "uploads/"
 
 
 class JobKind(StrEnum):
@@ -16,19 +18,16 @@ class JobKind(StrEnum):
     QUANTIZE = "quantize"
 
 
-UPLOAD_PREFIX = "uploads/"
-
-
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ImportSpec(_Spec):
-    """Make a model version of a checkpoint.
+    """Make a model version from a checkpoint.
 
     Attributes:
-        upload: SHA-256 of the uploaded file; None for the bundled default.
-        promote_if_first: Let it serve, if nothing does by then.
+        upload: SHA-256 of the uploaded file; None for the bundled checkpoint.
+        promote_if_first: Promote the version if none is serving when it is done.
     """
 
     upload: str | None
@@ -38,7 +37,7 @@ class ImportSpec(_Spec):
 
 
 class TrainOptions(_Spec):
-    """Fields of `TrainingSpec`; one that is None takes its default."""
+    """Fields of `TrainingSpec`; None for its default."""
 
     epochs: int | None = None
     learning_rate: float | None = None
@@ -46,36 +45,36 @@ class TrainOptions(_Spec):
     genuine_margin: float | None = None
     impostor_margin: float | None = None
     seed: int | None = None
-    recipe: Recipe | None = None
+    recipe: TrainingRecipe | None = None
 
 
 class TrainSpec(_Spec):
     """Fine-tune a model version on the feedback.
 
     Attributes:
-        no_promotion: Keep the candidate out of service even if the gate passes it.
+        no_promotion: Do not promote the new version even if it passes the gate.
     """
 
     parent_version: str
     options: TrainOptions
     no_promotion: bool = False
 
-    def for_job(self, job_id: str) -> TrainingSpec:
-        """Say it in the words of the learning.
+    def training_spec(self, job_id: str) -> TrainingSpec:
+        """Make the specification of the training.
 
         Raises:
-            InvalidInput: Names the option that is out of its range.
+            InvalidInput: If an option is out of its range; names the option.
         """
-        given: dict[str, Any] = self.options.model_dump(exclude_none=True)
-        return TrainingSpec(job_id=job_id, parent_version=self.parent_version, **given)
+        options: dict[str, Any] = self.options.model_dump(exclude_none=True)
+        return TrainingSpec(job_id=job_id, parent_version=self.parent_version, **options)
 
 
 class EvaluateSpec(_Spec):
-    """Measure a model version on the feedback.
+    """Evaluate a model version on the feedback.
 
     Attributes:
         against_version: Another version to compare with on the same pairs.
-        data_snapshot: Which feedback; None takes it as it stands when the job starts.
+        data_snapshot: The snapshot; None makes one when the job starts.
     """
 
     model_version: str
@@ -90,5 +89,5 @@ class QuantizeSpec(_Spec):
 
 
 def upload_key(sha256: str) -> str:
-    """Name the object of an uploaded checkpoint."""
+    """Return the object key of an uploaded checkpoint."""
     return f"{UPLOAD_PREFIX}{sha256}"

@@ -78,7 +78,7 @@ def _open(
     try:
         network = load_checkpoint(folder / WEIGHTS_FILE).network
     except InvalidInput as error:
-        raise CorruptData(f"{folder}: {error.why}") from error
+        raise CorruptData(f"{folder}: {error.reason}") from error
     order, scale = manifest.channel_order, manifest.scale
     return TorchSession(
         network, order, scale, device=device, threads=threads, batch_images=batch_images

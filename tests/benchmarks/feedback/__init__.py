@@ -1,1 +1,1 @@
-"""Benchmark of the feedback service: labels a second and latency."""
+"""Benchmark of the feedback service: throughput of labels, and latency."""

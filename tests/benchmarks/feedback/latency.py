@@ -1,7 +1,6 @@
-"""How long the service takes to answer, and how much memory an export takes."""
+"""Latency of the service's reads, and memory of an export."""
 
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,11 +12,12 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
 from shared.rpc.channel import open_channel
+from tests.benchmarks.progress import log
 from tests.services.feedback.parts import Parts
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
-# Images that nobody was asked about yet, next to each other in no order of theirs.
+# Pairs of images that have no labels yet.
 _CANDIDATES = """
 INSERT INTO feedback.candidates (image_a, image_b, strategy, score, wanted)
 SELECT least(a, b), greatest(a, b),
@@ -30,38 +30,38 @@ WHERE a <> b ON CONFLICT DO NOTHING
 """
 
 
-async def measure_asking(parts: Parts, stored: int, asked: int) -> dict[str, Any]:
-    """Time calls one after the other, and an export of everything."""
+async def measure_latency(parts: Parts, stored: int, calls: int) -> dict[str, Any]:
+    """Time sequential calls, and an export of all pairs."""
     images = stored // 10
-    # Enough that the last annotator finds as many as the first.
-    candidates = {"images": images, "candidates": min(20 * asked + 2000, 20 * images)}
+    # Enough for the last annotator to get as many as the first.
+    candidates = {"images": images, "candidates": min(20 * calls + 2000, 20 * images)}
     with psycopg.connect(parts.database_url, autocommit=True) as connection:
         connection.execute(_CANDIDATES, candidates)
         connection.execute("VACUUM ANALYZE feedback.candidates")
-    handed: list[int] = []
+    leased: list[int] = []
 
     async def next_pairs(turn: int) -> None:
         request = pb.NextPairsRequest(annotator=f"asker-{turn % 7}", count=10)
-        handed.append(len((await stub.NextPairs(request)).pairs))
+        leased.append(len((await stub.NextPairs(request)).pairs))
 
     async with open_channel(parts.service.address) as channel:
         stub = Stub(channel)
         measured: dict[str, Any] = {
-            "get_stats": await _time(asked, lambda _: stub.GetStats(pb.GetStatsRequest())),
-            "list_pairs": await _time(asked, lambda _: stub.ListPairs(pb.ListPairsRequest())),
-            "next_pairs": await _time(asked, next_pairs),
+            "get_stats": await _time(calls, lambda _: stub.GetStats(pb.GetStatsRequest())),
+            "list_pairs": await _time(calls, lambda _: stub.ListPairs(pb.ListPairsRequest())),
+            "next_pairs": await _time(calls, next_pairs),
             "export_pairs": await _export(stub, parts.service.pid or 0),
         }
-    measured["next_pairs"]["pairs_handed"] = sum(handed)
-    sys.stderr.write(f"asked on {stored} labels\n")
+    measured["next_pairs"]["pairs_handed"] = sum(leased)
+    log(f"latency at {stored} labels: done")
     return measured
 
 
-async def _time(asked: int, call: Callable[[int], Awaitable[object]]) -> dict[str, float]:
+async def _time(calls: int, call: Callable[[int], Awaitable[object]]) -> dict[str, float]:
     for turn in range(10):
         await call(turn)
     seconds = []
-    for turn in range(asked):
+    for turn in range(calls):
         start = time.perf_counter()
         await call(turn)
         seconds.append(time.perf_counter() - start)
@@ -70,7 +70,7 @@ async def _time(asked: int, call: Callable[[int], Awaitable[object]]) -> dict[st
 
 
 async def _export(stub: Stub, pid: int) -> dict[str, float]:
-    """Export twice: what the first one grows by is the machinery, not the export."""
+    """Measure the second export: the first one also allocates memory that stays in use."""
     await _drain(stub)
     process = psutil.Process(pid)
     before = process.memory_info().rss

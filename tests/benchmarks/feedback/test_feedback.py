@@ -1,4 +1,4 @@
-"""The benchmark of the feedback service, on next to nothing."""
+"""The feedback benchmark with tiny sizes."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.benchmarks.feedback.benchmark import Sizes, run
 
 @pytest.mark.slow
 def test_every_way_and_every_question_is_measured_at_each_size(tmp_path: Path) -> None:
-    sizes = Sizes(stored=(300, 600), submitted=60, rounds=1, callers=8, asked=5)
+    sizes = Sizes(stored=(300, 600), submitted=60, rounds=1, callers=8, calls=5)
     measured = run(tmp_path, sizes)
     at = measured["labels_stored"]
     assert isinstance(at, dict)

@@ -1,10 +1,9 @@
-"""Labels a second: over gRPC, at the store, and bare."""
+"""Labels per second: over gRPC, in the service's store, and with bare psycopg."""
 
 import asyncio
 import hashlib
 import itertools
 import random
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,6 +20,7 @@ from services.feedback.labels.types import Feedback, Label
 from services.feedback.server import opened_store
 from shared.rpc.channel import open_channel
 from shared.storage.objects import ObjectStore
+from tests.benchmarks.progress import log
 from tests.services.feedback.helpers import settings_for
 from tests.services.feedback.parts import Parts
 
@@ -46,8 +46,8 @@ ON CONFLICT (pair_id) DO UPDATE SET votes_same = pair_consensus.votes_same + 1
 
 
 @dataclass(frozen=True)
-class _Said:
-    """A label, as each way is given it."""
+class _NewLabel:
+    """A label to store."""
 
     image_a: str
     image_b: str
@@ -66,50 +66,52 @@ class _Said:
         }
 
 
-_Way = Callable[[Sequence[_Said]], Awaitable[None]]
+_Submit = Callable[[Sequence[_NewLabel]], Awaitable[None]]
 
 
-async def measure_storing(
+async def measure_throughput(
     parts: Parts, stored: int, submitted: int, rounds: int, callers: int
 ) -> dict[str, Any]:
-    """Let the ways take turns; ratios are each way's speed over the bare ones' of its round."""
+    """Measure all alternatives in each round; ratios are to the bare ones of the same round."""
     rng = random.Random(stored)
     images = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(1, stored // 10 + 1)]
-    async with _ways(parts, callers) as ways:
-        for way in ways.values():
-            await way(_draw(rng, images, 200))
-        speeds: dict[str, list[float]] = {name: [] for name in ways}
+    async with _open_alternatives(parts, callers) as alternatives:
+        for submit in alternatives.values():
+            await submit(_draw(rng, images, 200))
+        speeds: dict[str, list[float]] = {name: [] for name in alternatives}
         for turn in range(rounds):
-            for name in sorted(ways, reverse=bool(turn % 2)):
+            for name in sorted(alternatives, reverse=bool(turn % 2)):
                 labels = _draw(rng, images, submitted)
                 start = time.perf_counter()
-                await ways[name](labels)
+                await alternatives[name](labels)
                 speeds[name].append(submitted / (time.perf_counter() - start))
-            sys.stderr.write(f"storing on {stored} labels: round {turn + 1} of {rounds}\n")
+            log(f"throughput at {stored} labels: round {turn + 1} of {rounds}")
     return {
         "labels_per_second": {name: median(speed) for name, speed in speeds.items()},
-        "ratios": {way: _ratio(speeds, way, "bare_each") for way in ("grpc", "store", "stream")},
+        "ratios": {name: _ratio(speeds, name, "bare_each") for name in ("grpc", "store", "stream")},
         "ratios_to_batches": {
-            way: _ratio(speeds, way, "bare_batches") for way in ("grpc", "store", "stream")
+            name: _ratio(speeds, name, "bare_batches") for name in ("grpc", "store", "stream")
         },
     }
 
 
-def _ratio(speeds: dict[str, list[float]], way: str, bare: str) -> float:
-    return median(one / other for one, other in zip(speeds[way], speeds[bare], strict=True))
+def _ratio(speeds: dict[str, list[float]], name: str, bare: str) -> float:
+    return median(one / other for one, other in zip(speeds[name], speeds[bare], strict=True))
 
 
-def _draw(rng: random.Random, images: Sequence[str], count: int) -> list[_Said]:
+def _draw(rng: random.Random, images: Sequence[str], count: int) -> list[_NewLabel]:
     labels = []
     for _ in range(count):
         first, second = rng.sample(images, 2)
         label = rng.choice([Label.SAME, Label.DIFFERENT])
-        labels.append(_Said(first, second, label, f"ann-{rng.randrange(97)}", f"b-{next(_keys)}"))
+        labels.append(
+            _NewLabel(first, second, label, f"ann-{rng.randrange(97)}", f"b-{next(_keys)}")
+        )
     return labels
 
 
 @asynccontextmanager
-async def _ways(parts: Parts, callers: int) -> AsyncIterator[dict[str, _Way]]:
+async def _open_alternatives(parts: Parts, callers: int) -> AsyncIterator[dict[str, _Submit]]:
     settings = settings_for(parts.database_url, parts.objects.settings(), database_timeout_s=30.0)
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(parts.service.address))
@@ -125,47 +127,47 @@ async def _ways(parts: Parts, callers: int) -> AsyncIterator[dict[str, _Way]]:
         yield {
             "grpc": lambda labels: _over_grpc(stub, labels, callers),
             "stream": lambda labels: _over_stream(stub, labels),
-            "store": lambda labels: _at_the_store(store, labels, callers),
+            "store": lambda labels: _to_the_store(store, labels, callers),
             "bare_each": lambda labels: _bare_each(connections, labels),
             "bare_batches": lambda labels: _bare_batches(connections[0], labels),
         }
 
 
-async def _at_once(
-    labels: Sequence[_Said], callers: int, submit: Callable[[_Said], Awaitable[object]]
+async def _submit_concurrently(
+    labels: Sequence[_NewLabel], callers: int, submit: Callable[[_NewLabel], Awaitable[object]]
 ) -> None:
-    """Each caller sends its next label when the last is durable."""
-    waiting = iter(labels)
+    """Each caller sends its next label when the last one is durable."""
+    remaining = iter(labels)
 
     async def call() -> None:
-        for label in waiting:
+        for label in remaining:
             await submit(label)
 
     await asyncio.gather(*(call() for _ in range(callers)))
 
 
-def _request(said: _Said) -> pb.SubmitFeedbackRequest:
+def _request(new: _NewLabel) -> pb.SubmitFeedbackRequest:
     return pb.SubmitFeedbackRequest(
-        image_a=pb.ImageRef(sha256=said.image_a),
-        image_b=pb.ImageRef(sha256=said.image_b),
-        label=_LABELS[said.label],
-        annotator=said.annotator,
-        idempotency_key=said.key,
+        image_a=pb.ImageRef(sha256=new.image_a),
+        image_b=pb.ImageRef(sha256=new.image_b),
+        label=_LABELS[new.label],
+        annotator=new.annotator,
+        idempotency_key=new.key,
     )
 
 
 async def _over_grpc(
-    stub: feedback_pb2_grpc.FeedbackServiceStub, labels: Sequence[_Said], callers: int
+    stub: feedback_pb2_grpc.FeedbackServiceStub, labels: Sequence[_NewLabel], callers: int
 ) -> None:
-    await _at_once(labels, callers, lambda said: stub.SubmitFeedback(_request(said)))
+    await _submit_concurrently(labels, callers, lambda label: stub.SubmitFeedback(_request(label)))
 
 
 async def _over_stream(
-    stub: feedback_pb2_grpc.FeedbackServiceStub, labels: Sequence[_Said]
+    stub: feedback_pb2_grpc.FeedbackServiceStub, labels: Sequence[_NewLabel]
 ) -> None:
     async def requests() -> AsyncIterator[pb.SubmitFeedbackStreamRequest]:
-        for said in labels:
-            yield pb.SubmitFeedbackStreamRequest(feedback=_request(said))
+        for label in labels:
+            yield pb.SubmitFeedbackStreamRequest(feedback=_request(label))
 
     results = [
         result async for part in stub.SubmitFeedbackStream(requests()) for result in part.results
@@ -174,32 +176,32 @@ async def _over_stream(
         raise RuntimeError("the stream did not store every label")
 
 
-async def _at_the_store(store: FeedbackStore, labels: Sequence[_Said], callers: int) -> None:
-    def feedback(said: _Said) -> Feedback:
-        return Feedback(said.image_a, said.image_b, said.label, said.annotator, said.key)
+async def _to_the_store(store: FeedbackStore, labels: Sequence[_NewLabel], callers: int) -> None:
+    def feedback(new: _NewLabel) -> Feedback:
+        return Feedback(new.image_a, new.image_b, new.label, new.annotator, new.key)
 
-    await _at_once(labels, callers, lambda said: store.submit(feedback(said)))
+    await _submit_concurrently(labels, callers, lambda label: store.submit(feedback(label)))
 
 
 async def _bare_each(
-    connections: Sequence[psycopg.AsyncConnection], labels: Sequence[_Said]
+    connections: Sequence[psycopg.AsyncConnection], labels: Sequence[_NewLabel]
 ) -> None:
-    waiting = iter(labels)
+    remaining = iter(labels)
 
     async def call(connection: psycopg.AsyncConnection) -> None:
-        for said in waiting:
+        for label in remaining:
             async with connection.pipeline():
                 for statement in (_PAIR, _LABEL, _CONSENSUS):
-                    await connection.execute(statement, said.row)
+                    await connection.execute(statement, label.row)
                 await connection.commit()
 
     await asyncio.gather(*map(call, connections))
 
 
-async def _bare_batches(connection: psycopg.AsyncConnection, labels: Sequence[_Said]) -> None:
+async def _bare_batches(connection: psycopg.AsyncConnection, labels: Sequence[_NewLabel]) -> None:
     cursor = connection.cursor()
     for start in range(0, len(labels), _BATCH):
-        rows = [said.row for said in labels[start : start + _BATCH]]
+        rows = [label.row for label in labels[start : start + _BATCH]]
         for statement in (_PAIR, _LABEL, _CONSENSUS):
             await cursor.executemany(statement, rows)
         await connection.commit()

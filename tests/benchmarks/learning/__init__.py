@@ -1,1 +1,1 @@
-"""Benchmark of the training: what fine-tuning gains on unseen people."""
+"""Benchmark of the training: gain of fine-tuning on unseen people."""

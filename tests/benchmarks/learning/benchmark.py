@@ -1,7 +1,7 @@
-"""Whether fine-tuning learns from corrections and forgets nothing (`make bench-learning`).
+"""Gain of fine-tuning on corrections, and what it forgets (`make bench-learning`).
 
-`make bench-learning FACES=DIR CHECKPOINT=FILE` measures on other faces, a folder per identity of
-aligned crops, and another network. Rows are kept in ``learning.rows.json`` as they finish.
+`make bench-learning FACES=DIR CHECKPOINT=FILE` uses other faces, aligned crops in a folder per
+identity, and another network. Finished rows are stored in ``learning.rows.json``.
 """
 
 import json
@@ -20,7 +20,7 @@ import torch
 
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.training.features import compute_features
-from services.trainer.training.spec import Recipe
+from services.trainer.training.spec import TrainingRecipe
 from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
 from shared.model.network.checkpoint import load_checkpoint
@@ -29,59 +29,61 @@ from shared.model.sessions.cpu import cpu_threads
 from tests.benchmarks.learning.faces import PAIRS, Split, draw_pairs, real_people, rendered_people
 from tests.benchmarks.learning.figures import figures
 from tests.benchmarks.learning.product import make_parent, train
-from tests.benchmarks.learning.rows import ROWS, WRONG_SHARE, KeptRows, Row
+from tests.benchmarks.learning.rows import ROWS, WRONG_SHARE, LearningResults, LearningRow
 from tests.benchmarks.learning.seed_loop import train_as_seed
 from tests.benchmarks.learning.speed import measure_speed
 from tests.benchmarks.learning.table import make_table
+from tests.benchmarks.progress import log
 
 _MATERIAL_FACES = Path("../shared/faces/lfw")
-# As many as the first try that ../shared/magface-facts.md reports; fewer than the seed's ten,
-# which forgets more.
+# As many as in the first experiment in ../shared/magface-facts.md. The seed's own ten epochs
+# forget more.
 _SEED_EPOCHS = 6
 _SPEED = "speed"
 
-Tick = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def run(out: Path) -> dict[str, Any]:
-    """Measure what is not yet measured, and print the table.
+    """Measure the rows without a stored result, and print the table.
 
     Args:
-        out: Folder for the rows that are kept.
+        out: Folder for the stored rows.
 
     Returns:
-        Every row, and the table.
+        All rows, and the table.
     """
     torch.set_num_threads(cpu_threads())
     faces = Path(os.environ.get("FACES") or _MATERIAL_FACES)
     checkpoint = Path(os.environ.get("CHECKPOINT") or DEFAULT_CHECKPOINT)
     real = faces.is_dir()
     if not real:
-        _say(f"{faces} is not there: real faces are skipped; name a folder with FACES=DIR")
+        log(f"{faces} does not exist; skipping real faces; name a folder with FACES=DIR")
     out.mkdir(parents=True, exist_ok=True)
-    kept = KeptRows(out / "learning.rows.json", f"{faces.name if real else ''} {checkpoint.name}")
+    material = f"{faces.name if real else ''} {checkpoint.name}"
+    results = LearningResults(out / "learning.rows.json", material)
     with tempfile.TemporaryDirectory() as scratch:
         bench = _Bench(checkpoint, faces if real else None, Path(scratch))
-        todo: list[tuple[Row | str, Callable[[Tick], dict[str, Any]]]] = [
+        todo: list[tuple[LearningRow | str, Callable[[Report], dict[str, Any]]]] = [
             (row, partial(bench.measure, row)) for row in ROWS if real or row.people == "rendered"
         ]
         todo.insert(2, (_SPEED, bench.speed))
         for place, (row, measure) in enumerate(todo, 1):
             title = f"{place}/{len(todo)} {row}"
-            if kept.get(row) is None:
+            if results.get(row) is None:
                 start = time.monotonic()
-                measured = measure(partial(_tell, title))
-                kept.put(row, measured | {"seconds": round(time.monotonic() - start)})
-            _say(f"{title}: {json.dumps(kept.get(row))}")
-    finished = {row: found for row, _ in todo if (found := kept.get(row))}
+                measured = measure(partial(_log_under, title))
+                results.put(row, measured | {"seconds": round(time.monotonic() - start)})
+            log(f"{title}: {json.dumps(results.get(row))}")
+    finished = {row: figures for row, _ in todo if (figures := results.get(row))}
     table = make_table(finished)
     sys.stdout.write(table)
     return {
         "faces": faces.name if real else None,
         "checkpoint": checkpoint.name,
         "rows": [
-            (asdict(row) if isinstance(row, Row) else {"recipe": row}) | found
-            for row, found in finished.items()
+            (asdict(row) if isinstance(row, LearningRow) else {"recipe": row}) | row_figures
+            for row, row_figures in finished.items()
         ],
         "table": table,
     }
@@ -100,28 +102,28 @@ class _Bench:
             return rendered_people()
         return real_people(self._faces, seed)
 
-    def measure(self, row: Row, tick: Tick) -> dict[str, Any]:
+    def measure(self, row: LearningRow, report: Report) -> dict[str, Any]:
         split = self._split(row.people, row.seed)
         parent = load_checkpoint(self._parent / WEIGHTS_FILE).network
         workdir = Path(tempfile.mkdtemp(dir=self._scratch))
-        network, more = self._trained(row, split, workdir, tick)
-        tick("measuring")
-        look = partial(compute_features, network, self._order)
+        network, extra = self._train(row, split, workdir, report)
+        report("measuring")
+        embed = partial(compute_features, network, self._order)
         measured = {}
         for view, crops in split["test"].views.items():
             calibration = split["calibration"]
             measured[view] = asdict(
                 figures(
-                    (look(calibration.views[view]), calibration.persons),
-                    (look(crops), split["test"].persons),
+                    (embed(calibration.views[view]), calibration.persons),
+                    (embed(crops), split["test"].persons),
                     compute_features(parent, self._order, crops),
                 )
             )
         shutil.rmtree(workdir)
-        return measured | more
+        return measured | extra
 
-    def _trained(
-        self, row: Row, split: Split, workdir: Path, tick: Tick
+    def _train(
+        self, row: LearningRow, split: Split, workdir: Path, report: Report
     ) -> tuple[IResNet, dict[str, Any]]:
         network = load_checkpoint(self._parent / WEIGHTS_FILE).network
         if row.recipe == "parent":
@@ -139,7 +141,7 @@ class _Bench:
                 pairs,
                 epochs=_SEED_EPOCHS,
                 seed=row.seed,
-                tick=tick,
+                report=report,
             )
             return network, {}
         outcome = train(
@@ -149,27 +151,22 @@ class _Bench:
             self._reference(row.seed),
             workdir=workdir,
             seed=row.seed,
-            tick=tick,
-            recipe=Recipe.COSINE if row.recipe == "ours" else Recipe.HADSELL,
+            report=report,
+            recipe=TrainingRecipe.COSINE if row.recipe == "ours" else TrainingRecipe.HADSELL,
         )
         failed = [check.detail for check in outcome.gate.checks if not check.passed]
         trained = load_checkpoint(outcome.folder / WEIGHTS_FILE).network
         return trained, {"gate_passed": outcome.gate.passed, "gate_failed": failed}
 
     def _reference(self, seed: int) -> ReferenceFaces:
-        # The people whom the threshold is calibrated on, as good a camera sees them.
+        # The calibration people, in the images that are not degraded.
         people = self._split("real", seed)["calibration"]
         return ReferenceFaces(next(iter(people.views.values())), people.persons)
 
-    def speed(self, tick: Tick) -> dict[str, Any]:
+    def speed(self, report: Report) -> dict[str, Any]:
         workdir = Path(tempfile.mkdtemp(dir=self._scratch))
-        return asdict(measure_speed(self._parent, self._reference(0), workdir, tick))
+        return asdict(measure_speed(self._parent, self._reference(0), workdir, report))
 
 
-def _tell(title: str, what: str) -> None:
-    _say(f"{title}: {what}")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+def _log_under(title: str, line: str) -> None:
+    log(f"{title}: {line}")

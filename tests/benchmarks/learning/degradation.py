@@ -1,4 +1,4 @@
-"""Faces as a bad camera sees them."""
+"""Degraded images of faces, as from a poor camera."""
 
 import cv2
 import numpy as np
@@ -8,14 +8,14 @@ from shared.model.image.align import CROP_SIZE
 
 
 def degrade(crop: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """Photograph a face anew: 16-28 pixels wide, dark, noisy, and saved as a poor JPEG.
+    """Degrade a face: 16 to 28 pixels wide, dark, noisy, and compressed as a poor JPEG.
 
     Args:
         crop: uint8 [112, 112, 3], BGR.
-        seed: Of all that chance decides; the same seed gives the same picture.
+        seed: The same seed gives the same image.
 
     Returns:
-        Of the same shape, enlarged again as a face detector's crop would be.
+        An image of the same shape and type, enlarged again as a face detector would do it.
     """
     rng = np.random.default_rng(seed)
     side = int(rng.integers(16, 29))

@@ -1,4 +1,4 @@
-"""Whom the learning benchmark trains on, calibrates on and tests on; nobody is in two."""
+"""People for training, calibration and testing, without overlap."""
 
 import zlib
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class People:
     """Faces of some people.
 
     Attributes:
-        views: By name, the same N faces as uint8 [N, 112, 112, 3], BGR.
-        persons: int64 [N], who is on each.
+        views: The same N faces in several qualities, by name: uint8 [N, 112, 112, 3], BGR.
+        persons: int64 [N], the person in each image.
     """
 
     views: dict[str, Crops]
@@ -41,19 +41,19 @@ Split = dict[str, People]
 
 
 def real_people(folder: Path, seed: int) -> Split:
-    """Deal a folder's people out: 320 to train on, thirty to calibrate on, seventy to test on.
+    """Split a folder's people: 320 for training, 30 for calibration, 70 for testing.
 
-    A smaller folder is dealt out in the same proportions; of a larger one more are tested.
+    A smaller folder is split in the same proportions; a larger one has more test people.
 
     Args:
-        folder: One folder an identity, of aligned crops.
-        seed: Who goes where.
+        folder: Has a folder of aligned crops per identity.
+        seed: Seed of the split.
 
     Returns:
-        "training", "calibration" and "test", each seen "clean" and "degraded".
+        "training", "calibration" and "test", each with the views "clean" and "degraded".
 
     Raises:
-        PreconditionFailed: If there are too few people with two images.
+        PreconditionFailed: Too few people have two images.
     """
     identities = {k: v[:_IMAGES_A_PERSON] for k, v in read_identities(folder).items() if len(v) > 1}
     count = len(identities)
@@ -88,7 +88,7 @@ def _read(folder: Path, identities: dict[str, list[Path]], reader: FaceReader) -
 
 
 def rendered_people() -> Split:
-    """The same rendered people each time, dealt out like `real_people`, seen as "rendered"."""
+    """Render the same people each time, split like `real_people`; their view is "rendered"."""
     return {name: _render(first, count) for name, (first, count) in _RENDERED.items()}
 
 
@@ -103,27 +103,27 @@ def _render(first: int, count: int) -> People:
 
 
 @dataclass(frozen=True)
-class LabelledPairs:
-    """Pairs of images by their row, and what people say of them.
+class PairRows:
+    """Pairs of images with their labels.
 
     Attributes:
-        rows: int64 [P, 2].
-        same: bool [P].
+        rows: int64 [P, 2], row numbers of the images.
+        same: bool [P], the label: whether both images show the same person.
     """
 
     rows: NDArray[np.int64]
     same: NDArray[np.bool_]
 
-    def only(self, places: NDArray[np.int64]) -> "LabelledPairs":
-        return LabelledPairs(self.rows[places], self.same[places])
+    def subset(self, places: NDArray[np.int64]) -> "PairRows":
+        return PairRows(self.rows[places], self.same[places])
 
-    def with_wrong_labels(self, share: float, seed: int) -> "LabelledPairs":
+    def with_wrong_labels(self, share: float, seed: int) -> "PairRows":
         wrong = np.random.default_rng(seed).random(len(self.same)) < share
-        return LabelledPairs(self.rows, self.same ^ wrong)
+        return PairRows(self.rows, self.same ^ wrong)
 
 
-def draw_pairs(persons: NDArray[np.int64], count: int, seed: int) -> LabelledPairs:
-    """Draw distinct pairs, half of them genuine, person by person and not image by image."""
+def draw_pairs(persons: NDArray[np.int64], count: int, seed: int) -> PairRows:
+    """Draw distinct pairs, half of them genuine; persons are drawn first, then their images."""
     rng = np.random.default_rng(seed)
     images = [np.flatnonzero(persons == person) for person in np.unique(persons)]
     drawn: dict[tuple[int, int], bool] = {}
@@ -138,6 +138,4 @@ def draw_pairs(persons: NDArray[np.int64], count: int, seed: int) -> LabelledPai
         first, second = sorted([int(rng.choice(images[one])), int(rng.choice(images[other]))])
         drawn[first, second] = False
     order = rng.permutation(len(drawn))
-    return LabelledPairs(
-        np.array(list(drawn), np.int64)[order], np.array(list(drawn.values()))[order]
-    )
+    return PairRows(np.array(list(drawn), np.int64)[order], np.array(list(drawn.values()))[order])

@@ -1,4 +1,4 @@
-"""What the learning benchmark reports of a network on unseen people."""
+"""Figures of a network on unseen people."""
 
 from dataclasses import dataclass
 
@@ -16,16 +16,17 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures on all pairs of the test people; genuine and impostor pairs weigh the same.
+    """Figures on all pairs of the test people, with equal weight of genuine and impostor pairs.
 
     Attributes:
-        accuracy: At `threshold`.
-        threshold: Where the probability that is calibrated on the calibration people is one
-            half, as the product sets it.
-        accuracy_at_fewest: At the threshold with the fewest errors on the calibration people.
-        tar: At a FAR of `FAR`.
-        stored_tar: The same with one embedding of each pair stored by the parent.
-        magnitude: Mean.
+        accuracy: Accuracy at `threshold`.
+        threshold: Similarity at which the match probability, fitted on the calibration people, is
+            one half. The product sets its threshold in the same way.
+        accuracy_at_fewest: Accuracy at the threshold with the fewest errors on the calibration
+            people.
+        tar: TAR at a FAR of `FAR`.
+        stored_tar: The same, with one embedding of each pair computed by the parent.
+        magnitude: Mean magnitude.
     """
 
     accuracy: float
@@ -45,11 +46,11 @@ def figures(
 
     Args:
         calibration: Features [N, D], not normalised, and persons [N], of the calibration people.
-        test: The same of the test people.
+        test: The same, of the test people.
         stored: The parent's features of the test people's images.
     """
-    known, persons = calibration
-    calibration_scores = _scores(known, known, persons)
+    features, persons = calibration
+    calibration_scores = _scores(features, features, persons)
     threshold = fit_probability(calibration_scores).even
     fewest, _ = roc(*_balanced(calibration_scores)).best()
     features, persons = test
@@ -67,11 +68,11 @@ def figures(
 
 
 def _scores(left: Floats, right: Floats, persons: NDArray[np.int64]) -> Scores:
-    """Of every couple of two images, in both orders."""
+    """Score every pair of two different images, in both orders."""
     similarity = (_unit(left) @ _unit(right).T).astype(np.float64)
-    couples = ~np.eye(len(persons), dtype=bool)
+    pairs = ~np.eye(len(persons), dtype=bool)
     same = persons[:, None] == persons[None, :]
-    return Scores(similarity[couples], same[couples])
+    return Scores(similarity[pairs], same[pairs])
 
 
 def _accuracy(scores: Scores, threshold: float) -> float:

@@ -1,4 +1,4 @@
-"""The product's own training, fed from arrays instead of from its services."""
+"""The product's training on arrays, without its services."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -11,11 +11,11 @@ import numpy as np
 from services.trainer.data.labels import LabelledPair, Vote
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.progress import Progress
-from services.trainer.training.checkpoint import NoState
+from services.trainer.training.checkpoint import NoCheckpoints
 from services.trainer.training.run import run_training
-from services.trainer.training.spec import Recipe, TrainingOutcome, TrainingSpec
+from services.trainer.training.spec import TrainingOutcome, TrainingRecipe, TrainingSpec
 from shared.model.image.face import FaceImage
-from tests.benchmarks.learning.faces import Crops, LabelledPairs
+from tests.benchmarks.learning.faces import Crops, PairRows
 from tests.default_version import export_default
 
 _JOBS = UUID("5f1f6a1e-6c3b-4a57-9d43-7e0d7a4c9b11")
@@ -23,22 +23,22 @@ _ANNOTATORS = 5
 
 
 def make_parent(checkpoint: Path, folder: Path) -> Path:
-    """Make a version of a checkpoint, once.
+    """Make a model version of a checkpoint, unless the folder has one.
 
-    Any other checkpoint than the bundled one gets the bundled one's calibration: the figures
-    do not use it, and the training's margins lie far around it.
+    Other checkpoints get the calibration of the bundled one. The figures do not use it, and the
+    training's margins are far from it.
     """
     if not folder.exists():
         export_default(folder, checkpoint=checkpoint, job_id=str(_JOBS))
     return folder
 
 
-class _Snapshot:
-    """Feedback by a few annotators, each pair labelled by one of them."""
+class _ArraySnapshot:
+    """Feedback snapshot of a few annotators; one of them labels each pair."""
 
-    def __init__(self, crops: Crops, pairs: LabelledPairs) -> None:
+    def __init__(self, crops: Crops, pairs: PairRows) -> None:
         self._images: dict[str, bytes] = {}
-        names = {row: self._keep(crops[row]) for row in np.unique(pairs.rows).tolist()}
+        names = {row: self._add(crops[row]) for row in np.unique(pairs.rows).tolist()}
         self._pairs = [
             LabelledPair(
                 names[first],
@@ -52,7 +52,7 @@ class _Snapshot:
         ]
         self.snapshot_id = f"benchmark-{len(self._pairs)}"
 
-    def _keep(self, crop: Crops) -> str:
+    def _add(self, crop: Crops) -> str:
         data = cv2.imencode(".png", crop)[1].tobytes()
         sha256 = hashlib.sha256(data).hexdigest()
         self._images[sha256] = data
@@ -68,13 +68,13 @@ class _Snapshot:
 def train(
     parent: Path,
     crops: Crops,
-    pairs: LabelledPairs,
+    pairs: PairRows,
     reference: ReferenceFaces,
     *,
     workdir: Path,
     seed: int,
-    tick: Callable[[str], None],
-    recipe: Recipe = Recipe.COSINE,
+    report: Callable[[str], None],
+    recipe: TrainingRecipe = TrainingRecipe.COSINE,
     epochs: int | None = None,
 ) -> TrainingOutcome:
     """Run one training with the product's defaults.
@@ -82,13 +82,13 @@ def train(
     Args:
         parent: From `make_parent`.
         crops: uint8 [N, 112, 112, 3], BGR.
-        pairs: Labelled pairs of them.
-        reference: Faces to stay good at.
+        pairs: Labelled pairs of the crops.
+        reference: Reference faces.
         workdir: An empty folder.
         seed: See `TrainingSpec`.
-        tick: Takes what is going on.
+        report: Gets each new progress message.
         recipe: See `TrainingSpec`.
-        epochs: See `TrainingSpec`; None takes its default.
+        epochs: See `TrainingSpec`; None for its default.
     """
     spec = TrainingSpec(
         job_id=str(uuid5(_JOBS, str(workdir))),
@@ -97,21 +97,23 @@ def train(
         recipe=recipe,
         **({} if epochs is None else {"epochs": epochs}),
     )
-    said = ""
+    message = ""
 
-    def report(progress: Progress) -> None:
-        nonlocal said
-        if progress.message != said:
-            said = progress.message
-            tick(said)
+    def on_progress(progress: Progress) -> None:
+        nonlocal message
+        if progress.message != message:
+            message = progress.message
+            report(message)
 
-    return run_training(
+    outcome = run_training(
         spec,
-        feedback=_Snapshot(crops, pairs),
+        feedback=_ArraySnapshot(crops, pairs),
         parent=parent,
         reference=reference,
         workdir=workdir,
-        # An interrupted row is measured again.
-        state=NoState(),
-        report=report,
+        # An interrupted row is measured from the start.
+        checkpoints=NoCheckpoints(),
+        report=on_progress,
     )
+    assert outcome is not None  # one process, which is rank 0
+    return outcome

@@ -1,26 +1,24 @@
-"""The learning benchmark's rows: what each measures, and where the finished ones are kept."""
+"""Rows of the learning benchmark, and their stored results."""
 
-import hashlib
 import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.files import write_atomically
+from tests.benchmarks.results import ResultFile, digest_modules
 
 WRONG_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table.
+class LearningRow:
+    """One measurement.
 
     Attributes:
         people: "rendered" or "real".
         recipe: "parent", "seed", "hadsell" or "ours".
         wrong_labels: Whether one label in five is wrong.
-        seed: Of the division of people, the pairs, and the training.
+        seed: Seed of the split of the people, of the pairs and of the training.
     """
 
     people: str
@@ -33,72 +31,55 @@ class Row:
         return f"{self.people} people, {self.recipe}{labels}, seed {self.seed}"
 
 
-# What says most comes first, so that an interrupted run is worth something.
+# The most informative rows come first, so that an interrupted run is still useful.
 ROWS = (
-    Row("real", "parent"),
-    Row("real", "ours"),
-    Row("real", "seed"),
-    Row("rendered", "parent"),
-    Row("rendered", "ours"),
-    Row("real", "hadsell"),
-    Row("real", "ours", wrong_labels=True),
-    Row("rendered", "ours", wrong_labels=True),
-    Row("real", "parent", seed=1),
-    Row("real", "ours", seed=1),
-    Row("real", "parent", seed=2),
-    Row("real", "ours", seed=2),
-    Row("real", "ours", wrong_labels=True, seed=1),
-    Row("real", "ours", wrong_labels=True, seed=2),
-    Row("real", "seed", wrong_labels=True),
-    Row("real", "hadsell", wrong_labels=True),
+    LearningRow("real", "parent"),
+    LearningRow("real", "ours"),
+    LearningRow("real", "seed"),
+    LearningRow("rendered", "parent"),
+    LearningRow("rendered", "ours"),
+    LearningRow("real", "hadsell"),
+    LearningRow("real", "ours", wrong_labels=True),
+    LearningRow("rendered", "ours", wrong_labels=True),
+    LearningRow("real", "parent", seed=1),
+    LearningRow("real", "ours", seed=1),
+    LearningRow("real", "parent", seed=2),
+    LearningRow("real", "ours", seed=2),
+    LearningRow("real", "ours", wrong_labels=True, seed=1),
+    LearningRow("real", "ours", wrong_labels=True, seed=2),
+    LearningRow("real", "seed", wrong_labels=True),
+    LearningRow("real", "hadsell", wrong_labels=True),
 )
 
 
-class KeptRows:
-    """Finished rows in a file, so that an interrupted benchmark goes on where it was.
+class LearningResults:
+    """Stored results of rows.
 
     Args:
-        file: Where.
-        material: Names the faces and the checkpoint; rows of others are kept apart, and so
-            are trained rows of another state of the training's sources.
+        file: Where they are stored.
+        material: Names of the faces and the checkpoint. Results of other material are not used,
+            nor results of trainings with other sources.
     """
 
     def __init__(self, file: Path, material: str) -> None:
-        self._file = file
+        self._results = ResultFile(file)
         self._material = material
-        self._kept: dict[str, dict[str, Any]] = (
-            json.loads(file.read_text()) if file.exists() else {}
-        )
 
-    def get(self, row: Row | str) -> dict[str, Any] | None:
-        return self._kept.get(self._key(row))
+    def get(self, row: LearningRow | str) -> dict[str, Any] | None:
+        return self._results.get(self._key(row))
 
-    def put(self, row: Row | str, measured: dict[str, Any]) -> None:
-        self._kept[self._key(row)] = measured
-        write_atomically(self._file, json.dumps(self._kept, indent=1))
+    def put(self, row: LearningRow | str, measured: dict[str, Any]) -> None:
+        self._results.put(self._key(row), measured)
 
-    def _key(self, row: Row | str) -> str:
-        recipe = row.recipe if isinstance(row, Row) else row
+    def _key(self, row: LearningRow | str) -> str:
+        recipe = row.recipe if isinstance(row, LearningRow) else row
         match recipe:
             case "parent":
                 sources = ""
             case "seed":
-                sources = _digest_sources("tests.benchmarks.learning.seed_loop")
+                sources = digest_modules("tests.benchmarks.learning.seed_loop")
             case _:
-                sources = _digest_sources("services.trainer")
-        name = json.dumps(asdict(row)) if isinstance(row, Row) else row
-        measures = _digest_sources("tests.benchmarks.learning.figures")
+                sources = digest_modules("services.trainer")
+        name = json.dumps(asdict(row)) if isinstance(row, LearningRow) else row
+        measures = digest_modules("tests.benchmarks.learning.figures")
         return f"{name} {self._material} {sources} {measures}"
-
-
-def _digest_sources(package: str) -> str:
-    """Digest of the modules in a package that this process has loaded."""
-    files = {
-        module.__file__
-        for name, module in sys.modules.items()
-        if f"{name}.".startswith(f"{package}.") and module.__file__
-    }
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()[:12]

@@ -1,7 +1,7 @@
-"""The fine-tuning loop of the document this project was made from, as it stands there.
+"""Baseline: the fine-tuning loop of the document that this project started from.
 
-The baseline to beat, its faults included: BatchNorm and dropout in train mode, a margin on the
-wrong side of the threshold, and four embeddings a pair. Only the channel order is the model's.
+It has the faults of that document: BatchNorm and dropout in train mode, a margin on the wrong side
+of the threshold, and four embeddings per pair. Only the channel order is changed to the model's.
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from shared.model.manifest import ChannelOrder
 from shared.model.sessions.base import network_input
-from tests.benchmarks.learning.faces import Crops, LabelledPairs
+from tests.benchmarks.learning.faces import Crops, PairRows
 
 _MARGIN, _LEARNING_RATE, _THRESHOLD = 1.0, 1e-4, 0.4
 _BATCH = 16
@@ -33,14 +33,17 @@ def seed_step(
     second: Tensor,
     label: Tensor,
 ) -> float:
-    """One batch: two embeddings a pair, forward and backward.
+    """Train on one batch: forward and backward pass of two embeddings per pair.
 
     Args:
-        network: In whichever mode it trains.
+        network: In train or eval mode.
         optimizer: From `make_optimizer`.
-        first: [P, 3, 112, 112].
-        second: [P, 3, 112, 112].
-        label: [P], 1 for one person and 0 for two.
+        first: float32 [P, 3, 112, 112].
+        second: float32 [P, 3, 112, 112].
+        label: float32 [P], 1 for genuine and 0 for impostor pairs.
+
+    Returns:
+        The loss.
     """
     distance = functional.pairwise_distance(
         functional.normalize(network(first), p=2, dim=1),
@@ -56,7 +59,7 @@ def seed_step(
 
 
 def seed_accuracy(network: torch.nn.Module, first: Tensor, second: Tensor, label: Tensor) -> float:
-    """Two more embeddings a pair, to say how a batch went; changes nothing."""
+    """Compute the accuracy on a batch, with two more embeddings per pair; changes no state."""
     training = network.training
     network.eval()
     with torch.no_grad():
@@ -66,9 +69,9 @@ def seed_accuracy(network: torch.nn.Module, first: Tensor, second: Tensor, label
 
 
 def seed_batches(
-    crops: Crops, pairs: LabelledPairs, order: ChannelOrder, rng: np.random.Generator
+    crops: Crops, pairs: PairRows, order: ChannelOrder, rng: np.random.Generator
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Deal the pairs out once; a last batch of a single pair is left out, BatchNorm refuses it."""
+    """Yield all pairs once; a last batch of one pair is dropped, since BatchNorm refuses it."""
     shuffled = rng.permutation(len(pairs.same))
     for chosen in np.split(shuffled, range(_BATCH, len(shuffled), _BATCH)):
         if len(chosen) > 1:
@@ -85,21 +88,21 @@ def train_as_seed(
     network: torch.nn.Module,
     order: ChannelOrder,
     crops: Crops,
-    pairs: LabelledPairs,
+    pairs: PairRows,
     *,
     epochs: int,
     seed: int,
-    tick: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
-    """Train in place and keep the epoch that is best on a fifth of the pairs, split by pair.
+    """Train in place, and keep the best epoch on a validation set of a fifth of the pairs.
 
-    The accuracy of each batch is left out here: it costs time and changes nothing.
+    The accuracy of each batch is not computed here: it costs time and changes no weights.
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     order_of_pairs = rng.permutation(len(pairs.same))
-    held, learned = np.split(order_of_pairs, [len(order_of_pairs) // _VALIDATED_ONE_IN])
-    training, validation = pairs.only(learned), pairs.only(held)
+    held_out, learned = np.split(order_of_pairs, [len(order_of_pairs) // _VALIDATED_ONE_IN])
+    training, validation = pairs.subset(learned), pairs.subset(held_out)
     optimizer = make_optimizer(network)
     best, best_accuracy = copy.deepcopy(network.state_dict()), 0.0
     for epoch in range(1, epochs + 1):
@@ -111,12 +114,12 @@ def train_as_seed(
         accuracy = _validate(network, seed_batches(crops, validation, order, rng))
         if accuracy > best_accuracy:
             best, best_accuracy = copy.deepcopy(network.state_dict()), accuracy
-        tick(f"epoch {epoch} of {epochs}, loss {np.mean(losses):.3f}, accuracy {accuracy:.3f}")
+        report(f"epoch {epoch} of {epochs}, loss {np.mean(losses):.3f}, accuracy {accuracy:.3f}")
     network.load_state_dict(best)
     network.eval()
 
 
-def _validate(network: torch.nn.Module, dealt: Iterator[tuple[Tensor, Tensor, Tensor]]) -> float:
-    batches = list(dealt)
-    accuracies = [seed_accuracy(network, *batch) for batch in batches]
-    return float(np.average(accuracies, weights=[len(label) for _, _, label in batches]))
+def _validate(network: torch.nn.Module, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> float:
+    measured = [(seed_accuracy(network, *batch), len(batch[2])) for batch in batches]
+    accuracies, sizes = zip(*measured, strict=True)
+    return float(np.average(accuracies, weights=sizes))

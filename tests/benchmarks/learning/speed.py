@@ -1,4 +1,4 @@
-"""How fast a training step goes through labelled images, ours against the seed's."""
+"""Speed of training steps, ours against the seed's loop."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from cli.demo.rendering.renderer import render_person
 from services.trainer.data.reference_faces import ReferenceFaces
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
 from shared.model.network.checkpoint import load_checkpoint
-from tests.benchmarks.learning.faces import LabelledPairs
+from tests.benchmarks.learning.faces import PairRows
 from tests.benchmarks.learning.product import train
 from tests.benchmarks.learning.seed_loop import (
     make_optimizer,
@@ -25,36 +25,36 @@ _PEOPLE, _IMAGES, _FIRST = 50, 4, 4_000_000
 
 @dataclass(frozen=True)
 class Speed:
-    """Distinct labelled images a second; each is in four pairs.
+    """Distinct labelled images per second; each image is in four pairs.
 
     Attributes:
-        ours: Augmentation and replay included.
-        seed: Two embeddings a pair forward and backward, and two more for its accuracy.
+        ours: With augmentation and replay.
+        seed: Two embeddings per pair, forward and backward, and two more for the accuracy.
     """
 
     ours: float
     seed: float
 
 
-def four_pairs_an_image() -> LabelledPairs:
-    """A ring through each person's images, and a ring through all people's."""
+def four_pairs_an_image() -> PairRows:
+    """Pair each image with the next one of its person, and with one of the next person."""
     images = np.arange(_PEOPLE * _IMAGES).reshape(_PEOPLE, _IMAGES)
     within = np.stack([images, np.roll(images, -1, axis=1)], axis=-1).reshape(-1, 2)
     between = np.stack([images, np.roll(images, -1, axis=0)], axis=-1).reshape(-1, 2)
     same = np.repeat([True, False], [len(within), len(between)])
-    return LabelledPairs(np.concatenate([within, between]), same)
+    return PairRows(np.concatenate([within, between]), same)
 
 
 def measure_speed(
-    parent: Path, reference: ReferenceFaces, workdir: Path, tick: Callable[[str], None]
+    parent: Path, reference: ReferenceFaces, workdir: Path, report: Callable[[str], None]
 ) -> Speed:
     """Measure both on the same pairs, one after the other, in this process.
 
     Args:
         parent: Version to start from.
-        reference: Faces to stay good at.
+        reference: Reference faces.
         workdir: An empty folder.
-        tick: Takes what is going on.
+        report: Gets progress messages.
     """
     crops = np.stack(
         [
@@ -64,9 +64,11 @@ def measure_speed(
         ]
     )
     pairs = four_pairs_an_image()
-    outcome = train(parent, crops, pairs, reference, workdir=workdir, seed=0, tick=tick, epochs=3)
+    outcome = train(
+        parent, crops, pairs, reference, workdir=workdir, seed=0, report=report, epochs=3
+    )
     ours = outcome.manifest.metrics["images_per_second"]
-    tick("the seed's loop")
+    report("the seed's loop")
     network = load_checkpoint(parent / WEIGHTS_FILE).network.train()
     optimizer = make_optimizer(network)
     order = read_manifest(parent).channel_order

@@ -1,11 +1,11 @@
-"""The learning benchmark's table, in Markdown."""
+"""Markdown tables of the learning benchmark."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.learning.rows import Row
+from tests.benchmarks.learning.rows import LearningRow
 
 _SPEED = "speed"
 _NAMES = {
@@ -29,18 +29,18 @@ _HEAD = (
     "gate passed",
 )
 
-Measured = Mapping[Row | str, Mapping[str, Any]]
+RowFigures = Mapping[LearningRow | str, Mapping[str, Any]]
 
 
-def make_table(measured: Measured) -> str:
-    """Lay the finished rows out.
+def make_table(measured: RowFigures) -> str:
+    """Make the tables of the finished rows.
 
     Args:
         measured: Figures by row, and the speed under "speed".
 
     Returns:
-        A Markdown table for each view of the test people; a gain is against the parent on the
-        same people, and several splits are given as mean ± standard deviation.
+        A Markdown table for each view of the test people. A gain is against the parent on the
+        same people. Figures of several splits are given as mean ± standard deviation.
     """
     parts = []
     for people, view in (("real", "degraded"), ("real", "clean"), ("rendered", "rendered")):
@@ -49,9 +49,9 @@ def make_table(measured: Measured) -> str:
             for recipe in _NAMES
             for wrong in (False, True)
         ]
-        found = [line for line in lines if line]
-        if found:
-            parts.append(f"### Tested on {people} people, {view}\n\n{_markdown(_HEAD, found)}")
+        filled = [line for line in lines if line]
+        if filled:
+            parts.append(f"### Tested on {people} people, {view}\n\n{_markdown(_HEAD, filled)}")
     if _SPEED in measured:
         ours, seed = measured[_SPEED]["ours"], measured[_SPEED]["seed"]
         parts.append(
@@ -62,18 +62,22 @@ def make_table(measured: Measured) -> str:
     return "\n".join(parts)
 
 
-def _line(people: str, view: str, recipe: str, wrong: bool, measured: Measured) -> list[str] | None:
+def _line(
+    people: str, view: str, recipe: str, wrong: bool, measured: RowFigures
+) -> list[str] | None:
     rows = [
         row
         for row in measured
-        if isinstance(row, Row)
+        if isinstance(row, LearningRow)
         and (row.people, row.recipe, row.wrong_labels) == (people, recipe, wrong)
     ]
     if not rows:
         return None
     own = [measured[row][view] for row in rows]
-    # With several splits, each is held against the parent on the same people.
-    parents = [measured.get(Row(people, "parent", seed=row.seed), {}).get(view) for row in rows]
+    # Each split is compared with the parent on the same people.
+    parents = [
+        measured.get(LearningRow(people, "parent", seed=row.seed), {}).get(view) for row in rows
+    ]
     accuracy = [figures["accuracy"] for figures in own]
     tar = [figures["tar"] for figures in own]
     line = [

@@ -1,4 +1,4 @@
-"""The learning benchmark's parts; the whole of it is `make bench-learning`."""
+"""Parts of the learning benchmark; `make bench-learning` runs all of it."""
 
 from pathlib import Path
 from typing import cast
@@ -9,9 +9,9 @@ import torch
 
 from cli.demo.rendering.renderer import render_person
 from tests.benchmarks.learning.degradation import degrade
-from tests.benchmarks.learning.faces import LabelledPairs, draw_pairs
+from tests.benchmarks.learning.faces import PairRows, draw_pairs
 from tests.benchmarks.learning.figures import figures
-from tests.benchmarks.learning.rows import KeptRows, Row
+from tests.benchmarks.learning.rows import LearningResults, LearningRow
 from tests.benchmarks.learning.seed_loop import (
     make_optimizer,
     seed_accuracy,
@@ -34,7 +34,7 @@ def test_the_bad_camera_is_dark_and_coarse() -> None:
         bad = degrade(face, seed)
         assert bad.shape == face.shape
         assert bad.mean() < 0.85 * face.mean()
-        # Fine structure is what 28 pixels cannot show.
+        # 28 pixels cannot show fine structure.
         assert _finest(bad) < 0.5 * _finest(face)
 
 
@@ -62,7 +62,7 @@ def test_each_image_of_the_speed_test_is_in_four_pairs() -> None:
 
 @pytest.fixture
 def tiny() -> torch.nn.Module:
-    """A network with BatchNorm, as small as one can be that sees colours."""
+    """A tiny network with BatchNorm that uses all colour channels."""
     torch.manual_seed(0)
     return torch.nn.Sequential(
         torch.nn.AdaptiveAvgPool2d(4),
@@ -97,7 +97,7 @@ def test_the_seeds_accuracy_changes_nothing(tiny: torch.nn.Module) -> None:
 def test_the_seeds_loop_replaces_the_batch_statistics(tiny: torch.nn.Module) -> None:
     crops = np.random.default_rng(0).integers(0, 256, (12, 112, 112, 3), np.uint8)
     pairs = draw_pairs(np.repeat(np.arange(4), 3), 18, seed=0)
-    train_as_seed(tiny, "bgr", crops, pairs, epochs=1, seed=0, tick=lambda _: None)
+    train_as_seed(tiny, "bgr", crops, pairs, epochs=1, seed=0, report=lambda _: None)
     norm = cast("torch.nn.BatchNorm1d", tiny[3])  # type: ignore[index]
     assert norm.running_mean is not None
     assert norm.running_mean.abs().sum() > 0
@@ -115,11 +115,11 @@ def test_figures_of_a_perfect_network_are_perfect() -> None:
 
 
 def test_finished_rows_are_found_again(tmp_path: Path) -> None:
-    file, row = tmp_path / "rows.json", Row("real", "ours", seed=1)
-    KeptRows(file, "lfw").put(row, {"degraded": 1})
-    assert KeptRows(file, "lfw").get(row) == {"degraded": 1}
-    assert KeptRows(file, "other").get(row) is None
-    assert KeptRows(file, "lfw").get(Row("real", "ours", seed=2)) is None
+    file, row = tmp_path / "rows.json", LearningRow("real", "ours", seed=1)
+    LearningResults(file, "lfw").put(row, {"degraded": 1})
+    assert LearningResults(file, "lfw").get(row) == {"degraded": 1}
+    assert LearningResults(file, "other").get(row) is None
+    assert LearningResults(file, "lfw").get(LearningRow("real", "ours", seed=2)) is None
 
 
 def test_a_gain_is_against_the_parent_on_the_same_people() -> None:
@@ -137,16 +137,16 @@ def test_a_gain_is_against_the_parent_on_the_same_people() -> None:
 
     table = make_table(
         {
-            Row("rendered", "parent"): view(0.8),
-            Row("rendered", "parent", seed=1): view(0.7),
-            Row("rendered", "ours"): view(0.86),
-            Row("rendered", "ours", seed=1): view(0.78),
+            LearningRow("rendered", "parent"): view(0.8),
+            LearningRow("rendered", "parent", seed=1): view(0.7),
+            LearningRow("rendered", "ours"): view(0.86),
+            LearningRow("rendered", "ours", seed=1): view(0.78),
         }
     )
     assert "| ours | clean | 0, 1 | 0.820 ± 0.057 | +7.0 ± 1.4 | +7.0 ± 1.4 |" in table
 
 
 def test_labelled_pairs_keep_their_rows_when_labels_go_wrong() -> None:
-    pairs = LabelledPairs(np.array([[0, 1], [2, 3]]), np.array([True, False]))
+    pairs = PairRows(np.array([[0, 1], [2, 3]]), np.array([True, False]))
     assert pairs.with_wrong_labels(1.0, seed=0).same.tolist() == [False, True]
     assert pairs.with_wrong_labels(0.0, seed=0).same.tolist() == [True, False]

@@ -1,1 +1,1 @@
-"""Benchmark of pair selection: how many labels a strategy saves."""
+"""Benchmark of pair selection: number of labels that a strategy saves."""

@@ -1,31 +1,30 @@
-"""How many labels a strategy saves against asking at random (`make bench-selection`).
+"""Number of labels that a strategy saves against random selection (`make bench-selection`).
 
-A pool of people's images is embedded by the parent; each strategy chooses its pairs with the
-service's own functions, they are labelled by the truth, a learner learns from them, and what
-it made is measured on people who are in neither. A hundred pairs are chosen at a time; the
-labels so far tell the next choice how likely links are genuine. The network stays the parent
-until all are there, or, in the rows that are called retrained, a new version takes over the
-pool after every 200 labels, and can disagree with the one before it.
+The parent embeds a pool of people's images. Each strategy chooses pairs with the functions of the
+feedback service. The pairs get their true labels, a learner is trained on them, and the result is
+measured on other people. Pairs are chosen 100 at a time; the labels so far update the match
+probability for the next choice. The pool keeps the parent's embeddings to the end, except in the
+rows named "retrained": there a new version embeds the pool after every 200 labels, and the
+disagreement between both versions can be used.
 
-"random" is an image drawn uniformly with one of its twenty nearest neighbours, drawn
-uniformly: what a person would be asked about who looks for doubles without a strategy.
-"uniform" draws both images uniformly, which gives nearly no genuine pair.
+"random" draws an image uniformly, and one of its 20 nearest neighbours uniformly: the pairs that
+a person would look at who searches for duplicates without a strategy. "uniform" draws both images
+uniformly, which gives almost no genuine pairs.
 
-The learners are a linear map behind the frozen network (see `linear_learner`), which takes
-seconds and so compares all strategies, and the product's training, which takes minutes. Real
-people's images are degraded as a bad camera's, as in `make bench-learning`: there the parent has
-something to learn.
+There are two learners: a linear map behind the frozen network (see `linear_learner`), which takes
+seconds and is used to compare all strategies, and the product's training, which takes minutes.
+Images of real people are degraded, as in `make bench-learning`, so that there is something to
+learn.
 
-`make bench-selection FACES=DIR CHECKPOINT=FILE` measures on other faces, a folder per identity
-of aligned crops, and another network. Rows are kept in ``selection.rows.json`` as they finish.
-``LEARNER=linear``, ``PEOPLE=real`` and ``STRATEGY="random default"`` measure only these, and
-``ROWS=N`` no more than N new rows; what was kept of the others is not reported then.
-``SEEDS="3 4 5"`` divides and draws anew: to choose a default on what is not reported.
+`make bench-selection FACES=DIR CHECKPOINT=FILE` uses other faces, aligned crops in a folder per
+identity, and another network. Finished rows are stored in ``selection.rows.json``.
+``LEARNER=linear``, ``PEOPLE=real`` and ``STRATEGY="random default"`` measure and report only these
+rows, and ``ROWS=N`` measures at most N new ones. ``SEEDS="3 4 5"`` uses other splits and draws, to
+choose a default without the people of the report.
 """
 
 import json
 import os
-import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -49,7 +48,7 @@ from shared.model.network.iresnet import IResNet
 from shared.model.sessions.base import split_features
 from shared.model.sessions.cpu import cpu_threads
 from tests.benchmarks.learning.faces import (
-    LabelledPairs,
+    PairRows,
     People,
     Split,
     real_people,
@@ -57,38 +56,44 @@ from tests.benchmarks.learning.faces import (
 )
 from tests.benchmarks.learning.figures import figures
 from tests.benchmarks.learning.product import make_parent, train
-from tests.benchmarks.selection.choice import PoolLook, choose_in_rounds, draw_uniform, shares_of
+from tests.benchmarks.progress import log
+from tests.benchmarks.selection.choice import (
+    EmbeddedPool,
+    choose_in_rounds,
+    draw_uniform,
+    shares_of,
+)
 from tests.benchmarks.selection.linear_learner import learn_map
-from tests.benchmarks.selection.rows import SEEDS, KeptSelections, SelectionRow, rows
+from tests.benchmarks.selection.rows import SEEDS, SelectionResults, SelectionRow, rows
 from tests.benchmarks.selection.summary import summarise
 
 _MATERIAL_FACES = Path("../shared/faces/lfw")
-# A smaller choice is the first part of a larger one.
+# A choice of fewer labels is the start of this choice.
 _MOST_LABELS = 1000
 
 Features = NDArray[np.float32]
 
 
 def run(out: Path) -> dict[str, Any]:
-    """Measure what is not yet measured.
+    """Measure the rows without a stored result.
 
     Args:
-        out: Folder for the rows that are kept.
+        out: Folder for the stored rows.
 
     Returns:
-        Every row that is finished, the learning curves and the bars.
+        All finished rows, the learning curves, and the comparison with random selection.
     """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cpu_threads()))
-    # What a map has learned leaves gradients so small that processors slow down over them.
+    # A trained map has denormal gradients, which are slow to compute with.
     torch.set_flush_denormal(True)
     faces = Path(os.environ.get("FACES") or _MATERIAL_FACES)
     checkpoint = Path(os.environ.get("CHECKPOINT") or DEFAULT_CHECKPOINT)
     people = (os.environ.get("PEOPLE") or "rendered real").split()
     if not faces.is_dir():
-        _say(f"{faces} is not there: real faces are skipped; name a folder with FACES=DIR")
+        log(f"{faces} does not exist; skipping real faces; name a folder with FACES=DIR")
         people = [kind for kind in people if kind != "real"]
     out.mkdir(parents=True, exist_ok=True)
-    kept = KeptSelections(out / "selection.rows.json", f"{faces.name} {checkpoint.name}")
+    results = SelectionResults(out / "selection.rows.json", f"{faces.name} {checkpoint.name}")
     learners = (os.environ.get("LEARNER") or "linear training").split()
     seeds = [int(seed) for seed in os.environ.get("SEEDS", "").split()] or SEEDS
     strategies = (os.environ.get("STRATEGY") or "").split()
@@ -101,16 +106,16 @@ def run(out: Path) -> dict[str, Any]:
         bench = _Bench(checkpoint, faces, Path(scratch))
         for place, row in enumerate(todo, 1):
             pairs = bench.choose(row)
-            found = kept.get(row, pairs)
+            found = results.get(row, pairs)
             if found is None and allowed > 0:
                 allowed -= 1
                 start = time.monotonic()
                 found = bench.measure(row, pairs)
                 found |= {"seconds": round(time.monotonic() - start)}
-                kept.put(row, pairs, found)
+                results.put(row, pairs, found)
             if found is not None:
                 finished[row] = found
-            _say(f"{place}/{len(todo)} {row}: {json.dumps(found)}")
+            log(f"{place}/{len(todo)} {row}: {json.dumps(found)}")
     return {
         "faces": faces.name if "real" in people else None,
         "checkpoint": checkpoint.name,
@@ -132,22 +137,22 @@ class _Bench:
 
     @cache  # noqa: B019 - one object a process
     def _features(self, people: str, seed: int) -> dict[str, Features]:
-        """The parent's, of everybody."""
+        """The parent's features of all people."""
         network = load_checkpoint(self._parent / WEIGHTS_FILE).network
-        return self._look(network, self._split(people, seed))
+        return self._embed(network, self._split(people, seed))
 
-    def _look(self, network: IResNet, split: Split) -> dict[str, Features]:
+    def _embed(self, network: IResNet, split: Split) -> dict[str, Features]:
         order = self._manifest.channel_order
         return {
             part: compute_features(network, order, _crops(people)) for part, people in split.items()
         }
 
     def choose(self, row: SelectionRow) -> Rows:
-        """Pairs of the pool's images: int64 [P, 2]."""
+        """Choose pairs of the pool's images: int64 [P, 2]."""
         if row.strategy == "parent":
             return np.zeros((0, 2), np.int64)
-        all_of_them = self._choose(row.people, row.split, row.strategy, row.seed, row.retrained)
-        return all_of_them[: row.labels]
+        chosen = self._choose(row.people, row.split, row.strategy, row.seed, row.retrained)
+        return chosen[: row.labels]
 
     @cache  # noqa: B019 - one object a process
     def _choose(self, people: str, split: int, strategy: str, seed: int, retrained: bool) -> Rows:
@@ -164,46 +169,46 @@ class _Bench:
             retrain=partial(self._retrain, people, split) if retrained else None,
         )
 
-    def _pool(self, features: Features) -> PoolLook:
+    def _pool(self, features: Features) -> EmbeddedPool:
         manifest = self._manifest
         embeddings, magnitudes = split_features(features)
         calibration = Calibration(manifest.threshold, manifest.probability)
-        return PoolLook(embeddings, manifest.quality(magnitudes), calibration)
+        return EmbeddedPool(embeddings, manifest.quality(magnitudes), calibration)
 
-    def _retrain(self, people: str, split: int, pairs: Rows) -> PoolLook:
+    def _retrain(self, people: str, split: int, pairs: Rows) -> EmbeddedPool:
         features = self._features(people, split)["training"]
         return self._pool(features @ learn_map(features, self._label(people, split, pairs)).T)
 
-    def _label(self, people: str, split: int, pairs: Rows) -> LabelledPairs:
+    def _label(self, people: str, split: int, pairs: Rows) -> PairRows:
         persons = self._split(people, split)["training"].persons
-        return LabelledPairs(pairs, persons[pairs[:, 0]] == persons[pairs[:, 1]])
+        return PairRows(pairs, persons[pairs[:, 0]] == persons[pairs[:, 1]])
 
     def measure(self, row: SelectionRow, pairs: Rows) -> dict[str, Any]:
         split = self._split(row.people, row.split)
         labelled = self._label(row.people, row.split, pairs)
-        looks, refused = (
+        features, refused = (
             self._map(row, labelled) if row.learner == "linear" else self._train(row, labelled)
         )
-        found = figures(
-            (looks["calibration"], split["calibration"].persons),
-            (looks["test"], split["test"].persons),
+        measured = figures(
+            (features["calibration"], split["calibration"].persons),
+            (features["test"], split["test"].persons),
             self._features(row.people, row.split)["test"],
         )
         genuine = pairs[labelled.same].ravel()
-        return asdict(found) | {
+        return asdict(measured) | {
             "labelled": len(pairs),
             "genuine": int(labelled.same.sum()),
             "genuine_people": len(np.unique(split["training"].persons[genuine])),
             "refused": refused,
         }
 
-    def _map(self, row: SelectionRow, labelled: LabelledPairs) -> tuple[dict[str, Features], str]:
+    def _map(self, row: SelectionRow, labelled: PairRows) -> tuple[dict[str, Features], str]:
         features = self._features(row.people, row.split)
         learned = learn_map(features["training"], labelled)
         return {part: own @ learned.T for part, own in features.items()}, ""
 
-    def _train(self, row: SelectionRow, labelled: LabelledPairs) -> tuple[dict[str, Features], str]:
-        """What the trained network sees; the parent, and why, where the labels are refused."""
+    def _train(self, row: SelectionRow, labelled: PairRows) -> tuple[dict[str, Features], str]:
+        """Give the trained network's features; the parent's and the error if the labels failed."""
         split = self._split(row.people, row.split)
         calibration = split["calibration"]
         reference = ReferenceFaces(next(iter(calibration.views.values())), calibration.persons)
@@ -215,20 +220,15 @@ class _Bench:
                 reference,
                 workdir=Path(tempfile.mkdtemp(dir=self._scratch)),
                 seed=row.seed,
-                tick=lambda what: _say(f"{row}: {what}"),
+                report=lambda message: log(f"{row}: {message}"),
             )
         except MagFaceError as error:
             return self._features(row.people, row.split), str(error)
         network = load_checkpoint(outcome.folder / WEIGHTS_FILE).network
         unseen = {part: people for part, people in split.items() if part != "training"}
-        return self._look(network, unseen), ""
+        return self._embed(network, unseen), ""
 
 
 def _crops(people: People) -> Any:
-    """As the camera of the pool sees them: degraded where there are real people."""
+    """The images in the pool: degraded ones of real people."""
     return people.views.get("degraded", next(iter(people.views.values())))
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""How the selection benchmark chooses pairs: as the service does, without a database."""
+"""Choice of pairs by the functions of the feedback service, without a database."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -21,17 +21,17 @@ from services.feedback.selection.strategies import (
 )
 
 _NEIGHBOURS: Final = 20
-# Of every mix that is handed out, so that estimates stay honest.
+# Share of random pairs in every mix, which keeps estimates unbiased.
 _RANDOM_SHARE: Final = 0.1
 _ROUND: Final = 100
-# Labels after which a new version takes over the pool, where one does.
+# Number of labels after which a new version embeds the pool, in retrained rows.
 _RETRAINED: Final = 200
 
 Shares = Mapping[Strategy, float]
 
 
 def shares_of(strategy: str) -> Shares:
-    """What is asked for by the name of a row's strategy."""
+    """Give the share of each of the service's strategies in a row's strategy."""
     if strategy == "default":
         mix = {one: (1 - _RANDOM_SHARE) * share for one, share in MIX.items()}
         return mix | {Strategy.RANDOM: _RANDOM_SHARE}
@@ -39,13 +39,13 @@ def shares_of(strategy: str) -> Shares:
 
 
 @dataclass(frozen=True)
-class PoolLook:
-    """What one model version sees of a pool of N images.
+class EmbeddedPool:
+    """A pool of N images, embedded by one model version.
 
     Attributes:
         embeddings: float32 [N, D], of unit length.
         quality: float32 [N], 0..1.
-        calibration: Of the version.
+        calibration: Calibration of the version.
     """
 
     embeddings: NDArray[np.float32]
@@ -54,18 +54,18 @@ class PoolLook:
 
     @cached_property
     def view(self) -> PoolView:
-        """Every image linked to its nearest neighbours, as the service does with pgvector."""
+        """Link every image to its nearest neighbours, as the service does with pgvector."""
         similarity = self.embeddings @ self.embeddings.T
         np.fill_diagonal(similarity, -np.inf)
         near = np.argpartition(-similarity, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
         anchors = np.repeat(np.arange(len(self.embeddings)), _NEIGHBOURS)
         links = np.column_stack((anchors, near.ravel())).astype(np.int64)
-        found = similarity[links[:, 0], links[:, 1]].astype(np.float64)
-        density = found.reshape(-1, _NEIGHBOURS).mean(axis=1)
-        return PoolView(self.quality.astype(np.float64), density, links, found)
+        scores = similarity[links[:, 0], links[:, 1]].astype(np.float64)
+        density = scores.reshape(-1, _NEIGHBOURS).mean(axis=1)
+        return PoolView(self.quality.astype(np.float64), density, links, scores)
 
     def similarity(self, pairs: Rows) -> Values:
-        """Of the images of pairs [P, 2]: float [P]."""
+        """Similarity of pairs [P, 2]: float64 [P]."""
         sides = self.embeddings[pairs[:, 0]], self.embeddings[pairs[:, 1]]
         return np.asarray(np.einsum("nd,nd->n", *sides), np.float64)
 
@@ -74,12 +74,12 @@ class PoolLook:
         return np.asarray(self.similarity(pairs) - self.view.density[pairs].mean(axis=1))
 
     def belief(self, pairs: Rows, same: NDArray[np.bool_]) -> Belief:
-        """What labels say of how likely this version's links are genuine."""
+        """Fit the match probability of this version's links to labelled pairs."""
         at_first = first_belief(self.calibration, self.view.standout())
         return at_first.learn(self.similarity(pairs), self.standout(pairs), same)
 
-    def beside(self, other: "PoolLook", pairs: Rows, same: NDArray[np.bool_]) -> PoolView:
-        """The view, with what another version says of its links, which has the same labels."""
+    def beside(self, other: "EmbeddedPool", pairs: Rows, same: NDArray[np.bool_]) -> PoolView:
+        """The view, with the match probability of its links under another version."""
         links = self.view.links
         similarity, standout = other.similarity(links), other.standout(links)
         belief = other.belief(pairs, same)
@@ -87,42 +87,42 @@ class PoolLook:
 
 
 def choose_in_rounds(
-    parent: PoolLook,
+    parent: EmbeddedPool,
     shares: Shares,
     count: int,
     *,
     persons: NDArray[np.int64],
     rng: np.random.Generator,
-    retrain: Callable[[Rows], PoolLook] | None = None,
+    retrain: Callable[[Rows], EmbeddedPool] | None = None,
 ) -> Rows:
-    """Choose a hundred at a time, each time with the belief that the labels so far give.
+    """Choose 100 pairs at a time, with the match probability fitted to the labels so far.
 
-    Disagreement says nothing before there is a second version; until then the default chooses.
+    Disagreement needs two versions. Before there is a second one, the default mix is used.
 
     Args:
-        parent: The pool as the first version sees it.
-        shares: Of the strategies.
-        count: Labels in all.
-        persons: [N], the truth, by which each choice is labelled.
-        rng: Draws.
-        retrain: Makes the version that takes over the pool from the pairs labelled so far;
-            None leaves the pool to the parent.
+        parent: The pool, embedded by the parent.
+        shares: Share of each strategy.
+        count: Number of pairs.
+        persons: int64 [N], the person in each image, from which pairs get their labels.
+        rng: Random generator.
+        retrain: Makes the pool embedded by a new version, from the pairs labelled so far; None
+            keeps the parent's embeddings.
 
     Returns:
-        int64 [P, 2], fewer than `count` where the pool gives no more. The first of them are
-        what a smaller count would have given.
+        int64 [P, 2], fewer than `count` if the pool has no more. The result for a smaller count
+        is the start of it.
     """
-    look, before = parent, None
+    pool, previous = parent, None
     chosen = np.zeros((0, 2), np.int64)
     while len(chosen) < count:
         if retrain is not None and len(chosen) and len(chosen) % _RETRAINED == 0:
-            look, before = retrain(chosen), look
+            pool, previous = retrain(chosen), pool
         same = persons[chosen[:, 0]] == persons[chosen[:, 1]]
-        alone = before is None and set(shares) == {Strategy.DISAGREEMENT}
+        needs_default = previous is None and set(shares) == {Strategy.DISAGREEMENT}
         part = choose_mix(
-            look.view if before is None else look.beside(before, chosen, same),
-            look.belief(chosen, same),
-            shares_of("default") if alone else shares,
+            pool.view if previous is None else pool.beside(previous, chosen, same),
+            pool.belief(chosen, same),
+            shares_of("default") if needs_default else shares,
             min(_ROUND, count - len(chosen)),
             rng,
             known=[(first, second) for first, second in chosen.tolist()],
@@ -142,29 +142,29 @@ def choose_mix(
     *,
     known: Collection[Pair] = (),
 ) -> Rows:
-    """Choose pairs as annotators who ask for a mix get them.
+    """Choose pairs as annotators get them who ask for a mix.
 
     Args:
-        view: What to choose from.
-        belief: How likely its links are genuine.
-        shares: Of each strategy; what one cannot fill goes to the others.
-        count: How many at most.
-        rng: Draws.
-        known: Pairs that are not to be asked about.
+        view: The pool.
+        belief: Match probability of its links.
+        shares: Share of each strategy; pairs that one lacks are taken from the others.
+        count: Most pairs to choose.
+        rng: Random generator.
+        known: Pairs to leave out.
 
     Returns:
-        int64 [P, 2], distinct pairs in the order in which they would be handed out.
+        int64 [P, 2], distinct pairs in the order in which annotators would get them.
     """
     queues = {
         one: choose(view, belief, one, count, rng, known=known).pairs.tolist() for one in shares
     }
-    done: dict[Pair, None] = {}
-    while len(done) < count and (left := [one for one in shares if queues[one]]):
+    chosen: dict[Pair, None] = {}
+    while len(chosen) < count and (left := [one for one in shares if queues[one]]):
         odds = np.array([shares[one] for one in left])
         strategy = left[int(rng.choice(len(left), p=odds / odds.sum()))]
         first, second = queues[strategy].pop(0)
-        done[first, second] = None
-    return np.array(list(done), np.int64).reshape(-1, 2)
+        chosen[first, second] = None
+    return np.array(list(chosen), np.int64).reshape(-1, 2)
 
 
 def draw_uniform(images: int, count: int, rng: np.random.Generator) -> Rows:

@@ -1,7 +1,7 @@
-"""A learner of seconds, to compare many choices of pairs: a linear map behind the network.
+"""Linear map behind the frozen network: a fast learner to compare many choices of pairs.
 
-It stands in for the training where that takes too long, and is named in every row: what it
-gains is less than what the training gains, and only the order of the strategies is meant.
+It replaces the training where that takes too long. Its gain is smaller than that of the training;
+only the order of the strategies is comparable. Every row names its learner.
 """
 
 from typing import Final
@@ -11,23 +11,26 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from tests.benchmarks.learning.faces import LabelledPairs
+from tests.benchmarks.learning.faces import PairRows
 
 _STEPS: Final = 150
 _LEARNING_RATE: Final = 1e-3
-# Holds the map near the identity: labels are few, its numbers many.
-_HOLD: Final = 30.0
+# Weight of the distance to the identity: there are few labels and many parameters.
+_REGULARIZATION: Final = 30.0
 _SHARPNESS: Final = 10.0
 
 Floats = NDArray[np.float32]
 
 
-def learn_map(features: Floats, pairs: LabelledPairs) -> Floats:
-    """Learn a map [D, D] that tells labelled pairs apart by their cosine.
+def learn_map(features: Floats, pairs: PairRows) -> Floats:
+    """Fit a map that separates genuine from impostor pairs by their cosine.
 
     Args:
-        features: [N, D], of the pool's images.
-        pairs: Labelled pairs of them; the two classes weigh the same.
+        features: float32 [N, D], of the pool's images.
+        pairs: Labelled pairs of the images. Both classes have the same weight.
+
+    Returns:
+        float32 [D, D]; the identity if a class has no pairs.
     """
     size = features.shape[1]
     if pairs.same.all() or not pairs.same.any():
@@ -46,7 +49,7 @@ def learn_map(features: Floats, pairs: LabelledPairs) -> Floats:
         cosine = (mapped[left] * mapped[right]).sum(1)
         odds = _SHARPNESS * (cosine - threshold)
         loss = binary_cross_entropy_with_logits(odds, same, weight=weight, reduction="sum")
-        loss = loss + _HOLD * ((learned - identity) ** 2).sum() / size
+        loss = loss + _REGULARIZATION * ((learned - identity) ** 2).sum() / size
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,21 +1,20 @@
-"""The selection benchmark's rows: what each measures, and where the finished ones are kept."""
+"""Rows of the selection benchmark, and their stored results."""
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from services.feedback.selection.strategies import Rows
-from shared.files import write_atomically
+from tests.benchmarks.results import ResultFile, digest_modules
 
 SEEDS: Final = (0, 1, 2)
 _COUNTS: Final = (1000, 600, 400, 200, 100)
 _STRATEGIES: Final = ("random", "default", "uncertainty", "hard", "uniform")
 _RETRAINED: Final = ("random", "default", "uncertainty", "hard", "disagreement")
-# Trainings are dear: the bar compares the first two.
+# A training takes minutes; the target compares the first two.
 _TRAINED: Final = (
     ("random", 1000),
     ("default", 600),
@@ -29,16 +28,16 @@ _TRAINED: Final = (
 
 @dataclass(frozen=True)
 class SelectionRow:
-    """One choice of pairs, and what is learned from it.
+    """One choice of pairs, and the training on it.
 
     Attributes:
-        learner: "linear", of seconds, or "training", the product's.
+        learner: "linear" or "training" (the product's).
         people: "rendered" or "real".
-        strategy: "random", "uniform", "default", or one of the service's; "parent" learns nothing.
-        labels: How many are asked for.
-        seed: Of the division of people, the draws, and the training.
-        retrained: Whether a new version takes over the pool every 200 labels; the parent
-            chooses to the end where not.
+        strategy: "random", "uniform", "default", or a strategy of the service; "parent" measures
+            the parent, without labels.
+        labels: Number of labels.
+        seed: Seed of the split of the people, the draws and the training.
+        retrained: Whether a new version embeds the pool after every 200 labels.
     """
 
     learner: str
@@ -50,12 +49,12 @@ class SelectionRow:
 
     @property
     def split(self) -> int:
-        """Seed of the division of people; rendered ones are always divided alike."""
+        """Seed of the split of the people; rendered people have only one split."""
         return 0 if self.people == "rendered" else self.seed
 
     @property
     def kind(self) -> str:
-        """What has to be alike in rows that are compared."""
+        """What rows that are compared have in common."""
         return f"{self.learner}, {self.people}" + (", retrained" if self.retrained else "")
 
     def __str__(self) -> str:
@@ -65,7 +64,7 @@ class SelectionRow:
 def rows(
     learners: Sequence[str], people: Sequence[str], seeds: Sequence[int] = SEEDS
 ) -> list[SelectionRow]:
-    """All rows, so ordered that an interrupted run is worth something."""
+    """Give all rows, ordered so that an interrupted run is still useful."""
     return [
         row
         for learner in learners
@@ -93,55 +92,32 @@ def _trained_rows(people: str, seeds: Sequence[int]) -> list[SelectionRow]:
     ]
 
 
-class KeptSelections:
-    """Finished rows in a file, so that an interrupted benchmark goes on where it was.
+class SelectionResults:
+    """Stored results of rows.
 
-    A row is kept under the pairs that were chosen and not under the code that chose them: what
-    changes no choice measures nothing anew.
+    The key of a row has the chosen pairs instead of the code that chose them, so that a change of
+    the code that leaves the choice as it is does not measure the row again.
 
     Args:
-        file: Where.
-        material: Names the faces and the checkpoint; rows of others are kept apart, and so
-            are those of another state of the learner's sources.
+        file: Where they are stored.
+        material: Names of the faces and the checkpoint. Results of other material are not used,
+            nor results of a learner with other sources.
     """
 
     def __init__(self, file: Path, material: str) -> None:
-        self._file = file
+        self._results = ResultFile(file)
         self._material = material
         self._sources = {
-            "linear": _digest_sources("tests.benchmarks.selection.linear_learner"),
-            "training": _digest_sources("services.trainer"),
+            "linear": digest_modules("tests.benchmarks.selection.linear_learner"),
+            "training": digest_modules("services.trainer"),
         }
-        self._kept = self._read()
 
     def get(self, row: SelectionRow, pairs: Rows) -> dict[str, Any] | None:
-        return self._kept.get(self._key(row, pairs))
+        return self._results.get(self._key(row, pairs))
 
     def put(self, row: SelectionRow, pairs: Rows, measured: Mapping[str, Any]) -> None:
-        # Another run may have finished rows meanwhile.
-        self._kept = self._read() | {self._key(row, pairs): dict(measured)}
-        write_atomically(self._file, json.dumps(self._kept, indent=1))
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        if not self._file.exists():
-            return {}
-        kept: dict[str, dict[str, Any]] = json.loads(self._file.read_text())
-        return kept
+        self._results.put(self._key(row, pairs), measured)
 
     def _key(self, row: SelectionRow, pairs: Rows) -> str:
         chosen = hashlib.sha256(pairs.tobytes()).hexdigest()[:12]
         return f"{json.dumps(asdict(row))} {chosen} {self._material} {self._sources[row.learner]}"
-
-
-def _digest_sources(*packages: str) -> str:
-    """Digest of the modules in packages that this process has loaded, as they are now."""
-    files = {
-        file
-        for name, module in list(sys.modules.items())
-        if (file := getattr(module, "__file__", None))
-        and any(f"{name}.".startswith(f"{package}.") for package in packages)
-    }
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What the selection benchmark's finished rows say: learning curves, and the bar."""
+"""Summary of the selection benchmark: learning curves, and the comparison with random."""
 
 from collections.abc import Mapping
 from statistics import mean, stdev
@@ -6,14 +6,14 @@ from typing import Any
 
 from tests.benchmarks.selection.rows import SelectionRow
 
-_RIVAL = 1000
-_BAR = 600
+_RANDOM_LABELS = 1000
+_MOST_LABELS = 600
 
 Finished = Mapping[SelectionRow, Mapping[str, Any]]
 
 
 def summarise(finished: Finished) -> dict[str, Any]:
-    """Accuracy over the seeds by kind of rows, strategy and labels, and the bar of each kind."""
+    """Give the accuracy by kind of rows, strategy and labels, and each kind's comparison."""
     curves: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     for row, measured in finished.items():
         curve = curves.setdefault(row.kind, {}).setdefault(row.strategy, {})
@@ -25,32 +25,32 @@ def summarise(finished: Finished) -> dict[str, Any]:
         for curve in by_strategy.values():
             for point in curve.values():
                 point["mean"] = mean(point["accuracy"])
-    return {"curves": curves, "bars": {kind: _bars(curves[kind]) for kind in curves}}
+    return {"curves": curves, "bars": {kind: _compare_with_random(curves[kind]) for kind in curves}}
 
 
-def _bars(curves: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """How far each strategy with 600 labels or fewer is ahead of random with 1,000.
+def _compare_with_random(curves: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Lead of each strategy with 600 labels or fewer over random selection with 1,000.
 
-    On the seeds that have both; `spread` is the standard deviation of the seeds' differences.
+    Only seeds with both are used. `spread` is the standard deviation of the lead over the seeds.
     """
-    rival = curves.get("random", {}).get(str(_RIVAL))
-    if rival is None:
+    random = curves.get("random", {}).get(str(_RANDOM_LABELS))
+    if random is None:
         return {}
-    drawn = dict(zip(rival["seeds"], rival["accuracy"], strict=True))
-    bars: dict[str, Any] = {}
+    random_accuracy = dict(zip(random["seeds"], random["accuracy"], strict=True))
+    compared: dict[str, Any] = {}
     for strategy, curve in curves.items():
-        for labels, point in sorted(curve.items(), key=lambda one: int(one[0])):
-            ahead = [
-                accuracy - drawn[seed]
+        for labels, point in sorted(curve.items(), key=lambda item: int(item[0])):
+            leads = [
+                accuracy - random_accuracy[seed]
                 for seed, accuracy in zip(point["seeds"], point["accuracy"], strict=True)
-                if seed in drawn
+                if seed in random_accuracy
             ]
-            if ahead and 0 < int(labels) <= _BAR:
-                bars[f"{strategy}, {labels}"] = {
-                    "ahead": mean(ahead),
-                    "spread": stdev(ahead) if len(ahead) > 1 else None,
-                    "seeds_ahead": sum(one >= 0 for one in ahead),
-                    "seeds": len(ahead),
-                    "held": mean(ahead) >= 0,
+            if leads and 0 < int(labels) <= _MOST_LABELS:
+                compared[f"{strategy}, {labels}"] = {
+                    "ahead": mean(leads),
+                    "spread": stdev(leads) if len(leads) > 1 else None,
+                    "seeds_ahead": sum(lead >= 0 for lead in leads),
+                    "seeds": len(leads),
+                    "held": mean(leads) >= 0,
                 }
-    return bars
+    return compared

@@ -1,4 +1,4 @@
-"""The selection benchmark's parts; the whole of it is `make bench-selection`."""
+"""Parts of the selection benchmark; `make bench-selection` runs all of it."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from services.feedback.pool.calibration import Calibration
 from services.feedback.selection.strategies import Strategy
 from tests.benchmarks.learning.faces import draw_pairs
 from tests.benchmarks.selection.choice import (
-    PoolLook,
+    EmbeddedPool,
     Shares,
     choose_in_rounds,
     draw_uniform,
     shares_of,
 )
 from tests.benchmarks.selection.linear_learner import learn_map
-from tests.benchmarks.selection.rows import KeptSelections, SelectionRow, rows
+from tests.benchmarks.selection.rows import SelectionResults, SelectionRow, rows
 from tests.benchmarks.selection.summary import summarise
 
 
@@ -65,29 +65,29 @@ def test_every_row_is_measured_once_and_kept_under_its_pairs(tmp_path: Path) -> 
     todo = rows(("linear", "training"), ("rendered", "real"))
     assert len(set(todo)) == len(todo)
     pairs = np.array([[0, 1], [2, 5]])
-    kept = KeptSelections(tmp_path / "rows.json", "faces network")
-    kept.put(todo[0], pairs, {"accuracy": 0.5})
-    again = KeptSelections(tmp_path / "rows.json", "faces network")
+    stored = SelectionResults(tmp_path / "rows.json", "faces network")
+    stored.put(todo[0], pairs, {"accuracy": 0.5})
+    again = SelectionResults(tmp_path / "rows.json", "faces network")
     assert again.get(todo[0], pairs) == {"accuracy": 0.5}
     assert again.get(todo[0], pairs + 1) is None
     assert again.get(todo[1], pairs) is None
-    assert KeptSelections(tmp_path / "rows.json", "others").get(todo[0], pairs) is None
+    assert SelectionResults(tmp_path / "rows.json", "others").get(todo[0], pairs) is None
 
 
-def made_pool() -> tuple[PoolLook, np.ndarray]:
-    """A pool that a middling network has embedded, and who is on each image."""
+def made_pool() -> tuple[EmbeddedPool, np.ndarray]:
+    """A pool as embedded by a mediocre network, and the person in each image."""
     rng = np.random.default_rng(0)
     persons = np.repeat(np.arange(60), 5)
     embeddings = rng.normal(size=(60, 24))[persons] + 1.1 * rng.normal(size=(300, 24))
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     quality = rng.random(300).astype(np.float32)
-    return PoolLook(embeddings.astype(np.float32), quality, Calibration(0.2, None)), persons
+    return EmbeddedPool(embeddings.astype(np.float32), quality, Calibration(0.2, None)), persons
 
 
 def choose(count: int, shares: Shares, **how: Any) -> np.ndarray:
-    look, persons = made_pool()
+    pool, persons = made_pool()
     rng = np.random.default_rng(0)
-    return choose_in_rounds(look, shares, count, persons=persons, rng=rng, **how)
+    return choose_in_rounds(pool, shares, count, persons=persons, rng=rng, **how)
 
 
 def test_a_choice_in_rounds_has_as_many_distinct_pairs_as_asked_for() -> None:
@@ -98,13 +98,13 @@ def test_a_choice_in_rounds_has_as_many_distinct_pairs_as_asked_for() -> None:
 
 
 def test_disagreement_asks_where_the_new_version_differs() -> None:
-    look, _ = made_pool()
-    # The new version has lost sight of half of the dimensions.
-    seen = look.embeddings[:, :12] / np.linalg.norm(look.embeddings[:, :12], axis=1)[:, None]
-    newer = PoolLook(seen, look.quality, look.calibration)
+    pool, _ = made_pool()
+    # The new version has only half of the dimensions.
+    reduced = pool.embeddings[:, :12] / np.linalg.norm(pool.embeddings[:, :12], axis=1)[:, None]
+    newer = EmbeddedPool(reduced, pool.quality, pool.calibration)
     asked_with: list[int] = []
 
-    def retrain(pairs: np.ndarray) -> PoolLook:
+    def retrain(pairs: np.ndarray) -> EmbeddedPool:
         asked_with.append(len(pairs))
         return newer
 
@@ -114,7 +114,7 @@ def test_disagreement_asks_where_the_new_version_differs() -> None:
     assert np.array_equal(pairs[:200], choose(200, shares_of("default")))
 
     def differs(some: np.ndarray) -> float:
-        return float(np.abs(look.standout(some) - newer.standout(some)).mean())
+        return float(np.abs(pool.standout(some) - newer.standout(some)).mean())
 
     assert differs(pairs[200:]) > 1.2 * differs(pairs[:200])
 
@@ -122,17 +122,19 @@ def test_disagreement_asks_where_the_new_version_differs() -> None:
 def test_the_linear_learner_learns_from_pairs() -> None:
     rng = np.random.default_rng(0)
     persons = np.repeat(np.arange(80), 4)
-    # Half of what is seen says nothing of who it is.
-    told = rng.normal(size=(80, 8))[persons] + 0.5 * rng.normal(size=(320, 8))
-    features = np.concatenate((told, 2 * rng.normal(size=(320, 8))), axis=1).astype(np.float32)
+    # Half of the features do not depend on the person.
+    informative = rng.normal(size=(80, 8))[persons] + 0.5 * rng.normal(size=(320, 8))
+    features = np.concatenate((informative, 2 * rng.normal(size=(320, 8))), axis=1).astype(
+        np.float32
+    )
     pairs = draw_pairs(persons[:160], 300, seed=0)
     learned = learn_map(features, pairs)
 
-    def apart(seen: np.ndarray) -> float:
-        unit = seen[160:] / np.linalg.norm(seen[160:], axis=1, keepdims=True)
+    def separation(features: np.ndarray) -> float:
+        unit = features[160:] / np.linalg.norm(features[160:], axis=1, keepdims=True)
         cosine = unit @ unit.T
         same = persons[160:, None] == persons[None, 160:]
         others = ~np.eye(160, dtype=bool)
         return float(cosine[same & others].mean() - cosine[~same].mean())
 
-    assert apart(features @ learned.T) > apart(features) + 0.01
+    assert separation(features @ learned.T) > separation(features) + 0.01

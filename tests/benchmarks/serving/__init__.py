@@ -1,1 +1,1 @@
-"""Benchmark of the embedder: speed, overload, swaps, and other servers beside it."""
+"""Benchmark of the embedder: speed, overload and swaps, also against other servers."""

@@ -1,11 +1,12 @@
-"""What the embedder reaches on this machine, all figures from one run (`make bench-serving`).
+"""Performance of the embedder on this machine (`make bench-serving`).
 
-``make bench-serving ONLY=engine,swap`` measures these sections anew, ``ONLY=peers
-PEERS=litserve`` that server. Finished sections are kept
-in ``serving.sections.json``; a run without ONLY goes on with those that are missing or were
-measured with other sources. ``SERVING_QUICK=1`` tries everything in tiny durations, whose figures
-mean nothing. Every picture sent is a file that the server has not seen, except where the cache is
-measured: so the cache is on, as it is by default, and does not help.
+Finished sections are stored in ``serving.sections.json``. A run measures the sections that are
+missing there or were measured with other sources. ``make bench-serving ONLY=engine,swap`` measures
+these sections again, ``ONLY=peers PEERS=litserve`` one other server. ``SERVING_QUICK=1`` runs
+everything in very short durations, to test the benchmark; its figures mean nothing.
+
+The cache is on, as it is by default, but each request has an image that is new to the server, so
+it has no hits. The exception is the section that measures the cache.
 """
 
 import os
@@ -16,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.progress import log
 from tests.benchmarks.serving.load.measurement import Figures
 from tests.benchmarks.serving.plan import Plan, machine, make_plan
-from tests.benchmarks.serving.section_store import KeptSections
+from tests.benchmarks.serving.section_store import SectionStore
 from tests.benchmarks.serving.sections.int8 import int8
 from tests.benchmarks.serving.sections.overhead import overhead
 from tests.benchmarks.serving.sections.overload import cancel, overload
@@ -27,41 +29,41 @@ from tests.benchmarks.serving.sections.shadow import shadow
 from tests.benchmarks.serving.sections.speed import cache, engine, latency
 from tests.benchmarks.serving.sections.swap import swap
 from tests.benchmarks.serving.servers.versions import BenchVersions
-from tests.benchmarks.serving.targets import against_bars
+from tests.benchmarks.serving.targets import compare_with_targets
 
 Section = Callable[[Plan, Path, BenchVersions], Figures]
 
 
 def run(out: Path) -> dict[str, Any]:
-    """Measure what is named, or what is not yet measured.
+    """Measure the sections named by ``ONLY``, or those without a stored result.
 
     Args:
-        out: Folder for what is kept between runs.
+        out: Folder for stored sections, model versions and virtual environments.
 
     Returns:
-        All sections that have been measured, and each bar with what was reached.
+        The figures of all measured sections, and how they compare with the targets.
     """
     plan = make_plan()
     out.mkdir(parents=True, exist_ok=True)
-    kept = KeptSections(out / "serving.sections.json", quick=plan.quick)
+    store = SectionStore(out / "serving.sections.json", quick=plan.quick)
     sections = _sections(out)
     only = _only(sections)
     for name, section in sections.items():
-        if (only and name not in only) or (not only and kept.get(name)):
+        if (only and name not in only) or (not only and store.get(name)):
             continue
-        sys.stderr.write(f"== {name}\n")
-        kept.put(name, _measure(section, plan, out))
-    found = {name: figures for name in sections if (figures := kept.get(name))}
+        log(f"== {name}")
+        store.put(name, _measure(section, plan, out))
+    found = {name: figures for name in sections if (figures := store.get(name))}
     return {
         "quick": plan.quick,
         "machine": machine(),
-        "bars": against_bars(found),
+        "bars": compare_with_targets(found),
         "sections": found,
     }
 
 
 def _sections(out: Path) -> dict[str, Section]:
-    """In the order of the table."""
+    """Give all sections in the order of the table in docs/serving.md."""
     return {
         "engine": engine,
         "latency": latency,
@@ -79,7 +81,7 @@ def _sections(out: Path) -> dict[str, Section]:
 def _only(sections: dict[str, Section]) -> set[str]:
     only = {name for name in os.environ.get("ONLY", "").split(",") if name}
     if unknown := sorted(only - set(sections)):
-        sys.exit(f"there is no section {', '.join(unknown)}; there are: {', '.join(sections)}")
+        sys.exit(f"unknown section: {', '.join(unknown)}; known: {', '.join(sections)}")
     return only
 
 

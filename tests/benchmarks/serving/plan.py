@@ -1,4 +1,4 @@
-"""How long the serving benchmark measures, and on what machine."""
+"""Durations of the serving benchmark, and the description of the machine."""
 
 import os
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ class Plan:
     """Durations of one run of the benchmark.
 
     Attributes:
-        rounds: Alternating measurements of ours and theirs.
+        rounds: Number of rounds; a round measures each alternative once.
         slow_s: Seconds of one measurement with iResNet-18.
-        fast_s: Seconds of one measurement where calls take a millisecond.
-        warm_s: Seconds of load before each of them that do not count.
-        swaps: Changes of version in each of the rounds of the swap section.
+        fast_s: Seconds of one measurement where calls take about a millisecond.
+        warm_s: Seconds of warm-up load before each measurement.
+        swaps: Number of version changes in each round of the swap section.
         overload_s: Seconds of the overload.
-        storm_s: Seconds of the storm of cancelled calls.
-        install_s: Longest time for another server to be installed, and to start.
-        quick: Whether this run only tries the benchmark out.
+        storm_s: Seconds of the load of cancelled calls.
+        install_s: Timeout in seconds to install another server, and to start it.
+        quick: Whether this run only tests the benchmark.
     """
 
     rounds: int = 5
@@ -42,12 +42,12 @@ _QUICK = Plan(
 
 
 def make_plan() -> Plan:
-    """The real plan, or tiny durations with ``SERVING_QUICK=1``."""
+    """Make the full plan, or very short durations with ``SERVING_QUICK=1``."""
     return _QUICK if os.environ.get("SERVING_QUICK") == "1" else Plan()
 
 
 def machine() -> dict[str, object]:
-    """What a figure must be read with: cores, threads, load average of 1, 5, 15 minutes."""
+    """Describe the machine: cores, threads, CPU, load average of 1, 5 and 15 minutes."""
     return {
         "cores": os.cpu_count(),
         "engine_threads": cpu_threads(),

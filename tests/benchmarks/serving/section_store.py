@@ -1,52 +1,42 @@
-"""Finished sections of the serving benchmark in a file, so that an interrupted run goes on."""
+"""Stored results of the serving benchmark's sections."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from shared.files import write_atomically
+from tests.benchmarks.results import ResultFile, digest_files
 
 _ROOT = Path(__file__).parents[3]
-# What a figure depends on: another state of these measures anew.
+# The sources that figures depend on. When one of them changes, sections are measured again.
 _SOURCES = (
     "services/embedder/**/*.py",
     "shared/model/**/*.py",
-    "shared/rpc/*.py",
+    "shared/rpc/**/*.py",
     "tests/benchmarks/learning/figures.py",
     "tests/benchmarks/serving/**/*.py",
 )
 
 
-class KeptSections:
-    """Finished sections by name.
+class SectionStore:
+    """Figures of finished sections, by the section's name.
 
     Args:
-        file: Where they are kept.
-        quick: Sections of a quick run are never taken for those of a real one.
+        file: Where they are stored.
+        quick: Whether this is a quick run, whose figures are never used by a full run.
     """
 
     def __init__(self, file: Path, *, quick: bool) -> None:
-        self._file = file
-        self._state = f"{'quick ' if quick else ''}{_digest_sources()}"
-        self._kept: dict[str, dict[str, Any]] = (
-            json.loads(file.read_text()) if file.exists() else {}
-        )
+        self._results = ResultFile(file)
+        self._state = f"{'quick ' if quick else ''}{digest_files(_source_files())}"
 
     def get(self, section: str) -> dict[str, Any] | None:
-        """The section as it was measured with the sources of today."""
-        kept = self._kept.get(section)
-        return kept["figures"] if kept and kept["state"] == self._state else None
+        """Give the figures, if they were measured with the current sources."""
+        stored = self._results.get(section)
+        return stored["figures"] if stored and stored["state"] == self._state else None
 
     def put(self, section: str, figures: dict[str, Any]) -> None:
-        self._kept[section] = {"state": self._state, "figures": figures}
-        write_atomically(self._file, json.dumps(self._kept, indent=1))
+        self._results.put(section, {"state": self._state, "figures": figures})
 
 
-def _digest_sources() -> str:
-    digest = hashlib.sha256()
-    for pattern in _SOURCES:
-        for file in sorted(_ROOT.glob(pattern)):
-            if not file.name.startswith("test_"):
-                digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
+def _source_files() -> list[Path]:
+    files = (file for pattern in _SOURCES for file in _ROOT.glob(pattern))
+    return [file for file in files if not file.name.startswith("test_")]

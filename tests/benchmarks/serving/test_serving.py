@@ -1,4 +1,4 @@
-"""The serving benchmark's parts; the whole of it is `make bench-serving`."""
+"""Parts of the serving benchmark; `make bench-serving` runs all of it."""
 
 import asyncio
 import hashlib
@@ -16,12 +16,12 @@ from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import ONNX_FILE, read_manifest
 from shared.model.sessions.factory import open_session
 from shared.settings import ImageLimits
-from tests.benchmarks.serving.load.connections import Address, http_request, targets
+from tests.benchmarks.serving.load.connections import Address, connect_clients, http_request
 from tests.benchmarks.serving.load.images import fresh, repeated, with_comment
-from tests.benchmarks.serving.load.measurement import ask, rate, ratio_of
-from tests.benchmarks.serving.load.patterns import flaw_of
+from tests.benchmarks.serving.load.measurement import rate, ratio_of, run_load
+from tests.benchmarks.serving.load.patterns import find_fault
 from tests.benchmarks.serving.plan import make_plan
-from tests.benchmarks.serving.section_store import KeptSections
+from tests.benchmarks.serving.section_store import SectionStore
 from tests.benchmarks.serving.servers.embedder import running_embedder, sum_samples
 from tests.benchmarks.serving.servers.versions import (
     BenchVersions,
@@ -29,7 +29,7 @@ from tests.benchmarks.serving.servers.versions import (
     with_signs,
     write_version,
 )
-from tests.benchmarks.serving.targets import BARS, against_bars
+from tests.benchmarks.serving.targets import TARGETS, compare_with_targets
 from tests.services.embedder.faces import crops
 
 JPEGS = [b"\xff\xd8first", b"\xff\xd8second"]
@@ -37,7 +37,7 @@ JPEGS = [b"\xff\xd8first", b"\xff\xd8second"]
 
 @pytest.fixture(scope="module")
 def free(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The almost-free network as a version."""
+    """A version with the almost-free network."""
     return BenchVersions(tmp_path_factory.mktemp("versions"), quick=True).almost_free()
 
 
@@ -102,10 +102,10 @@ def test_versions_that_differ_only_in_signs_answer_differently(free: Path, tmp_p
 def test_an_answer_is_right_mixed_or_wrong() -> None:
     references = {"a": np.eye(3, 512, dtype=np.float32), "b": -np.eye(3, 512, dtype=np.float32)}
     a, b = references["a"], references["b"]
-    assert flaw_of(a[[2, 0]], "a", [2, 0], references) == ""
-    assert flaw_of(b[[2, 0]], "a", [2, 0], references) == "wrong"
-    assert flaw_of(np.stack([a[2], b[0]]), "a", [2, 0], references) == "mixed"
-    assert flaw_of(a[[0, 2]], "a", [2, 0], references) == "wrong"
+    assert find_fault(a[[2, 0]], "a", [2, 0], references) == ""
+    assert find_fault(b[[2, 0]], "a", [2, 0], references) == "wrong"
+    assert find_fault(np.stack([a[2], b[0]]), "a", [2, 0], references) == "mixed"
+    assert find_fault(a[[0, 2]], "a", [2, 0], references) == "wrong"
 
 
 def test_samples_are_chosen_by_their_labels() -> None:
@@ -133,21 +133,21 @@ async def test_an_http_answer_may_come_in_pieces() -> None:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    async with targets(Address("http", f"{host}:{port}"), 1) as (caller,):
+    async with connect_clients(Address("http", f"{host}:{port}"), 1) as (caller,):
         assert [await caller.embed(b"jpeg") for _ in range(2)] == [bytes(2048)] * 2
     server.close()
 
 
 def test_finished_sections_are_found_again_but_not_those_of_a_quick_run(tmp_path: Path) -> None:
     file = tmp_path / "sections.json"
-    KeptSections(file, quick=True).put("engine", {"value": 1})
-    assert KeptSections(file, quick=True).get("engine") == {"value": 1}
-    assert KeptSections(file, quick=False).get("engine") is None
-    assert KeptSections(file, quick=True).get("swap") is None
+    SectionStore(file, quick=True).put("engine", {"value": 1})
+    assert SectionStore(file, quick=True).get("engine") == {"value": 1}
+    assert SectionStore(file, quick=False).get("engine") is None
+    assert SectionStore(file, quick=True).get("swap") is None
 
 
 def test_each_bar_is_held_or_missed_by_its_figure() -> None:
-    found = against_bars(
+    found = compare_with_targets(
         {
             "engine": {"value": 0.94},
             "latency": {"value": 1.05},
@@ -164,7 +164,7 @@ def test_each_bar_is_held_or_missed_by_its_figure() -> None:
     assert found["peers.fastapi.almost_free"] == {"value": 1.2, "bar": "above 1", "held": True}
     assert found["peers.kserve.iresnet18"] == {"reason": "did not start"}
     assert found["peers.bentoml.installed"]["reason"] == "no network"
-    assert len(found) == 5 < len(BARS)
+    assert len(found) == 5 < len(TARGETS)
 
 
 def test_a_quick_run_is_told_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,9 +178,9 @@ def test_a_quick_run_is_told_by_the_environment(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_a_client_process_asks_a_real_embedder(free: Path, tmp_path: Path) -> None:
     with running_embedder(tmp_path, [free]) as embedder:
-        sight = ask(Address("grpc", embedder.address), 0.5, callers=4)
+        report = run_load(Address("grpc", embedder.address), 0.5, callers=4)
         computed = embedder.metric("magface_embedder_batch_images_sum")
-    assert sight.codes == {"OK": len(sight.ended)}
-    assert sight.calls_per_second() > 0
-    # Nothing came from the cache.
-    assert computed == len(sight.ended)
+    assert report.codes == {"OK": len(report.ended)}
+    assert report.calls_per_second() > 0
+    # The cache had no hits.
+    assert computed == len(report.ended)

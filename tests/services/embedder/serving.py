@@ -9,7 +9,7 @@ from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
-from shared.rpc.server import running_server
+from shared.rpc.server.runner import running_server
 from tests.support.waiting import until
 
 

@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 from services.embedder import metrics
 from services.embedder.settings import EmbedderSettings
 from shared.model.sessions.base import split_features
-from shared.registry.erasure_mark import mark_erasure
+from shared.registry.erasure_mark import write_erasure_mark
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image, image_side, png, stored_side, vector
 from tests.services.embedder.serving import Client, running_embedder
@@ -267,7 +267,7 @@ async def test_an_erasure_empties_the_cache(client, published):
     for _ in range(2):
         await client.embed(*map(image, CROPS))
         assert REGISTRY.get_sample_value("magface_embedder_cache_bytes") > 0
-        mark_erasure(published.objects)
+        write_erasure_mark(published.objects)
         await until(lambda: REGISTRY.get_sample_value("magface_embedder_cache_bytes") == 0)
 
 

@@ -20,7 +20,7 @@ from services.feedback.server import feedback_service
 from services.feedback.settings import FeedbackSettings
 from shared.model.image.face import FaceImage
 from shared.rpc.channel import open_channel
-from shared.rpc.server import running_server
+from shared.rpc.server.runner import running_server
 from shared.settings import ObjectStoreSettings
 
 _keys = itertools.count()

@@ -21,7 +21,7 @@ from services.feedback.labels.service import FeedbackStore
 from services.feedback.server import feedback_service
 from services.feedback.settings import FeedbackSettings
 from shared.rpc.channel import open_channel
-from shared.rpc.server import running_server
+from shared.rpc.server.runner import running_server
 from tests.services.feedback.helpers import feedback, request, sha256
 from tests.services.feedback.outages import (
     emptied,

@@ -1,4 +1,4 @@
-"""Feedback on rendered people, and a state that keeps itself, for tests of the learning."""
+"""Feedback on rendered people, and checkpoints in memory, for tests of trainings."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ class Killed(Exception):
     pass
 
 
-class KeptState:
-    """Keeps the state as a store would; can be killed after an epoch."""
+class MemoryCheckpoints:
+    """Keeps the latest checkpoint; can raise Killed after a number of epochs."""
 
     def __init__(self, kill_after: int | None = None) -> None:
         self.kept: bytes | None = None
@@ -40,7 +40,7 @@ class KeptState:
 
 
 class Rendered:
-    """Feedback on rendered people, as annotators would give it."""
+    """A feedback source: pairs of neighbouring pictures of each person, and of two people."""
 
     snapshot_id = "snapshot-1"
 

@@ -1,4 +1,4 @@
-"""Rendered people whom tests give feedback on."""
+"""Rendered people for tests that submit feedback."""
 
 import cv2
 from magface.v1 import feedback_pb2 as pb
@@ -34,7 +34,7 @@ def submit_people(stub: feedback_pb2_grpc.FeedbackServiceStub, people: int, imag
     """Label each picture of a person with their next one, and with the next person's.
 
     Returns:
-        How many pairs were labelled.
+        The number of labelled pairs.
     """
     faces = [[encode(person, image) for image in range(images)] for person in range(people)]
     pairs = 0

@@ -1,4 +1,4 @@
-"""Versions and verdicts that tests make without a network."""
+"""Sample versions, verdicts and results, made without a network."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ def train_spec(parent: str = "parent", **changes: object) -> dict[str, object]:
 
 
 def make_folder(folder: Path, model_version: str, job_id: UUID, parent: str | None = None) -> Path:
-    """Write a version's folder whose files are well formed as far as the registry looks."""
+    """Write the folder of a version with a manifest that is valid for the registry."""
     folder.mkdir(parents=True)
     for name in (ONNX_FILE, WEIGHTS_FILE):
         (folder / name).write_bytes(f"{name} of {model_version}".encode())
@@ -56,8 +56,8 @@ def _entry(path: Path) -> FileEntry:
 
 
 def result_of(model_version: str, against: str | None = None) -> EvaluationResult:
-    """What an evaluation of two genuine and two impostor pairs would find."""
-    # Here, since a stand-in for the worker imports this file and does not need SciPy to start.
+    """The result of an evaluation on two genuine and two impostor pairs."""
+    # Imported here: the stand-in worker imports this module and does not need SciPy to start.
     from shared.evaluation.compare import compare
     from shared.evaluation.measure import measure
     from tests.shared.evaluation.sets import plane_set
@@ -83,7 +83,7 @@ def result_of(model_version: str, against: str | None = None) -> EvaluationResul
 
 
 async def add_sample(pool: Pool, model_version: str, gate: GateVerdict | None = None) -> Job:
-    """Record a version as if a job had made it."""
+    """Record a version and the job that made it."""
     async with transaction(pool) as connection:
         job = await create_job(connection, JobKind.IMPORT, IMPORT, "someone")
         await connection.execute(

@@ -1,6 +1,6 @@
-"""``python -m tests.services.trainer.standin BEHAVIOUR FILE``: a worker that does not compute.
+"""``python -m tests.services.trainer.standin BEHAVIOUR FILE``: a worker with a stand-in handler.
 
-It is run by the real worker's harness; only what it does stands in for the real work.
+The process and the protocol are the real ones; only the work is not. FILE gets the process id.
 """
 
 import os
@@ -10,75 +10,85 @@ from pathlib import Path
 
 from services.trainer.progress import Progress, Stage
 from services.trainer.worker.process import run
-from services.trainer.worker.protocol import Assignment, Done, Measured, SnapshotTaken, Voice
+from services.trainer.worker.protocol import (
+    Assignment,
+    EvaluationDone,
+    MessageWriter,
+    SnapshotTaken,
+    VersionDone,
+)
 from shared.errors import InvalidInput, Unavailable
 from tests.services.trainer.samples import make_folder, result_of
 
 COMMAND = (sys.executable, "-m", "tests.services.trainer.standin")
 
 
-def version(assignment: Assignment, voice: Voice) -> Done:
-    voice.report(Progress(Stage.TRAINING, 0.5, "half way", {"loss": float("nan")}))
+def version(assignment: Assignment, writer: MessageWriter) -> VersionDone:
+    writer.report(Progress(Stage.TRAINING, 0.5, "half way", {"loss": float("nan")}))
     folder = assignment.workdir / "version"
     make_folder(folder, f"v-{assignment.job_id.hex[:8]}", assignment.job_id)
-    return Done(folder=folder, gate=None)
+    return VersionDone(folder=folder, gate=None)
 
 
-def measure(assignment: Assignment, _voice: Voice) -> Measured:
+def measure(assignment: Assignment, _writer: MessageWriter) -> EvaluationDone:
     page = assignment.workdir / "page.html"
     page.write_text("what was measured")
-    return Measured(result=result_of(assignment.spec["model_version"]), page=page)
+    return EvaluationDone(result=result_of(assignment.spec["model_version"]), page=page)
 
 
-def chatter(assignment: Assignment, voice: Voice) -> Done:
-    print("a library greets", flush=True)  # noqa: T201
-    os.system("echo and so does a program it starts")  # noqa: S605
-    return version(assignment, voice)
+def chatter(assignment: Assignment, writer: MessageWriter) -> VersionDone:
+    print("output of a library", flush=True)  # noqa: T201
+    os.system("echo output of a program that it starts")  # noqa: S605
+    return version(assignment, writer)
 
 
-def hang_with_a_child(assignment: Assignment, voice: Voice) -> Done:
+def hang_with_a_child(assignment: Assignment, writer: MessageWriter) -> VersionDone:
     os.system("sleep 300 &")  # noqa: S605
-    return hang(assignment, voice)
+    return hang(assignment, writer)
 
 
-def hang(assignment: Assignment, voice: Voice) -> Done:
-    voice.report(Progress(Stage.EMBEDDING, 0.1, f"hanging as {os.getpid()}"))
+def hang(assignment: Assignment, writer: MessageWriter) -> VersionDone:
+    writer.report(Progress(Stage.EMBEDDING, 0.1, f"hanging as {os.getpid()}"))
     time.sleep(300)
-    return version(assignment, voice)
+    return version(assignment, writer)
 
 
-def hang_once(assignment: Assignment, voice: Voice) -> Done:
+def hang_once(assignment: Assignment, writer: MessageWriter) -> VersionDone:
     if assignment.data_snapshot is None:
-        voice.say(SnapshotTaken(snapshot_id="snapshot-1"))
-        return hang(assignment, voice)
-    voice.report(Progress(Stage.EMBEDDING, 0.2, f"resumed on {assignment.data_snapshot}"))
-    return version(assignment, voice)
+        writer.write(SnapshotTaken(snapshot_id="snapshot-1"))
+        return hang(assignment, writer)
+    writer.report(Progress(Stage.EMBEDDING, 0.2, f"resumed on {assignment.data_snapshot}"))
+    return version(assignment, writer)
 
 
-def refuse(_assignment: Assignment, _voice: Voice) -> Done:
+def refuse(_assignment: Assignment, _writer: MessageWriter) -> VersionDone:
     raise InvalidInput("checkpoint", "holds a cat")
 
 
-def miss_the_store(_assignment: Assignment, _voice: Voice) -> Done:
+def miss_the_store(_assignment: Assignment, _writer: MessageWriter) -> VersionDone:
     raise Unavailable("the object store cannot be reached")
 
 
-def crash(_assignment: Assignment, _voice: Voice) -> Done:
-    raise RuntimeError("something nobody thought of")
+def crash(_assignment: Assignment, _writer: MessageWriter) -> VersionDone:
+    raise RuntimeError("an unexpected error")
 
 
-def be_killed(_assignment: Assignment, _voice: Voice) -> Done:
+def be_killed(_assignment: Assignment, _writer: MessageWriter) -> VersionDone:
     os.kill(os.getpid(), 9)
     raise AssertionError("still alive")
 
 
-def babble(assignment: Assignment, voice: Voice) -> Done:
-    voice._pipe.write(b"this is no message\n")
-    return version(assignment, voice)
+def babble(assignment: Assignment, writer: MessageWriter) -> VersionDone:
+    writer._pipe.write(b"this is no message\n")
+    return version(assignment, writer)
 
 
 if __name__ == "__main__":
     behaviour, log = sys.argv[1:]
     with Path(log).open("a") as file:
         file.write(f"{os.getpid()}\n")
-    run(globals()[behaviour])
+    run(
+        globals()[behaviour],
+        prepare=lambda assignment, _: assignment,
+        under_torchrun="TORCHELASTIC_RUN_ID" in os.environ,
+    )

@@ -1,6 +1,7 @@
-"""A small training on each process of ``torchrun … -m tests.services.trainer.torchrun FOLDER HOW``.
+"""``torchrun … -m tests.services.trainer.torchrun FOLDER BEHAVIOUR``: a training.
 
-Each process leaves what it ended with in FOLDER, where the training's state is kept too.
+BEHAVIOUR is ``train`` or ``process RANK fails`` for a small network, or ``whole training``. Each
+process writes its result to FOLDER, which holds the checkpoint too.
 """
 
 import os
@@ -12,16 +13,21 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from services.trainer.training.distributed import together
+from services.trainer.data.reference_faces import default_reference
+from services.trainer.training.checkpoint import NoCheckpoints
+from services.trainer.training.distributed import process_group
+from services.trainer.training.run import run_training
+from services.trainer.training.spec import TrainingSpec
 from shared.model.network.iresnet import IResNet
+from tests.services.trainer.feedback import Rendered
 from tests.services.trainer.training.test_finetuner import finetuner, tiny_network
 from tests.support.processes import REPOSITORY
 
 SCORES = [0.1, 0.9, 0.5]
 
 
-class FileState:
-    """Keeps the state for the next process; see `services.trainer.training.EpochState`."""
+class FileCheckpoints:
+    """Keeps the latest checkpoint in a file; see `CheckpointStore`."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -49,20 +55,42 @@ def torchrun(folder: Path, behaviour: str, processes: int = 2) -> subprocess.Com
             ),
         ],
         cwd=REPOSITORY,
-        # Spinning threads starve each other where two processes share a core.
+        # Spinning threads slow each other down if two processes share a core.
         env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 
 
+def run_whole(folder: Path, rank: int) -> None:
+    """Run a complete training; the parent is also the only earlier version."""
+    workdir = folder / f"process-{rank}"
+    workdir.mkdir()
+    outcome = run_training(
+        TrainingSpec(job_id="0" * 32, parent_version="parent", epochs=1),
+        feedback=Rendered(range(30), 2),
+        parent=folder / "parent",
+        reference=default_reference(),
+        workdir=workdir,
+        checkpoints=NoCheckpoints(),
+        report=lambda _: None,
+        ancestors=[folder / "parent"],
+    )
+    assert (outcome is None) == (rank != 0)
+    if outcome is not None:
+        (folder / "gate").write_text(" ".join(check.name for check in outcome.gate.checks))
+
+
 def main(folder: Path, behaviour: str) -> None:
     torch.set_num_threads(1)
-    with together():
+    with process_group():
         rank = distributed.get_rank()
+        if behaviour == "whole training":
+            run_whole(folder, rank)
+            return
         with (folder / "pids").open("a") as pids:
             pids.write(f"{os.getpid()}\n")
         trained: list[int] = []
@@ -70,15 +98,15 @@ def main(folder: Path, behaviour: str) -> None:
         def tick(_done: float, epoch: int, _loss: float) -> None:
             trained.append(epoch)
             if behaviour == f"process {rank} fails" and epoch == 3:
-                raise RuntimeError("something nobody thought of")
+                raise RuntimeError("an unexpected error")
 
         def validate(_: IResNet) -> float:
-            # The second process would choose another epoch, were it asked.
+            # Scores of the second process would choose another epoch; they must be ignored.
             return SCORES[trained[-1] - 1] * (1 if rank == 0 else -1)
 
         network = tiny_network()
-        state, scratch = FileState(folder / "state"), folder / f"epoch-{rank}.pt"
-        epochs = finetuner(network).run(validate, state, scratch, tick)
+        checkpoints, scratch = FileCheckpoints(folder / "state"), folder / f"epoch-{rank}.pt"
+        epochs = finetuner(network).run(validate, checkpoints, scratch, tick)
         made = {
             "weights": network.state_dict(),
             "losses": [epoch.loss for epoch in epochs],

@@ -75,11 +75,11 @@ def test_the_typo_of_the_seed_is_named(folder: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
         read_pair_file(write(folder, pair(), typo))
     assert caught.value.field.endswith("pairs.json: pairs[1]")
-    assert caught.value.why == "has no image2; its keys are image1, image4, label"
+    assert caught.value.reason == "has no image2; its keys are image1, image4, label"
 
 
 @pytest.mark.parametrize(
-    ("entry", "field", "why"),
+    ("entry", "field", "reason"),
     [
         ({}, "pairs[1]", "has no image1 and no image2 and no label; its keys are none"),
         ([], "pairs[1]", "is not an object"),
@@ -98,12 +98,12 @@ def test_the_typo_of_the_seed_is_named(folder: Path) -> None:
         (pair("c.jpg", "b.jpg", 1), "pairs[1]", "contradicts pairs[0]"),
     ],
 )
-def test_the_entry_at_fault_is_named(folder: Path, entry: Any, field: str, why: str) -> None:
+def test_the_entry_at_fault_is_named(folder: Path, entry: Any, field: str, reason: str) -> None:
     path = write(folder, pair("b.jpg", "c.jpg", 0), entry)
     with pytest.raises(InvalidInput) as caught:
         read_pair_file(path)
     assert caught.value.field == f"{path}: {field}"
-    assert why in caught.value.why
+    assert reason in caught.value.reason
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"pairs": {}}', "{", "\x00", "[" * 10_000])

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from shared.errors import InvalidInput
 from shared.evaluation.compare import compare, mcnemar
-from shared.evaluation.formatting import change_lines
 from shared.evaluation.measure import measure
+from shared.evaluation.report.formatting import change_lines
 from tests.shared.evaluation.sets import plane_set
 
 

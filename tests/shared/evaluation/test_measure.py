@@ -5,8 +5,8 @@ import pytest
 
 from shared.errors import InvalidInput
 from shared.evaluation.bootstrap import bootstrap
-from shared.evaluation.formatting import headlines, tar_lines
-from shared.evaluation.measure import Measured, measure
+from shared.evaluation.measure import Measurement, measure
+from shared.evaluation.report.formatting import headlines, tar_lines
 from shared.evaluation.results import Evaluation
 from tests.shared.evaluation.sets import plane_set
 
@@ -14,7 +14,7 @@ SIMILARITIES = [0.9, 0.8, 0.3, 0.5, 0.1, -0.2]
 LABELS = [True, True, True, False, False, False]
 
 
-def small() -> Measured:
+def small() -> Measurement:
     pair_set, embedded = plane_set(SIMILARITIES, LABELS)
     return measure("small", embedded, pair_set, 0.4)
 

@@ -12,8 +12,8 @@ import pytest
 
 from cli.demo.rendering.renderer import render_person
 from shared.datasets.pairs import PairSet
-from shared.evaluation.measure import Measured, measure
-from shared.evaluation.report import write_report
+from shared.evaluation.measure import Measurement, measure
+from shared.evaluation.report.page import write_report
 from tests.shared.evaluation.sets import plane_set
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -26,7 +26,7 @@ OPTIONS = (
 )
 
 
-def two_versions() -> tuple[PairSet, Measured, Measured]:
+def two_versions() -> tuple[PairSet, Measurement, Measurement]:
     """Pairs with errors of both kinds, some fixed and some new from the old to the new."""
     genuine = np.arange(240) < 120
     rng = np.random.default_rng(4)

@@ -9,8 +9,8 @@ import pytest
 
 from shared.datasets.pairs import PairSet
 from shared.evaluation.embed import EmbeddedSet
-from shared.evaluation.measure import Measured, measure
-from shared.evaluation.wrong_decisions import find_errors, write_error_folders
+from shared.evaluation.measure import Measurement, measure
+from shared.evaluation.report.wrong_decisions import find_errors, write_error_folders
 from tests.shared.evaluation.sets import plane_set
 
 SIMILARITIES = [0.9, 0.327, 0.1, 0.5, 0.45, 0.0]
@@ -37,7 +37,7 @@ def people(tmp_path: Path) -> PairSet:
 
 
 @pytest.fixture
-def measured(people: PairSet) -> Measured:
+def measured(people: PairSet) -> Measurement:
     magnitudes = [20 + number / 2 for number in range(12)]
     embedded: EmbeddedSet
     _, embedded = plane_set(SIMILARITIES, LABELS, magnitudes)
@@ -48,7 +48,7 @@ def crop(image: int) -> np.ndarray:
     return np.full((112, 112, 3), 10 + 20 * image, np.uint8)
 
 
-def test_all_errors_are_found_worst_first(measured: Measured, people: PairSet) -> None:
+def test_all_errors_are_found_worst_first(measured: Measurement, people: PairSet) -> None:
     found = [(e.pair, e.kind) for e in find_errors(measured, people)]
     assert found == [
         (2, "false_negative"),
@@ -59,7 +59,7 @@ def test_all_errors_are_found_worst_first(measured: Measured, people: PairSet) -
 
 
 def test_each_error_has_a_folder_with_both_images_and_what_went_wrong(
-    measured: Measured, people: PairSet, tmp_path: Path
+    measured: Measurement, people: PairSet, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     write_error_folders(out, people, measured, crop)
@@ -88,7 +88,7 @@ def test_each_error_has_a_folder_with_both_images_and_what_went_wrong(
 
 
 def test_the_summary_lists_all_errors_and_where_they_are(
-    measured: Measured, people: PairSet, tmp_path: Path
+    measured: Measurement, people: PairSet, tmp_path: Path
 ) -> None:
     write_error_folders(tmp_path, people, measured, crop, most=1)
     summary = json.loads((tmp_path / "error_summary.json").read_text())
@@ -107,7 +107,9 @@ def test_the_summary_lists_all_errors_and_where_they_are(
     assert summary["errors"][0]["magnitudes"] == [22.0, 22.5]
 
 
-def test_an_earlier_tree_is_replaced(measured: Measured, people: PairSet, tmp_path: Path) -> None:
+def test_an_earlier_tree_is_replaced(
+    measured: Measurement, people: PairSet, tmp_path: Path
+) -> None:
     write_error_folders(tmp_path, people, measured, crop)
     raised = measure("model-2", measured.embedded, people, 0.6)
     write_error_folders(tmp_path, people, raised, crop)

@@ -98,7 +98,7 @@ def test_missing_unexpected_and_misshapen_keys_are_all_listed(state: State, tmp_
         "layer3.1.conv1.weight [5, 12, 3, 3] instead of [12, 12, 3, 3]",
     )
     for key in ("layer2.0.bn1.bias", "layer2.0.extra", "layer3.1.conv1.weight"):
-        assert key in caught.value.why
+        assert key in caught.value.reason
 
 
 def test_a_key_beside_the_network_is_unexpected(state: State, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_truncated_file_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "reason"),
     [
         (b"", "is empty"),
         (b"not a network at all", "is neither"),
@@ -200,10 +200,10 @@ def test_a_truncated_file_is_refused(
         (b"\x08\0\0\0\0\0\0\0{nothing", "cannot be read"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
+def test_what_is_no_checkpoint_is_refused(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "face.pth"
     path.write_bytes(content)
-    with pytest.raises(InvalidInput, match=why):
+    with pytest.raises(InvalidInput, match=reason):
         load_checkpoint(path)
 
 

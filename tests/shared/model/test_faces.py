@@ -48,13 +48,13 @@ def test_smaller_aligned_crops_are_enlarged(reader: FaceReader) -> None:
 def test_aligned_crops_must_be_square(reader: FaceReader) -> None:
     error = refusal(reader, FaceImage(encode(scene(112, 113)), "aligned"))
     assert error.field == "images[3].data"
-    assert "113x112" in error.why
+    assert "113x112" in error.reason
 
 
 def test_unspecified_without_landmarks_says_what_to_set(reader: FaceReader) -> None:
     error = refusal(reader, FaceImage(encode(scene(113, 113))))
     assert error.field == "images[3].alignment"
-    assert "landmarks" in error.why
+    assert "landmarks" in error.reason
 
 
 @pytest.mark.parametrize("alignment", ["unspecified", "landmarks"])
@@ -70,7 +70,7 @@ def test_landmarks_must_be_five(reader: FaceReader, count: int) -> None:
     landmarks = (TEMPLATE * 2)[:count]
     error = refusal(reader, FaceImage(encode(scene()), "landmarks", landmarks))
     assert error.field == "images[3].landmarks"
-    assert f"has {count} points" in error.why
+    assert f"has {count} points" in error.reason
 
 
 @pytest.mark.parametrize("alignment", ["aligned", "detect"])
@@ -88,7 +88,7 @@ def test_the_field_of_bad_data_is_named(reader: FaceReader) -> None:
 def test_a_picture_without_a_face_is_refused(reader: FaceReader) -> None:
     error = refusal(reader, FaceImage(encode(scene(200, 200)), "detect"))
     assert error.field == "images[3].data"
-    assert "no face" in error.why
+    assert "no face" in error.reason
 
 
 def test_without_a_detector_only_detection_fails_and_says_how_to_get_one(

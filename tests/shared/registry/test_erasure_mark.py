@@ -6,12 +6,12 @@ import threading
 import pytest
 
 from shared.errors import CorruptData
-from shared.registry.erasure_mark import ERASURE_KEY, mark_erasure, read_erasure
+from shared.registry.erasure_mark import ERASURE_KEY, read_erasure_generation, write_erasure_mark
 from shared.storage.objects import ObjectStore
 
 
 def test_before_the_first_erasure_the_generation_is_0(object_store: ObjectStore):
-    assert read_erasure(object_store) == 0
+    assert read_erasure_generation(object_store) == 0
 
 
 def test_each_mark_is_seen_by_who_reads_after_it_though_another_marks_at_the_same_time(
@@ -21,19 +21,19 @@ def test_each_mark_is_seen_by_who_reads_after_it_though_another_marks_at_the_sam
 
     def mark_and_read() -> None:
         for _ in range(10):
-            mark_erasure(object_store)
-            seen.append(read_erasure(object_store))
+            write_erasure_mark(object_store)
+            seen.append(read_erasure_generation(object_store))
 
     markers = [threading.Thread(target=mark_and_read) for _ in range(4)]
-    before = read_erasure(object_store)
+    before = read_erasure_generation(object_store)
     for marker in markers:
         marker.start()
     for marker in markers:
         marker.join()
     assert before not in seen
-    last = read_erasure(object_store)
-    mark_erasure(object_store)
-    assert read_erasure(object_store) != last
+    last = read_erasure_generation(object_store)
+    write_erasure_mark(object_store)
+    assert read_erasure_generation(object_store) != last
 
 
 def test_marks_of_one_moment_differ(object_store: ObjectStore, monkeypatch):
@@ -42,17 +42,17 @@ def test_marks_of_one_moment_differ(object_store: ObjectStore, monkeypatch):
     )
     generations = set()
     for _ in range(4):
-        mark_erasure(object_store)
-        generations.add(read_erasure(object_store))
+        write_erasure_mark(object_store)
+        generations.add(read_erasure_generation(object_store))
     assert len(generations) > 1
 
 
 def test_a_mark_says_nothing_of_whom_it_is_for(object_store: ObjectStore):
-    mark_erasure(object_store)
+    write_erasure_mark(object_store)
     assert list(json.loads(object_store.get(ERASURE_KEY))) == ["generation"]
 
 
 def test_a_damaged_mark_is_told_from_none(object_store: ObjectStore):
     object_store.put(ERASURE_KEY, b'{"generation": ')
     with pytest.raises(CorruptData, match="no erasure mark"):
-        read_erasure(object_store)
+        read_erasure_generation(object_store)

@@ -5,14 +5,14 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from services.trainer.data.label_report import (
+    AnnotatorReliability,
     LabelReport,
-    Reliability,
     Suspicion,
-    keep_report,
+    store_report,
     suspect,
 )
 from services.trainer.data.labels import LabelledPair, Vote
-from shared.registry.label_reports import LABEL_REPORTS, forget_images, read_reports
+from shared.registry.label_reports import LABEL_REPORTS, read_reports, remove_images
 from shared.storage.objects import ObjectStore
 
 _REPORT = TypeAdapter(LabelReport)
@@ -23,17 +23,17 @@ def _report(*pairs: tuple[str, str]) -> LabelReport:
         suspect(LabelledPair(a, b, True, 1.0, (Vote("ann", True),)), 0.9, Suspicion.UNLIKELY)
         for a, b in pairs
     ]
-    return LabelReport(9, 0.2, True, tuple(suspects), (Reliability("ann", 9, 0.8, 0.9),))
+    return LabelReport(9, 0.2, True, tuple(suspects), (AnnotatorReliability("ann", 9, 0.8, 0.9),))
 
 
 def test_an_erased_image_is_taken_out_of_every_report(object_store: ObjectStore) -> None:
     reports = [_report(("aa", "bb"), ("cc", "dd")), _report(("bb", "aa")), _report(("cc", "dd"))]
     for number, written in enumerate(reports):
-        keep_report(object_store, UUID(int=number), written)
+        store_report(object_store, UUID(int=number), written)
     object_store.put(f"{LABEL_REPORTS}broken.json", b"[1, 2")
     object_store.put(f"{LABEL_REPORTS}no-hash.json", b'{"suspects": [{"sha256_a": "Jane"}]}')
     for report in read_reports(object_store):
-        forget_images(object_store, report, [b"\xbb", b"\xee"])
+        remove_images(object_store, report, [b"\xbb", b"\xee"])
     left = [
         _REPORT.validate_json(object_store.get(found.key))
         for found in object_store.list(LABEL_REPORTS)

@@ -13,8 +13,8 @@ from typing import Any
 
 import grpc
 
-from shared.rpc.lifecycle import Lifecycle
-from shared.rpc.server import Build, run_server
+from shared.rpc.server.lifecycle import Lifecycle
+from shared.rpc.server.runner import Build, run_server
 from shared.settings import ServerSettings
 from tests.support.processes import ServiceProcess
 from tests.support.waiting import until

@@ -12,7 +12,7 @@ import pytest
 from shared.errors import Overloaded, Unavailable
 from shared.rpc.channel import open_channel, open_sync_channel
 from shared.rpc.errors import domain_errors
-from shared.rpc.server import running_server
+from shared.rpc.server.runner import running_server
 from tests.shared.rpc.echo import LOCAL, REPEATABLE, SERVICE, Act, EchoProcess, call, echo
 
 

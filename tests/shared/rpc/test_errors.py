@@ -22,9 +22,9 @@ from shared.errors import (
 )
 from shared.rpc.channel import open_channel
 from shared.rpc.errors import domain_errors
-from shared.rpc.interceptors import Context
-from shared.rpc.lifecycle import Lifecycle
-from shared.rpc.server import running_server
+from shared.rpc.server.interceptors import Context
+from shared.rpc.server.lifecycle import Lifecycle
+from shared.rpc.server.runner import running_server
 from tests.shared.rpc.echo import KINDS, LOCAL, SERVICE, Act, call, echo
 
 STATUS: list[tuple[MagFaceError, grpc.StatusCode]] = [
@@ -140,8 +140,8 @@ async def test_long_message_arrives_shortened(letter: str) -> None:
         with pytest.raises(InvalidInput) as caught, domain_errors():
             await call(channel, "unary_unary", b"fail")
     assert caught.value.field == "field"
-    assert caught.value.why.startswith(letter * 300)
-    assert caught.value.why.endswith("…")
+    assert caught.value.reason.startswith(letter * 300)
+    assert caught.value.reason.endswith("…")
 
 
 async def test_cancelled_call_reaches_the_handler_and_is_no_error(

@@ -27,7 +27,7 @@ def test_an_alignment_the_contract_does_not_have_is_refused_by_name() -> None:
     with pytest.raises(InvalidInput) as caught:
         face_from_proto(image, "a.image")
     assert caught.value.field == "a.image.alignment"
-    assert "99" in caught.value.why
+    assert "99" in caught.value.reason
 
 
 def test_a_reference_is_a_face_or_a_hash() -> None:

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from deploy.local.state_files import PortBook
 from shared.errors import NotFound
 from shared.rpc.channel import open_channel
-from shared.rpc.server import running_server
+from shared.rpc.server.runner import running_server
 from tests.shared.rpc.echo import KINDS, LOCAL, SERVICE, call, echo
 
 

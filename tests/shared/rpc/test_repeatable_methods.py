@@ -15,9 +15,9 @@ from grpc_health.v1 import health_pb2
 from shared.errors import Unavailable
 from shared.rpc.channel import open_channel
 from shared.rpc.errors import domain_errors
-from shared.rpc.lifecycle import Lifecycle
-from shared.rpc.retries import is_repeatable, services
-from shared.rpc.server import running_server
+from shared.rpc.retries import is_retryable, services
+from shared.rpc.server.lifecycle import Lifecycle
+from shared.rpc.server.runner import running_server
 from tests.shared.rpc.echo import LOCAL
 from tests.support.idempotency import has_key
 
@@ -28,7 +28,7 @@ NOT_REPEATABLE: dict[str, str] = {}
 
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_says_whether_it_may_be_repeated(name: str) -> None:
-    assert is_repeatable(METHODS[name]) != (name in NOT_REPEATABLE)
+    assert is_retryable(METHODS[name]) != (name in NOT_REPEATABLE)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -54,9 +54,9 @@ async def test_a_channel_repeats_only_what_the_contract_marks() -> None:
         calls += [_call(channel, unmarked, None), _call(channel, _path(health), health)]
         *ended, _ = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(error) for error in ended} == {Unavailable}
-    repeated = {_path(method): 5 for method in METHODS.values() if is_repeatable(method)}
+    repeated = {_path(method): 5 for method in METHODS.values() if is_retryable(method)}
     assert counts == repeated | {unmarked: 1}
-    assert not is_repeatable(health)
+    assert not is_retryable(health)
 
 
 class _Away(grpc.GenericRpcHandler):

@@ -10,7 +10,7 @@ from google.protobuf.message_factory import GetMessageClass
 from magface.v1 import embedder_pb2, feedback_pb2, trainer_pb2, validation_pb2
 
 from shared.errors import InvalidInput
-from shared.rpc.requests import check_texts, request_parser, text_rule
+from shared.rpc.server.requests import check_texts, request_parser, text_rule
 from tests.support.texts import bad_texts, text_fields
 
 SERVICES = [

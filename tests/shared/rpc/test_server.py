@@ -12,8 +12,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from shared.errors import PreconditionFailed
 from shared.rpc.channel import open_channel
-from shared.rpc.lifecycle import Lifecycle
-from shared.rpc.server import Build, running_server
+from shared.rpc.server.lifecycle import Lifecycle
+from shared.rpc.server.runner import Build, running_server
 from tests.shared.rpc.echo import LOCAL, SERVICE, EchoProcess, call, echo
 from tests.support.processes import free_port
 

@@ -1,4 +1,4 @@
-"""The client, a process of its own: a load as JSON on stdin, what it saw as JSON on stdout."""
+"""Client process: reads a load as JSON from stdin and writes its record as JSON to stdout."""
 
 import asyncio
 import json
@@ -12,40 +12,41 @@ import uvloop
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 
 from tests.benchmarks.serving.load import images
-from tests.benchmarks.serving.load.connections import Address, targets
+from tests.benchmarks.serving.load.connections import Address, connect_clients
 from tests.benchmarks.serving.load.patterns import (
-    Checked,
-    Seen,
-    ask_at_rate,
-    ask_without_pause,
-    leave_early,
+    CheckedLoad,
+    LoadRecord,
+    cancelling_load,
+    closed_loop,
+    fixed_rate,
 )
 
 
 async def _main() -> None:
-    order = json.loads(sys.stdin.readline())
+    load = json.loads(sys.stdin.readline())
     faces = images.faces()
     before = time.process_time()
-    seen = await _run(order["load"], faces, Address(**order["address"]), order)
-    seen.cpu_s = time.process_time() - before
-    sys.stdout.write(json.dumps(vars(seen)))
+    record = await _run(load, faces, Address(**load["address"]))
+    record.cpu_s = time.process_time() - before
+    sys.stdout.write(json.dumps(vars(record)))
 
 
-async def _run(load: str, faces: list[bytes], address: Address, order: dict[str, Any]) -> Seen:
-    repeat = order.get("repeat", False)
+async def _run(load: dict[str, Any], faces: list[bytes], address: Address) -> LoadRecord:
+    repeat = load.get("repeat", False)
     pictures = (images.repeated if repeat else images.fresh)(faces)
-    if load == "without_pause":
-        async with targets(address, order["callers"]) as callers:
-            return await ask_without_pause(callers, pictures, order["seconds"])
+    pattern = load["pattern"]
+    if pattern == "closed_loop":
+        async with connect_clients(address, load["callers"]) as clients:
+            return await closed_loop(clients, pictures, load["seconds"])
     async with grpc.aio.insecure_channel(address.host_port) as channel:
         stub = EmbedderServiceStub(channel)
-        if load == "at_rate":
-            return await ask_at_rate(stub, pictures, order["rate"], order["seconds"])
-        if load == "leave_early":
-            patience = (order["patience_s"][0], order["patience_s"][1])
-            return await leave_early(stub, pictures, order["callers"], patience, order["seconds"])
-        checked = Checked(Path(order["references"]), order["images"])
-        return await checked.ask(stub, pictures, order["callers"], await _stdin_closed())
+        if pattern == "fixed_rate":
+            return await fixed_rate(stub, pictures, load["rate"], load["seconds"])
+        if pattern == "cancelling":
+            wait_s = (load["patience_s"][0], load["patience_s"][1])
+            return await cancelling_load(stub, pictures, load["callers"], wait_s, load["seconds"])
+        checked = CheckedLoad(Path(load["references"]), load["images"])
+        return await checked.run(stub, pictures, load["callers"], await _stdin_closed())
 
 
 async def _stdin_closed() -> asyncio.Event:
@@ -55,7 +56,7 @@ async def _stdin_closed() -> asyncio.Event:
         await asyncio.to_thread(sys.stdin.read)
         closed.set()
 
-    # Kept by the event, as a task that nobody holds may be collected.
+    # The event refers to the task, which would otherwise be garbage-collected.
     closed.watching = asyncio.create_task(watch())  # type: ignore[attr-defined]
     return closed
 

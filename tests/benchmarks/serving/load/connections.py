@@ -1,4 +1,4 @@
-"""Ways to ask a server for the embedding of one JPEG, over gRPC and over HTTP."""
+"""Clients that get the embedding of one JPEG from a server, over gRPC or HTTP."""
 
 import asyncio
 import base64
@@ -17,25 +17,25 @@ EMBEDDING_BYTES = 2048
 _TIMEOUT_S = 60.0
 
 
-class Target(Protocol):
-    """One caller's view of a server."""
+class EmbedClient(Protocol):
+    """Client of one caller."""
 
     async def embed(self, jpeg: bytes) -> bytes:
-        """Give the embedding as 512 float32 numbers."""
+        """Get the embedding as the bytes of 512 float32 numbers."""
         ...
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is, and what it speaks.
+    """Address and protocol of a server.
 
     Attributes:
-        kind: "grpc" for EmbedderService; "http" for a picture as the body of a POST and an
-            embedding as the body of the answer; "json" where the body is JSON with the picture
-            in base64; "kserve" and "triton" for the protocol they share, with its binary
-            extension, each with the tensor that its Python side takes bytes in.
+        kind: The protocol. "grpc" is EmbedderService. "http" is a POST with the JPEG as the body;
+            the body of the response is the embedding. "json" is the same with the JPEG in base64
+            inside JSON. "kserve" and "triton" are the Open Inference Protocol with its binary
+            extension; they differ in the tensor for bytes.
         host_port: ``host:port``.
-        path: Of the URL.
+        path: Path of the URL.
     """
 
     kind: str
@@ -44,23 +44,23 @@ class Address:
 
 
 @asynccontextmanager
-async def targets(address: Address, callers: int) -> AsyncIterator[list[Target]]:
-    """Connect; gRPC's callers share a channel, HTTP's have a connection each."""
+async def connect_clients(address: Address, callers: int) -> AsyncIterator[list[EmbedClient]]:
+    """Connect one client per caller. gRPC clients share a channel; HTTP clients do not."""
     if address.kind == "grpc":
         async with grpc.aio.insecure_channel(address.host_port) as channel:
             stub = EmbedderServiceStub(channel)
-            yield [GrpcTarget(stub)] * callers
+            yield [GrpcClient(stub)] * callers
         return
-    connected = [await _HttpTarget.connect(address) for _ in range(callers)]
+    connected = [await _HttpClient.connect(address) for _ in range(callers)]
     try:
         yield list(connected)
     finally:
-        for target in connected:
-            target.close()
+        for client in connected:
+            client.close()
 
 
-class GrpcTarget:
-    """Asks EmbedderService."""
+class GrpcClient:
+    """Client of EmbedderService."""
 
     def __init__(self, stub: Any) -> None:
         self._stub = stub
@@ -79,9 +79,9 @@ def aligned_image(jpeg: bytes) -> image_pb2.Image:
 
 
 class _Http(asyncio.Protocol):
-    """HTTP/1.1 with one request at a time, and as little work of ours as there can be.
+    """Minimal HTTP/1.1 connection with one request at a time.
 
-    The client has a core of its own machine's two: what it takes is taken from the server.
+    The client shares the machine with the server, so its own processor time slows the server down.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class _Http(asyncio.Protocol):
         self._received = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is none by inheritance.
+        # uvloop's transport is no subclass of asyncio.Transport.
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -127,13 +127,13 @@ class _Http(asyncio.Protocol):
             self._answer.set_exception(outcome)
 
 
-class _HttpTarget:
+class _HttpClient:
     def __init__(self, http: _Http, address: Address) -> None:
         self._http = http
         self._address = address
 
     @classmethod
-    async def connect(cls, address: Address) -> "_HttpTarget":
+    async def connect(cls, address: Address) -> "_HttpClient":
         host, _, port = address.host_port.rpartition(":")
         loop = asyncio.get_running_loop()
         _, http = await loop.create_connection(_Http, host, int(port))
@@ -142,7 +142,7 @@ class _HttpTarget:
     async def embed(self, jpeg: bytes) -> bytes:
         async with asyncio.timeout(_TIMEOUT_S):
             body = await self._http.request(http_request(self._address, jpeg))
-        # Binary outputs follow their JSON.
+        # With the binary extension, the outputs follow the JSON.
         return body[-EMBEDDING_BYTES:]
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class _HttpTarget:
 
 
 def http_request(address: Address, jpeg: bytes) -> bytes:
-    """Frame one picture as the server wants it."""
+    """Build the HTTP request for one JPEG."""
     headers, body = ["Content-Type: image/jpeg"], jpeg
     if address.kind == "json":
         headers = ["Content-Type: application/json"]
@@ -172,10 +172,10 @@ def http_request(address: Address, jpeg: bytes) -> bytes:
 
 
 def _tensor(kind: str, jpeg: bytes) -> tuple[bytes, bytes]:
-    """Describe a picture as JSON, and give the bytes that follow it."""
+    """Make the JSON that describes a JPEG as a tensor, and the bytes that follow the JSON."""
     shape, datatype, data = [len(jpeg)], "UINT8", jpeg
     if kind == "triton":
-        # A batch of one tensor of one string, which is its length and then itself.
+        # A batch of one string, encoded as its length and its bytes.
         shape, datatype, data = [1, 1], "BYTES", len(jpeg).to_bytes(4, "little") + jpeg
     tensor = {
         "name": "image",
@@ -183,8 +183,8 @@ def _tensor(kind: str, jpeg: bytes) -> tuple[bytes, bytes]:
         "datatype": datatype,
         "parameters": {"binary_data_size": len(data)},
     }
-    order = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
-    return json.dumps(order).encode(), data
+    request = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    return json.dumps(request).encode(), data
 
 
 def _content_length(head: bytes) -> int:
@@ -192,4 +192,4 @@ def _content_length(head: bytes) -> int:
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-length":
             return int(value)
-    raise RuntimeError(f"an answer without a length: {head[:200]!r}")
+    raise RuntimeError(f"a response without Content-Length: {head[:200]!r}")

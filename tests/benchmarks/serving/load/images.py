@@ -1,4 +1,4 @@
-"""JPEG crops of which no two are the same file, while they are the same few faces."""
+"""JPEG crops to send: every file is unique, while the faces repeat."""
 
 import secrets
 import struct
@@ -15,7 +15,7 @@ _COMMENT = b"\xff\xfe"
 
 
 def faces() -> list[bytes]:
-    """Rendered faces as JPEG crops of 112x112, the same ones each time."""
+    """Render 64 faces as JPEG crops of 112x112, the same ones each time."""
     return [
         cv2.imencode(".jpg", render_person(person, 0), [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
         for person in range(FACES)
@@ -23,25 +23,25 @@ def faces() -> list[bytes]:
 
 
 def with_comment(jpeg: bytes, comment: bytes) -> bytes:
-    """Insert a comment into a JPEG: another file with the same pixels and the same work."""
+    """Insert a comment into a JPEG, which makes another file with the same pixels."""
     segment = _COMMENT + struct.pack(">H", len(comment) + 2) + comment
     return _START_OF_IMAGE + segment + jpeg[len(_START_OF_IMAGE) :]
 
 
 def fresh(jpegs: list[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Go round the faces for ever; each file is new to every server.
+    """Cycle through the faces forever, with a new file each time.
 
     Yields:
         The face's number, and its file.
     """
-    who = secrets.token_bytes(8)
+    prefix = secrets.token_bytes(8)
     for number in count():
         face = number % len(jpegs)
-        yield face, with_comment(jpegs[face], who + number.to_bytes(8, "big"))
+        yield face, with_comment(jpegs[face], prefix + number.to_bytes(8, "big"))
 
 
 def repeated(jpegs: list[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Go round the same files for ever."""
+    """Cycle through the same files forever."""
     for number in count():
         face = number % len(jpegs)
         yield face, jpegs[face]

@@ -1,4 +1,4 @@
-"""Runs client processes, and makes figures of what they saw."""
+"""Client processes, and the figures made from their reports."""
 
 import json
 import subprocess
@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tests.benchmarks.progress import log
 from tests.benchmarks.serving.load.connections import Address
 from tests.benchmarks.serving.plan import CALLERS, machine
 
@@ -18,33 +19,33 @@ Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a client process saw; see `patterns.Seen`."""
+class LoadReport:
+    """Report of a client process; see `patterns.LoadRecord`."""
 
     ended: list[float]
     took: list[float]
     codes: dict[str, int]
-    flaws: dict[str, int]
+    faults: dict[str, int]
     began: float
     stopped: float
     cpu_s: float
 
     def calls_per_second(self, warm_s: float = 0.0) -> float:
-        """Answered calls a second while the load was whole, without the first so many seconds."""
+        """Answered calls per second during the load, without its first `warm_s` seconds."""
         start = self.began + warm_s
         return rate([each for each in self.ended if start <= each <= self.stopped])
 
 
 def rate(ended: ArrayLike) -> float:
-    """Calls a second: the slope of the line through their count over time.
+    """Calls per second: the slope of the least-squares line through their count over time.
 
-    Answers come in batches, so that a count within a window would be off by up to one.
+    Answers arrive in batches, so a count within a window would be off by up to a batch.
 
     Args:
-        ended: When each call ended, seconds.
+        ended: End of each call, in seconds.
 
     Returns:
-        0 where there are not two moments.
+        The rate; 0 when fewer than two calls ended at different times.
     """
     times = np.sort(np.asarray(ended, np.float64))
     if len(times) < 2 or times[-1] == times[0]:
@@ -54,38 +55,38 @@ def rate(ended: ArrayLike) -> float:
     return float((times @ count) / (times @ times))
 
 
-class Client:
-    """A client process at work.
+class ClientProcess:
+    """A running client process.
 
     Args:
-        address: The server's.
-        load: See `client_process`.
-        order: What else the load takes.
+        address: The server to call.
+        pattern: Name of the load pattern, see `client_process`.
+        options: Parameters of the pattern.
     """
 
-    def __init__(self, address: Address, load: str, **order: Any) -> None:
+    def __init__(self, address: Address, pattern: str, **options: Any) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.serving.load.client_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        text = json.dumps({"load": load, "address": asdict(address), **order})
+        text = json.dumps({"pattern": pattern, "address": asdict(address), **options})
         self._pipe.write(text + "\n")
         self._pipe.flush()
 
-    def finish(self) -> Sight:
-        """Wait for its end, having told a load without an end to end.
+    def finish(self) -> LoadReport:
+        """Close its stdin, which ends a load without a duration, and wait for its report.
 
         Raises:
-            RuntimeError: If it failed; its own message is on stderr.
+            RuntimeError: It failed; its own message is on stderr.
         """
         out, _ = self._process.communicate()
         if self._process.returncode:
-            raise RuntimeError(f"a client process ended with {self._process.returncode}")
-        return Sight(**json.loads(out))
+            raise RuntimeError(f"a client process exited with {self._process.returncode}")
+        return LoadReport(**json.loads(out))
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> "ClientProcess":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,39 +100,41 @@ class Client:
         return self._process.stdin
 
 
-def ask(address: Address, seconds: float, callers: int = CALLERS, *, repeat: bool = False) -> Sight:
-    """Let a client process ask without a pause for so many seconds.
+def run_load(
+    address: Address, seconds: float, callers: int = CALLERS, *, repeat: bool = False
+) -> LoadReport:
+    """Run a closed loop in a client process for so many seconds.
 
     Raises:
-        RuntimeError: If our own server failed a call.
+        RuntimeError: Our own server failed a call.
     """
-    load: dict[str, Any] = {"seconds": seconds, "callers": callers, "repeat": repeat}
-    with Client(address, "without_pause", **load) as client:
-        sight = client.finish()
-    if address.kind == "grpc" and set(sight.codes) - {"OK"}:
-        raise RuntimeError(f"calls failed that should not: {sight.codes}")
-    return sight
+    options: dict[str, Any] = {"seconds": seconds, "callers": callers, "repeat": repeat}
+    with ClientProcess(address, "closed_loop", **options) as client:
+        report = client.finish()
+    if address.kind == "grpc" and set(report.codes) - {"OK"}:
+        raise RuntimeError(f"the embedder failed calls: {report.codes}")
+    return report
 
 
 def alternate(
-    ways: Mapping[str, Callable[[], float]], rounds: int, name: str
+    alternatives: Mapping[str, Callable[[], float]], rounds: int, title: str
 ) -> dict[str, list[float]]:
-    """Measure each way in turn, round after round, so that what else happens hits all alike."""
-    raw: dict[str, list[float]] = {way: [] for way in ways}
+    """Measure each alternative once per round, so that other load on the machine affects all."""
+    raw: dict[str, list[float]] = {name: [] for name in alternatives}
     for number in range(rounds):
-        for way, measure in ways.items():
-            raw[way].append(measure())
-        newest = ", ".join(f"{way} {values[-1]:.4g}" for way, values in raw.items())
-        sys.stderr.write(f"{name}, round {number + 1} of {rounds}: {newest}\n")
+        for name, measure in alternatives.items():
+            raw[name].append(measure())
+        newest = ", ".join(f"{name} {values[-1]:.4g}" for name, values in raw.items())
+        log(f"{title}, round {number + 1} of {rounds}: {newest}")
     return raw
 
 
 def ratio_of(raw: Mapping[str, list[float]], over: str, under: str) -> Figures:
-    """The median over the rounds of one way over another, with all that was measured."""
+    """Give the median over the rounds of one alternative over another, and all measurements."""
     pairs = zip(raw[over], raw[under], strict=True)
     return {
         "value": median(a / b for a, b in pairs),
-        "medians": {way: median(values) for way, values in raw.items()},
+        "medians": {name: median(values) for name, values in raw.items()},
         "raw": dict(raw),
         "machine": machine(),
     }

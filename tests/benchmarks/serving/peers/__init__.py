@@ -1,4 +1,4 @@
-"""Other servers around the same network, each in one file, as its documentation recommends.
+"""Other model servers for the same network, each set up as its documentation recommends.
 
-They run in virtual environments of their own, which have nothing of this project.
+Each runs in a virtual environment of its own, without this project's packages.
 """

@@ -1,4 +1,4 @@
-"""BentoML: a service that takes pictures one by one, before one that batches adaptively."""
+"""BentoML: a service that decodes images, in front of one with adaptive batching."""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +11,7 @@ from bentoml.validators import ContentType
 from tests.benchmarks.serving.peers.network import BATCH, Network, decode
 
 TRAFFIC = {"timeout": 60}
-# None of the servers logs its calls.
+# No server in the comparison logs its calls.
 QUIET = {"access": {"enabled": False}}
 
 

@@ -1,6 +1,6 @@
-"""Plain FastAPI and onnxruntime, as most people begin: it has no batching to turn on.
+"""Plain FastAPI and onnxruntime, without batching.
 
-Decoding and the network run on Starlette's threads, so that the loop stays free.
+Decoding and the network run on Starlette's threads, to keep the event loop free.
 """
 
 import uvicorn

@@ -1,7 +1,7 @@
 """KServe's Python server, with its binary protocol.
 
-Its batcher is a container of Kubernetes' beside the server and not in the Python package, so a
-request is computed by itself.
+Its batcher is a separate container in Kubernetes and not part of the Python package, so each
+request is computed alone.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Faces(Model):
 
 if __name__ == "__main__":
     server = ModelServer(http_port=PORT, enable_grpc=False, enable_latency_logging=False)
-    # None of the servers logs its calls.
+    # No server in the comparison logs its calls.
     for name in ("uvicorn.access", "kserve.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
     server.start([Faces()])

@@ -1,4 +1,4 @@
-"""LitServe with its batching; its requests are JSON, so pictures travel as base64."""
+"""LitServe with its batching; requests are JSON, with the image in base64."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""What all of them serve: JPEGs decoded by OpenCV, onnxruntime with the settings of ours."""
+"""The network that all servers use: OpenCV for JPEGs, and onnxruntime with our settings."""
 
 import os
 
@@ -11,25 +11,25 @@ BATCH = 32
 
 
 def decode(jpeg: bytes) -> np.ndarray:
-    """A crop as uint8 [112, 112, 3], BGR."""
+    """Decode a crop: uint8 [112, 112, 3], BGR."""
     return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
 
 
 class Network:
-    """The ONNX file that the benchmark names."""
+    """The ONNX file that the environment variable PEER_NETWORK names."""
 
     def __init__(self) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = int(os.environ["PEER_THREADS"])
         options.log_severity_level = 3
-        # As ours: threads that spin would take the cores from the clients.
+        # As in our embedder: spinning threads would take the cores from the client.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = os.environ["PEER_NETWORK"]
         self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
     def embed(self, crops: list[np.ndarray]) -> np.ndarray:
-        """Unit vectors, float32 [N, 512], of uint8 [112, 112, 3] each."""
+        """Compute unit vectors, float32 [N, 512], of N crops, uint8 [112, 112, 3] each."""
         planes = np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2))
         images = np.multiply(planes, np.float32(1 / 255), dtype=np.float32)
         raw = self._session.run(None, {self._input: images})[0]

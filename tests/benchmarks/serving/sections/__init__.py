@@ -1,1 +1,1 @@
-"""The sections of the serving benchmark, one measurement each."""
+"""Sections of the serving benchmark: one measurement each."""

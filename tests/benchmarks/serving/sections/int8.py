@@ -1,7 +1,7 @@
-"""Eight bits against float: speed with iResNet-18, and what the bundled network loses by it.
+"""int8 against float32: speed of iResNet-18, and loss of accuracy of the bundled network.
 
-The speed is of the full width with random weights, which takes as long as with trained ones; the
-accuracy is of the only trained network that there is, on real faces where they are at hand.
+The speed is measured with random weights, which cost as much as trained ones. The accuracy is
+measured with the bundled network, the only trained one, on real faces where they are available.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ _QUICK_PEOPLE = 20
 
 
 def int8(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
-    """Images a second of the quantized network over the float one, both in batches of 32."""
+    """Throughput of the quantized network over the float32 one, both in batches of 32."""
     network = versions.iresnet18()
     rendered = np.stack([render_person(person, 1) for person in range(_BATCH)])
     quantized = _quantized(network, rendered, folder / "iresnet18")
@@ -58,15 +58,16 @@ def _quantized(network: Path, crops: NDArray[np.uint8], folder: Path) -> Path:
 
 
 def _accuracy(plan: Plan, folder: Path) -> Figures:
-    """Best accuracy of the bundled network on people that it was not calibrated on."""
+    """Best accuracy of the bundled network, on other people than those of the calibration."""
     if not _FACES.is_dir():
         return {"accuracy": f"not measured: {_FACES} is not there"}
     people = list(read_identities(_FACES).values())[: _QUICK_PEOPLE if plan.quick else None]
     half = len(people) // 2
-    known, _ = _read(people[:half])
+    calibration_crops, _ = _read(people[:half])
     crops, persons = _read(people[half:])
-    # Spread over the people, not the first of them.
-    calibration = known[:: max(1, len(known) // _CALIBRATION)]
+    # From all of these people, not only the first.
+    step = max(1, len(calibration_crops) // _CALIBRATION)
+    calibration = calibration_crops[::step]
     version = export_default(folder / "default")
     order = read_manifest(version).channel_order
     quantized = _quantized(version, calibration, folder / "default-int8")
@@ -75,8 +76,8 @@ def _accuracy(plan: Plan, folder: Path) -> Figures:
         session = OnnxSession(file, order)
         starts = range(0, len(crops), _BATCH)
         features = np.concatenate([session.run(crops[at : at + _BATCH]) for at in starts])
-        one = (features, persons)
-        best[name] = figures(one, one, features).accuracy_at_fewest
+        embedded = (features, persons)
+        best[name] = figures(embedded, embedded, features).accuracy_at_fewest
     return {
         "accuracy": best,
         "accuracy_loss": best["float32"] - best["int8"],

@@ -1,4 +1,4 @@
-"""What everything but the network costs: a network of almost no cost, and a plain server."""
+"""Overhead of the service: an almost-free network, against a plain server."""
 
 import sys
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploy.local.state_files import PortBook
 from tests.benchmarks.serving.load.connections import Address
-from tests.benchmarks.serving.load.measurement import Figures, alternate, ask, ratio_of
+from tests.benchmarks.serving.load.measurement import Figures, alternate, ratio_of, run_load
 from tests.benchmarks.serving.plan import Plan
 from tests.benchmarks.serving.servers.embedder import running_embedder
 from tests.benchmarks.serving.servers.process import OtherServer, running
@@ -15,7 +15,7 @@ from tests.benchmarks.serving.servers.versions import BenchVersions
 
 
 def overhead(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
-    """Calls a second with the almost-free network, over a server that only decodes."""
+    """Calls per second with the almost-free network, over a server that only decodes."""
     with (
         running_embedder(folder, [versions.almost_free()]) as embedder,
         _running_plain(folder) as plain,
@@ -32,7 +32,7 @@ def overhead(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
 
 
 def _calls(address: Address, plan: Plan) -> float:
-    return ask(address, plan.warm_s + plan.fast_s).calls_per_second(plan.warm_s)
+    return run_load(address, plan.warm_s + plan.fast_s).calls_per_second(plan.warm_s)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ten times the load that it can carry, and a storm of callers who leave."""
+"""Overload at ten times the capacity, and many callers who cancel their calls."""
 
 import threading
 import time
@@ -9,22 +9,22 @@ import numpy as np
 
 from shared.rpc.health import is_serving
 from tests.benchmarks.serving.load.connections import Address
-from tests.benchmarks.serving.load.measurement import Client, Figures, Sight, ask
+from tests.benchmarks.serving.load.measurement import ClientProcess, Figures, LoadReport, run_load
 from tests.benchmarks.serving.plan import CALLERS, Plan, machine
 from tests.benchmarks.serving.servers.embedder import Embedder, running_embedder
 from tests.benchmarks.serving.servers.versions import BenchVersions
 
 _TIMES = 10
-# More than that one client process of Python cannot send; the quick run's network is too fast.
+# One Python client process cannot send more; a quick run's network is faster than that.
 _MOST_PER_SECOND = 800.0
 _STORM_CALLERS = 48
-# Less than the engine takes for a full batch, so that most of them leave while they wait.
+# Less than the time of a full batch, so that most callers cancel while they wait.
 _PATIENCE_S = (0.01, 0.1)
 _EMBED = "/magface.v1.EmbedderService/Embed"
 
 
-class _Watch:
-    """Looks at health and memory twice a second, from a thread of its own."""
+class _Monitor:
+    """Thread that samples health and memory twice a second."""
 
     def __init__(self, embedder: Embedder) -> None:
         self.healthy: list[bool] = []
@@ -33,7 +33,7 @@ class _Watch:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> "_Watch":
+    def __enter__(self) -> "_Monitor":
         self._thread.start()
         return self
 
@@ -48,62 +48,67 @@ class _Watch:
 
 
 def overload(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
-    """Offer ten times what 32 callers get, at a rate that does not wait for answers.
+    """Send ten times the rate that 32 callers reach, without waiting for answers.
 
-    Nothing is cached, as a cache that fills would look like a leak.
+    The cache is off: its growth would look like a memory leak.
     """
     with running_embedder(folder, [versions.iresnet18()], cache_bytes="0") as embedder:
         address = Address("grpc", embedder.address)
-        steady = [ask(address, plan.warm_s + plan.slow_s) for _ in range(plan.rounds)]
+        steady = [run_load(address, plan.warm_s + plan.slow_s) for _ in range(plan.rounds)]
         capacity = median(each.calls_per_second(plan.warm_s) for each in steady)
-        order = {
+        options = {
             "rate": min(_TIMES * capacity, _MOST_PER_SECOND),
             "seconds": plan.overload_s,
         }
-        with Client(address, "at_rate", **order) as client, _Watch(embedder) as watch:
-            sight = client.finish()
-    return _overload_figures(capacity, steady, sight, watch)
+        with (
+            ClientProcess(address, "fixed_rate", **options) as client,
+            _Monitor(embedder) as monitor,
+        ):
+            seen = client.finish()
+    return _overload_figures(capacity, steady, seen, monitor)
 
 
-def _overload_figures(capacity: float, steady: list[Sight], sight: Sight, watch: _Watch) -> Figures:
-    calm = [_p99(each.took) for each in steady]
-    refused = {code: count for code, count in sight.codes.items() if code != "OK"}
-    # The first fifth fills the queue and the arenas; after it nothing may grow.
-    full = watch.rss[len(watch.rss) // 5 :]
+def _overload_figures(
+    capacity: float, steady: list[LoadReport], seen: LoadReport, monitor: _Monitor
+) -> Figures:
+    steady_p99 = [_p99(each.took) for each in steady]
+    refused = {code: count for code, count in seen.codes.items() if code != "OK"}
+    # The first fifth fills the queue and the allocator's arenas; memory is stable after it.
+    filled = monitor.rss[len(monitor.rss) // 5 :]
     return {
-        "p99_ratio": _p99(sight.took) / median(calm),
-        "memory_growth": max(full) / full[0] - 1,
-        "always_serving": all(watch.healthy),
+        "p99_ratio": _p99(seen.took) / median(steady_p99),
+        "memory_growth": max(filled) / filled[0] - 1,
+        "always_serving": all(monitor.healthy),
         "cache_bytes": 0,
-        "offered_per_second": sum(sight.codes.values()) / (sight.stopped - sight.began),
-        "carried_per_second": sight.calls_per_second(),
+        "offered_per_second": sum(seen.codes.values()) / (seen.stopped - seen.began),
+        "carried_per_second": seen.calls_per_second(),
         "steady_per_second": capacity,
         "refused": refused,
         "refused_otherwise": sum(refused.values()) - refused.get("RESOURCE_EXHAUSTED", 0),
-        "refused_without_retry_info": sum(sight.flaws.values()),
+        "refused_without_retry_info": sum(seen.faults.values()),
         "raw": {
-            "steady_p99_s": calm,
-            "overload_p99_s": _p99(sight.took),
-            "overload_p50_s": median(sight.took),
-            "health_checks": len(watch.healthy),
-            "rss_bytes": watch.rss,
+            "steady_p99_s": steady_p99,
+            "overload_p99_s": _p99(seen.took),
+            "overload_p50_s": median(seen.took),
+            "health_checks": len(monitor.healthy),
+            "rss_bytes": monitor.rss,
         },
         "machine": machine(),
     }
 
 
 def cancel(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
-    """Callers who leave, beside 32 who stay: how much of what nobody waits for is computed.
+    """Share of the cancelled images that are computed, with 32 other callers who do not cancel.
 
-    All of them are let in, as a call that is refused has nothing to be cancelled.
+    The queue is large enough for all calls: a refused call cannot be cancelled.
     """
-    room = {"max_images": str(2 * (CALLERS + _STORM_CALLERS))}
-    with running_embedder(folder, [versions.iresnet18()], **room) as embedder:
+    limits = {"max_images": str(2 * (CALLERS + _STORM_CALLERS))}
+    with running_embedder(folder, [versions.iresnet18()], **limits) as embedder:
         address = Address("grpc", embedder.address)
         before = _Counts(embedder)
         storm = {"callers": _STORM_CALLERS, "patience_s": _PATIENCE_S, "seconds": plan.storm_s}
-        with Client(address, "leave_early", **storm) as client:
-            stayed = ask(address, plan.storm_s)
+        with ClientProcess(address, "cancelling", **storm) as client:
+            stayed = run_load(address, plan.storm_s)
             left = client.finish()
         time.sleep(3 * max(stayed.took))
         after = _Counts(embedder)
@@ -124,7 +129,7 @@ def cancel(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
 
 
 class _Counts:
-    """The server's own counts of images computed and calls cancelled."""
+    """The server's counters of computed images and cancelled calls."""
 
     def __init__(self, embedder: Embedder) -> None:
         self.computed = embedder.metric("magface_embedder_batch_images_sum")

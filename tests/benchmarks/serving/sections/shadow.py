@@ -1,4 +1,4 @@
-"""How far the calls of one caller are delayed by a candidate that tries all of them."""
+"""Delay of calls by the shadow evaluation of a candidate on all of them."""
 
 import time
 from itertools import islice
@@ -21,10 +21,10 @@ _PAUSES_S = {"without_pause": 0.0, "with_pauses": 0.1}
 
 
 def shadow(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
-    """The p50 of Verify with a candidate over that without, iResNet-18 both.
+    """Median latency of Verify with a candidate over that without one, both iResNet-18.
 
-    Without a pause the candidate's turn comes between two calls, so that most of them find it at
-    work; with pauses of a tenth of a second it has mostly finished.
+    Without a pause between calls, most calls arrive while the candidate computes. With pauses of
+    0.1 s the candidate has usually finished.
     """
     first = versions.iresnet18()
     candidate = versions.differing(first, "iresnet18-signs1", 1)
@@ -46,7 +46,7 @@ class _Caller:
         self._pictures = fresh(faces())
 
     def compare(self, name: str, pause_s: float, plan: Plan) -> Figures:
-        before = self._tried()
+        before = self._evaluated()
         raw = alternate(
             {
                 "shadow": lambda: self.p50_ms(self._candidate, pause_s, plan.slow_s),
@@ -55,13 +55,13 @@ class _Caller:
             plan.rounds,
             f"shadow {name}",
         )
-        tried = self._tried() - before
-        return ratio_of(raw, "shadow", "none") | {"unit": "ms, p50", "tried": tried}
+        evaluated = self._evaluated() - before
+        return ratio_of(raw, "shadow", "none") | {"unit": "ms, p50", "tried": evaluated}
 
     def p50_ms(self, candidate: str, pause_s: float, seconds: float) -> float:
-        """Of one caller who waits so long between an answer and the next call."""
-        self._embedder.registry.try_in_shadow(candidate)
-        wait_until(lambda: self._ready(candidate), what=f"{candidate or 'no version'} to be tried")
+        """Measure one caller that waits `pause_s` between an answer and the next call."""
+        self._embedder.registry.set_shadow(candidate)
+        wait_until(lambda: self._ready(candidate), what=f"the shadow version {candidate!r}")
         took, end = [], time.monotonic() + seconds
         while time.monotonic() < end:
             took.append(self._verify())
@@ -71,9 +71,9 @@ class _Caller:
     def _ready(self, candidate: str) -> bool:
         if not candidate:
             return not self._shadow_version()
-        before = self._tried()
+        before = self._evaluated()
         self._verify()
-        return self._shadow_version() == candidate and self._tried() > before
+        return self._shadow_version() == candidate and self._evaluated() > before
 
     def _verify(self) -> float:
         a, b = (pb.VerifySide(image=aligned_image(jpeg)) for _, jpeg in islice(self._pictures, 2))
@@ -84,7 +84,7 @@ class _Caller:
     def _shadow_version(self) -> str:
         return str(self._stub.GetModel(pb.GetModelRequest(), timeout=10).shadow_version)
 
-    def _tried(self) -> int:
+    def _evaluated(self) -> int:
         name = "magface_embedder_shadow_pairs_total"
-        judged = ("agreed", "disagreed")
-        return int(sum(self._embedder.metric(name, outcome=outcome) for outcome in judged))
+        outcomes = ("agreed", "disagreed")
+        return int(sum(self._embedder.metric(name, outcome=outcome) for outcome in outcomes))

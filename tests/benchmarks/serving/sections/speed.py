@@ -1,11 +1,11 @@
-"""Speed with iResNet-18: against the bare engine, and of images that come again."""
+"""Speed with iResNet-18: throughput and latency against the bare engine, and cache hits."""
 
 from pathlib import Path
 from statistics import median
 
 from shared.model.manifest import ONNX_FILE
 from tests.benchmarks.serving.load.connections import Address
-from tests.benchmarks.serving.load.measurement import Figures, alternate, ask, ratio_of
+from tests.benchmarks.serving.load.measurement import Figures, alternate, ratio_of, run_load
 from tests.benchmarks.serving.plan import Plan
 from tests.benchmarks.serving.servers.bare_engine import BareEngine
 from tests.benchmarks.serving.servers.embedder import Embedder, running_embedder
@@ -13,7 +13,7 @@ from tests.benchmarks.serving.servers.versions import BenchVersions
 
 
 def engine(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
-    """Images a second of Embed with 32 callers, over the engine in a loop at its best batch."""
+    """Throughput of Embed with 32 callers, over the bare engine at its best batch size."""
     network = versions.iresnet18()
     bare = BareEngine(network / ONNX_FILE)
     batch, by_batch = bare.best_batch(plan.fast_s)
@@ -38,14 +38,14 @@ def engine(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
 
 
 def latency(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
-    """The p50 of one caller, over decoding and one run of the bare engine."""
+    """Median latency of one caller, over decoding plus one run of the bare engine."""
     network = versions.iresnet18()
     bare = BareEngine(network / ONNX_FILE)
     with running_embedder(folder, [network]) as embedder:
         address = Address("grpc", embedder.address)
         raw = alternate(
             {
-                "ours": lambda: 1000 * median(ask(address, plan.slow_s, callers=1).took),
+                "ours": lambda: 1000 * median(run_load(address, plan.slow_s, callers=1).took),
                 "bare": lambda: bare.decode_and_run_ms(plan.slow_s),
             },
             plan.rounds,
@@ -55,13 +55,13 @@ def latency(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
 
 
 def cache(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
-    """Calls a second with 64 files again and again, over files that are new each time."""
+    """Calls per second with 64 repeated images, over images that are new in each call."""
     with running_embedder(folder, [versions.iresnet18()]) as embedder:
         address = Address("grpc", embedder.address)
-        ask(address, plan.warm_s, repeat=True)
+        run_load(address, plan.warm_s, repeat=True)
         raw = alternate(
             {
-                "repeated": lambda: ask(address, plan.fast_s, repeat=True).calls_per_second(),
+                "repeated": lambda: run_load(address, plan.fast_s, repeat=True).calls_per_second(),
                 "fresh": lambda: _calls(address, plan),
             },
             plan.rounds,
@@ -71,7 +71,7 @@ def cache(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
 
 
 def _calls(address: Address, plan: Plan) -> float:
-    return ask(address, plan.warm_s + plan.slow_s).calls_per_second(plan.warm_s)
+    return run_load(address, plan.warm_s + plan.slow_s).calls_per_second(plan.warm_s)
 
 
 def _batches(embedder: Embedder) -> tuple[float, float]:

@@ -1,6 +1,5 @@
-"""Fifty changes of version under full load, every answer held against its version's vectors."""
+"""Version swaps under full load; every answer is compared with its version's embeddings."""
 
-import sys
 import time
 from itertools import cycle
 from pathlib import Path
@@ -11,9 +10,10 @@ import numpy as np
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
+from tests.benchmarks.progress import log
 from tests.benchmarks.serving.load.connections import Address
 from tests.benchmarks.serving.load.images import faces
-from tests.benchmarks.serving.load.measurement import Client, Figures, Sight, rate
+from tests.benchmarks.serving.load.measurement import ClientProcess, Figures, LoadReport, rate
 from tests.benchmarks.serving.plan import Plan, machine
 from tests.benchmarks.serving.servers.embedder import Embedder, running_embedder
 from tests.benchmarks.serving.servers.versions import BenchVersions, reference_vectors
@@ -25,20 +25,20 @@ Span = tuple[float, float]
 
 
 def swap(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
-    """Swap among three versions, of which two are resident: each change loads one.
+    """Swap between three versions. Two are resident, so each swap loads a version.
 
-    Rounds alternate: steady load for a while, then some swaps without a pause. Nothing is cached,
-    as a cache that fills would look like a leak.
+    Each round measures steady load, then load during back-to-back swaps. The cache is off: its
+    growth would look like a memory leak.
     """
     first = versions.iresnet18()
-    all_ = [first, *(versions.differing(first, f"iresnet18-signs{n}", n) for n in (1, 2))]
+    loaded = [first, *(versions.differing(first, f"iresnet18-signs{n}", n) for n in (1, 2))]
     references = folder / "references.npz"
     folder.mkdir(parents=True, exist_ok=True)
     crops = _crops()
-    np.savez(references, **{each.name: reference_vectors(each, crops) for each in all_})
+    np.savez(references, **{each.name: reference_vectors(each, crops) for each in loaded})
     with (
-        running_embedder(folder, all_, cache_bytes="0") as embedder,
-        Client(
+        running_embedder(folder, loaded, cache_bytes="0") as embedder,
+        ClientProcess(
             Address("grpc", embedder.address),
             "checked",
             callers=_CALLERS,
@@ -46,14 +46,14 @@ def swap(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
             references=str(references.absolute()),
         ) as client,
     ):
-        names = cycle([each.name for each in (*all_[1:], first)])
-        # Memory is compared with a server that has two versions resident.
+        names = cycle([each.name for each in (*loaded[1:], first)])
+        # The first measurement of memory is of a server with two resident versions.
         for _ in range(3):
             embedder.swap_to(next(names))
         time.sleep(plan.warm_s)
         steady, swapping, memory = _rounds(plan, embedder, names)
-        sight = client.finish()
-    return _figures(plan, sight, steady, swapping, memory)
+        seen = client.finish()
+    return _figures(plan, seen, steady, swapping, memory)
 
 
 def _rounds(
@@ -73,23 +73,23 @@ def _rounds(
         for _ in range(plan.swaps):
             embedder.swap_to(next(names))
         swapping.append((start, time.monotonic()))
-        sys.stderr.write(f"swap, round {number + 1} of {plan.rounds}: {plan.swaps} swaps\n")
+        log(f"swap, round {number + 1} of {plan.rounds}: {plan.swaps} swaps")
     return steady, swapping, memory
 
 
 def _figures(
-    plan: Plan, sight: Sight, steady: list[Span], swapping: list[Span], memory: list[int]
+    plan: Plan, seen: LoadReport, steady: list[Span], swapping: list[Span], memory: list[int]
 ) -> Figures:
-    before = [_images_per_second(sight, span) for span in steady]
-    during = [_images_per_second(sight, span) for span in swapping]
-    # Each round of swaps lies between two steady ones.
+    before = [_images_per_second(seen, span) for span in steady]
+    during = [_images_per_second(seen, span) for span in swapping]
+    # Each round of swaps is compared with the steady load before and after it.
     ratios = [2 * d / (a + b) for d, a, b in zip(during, before, before[1:], strict=False)]
     return {
         "swaps": plan.rounds * plan.swaps + 3,
-        "answers": sight.codes.get("OK", 0),
-        "failed": sum(sight.codes.values()) - sight.codes.get("OK", 0),
-        "mixed": sight.flaws.get("mixed", 0),
-        "wrong": sight.flaws.get("wrong", 0),
+        "answers": seen.codes.get("OK", 0),
+        "failed": sum(seen.codes.values()) - seen.codes.get("OK", 0),
+        "mixed": seen.faults.get("mixed", 0),
+        "wrong": seen.faults.get("wrong", 0),
         "throughput_ratio": median(ratios),
         "memory_growth": memory[-1] / memory[0] - 1,
         "images_a_call": _IMAGES_A_CALL,
@@ -100,15 +100,15 @@ def _figures(
             "steady_images_per_second": before,
             "swapping_images_per_second": during,
             "rss_bytes": memory,
-            "codes": sight.codes,
+            "codes": seen.codes,
         },
         "machine": machine(),
     }
 
 
-def _images_per_second(sight: Sight, span: Span) -> float:
+def _images_per_second(seen: LoadReport, span: Span) -> float:
     start, end = span
-    return _IMAGES_A_CALL * rate([each for each in sight.ended if start <= each <= end])
+    return _IMAGES_A_CALL * rate([each for each in seen.ended if start <= each <= end])
 
 
 def _crops() -> np.ndarray:

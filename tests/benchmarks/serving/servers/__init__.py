@@ -1,1 +1,1 @@
-"""The servers that are measured, and the model versions that they serve."""
+"""Servers under measurement, and the model versions that they serve."""

@@ -1,4 +1,4 @@
-"""The limit: onnxruntime called in a loop, with no server around it."""
+"""The upper bound: onnxruntime called in a loop, without a server."""
 
 import time
 from pathlib import Path
@@ -18,10 +18,10 @@ BATCHES = (1, 4, 8, 16, 32)
 
 
 class BareEngine:
-    """A version's network in onnxruntime as it comes, but for the number of threads.
+    """A network in onnxruntime with its default options, except the number of threads.
 
     Args:
-        network: Its ONNX file.
+        network: The ONNX file.
     """
 
     def __init__(self, network: Path) -> None:
@@ -35,7 +35,7 @@ class BareEngine:
         self._images = network_input(np.stack([self._crop(n) for n in range(max(BATCHES))]), "bgr")
 
     def images_per_second(self, batch: int, seconds: float) -> float:
-        """Compute batch after batch of prepared input."""
+        """Run batches of prepared input for so many seconds, and give the throughput."""
         images, done, start = self._images[:batch], 0, time.perf_counter()
         while (elapsed := time.perf_counter() - start) < seconds or not done:
             self._session.run(None, {self._input: images})
@@ -43,13 +43,13 @@ class BareEngine:
         return done / elapsed if done and elapsed else 0.0
 
     def best_batch(self, seconds: float) -> tuple[int, dict[str, float]]:
-        """Find the batch with the most images a second; and what each gave."""
+        """Give the batch size with the highest throughput, and the throughput of each size."""
         self.images_per_second(1, 0)
         speeds = {batch: self.images_per_second(batch, seconds) for batch in BATCHES}
         return max(speeds, key=speeds.__getitem__), {str(k): v for k, v in speeds.items()}
 
     def decode_and_run_ms(self, seconds: float) -> float:
-        """Median milliseconds from one JPEG to its features, decoding as the server does."""
+        """Median milliseconds from a JPEG to its features, decoded as the server does."""
         took, number, end = [], 0, time.perf_counter() + seconds
         while (start := time.perf_counter()) < end or not took:
             crop = self._crop(number % len(self._jpegs))

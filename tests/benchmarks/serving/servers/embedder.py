@@ -1,4 +1,4 @@
-"""The embedder as it is deployed: its own process, its versions in an S3 server."""
+"""The embedder as deployed: a process of its own, with its versions in an S3 server."""
 
 import re
 import urllib.request
@@ -23,8 +23,8 @@ from shared.storage.objects import ObjectStore
 from tests.support.waiting import wait_until
 
 
-class Registry:
-    """What the trainer does: publishes versions and says which one serves."""
+class VersionPublisher:
+    """Stand-in for the trainer: publishes versions, promotes them and sets the shadow version."""
 
     def __init__(self, settings: ObjectStoreSettings, folder: Path) -> None:
         self._objects = ObjectStore(settings)
@@ -42,8 +42,8 @@ class Registry:
         )
         write_pointer(self._objects, pointer)
 
-    def try_in_shadow(self, model_version: str) -> None:
-        """Let embedders try this version; none with an empty one."""
+    def set_shadow(self, model_version: str) -> None:
+        """Set the version for shadow evaluation; an empty one ends the evaluation."""
         if model_version:
             write_shadow(self._objects, ShadowPointer(model_version=model_version))
         else:
@@ -51,9 +51,11 @@ class Registry:
 
 
 class Embedder:
-    """A running embedder, and what can be seen of it from outside."""
+    """A running embedder, with its memory and metrics."""
 
-    def __init__(self, server: ServiceProcess, metrics_port: int, registry: Registry) -> None:
+    def __init__(
+        self, server: ServiceProcess, metrics_port: int, registry: VersionPublisher
+    ) -> None:
         self._server = server
         self._metrics_port = metrics_port
         self.registry = registry
@@ -68,7 +70,7 @@ class Embedder:
         return int(psutil.Process(self._server.pid).memory_info().rss)
 
     def metric(self, name: str, **labels: str) -> float:
-        """Sum of the samples of a metric that carry the labels."""
+        """Sum of the samples of a metric that have these labels."""
         page = urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/", timeout=10)
         return sum_samples(page.read().decode(), name, labels)
 
@@ -87,7 +89,7 @@ class Embedder:
 
 
 def sum_samples(page: str, name: str, labels: dict[str, str]) -> float:
-    """Add up the samples of one name in a Prometheus page whose labels are as given."""
+    """Sum the samples of a metric in a Prometheus page that have these labels."""
     total = 0.0
     for text, value in re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", page, re.M):
         found = dict(re.findall(r'(\w+)="([^"]*)"', text))
@@ -98,15 +100,15 @@ def sum_samples(page: str, name: str, labels: dict[str, str]) -> float:
 
 @contextmanager
 def running_embedder(folder: Path, versions: list[Path], **settings: str) -> Iterator[Embedder]:
-    """Serve the first of some versions with the product's defaults; the others are published.
+    """Run an embedder with the default settings that serves the first of some versions.
 
     Args:
-        folder: For the store, the cache and the logs; kept.
-        versions: Folders of versions.
-        settings: Others than the defaults, as ``cache_bytes="0"``.
+        folder: For the store, the cache and the logs; it stays.
+        versions: Folders of versions, all of which are published.
+        settings: Settings that differ from the defaults, such as ``cache_bytes="0"``.
     """
     with NanioServer(folder / "store") as store:
-        registry = Registry(store.settings(), folder)
+        registry = VersionPublisher(store.settings(), folder)
         for version in versions:
             registry.publish(version)
         registry.promote(versions[0].name)

@@ -1,4 +1,4 @@
-"""A grpc.aio server that decodes the JPEG and returns 2 KB: what no embedder can be faster than.
+"""A grpc.aio server that decodes the JPEG and returns 2 KB: the upper bound for an embedder.
 
 ``python -m tests.benchmarks.serving.servers.plain_server PORT``
 """

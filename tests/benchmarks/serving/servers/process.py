@@ -1,4 +1,4 @@
-"""Servers that are not ours, as child processes that are ready once they embed a picture."""
+"""Other servers as child processes, which are ready when they answer a request."""
 
 import asyncio
 import os
@@ -10,20 +10,20 @@ import grpc
 import psutil
 
 from deploy.local.child_process import ChildProcess, Command
-from tests.benchmarks.serving.load.connections import EMBEDDING_BYTES, Address, targets
+from tests.benchmarks.serving.load.connections import EMBEDDING_BYTES, Address, connect_clients
 from tests.benchmarks.serving.load.images import faces
 
 _ROOT = Path(__file__).parents[4]
 
 
 class OtherServer(ChildProcess):
-    """A program that speaks one of the protocols of `Address`.
+    """A server with one of the protocols of `Address`.
 
     Args:
-        address: Where it will listen.
-        argv: How it is started.
-        environment: Variables on top of ours.
-        folder: It works and logs there; its parent's name is the server's.
+        address: The address that it listens on.
+        argv: Its command line.
+        environment: Variables to add to the environment of this process.
+        folder: Its working folder, with its log; the name of the folder above is the server's.
     """
 
     def __init__(
@@ -47,33 +47,33 @@ class OtherServer(ChildProcess):
 
 
 async def _embed_once(address: Address) -> bytes:
-    async with asyncio.timeout(5), targets(address, 1) as callers:
-        return await callers[0].embed(faces()[0])
+    async with asyncio.timeout(5), connect_clients(address, 1) as clients:
+        return await clients[0].embed(faces()[0])
 
 
 @contextmanager
 def running(server: OtherServer) -> Iterator[None]:
-    """Run a server inside the block, and end all processes that it started.
+    """Run a server inside the block, then stop all processes that it started.
 
     Raises:
-        Unavailable: If it does not start; with the end of its log.
+        Unavailable: It did not start; the message has the end of its log.
     """
     try:
         server.start()
         yield
     finally:
-        family = _family(server.pid)
+        children = _children(server.pid)
         server.stop()
-        for process in family:
+        for process in children:
             if process.is_running():
                 process.kill()
 
 
 @contextmanager
 def paused(server: OtherServer) -> Iterator[None]:
-    """Keep a server from running inside the block: some take a core while nobody asks them."""
+    """Suspend a server inside the block: some use a core even without requests."""
     assert server.pid is not None
-    processes = [psutil.Process(server.pid), *_family(server.pid)]
+    processes = [psutil.Process(server.pid), *_children(server.pid)]
     for process in processes:
         process.suspend()
     try:
@@ -83,7 +83,7 @@ def paused(server: OtherServer) -> Iterator[None]:
             process.resume()
 
 
-def _family(pid: int | None) -> list[psutil.Process]:
+def _children(pid: int | None) -> list[psutil.Process]:
     try:
         return psutil.Process(pid).children(recursive=True) if pid else []
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Model versions to serve: iResNet-18, others that differ from it, and one of almost no cost."""
+"""Model versions to serve: iResNet-18, variants of it, and one that costs almost nothing."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -22,11 +22,11 @@ _INPUT, _OUTPUT = "images", "features"
 
 
 class BenchVersions:
-    """Folders of versions, made once and kept.
+    """Folders of versions, created once and reused by later runs.
 
     Args:
-        folder: Holds one folder a version.
-        quick: Whether iResNet-18 may be a narrow one, for a run whose figures mean nothing.
+        folder: The parent folder of the versions.
+        quick: Whether iResNet-18 is narrow, for a run whose figures mean nothing.
     """
 
     def __init__(self, folder: Path, *, quick: bool) -> None:
@@ -34,26 +34,26 @@ class BenchVersions:
         self._folder = folder / ("quick" if quick else "real")
 
     def iresnet18(self) -> Path:
-        """The full width, random weights: they take as long as trained ones."""
+        """iResNet-18 of full width with random weights, which cost as much as trained ones."""
         folder = self._folder / "iresnet18"
         if not (folder / "manifest.json").exists():
             write_version(folder, _export_iresnet18(self._folder / "export", self._widths))
         return folder
 
     def almost_free(self) -> Path:
-        """A network that gives a slice of its input."""
+        """A version whose network returns a slice of its input."""
         folder = self._folder / "almost-free"
         if not (folder / "manifest.json").exists():
             write_version(folder, almost_free_network())
         return folder
 
     def differing(self, network: Path, name: str, seed: int) -> Path:
-        """A version that costs what another does and answers with other vectors.
+        """A version that costs as much as another and computes different embeddings.
 
         Args:
-            network: The other's folder.
-            name: Of this one.
-            seed: Which coordinates change their sign.
+            network: Folder of the other version.
+            name: Name of this version.
+            seed: Chooses the coordinates whose sign changes.
         """
         folder = self._folder / name
         if not (folder / "manifest.json").exists():
@@ -62,7 +62,7 @@ class BenchVersions:
 
 
 def write_version(folder: Path, network: onnx.ModelProto) -> None:
-    """Write a network as a version that embedders accept, golden crops included."""
+    """Write a network as a model version, with golden crops."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ONNX_FILE
     onnx.save(network, path)
@@ -84,30 +84,30 @@ def write_version(folder: Path, network: onnx.ModelProto) -> None:
 
 
 def almost_free_network() -> onnx.ModelProto:
-    """An ONNX file that looks at 512 of the pixels of each picture, and adds one half."""
+    """Make a network that returns 512 values of each image, plus one half."""
     slice_ = {"starts": [0, 0, 0], "ends": [1, 8, 64], "axes": [1, 2, 3]}
     constants = [
         numpy_helper.from_array(np.array(value, np.int64), name) for name, value in slice_.items()
     ]
-    # A black picture must not give a vector of length zero.
+    # A black image must not give a vector of length zero.
     constants.append(numpy_helper.from_array(np.float32(0.5), "half"))
     nodes = [
         helper.make_node("Slice", [_INPUT, *slice_], ["patch"]),
         helper.make_node("Flatten", ["patch"], ["flat"], axis=1),
         helper.make_node("Add", ["flat", "half"], [_OUTPUT]),
     ]
-    takes = helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, ["batch", 3, 112, 112])
-    gives = helper.make_tensor_value_info(_OUTPUT, TensorProto.FLOAT, ["batch", _SIZE])
-    graph = helper.make_graph(nodes, "almost_free", [takes], [gives], constants)
+    inputs = helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, ["batch", 3, 112, 112])
+    outputs = helper.make_tensor_value_info(_OUTPUT, TensorProto.FLOAT, ["batch", _SIZE])
+    graph = helper.make_graph(nodes, "almost_free", [inputs], [outputs], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 def with_signs(network: onnx.ModelProto, seed: int) -> onnx.ModelProto:
-    """Let a network change the sign of some of its coordinates.
+    """Change the sign of some output coordinates of a network, in place.
 
     Args:
-        network: Gives one float32 [batch, 512]; is changed.
-        seed: Which of them.
+        network: Has one output, float32 [batch, 512].
+        seed: Chooses the coordinates.
     """
     output = network.graph.output[0]
     before = f"{output.name}_before_signs"
@@ -122,13 +122,13 @@ def with_signs(network: onnx.ModelProto, seed: int) -> onnx.ModelProto:
 
 
 def reference_vectors(folder: Path, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What a version must answer, by the engine itself: float32 [N, 512], unit rows."""
+    """Compute the embeddings of crops with onnxruntime: float32 [N, 512], unit rows."""
     raw = OnnxSession(folder / ONNX_FILE, "bgr").run(crops).astype(np.float64)
     return np.asarray(raw / np.linalg.norm(raw, axis=1, keepdims=True), np.float32)
 
 
 def _export_iresnet18(folder: Path, widths: tuple[int, ...]) -> onnx.ModelProto:
-    # Only here: torch takes seconds to import, and is not needed once the file is made.
+    # Imported here because torch takes seconds to import and is needed only once.
     import torch
 
     from shared.model.export import export_version

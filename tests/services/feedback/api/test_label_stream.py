@@ -9,7 +9,7 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.settings import FeedbackSettings
-from shared.rpc.streams import answers_as_done
+from shared.rpc.streams import responses_as_completed
 from tests.services.feedback.helpers import Stored, known, request, stub_on
 from tests.support.waiting import let_others_run
 
@@ -121,7 +121,7 @@ async def test_no_more_is_read_than_may_be_unanswered() -> None:
         await gate.wait()
         return number
 
-    answers = answers_as_done(requests(), answer, at_once=4)
+    answers = responses_as_completed(requests(), answer, max_in_flight=4)
     first = asyncio.ensure_future(anext(answers))
     await let_others_run()
     # One more is read, and waits for a slot.
@@ -150,7 +150,7 @@ async def test_a_stream_that_breaks_gives_its_unanswered_labels_up() -> None:
             raise
         return number
 
-    answers = answers_as_done(requests(), answer, at_once=4)
+    answers = responses_as_completed(requests(), answer, max_in_flight=4)
     assert await anext(answers) == [1]
     await answers.aclose()
     await asyncio.sleep(0)
@@ -166,5 +166,5 @@ async def test_what_breaks_a_stream_reaches_the_caller() -> None:
         return number
 
     with pytest.raises(ConnectionError, match="cut"):
-        async for answers in answers_as_done(requests(), answer, at_once=4):
+        async for answers in responses_as_completed(requests(), answer, max_in_flight=4):
             assert answers == [1]

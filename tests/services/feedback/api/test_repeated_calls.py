@@ -20,7 +20,7 @@ from services.feedback.settings import FeedbackSettings
 from shared.errors import AlreadyExists, PreconditionFailed, Unavailable
 from shared.rpc.channel import open_channel
 from shared.rpc.errors import domain_errors
-from shared.rpc.server import running_server
+from shared.rpc.server.runner import running_server
 from tests.services.feedback.helpers import picture, request, sha256
 from tests.services.feedback.preparing import prepare_images, prepare_pairs
 from tests.support.cut_link import CutLink, cut_link

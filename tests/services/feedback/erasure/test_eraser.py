@@ -26,14 +26,14 @@ from services.feedback.settings import FeedbackSettings
 from services.trainer.data.label_report import (
     LabelReport,
     Suspicion,
-    keep_report,
-    keep_report_without_erased,
+    store_report,
+    store_report_without_erased,
     suspect,
 )
 from services.trainer.data.labels import LabelledPair
 from shared.errors import NotFound, Unavailable
 from shared.model.image.face import FaceImage
-from shared.registry.erasure_mark import read_erasure
+from shared.registry.erasure_mark import read_erasure_generation
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool, transaction
 from tests.services.feedback.filling import fill
@@ -114,14 +114,14 @@ async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_
     name_subject(database_url, 1, "Jane Roe")
     embedding = _embed(database_url, 1)
     wrong = suspect(LabelledPair(sha256(1), sha256(2), True, 1.0, ()), 0.9, Suspicion.UNLIKELY)
-    keep_report(object_store, uuid4(), LabelReport(3, 0.1, False, (wrong,), ()))
+    store_report(object_store, uuid4(), LabelReport(3, 0.1, False, (wrong,), ()))
     before = _dump(database_url)
     assert all(trace in before for trace in (sha256(1), "Jane Roe", embedding))
     assert _found(picture(1), object_store) == [image_key(sha256(1))]
     assert len(_found(sha256(1).encode(), object_store)) == 1
     (snapshot_id, pairs), *_ = [part async for part in store.export("")]
     assert len(pairs) == 3
-    generation = read_erasure(object_store)
+    generation = read_erasure_generation(object_store)
 
     erasure = await eraser.erase_subject("Jane Roe", "dpo", "ticket-7")
 
@@ -137,7 +137,7 @@ async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_
     assert [(pair.image_a, pair.image_b) for pair in pairs] == [
         tuple(sorted((sha256(2), sha256(3))))
     ]
-    assert read_erasure(object_store) != generation
+    assert read_erasure_generation(object_store) != generation
     with pytest.raises(NotFound):
         await store.get_image(sha256(1))
 
@@ -187,7 +187,7 @@ async def test_a_training_that_an_erasure_overtakes_leaves_no_report_of_the_imag
     if not late:
         await asyncio.to_thread(erase)
     report, job_id = _suspecting(1, 2), uuid4()
-    await asyncio.to_thread(keep_report_without_erased, object_store, job_id, report, still_stored)
+    await asyncio.to_thread(store_report_without_erased, object_store, job_id, report, still_stored)
     assert looks == (3 if late else 2)
     assert _found(sha256(1).encode(), object_store) == []
     assert len(_found(sha256(2).encode(), object_store)) == 1
@@ -199,7 +199,7 @@ async def test_what_a_killed_training_left_of_an_erased_image_goes_with_the_next
     for other in (1, 2):
         await keeper.store.submit(feedback(other, 3))
     await keeper.eraser.erase_image(sha256(1), "dpo", "ticket")
-    keep_report(object_store, uuid4(), _suspecting(1, 2))
+    store_report(object_store, uuid4(), _suspecting(1, 2))
     assert len(_found(sha256(1).encode(), object_store)) == 1
     await keeper.eraser.clear_reports()
     assert _found(sha256(1).encode(), object_store) == []

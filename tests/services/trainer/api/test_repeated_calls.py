@@ -31,8 +31,8 @@ from shared.errors import AlreadyExists, Conflict, PreconditionFailed, Unavailab
 from shared.registry.shadow_pointer import read_shadow
 from shared.rpc.channel import open_channel, open_sync_channel
 from shared.rpc.errors import domain_errors
-from shared.rpc.lifecycle import Lifecycle
-from shared.rpc.server import running_server
+from shared.rpc.server.lifecycle import Lifecycle
+from shared.rpc.server.runner import running_server
 from shared.settings import ServerSettings
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
@@ -137,7 +137,7 @@ async def world(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> AsyncI
     @asynccontextmanager
     async def build(server: grpc.aio.Server, lifecycle: Lifecycle) -> AsyncIterator[None]:
         servicer = TrainerServicer(lifecycle.stopping)
-        servicer.trainer.open(trainer)
+        servicer.trainer.set(trainer)
         trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server)
         await lifecycle.set_ready(True)
         yield

@@ -1,4 +1,4 @@
-"""Images decoded once, and batches that embed each of them once."""
+"""Decoded images, and batches that hold each of them once."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.data.batches import decode_once, pair_batches, people_batches
+from services.trainer.data.batches import decode_images, pair_batches, people_batches
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.pair_graph import PairGraph, build_graph
 from shared.errors import NotFound
@@ -20,7 +20,7 @@ from shared.settings import ImageLimits
 
 
 class Pictures:
-    """A feedback source of grey pictures, the number of each being its brightness."""
+    """A feedback source of grey pictures; the brightness of each is its number."""
 
     snapshot_id = "snapshot"
 
@@ -35,7 +35,7 @@ class Pictures:
     def names(self) -> list[str]:
         return list(self._data)
 
-    def spoil(self, name: str) -> None:
+    def damage(self, name: str) -> None:
         self._data[name] = b"no picture"
 
     def pairs(self) -> Iterator[LabelledPair]:
@@ -56,7 +56,7 @@ def reader() -> FaceReader:
 def test_every_image_is_decoded_once_in_order(tmp_path: Path, reader: FaceReader) -> None:
     pictures, ticks = Pictures(5), []
     names = pictures.names
-    usable, crops = decode_once(names, pictures, reader, tmp_path / "crops", ticks.append)
+    usable, crops = decode_images(names, pictures, reader, tmp_path / "crops", ticks.append)
     assert usable == pictures.asked == names
     assert crops.shape == (5, 112, 112, 3)
     assert [int(crop[0, 0, 0]) for crop in crops] == [0, 1, 2, 3, 4]
@@ -66,9 +66,9 @@ def test_every_image_is_decoded_once_in_order(tmp_path: Path, reader: FaceReader
 def test_an_image_that_cannot_be_read_costs_only_itself(tmp_path: Path, reader: FaceReader) -> None:
     pictures = Pictures(4)
     first, second, third, fourth = pictures.names
-    pictures.spoil(second)
+    pictures.damage(second)
     wanted = [first, second, "0" * 64, third, fourth]
-    usable, crops = decode_once(wanted, pictures, reader, tmp_path / "crops", lambda _: None)
+    usable, crops = decode_images(wanted, pictures, reader, tmp_path / "crops", lambda _: None)
     assert usable == [first, third, fourth]
     assert [int(crop[0, 0, 0]) for crop in crops] == [0, 2, 3]
 

@@ -1,4 +1,4 @@
-"""Wrong labels and unreliable annotators are found, right ones are left alone."""
+"""Estimates of wrong labels and unreliable annotators."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from services.trainer.data.arrays import Indices
-from services.trainer.data.dawid_skene import estimate_trust
-from services.trainer.data.label_noise import assess
+from services.trainer.data.arrays import IndexArray
+from services.trainer.data.dawid_skene import estimate_correctness
+from services.trainer.data.label_noise import assess_labels
 from services.trainer.data.label_report import Suspicion
 from services.trainer.data.labels import LabelledPair, Vote
 from services.trainer.data.pair_graph import PairGraph
@@ -25,7 +25,7 @@ def labelled(same: Sequence[bool], annotator: str = "ada") -> list[LabelledPair]
 
 
 def similarities(genuine: NDArray[np.bool_], seed: int = 0) -> NDArray[np.float64]:
-    """As a network gives them that makes about one error in fourteen."""
+    """Similarities of a network that decides about one pair in fourteen wrongly."""
     noise = np.random.default_rng([seed, 1]).normal(size=len(genuine))
     return np.where(genuine, 0.46 + 0.16 * noise, 0.03 + 0.12 * noise)
 
@@ -41,25 +41,25 @@ def flips(pairs: int, share: float, seed: int = 0) -> NDArray[np.bool_]:
 @pytest.mark.parametrize("seed", range(5))
 def test_one_label_in_five_that_is_wrong_is_found(seed: int) -> None:
     genuine, wrong = truth(1000, seed), flips(1000, 0.2, seed)
-    trust = estimate_trust(labelled(genuine ^ wrong), similarities(genuine, seed))
-    found = trust.right < 0.5
+    estimate = estimate_correctness(labelled(genuine ^ wrong), similarities(genuine, seed))
+    found = estimate.probability < 0.5
     precision, recall = (found & wrong).sum() / found.sum(), (found & wrong).sum() / wrong.sum()
     assert precision > 0.85
     assert recall > 0.8
-    assert trust.wrong_share == pytest.approx(wrong.mean(), abs=0.03)
+    assert estimate.wrong_share == pytest.approx(wrong.mean(), abs=0.03)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_right_labels_are_trusted(seed: int) -> None:
     genuine = truth(1000, seed)
-    trust = estimate_trust(labelled(genuine), similarities(genuine, seed))
-    assert trust.wrong_share < 0.01
-    assert (trust.right < 0.5).mean() < 0.01
+    estimate = estimate_correctness(labelled(genuine), similarities(genuine, seed))
+    assert estimate.wrong_share < 0.01
+    assert (estimate.probability < 0.5).mean() < 0.01
 
 
 def test_the_probability_means_what_it_says() -> None:
     genuine, wrong = truth(4000), flips(4000, 0.2)
-    right = estimate_trust(labelled(genuine ^ wrong), similarities(genuine)).right
+    right = estimate_correctness(labelled(genuine ^ wrong), similarities(genuine)).probability
     for low in (0.1, 0.3, 0.5, 0.7):
         some = (right >= low) & (right < low + 0.2)
         assert (~wrong[some]).mean() == pytest.approx(right[some].mean(), abs=0.12)
@@ -72,12 +72,12 @@ def test_an_annotator_who_lies_is_found_though_nobody_else_saw_the_pairs() -> No
         replace(pair, votes=(Vote("liar" if lie else "honest", pair.same),))
         for pair, lie in zip(labelled(genuine ^ lies), lies, strict=True)
     ]
-    trust = estimate_trust(pairs, similarities(genuine))
-    liar, honest = trust.annotators
+    estimate = estimate_correctness(pairs, similarities(genuine))
+    liar, honest = estimate.annotators
     assert (liar.annotator, liar.votes, honest.annotator) == ("liar", 100, "honest")
-    assert max(liar.genuine_right, liar.impostor_right) < 0.3
-    assert min(honest.genuine_right, honest.impostor_right) > 0.95
-    assert (trust.right[lies] < 0.5).mean() > 0.9
+    assert max(liar.sensitivity, liar.specificity) < 0.3
+    assert min(honest.sensitivity, honest.specificity) > 0.95
+    assert (estimate.probability[lies] < 0.5).mean() > 0.9
 
 
 def test_annotators_are_told_apart_by_their_disagreement_alone() -> None:
@@ -92,28 +92,28 @@ def test_annotators_are_told_apart_by_their_disagreement_alone() -> None:
         )
         for i, (label, other) in enumerate(zip(genuine, careless, strict=True))
     ]
-    trust = estimate_trust(pairs, np.zeros(400))
-    assert trust.annotators[0].annotator == "eve"
-    assert trust.annotators[0].genuine_right == pytest.approx(0.6, abs=0.1)
-    assert min(one.genuine_right for one in trust.annotators[1:]) > 0.95
-    assert (trust.right > 0.9).all()
+    estimate = estimate_correctness(pairs, np.zeros(400))
+    assert estimate.annotators[0].annotator == "eve"
+    assert estimate.annotators[0].sensitivity == pytest.approx(0.6, abs=0.1)
+    assert min(one.sensitivity for one in estimate.annotators[1:]) > 0.95
+    assert (estimate.probability > 0.9).all()
 
 
 def test_who_is_unsure_counts_neither_way() -> None:
     pairs = labelled(truth(100))
     asked = [replace(pair, votes=(*pair.votes, Vote("bob", None))) for pair in pairs]
     similarity = similarities(truth(100))
-    plain, unsure = estimate_trust(pairs, similarity), estimate_trust(asked, similarity)
-    assert np.array_equal(plain.right, unsure.right)
+    plain, unsure = estimate_correctness(pairs, similarity), estimate_correctness(asked, similarity)
+    assert np.array_equal(plain.probability, unsure.probability)
     assert [one.annotator for one in unsure.annotators] == ["ada"]
 
 
 def test_an_unlike_genuine_pair_is_never_more_likely_genuine_for_being_unlike() -> None:
-    """Two normals of unequal width cross twice; the far crossing must not count."""
+    """The odds of two normals of unequal width turn at one point; the far side must not count."""
     genuine = truth(500)
     similarity = np.append(similarities(genuine), [-0.5, -0.9, -1.0])
     pairs = labelled(np.append(genuine, [True, True, True]))
-    half, most, all_of_it = estimate_trust(pairs, similarity).right[-3:]
+    half, most, all_of_it = estimate_correctness(pairs, similarity).probability[-3:]
     assert half >= most >= all_of_it
 
 
@@ -131,16 +131,16 @@ def test_whatever_the_labels_are_the_trust_is_a_probability(
         for i, (same, _, name) in enumerate(rows)
     ]
     similarity = np.array([value for _, value, _ in rows])
-    trust = estimate_trust(pairs, similarity)
-    assert ((trust.right >= 0) & (trust.right <= 1)).all()
-    assert np.array_equal(trust.right, estimate_trust(pairs, similarity).right)
-    for one in trust.annotators:
-        assert 0 < one.genuine_right < 1
-        assert 0 < one.impostor_right < 1
+    estimate = estimate_correctness(pairs, similarity)
+    assert ((estimate.probability >= 0) & (estimate.probability <= 1)).all()
+    assert np.array_equal(estimate.probability, estimate_correctness(pairs, similarity).probability)
+    for one in estimate.annotators:
+        assert 0 < one.sensitivity < 1
+        assert 0 < one.specificity < 1
 
 
 class Faces:
-    """Made-up faces: each person has a direction, and every network sees it through its fog."""
+    """Made-up features: a direction for each person, and noise that depends on the network."""
 
     def __init__(self, people: int = 120, images: int = 4, wrong: float = 0.0) -> None:
         self._person = np.repeat(np.arange(people), images)
@@ -158,21 +158,21 @@ class Faces:
             for (a, b), label in zip(self._links, same ^ self.wrong, strict=True)
         ]
         self._direction = generator.normal(size=(people, 32))
-        self.trained_on: list[Indices] = []
+        self.trained_on: list[IndexArray] = []
 
-    def seen(self, fog: float) -> NDArray[np.float32]:
-        noise = np.random.default_rng(5).normal(size=(len(self.images), 32))
-        return (self._direction[self._person] + fog * noise).astype(np.float32)
+    def features(self, noise: float) -> NDArray[np.float32]:
+        random = np.random.default_rng(5).normal(size=(len(self.images), 32))
+        return (self._direction[self._person] + noise * random).astype(np.float32)
 
-    def train(self, graph: PairGraph, images: Indices) -> NDArray[np.float32]:
+    def train(self, graph: PairGraph, images: IndexArray) -> NDArray[np.float32]:
         assert graph.images == tuple(self.images)
         self.trained_on.append(images)
-        return self.seen(0.5)
+        return self.features(0.5)
 
 
 def test_right_labels_are_left_as_they_are_and_cost_no_training() -> None:
     faces = Faces()
-    assessment = assess(faces.images, faces.pairs, faces.seen(0.8), faces.train)
+    assessment = assess_labels(faces.images, faces.pairs, faces.features(0.8), faces.train)
     assert assessment.pairs == tuple(faces.pairs)
     assert not assessment.report.treated
     assert not faces.trained_on
@@ -180,25 +180,24 @@ def test_right_labels_are_left_as_they_are_and_cost_no_training() -> None:
 
 def test_wrong_labels_are_left_out_and_listed() -> None:
     faces = Faces(wrong=0.2)
-    assessment = assess(faces.images, faces.pairs, faces.seen(0.8), faces.train)
+    assessment = assess_labels(faces.images, faces.pairs, faces.features(0.8), faces.train)
     report = assessment.report
     assert report.treated
     assert report.pairs == len(faces.pairs)
     wrong = {pair.sha256_a + pair.sha256_b for pair in np.array(faces.pairs)[faces.wrong]}
-    kept = {pair.sha256_a + pair.sha256_b for pair in assessment.pairs}
-    unlikely = [one for one in report.suspects if one.why is Suspicion.UNLIKELY]
-    assert len(kept & wrong) < 0.1 * len(wrong)
-    assert not kept & {one.sha256_a + one.sha256_b for one in unlikely}
-    assert len(kept) + len(unlikely) == len(faces.pairs)
-    assert [one.wrong for one in report.suspects] == sorted(
-        (one.wrong for one in report.suspects), reverse=True
-    )
+    used = {pair.sha256_a + pair.sha256_b for pair in assessment.pairs}
+    unlikely = [one for one in report.suspects if one.reason is Suspicion.UNLIKELY]
+    assert len(used & wrong) < 0.1 * len(wrong)
+    assert not used & {one.sha256_a + one.sha256_b for one in unlikely}
+    assert len(used) + len(unlikely) == len(faces.pairs)
+    probabilities = [one.wrong_probability for one in report.suspects]
+    assert probabilities == sorted(probabilities, reverse=True)
     assert unlikely[0].annotators == ("ada",)
 
 
 def test_the_halves_share_nobody_and_leave_out_nobody() -> None:
     faces = Faces(wrong=0.2)
-    assess(faces.images, faces.pairs, faces.seen(0.8), faces.train)
+    assess_labels(faces.images, faces.pairs, faces.features(0.8), faces.train)
     one, other = faces.trained_on
     assert sorted([*one, *other]) == list(range(len(faces.images)))
     assert 0.3 < len(one) / len(faces.images) < 0.7
@@ -206,7 +205,7 @@ def test_the_halves_share_nobody_and_leave_out_nobody() -> None:
 
 def test_the_seeds_recipe_takes_labels_as_they_are_but_lists_them() -> None:
     faces = Faces(wrong=0.2)
-    assessment = assess(faces.images, faces.pairs, faces.seen(0.8), None)
+    assessment = assess_labels(faces.images, faces.pairs, faces.features(0.8), None)
     assert assessment.pairs == tuple(faces.pairs)
     assert assessment.report.suspects
 
@@ -215,7 +214,7 @@ def test_labels_that_contradict_each_other_are_listed() -> None:
     faces = Faces()
     a, b, c = faces.images[:3]
     pairs = [*faces.pairs, LabelledPair(a, c, same=False, votes=(Vote("bob", False),))]
-    report = assess(faces.images, pairs, faces.seen(0.8), faces.train).report
+    report = assess_labels(faces.images, pairs, faces.features(0.8), faces.train).report
     contradictory = {
         (one.sha256_a, one.sha256_b) for one in report.suspects if (one.sha256_a, one.sha256_b)
     }

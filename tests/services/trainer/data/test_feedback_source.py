@@ -1,4 +1,4 @@
-"""What the trainer pulls is what people said, as one snapshot has it."""
+"""Pulling a data snapshot and its images from the feedback service."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import pytest
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from services.trainer.data.feedback_source import PulledFeedback
+from services.trainer.data.feedback_source import PulledFeedback, pull_snapshot
 from services.trainer.data.labels import LabelledPair, Vote
 from shared.errors import NotFound, Unavailable
 from shared.model.image.face import FaceImage
@@ -43,12 +43,16 @@ def channel(
         yield channel
 
 
+def pulled(channel: grpc.Channel, snapshot_id: str | None, cache: Path) -> PulledFeedback:
+    return PulledFeedback(channel, pull_snapshot(channel, snapshot_id), cache)
+
+
 def by_images(pairs: Iterator[LabelledPair]) -> dict[frozenset[str], LabelledPair]:
     return {frozenset((pair.sha256_a, pair.sha256_b)): pair for pair in pairs}
 
 
 def test_pairs_come_with_their_votes(channel: grpc.Channel, tmp_path: Path):
-    feedback = PulledFeedback(channel, None, tmp_path / "images")
+    feedback = pulled(channel, None, tmp_path / "images")
     pairs = by_images(feedback.pairs())
     assert pairs.keys() == {frozenset((A, B)), frozenset((A, C))}
     assert pairs[frozenset((A, B))].same
@@ -62,28 +66,28 @@ def test_pairs_come_with_their_votes(channel: grpc.Channel, tmp_path: Path):
 
 
 def test_a_snapshot_stays_as_it_was(channel: grpc.Channel, tmp_path: Path):
-    before = PulledFeedback(channel, None, tmp_path / "before")
+    before = pulled(channel, None, tmp_path / "before")
     stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
     submit(stub, FACES[2], FACES[3], pb.LABEL_SAME, "ada")
-    again = PulledFeedback(channel, before.snapshot_id, tmp_path / "again")
+    again = pulled(channel, before.snapshot_id, tmp_path / "again")
     assert again.snapshot_id == before.snapshot_id
     assert list(again.pairs()) == list(before.pairs())
-    now = PulledFeedback(channel, None, tmp_path / "now")
+    now = pulled(channel, None, tmp_path / "now")
     assert now.snapshot_id != before.snapshot_id
     assert frozenset((C, D)) in by_images(now.pairs())
 
 
 def test_an_unknown_snapshot_is_not_found(channel: grpc.Channel, tmp_path: Path):
     with pytest.raises(NotFound):
-        PulledFeedback(channel, "00000000-0000-0000-0000-000000000000", tmp_path / "images")
+        pulled(channel, "00000000-0000-0000-0000-000000000000", tmp_path / "images")
 
 
 def test_images_come_as_they_were_sent_and_are_fetched_once(channel: grpc.Channel, tmp_path: Path):
-    feedback = PulledFeedback(channel, None, tmp_path / "images")
-    told: list[tuple[int, int]] = []
-    feedback.fetch_all(lambda done, of: told.append((done, of)))
+    feedback = pulled(channel, None, tmp_path / "images")
+    reported: list[tuple[int, int]] = []
+    feedback.fetch_all(lambda done, of: reported.append((done, of)))
     wanted = {sha for pair in feedback.pairs() for sha in (pair.sha256_a, pair.sha256_b)}
-    assert told == [(done, len(wanted)) for done in range(1, len(wanted) + 1)]
+    assert reported == [(done, len(wanted)) for done in range(1, len(wanted) + 1)]
     cut_off = grpc.insecure_channel("127.0.0.1:9")
     feedback._stub = feedback_pb2_grpc.FeedbackServiceStub(cut_off)
     assert feedback.image(A) == FaceImage(FACES[0], "aligned")
@@ -91,11 +95,11 @@ def test_images_come_as_they_were_sent_and_are_fetched_once(channel: grpc.Channe
 
 
 def test_an_image_that_is_not_stored_is_not_found(channel: grpc.Channel, tmp_path: Path):
-    feedback = PulledFeedback(channel, None, tmp_path / "images")
+    feedback = pulled(channel, None, tmp_path / "images")
     with pytest.raises(NotFound):
         feedback.image("0" * 64)
 
 
 def test_a_service_that_is_away_is_unavailable(tmp_path: Path):
     with pytest.raises(Unavailable), open_sync_channel("127.0.0.1:9") as channel:
-        PulledFeedback(channel, None, tmp_path / "images")
+        pulled(channel, None, tmp_path / "images")

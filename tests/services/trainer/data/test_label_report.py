@@ -1,4 +1,4 @@
-"""What a training found out about its labels is kept with it, and handed out in pages."""
+"""Label reports: storage, lookup by job, and pages."""
 
 from uuid import UUID, uuid4
 
@@ -6,17 +6,19 @@ import pytest
 
 from services.trainer.api.converters import pack_report
 from services.trainer.data.label_report import (
+    AnnotatorReliability,
     LabelReport,
-    Reliability,
     Suspect,
     Suspicion,
-    keep_report,
+    load_report,
+    store_report,
 )
 from services.trainer.jobs.leases import Ending, Leases
 from services.trainer.jobs.queue import Jobs, JobState
 from services.trainer.registry.suspects import Suspects
 from services.trainer.worker.specs import JobKind
 from shared.errors import NotFound
+from shared.registry.label_reports import LABEL_REPORTS
 from shared.rpc.paging import read_page
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
@@ -30,8 +32,35 @@ REPORT = LabelReport(
         Suspect(f"{n:064x}", f"{n + 1:064x}", n % 2 == 0, 1 - n / 100, why, ("ada",))
         for n, why in enumerate([*[Suspicion.UNLIKELY] * 4, Suspicion.CONTRADICTION])
     ),
-    annotators=(Reliability("eve", 40, 0.2, 0.3), Reliability("ada", 960, 0.98, 0.99)),
+    annotators=(
+        AnnotatorReliability("eve", 40, 0.2, 0.3),
+        AnnotatorReliability("ada", 960, 0.98, 0.99),
+    ),
 )
+
+
+# As the release before stored it.
+STORED = (
+    b'{"pairs":9,"wrong_share":0.2,"treated":true,"suspects":[{"sha256_a":"aa","sha256_b":"bb",'
+    b'"same":true,"wrong":0.9,"why":"unlikely","annotators":["ann"]}],"annotators":[{"annotator":'
+    b'"ann","votes":9,"genuine_right":0.8,"impostor_right":0.7}]}'
+)
+
+
+def test_a_stored_report_keeps_its_form(object_store: ObjectStore):
+    report = LabelReport(
+        pairs=9,
+        wrong_share=0.2,
+        treated=True,
+        suspects=(Suspect("aa", "bb", True, 0.9, Suspicion.UNLIKELY, ("ann",)),),
+        annotators=(AnnotatorReliability("ann", 9, sensitivity=0.8, specificity=0.7),),
+    )
+    job_id = uuid4()
+    store_report(object_store, job_id, report)
+    key = f"{LABEL_REPORTS}{job_id}.json"
+    assert object_store.get(key) == STORED
+    object_store.put(key, STORED)
+    assert load_report(object_store, job_id) == report
 
 
 @pytest.fixture
@@ -53,7 +82,7 @@ async def test_the_latest_finished_training_is_asked_when_none_is_named(
     latest = await ended(jobs, leases, JobState.SUCCEEDED)
     await ended(jobs, leases, JobState.FAILED)
     await ended(jobs, leases, JobState.SUCCEEDED, JobKind.IMPORT)
-    keep_report(object_store, latest, REPORT)
+    store_report(object_store, latest, REPORT)
     assert await suspects.report(None) == (latest, REPORT)
     with pytest.raises(NotFound, match=f"job {earlier} kept no list"):
         await suspects.report(earlier)
@@ -69,7 +98,7 @@ async def test_what_has_not_succeeded_as_a_training_lists_nothing(
         await ended(jobs, leases, JobState.FAILED),
         await ended(jobs, leases, JobState.SUCCEEDED, JobKind.IMPORT),
     ):
-        keep_report(object_store, job_id, REPORT)
+        store_report(object_store, job_id, REPORT)
         with pytest.raises(NotFound, match=f"{job_id} is no training"):
             await suspects.report(job_id)
 

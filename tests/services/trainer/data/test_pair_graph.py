@@ -1,4 +1,4 @@
-"""Who is who by the labels, what contradicts itself, and who is kept apart."""
+"""Identities by the labels, contradictions, and splits by identity."""
 
 from itertools import combinations
 
@@ -24,7 +24,7 @@ def different(a: str, b: str, confidence: float = 1.0) -> LabelledPair:
     return LabelledPair(a, b, same=False, confidence=confidence)
 
 
-def trust(graph: PairGraph, a: str, b: str) -> float:
+def weight(graph: PairGraph, a: str, b: str) -> float:
     return float(graph.genuine[graph.images.index(a), graph.images.index(b)])
 
 
@@ -33,46 +33,46 @@ def test_same_labels_make_people_and_different_labels_do_not() -> None:
     assert len(set(graph.person[:3])) == 1
     assert len(set(graph.person[3:])) == 1
     assert graph.person[0] != graph.person[3]
-    assert graph.set_aside == ()
+    assert graph.excluded == ()
 
 
 def test_closure_trusts_a_chain_as_much_as_its_links_together() -> None:
     graph = graph_of(same("a", "b", 0.9), same("b", "c", 0.8), same("a", "d", 0.5))
-    assert trust(graph, "a", "c") == pytest.approx(0.72, rel=1e-3)
-    assert trust(graph, "c", "a") == trust(graph, "a", "c")
-    assert trust(graph, "d", "c") == pytest.approx(0.36, rel=1e-3)
-    assert trust(graph, "a", "a") == 0
+    assert weight(graph, "a", "c") == pytest.approx(0.72, rel=1e-3)
+    assert weight(graph, "c", "a") == weight(graph, "a", "c")
+    assert weight(graph, "d", "c") == pytest.approx(0.36, rel=1e-3)
+    assert weight(graph, "a", "a") == 0
 
 
 def test_closure_takes_the_most_trusted_path() -> None:
     graph = graph_of(same("a", "b", 0.9), same("b", "c", 0.9), same("a", "c", 0.2))
-    assert trust(graph, "a", "c") == pytest.approx(0.81, rel=1e-3)
+    assert weight(graph, "a", "c") == pytest.approx(0.81, rel=1e-3)
 
 
 def test_the_least_trusted_label_of_a_contradiction_is_set_aside() -> None:
     doubtful = same("b", "c", 0.6)
     graph = graph_of(same("a", "b", 0.9), doubtful, different("a", "c", 0.8))
-    assert graph.set_aside == (doubtful,)
-    assert trust(graph, "a", "b") > 0
-    assert trust(graph, "b", "c") == 0
+    assert graph.excluded == (doubtful,)
+    assert weight(graph, "a", "b") > 0
+    assert weight(graph, "b", "c") == 0
 
 
 def test_all_labels_of_a_contradiction_are_set_aside_when_none_is_weaker() -> None:
     triangle = (same("a", "b"), same("b", "c"), different("a", "c"))
     graph = graph_of(*triangle, same("d", "e"))
-    assert set(graph.set_aside) == set(triangle)
+    assert set(graph.excluded) == set(triangle)
     assert len(graph.links) == 1
 
 
 def test_a_contradiction_around_a_long_way_is_found() -> None:
     chain = [same(a, b, 0.9) for a, b in ("ab", "bc", "cd", "de")]
     graph = graph_of(*chain, different("a", "e", 0.3))
-    assert graph.set_aside == (different("a", "e", 0.3),)
+    assert graph.excluded == (different("a", "e", 0.3),)
 
 
 def test_what_was_set_aside_still_keeps_people_on_one_side() -> None:
     graph = graph_of(same("a", "b"), same("b", "c"), different("a", "c"))
-    assert len(set(graph.family)) == 1
+    assert len(set(graph.component)) == 1
     assert len(set(graph.person)) == 3
 
 
@@ -96,11 +96,11 @@ def labelled(draw: st.DrawFn) -> list[LabelledPair]:
 @given(labelled())
 def test_no_contradiction_is_left_and_nothing_else_is_lost(pairs: list[LabelledPair]) -> None:
     graph = graph_of(*pairs)
-    assert len(graph.links) + len(graph.set_aside) == len(pairs)
+    assert len(graph.links) + len(graph.excluded) == len(pairs)
     for (a, b), is_same in zip(graph.links, graph.same, strict=True):
         assert (graph.person[a] == graph.person[b]) == is_same
     if all(pair.same for pair in pairs) or not any(pair.same for pair in pairs):
-        assert graph.set_aside == ()
+        assert graph.excluded == ()
 
 
 @settings(deadline=None)
@@ -113,7 +113,7 @@ def test_no_image_and_no_person_is_on_two_sides(
     everyone = np.concatenate(sides)
     assert sorted(everyone) == list(range(len(graph.images)))
     for one, other in combinations(sides, 2):
-        assert not set(graph.family[one]) & set(graph.family[other])
+        assert not set(graph.component[one]) & set(graph.component[other])
     side_of = {image: number for number, side in enumerate(sides) for image in side}
     number = {sha: index for index, sha in enumerate(graph.images)}
     for pair in pairs:
@@ -153,7 +153,7 @@ def test_feedback_pairs_are_known_genuine_ones_and_impostors_between_families() 
     images = np.arange(len(graph.images))
     pairs = feedback_pairs(graph, images, seed=0)
     for (a, b), genuine in zip(pairs.images, pairs.genuine, strict=True):
-        assert (graph.family[a] == graph.family[b]) == genuine
+        assert (graph.component[a] == graph.component[b]) == genuine
     # The chain of 16 images implies 120 pairs, of which 10 count.
     assert pairs.genuine.sum() == 39 + 10
     couples = {frozenset(couple) for couple in pairs.images[~pairs.genuine].tolist()}

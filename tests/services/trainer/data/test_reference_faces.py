@@ -1,4 +1,4 @@
-"""Reference faces: read from a folder, stored beside the versions, bundled where nobody has any."""
+"""Reference faces: from a folder, from the object store, and the bundled ones."""
 
 import hashlib
 from pathlib import Path
@@ -10,9 +10,9 @@ from cli.demo.rendering.renderer import render_person, write_people
 from services.trainer.data.reference_faces import (
     ReferenceFaces,
     default_reference,
-    keep_reference,
     load_reference,
     read_reference,
+    store_reference,
 )
 from shared.errors import CorruptData, InvalidInput, NotFound
 from shared.settings import ImageLimits
@@ -37,7 +37,7 @@ def test_a_file_that_is_no_face_is_named(tmp_path: Path):
 def test_people_too_few_to_tell_a_loss_are_refused(tmp_path: Path):
     write_people(tmp_path, people=20, images=2, seed=0)
     next((tmp_path / "person_00001").iterdir()).unlink()
-    with pytest.raises(InvalidInput, match="19 people with two faces or more"):
+    with pytest.raises(InvalidInput, match="19 people with two or more faces"):
         read_reference(tmp_path, ImageLimits())
 
 
@@ -48,9 +48,9 @@ def test_an_empty_folder_is_refused(tmp_path: Path):
 
 def test_what_a_version_names_is_found_again_as_it_was(object_store: ObjectStore):
     crops = np.stack([render_person(person, 0) for person in range(3)])
-    kept = keep_reference(object_store, ReferenceFaces(crops, np.arange(3)))
+    kept = store_reference(object_store, ReferenceFaces(crops, np.arange(3)))
     assert kept.sha256
-    again = keep_reference(object_store, ReferenceFaces(crops, np.arange(3)))
+    again = store_reference(object_store, ReferenceFaces(crops, np.arange(3)))
     assert again.sha256 == kept.sha256
     found = load_reference(object_store, kept.sha256)
     assert np.array_equal(found.crops, crops)
@@ -61,10 +61,10 @@ def test_what_a_version_names_is_found_again_as_it_was(object_store: ObjectStore
 def test_what_is_kept_is_crops_alone_and_follows_the_folder(
     tmp_path: Path, object_store: ObjectStore
 ):
-    """An erasure cannot find a face among them by its hash; who keeps the folder can."""
+    """An erasure cannot find a stored face by its hash; deleting it from the folder removes it."""
     write_people(tmp_path, people=21, images=2, seed=0, suffix=".png")
     erased = sorted(tmp_path.iterdir())[3]
-    with_them = keep_reference(object_store, read_reference(tmp_path, ImageLimits()))
+    with_them = store_reference(object_store, read_reference(tmp_path, ImageLimits()))
     crop = with_them.crops[with_them.persons == 3][0]
     (stored,) = [object_store.get(found.key) for found in object_store.list("reference/")]
     assert crop.tobytes() in stored
@@ -75,14 +75,14 @@ def test_what_is_kept_is_crops_alone_and_follows_the_folder(
             assert trace not in stored
         file.unlink()
     erased.rmdir()
-    without = keep_reference(object_store, read_reference(tmp_path, ImageLimits()))
+    without = store_reference(object_store, read_reference(tmp_path, ImageLimits()))
     assert without.sha256 != with_them.sha256
     assert crop.tobytes() not in object_store.get(f"reference/{without.sha256}.safetensors")
 
 
 def test_missing_and_damaged_reference_faces_are_refused(object_store: ObjectStore):
     faces = ReferenceFaces(np.zeros((1, 112, 112, 3), np.uint8), np.arange(1))
-    name = keep_reference(object_store, faces).sha256
+    name = store_reference(object_store, faces).sha256
     assert name
     object_store.put(f"reference/{name}.safetensors", b"something else")
     with pytest.raises(CorruptData):

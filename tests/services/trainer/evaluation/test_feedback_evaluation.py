@@ -1,4 +1,4 @@
-"""Measuring a version on the feedback."""
+"""Evaluation of versions on the feedback."""
 
 import hashlib
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.services.trainer.feedback import Rendered
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """One network twice: one calls few pairs the same, the other all of them."""
+    """One network as two versions: a strict threshold, and one that accepts every pair."""
     folder = tmp_path_factory.mktemp("versions")
     return (
         export_default(folder / "strict", threshold=0.4),
@@ -27,7 +27,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 class Damaged(Rendered):
-    """Feedback of which one image was erased and one cannot be read."""
+    """Feedback with one image that was erased and one that cannot be read."""
 
     def __init__(self) -> None:
         super().__init__(range(8), 3)
@@ -46,7 +46,7 @@ def test_a_version_is_measured_at_its_own_threshold_beside_another(
 ):
     feedback = Rendered(range(8), 3)
     pairs = list(feedback.pairs())
-    told: list[Progress] = []
+    reported: list[Progress] = []
     strict, blind = versions
     result, page = evaluate_versions(
         strict,
@@ -54,7 +54,7 @@ def test_a_version_is_measured_at_its_own_threshold_beside_another(
         feedback=feedback,
         trained_on=frozenset({pairs[0].sha256_a}),
         workdir=tmp_path,
-        report=told.append,
+        report=reported.append,
     )
     assert (result.model_version, result.data_snapshot) == ("strict", "snapshot-1")
     figures = result.evaluation
@@ -78,10 +78,10 @@ def test_a_version_is_measured_at_its_own_threshold_beside_another(
     text = page.read_text("utf-8")
     assert "Against blind" in text
     assert "data:image/jpeg" in text
-    fractions = [progress.fraction for progress in told]
+    fractions = [progress.fraction for progress in reported]
     assert fractions == sorted(fractions)
     assert 0 <= fractions[0] <= fractions[-1] <= 1
-    assert list(dict.fromkeys(progress.stage for progress in told)) == [
+    assert list(dict.fromkeys(progress.stage for progress in reported)) == [
         *(Stage.DECODING_IMAGES, Stage.EMBEDDING, Stage.EVALUATING, Stage.REPORTING)
     ]
 

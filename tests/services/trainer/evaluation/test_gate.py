@@ -1,4 +1,4 @@
-"""A candidate serves only when every figure says so."""
+"""The gate and the figures that it decides on."""
 
 import math
 from dataclasses import replace
@@ -6,18 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from services.trainer.data.splits import Pairs, reference_pairs
+from services.trainer.data.splits import EvaluationPairs, reference_pairs
 from services.trainer.evaluation.candidate_metrics import (
-    Views,
-    error,
-    goes_on_working,
-    judge,
-    lowest_error,
-    score,
+    ComparedFeatures,
+    balanced_error,
+    evaluate_candidate,
+    is_backward_compatible,
+    lowest_balanced_error,
+    score_pairs,
 )
-from services.trainer.evaluation.gate import Figures, GateVerdict, decide, is_compatible
+from services.trainer.evaluation.gate import CandidateFigures, GateVerdict, decide, is_compatible
 
-GOOD = Figures(
+GOOD = CandidateFigures(
     people=40,
     genuine_pairs=90,
     parent_error=0.20,
@@ -82,7 +82,7 @@ def test_compatibility_is_what_its_check_says() -> None:
 
 
 class People:
-    """Made-up features: a direction a person, and noise whose strength is the model's fault."""
+    """Made-up features: a direction for each person, and noise that depends on the model."""
 
     def __init__(self, people: int, images: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -95,18 +95,20 @@ class People:
         quality = 1 + 0.2 * np.random.default_rng(1).random(len(raw))[:, None]
         return (magnitude * quality * raw).astype(np.float32)
 
-    def pairs(self, first: int, last: int) -> Pairs:
+    def pairs(self, first: int, last: int) -> EvaluationPairs:
         chosen = np.flatnonzero((self.persons >= first) & (self.persons < last))
         return reference_pairs(self.persons, chosen, seed=0)
 
 
-def judged(
+def verdict_on(
     world: People, parent: np.ndarray, child: np.ndarray, held_out: tuple[int, int] = (40, 80)
 ) -> GateVerdict:
-    views = Views(parent, child)
-    reference = (Views(parent, parent), world.pairs(80, 120))
-    judgement = judge(views, world.pairs(0, 40), world.pairs(*held_out), reference, seed=0)
-    return decide(judgement.figures, self_check=True)
+    features = ComparedFeatures(parent, child)
+    reference = (ComparedFeatures(parent, parent), world.pairs(80, 120))
+    evaluation = evaluate_candidate(
+        features, world.pairs(0, 40), world.pairs(*held_out), reference, seed=0
+    )
+    return decide(evaluation.figures, self_check=True)
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def world() -> People:
 
 
 def moved_towards(parent: np.ndarray, truth: np.ndarray, share: float) -> np.ndarray:
-    """A child that moved from the parent towards the truth, its magnitudes held."""
+    """Features between the parent's and the truth, with the magnitudes of the parent."""
     moved = (1 - share) * parent + share * truth
     norms = [np.linalg.norm(features, axis=1, keepdims=True) for features in (parent, moved)]
     return (moved * norms[0] / norms[1]).astype(np.float32)
@@ -123,48 +125,48 @@ def moved_towards(parent: np.ndarray, truth: np.ndarray, share: float) -> np.nda
 
 def test_learning_is_told_from_luck(world: People) -> None:
     parent, truth = world.features(2.5), world.features(0.3)
-    assert failed(judged(world, parent, moved_towards(parent, truth, 0.3))) == set()
-    # Shaken at random, some pairs get better by luck.
+    assert failed(verdict_on(world, parent, moved_towards(parent, truth, 0.3))) == set()
+    # Random changes make some pairs better by chance.
     lucky = moved_towards(parent, world.features(1e6), 0.1)
-    assert "heldout_gain" in failed(judged(world, parent, lucky))
+    assert "heldout_gain" in failed(verdict_on(world, parent, lucky))
 
 
 def test_a_candidate_that_is_lucky_on_twenty_pairs_is_refused(world: People) -> None:
     parent, truth = world.features(2.5), world.features(0.3)
-    few = judged(world, parent, moved_towards(parent, truth, 0.3), held_out=(40, 43))
+    few = verdict_on(world, parent, moved_towards(parent, truth, 0.3), held_out=(40, 43))
     assert {"heldout_people", "heldout_pairs"} <= failed(few)
 
 
 def test_better_on_the_feedback_but_worse_in_general_is_refused(world: People) -> None:
     parent, truth = world.features(2.5), world.features(0.3)
     child = moved_towards(parent, truth, 0.3)
-    forgets = Views(parent, moved_towards(parent, world.features(40.0), 0.5))
-    judgement = judge(
-        Views(parent, child),
+    forgets = ComparedFeatures(parent, moved_towards(parent, world.features(40.0), 0.5))
+    evaluation = evaluate_candidate(
+        ComparedFeatures(parent, child),
         world.pairs(0, 40),
         world.pairs(40, 80),
         (forgets, world.pairs(80, 120)),
         seed=0,
     )
-    assert judgement.figures.child_error < judgement.figures.parent_error
-    assert "reference_loss" in failed(decide(judgement.figures, self_check=True))
+    assert evaluation.figures.child_error < evaluation.figures.parent_error
+    assert "reference_loss" in failed(decide(evaluation.figures, self_check=True))
 
 
 def test_a_broken_magnitude_is_refused(world: People) -> None:
     parent, truth = world.features(2.5), world.features(0.3)
     child = moved_towards(parent, truth, 0.3)
-    inflated = failed(judged(world, parent, 3 * child))
+    inflated = failed(verdict_on(world, parent, 3 * child))
     assert "magnitude_change" in inflated
     assert "heldout_gain" not in inflated
     shuffled = world.rng.permutation(np.linalg.norm(child, axis=1, keepdims=True))
     mixed_up = child / np.linalg.norm(child, axis=1, keepdims=True) * shuffled
-    assert "magnitude_order" in failed(judged(world, parent, mixed_up.astype(np.float32)))
+    assert "magnitude_order" in failed(verdict_on(world, parent, mixed_up.astype(np.float32)))
 
 
 def test_another_space_is_not_compatible(world: People) -> None:
     parent, truth = world.features(2.5), world.features(0.3)
     rotation = np.linalg.qr(world.rng.normal(size=(64, 64)))[0]
-    verdict = judged(world, parent, (truth @ rotation).astype(np.float32))
+    verdict = verdict_on(world, parent, (truth @ rotation).astype(np.float32))
     assert "compatibility_loss" in failed(verdict)
     assert "heldout_gain" not in failed(verdict)
 
@@ -174,47 +176,47 @@ def test_errors_count_both_classes_the_same() -> None:
     features = np.eye(5, dtype=np.float32)
     features[1] = [0.6, 0.8, 0, 0, 0]
     pairs = reference_pairs(persons, np.arange(5), seed=0)
-    scores = score(pairs, features)
+    scores = score_pairs(pairs, features)
     assert pairs.genuine.sum() == 1
-    assert error(scores, 0.5) == 0
-    assert error(scores, 0.7) == pytest.approx(0.5)
-    assert error(scores, -1.0) == pytest.approx(0.5)
+    assert balanced_error(scores, 0.5) == 0
+    assert balanced_error(scores, 0.7) == pytest.approx(0.5)
+    assert balanced_error(scores, -1.0) == pytest.approx(0.5)
 
 
 def test_no_threshold_makes_fewer_errors_than_the_lowest(world: People) -> None:
-    scores = score(world.pairs(0, 120), world.features(2.5))
-    found = min(error(scores, threshold) for threshold in np.linspace(-0.5, 1, 3001))
-    assert found == pytest.approx(lowest_error(scores), abs=2e-3)
-    assert found >= lowest_error(scores) - 1e-9
+    scores = score_pairs(world.pairs(0, 120), world.features(2.5))
+    found = min(balanced_error(scores, threshold) for threshold in np.linspace(-0.5, 1, 3001))
+    assert found == pytest.approx(lowest_balanced_error(scores), abs=2e-3)
+    assert found >= lowest_balanced_error(scores) - 1e-9
 
 
 def test_the_threshold_lies_where_both_answers_are_as_likely(world: People) -> None:
     parent, truth = world.features(2.5), world.features(0.3)
-    judgement = judge(
-        Views(parent, moved_towards(parent, truth, 0.3)),
+    evaluation = evaluate_candidate(
+        ComparedFeatures(parent, moved_towards(parent, truth, 0.3)),
         world.pairs(0, 40),
         world.pairs(40, 80),
-        (Views(parent, parent), world.pairs(80, 120)),
+        (ComparedFeatures(parent, parent), world.pairs(80, 120)),
         seed=0,
     )
-    assert judgement.probability(np.array(judgement.threshold)) == pytest.approx(0.5)
+    assert evaluation.probability(np.array(evaluation.threshold)) == pytest.approx(0.5)
 
 
 def test_an_older_versions_stored_embeddings_are_measured_too(world: People) -> None:
     parent, truth = world.features(2.5), world.features(0.3)
     child = moved_towards(parent, truth, 0.3)
     sides = world.pairs(0, 40), world.pairs(40, 80)
-    assert goes_on_working(parent, child, *sides)
+    assert is_backward_compatible(parent, child, *sides)
     elsewhere = (
         world.features(2.5) @ np.linalg.qr(np.random.default_rng(0).normal(size=(64, 64)))[0]
     )
-    assert not goes_on_working(elsewhere.astype(np.float32), child, *sides)
+    assert not is_backward_compatible(elsewhere.astype(np.float32), child, *sides)
 
 
 def test_stored_embeddings_are_compared_both_ways(world: People) -> None:
     old, new = world.features(2.5), world.features(0.3)
     pairs = world.pairs(0, 10)
-    scores = score(pairs, new, old)
+    scores = score_pairs(pairs, new, old)
     assert len(scores) == 2 * len(pairs.genuine)
     a, b = pairs.images[0]
     cosine = float(new[a] @ old[b] / np.linalg.norm(new[a]) / np.linalg.norm(old[b]))

@@ -1,4 +1,4 @@
-"""When a quantized version may stand in for the full one."""
+"""The gate of quantized versions."""
 
 from dataclasses import replace
 

@@ -10,7 +10,7 @@ from services.trainer.jobs import janitor as housekeeping
 from services.trainer.jobs.janitor import Housekeeper
 from services.trainer.jobs.leases import Ending, Leases
 from services.trainer.jobs.queue import Jobs, JobState
-from services.trainer.training.checkpoint import StoredEpochState
+from services.trainer.training.checkpoint import JobCheckpoints
 from services.trainer.worker.specs import JobKind, upload_key
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
@@ -25,7 +25,7 @@ def housekeeper(pool: Pool, object_store: ObjectStore) -> Housekeeper:
 
 
 def test_an_epochs_state_is_replaced_whole(object_store: ObjectStore, tmp_path: Path):
-    state = StoredEpochState(object_store, uuid4())
+    state = JobCheckpoints(object_store, uuid4())
     file = tmp_path / "state"
     assert not state.load(file)
     for content in (b"epoch 1", b"epoch 2"):
@@ -40,7 +40,7 @@ async def test_a_trainings_state_goes_with_its_job(
 ):
     await jobs.create(JobKind.TRAIN, train_spec(), "ada")
     claim = await leases.claim()
-    state = StoredEpochState(object_store, claim.job.job_id)
+    state = JobCheckpoints(object_store, claim.job.job_id)
     (tmp_path / "state").write_bytes(b"epoch 1")
     state.save(tmp_path / "state")
     await housekeeper.clean_up()

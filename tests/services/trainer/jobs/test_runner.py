@@ -139,7 +139,7 @@ async def test_two_runners_never_run_one_job(jobs: Jobs, running, tmp_path: Path
     ("behaviour", "says"),
     [
         ("refuse", r"^checkpoint: holds a cat$"),
-        ("crash", r"(?s)exit status 1.*RuntimeError: something nobody thought of"),
+        ("crash", r"(?s)exit status 1.*RuntimeError: an unexpected error"),
         ("be_killed", r"SIGKILL.*memory"),
         ("babble", r"internal error"),
     ],

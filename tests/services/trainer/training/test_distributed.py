@@ -1,4 +1,4 @@
-"""A training on two processes, which are real ones, started by torchrun."""
+"""Distributed training on two real processes, started by torchrun."""
 
 import os
 from pathlib import Path
@@ -10,11 +10,12 @@ import torch
 
 from services.trainer.jobs.child_process import at_work
 from services.trainer.jobs.runner import worker_command
-from services.trainer.worker.protocol import Assignment, Done, ProgressMade, read_message
+from services.trainer.worker.protocol import Assignment, ProgressMade, VersionDone, read_message
 from services.trainer.worker.specs import JobKind
+from tests.default_version import export_default
 from tests.services.trainer.standin import COMMAND
 from tests.services.trainer.torchrun import SCORES, torchrun
-from tests.services.trainer.training.test_finetuner import dealt, finetuner, tiny_network, train
+from tests.services.trainer.training.test_finetuner import finetuner, in_turn, tiny_network, train
 from tests.support.processes import lives
 from tests.support.waiting import until
 
@@ -23,7 +24,7 @@ from tests.support.waiting import until
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The same training on one process."""
     network = tiny_network()
-    epochs = train(finetuner(network), tmp_path_factory.mktemp("alone"), validate=dealt(SCORES))
+    epochs = train(finetuner(network), tmp_path_factory.mktemp("alone"), validate=in_turn(SCORES))
     return {"weights": network.state_dict(), "losses": [epoch.loss for epoch in epochs]}
 
 
@@ -42,7 +43,7 @@ def same(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
 def test_two_processes_train_as_one_does(alone: dict[str, Any], tmp_path: Path) -> None:
     run = torchrun(tmp_path, "train")
     assert run.returncode == 0, run.stdout
-    # An epoch changes weights by a thousandth, a wrong gradient's sign by twice that.
+    # An epoch changes weights by about 1e-3; with a gradient of the wrong sign by twice that.
     same(made(tmp_path, 0), alone, tolerance=1e-5)
     same(made(tmp_path, 1), made(tmp_path, 0), tolerance=0)
 
@@ -54,7 +55,7 @@ def test_one_that_fails_ends_both_and_they_go_on_from_the_last_epoch(
 ) -> None:
     failed = torchrun(tmp_path, f"process {rank} fails")
     assert failed.returncode != 0
-    assert "something nobody thought of" in failed.stdout
+    assert "an unexpected error" in failed.stdout
     assert [pid for pid in pids(tmp_path) if lives(pid)] == []
     assert not list(tmp_path.glob("made-*"))
 
@@ -62,6 +63,14 @@ def test_one_that_fails_ends_both_and_they_go_on_from_the_last_epoch(
     assert resumed.returncode == 0, resumed.stdout
     assert [made(tmp_path, rank)["trained"] for rank in (0, 1)] == [[3], [3]]
     same(made(tmp_path, 0), alone, tolerance=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_check_earlier_versions_before_one_of_them_ends(tmp_path: Path) -> None:
+    export_default(tmp_path / "parent")
+    run = torchrun(tmp_path, "whole training")
+    assert run.returncode == 0, run.stdout
+    assert "compatibility_loss" in (tmp_path / "gate").read_text()
 
 
 def pids(folder: Path) -> list[int]:
@@ -86,8 +95,8 @@ def standing_in(behaviour: str, folder: Path) -> list[str]:
 
 async def test_of_two_workers_one_speaks_and_both_work(tmp_path: Path) -> None:
     async with at_work(standing_in("version", tmp_path), assigned(tmp_path)) as child:
-        said = [read_message(line) async for line in child.lines()]
-    assert [type(message) for message in said] == [ProgressMade, Done]
+        messages = [read_message(line) async for line in child.lines()]
+    assert [type(message) for message in messages] == [ProgressMade, VersionDone]
     assert (tmp_path / "version").is_dir()
     assert (tmp_path / "process-1" / "version").is_dir()
 

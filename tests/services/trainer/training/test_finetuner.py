@@ -1,4 +1,4 @@
-"""The training loop: what it changes, what it must not, and that it can be interrupted."""
+"""The fine-tuning loop: what it changes, what it must not change, and how it resumes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from services.trainer.data.batches import people_batches
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.pair_graph import build_graph
 from services.trainer.training.features import compute_features
-from services.trainer.training.finetuner import Epoch, Faces, Finetuner, Plan
+from services.trainer.training.finetuner import EmbeddedFaces, Epoch, Finetuner, Hyperparameters
 from services.trainer.training.losses import (
     CosineObjective,
     HadsellObjective,
@@ -22,7 +22,7 @@ from services.trainer.training.losses import (
 )
 from shared.errors import CorruptData
 from shared.model.network.iresnet import IResNet, IResNetSpec
-from tests.services.trainer.feedback import KeptState, Killed
+from tests.services.trainer.feedback import Killed, MemoryCheckpoints
 
 
 def tiny_network(blocks: int = 1) -> IResNet:
@@ -50,20 +50,20 @@ def finetuner(
     augmentation: float | None = 0.3,
     images_at_once: int = 64,
     averaging: float = 0.0,
-    of_parent: float = 0.0,
+    interpolation: float = 0.0,
 ) -> Finetuner:
-    faces = Faces(CROPS, compute_features(network, "bgr", CROPS))
+    faces = EmbeddedFaces(CROPS, compute_features(network, "bgr", CROPS))
     return Finetuner(
         network,
         "bgr",
-        plan=Plan(
+        hyperparameters=Hyperparameters(
             epochs=epochs,
             learning_rate=learning_rate,
             seed=7,
             augmentation=augmentation,
             images_at_once=images_at_once,
             averaging=averaging,
-            of_parent=of_parent,
+            interpolation=interpolation,
         ),
         objective=objective or CosineObjective(margins=margins_around(0.3)),
         feedback=faces,
@@ -75,14 +75,14 @@ def finetuner(
 def train(
     tuner: Finetuner,
     tmp_path: Path,
-    state: KeptState | None = None,
+    state: MemoryCheckpoints | None = None,
     validate: Callable[[IResNet], float] = lambda _: 0.0,
 ) -> list[Epoch]:
-    return tuner.run(validate, state or KeptState(), tmp_path / "epoch.pt", lambda *_: None)
+    return tuner.run(validate, state or MemoryCheckpoints(), tmp_path / "epoch.pt", lambda *_: None)
 
 
-def dealt(scores: list[float]) -> Callable[[IResNet], float]:
-    """Give one score after the other, whatever the network."""
+def in_turn(scores: list[float]) -> Callable[[IResNet], float]:
+    """Return one score after the other, whatever the network."""
     remaining = iter(scores)
     return lambda _: next(remaining)
 
@@ -118,10 +118,10 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
 ) -> None:
     scores = [0.3, 0.1, 0.2]
     undisturbed = tiny_network()
-    want = train(finetuner(undisturbed), tmp_path, validate=dealt(scores))
+    want = train(finetuner(undisturbed), tmp_path, validate=in_turn(scores))
 
-    state = KeptState(kill_after=killed_after)
-    remaining = dealt(scores)
+    state = MemoryCheckpoints(kill_after=killed_after)
+    remaining = in_turn(scores)
     with pytest.raises(Killed):
         train(finetuner(tiny_network()), tmp_path, state, remaining)
     torch.rand(17)  # another process has another random state
@@ -135,7 +135,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
-    state, network = KeptState(), tiny_network()
+    state, network = MemoryCheckpoints(), tiny_network()
     train(finetuner(network), tmp_path, state)
     again = tiny_network()
     train(finetuner(again), tmp_path, state, validate=lambda _: pytest.fail("trained again"))
@@ -146,16 +146,16 @@ def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
     ("scores", "kept"),
     [
         pytest.param([0.1, 0.9, 0.5], 1, id="the best one"),
-        pytest.param([0.1, 0.9, 0.895], 2, id="the latest of those that chance alone parts"),
+        pytest.param([0.1, 0.9, 0.895], 2, id="the latest of those that differ by chance only"),
     ],
 )
 def test_of_the_epochs_is_kept(tmp_path: Path, scores: list[float], kept: int) -> None:
-    network, deal = tiny_network(), dealt(scores)
+    network, next_score = tiny_network(), in_turn(scores)
     seen: list[dict[str, torch.Tensor]] = []
 
     def validate(averaged: IResNet) -> float:
         seen.append(weights(averaged))
-        return deal(averaged)
+        return next_score(averaged)
 
     epochs = train(finetuner(network), tmp_path, validate=validate)
     assert [epoch.score for epoch in epochs] == scores
@@ -163,13 +163,13 @@ def test_of_the_epochs_is_kept(tmp_path: Path, scores: list[float], kept: int) -
 
 
 def test_what_comes_of_a_training_is_averaged_and_lies_nearer_to_the_parent(tmp_path: Path) -> None:
-    def change(**plan: float) -> torch.Tensor:
+    def change(**changes: float) -> torch.Tensor:
         network = tiny_network()
-        train(finetuner(network, **plan), tmp_path)
+        train(finetuner(network, **changes), tmp_path)
         pairs = zip(network.parameters(), tiny_network().parameters(), strict=True)
         return torch.cat([(new - old).detach().flatten() for new, old in pairs])
 
-    whole, half = change(), change(of_parent=0.5)
+    whole, half = change(), change(interpolation=0.5)
     torch.testing.assert_close(half, whole / 2, rtol=1e-3, atol=1e-6)
     averaged = change(averaging=0.98)
     assert 0 < averaged.norm() < whole.norm()
@@ -191,7 +191,7 @@ def test_stopping_takes_effect_within_a_step(tmp_path: Path) -> None:
         raise Killed
 
     with pytest.raises(Killed):
-        finetuner(tiny_network()).run(lambda: 0.0, KeptState(), tmp_path / "epoch.pt", tick)
+        finetuner(tiny_network()).run(lambda: 0.0, MemoryCheckpoints(), tmp_path / "epoch.pt", tick)
     assert ticks == 1
 
 
@@ -204,8 +204,8 @@ def test_mimicry_and_replay_hold_the_network_near_its_parent(tmp_path: Path) -> 
         return float(np.linalg.norm(after - before, axis=1).mean())
 
     margins = margins_around(0.3)
-    free = CosineObjective(margins=margins, mimicry=0, magnitude=0, compatibility=0)
-    held = CosineObjective(margins=margins, mimicry=0.5, replay_mimicry=10, magnitude=1)
+    free = CosineObjective(margins=margins, distillation=0, magnitude=0, compatibility=0)
+    held = CosineObjective(margins=margins, distillation=0.5, replay_distillation=10, magnitude=1)
     assert drift(held, replay=True) < 0.5 * drift(free, replay=False)
 
 

@@ -1,4 +1,4 @@
-"""Each loss against its formula, recomputed pair by pair in plain Python."""
+"""Each loss compared with its formula, computed pair by pair in plain Python."""
 
 import math
 
@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from services.trainer.training.losses import (
     Margins,
+    distillation_loss,
     hadsell_loss,
+    info_nce,
     magnitude_loss,
     margin_loss,
     margins_around,
-    mimicry_loss,
-    ranking_loss,
 )
 
 DTYPES = [torch.float32, torch.float64]
@@ -102,7 +102,7 @@ def test_ranking_loss_is_the_cross_entropy_of_the_partner_among_the_impostors(
     second = -math.log(
         math.exp(s[1][0] / 0.2) / (math.exp(s[1][0] / 0.2) + 0.5 * math.exp(s[1][3] / 0.2))
     )
-    got = ranking_loss(e @ e.T, genuine, impostor, 0.2).item()
+    got = info_nce(e @ e.T, genuine, impostor, 0.2).item()
     assert got == pytest.approx((first + second) / 2, rel=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_a_batch_without_pairs_costs_nothing_and_has_no_nan_gradient() -> None:
     total = (
         hadsell_loss(s, none, none)
         + margin_loss(s, none, none, Margins(0.7, 0.0))
-        + ranking_loss(s, none, none, 0.1)
+        + info_nce(s, none, none, 0.1)
     )
     total.backward()
     assert total.item() == 0
@@ -124,7 +124,7 @@ def test_a_batch_without_pairs_costs_nothing_and_has_no_nan_gradient() -> None:
 def test_genuine_pairs_without_impostors_cost_nothing_to_rank() -> None:
     e = unit([[1, 0.5], [0.3, 1]]).requires_grad_()
     couple = 1 - torch.eye(2, dtype=torch.float64)
-    loss = ranking_loss(e @ e.T, couple, torch.zeros_like(couple), 0.1)
+    loss = info_nce(e @ e.T, couple, torch.zeros_like(couple), 0.1)
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-9)
     assert e.grad is not None
@@ -133,7 +133,7 @@ def test_genuine_pairs_without_impostors_cost_nothing_to_rank() -> None:
 
 def test_mimicry_is_the_mean_squared_distance_from_the_parent() -> None:
     child, parent = unit([[1, 0], [0, 1]]), unit([[1, 0], [1, 0]])
-    assert mimicry_loss(child, parent).item() == pytest.approx((0 + 2) / 2)
+    assert distillation_loss(child, parent).item() == pytest.approx((0 + 2) / 2)
 
 
 def test_magnitude_loss_is_relative_and_the_same_both_ways() -> None:

@@ -1,4 +1,4 @@
-"""One fine-tuning as a whole, on rendered people."""
+"""A complete training, on rendered people."""
 
 from itertools import combinations
 from pathlib import Path
@@ -9,15 +9,15 @@ import pytest
 from cli.demo.rendering.renderer import render_person
 from services.trainer.data.label_report import Suspicion
 from services.trainer.data.reference_faces import ReferenceFaces, default_reference
-from services.trainer.data.splits import decode_feedback, divide_feedback
+from services.trainer.data.splits import decode_feedback, split_feedback
 from services.trainer.progress import Progress
 from services.trainer.training.run import run_training
-from services.trainer.training.spec import Recipe, TrainingSpec
+from services.trainer.training.spec import TrainingRecipe, TrainingSpec
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from tests.default_version import export_default
-from tests.services.trainer.feedback import KeptState, Rendered
+from tests.services.trainer.feedback import MemoryCheckpoints, Rendered
 
 JOB = "0123abcd-0000-4000-8000-000000000000"
 
@@ -50,12 +50,12 @@ def test_training_validation_and_gate_share_no_image(tmp_path: Path) -> None:
         tmp_path / "crops.npy",
         tick=lambda _: None,
     )
-    material = divide_feedback(decoded.images, decoded.pairs, seed=0)
-    sides = [material.training, material.validation.images, material.held_out.images]
+    split = split_feedback(decoded.images, decoded.pairs, seed=0)
+    sides = [split.training, split.validation.images, split.held_out.images]
     for one, other in combinations([set(side.ravel()) for side in sides], 2):
         assert not one & other
-    assert len(np.unique(material.held_out.people[material.held_out.genuine])) == 10
-    assert len(np.unique(material.validation.people[material.validation.genuine])) == 6
+    assert len(np.unique(split.held_out.people[split.held_out.genuine])) == 10
+    assert len(np.unique(split.validation.people[split.validation.genuine])) == 6
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_training_validation_and_gate_share_no_image(tmp_path: Path) -> None:
         ({"batch_size": 1}, "options.batch_size"),
         ({"genuine_margin": 1.5}, "options.genuine_margin"),
         ({"seed": -1}, "options.seed"),
-        ({"recipe": Recipe.HADSELL, "impostor_margin": 0.1}, "options.impostor_margin"),
+        ({"recipe": TrainingRecipe.HADSELL, "impostor_margin": 0.1}, "options.impostor_margin"),
     ],
 )
 def test_an_option_out_of_range_is_named(changes: dict[str, object], field: str) -> None:
@@ -82,15 +82,15 @@ def test_training_improves_on_people_it_has_never_seen(parent: Path, tmp_path: P
         np.stack([render_person(p, i) for p in range(9000, 9020) for i in range(3)]),
         np.repeat(np.arange(20), 3),
     )
-    told: list[Progress] = []
+    reported: list[Progress] = []
     outcome = run_training(
         spec(epochs=4),
         feedback=Rendered(range(90), 4),
         parent=parent,
         reference=reference,
         workdir=tmp_path,
-        state=KeptState(),
-        report=told.append,
+        checkpoints=MemoryCheckpoints(),
+        report=reported.append,
     )
     checks = {check.name: check for check in outcome.gate.checks}
     assert outcome.gate.passed, [check for check in outcome.gate.checks if not check.passed]
@@ -105,9 +105,9 @@ def test_training_improves_on_people_it_has_never_seen(parent: Path, tmp_path: P
     assert outcome.manifest.model_version == "iresnet18w16-0123abcd"
     assert outcome.manifest.compatible_versions == ("iresnet18w16-default",)
     assert outcome.manifest.data_snapshot == "snapshot-1"
-    fractions = [progress.fraction for progress in told]
+    fractions = [progress.fraction for progress in reported]
     assert all(0 <= fraction <= 1 for fraction in fractions)
-    assert {"epoch", "loss"} <= set().union(*(progress.figures for progress in told))
+    assert {"epoch", "loss"} <= set().union(*(progress.figures for progress in reported))
 
 
 @pytest.mark.slow
@@ -116,23 +116,23 @@ def test_wrong_labels_are_found_before_they_are_learned(parent: Path, tmp_path: 
     right = {(pair.sha256_a, pair.sha256_b): pair.same for pair in feedback.pairs()}
     feedback.flip(share=0.2, seed=3)
     wrong = sum(pair.same != right[pair.sha256_a, pair.sha256_b] for pair in feedback.pairs())
-    told: list[Progress] = []
+    reported: list[Progress] = []
     outcome = run_training(
         spec(epochs=2),
         feedback=feedback,
         parent=parent,
         reference=default_reference(),
         workdir=tmp_path,
-        state=KeptState(),
-        report=told.append,
+        checkpoints=MemoryCheckpoints(),
+        report=reported.append,
     )
     assert outcome.labels.treated
     assert outcome.labels.wrong_share == pytest.approx(0.2, abs=0.06)
-    unlikely = [one for one in outcome.labels.suspects if one.why is Suspicion.UNLIKELY]
+    unlikely = [one for one in outcome.labels.suspects if one.reason is Suspicion.UNLIKELY]
     found = sum(one.same != right[one.sha256_a, one.sha256_b] for one in unlikely)
     assert found / len(unlikely) > 0.7
     # Half of 60 people, seen once, teach little: more would be found on more of them.
     assert found / wrong > 0.4
-    fractions = [progress.fraction for progress in told]
+    fractions = [progress.fraction for progress in reported]
     assert fractions == sorted(fractions)
-    assert "checking the labels, epoch 1" in {progress.message for progress in told}
+    assert "checking the labels, epoch 1" in {progress.message for progress in reported}

@@ -1,4 +1,4 @@
-"""The eight-bit form of a version: what it holds, and what is measured of it."""
+"""Quantized versions: their files, their calibration and their figures."""
 
 import shutil
 from collections import Counter
@@ -14,7 +14,7 @@ import pytest
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.reference_faces import ReferenceFaces, default_reference
 from services.trainer.progress import Progress, Stage
-from services.trainer.worker.quantizer import Quantized, quantize_version
+from services.trainer.worker.quantizer import QuantizedVersion, quantize_version
 from shared.model.golden import check_golden
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, ProbabilityCurve, read_manifest
 from shared.model.network.checkpoint import load_checkpoint
@@ -46,14 +46,16 @@ def reference() -> ReferenceFaces:
     return replace(default_reference(), sha256="a" * 64)
 
 
-def quantize(full: Path, reference: ReferenceFaces, workdir: Path, **changes: object) -> Quantized:
+def quantize(
+    full: Path, reference: ReferenceFaces, workdir: Path, **changes: object
+) -> QuantizedVersion:
     workdir.mkdir(exist_ok=True)
-    told: list[Progress] = []
-    given = {"feedback": NoFeedback(), "report": told.append} | changes
+    reported: list[Progress] = []
+    given = {"feedback": NoFeedback(), "report": reported.append} | changes
     made = quantize_version(full, JOB, reference=reference, workdir=workdir, **given)
-    fractions = [progress.fraction for progress in told]
+    fractions = [progress.fraction for progress in reported]
     assert fractions == sorted(fractions)
-    stages = list(dict.fromkeys(progress.stage for progress in told))
+    stages = list(dict.fromkeys(progress.stage for progress in reported))
     decoding = [Stage.DECODING_IMAGES] if "feedback" in changes else []
     assert stages == [
         *(*decoding, Stage.QUANTIZING, Stage.CALIBRATING, Stage.EVALUATING, Stage.EXPORTING)
@@ -64,12 +66,12 @@ def quantize(full: Path, reference: ReferenceFaces, workdir: Path, **changes: ob
 @pytest.fixture(scope="module")
 def quantized(
     full: Path, reference: ReferenceFaces, tmp_path_factory: pytest.TempPathFactory
-) -> Quantized:
+) -> QuantizedVersion:
     return quantize(full, reference, tmp_path_factory.mktemp("quantized"))
 
 
 def test_the_default_in_eight_bits_passes_and_is_a_version_of_its_own(
-    full: Path, quantized: Quantized
+    full: Path, quantized: QuantizedVersion
 ):
     assert quantized.gate.passed, quantized.gate
     parent, manifest = read_manifest(full), read_manifest(quantized.folder)
@@ -83,7 +85,7 @@ def test_the_default_in_eight_bits_passes_and_is_a_version_of_its_own(
 
 
 def test_the_threshold_and_the_probability_move_together(
-    full: Path, reference: ReferenceFaces, quantized: Quantized, tmp_path: Path
+    full: Path, reference: ReferenceFaces, quantized: QuantizedVersion, tmp_path: Path
 ):
     parent, manifest = read_manifest(full), read_manifest(quantized.folder)
     assert 0 < abs(manifest.threshold - parent.threshold) < 0.02
@@ -98,7 +100,7 @@ def test_the_threshold_and_the_probability_move_together(
     assert moved.even == pytest.approx(manifest.threshold, abs=1e-6)
 
 
-def test_its_convolutions_compute_in_whole_numbers(full: Path, quantized: Quantized):
+def test_its_convolutions_compute_in_whole_numbers(full: Path, quantized: QuantizedVersion):
     graph = onnx.load(quantized.folder / ONNX_FILE).graph
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     feeding = Counter(
@@ -109,7 +111,7 @@ def test_its_convolutions_compute_in_whole_numbers(full: Path, quantized: Quanti
     assert sizes[0] < sizes[1] / 3
 
 
-def test_it_keeps_the_weights_so_that_it_can_be_trained_on(full: Path, quantized: Quantized):
+def test_it_keeps_the_weights_so_that_it_can_be_trained_on(full: Path, quantized: QuantizedVersion):
     assert (
         read_manifest(quantized.folder).files[WEIGHTS_FILE]
         == read_manifest(full).files[WEIGHTS_FILE]
@@ -118,7 +120,7 @@ def test_it_keeps_the_weights_so_that_it_can_be_trained_on(full: Path, quantized
 
 
 def test_its_verdict_and_manifest_hold_what_was_measured(
-    full: Path, reference: ReferenceFaces, quantized: Quantized
+    full: Path, reference: ReferenceFaces, quantized: QuantizedVersion
 ):
     metrics = read_manifest(quantized.folder).metrics
     before, after = (
@@ -138,7 +140,7 @@ def test_its_verdict_and_manifest_hold_what_was_measured(
 
 
 def test_the_same_job_makes_the_same_version_again(
-    full: Path, reference: ReferenceFaces, quantized: Quantized, tmp_path: Path
+    full: Path, reference: ReferenceFaces, quantized: QuantizedVersion, tmp_path: Path
 ):
     again = quantize(full, reference, tmp_path)
     mine, theirs = read_manifest(again.folder), read_manifest(quantized.folder)

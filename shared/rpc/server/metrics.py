@@ -6,7 +6,7 @@ from functools import partial
 import grpc
 from prometheus_client import Counter, Gauge, Histogram
 
-from shared.rpc.interceptors import CallGuard, Context, Guard
+from shared.rpc.server.interceptors import CallGuard, Context, Guard
 
 CALLS = Counter("magface_rpc_calls", "Calls that ended", ["method", "code"])
 SECONDS = Histogram(

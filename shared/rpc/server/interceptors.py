@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 from google.protobuf.message import Message
 
-from shared.rpc.requests import request_parser
+from shared.rpc.server.requests import request_parser
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from shared.errors import Unavailable
 _T = TypeVar("_T")
 
 
-class Opened(Generic[_T]):
+class Deferred(Generic[_T]):
     """Holds what can be asked, or nothing yet: a server answers before its stores do.
 
     Args:
@@ -18,7 +18,7 @@ class Opened(Generic[_T]):
         self._owner = owner
         self._what: _T | None = None
 
-    def open(self, what: _T) -> None:
+    def set(self, what: _T) -> None:
         """Give what to ask from now on."""
         self._what = what
 

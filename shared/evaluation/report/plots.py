@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from shared.evaluation.measure import Measured
+from shared.evaluation.measure import Measurement
 from shared.evaluation.metrics import roc
 from shared.evaluation.results import RejectCurve
 from shared.evaluation.scores import Scores
@@ -33,7 +33,7 @@ def similarity_histograms(scores: Scores, threshold: float) -> str:
     return _svg(figure, axes)
 
 
-def roc_curve(measured: Measured, old: Measured | None) -> str:
+def roc_curve(measured: Measurement, old: Measurement | None) -> str:
     """TAR against FAR on a logarithmic axis; the old version's in grey where there is one."""
     figure, axes = _canvas()
     lowest = 1 / measured.scores.impostor_pairs

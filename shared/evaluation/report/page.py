@@ -10,13 +10,13 @@ import cv2
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
 from shared.datasets.pairs import PairSet
-from shared.evaluation import plots
 from shared.evaluation.compare import compare
-from shared.evaluation.embed import Crops
-from shared.evaluation.formatting import change_lines, headlines, percent, tar_lines
-from shared.evaluation.measure import Measured
+from shared.evaluation.embed import CropReader
+from shared.evaluation.measure import Measurement
+from shared.evaluation.report import plots
+from shared.evaluation.report.formatting import change_lines, headlines, percent, tar_lines
+from shared.evaluation.report.wrong_decisions import ErrorKind, find_errors
 from shared.evaluation.results import Changes
-from shared.evaluation.wrong_decisions import ErrorKind, find_errors
 
 _MOST_PAIRS_SHOWN = 60
 
@@ -59,7 +59,7 @@ class _Shelf:
     """Turns pairs into what the page shows, each crop encoded once."""
 
     def __init__(
-        self, pair_set: PairSet, crops: Crops, measured: Measured, old: Measured | None
+        self, pair_set: PairSet, crops: CropReader, measured: Measurement, old: Measurement | None
     ) -> None:
         self._pair_set = pair_set
         self._crops = crops
@@ -100,7 +100,11 @@ class _Shelf:
 
 
 def write_report(
-    path: Path, pair_set: PairSet, measured: Measured, crops: Crops, old: Measured | None = None
+    path: Path,
+    pair_set: PairSet,
+    measured: Measurement,
+    crops: CropReader,
+    old: Measurement | None = None,
 ) -> None:
     """Write the page.
 
@@ -138,7 +142,7 @@ def write_report(
     path.write_text(page, encoding="utf-8")
 
 
-def _error_sections(shelf: _Shelf, measured: Measured, pair_set: PairSet) -> list[_Section]:
+def _error_sections(shelf: _Shelf, measured: Measurement, pair_set: PairSet) -> list[_Section]:
     kinds: dict[ErrorKind, tuple[str, str]] = {
         "false_positive": ("False positives", "different people, called the same"),
         "false_negative": ("False negatives", "one person, called different"),
@@ -163,9 +167,9 @@ def _change_sections(shelf: _Shelf, changed: Changes) -> list[_Section]:
 
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("shared.evaluation", "."),
+        loader=PackageLoader("shared.evaluation.report.page", "."),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
     )
     environment.filters["percent"] = percent
-    return environment.get_template("report.html")
+    return environment.get_template("page.html")

@@ -17,10 +17,10 @@ from prometheus_client import start_http_server
 
 from shared.errors import MagFaceError, PreconditionFailed
 from shared.files import write_atomically
-from shared.rpc.errors import status_of_errors
-from shared.rpc.interceptors import GuardInterceptor
-from shared.rpc.lifecycle import Lifecycle
-from shared.rpc.metrics import measured
+from shared.rpc.server.error_status import error_status
+from shared.rpc.server.interceptors import GuardInterceptor
+from shared.rpc.server.lifecycle import Lifecycle
+from shared.rpc.server.metrics import measured
 from shared.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def _make_server(settings: ServerSettings) -> grpc.aio.Server:
         # Our channels send a keepalive every 10 s.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ]
-    guards = GuardInterceptor(status_of_errors, measured)
+    guards = GuardInterceptor(error_status, measured)
     return grpc.aio.server(interceptors=[guards], options=options)
 
 

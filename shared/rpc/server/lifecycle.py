@@ -5,7 +5,7 @@ import asyncio
 from grpc_health.v1.health import aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from shared.rpc.interceptors import Context
+from shared.rpc.server.interceptors import Context
 
 
 class HealthServicer(aio.HealthServicer):  # type: ignore[misc]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.datasets.pairs import PairSet
-from shared.evaluation.embed import Crops
-from shared.evaluation.measure import Measured
+from shared.evaluation.embed import CropReader
+from shared.evaluation.measure import Measurement
 
 ErrorKind = Literal["false_positive", "false_negative"]
 _FOLDERS: dict[ErrorKind, str] = {
@@ -39,7 +39,7 @@ class PairError:
     magnitudes: tuple[float, float]
 
 
-def find_errors(measured: Measured, pair_set: PairSet) -> list[PairError]:
+def find_errors(measured: Measurement, pair_set: PairSet) -> list[PairError]:
     """Give all wrong decisions, those farthest from the threshold first."""
     scores, threshold = measured.scores, measured.evaluation.threshold
     magnitudes = measured.embedded.magnitudes
@@ -61,7 +61,7 @@ def find_errors(measured: Measured, pair_set: PairSet) -> list[PairError]:
 
 
 def write_error_folders(
-    folder: Path, pair_set: PairSet, measured: Measured, crops: Crops, most: int = 200
+    folder: Path, pair_set: PairSet, measured: Measurement, crops: CropReader, most: int = 200
 ) -> None:
     """Write the worst errors of each kind below a folder, replacing an earlier tree.
 
@@ -107,7 +107,7 @@ def write_error_folders(
 
 
 def _write_error(
-    folder: Path, error: PairError, pair_set: PairSet, threshold: float, crops: Crops
+    folder: Path, error: PairError, pair_set: PairSet, threshold: float, crops: CropReader
 ) -> None:
     folder.mkdir()
     for number, image in enumerate(error.images, start=1):
@@ -129,7 +129,7 @@ def _write_error(
     (folder / "info.txt").write_text("\n".join(lines) + "\n")
 
 
-def side_by_side(error: PairError, threshold: float, crops: Crops) -> NDArray[np.uint8]:
+def side_by_side(error: PairError, threshold: float, crops: CropReader) -> NDArray[np.uint8]:
     """Draw both crops, enlarged, over a line that says what went wrong; uint8 HxWx3 BGR."""
     faces = [
         cv2.resize(crops(image), (224, 224), interpolation=cv2.INTER_CUBIC)

@@ -1,0 +1,53 @@
+"""Guard that ends a failed call with the gRPC status of its error."""
+
+import logging
+import secrets
+from functools import partial
+
+import grpc
+from grpc_status.rpc_status import to_status
+
+from shared.errors import CorruptData, MagFaceError, Unavailable
+from shared.rpc.errors import error_to_status, has_status
+from shared.rpc.server.interceptors import CallGuard, Context, Guard
+
+logger = logging.getLogger(__name__)
+
+_SERVER_FAULTS = (Unavailable, CorruptData)
+
+
+def error_status(method: str) -> Guard:
+    """Make the guard that ends a call of a method with the status of the error it raised.
+
+    An exception that has no status ends the call as INTERNAL, with a reference under which its
+    traceback is logged.
+    """
+    return partial(_ErrorStatus, method)
+
+
+class _ErrorStatus(CallGuard):
+    def __init__(self, method: str, context: Context) -> None:
+        self._method = method
+        self._context = context
+
+    async def ended(self, error: BaseException | None) -> None:
+        if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
+            return
+        if isinstance(error, MagFaceError) and has_status(error):
+            await self._end_known(error)
+        else:
+            await self._end_unexpected(error)
+
+    async def _end_known(self, error: MagFaceError) -> None:
+        if isinstance(error, _SERVER_FAULTS):
+            logger.warning("%s: %s: %s", self._method, type(error).__name__, error)
+        status = to_status(error_to_status(error))
+        await self._context.abort(status.code, status.details, status.trailing_metadata)
+
+    async def _end_unexpected(self, error: Exception) -> None:
+        reference = secrets.token_hex(4)
+        logger.error(
+            "%s failed unexpectedly, reference %s", self._method, reference, exc_info=error
+        )
+        message = f"internal error, reference {reference}; see the log of the server"
+        await self._context.abort(grpc.StatusCode.INTERNAL, message)
