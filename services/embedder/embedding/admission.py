@@ -68,7 +68,8 @@ class Admission:
     async def admit_in_turn(self, size: int) -> AsyncIterator[None]:
         """Wait until one image is admitted, first come, first served.
 
-        Images that wait get at most half of the server, so that calls, which do not wait, find room.
+        Images that wait get at most half of the server, so that calls, which do not wait, find
+        room.
 
         Args:
             size: Bytes of the encoded picture.
