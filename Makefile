@@ -1,4 +1,4 @@
-# Two commands to start with: `make demo` and `make test`. Each target sets up what it needs.
+# Start with `make demo` or `make test`. Each target sets up what it needs.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -12,17 +12,17 @@ DEMO_ARGS := $(if $(FACES),--faces $(FACES)) $(if $(CHECKPOINT),--checkpoint $(C
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## Make .venv and install everything into it, once
+setup: $(STAMP) ## Create .venv and install everything into it
 
 $(STAMP): pyproject.toml constraints.txt
-	@echo "==> Setting up $(VENV) (some minutes and 7 GB the first time, most of it torch)"
+	@echo "==> Setting up $(VENV) (takes some minutes and 7 GB the first time, mostly for torch)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedder,feedback,trainer,detect,cli,local,dev]'
 	@touch $@
 	@echo "==> $(VENV) is ready"
 
-demo: $(STAMP) ## Run the whole loop on embedded parts and print what it learned
+demo: $(STAMP) ## Run the whole loop on an embedded stack and print the result
 	@$(BIN)/magface demo $(DEMO_ARGS)
 
 up: $(STAMP) ## Start the embedded Postgres, S3 server and all services (Ctrl-C stops them)
@@ -31,10 +31,10 @@ up: $(STAMP) ## Start the embedded Postgres, S3 server and all services (Ctrl-C 
 test: $(STAMP) ## Run the tests against a real Postgres and a real S3 server
 	@$(BIN)/python -m pytest -n auto -m "not slow"
 
-test-all: $(STAMP) ## Run every test, the slow ones too
+test-all: $(STAMP) ## Run all tests, also the slow ones
 	@$(BIN)/python -m pytest -n auto
 
-lint: $(STAMP) ## Check style, types, layers, protos and that the stubs are fresh
+lint: $(STAMP) ## Check style, types, layers, protos, stubs and docker-compose.yml
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
@@ -43,20 +43,20 @@ lint: $(STAMP) ## Check style, types, layers, protos and that the stubs are fres
 	@deploy/check-stubs.sh $(BIN)
 	@deploy/check-compose.sh $(BIN)
 
-format: $(STAMP) ## Let ruff mend what it can
+format: $(STAMP) ## Fix style with ruff
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 protos: $(STAMP) ## Generate the stubs beside the protos
 	@deploy/generate-stubs.sh $(BIN) protos
 
-constraints: $(STAMP) ## Pin what is installed now
+constraints: $(STAMP) ## Pin the installed versions
 	@deploy/pin-constraints.sh $(BIN) > constraints.txt.new && mv constraints.txt.new constraints.txt
 
 bench: $(STAMP) ## Run the benchmarks; JSON goes to out/bench
 	@$(BIN)/python -m tests.benchmarks
 
-bench-%: $(STAMP) # One benchmark by its name, for instance bench-learning
+bench-%: $(STAMP) # Run one benchmark by its name, for instance bench-learning
 	@$(BIN)/python -m tests.benchmarks $*
 
-clean: ## Remove what make made, the venv and the demo's data included
+clean: ## Remove .venv, out and run, with all data in them
 	@rm -rf $(VENV) out run

@@ -1,4 +1,4 @@
-"""``python -m cli`` is ``magface``."""
+"""Entry point: ``python -m cli`` is the same as ``magface``."""
 
 from cli.main import app
 

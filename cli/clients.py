@@ -42,10 +42,10 @@ DirOption = Annotated[
 
 
 def service_address(service: Service, folder: Path | None) -> str:
-    """Finds a service's gRPC target: ``folder`` first, then the environment, then ./run.
+    """Finds a service's gRPC target: from ``folder``, else the environment, else ./run.
 
     Raises:
-        PreconditionFailed: None of them gives an address.
+        PreconditionFailed: None of them has an address.
     """
     variable = f"MAGFACE_{service.upper()}_ADDRESS"
     if folder is None and os.environ.get(variable):
@@ -81,21 +81,21 @@ def trainer(folder: Path | None) -> Iterator[TrainerServiceStub]:
 
 
 def new_key() -> str:
-    """Makes an idempotency key for one request; a repetition of the request keeps it."""
+    """Makes an idempotency key for one request; a retry of the request has the same key."""
     return secrets.token_hex(16)
 
 
 def repeat_if_cut(call: Callable[[float], _Answer], timeout_s: float) -> _Answer:
-    """Makes a streaming call, again when its service cannot be reached.
+    """Makes a streaming call, and repeats it while its service cannot be reached.
 
-    gRPC itself repeats only streams that are short enough to be buffered.
+    gRPC itself retries only streams that fit its buffer.
 
     Args:
         call: Makes the call, given its timeout in seconds. It must be safe to repeat.
         timeout_s: For all tries together, in seconds.
 
     Raises:
-        Unavailable: Five tries failed, or the time is over.
+        Unavailable: Five tries failed, or the timeout was reached.
     """
     deadline = time.monotonic() + timeout_s
     for _ in range(_TRIES - 1):
@@ -115,7 +115,7 @@ def collect_pages(
     """Gathers the first items of a paged list.
 
     Args:
-        fetch: Gives a page's items and the next page's token for a page size and a token.
+        fetch: Gets a page's items and the next page's token, for a page size and a token.
         limit: Most items to gather.
     """
     items: list[_Item] = []

@@ -1,4 +1,4 @@
-"""Image files as messages of the contract, and errors that name the file."""
+"""Conversion of image files to messages, and errors that name the file."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from shared.rpc.errors import domain_errors
 _CROP_SIZE: Final = (112, 112)
 
 
-class Alignment(StrEnum):
+class AlignmentChoice(StrEnum):
     """How an image is aligned."""
 
     AUTO = "auto"
@@ -26,7 +26,7 @@ class Alignment(StrEnum):
 
 
 AlignmentOption = Annotated[
-    Alignment,
+    AlignmentChoice,
     typer.Option(
         "--alignment",
         help="aligned: a face crop; detect: a photo, of which the most prominent face is used; "
@@ -42,10 +42,10 @@ PictureB = Annotated[
 ]
 
 
-def to_image(data: bytes, alignment: Alignment) -> image_pb2.Image:
+def to_image(data: bytes, alignment: AlignmentChoice) -> image_pb2.Image:
     """Packs the bytes of an image file; the server validates them."""
-    aligned = alignment is Alignment.ALIGNED or (
-        alignment is Alignment.AUTO and _size(data) in (_CROP_SIZE, None)
+    aligned = alignment is AlignmentChoice.ALIGNED or (
+        alignment is AlignmentChoice.AUTO and _size(data) in (_CROP_SIZE, None)
     )
     way = image_pb2.ALIGNMENT_ALIGNED if aligned else image_pb2.ALIGNMENT_DETECT
     return image_pb2.Image(data=data, alignment=way)
@@ -53,7 +53,7 @@ def to_image(data: bytes, alignment: Alignment) -> image_pb2.Image:
 
 @contextmanager
 def naming_files(files: Mapping[str, str]) -> Iterator[None]:
-    """Makes errors of calls in the block name the file instead of the request's field.
+    """Makes errors of calls in the block name the file instead of the field of the request.
 
     Args:
         files: Name of each file by the field it was sent in, e.g. ``images[3]``.
@@ -68,7 +68,7 @@ def naming_files(files: Mapping[str, str]) -> Iterator[None]:
 
 
 def file_of_field(files: Mapping[str, str], wanted: str) -> str | None:
-    """Finds the file that was sent in a field or in a message around it."""
+    """Finds the file that was sent in a field, or in a message that contains the field."""
     return next(
         (name for field, name in files.items() if f"{wanted}.".startswith(f"{field}.")), None
     )

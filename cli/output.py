@@ -17,11 +17,11 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-# A pipe has no width: each row of a table is one line there, unless COLUMNS says otherwise.
+# A pipe has no width. There, each row of a table is one line, unless COLUMNS sets a width.
 _PIPE_WIDTH: Final = 10_000
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH)
-# Progress and remarks go to stderr; stdout has the result only.
-remarks = Console(stderr=True)
+# Progress and messages go to stderr; stdout has only the result.
+messages = Console(stderr=True)
 
 _GAP: Final = 2
 _SHORTEST_TEXT: Final = 24
@@ -36,7 +36,7 @@ def emit(as_json: bool, result: Mapping[str, Any], readable: RenderableType) -> 
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
-        # A word longer than the line goes over its end, rather than being cut.
+        # A word that is longer than the line is not cut.
         console.print(readable, crop=False)
 
 
@@ -60,7 +60,7 @@ def table(
 
 
 def facts(pairs: Mapping[str, object]) -> RenderableType:
-    """Makes a list of names and values; wraps between words, and breaks no word."""
+    """Makes a list of names and values, wrapped between words only."""
     return _Facts({name: _cell(value) for name, value in pairs.items()})
 
 
@@ -215,9 +215,9 @@ def counting_progress() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=remarks,
+        console=messages,
         transient=True,
-        disable=not remarks.is_terminal,
+        disable=not messages.is_terminal,
     )
 
 
@@ -225,7 +225,7 @@ def to_plain(message: Message) -> dict[str, Any]:
     """Converts a message to values that JSON can hold.
 
     Unlike protobuf's own JSON, 64-bit integers stay numbers, enums lose their prefix
-    (``JOB_STATE_QUEUED`` becomes ``queued``), and unset fields are there as None or empty.
+    (``JOB_STATE_QUEUED`` becomes ``queued``), and unset fields are None or empty.
     """
     return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
 
@@ -263,7 +263,7 @@ def shortest(value: float) -> float:
 
 def _enum(number: int, field: Any) -> str | None:
     names = field.enum_type.values_by_number
-    if number not in names:  # of a newer contract
+    if number not in names:  # from a newer version of the contract
         return str(number)
     prefix = names[0].name.removesuffix("UNSPECIFIED")
     return names[number].name.removeprefix(prefix).lower() if number else None

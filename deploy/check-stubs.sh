@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fails when the checked-in stubs are not what the protos give now: check-stubs.sh BIN
+# Fails if the checked-in stubs differ from newly generated ones: check-stubs.sh BIN
 set -euo pipefail
 bin=$1
 cd "$(dirname "$0")/.."
@@ -12,4 +12,4 @@ for file in "$fresh"/magface/v1/*; do
     exit 1
   }
 done
-echo "stubs are fresh"
+echo "stubs are up to date"

@@ -1,19 +1,19 @@
-"""What can go wrong, in the domain's words.
+"""Errors of the domain.
 
-The domain raises these; `shared.rpc.errors` alone turns them into gRPC status codes.
+Only `shared.rpc.errors` maps them to gRPC status codes and back.
 """
 
 
 class MagFaceError(Exception):
-    """Base of every error that is meant for a caller to read."""
+    """Base of the errors whose message is meant for the caller."""
 
 
 class InvalidInput(MagFaceError):
-    """A field of the input breaks its contract; sending it again cannot help.
+    """A field of the input is invalid; sending it again gives the same error.
 
     Args:
-        field: Path of the field, as the contract names it, e.g. ``images[3].data``.
-        reason: What is wrong with it and what would be right.
+        field: Path of the field as the contract names it, e.g. ``images[3].data``.
+        reason: What is wrong with it and what is valid.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -23,27 +23,27 @@ class InvalidInput(MagFaceError):
 
 
 class NotFound(MagFaceError):
-    """Something named by the caller is not stored."""
+    """What the caller names is not stored."""
 
 
 class AlreadyExists(MagFaceError):
-    """The name is taken by something else."""
+    """The name or key is in use for something else."""
 
 
 class PreconditionFailed(MagFaceError):
-    """The call is well formed, but not possible in the present state."""
+    """The call is valid but not possible in the current state."""
 
 
 class Conflict(MagFaceError):
-    """Another writer came first; read again and decide anew."""
+    """A concurrent change was committed first; read the state again before a retry."""
 
 
 class Overloaded(MagFaceError):
-    """No room for more work now.
+    """There is no capacity for the call now.
 
     Args:
-        message: What is full.
-        retry_after_s: Seconds after which trying again makes sense.
+        message: Which capacity is used up.
+        retry_after_s: Seconds to wait before a retry.
     """
 
     def __init__(self, message: str, retry_after_s: float) -> None:
@@ -52,7 +52,7 @@ class Overloaded(MagFaceError):
 
 
 class Unavailable(MagFaceError):
-    """A part that is needed cannot be reached now; nothing was changed."""
+    """A dependency cannot be reached now; nothing was changed."""
 
 
 class CorruptData(MagFaceError):

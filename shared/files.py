@@ -1,4 +1,4 @@
-"""Atomic file writes: a reader sees the old content or the new one, never a part."""
+"""Atomic file writes: a reader sees the old content or the new content, never a part of it."""
 
 import os
 import secrets
@@ -10,14 +10,14 @@ from typing import BinaryIO
 
 @contextmanager
 def open_atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """Open a file that replaces ``path`` when the block ends, unless it raises.
+    """Open a file that replaces ``path`` when the block ends without an exception.
 
     Args:
         path: Its folder must exist.
-        mode: Permissions of the file, less the process's umask.
+        mode: Permissions of the file, before the umask of the process.
 
     Yields:
-        A file to write to. It is synced to disk before it gets its name.
+        The file to write to. It is synced to disk before it is renamed.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -32,6 +32,6 @@ def open_atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a whole text file; see `open_atomic`."""
+    """Write a text file atomically; see `open_atomic`."""
     with open_atomic(path, mode) as file:
         file.write(text.encode())

@@ -11,14 +11,14 @@ logger = logging.getLogger(__name__)
 
 
 async def repeat(name: str, step: Callable[[], Awaitable[object]], every_s: float) -> NoReturn:
-    """Await `step` again and again until cancelled, whatever it raises.
+    """Await `step` repeatedly until cancelled; an exception of `step` does not end the loop.
 
-    Of several failures in a row that are of one type, the first is logged: a domain error by its
-    text, any other exception with its traceback. The next success is logged too.
+    Of consecutive failures of the same type only the first is logged: a domain error with its
+    message, any other exception with its traceback. The next success is logged too.
 
     Args:
         name: What the step does, for the log, e.g. ``"sweep of orphaned objects"``.
-        step: One pass of the work.
+        step: One pass of the work; a new awaitable for each call.
         every_s: Pause after each pass, in seconds.
     """
     failing: type[Exception] | None = None
@@ -31,7 +31,7 @@ async def repeat(name: str, step: Callable[[], Awaitable[object]], every_s: floa
             failing = type(error)
         else:
             if failing is not None:
-                logger.info("%s: works again", name)
+                logger.info("%s succeeded again", name)
             failing = None
         await asyncio.sleep(every_s)
 
@@ -44,10 +44,10 @@ def _log_failure(name: str, error: Exception) -> None:
 
 
 def backoff_s(failures: int, *, first_s: float, last_s: float) -> float:
-    """Give the pause before the next attempt: doubled with each failure, up to a limit.
+    """Return the pause before the next attempt: it doubles with each failure, up to a limit.
 
     Args:
-        failures: Failures in a row, from 1.
+        failures: Consecutive failures so far, at least 1.
         first_s: Pause after the first failure, in seconds.
         last_s: Longest pause, in seconds.
     """

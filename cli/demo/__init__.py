@@ -1,1 +1,1 @@
-"""``magface demo``: the whole loop, from a wrong verdict to a better model in service."""
+"""``magface demo``: the whole loop, from corrections to a better serving model."""

@@ -12,7 +12,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from cli.output import JsonOption, emit, in_words, remarks, table
+from cli.output import JsonOption, emit, in_words, messages, table
 
 
 def demo(
@@ -38,33 +38,33 @@ def demo(
     from cli.demo.loop import run_loop, serve_checkpoint
     from cli.demo.people import people_of_folder, rendered_people
 
-    def say(line: str) -> None:
-        remarks.print(f"==> {line}", markup=False, highlight=False)
+    def report(line: str) -> None:
+        messages.print(f"==> {line}", markup=False, highlight=False)
 
-    # Each run is a first run: what an earlier one learned would hide what this one learns.
+    # Each run starts without data: an already trained model would learn less.
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    say("choosing people" if faces else "rendering people")
+    report("choosing people" if faces else "rendering people")
     people = people_of_folder(faces, seed) if faces else rendered_people(out / "people", seed)
-    say("starting Postgres, an S3 server and the services")
-    with _running_stack(out / "stack", say) as stack:
+    report("starting Postgres, an S3 server and the services")
+    with _running_stack(out / "stack", report) as stack:
         if checkpoint is not None:
             serve_checkpoint(stack, checkpoint)
-        summary = run_loop(stack, people, say)
+        summary = run_loop(stack, people, report)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     emit(as_json, summary, _readable(summary))
-    say(f"the same as JSON: {out / 'summary.json'}")
-    if not _worked(summary, must_learn=faces is None):
+    report(f"wrote the summary to {out / 'summary.json'}")
+    if not _succeeded(summary, must_learn=faces is None):
         raise typer.Exit(1)
 
 
 @contextmanager
-def _running_stack(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
-    """A stack with a thread that watches over it; gives its folder."""
+def _running_stack(folder: Path, report: Callable[[str], None]) -> Iterator[Path]:
+    """Runs a stack and a thread that restarts its processes; yields its folder."""
     from deploy.local.stack import Stack
 
     stop = threading.Event()
-    with Stack(folder, report=say, stop=stop) as stack:
+    with Stack(folder, report=report, stop=stop) as stack:
         watcher = threading.Thread(target=stack.watch, name="stack-watch")
         watcher.start()
         try:
@@ -74,10 +74,10 @@ def _running_stack(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
             watcher.join()
 
 
-def _worked(summary: dict[str, Any], must_learn: bool) -> bool:
+def _succeeded(summary: dict[str, Any], must_learn: bool) -> bool:
     swap = summary["swap"]
     learned: bool = summary["after"]["accuracy"] > summary["before"]["accuracy"]
-    # On somebody's own faces there may be nothing to gain: a refusal is then the right end.
+    # Other faces may leave nothing to learn; the gate then refuses the new version.
     refused = not must_learn and not summary["gate"]["passed"]
     return (learned or refused) and not swap["failed"] and not swap["mixed_versions"]
 
@@ -88,12 +88,12 @@ def _readable(summary: dict[str, Any]) -> RenderableType:
     rows = [[name, _show(before[name]), _show(after[name])] for name in before]
     rows.append(["accuracy at 0.4", _show(fixed["before"]), _show(fixed["after"])])
     title = (
-        f"{summary['test_pairs']} pairs of people never seen, "
+        f"{summary['test_pairs']} pairs of unseen people, "
         f"after {summary['feedback_pairs']} corrections"
     )
     caption = (
-        f"swapped under {swap['requests']} Verify calls: {swap['failed']} failed, "
-        f"{swap['mixed_versions']} mixed versions; {summary['seconds']:.0f} s in all, of which "
+        f"{swap['requests']} Verify calls during the swap: {swap['failed']} failed, "
+        f"{swap['mixed_versions']} mixed versions; {summary['seconds']:.0f} s in total, of which "
         f"{_times(summary['correction'])}"
     )
     return Group(table("", "before", "after", rows=rows, title=title), Text(caption))

@@ -1,4 +1,4 @@
-"""The loop itself: measure, correct, learn, swap under traffic, measure again."""
+"""The loop of the demo: measure, label, train, swap under traffic, measure again."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from cli.demo.measure import measure, score_by_service
 from cli.demo.people import DemoPeople
 from cli.demo.stages import correction_times
 from cli.demo.traffic import VerifyTraffic, count_mixed
-from cli.images import Alignment
+from cli.images import AlignmentChoice
 from cli.output import to_plain
 from cli.transfer.import_labels import import_pair_set
 from shared.datasets.pairs import PairSet, renumber
@@ -24,8 +24,8 @@ from shared.errors import MagFaceError, Unavailable
 
 _SWAP_TIMEOUT_S = 30.0
 _PAIRS_IN_TRAFFIC = 40
-# Stages between the training and the swap.
-_SWAP_IS_NEAR = (
+# Stages between the training and the swap; the traffic speeds up in them.
+_STAGES_BEFORE_SWAP = (
     trainer_pb2.JOB_STAGE_EVALUATING,
     trainer_pb2.JOB_STAGE_EXPORTING,
     trainer_pb2.JOB_STAGE_PUBLISHING,
@@ -34,52 +34,54 @@ _BY = "demo"
 
 
 def serve_checkpoint(stack: Path, checkpoint: Path) -> None:
-    """Import a checkpoint into a running stack and let it serve."""
+    """Import a checkpoint into a running stack and promote it."""
     with clients.trainer(stack) as trainer, clients.embedder(stack) as embedder:
         options = trainer_pb2.ImportOptions(requested_by=_BY, idempotency_key=clients.new_key())
         job = wait_for_job(trainer, upload_checkpoint(trainer, checkpoint, options))
         request = trainer_pb2.PromoteModelRequest(
             model_version=job.model_version,
             requested_by=_BY,
-            reason="the demo's checkpoint",
+            reason="checkpoint of the demo",
             idempotency_key=clients.new_key(),
         )
         trainer.PromoteModel(request, timeout=clients.CALL_TIMEOUT_S)
         _wait_until_served(embedder, job.model_version)
 
 
-def run_loop(stack: Path, people: DemoPeople, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run the loop on a stack that serves.
+def run_loop(stack: Path, people: DemoPeople, report: Callable[[str], None]) -> dict[str, Any]:
+    """Run the loop on a running stack.
 
     Args:
-        stack: The running stack's folder.
-        people: To learn from and to be measured on.
-        say: Takes a line about each step, for a person.
+        stack: Folder of the stack.
+        people: Pairs to label, to calibrate on and to test on.
+        report: Gets a line of text about each step.
 
     Returns:
         The summary, see the README.
 
     Raises:
-        MagFaceError: If the training failed or labels were refused.
+        MagFaceError: The training failed or labels were refused.
     """
     started = time.perf_counter()
     sample = _first_pairs(people.test, _PAIRS_IN_TRAFFIC)
     with clients.embedder(stack) as embedder, clients.trainer(stack) as trainer:
         before = measure(embedder, people.validation, people.test)
-        say(
-            f"{before.model_version} serves; on people it never saw it is right in "
-            f"{before.figures()['accuracy']:.1%} of {len(people.test)} pairs"
+        report(
+            f"{before.model_version} serves; its accuracy on {len(people.test)} pairs of unseen "
+            f"people is {before.figures()['accuracy']:.1%}"
         )
         _submit(stack, people.feedback)
-        say(f"{len(people.feedback)} pairs of other people are labelled; fine-tuning on them")
+        report(
+            f"stored labels of {len(people.feedback)} pairs of other people; fine-tuning on them"
+        )
         references = dict([score_by_service(embedder, sample)])
         with VerifyTraffic(embedder, sample) as traffic:
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             job = _train(trainer, traffic)
             if job.gate.passed:
                 _wait_until_served(embedder, job.model_version)
-            seconds = time.perf_counter() - asked
-            say(_verdict(job))
+            seconds = time.perf_counter() - requested
+            report(_verdict(job))
             references |= dict([score_by_service(embedder, sample)])
         after = measure(embedder, people.validation, people.test)
     return {
@@ -105,15 +107,15 @@ def run_loop(stack: Path, people: DemoPeople, say: Callable[[str], None]) -> dic
 
 def _submit(stack: Path, pairs: PairSet) -> None:
     with clients.feedback(stack) as stub:
-        done = import_pair_set(stub, pairs, _BY, Alignment.AUTO)
+        done = import_pair_set(stub, pairs, _BY, AlignmentChoice.AUTO)
     if done.rejected:
         raise MagFaceError(f"{len(done.rejected)} labels were refused: {done.rejected[0]['why']}")
 
 
 def _train(stub: TrainerServiceStub, traffic: VerifyTraffic) -> trainer_pb2.Job:
     def on_event(event: trainer_pb2.WatchJobResponse) -> None:
-        if event.job.stage in _SWAP_IS_NEAR:
-            traffic.hurry()
+        if event.job.stage in _STAGES_BEFORE_SWAP:
+            traffic.speed_up()
 
     request = trainer_pb2.StartTrainingRequest(requested_by=_BY, idempotency_key=clients.new_key())
     job = stub.StartTraining(request, timeout=clients.CALL_TIMEOUT_S).job
@@ -130,20 +132,20 @@ def _wait_until_served(stub: EmbedderServiceStub, model_version: str) -> None:
         if time.monotonic() > deadline:
             raise Unavailable(
                 f"the embedder still serves {model.model_version}, not {model_version}: "
-                f"{model.swap_error or 'it has not noticed the promotion'}"
+                f"{model.swap_error or 'it has not read the promotion yet'}"
             )
         time.sleep(0.1)
 
 
 def _verdict(job: trainer_pb2.Job) -> str:
     if job.gate.passed:
-        return f"{job.model_version} passed the gate and serves now"
+        return f"{job.model_version} passed the gate and serves"
     refused = [f"{check.name}: {check.detail}" for check in job.gate.checks if not check.passed]
     return f"the gate refused {job.model_version}: {'; '.join(refused)}"
 
 
 def _first_pairs(pair_set: PairSet, count: int) -> PairSet:
-    """The set's first pairs and only their images."""
+    """The first pairs of a set, with only their images."""
     images, pairs = renumber(pair_set.pairs[:count])
     return PairSet(
         images=tuple(pair_set.images[image] for image in images),

@@ -1,4 +1,4 @@
-"""Measures the model that serves, through the same door as everybody."""
+"""Measurement of the serving model through the embedder's `Embed`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +20,13 @@ FIXED_THRESHOLD = 0.4
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the serving version says of the test people.
+class ServedModelScores:
+    """Scores of the serving version on the test people.
 
     Attributes:
-        model_version: Which one.
+        model_version: The version.
         test: Scores of the test pairs.
-        threshold: With the fewest errors on the validation people.
+        threshold: The threshold with the fewest errors on the validation people.
     """
 
     model_version: str
@@ -52,27 +52,27 @@ class Measured:
         return confusion(self.test, FIXED_THRESHOLD).accuracy
 
 
-def measure(stub: EmbedderServiceStub, validation: PairSet, test: PairSet) -> Measured:
+def measure(stub: EmbedderServiceStub, validation: PairSet, test: PairSet) -> ServedModelScores:
     """Calibrate the threshold on the validation people and score the test people.
 
     Raises:
-        Conflict: If the model changed meanwhile.
+        Conflict: The serving model changed in between.
     """
     version, calibration = score_by_service(stub, validation)
     version_after, scores = score_by_service(stub, test)
     if version != version_after:
-        raise Conflict(f"{version} was replaced by {version_after} while it was measured")
-    return Measured(version, scores, best_accuracy_threshold(calibration))
+        raise Conflict(f"{version} was replaced by {version_after} during the measurement")
+    return ServedModelScores(version, scores, best_accuracy_threshold(calibration))
 
 
 def score_by_service(stub: EmbedderServiceStub, pair_set: PairSet) -> tuple[str, Scores]:
     """Embed a set's images with `Embed`, and score its pairs.
 
     Returns:
-        The model version that answered, and the scores.
+        The model version, and the scores.
 
     Raises:
-        Conflict: If the model changed meanwhile.
+        Conflict: The serving model changed in between.
     """
     embeddings: list[NDArray[np.float32]] = []
     versions = set()
@@ -83,6 +83,6 @@ def score_by_service(stub: EmbedderServiceStub, pair_set: PairSet) -> tuple[str,
         embeddings += [np.frombuffer(face.embedding, "<f4") for face in answer.faces]
         versions.add(answer.model_version)
     if len(versions) != 1:
-        raise Conflict(f"the model changed while it was measured: {sorted(versions)}")
+        raise Conflict(f"the serving model changed during the measurement: {sorted(versions)}")
     similarity = pair_similarity(np.stack(embeddings), pair_set.pairs)
     return versions.pop(), Scores(similarity, pair_set.labels)

@@ -1,4 +1,4 @@
-"""Who takes part in the demo: people to learn from, to calibrate on, and to be tested on."""
+"""People of the demo: for feedback, for validation and for the test."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from shared.errors import InvalidInput
 _RENDERED_PEOPLE = 400
 _RENDERED_IMAGES = 6
 _FEWEST_PEOPLE = 20
-# Share of the people, and most pairs, for each purpose.
+# Share of the people and most pairs, for each set.
 _SPLITS = {"feedback": (0.55, 1000), "validation": (0.15, 600), "test": (0.3, 1000)}
 
 
 @dataclass(frozen=True)
 class DemoPeople:
-    """Three sets of pairs; nobody is in two of them."""
+    """Three sets of pairs that share no person."""
 
     feedback: PairSet
     validation: PairSet
@@ -28,21 +28,21 @@ class DemoPeople:
 
 
 def rendered_people(folder: Path, seed: int) -> DemoPeople:
-    """Render people into a folder and deal them out."""
+    """Render people into a folder and split them."""
     write_people(folder, _RENDERED_PEOPLE, _RENDERED_IMAGES, seed)
-    return _deal_out(read_identities(folder), seed)
+    return _split(read_identities(folder), seed)
 
 
 def people_of_folder(folder: Path, seed: int) -> DemoPeople:
-    """Deal out the people of a folder per identity, of aligned faces.
+    """Split the people of a folder of aligned faces, which has a folder per identity.
 
     Raises:
-        InvalidInput: If they are too few.
+        InvalidInput: There are too few people.
     """
-    return _deal_out(read_identities(folder), seed)
+    return _split(read_identities(folder), seed)
 
 
-def _deal_out(identities: Mapping[str, Sequence[Path]], seed: int) -> DemoPeople:
+def _split(identities: Mapping[str, Sequence[Path]], seed: int) -> DemoPeople:
     genuine = sorted(comb(len(images), 2) for images in identities.values() if len(images) > 1)
     if len(genuine) < _FEWEST_PEOPLE:
         raise InvalidInput(
@@ -52,6 +52,6 @@ def _deal_out(identities: Mapping[str, Sequence[Path]], seed: int) -> DemoPeople
     sizes = {}
     for split, (share, pairs) in _SPLITS.items():
         people = int(share * len(genuine))
-        # Whoever is dealt to the split, they have at least as many genuine pairs as this.
+        # A lower bound of the genuine pairs, whichever people are in the split.
         sizes[split] = SampleSize(min(pairs, 2 * sum(genuine[:people])), people)
     return DemoPeople(**sample_splits(identities, sizes, seed))

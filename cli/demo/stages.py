@@ -8,15 +8,15 @@ from cli.commands.job_progress import stage_durations
 
 
 def correction_times(job: trainer_pb2.Job, seconds: float, *, swapped: bool) -> dict[str, Any]:
-    """Divides the time of a correction among its stages.
+    """Splits the duration of a correction into its stages.
 
     Args:
-        job: The training, which has ended.
-        seconds: From the request to train to the end of the correction.
+        job: The ended training job.
+        seconds: Seconds from the training request to the end of the correction.
         swapped: Whether the correction ended with the new version in service.
 
     Returns:
-        The seconds in all, and of each stage in the order they first began.
+        The total seconds, and those of each stage, in the order of their first start.
     """
     stages: dict[str, float] = {}
     for stage, duration in stage_durations(job):

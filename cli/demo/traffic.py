@@ -1,4 +1,4 @@
-"""A client that keeps calling `Verify` and remembers every answer."""
+"""A client that calls `Verify` continuously and records every answer."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -12,52 +12,52 @@ from cli.clients import CALL_TIMEOUT_S
 from shared.datasets.pairs import PairSet
 from shared.evaluation.scores import Scores
 
-# An answer of one version equals that version's own similarity but for float32's rounding.
+# Similarities of one version differ by float32 rounding only.
 _TOLERANCE = 1e-4
 
 
-class Answer(NamedTuple):
-    """What was answered for one pair of the set."""
+class VerifyAnswer(NamedTuple):
+    """The answer for one pair of the set."""
 
     pair: int
     model_version: str
     similarity: float
 
 
-# Between two calls while a training needs the processor.
-_REST_S = 0.05
+# Pause between calls while the training needs the processor.
+_PAUSE_S = 0.05
 
 
 class VerifyTraffic:
-    """Verifies a set's pairs over and over, one call after the other, while it is entered.
+    """Context manager that verifies the pairs of a set repeatedly, one call at a time.
 
-    It starts at a gentle pace; after `hurry` there is no rest between two calls.
+    There is a pause between calls until `speed_up`.
     """
 
     def __init__(self, stub: EmbedderServiceStub, pair_set: PairSet) -> None:
         self._stub = stub
         self._requests = [_request(pair_set, pair) for pair in range(len(pair_set))]
         self._stop = threading.Event()
-        self._rest_s = _REST_S
+        self._pause_s = _PAUSE_S
         self._thread = threading.Thread(target=self._run, name="verify-traffic", daemon=True)
-        self.answers: list[Answer] = []
+        self.answers: list[VerifyAnswer] = []
         self.failures: list[str] = []
 
-    def hurry(self) -> None:
-        """Leave no rest between two calls from now on."""
-        self._rest_s = 0.0
+    def speed_up(self) -> None:
+        """Make calls without a pause from now on."""
+        self._pause_s = 0.0
 
     def _run(self) -> None:
         while not self._stop.is_set():
             for pair, request in enumerate(self._requests):
-                if self._stop.wait(self._rest_s):
+                if self._stop.wait(self._pause_s):
                     return
                 try:
                     answer = self._stub.Verify(request, timeout=CALL_TIMEOUT_S)
                 except grpc.RpcError as error:
                     self.failures.append(str(error))
                     continue
-                self.answers.append(Answer(pair, answer.model_version, answer.similarity))
+                self.answers.append(VerifyAnswer(pair, answer.model_version, answer.similarity))
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -76,17 +76,17 @@ def _request(pair_set: PairSet, pair: int) -> embedder_pb2.VerifyRequest:
     return embedder_pb2.VerifyRequest(a=a, b=b)
 
 
-def count_mixed(answers: Sequence[Answer], references: Mapping[str, Scores]) -> int:
-    """Count answers that are not what the version they name says of the pair.
+def count_mixed(answers: Sequence[VerifyAnswer], references: Mapping[str, Scores]) -> int:
+    """Count answers that differ from the score of the version that they name.
 
     Args:
-        answers: Of a `VerifyTraffic`.
-        references: Scores of the same pairs under each version that served.
+        answers: Answers of a `VerifyTraffic`.
+        references: Scores of the same pairs by each version that served.
     """
-    return sum(not _agrees(answer, references) for answer in answers)
+    return sum(not _matches(answer, references) for answer in answers)
 
 
-def _agrees(answer: Answer, references: Mapping[str, Scores]) -> bool:
+def _matches(answer: VerifyAnswer, references: Mapping[str, Scores]) -> bool:
     reference = references.get(answer.model_version)
     if reference is None:
         return False

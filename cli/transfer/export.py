@@ -35,12 +35,12 @@ def export_pairs(
 ) -> dict[str, Any]:
     """Writes every pair that has a consensus, and ``images/`` beside them.
 
-    As JSON to ``pairs.json``, as `read_pairs_json` reads it; as Parquet to ``pairs.parquet`` and
-    ``images.parquet``, whose metadata say ``snapshot_id``. Either way the same snapshot gives
-    the same pairs, but for what was erased since; what is erased meanwhile is left out as well.
+    JSON goes to ``pairs.json``, in the format of `read_pairs_json`; Parquet to ``pairs.parquet``
+    and ``images.parquet``, with the ``snapshot_id`` in their metadata. The same snapshot gives the
+    same pairs, except for images that were erased since, also during the export.
 
     Returns:
-        The snapshot's id, and how many pairs and images there are.
+        The snapshot's id, and the numbers of pairs and images.
     """
     found, snapshot_id = _stream_pairs(stub, snapshot_id)
     (folder / "images").mkdir(parents=True, exist_ok=True)

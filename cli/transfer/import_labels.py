@@ -1,4 +1,4 @@
-"""Import of a pair set as labels, over a stream that resumes after a cut."""
+"""Import of a pair set as labels, over a stream that resumes after a lost connection."""
 
 import hashlib
 import time
@@ -12,7 +12,7 @@ import grpc
 from magface.v1 import feedback_pb2
 from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 
-from cli.images import Alignment, file_of_field, to_image
+from cli.images import AlignmentChoice, file_of_field, to_image
 from cli.output import counting_progress
 from shared.datasets.pairs import PairSet
 from shared.errors import Unavailable
@@ -30,9 +30,9 @@ class ImportedPairs:
     """Result of an import.
 
     Attributes:
-        created: Stored now.
-        known: Stored by an earlier import of the same pairs.
-        rejected: ``{"pair": place, "why": …}`` of those that were refused, by place.
+        created: Number of labels stored by this import.
+        known: Number of labels that an earlier import of the same pairs stored.
+        rejected: ``{"pair": place, "why": …}`` of each refused pair, ordered by place.
     """
 
     created: int = 0
@@ -41,37 +41,39 @@ class ImportedPairs:
 
 
 def import_pair_set(
-    stub: FeedbackServiceStub, pair_set: PairSet, annotator: str, alignment: Alignment
+    stub: FeedbackServiceStub, pair_set: PairSet, annotator: str, alignment: AlignmentChoice
 ) -> ImportedPairs:
     """Submits each pair; a refused pair does not stop the others.
 
-    The idempotency key follows from the whole set and the pair's place in it: importing a
-    set again stores nothing twice, while another set may contradict it. After a cut the pairs
-    that were not answered are sent again.
+    The idempotency key is a hash of the whole set and the pair's place in it: importing a set
+    again stores nothing twice, and other sets may have other labels for the same pair. After a
+    lost connection, the pairs without an answer are sent again.
 
     Raises:
-        Unavailable: Nothing was stored in five tries in a row; what had been stays.
+        Unavailable: Five tries in a row stored nothing; labels stored before that stay.
     """
     sender = _Sender(stub, pair_set, annotator, alignment)
     done = ImportedPairs()
-    left = dict.fromkeys(range(len(pair_set)))
-    fruitless = 0
+    remaining = dict.fromkeys(range(len(pair_set)))
+    failed_tries = 0
     with counting_progress() as progress:
         task = progress.add_task("submitting", total=len(pair_set))
-        while left:
-            before = len(left)
+        while remaining:
+            before = len(remaining)
             try:
-                for place, result in sender.send(list(left)):
+                for place, result in sender.send(list(remaining)):
                     if _count(done, place, result, sender.names(place)):
-                        del left[place]
+                        del remaining[place]
                         progress.advance(task)
-                error = Unavailable(f"{len(left)} pairs could not be stored; import them again")
-            except Unavailable as cut:
-                error = cut
-            fruitless = fruitless + 1 if len(left) == before else 0
-            if fruitless == _TRIES:
+                error = Unavailable(
+                    f"{len(remaining)} pairs could not be stored; import them again"
+                )
+            except Unavailable as lost:
+                error = lost
+            failed_tries = failed_tries + 1 if len(remaining) == before else 0
+            if failed_tries == _TRIES:
                 raise error
-            if left:
+            if remaining:
                 time.sleep(_PAUSE_S)
     done.rejected.sort(key=lambda one: int(one["pair"]))
     return done
@@ -100,7 +102,11 @@ class _Sender:
     """Streams pairs with a bounded number in flight; sends each image about once."""
 
     def __init__(
-        self, stub: FeedbackServiceStub, pair_set: PairSet, annotator: str, alignment: Alignment
+        self,
+        stub: FeedbackServiceStub,
+        pair_set: PairSet,
+        annotator: str,
+        alignment: AlignmentChoice,
     ) -> None:
         self._stub = stub
         self._pair_set = pair_set
@@ -120,7 +126,7 @@ class _Sender:
                     for result in part.results:
                         slots.release()
                         place = by_key[result.idempotency_key]
-                        self._note(place, result)
+                        self._remember(place, result)
                         yield place, result
 
     def names(self, place: int) -> dict[str, str]:
@@ -147,7 +153,7 @@ class _Sender:
             idempotency_key=key,
         )
 
-    def _note(self, place: int, result: feedback_pb2.FeedbackResult) -> None:
+    def _remember(self, place: int, result: feedback_pb2.FeedbackResult) -> None:
         if result.HasField("stored"):
             first, second = self._pair_set.pairs[place].tolist()
             self._stored[first] = result.stored.sha256_a

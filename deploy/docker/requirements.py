@@ -1,4 +1,4 @@
-"""Prints what the distribution needs with some of its extras: requirements.py EXTRA,EXTRA."""
+"""Prints the requirements of the distribution with some extras: requirements.py EXTRA,EXTRA."""
 
 import sys
 import tomllib

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from deploy.local.child_process import ChildProcess
 from shared.errors import MagFaceError, Unavailable
+from shared.runtime import backoff_s
 
 _TICK_S = 0.1
 _FIRST_PAUSE_S = 0.25
@@ -97,8 +98,8 @@ class Supervisor:
     def _schedule_restart(self, watched: _Watched, reason: str) -> None:
         if watched.ready and time.monotonic() - watched.started_at > _STEADY_S:
             watched.failures = 0
-        pause = min(_FIRST_PAUSE_S * 2**watched.failures, _LONGEST_PAUSE_S)
         watched.failures += 1
+        pause = backoff_s(watched.failures, first_s=_FIRST_PAUSE_S, last_s=_LONGEST_PAUSE_S)
         watched.ready = False
         watched.restart_at = time.monotonic() + pause
         self._report(f"{watched.server.name} {reason}")

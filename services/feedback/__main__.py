@@ -1,4 +1,4 @@
-"""`python -m services.feedback` serves FeedbackService until SIGTERM."""
+"""Entry point: `python -m services.feedback` serves FeedbackService until SIGTERM."""
 
 from functools import partial
 from typing import Final

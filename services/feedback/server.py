@@ -1,4 +1,4 @@
-"""Brings the service up, whether or not its database and object store are there yet."""
+"""Server of the feedback service: assembles its parts and starts them."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -14,22 +15,26 @@ import grpc
 import numpy as np
 from magface.v1 import feedback_pb2_grpc
 
-from services.feedback.api.pairs_servicer import Active
+from services.feedback.api.erasure_servicer import ErasureBackend
+from services.feedback.api.pairs_servicer import PairsBackend
 from services.feedback.api.servicer import FeedbackServicer
-from services.feedback.erasure.retention import keep_in_order, opened_keeping
-from services.feedback.images.vault import opened_vault
+from services.feedback.erasure.audit import AuditLog
+from services.feedback.erasure.eraser import Eraser
+from services.feedback.erasure.retention import RetentionPolicy, run_retention
+from services.feedback.images.vault import ImageVault
 from services.feedback.labels.batch_writer import BatchWriter
-from services.feedback.labels.consensus_view import DerivedBy, derived_by, follow_rule
-from services.feedback.labels.label_log import Ledger
-from services.feedback.labels.service import FeedbackStore
-from services.feedback.pool.calibration import Curves
+from services.feedback.labels.consensus_view import ConsensusRule, apply_rule, read_rule
+from services.feedback.labels.label_log import LabelLog
+from services.feedback.labels.service import LabelService
+from services.feedback.pool.calibration import ProbabilityCurves
 from services.feedback.pool.embedder_client import open_embedder
-from services.feedback.pool.importer import ImagePool
-from services.feedback.pool.indexer import PoolFollower
-from services.feedback.selection.annotator_stats import Annotators
-from services.feedback.selection.candidate_queue import Preparer
-from services.feedback.selection.maintenance import Tender
-from services.feedback.selection.pair_leases import LeaseOffice, Sharing
+from services.feedback.pool.importer import PoolImporter
+from services.feedback.pool.indexer import PoolIndexer
+from services.feedback.pool.leadership import PoolLeadership
+from services.feedback.selection.annotator_stats import AnnotatorStats
+from services.feedback.selection.candidate_queue import CandidateQueue
+from services.feedback.selection.maintenance import PoolMaintenance
+from services.feedback.selection.pair_leases import LeasePolicy, PairLeaser
 from services.feedback.settings import FeedbackSettings
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
@@ -37,115 +42,57 @@ from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
 from shared.storage.retry import retry_until_available
 
-
-@asynccontextmanager
-async def opened_active(
-    settings: FeedbackSettings, objects: ObjectStore, pool: Pool
-) -> AsyncIterator[Active]:
-    """Put the parts together, without waiting for what they stand on."""
-    wake = asyncio.Event()
-    preparer = Preparer(
-        pool,
-        np.random.default_rng(),
-        overlap=settings.feedback_overlap,
-        target=settings.feedback_candidates,
-    )
-    async with AsyncExitStack() as stack:
-        vault = stack.enter_context(opened_vault(settings, objects))
-        follower = None
-        if settings.embedder_address is not None:
-            embedder = await stack.enter_async_context(open_embedder(settings.embedder_address))
-            follower = PoolFollower(
-                pool,
-                vault,
-                embedder,
-                curves=Curves(objects).of,
-                swapped=preparer.compare,
-            )
-        tender = Tender(
-            settings, follower, preparer, wake=wake, poll_s=settings.feedback_pool_poll_s
-        )
-        office = LeaseOffice(pool, _sharing(settings), wake.set)
-        yield Active(ImagePool(pool, vault), office, Annotators(pool), tender)
-
-
-def _sharing(settings: FeedbackSettings) -> Sharing:
-    return Sharing(
-        lease_s=settings.feedback_lease_s,
-        random_share=settings.feedback_random_share,
-        gold_share=settings.feedback_gold_share,
-        follows_embedder=settings.embedder_address is not None,
-    )
-
-
 logger = logging.getLogger(__name__)
 
 SCHEMA: Final = "feedback"
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
+# The removal of an object may wait for a thread for three timeouts and take three attempts.
+_REMOVAL_TIMEOUTS: Final = 8
 
 
 @asynccontextmanager
 async def feedback_service(
     settings: FeedbackSettings, server: grpc.aio.Server, lifecycle: Lifecycle
 ) -> AsyncIterator[None]:
-    """Add the service to a server; it is ready once its stores can be reached.
+    """Add the service to a server; it becomes ready once its stores answer.
 
     Raises:
-        PreconditionFailed: At the end, if the database cannot be migrated; the process has
-            then sent itself SIGTERM.
+        PreconditionFailed: At the end, if the database cannot be migrated. The process has then
+            sent itself SIGTERM.
     """
     servicer = FeedbackServicer(settings.feedback_stream_labels)
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
     objects = ObjectStore(settings)
     async with (
-        opened_store(settings, objects) as (store, pool),
-        opened_active(settings, objects, pool) as active,
-        opened_keeping(settings, objects, pool) as keeping,
+        open_label_service(settings, objects) as (labels, pool),
+        open_pairs_backend(settings, objects, pool) as (pairs, maintenance),
+        open_erasure_backend(settings, objects, pool) as erasure,
     ):
 
-        async def come_up() -> None:
-            await prepare(settings, objects)
-            servicer.store.set(store)
-            servicer.active.set(active)
-            servicer.keeping.set(keeping)
+        async def start() -> None:
+            await prepare_stores(settings, objects)
+            servicer.labels.set(labels)
+            servicer.pairs.set(pairs)
+            servicer.erasure.set(erasure)
             await lifecycle.set_ready(True)
-            _warn_of_weights(settings, await retry_until_available(partial(derived_by, pool)))
-            await retry_until_available(partial(follow_rule, pool, settings.feedback_minimum_votes))
-            await asyncio.gather(keep_in_order(settings, objects, keeping), active.tender.run())
+            await _apply_consensus_rule(settings, pool)
+            await asyncio.gather(
+                run_retention(_retention_policy(settings), objects, erasure.eraser),
+                maintenance.run(),
+            )
 
-        opening = asyncio.create_task(come_up())
-        opening.add_done_callback(_stop_if_failed)
+        running = asyncio.create_task(start())
+        running.add_done_callback(_stop_if_failed)
         try:
             yield
         finally:
-            opening.cancel()
+            running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await opening
+                await running
 
 
-@asynccontextmanager
-async def opened_store(
-    settings: FeedbackSettings, objects: ObjectStore
-) -> AsyncIterator[tuple[FeedbackStore, Pool]]:
-    """Put a store together, without waiting for what it stands on."""
-    async with AsyncExitStack() as stack:
-        pool = await open_pool(settings)
-        stack.push_async_callback(pool.close)
-        vault = stack.enter_context(opened_vault(settings, objects))
-        ledger = Ledger(pool, settings.feedback_minimum_votes)
-        writer = BatchWriter(
-            ledger,
-            batch=settings.feedback_batch_labels,
-            queued=settings.feedback_queued_labels,
-            wait_s=2 * settings.database_timeout_s,
-        )
-        await stack.enter_async_context(writer)
-        store = FeedbackStore(pool, vault, ledger, writer, settings.feedback_minimum_votes)
-        yield store, pool
-
-
-async def prepare(settings: FeedbackSettings, objects: ObjectStore) -> None:
-    """Wait for database and object store, and bring both to where the service needs them.
+async def prepare_stores(settings: FeedbackSettings, objects: ObjectStore) -> None:
+    """Migrate the database and create the bucket, as soon as both stores answer.
 
     Raises:
         PreconditionFailed: If the database cannot be migrated.
@@ -159,16 +106,117 @@ async def prepare(settings: FeedbackSettings, objects: ObjectStore) -> None:
     await retry_until_available(attempt)
 
 
-def _warn_of_weights(settings: FeedbackSettings, stored: DerivedBy | None) -> None:
-    rules = {settings.feedback_consensus, "majority" if stored is None else stored.rule}
-    if rules != {"majority"}:
+@asynccontextmanager
+async def open_label_service(
+    settings: FeedbackSettings, objects: ObjectStore
+) -> AsyncIterator[tuple[LabelService, Pool]]:
+    """Assemble the label service, without waiting for its stores.
+
+    Yields:
+        The service, and its connections to the database.
+    """
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(settings)
+        stack.push_async_callback(pool.close)
+        vault = stack.enter_context(_image_vault(settings, objects))
+        log = LabelLog(pool, settings.feedback_minimum_votes)
+        writer = BatchWriter(
+            log,
+            batch=settings.feedback_batch_labels,
+            queued=settings.feedback_queued_labels,
+            wait_s=2 * settings.database_timeout_s,
+        )
+        await stack.enter_async_context(writer)
+        yield LabelService(pool, vault, log, writer, settings.feedback_minimum_votes), pool
+
+
+@asynccontextmanager
+async def open_pairs_backend(
+    settings: FeedbackSettings, objects: ObjectStore, pool: Pool
+) -> AsyncIterator[tuple[PairsBackend, PoolMaintenance]]:
+    """Assemble pool and selection, without waiting for their stores."""
+    wake = asyncio.Event()
+    queue = CandidateQueue(
+        pool,
+        np.random.default_rng(),
+        overlap=settings.feedback_overlap,
+        target=settings.feedback_candidates,
+    )
+    async with AsyncExitStack() as stack:
+        vault = stack.enter_context(_image_vault(settings, objects))
+        indexer = None
+        if settings.embedder_address is not None:
+            embedder = await stack.enter_async_context(open_embedder(settings.embedder_address))
+            indexer = PoolIndexer(
+                pool,
+                vault,
+                embedder,
+                get_curve=ProbabilityCurves(objects).get,
+                on_complete=queue.add_disagreements,
+            )
+        maintenance = PoolMaintenance(
+            PoolLeadership(settings),
+            indexer,
+            queue,
+            wake=wake,
+            poll_s=settings.feedback_pool_poll_s,
+        )
+        leaser = PairLeaser(pool, _lease_policy(settings), wake.set)
+        yield PairsBackend(PoolImporter(pool, vault), leaser, AnnotatorStats(pool)), maintenance
+
+
+@asynccontextmanager
+async def open_erasure_backend(
+    settings: FeedbackSettings, objects: ObjectStore, pool: Pool
+) -> AsyncIterator[ErasureBackend]:
+    """Assemble erasure, without waiting for its stores."""
+    with _image_vault(settings, objects) as vault:
+        eraser = Eraser(pool, vault, objects, lease_s=_REMOVAL_TIMEOUTS * settings.s3_timeout_s)
+        try:
+            yield ErasureBackend(eraser, AuditLog(pool))
+        finally:
+            await eraser.close()
+
+
+def _image_vault(settings: FeedbackSettings, objects: ObjectStore) -> ImageVault:
+    return ImageVault(
+        objects, settings, settings.feedback_image_threads, wait_s=3 * settings.s3_timeout_s
+    )
+
+
+def _lease_policy(settings: FeedbackSettings) -> LeasePolicy:
+    return LeasePolicy(
+        lease_s=settings.feedback_lease_s,
+        random_share=settings.feedback_random_share,
+        gold_share=settings.feedback_gold_share,
+        has_embedder=settings.embedder_address is not None,
+    )
+
+
+def _retention_policy(settings: FeedbackSettings) -> RetentionPolicy:
+    days = settings.feedback_retention_days
+    return RetentionPolicy(
+        max_age=None if days is None else timedelta(days=days),
+        orphan_grace=timedelta(seconds=settings.feedback_orphan_grace_s),
+        sweep_every_s=settings.feedback_sweep_every_s,
+    )
+
+
+async def _apply_consensus_rule(settings: FeedbackSettings, pool: Pool) -> None:
+    _warn_of_weights(settings, await retry_until_available(partial(read_rule, pool)))
+    await retry_until_available(partial(apply_rule, pool, settings.feedback_minimum_votes))
+
+
+def _warn_of_weights(settings: FeedbackSettings, stored: ConsensusRule | None) -> None:
+    methods = {settings.feedback_consensus, "majority" if stored is None else stored.method}
+    if methods != {"majority"}:
         logger.warning(
             "weighted consensus was removed and MAGFACE_FEEDBACK_CONSENSUS is ignored: "
-            "consensus is derived by majority now"
+            "consensus is derived by majority"
         )
 
 
-def _stop_if_failed(opening: asyncio.Task[None]) -> None:
-    if not opening.cancelled() and (error := opening.exception()):
+def _stop_if_failed(running: asyncio.Task[None]) -> None:
+    if not running.cancelled() and (error := running.exception()):
         logger.critical("the service cannot start: %s", error)
         signal.raise_signal(signal.SIGTERM)

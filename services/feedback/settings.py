@@ -12,19 +12,19 @@ from shared.settings import (
 
 
 class SelectionSettings(MagFaceSettings):
-    """How the pool is embedded, and pairs are chosen and handed out.
+    """How the pool is embedded, and how pairs are selected and leased.
 
     Attributes:
-        embedder_address: Where the embedder is; without one the pool is not embedded, and
-            pairs are drawn at random.
-        feedback_pool_poll_s: How often new images and model versions are looked for, and
-            prepared pairs are counted, in seconds.
-        feedback_overlap: How many people are asked about one pair.
+        embedder_address: Address of the embedder. Without one the pool is not embedded and
+            pairs are selected at random.
+        feedback_pool_poll_s: How often to look for new images and model versions and to refill
+            the candidate queue, in seconds.
+        feedback_overlap: Annotators per pair.
         feedback_lease_s: How long a pair is held for one annotator, in seconds.
-        feedback_random_share: Share of pairs drawn at random whatever the strategy, so that
-            what is estimated from labels stays honest.
-        feedback_gold_share: Share of pairs whose truth is known, to measure annotators.
-        feedback_candidates: Pairs that are kept prepared for each strategy.
+        feedback_random_share: Share of random pairs whatever the strategy, so that estimates
+            from labels are unbiased.
+        feedback_gold_share: Share of gold pairs, whose truth is known, to measure annotators.
+        feedback_candidates: Open pairs to keep for each strategy.
     """
 
     embedder_address: str | None = None
@@ -39,23 +39,23 @@ class SelectionSettings(MagFaceSettings):
 class FeedbackSettings(
     SelectionSettings, DatabaseSettings, ObjectStoreSettings, ServerSettings, ImageLimits
 ):
-    """Everything that `python -m services.feedback` takes from the environment.
+    """All settings of `python -m services.feedback`, from the environment.
 
     Attributes:
-        feedback_minimum_votes: Annotators that must have voted before a pair has a
-            consensus. Changing it derives every consensus anew at the next start.
-        feedback_consensus: No longer a choice: consensus is derived by majority. Any other value
-            is ignored, and the log says so at the start.
-        feedback_batch_labels: Labels that one transaction stores at most.
-        feedback_queued_labels: Labels that may wait for their transaction; beyond,
-            submitting is answered with RESOURCE_EXHAUSTED.
-        feedback_image_threads: Threads that check pictures and talk to the object store.
-        feedback_stream_labels: Labels of one stream that are read and not yet answered.
-        feedback_retention_days: Images older than this many days are erased, with their
-            labels; unset, they are kept.
-        feedback_orphan_grace_s: Age from which the object of an image without a row, left
-            by a crash, is removed, in seconds.
-        feedback_sweep_every_s: Pause between two searches for such objects, in seconds.
+        feedback_minimum_votes: Votes that a pair needs for a consensus. A change derives every
+            consensus again at the next start.
+        feedback_consensus: Deprecated and ignored: consensus is derived by majority. Any other
+            value is logged at the start.
+        feedback_batch_labels: Most labels of one transaction.
+        feedback_queued_labels: Most labels that wait for their transaction; further ones are
+            answered with RESOURCE_EXHAUSTED.
+        feedback_image_threads: Threads that check images and call the object store.
+        feedback_stream_labels: Most labels of one stream that are read and not answered yet.
+        feedback_retention_days: Age from which images are erased with their labels, in days;
+            unset, they are kept.
+        feedback_orphan_grace_s: Age from which the object of an image without a row, left by a
+            crash, is removed, in seconds.
+        feedback_sweep_every_s: Pause between two sweeps for such objects, in seconds.
     """
 
     feedback_minimum_votes: int = Field(default=1, ge=1)

@@ -8,7 +8,8 @@ from shared.rpc.server.runner import run_server
 
 
 def main() -> None:
-    # What only the workers take is looked at here too, before a job fails for the want of it.
+    """Read the settings and serve."""
+    # The workers read these themselves. An error in them should stop the start, not a later job.
     WorkerSettings()
     settings = TrainerSettings()
     run_server(settings, SERVICE_NAME, partial(trainer_service, settings))

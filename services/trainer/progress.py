@@ -1,6 +1,6 @@
-"""Progress of a job: its stage, the share of the work done, and figures.
+"""Progress of a job: stage, share of the work done, and figures.
 
-Free of torch and of psycopg: the worker reports with it, and the server keeps what is reported.
+Imports neither torch nor psycopg: the worker reports progress, and the server records it.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,35 +10,35 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """What a job is doing; a job passes through the ones that its kind has."""
+    """Stage of a job; each kind of job passes through some of them."""
 
-    # Waits for a runner, before its first attempt and between two attempts.
+    # Waits for a runner, before the first attempt and between attempts.
     QUEUED = "queued"
-    # Claimed by a runner, which starts the worker. Each attempt begins with it.
+    # Claimed by a runner, which starts the worker. Each attempt begins with this stage.
     STARTING = "starting"
-    # Fetches and reads the networks that the job works with, and the reference faces.
+    # Fetches and reads the networks of the job and the reference faces.
     LOADING_MODEL = "loading_model"
-    # Freezes the feedback as a data snapshot, and fetches its pairs.
+    # Takes the data snapshot and fetches its pairs.
     PULLING_FEEDBACK = "pulling_feedback"
     PULLING_IMAGES = "pulling_images"
     # Decodes the images and aligns the faces.
     DECODING_IMAGES = "decoding_images"
     EMBEDDING = "embedding"
-    # Estimates which labels are wrong, where need be by training on one half of the people and
-    # testing on the other.
+    # Estimates which labels are wrong; if needed, by training on half of the people and testing
+    # on the other half.
     CHECKING_LABELS = "checking_labels"
     TRAINING = "training"
-    # Converts the network to eight bits.
+    # Converts the network to 8 bits.
     QUANTIZING = "quantizing"
-    # Fits what maps the network's output to magnitude quantiles, threshold and probability.
+    # Fits magnitude quantiles, threshold and match probability to the network's output.
     CALIBRATING = "calibrating"
-    # Measures a candidate beside its parent for the gate, or a version on the feedback.
+    # Measures a candidate and its parent for the gate, or a version on the feedback.
     EVALUATING = "evaluating"
-    # Writes the version's files.
+    # Writes the files of the version.
     EXPORTING = "exporting"
-    # Writes the page that shows an evaluation.
+    # Writes the HTML report of an evaluation.
     REPORTING = "reporting"
-    # Puts what was made into the object store, and records it.
+    # Puts the results into the object store and records them.
     PUBLISHING = "publishing"
     # Makes the new version the serving one.
     PROMOTING = "promoting"
@@ -46,7 +46,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class StageStart:
-    """A stage that a job has entered, and when it did."""
+    """A stage that a job has entered, and when."""
 
     stage: Stage
     started_at: datetime
@@ -54,13 +54,13 @@ class StageStart:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is.
+    """Progress of a job.
 
     Attributes:
-        stage: What it is doing.
+        stage: The current stage.
         fraction: Share of the work done, 0..1.
-        message: For a person to read.
-        figures: Numbers by name, for instance epoch, loss, images_per_second.
+        message: Current activity, for people.
+        figures: Numbers by name, e.g. epoch, loss, images_per_second.
     """
 
     stage: Stage
@@ -69,20 +69,20 @@ class Progress:
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
-# Called at least once a training step; raising from it stops the training there.
+# Called at least once per training step. If it raises, the training stops.
 Report = Callable[[Progress], None]
 
 
 def stage_report(
     report: Report, stage: Stage, message: str, start: float, end: float
 ) -> Callable[[float], None]:
-    """Make the callback that reports the share done, 0..1, of a stage.
+    """Make a callback that takes the share of a stage that is done, 0..1, and reports it.
 
     Args:
-        report: Takes the progress.
+        report: Takes the progress of the job.
         stage: The stage.
-        message: For a person to read.
-        start: Share of the whole work that is done before the stage.
-        end: Share of the whole work that is done after it.
+        message: Current activity, for people.
+        start: Share of the whole work that is done before the stage, 0..1.
+        end: Share of the whole work that is done after the stage, 0..1.
     """
     return lambda done: report(Progress(stage, start + done * (end - start), message))

@@ -1,4 +1,4 @@
-"""Puts the parts of the trainer together, whether or not its stores are there yet."""
+"""Composition of the trainer: settings, stores, jobs, registry and the gRPC service."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,18 +12,18 @@ from magface.v1 import trainer_pb2_grpc
 from services.trainer.api.service import Trainer
 from services.trainer.api.servicer import TrainerServicer
 from services.trainer.jobs.bootstrap import import_default_if_empty
-from services.trainer.jobs.completion import Completion
-from services.trainer.jobs.janitor import Housekeeper
-from services.trainer.jobs.leases import Leases
-from services.trainer.jobs.queue import Jobs
-from services.trainer.jobs.runner import Runner, worker_command
-from services.trainer.jobs.uploads import Uploads
-from services.trainer.registry.evaluations import Evaluations
+from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.janitor import Janitor
+from services.trainer.jobs.leases import JobLeases
+from services.trainer.jobs.queue import JobQueue
+from services.trainer.jobs.runner import JobRunner, worker_command
+from services.trainer.jobs.uploads import UploadStore
+from services.trainer.registry.evaluations import EvaluationStore
 from services.trainer.registry.replicas import ReplicaWatch
-from services.trainer.registry.serving_pointer import PointerPublisher
+from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.shadow import ShadowPublisher
-from services.trainer.registry.suspects import Suspects
-from services.trainer.registry.versions import Versions
+from services.trainer.registry.suspects import SuspectLabels
+from services.trainer.registry.versions import VersionRegistry
 from services.trainer.settings import TrainerSettings
 from shared.registry.version_store import VersionStore
 from shared.rpc.server.lifecycle import Lifecycle
@@ -41,11 +41,10 @@ MIGRATIONS: Final = Path(__file__).with_name("migrations")
 async def trainer_service(
     settings: TrainerSettings, server: grpc.aio.Server, lifecycle: Lifecycle
 ) -> AsyncIterator[None]:
-    """Add the service to a server; it is ready once its stores can be reached.
+    """Add the service to a server. It is ready once its stores can be reached.
 
     Raises:
-        ExceptionGroup: If the database cannot be migrated, or the runner or the reconciler
-            fails unexpectedly; the server stops then.
+        ExceptionGroup: If the database cannot be migrated; the server stops then.
     """
     settings.work_dir.mkdir(parents=True, exist_ok=True)
     servicer = TrainerServicer(lifecycle.stopping)
@@ -54,52 +53,64 @@ async def trainer_service(
     pool = await open_pool(settings)
     try:
         async with asyncio.TaskGroup() as group:
-            life = group.create_task(_live(settings, pool, objects, servicer, lifecycle))
+            serving = group.create_task(_serve(settings, pool, objects, servicer, lifecycle))
             yield
-            life.cancel()
+            serving.cancel()
     finally:
         await pool.close()
 
 
-async def _live(
+async def _serve(
     settings: TrainerSettings,
     pool: Pool,
     objects: ObjectStore,
     servicer: TrainerServicer,
     lifecycle: Lifecycle,
 ) -> None:
-    await _prepare(settings, pool, objects)
-    pointer = PointerPublisher(pool, objects)
-    uploads = Uploads(objects, settings.work_dir, settings.upload_max_bytes)
-    evaluations = Evaluations(pool, objects)
-    suspects = Suspects(pool, objects)
+    """Prepare the stores, answer calls, and run jobs and background loops until cancelled."""
+    await _prepare_stores(settings, pool, objects)
+    pointer = ServingPointerPublisher(pool, objects)
     replicas = ReplicaWatch(objects)
-    servicer.trainer.set(
-        Trainer(
-            Jobs(pool),
-            Versions(pool),
-            evaluations,
-            suspects,
-            uploads=uploads,
-            pointer=pointer,
-            replicas=replicas,
-            shadow=ShadowPublisher(pool, objects),
-        )
-    )
+    servicer.trainer.set(_trainer(settings, pool, objects, pointer, replicas))
     await lifecycle.set_ready(True)
-    store = VersionStore(objects, settings.work_dir / "versions")
-    completion = Completion(pool, objects, store, pointer)
-    command = worker_command(settings.train_processes)
-    runner = Runner(Leases(pool), completion, settings.work_dir, command)
+    runner = _runner(settings, pool, objects, pointer)
     async with asyncio.TaskGroup() as group:
         group.create_task(runner.run())
-        group.create_task(pointer.reconcile())
+        group.create_task(pointer.run())
         group.create_task(replicas.run())
-        group.create_task(Housekeeper(pool, objects).run())
+        group.create_task(Janitor(pool, objects).run())
 
 
-async def _prepare(settings: TrainerSettings, pool: Pool, objects: ObjectStore) -> None:
-    """Wait for database and object store, and bring both to where the service needs them.
+def _trainer(
+    settings: TrainerSettings,
+    pool: Pool,
+    objects: ObjectStore,
+    pointer: ServingPointerPublisher,
+    replicas: ReplicaWatch,
+) -> Trainer:
+    return Trainer(
+        JobQueue(pool),
+        VersionRegistry(pool),
+        EvaluationStore(pool, objects),
+        SuspectLabels(pool, objects),
+        uploads=UploadStore(objects, settings.work_dir, settings.upload_max_bytes),
+        pointer=pointer,
+        replicas=replicas,
+        shadow=ShadowPublisher(pool, objects),
+    )
+
+
+def _runner(
+    settings: TrainerSettings, pool: Pool, objects: ObjectStore, pointer: ServingPointerPublisher
+) -> JobRunner:
+    store = VersionStore(objects, settings.work_dir / "versions")
+    completion = JobCompletion(pool, objects, store, pointer)
+    command = worker_command(settings.train_processes)
+    return JobRunner(JobLeases(pool), completion, settings.work_dir, command)
+
+
+async def _prepare_stores(settings: TrainerSettings, pool: Pool, objects: ObjectStore) -> None:
+    """Wait for the stores, migrate the database, and import the bundled network if need be.
 
     Raises:
         PreconditionFailed: If the database cannot be migrated.

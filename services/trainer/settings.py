@@ -1,4 +1,4 @@
-"""What the trainer takes from the environment."""
+"""Settings of the trainer and its workers, read from the environment."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from shared.settings import DatabaseSettings, ImageLimits, ObjectStoreSettings, 
 
 
 class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
-    """Settings of the trainer's server, each as ``MAGFACE_…``.
+    """Settings of the trainer's server, read from ``MAGFACE_…`` variables.
 
     Attributes:
-        work_dir: Scratch space for uploads and jobs; needs room for a few checkpoints.
-        upload_max_bytes: Largest checkpoint accepted.
-        train_processes: Processes that share a training, for instance one a GPU.
+        work_dir: Temporary files of uploads and jobs; needs room for a few checkpoints.
+        upload_max_bytes: Largest checkpoint accepted, in bytes.
+        train_processes: Processes that share a training, e.g. one per GPU.
     """
 
     work_dir: Path = Path("trainer-work")
@@ -22,15 +22,16 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
 
 
 class WorkerSettings(ObjectStoreSettings, ImageLimits):
-    """Settings of the process that does a job, each as ``MAGFACE_…``.
+    """Settings of the worker processes, read from ``MAGFACE_…`` variables.
 
     Attributes:
         feedback_address: ``host:port`` of the feedback service.
-        train_images_at_once: Most images whose inner values a training keeps in memory: lower
-            it where memory is short, at the cost of computing larger steps twice.
-        reference_faces: A folder per identity of aligned faces that no fine-tuning may
-            get worse at; stored with the versions made under it. Without it those count
-            that are stored with the parent, and the bundled made-up people where none are.
+        train_images_at_once: Most images whose activations a training keeps in memory. A lower
+            value needs less memory, but larger steps are computed twice.
+        reference_faces: Folder with one folder of aligned faces per identity. A candidate must
+            not get worse at these. They are stored with each version that is made while this is
+            set. If it is not set, the faces stored with the parent are used, or else the bundled
+            made-up people.
     """
 
     feedback_address: str

@@ -1,4 +1,4 @@
-"""A folder per identity."""
+"""Image folders with one subfolder per identity."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,14 +15,14 @@ def read_identities(folder: Path) -> dict[str, list[Path]]:
     """List the images of each identity.
 
     Args:
-        folder: One folder an identity in it; hidden ones, those without an image,
-            and files of other kinds are passed over.
+        folder: Has one subfolder per identity. Hidden files and subfolders, subfolders without
+            images, and files of other types are ignored.
 
     Returns:
-        Image paths by identity, both sorted by name, so the same on every machine.
+        Image paths by identity, both sorted by name.
 
     Raises:
-        InvalidInput: If there is no such folder, or no identity in it.
+        InvalidInput: If the folder does not exist or has no identity.
     """
     if not folder.is_dir():
         raise InvalidInput(str(folder), "is not a folder")
@@ -33,22 +33,22 @@ def read_identities(folder: Path) -> dict[str, list[Path]]:
             if images:
                 identities[person.name] = sorted(images, key=lambda path: path.name)
     if not identities:
-        raise InvalidInput(str(folder), "has no folder with images in it, one folder an identity")
+        raise InvalidInput(str(folder), "has no subfolder with images; each identity needs one")
     return identities
 
 
 def split_identities(
     identities: Iterable[str], sizes: Mapping[str, int], seed: int
 ) -> dict[str, list[str]]:
-    """Deal identities out to named splits; nobody is in two.
+    """Divide identities among named splits; no identity is in two of them.
 
     Args:
         identities: Names, in any order.
-        sizes: How many each split gets.
-        seed: Same names, sizes and seed give the same splits.
+        sizes: Number of identities of each split.
+        seed: The same names, sizes and seed give the same splits.
 
     Raises:
-        InvalidInput: If there are not enough, or a size is not positive.
+        InvalidInput: If there are too few identities, or a size is not positive.
     """
     names = sorted(set(identities))
     for split, size in sizes.items():

@@ -1,4 +1,4 @@
-"""Opens a file of labelled pairs by what it is."""
+"""Reader of labelled-pair files that selects the format by the suffix."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ def read_pair_file(path: Path, images: Path | None = None) -> PairSet:
 
     Args:
         path: The file.
-        images: Folder that the paths in it are relative to; the file's own when None.
+        images: Folder that the paths in the file are relative to; the folder of the file when None.
 
     Raises:
-        InvalidInput: If the file is missing, of another kind, or breaks its format.
+        InvalidInput: If the file does not exist, has another suffix, or does not follow its format.
     """
     if not path.is_file():
         raise InvalidInput(str(path), "is not a file")
@@ -31,5 +31,5 @@ def read_pair_file(path: Path, images: Path | None = None) -> PairSet:
         case suffix:
             raise InvalidInput(
                 str(path),
-                f"ends in {suffix!r}; pairs come as .json, .txt (LFW) or .bin (InsightFace)",
+                f"ends in {suffix!r}; pair files are .json, .txt (LFW) or .bin (InsightFace)",
             )

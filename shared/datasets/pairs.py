@@ -1,4 +1,4 @@
-"""Labelled pairs of face images, whatever file they came from."""
+"""Labelled pairs of face images."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -14,18 +14,17 @@ ImageSource = Path | bytes
 
 @dataclass(frozen=True, eq=False)
 class PairSet:
-    """Pairs over distinct images, so that each image is decoded and embedded once.
+    """Pairs over a list of distinct images, so that each image is decoded and embedded once.
 
     Attributes:
-        images: Each a file's path or the file's bytes; no image is listed twice, and each
-            is in a pair, so that nothing is embedded for nothing.
-        pairs: int32, (P, 2): places in ``images``.
+        images: The path or the bytes of each file. No image occurs twice, and each is in a pair.
+        pairs: int32, (P, 2): indices into ``images``.
         labels: bool, (P,): True for a genuine pair, False for an impostor pair.
         folds: int32, (P,): cross-validation fold of each pair; None where the source has none.
-        identities: Who is on each image; None where the source does not say.
+        identities: Name of the person on each image; None where the source has no names.
 
     Raises:
-        InvalidInput: If the parts do not fit each other, or there is no pair.
+        InvalidInput: If the sizes of the fields do not match, or there is no pair.
     """
 
     images: tuple[ImageSource, ...]
@@ -37,14 +36,14 @@ class PairSet:
     def __post_init__(self) -> None:
         count = len(self.labels)
         if count == 0:
-            raise InvalidInput("pairs", "there is not one")
+            raise InvalidInput("pairs", "there are none")
         if self.pairs.shape != (count, 2):
             raise InvalidInput("pairs", f"are of shape {self.pairs.shape}, not ({count}, 2)")
         if self.pairs.min() < 0 or self.pairs.max() >= len(self.images):
             raise InvalidInput("pairs", f"point outside the {len(self.images)} images")
         unused = len(self.images) - len(np.unique(self.pairs))
         if unused:
-            raise InvalidInput("images", f"hold {unused} that no pair uses")
+            raise InvalidInput("images", f"include {unused} that no pair uses")
         if self.folds is not None and self.folds.shape != (count,):
             raise InvalidInput("folds", f"are of shape {self.folds.shape}, not ({count},)")
         if self.identities is not None and len(self.identities) != len(self.images):
@@ -56,7 +55,7 @@ class PairSet:
         return len(self.labels)
 
     def data(self, image: int) -> bytes:
-        """Bytes of the file at a place in ``images``.
+        """Return the bytes of the image at an index.
 
         Raises:
             InvalidInput: If the file cannot be read.
@@ -70,19 +69,19 @@ class PairSet:
             raise InvalidInput(str(source), f"cannot be read: {error.strerror}") from error
 
     def name(self, image: int) -> str:
-        """What to call an image: its path, or its place where it has none."""
+        """Return the name of the image at an index: its path, or the index if it has none."""
         source = self.images[image]
         return f"image_{image:05d}" if isinstance(source, bytes) else str(source)
 
 
 def renumber(pairs: NDArray[np.int32]) -> tuple[list[int], NDArray[np.int32]]:
-    """Number anew the images that some pair uses.
+    """Renumber the images of some pairs without gaps.
 
     Args:
-        pairs: (P, 2), places among some images.
+        pairs: (P, 2), indices of images.
 
     Returns:
-        The places that occur, rising, and the pairs as places among those.
+        The indices that occur, in ascending order, and the pairs as positions in that list.
     """
     used, places = np.unique(pairs, return_inverse=True)
     return used.tolist(), places.reshape(pairs.shape).astype(np.int32)
@@ -90,7 +89,7 @@ def renumber(pairs: NDArray[np.int32]) -> tuple[list[int], NDArray[np.int32]]:
 
 @dataclass
 class PairSetBuilder:
-    """Collects pairs one by one and gives each distinct image one place."""
+    """Builds a PairSet pair by pair; each distinct image gets one index."""
 
     _places: dict[Hashable, int] = field(default_factory=dict)
     _images: list[ImageSource] = field(default_factory=list)
@@ -100,7 +99,7 @@ class PairSetBuilder:
     _folds: list[int] = field(default_factory=list)
 
     def image(self, source: ImageSource, identity: str | None = None) -> int:
-        """Place of an image, a new one if it has not been seen."""
+        """Return the index of an image; a new image is added."""
         place = self._places.setdefault(source, len(self._images))
         if place == len(self._images):
             self._images.append(source)
@@ -108,14 +107,14 @@ class PairSetBuilder:
         return place
 
     def pair(self, first: int, second: int, genuine: bool, fold: int | None = None) -> None:
-        """Add a pair of places; either all pairs have a fold or none has."""
+        """Add a pair of image indices; either all pairs have a fold or none has."""
         self._pairs.append((first, second))
         self._labels.append(genuine)
         if fold is not None:
             self._folds.append(fold)
 
     def build(self) -> PairSet:
-        """Make the set.
+        """Return the pair set.
 
         Raises:
             InvalidInput: If there is no pair.

@@ -1,7 +1,7 @@
-"""InsightFace's ``.bin`` sets: a pickle of two lists, encoded images and booleans.
+"""InsightFace's ``.bin`` pair sets: a pickle of two lists, encoded images and booleans.
 
-A pickle can run anything while it is read. These need few kinds of instruction, so every
-other one is refused before the file is unpickled at all, and the unpickler finds no class.
+A pickle can run any code while it is loaded. These sets need few pickle opcodes, so a file with any
+other opcode is refused before it is unpickled. In addition, the unpickler resolves no class.
 """
 
 import io
@@ -26,12 +26,13 @@ _ALLOWED: Final = frozenset((*_FRAMING, *_LISTS, *_BYTES, *_BOOLEANS, *_MEMO))
 
 
 def read_bin(path: Path) -> PairSet:
-    """Read a ``.bin``; images 2k and 2k+1 make pair k, and the folds are ten equal runs.
+    """Read a ``.bin`` file: images 2k and 2k+1 are pair k, and the folds are ten equal ranges.
 
-    Sets of fewer than ten pairs have no folds. Aligned crops, 112x112 in every set released.
+    Sets of fewer than ten pairs have no folds. The images of all released sets are aligned
+    112x112 crops.
 
     Raises:
-        InvalidInput: If the file is not such a pickle, whatever it would do when read.
+        InvalidInput: If the file is not such a pickle; no code in it is run.
     """
     try:
         data = path.read_bytes()
@@ -46,7 +47,7 @@ def read_bin(path: Path) -> PairSet:
     return builder.build()
 
 
-class _ClosedUnpickler(pickle.Unpickler):
+class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"asks for {module}.{name}")
 
@@ -54,8 +55,8 @@ class _ClosedUnpickler(pickle.Unpickler):
 def _unpickle(data: bytes, field: str) -> Any:
     _check_instructions(data, field)
     try:
-        return _ClosedUnpickler(io.BytesIO(data), encoding="bytes").load()
-    # A broken pickle fails in any of a dozen ways; none of them is worth telling apart.
+        return _RestrictedUnpickler(io.BytesIO(data), encoding="bytes").load()
+    # A damaged pickle can raise almost any exception.
     except Exception as error:
         raise InvalidInput(field, f"is not a readable pickle: {error}") from error
 
@@ -70,7 +71,7 @@ def _check_instructions(data: bytes, field: str) -> None:
                     f"is refused: at byte {position} its pickle has {found}, "
                     "and a .bin set consists of lists, bytes and booleans only",
                 )
-            # The memo is an array: a large number alone would fill the memory.
+            # The memo is an array, so one large index would exhaust the memory.
             if code.name in _MEMO_WRITES and int(argument or 0) > count:
                 raise InvalidInput(field, f"has a damaged pickle memo at byte {position}")
     except ValueError as error:
@@ -79,7 +80,7 @@ def _check_instructions(data: bytes, field: str) -> None:
 
 def _check_content(content: Any, field: str) -> tuple[list[bytes], list[bool]]:
     if not isinstance(content, tuple | list) or len(content) != 2:
-        raise InvalidInput(field, "does not hold two lists, of images and of booleans")
+        raise InvalidInput(field, "does not hold two lists, one of images and one of booleans")
     images, labels = content
     if not isinstance(images, list) or not all(isinstance(image, bytes) for image in images):
         raise InvalidInput(field, "its first part is not a list of encoded images")
@@ -87,6 +88,6 @@ def _check_content(content: Any, field: str) -> tuple[list[bytes], list[bool]]:
         raise InvalidInput(field, "its second part is not a list of booleans")
     if len(images) != 2 * len(labels):
         raise InvalidInput(
-            field, f"has {len(images)} images for {len(labels)} pairs, not two a pair"
+            field, f"has {len(images)} images for {len(labels)} pairs, not two for each"
         )
     return images, labels

@@ -1,6 +1,6 @@
-"""The pairs JSON: ``{"pairs": [{"image1": …, "image2": …, "label": 1 or 0}]}``.
+"""JSON pair files: ``{"pairs": [{"image1": …, "image2": …, "label": 1 or 0}]}``.
 
-An entry may also carry ``identity1`` and ``identity2``; other keys are left alone.
+An entry may also have ``identity1`` and ``identity2``; other keys are ignored.
 """
 
 import json
@@ -15,15 +15,15 @@ _NEEDED = ("image1", "image2", "label")
 
 
 def read_pairs_json(path: Path, images: Path | None = None) -> PairSet:
-    """Read a pairs JSON.
+    """Read a JSON pair file.
 
     Args:
         path: The file.
-        images: Folder that relative paths start from; the file's own when None.
+        images: Folder that the paths are relative to; the folder of the file when None.
 
     Raises:
-        InvalidInput: Naming the entry that lacks something, names a missing file,
-            compares an image with itself, or contradicts an earlier entry.
+        InvalidInput: If an entry lacks a key, names a file that does not exist, compares an image
+            with itself, or contradicts an earlier entry; names the entry.
     """
     folder = path.parent if images is None else images
     builder = PairSetBuilder()
@@ -34,15 +34,15 @@ def read_pairs_json(path: Path, images: Path | None = None) -> PairSet:
         first, second = (_place(builder, entry, side, folder, field) for side in (1, 2))
         if first == second:
             raise InvalidInput(field, "compares an image with itself")
-        earlier, said = seen.setdefault(frozenset((first, second)), (number, genuine))
-        if said != genuine:
+        earlier, label = seen.setdefault(frozenset((first, second)), (number, genuine))
+        if label != genuine:
             raise InvalidInput(field, f"contradicts pairs[{earlier}], which has the same images")
         builder.pair(first, second, genuine)
     return builder.build()
 
 
 def write_pairs_json(pair_set: PairSet, path: Path) -> None:
-    """Write a set whose images are files; paths are relative to the JSON's folder.
+    """Write a pair set whose images are files; paths are relative to the folder of the JSON.
 
     Raises:
         InvalidInput: If an image is not a file.
@@ -50,7 +50,7 @@ def write_pairs_json(pair_set: PairSet, path: Path) -> None:
     names = []
     for number, source in enumerate(pair_set.images):
         if not isinstance(source, Path):
-            raise InvalidInput(f"images[{number}]", "is not a file, so a JSON cannot name it")
+            raise InvalidInput(f"images[{number}]", "is not a file; a JSON pair file needs paths")
         names.append(Path(os.path.relpath(source, path.parent)).as_posix())
     entries = []
     for (first, second), genuine in zip(
@@ -78,7 +78,7 @@ def _entries(path: Path) -> list[Any]:
         raise InvalidInput(str(path), f"cannot be read: {error.strerror}") from error
     entries = content.get("pairs") if isinstance(content, dict) else None
     if not isinstance(entries, list):
-        raise InvalidInput(str(path), 'has no list "pairs" at its top')
+        raise InvalidInput(str(path), 'has no list "pairs" at the top level')
     return entries
 
 
@@ -93,7 +93,7 @@ def _check_entry(entry: Any, field: str) -> bool:
     label = entry["label"]
     if label not in (0, 1) or not isinstance(label, int):
         raise InvalidInput(
-            f"{field}.label", f"is {label!r}; 1 is the same person, 0 are different people"
+            f"{field}.label", f"is {label!r}; it must be 1 (same person) or 0 (different people)"
         )
     return bool(label)
 

@@ -10,15 +10,16 @@ from shared.errors import InvalidInput
 def read_lfw_pairs(path: Path, images: Path | None = None) -> PairSet:
     """Read a ``pairs.txt`` with its folds.
 
-    The first line is ``folds<TAB>pairs`` or, for one fold, ``pairs``: so many genuine
-    pairs (``name n1 n2``) and then as many impostor pairs (``name1 n1 name2 n2``) a fold.
+    The first line is ``folds<TAB>pairs`` or, for one fold, ``pairs``. Each fold has that many
+    genuine pairs (``name n1 n2``) and then as many impostor pairs (``name1 n1 name2 n2``).
 
     Args:
         path: The file.
-        images: Folder of identities, ``name/name_0001.jpg``; the file's own when None.
+        images: Folder with ``name/name_0001.jpg`` and so on; the folder of the file when None.
 
     Raises:
-        InvalidInput: Naming the line that breaks the format or names a missing image.
+        InvalidInput: If a line does not follow the format or names an image that does not exist;
+            names the line.
     """
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -47,9 +48,7 @@ def _read_header(words: list[str], field: str) -> tuple[int, int]:
     if len(words) in (1, 2) and all(word.isdecimal() and int(word) > 0 for word in words):
         numbers = [int(word) for word in words]
         return (1, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
-    raise InvalidInput(
-        field, "must say how many folds there are and how many genuine pairs each has"
-    )
+    raise InvalidInput(field, "must give the number of folds and of genuine pairs in each")
 
 
 def _check_count(count: int, folds: int, per_class: int, path: Path) -> None:
@@ -57,7 +56,7 @@ def _check_count(count: int, folds: int, per_class: int, path: Path) -> None:
     if count != expected:
         raise InvalidInput(
             str(path),
-            f"has {count} pairs; its first line promises {folds} x 2 x {per_class} = {expected}",
+            f"has {count} pairs; its first line announces {folds} x 2 x {per_class} = {expected}",
         )
 
 
@@ -70,7 +69,7 @@ def _read_row(words: list[str], genuine: bool, field: str) -> list[tuple[str, in
         return [(name, int(first)), (other, int(second))]
     except ValueError as error:
         form = "`name n1 n2` (a genuine pair)" if genuine else "`name1 n1 name2 n2` (an impostor)"
-        raise InvalidInput(field, f"is {' '.join(words)!r}; {form} belongs here") from error
+        raise InvalidInput(field, f"is {' '.join(words)!r}; {form} is expected here") from error
 
 
 def _find_image(folder: Path, name: str, index: int, field: str) -> Path:
@@ -79,4 +78,4 @@ def _find_image(folder: Path, name: str, index: int, field: str) -> Path:
         candidate = folder / name / f"{stem}{suffix}"
         if candidate.is_file():
             return candidate
-    raise InvalidInput(field, f"names {folder / name / stem}.jpg, which is not there")
+    raise InvalidInput(field, f"names {folder / name / stem}.jpg, which does not exist")

@@ -1,4 +1,4 @@
-"""Chooses labelled pairs among people: as many genuine as impostor, the same for a seed."""
+"""Seeded sampling of labelled pairs, half of them genuine, from images of people."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +13,25 @@ from shared.datasets.folder import split_identities
 from shared.datasets.pairs import PairSet, renumber
 from shared.errors import InvalidInput
 
-# How many times more impostor pairs than needed are looked at to find hard ones.
+# Candidates for hard impostor pairs, as a multiple of the pairs needed.
 _HARD_POOL: Final = 20
 
 Similarity = Callable[[Sequence[Path], NDArray[np.int32]], NDArray[np.float32]]
-"""From images and pairs of places among them (P, 2) to the similarity of each pair (P,);
-each image is in one of the pairs."""
+"""From images and pairs of indices into them, (P, 2), to the similarity of each pair, (P,).
+
+Each image is in one of the pairs.
+"""
 
 
 @dataclass(frozen=True)
 class SampleSize:
-    """How much to choose.
+    """Size of a sample.
 
     Attributes:
-        pairs: Pairs in all, half of them genuine; one more genuine when it is odd.
-        identities: People to choose; everybody with two images or more when None.
-        images: Images of each. People who have so many are chosen first; of others, who
-            have at least two, all are taken. All of everybody's when None.
+        pairs: Total number of pairs, half of them genuine; one more genuine if it is odd.
+        identities: Number of people; all who have at least two images when None.
+        images: Images of each person. People who have that many are preferred; of others, who
+            have at least two, all images are taken. All images of all people when None.
     """
 
     pairs: int
@@ -47,12 +49,12 @@ class SampleSize:
 
 @dataclass(frozen=True)
 class HardPairs:
-    """A wish for pairs that a model finds hard.
+    """Request for pairs that are hard for a model.
 
     Attributes:
-        similarity: What that model says; it is asked once for all candidates.
-        share: Share of the pairs that are the hardest there are, 0..1; the others are
-            chosen as without it.
+        similarity: Similarities by that model; called once with all candidates.
+        share: Share of the pairs that are the hardest candidates, 0..1; the other pairs are
+            sampled at random.
     """
 
     similarity: Similarity
@@ -69,16 +71,16 @@ def sample_pairs(
     seed: int,
     hard: HardPairs | None = None,
 ) -> PairSet:
-    """Choose people, images of them, and pairs of these images.
+    """Sample people, images of them, and pairs of these images.
 
-    No pair occurs twice and none is an image with itself. Genuine pairs are dealt out
-    person by person, so that those with many images do not crowd out the others.
+    No pair occurs twice, and none has the same image twice. Genuine pairs are taken from one
+    person after the other in turn, so that people with many images do not dominate.
 
     Args:
         identities: Images of each person.
-        size: How much to choose.
-        seed: Same people, size and seed give the same set.
-        hard: Prefer pairs that a model finds hard.
+        size: Size of the sample.
+        seed: The same people, size and seed give the same set.
+        hard: Prefers pairs that are hard for a model.
 
     Raises:
         InvalidInput: If there are not enough people or pairs.
@@ -116,17 +118,17 @@ def sample_splits(
     seed: int,
     hard: HardPairs | None = None,
 ) -> dict[str, PairSet]:
-    """Choose one set of pairs for each named split; nobody is in two of them.
+    """Sample one set of pairs for each named split; no person is in two of them.
 
     Args:
         identities: Images of each person.
-        sizes: How much each split gets; each must say how many identities.
-        seed: Same people, sizes and seed give the same sets.
-        hard: Prefer pairs that a model finds hard.
+        sizes: Size of each split; the number of identities is required.
+        seed: The same people, sizes and seed give the same sets.
+        hard: Prefers pairs that are hard for a model.
 
     Raises:
-        InvalidInput: If there are not enough people or pairs, or a split does not
-            say how many people it gets.
+        InvalidInput: If there are not enough people or pairs, or a split has no number of
+            identities.
     """
     counts = {}
     for split, size in sizes.items():
@@ -150,7 +152,7 @@ def _choose_people(
     images: int,
     rng: np.random.Generator,
 ) -> list[str]:
-    """Names, sorted, of so many people (None: of everybody) with two images or more."""
+    """Return the sorted names of `wanted` people (None: all) with two images or more."""
     names = sorted(name for name, files in identities.items() if len(files) > 1)
     if len(names) < max(wanted or 2, 2):
         raise InvalidInput(
@@ -167,21 +169,21 @@ def _choose_images(
     chosen = {}
     for name in _choose_people(identities, size.identities, size.images or 2, rng):
         files = sorted(identities[name])
-        keep = len(files) if size.images is None else min(size.images, len(files))
-        kept = sorted(rng.choice(len(files), keep, replace=False).tolist())
-        chosen[name] = [files[image] for image in kept]
+        count = len(files) if size.images is None else min(size.images, len(files))
+        images = sorted(rng.choice(len(files), count, replace=False).tolist())
+        chosen[name] = [files[image] for image in images]
     return chosen
 
 
 def _genuine_pairs(people: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int32]:
-    """All of them, the first of each person before the second of anyone."""
+    """Return all genuine pairs; the first of each person comes before the second of any person."""
     pairs: list[tuple[int, int]] = []
     turns: list[int] = []
     for person in range(int(people.max()) + 1):
         own = list(combinations(np.flatnonzero(people == person).tolist(), 2))
         pairs.extend(own[place] for place in rng.permutation(len(own)))
         turns.extend(range(len(own)))
-    # Within a turn the order is random, or a small set would hold only the first names.
+    # The order within a turn is random; otherwise a small set would have the first names only.
     order = np.lexsort((rng.permutation(len(pairs)), np.array(turns)))
     return np.array(pairs, dtype=np.int32)[order]
 
@@ -189,10 +191,10 @@ def _genuine_pairs(people: NDArray[np.int64], rng: np.random.Generator) -> NDArr
 def _impostor_pairs(
     people: NDArray[np.int64], wanted: int, genuine_count: int, rng: np.random.Generator
 ) -> NDArray[np.int32]:
-    """Up to ``wanted`` different ones, evenly over all that exist, in random order."""
+    """Return up to ``wanted`` distinct impostor pairs, uniformly sampled, in random order."""
     count = len(people)
     total = count * (count - 1) // 2
-    # At most genuine_count of the drawn pairs are of one person: enough others remain.
+    # At most genuine_count of the drawn pairs are genuine, so enough impostor pairs remain.
     drawn = rng.choice(total, min(total, wanted + genuine_count), replace=False)
     # Pair k of the strict upper triangle, row by row.
     rows = np.concatenate([[0], np.cumsum(np.arange(count - 1, 0, -1))])
@@ -206,7 +208,7 @@ def _impostor_pairs(
 def _hard_first(
     pairs: NDArray[np.int32], hardness: NDArray[np.float32], count: int, hard: HardPairs
 ) -> NDArray[np.int32]:
-    """Move the hardest to the front, as many as asked, and keep the order of the others."""
+    """Move the requested share of the hardest pairs to the front; the others keep their order."""
     hardest = np.argsort(-hardness, kind="stable")[: round(count * hard.share)]
     others = np.ones(len(pairs), dtype=np.bool_)
     others[hardest] = False

@@ -1,4 +1,4 @@
-"""Tells those who keep something derived from faces that somebody was erased."""
+"""Erasure mark: tells processes that cache data derived from faces to drop it."""
 
 import secrets
 import time
@@ -19,14 +19,14 @@ class _Erasure(BaseModel):
 
 
 def write_erasure_mark(objects: ObjectStore) -> None:
-    """Raise the generation, once what was stored of somebody is gone.
+    """Write a new generation, after the stored data of a person has been removed.
 
-    It carries nothing about whom. Each mark writes a number that no other has written,
-    a time in microseconds with random bits below: counted up from what was read, two
-    marks at the same moment would write the same one, and a reader could miss the second.
+    The mark says nothing about the person. Each generation is unique: a time in microseconds
+    followed by random bits. Were it the previous generation plus one, two concurrent marks would
+    write the same number, and a reader could miss the second.
 
     Raises:
-        Unavailable: If the store cannot be reached; mark again then.
+        Unavailable: If the store cannot be reached; write the mark again then.
     """
     moment = time.time_ns() // 1000
     generation = (moment << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
@@ -36,8 +36,8 @@ def write_erasure_mark(objects: ObjectStore) -> None:
 def read_erasure_generation(objects: ObjectStore) -> int:
     """Read the generation; 0 before the first erasure.
 
-    Any other number than the one read before means that somebody was erased in between,
-    a smaller one too: marks may overtake each other, and clocks differ.
+    A generation that differs from the previous one means that somebody was erased in between.
+    It may be smaller: marks can be written out of order, and clocks differ.
 
     Raises:
         Unavailable: If the store cannot be reached.

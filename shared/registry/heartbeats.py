@@ -1,8 +1,8 @@
-"""Which embedders there are, and what each of them serves, as they say themselves.
+"""Heartbeats of the embedder replicas, with what each of them serves.
 
-Each writes one small object every two seconds. The alternative, to ask every address behind
-the embedder's name, sees one of them where the name is a load balancer's, and needs a way from
-the trainer to each embedder; the object store all of them reach in any case.
+Each replica writes one small object every two seconds. The alternative is that the trainer calls
+every address behind the embedder's name. Behind a load balancer that reaches one replica only, and
+it needs a network path from the trainer to each embedder. All of them reach the object store.
 """
 
 import logging
@@ -20,21 +20,20 @@ HEARTBEAT_S: Final = 2.0
 
 
 class Replica(BaseModel):
-    """What an embedder says of itself.
+    """Heartbeat of one embedder replica.
 
     Attributes:
-        instance: Its name, which no other has.
-        beat: Another one in each heartbeat, so that whoever reads two of them needs no clock.
-        model_version: What it serves; empty before it has loaded anything.
-        generation: The serving decision that it follows by that; 0 when it serves something
-            else than was decided last.
-        swap_error: Why it cannot load what was decided; empty when it can.
-        shadow_version: The candidate that it tries on live comparisons; empty when none.
-        shadow_pairs: Comparisons that the candidate and the serving version both judged.
+        instance: Unique name of the replica.
+        beat: Differs in each heartbeat, so that a reader of two heartbeats needs no clock.
+        model_version: The version it serves; empty before it has loaded one.
+        generation: Generation of the serving pointer that it follows; 0 when it serves another
+            version than the pointer says.
+        swap_error: Why it cannot load the version of the pointer; empty when it can.
+        shadow_version: The candidate that it evaluates on live comparisons; empty for none.
+        shadow_pairs: Comparisons that both the candidate and the serving version computed.
         shadow_agreement: Share of them with the same decision, 0..1; 0 before the first.
         shadow_similarity_shift: Mean of the candidate's similarity less the serving version's.
-        shadow_error: Why the candidate cannot be loaded, or could not compute the last time it
-            failed; empty otherwise.
+        shadow_error: The last error of loading or running the candidate; empty for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,18 +51,18 @@ class Replica(BaseModel):
 
 
 def write_replica(objects: ObjectStore, replica: Replica) -> None:
-    """Write an embedder's heartbeat.
+    """Write the heartbeat of a replica.
 
     Raises:
         Unavailable: If the store cannot be reached.
     """
-    # Without a candidate, a trainer that knows of none yet can read it too.
+    # Without defaults, a trainer of a version without the shadow fields can read it too.
     written = replica.model_dump_json(exclude_defaults=True)
     objects.put(_key(replica.instance), written.encode())
 
 
 def read_replicas(objects: ObjectStore) -> list[Replica]:
-    """Read the latest heartbeat of each embedder, also of those that are gone by now.
+    """Read the latest heartbeat of each replica, including those that have stopped.
 
     Raises:
         Unavailable: If the store cannot be reached.
@@ -73,14 +72,14 @@ def read_replicas(objects: ObjectStore) -> list[Replica]:
         try:
             found.append(Replica.model_validate_json(objects.get(stored.key)))
         except NotFound:
-            continue  # removed since it was listed
+            continue  # removed after it was listed
         except ValidationError as error:
-            logger.warning("object %s is no heartbeat: %s", stored.key, error)
+            logger.warning("object %s is not a heartbeat and is ignored: %s", stored.key, error)
     return found
 
 
 def remove_replica(objects: ObjectStore, instance: str) -> None:
-    """Forget an embedder.
+    """Remove the heartbeat of a replica.
 
     Raises:
         Unavailable: If the store cannot be reached.

@@ -1,4 +1,4 @@
-"""What trainings suspected of the labels: objects that name images by their hash."""
+"""Label reports of trainings: stored suspicions of wrong labels, with the hashes of images."""
 
 import json
 import logging
@@ -16,12 +16,12 @@ LABEL_REPORTS = "suspects/"
 
 @dataclass(frozen=True)
 class StoredReport:
-    """A report as it is stored.
+    """A label report as it is stored.
 
     Attributes:
-        key: Its name.
-        content: What it says; the pairs it suspects, and figures.
-        images: SHA-256 of the images that it names.
+        key: Its key in the object store.
+        content: The suspected pairs and the figures, as parsed JSON.
+        images: SHA-256 of the images in it.
     """
 
     key: str
@@ -32,7 +32,7 @@ class StoredReport:
 def read_reports(objects: ObjectStore) -> Iterator[StoredReport]:
     """Yield every report.
 
-    A report that does not follow its format, so that nobody can tell what it names, is removed.
+    A report that does not follow its format is removed, because the images in it are unknown.
 
     Raises:
         Unavailable: If the store cannot be reached.
@@ -48,23 +48,23 @@ def read_reports(objects: ObjectStore) -> Iterator[StoredReport]:
         except NotFound:
             continue
         except (ValueError, KeyError, TypeError) as error:
-            logger.warning("%s is no report on labels and is removed: %s", found.key, error)
+            logger.warning("object %s is not a label report and is removed: %s", found.key, error)
             objects.remove(found.key)
             continue
         yield StoredReport(found.key, content, images)
 
 
 def remove_images(objects: ObjectStore, report: StoredReport, hashes: Collection[bytes]) -> None:
-    """Take the pairs of erased images out of a report; the figures stay as they were.
+    """Remove the pairs with erased images from a report; the figures stay unchanged.
 
     Raises:
         Unavailable: If the store cannot be reached.
     """
     erased = {sha256.hex() for sha256 in hashes}
-    kept = [
+    remaining = [
         one
         for one in report.content["suspects"]
         if erased.isdisjoint((one["sha256_a"], one["sha256_b"]))
     ]
-    if len(kept) < len(report.content["suspects"]):
-        objects.put(report.key, json.dumps(report.content | {"suspects": kept}).encode())
+    if len(remaining) < len(report.content["suspects"]):
+        objects.put(report.key, json.dumps(report.content | {"suspects": remaining}).encode())

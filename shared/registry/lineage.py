@@ -1,4 +1,4 @@
-"""Which model versions learned from which data snapshots."""
+"""Lineage of model versions: which of them were trained on which data snapshots."""
 
 import logging
 from collections.abc import Collection
@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrainedVersion:
-    """A model version that learned from one of the snapshots asked for.
+    """A model version that was trained on one of the given snapshots.
 
     Attributes:
-        inherited: It did not itself; a version that it was fine-tuned from did.
+        inherited: True if not this version but an ancestor of it was trained on the snapshot.
     """
 
     model_version: str
@@ -27,10 +27,10 @@ class TrainedVersion:
 
 
 class _Origin(BaseModel):
-    """Where a version comes from, read from its manifest.
+    """The fields of a manifest that tell where a version comes from.
 
-    Not a `Manifest`: an erasure must also find a version whose manifest has fields that this
-    service does not know yet, such as one that a newer trainer published.
+    It is not a `Manifest`, which refuses unknown fields: an erasure must also find a version that
+    a newer trainer published.
     """
 
     model_version: str
@@ -41,11 +41,11 @@ class _Origin(BaseModel):
 def versions_trained_on(
     objects: ObjectStore, snapshot_ids: Collection[str]
 ) -> list[TrainedVersion]:
-    """Find the published versions that learned from data snapshots, themselves or by descent.
+    """Find the published versions that were trained on data snapshots, and their descendants.
 
     Returns:
-        By name. A version whose manifest cannot be read, so that nobody can load it either,
-        is left out and logged.
+        Sorted by name. A version whose manifest is invalid cannot be loaded either; it is logged
+        and left out.
 
     Raises:
         Unavailable: If the store cannot be reached.
@@ -54,13 +54,15 @@ def versions_trained_on(
         return []
     origins = {origin.model_version: origin for origin in _origins(objects)}
     direct = {name for name, origin in origins.items() if origin.data_snapshot in snapshot_ids}
-    touched = set(direct)
+    affected = set(direct)
     while (
-        heirs := {name for name, origin in origins.items() if origin.parent_version in touched}
-        - touched
+        descendants := {
+            name for name, origin in origins.items() if origin.parent_version in affected
+        }
+        - affected
     ):
-        touched |= heirs
-    return [TrainedVersion(name, inherited=name not in direct) for name in sorted(touched)]
+        affected |= descendants
+    return [TrainedVersion(name, inherited=name not in direct) for name in sorted(affected)]
 
 
 def _origins(objects: ObjectStore) -> list[_Origin]:
@@ -74,7 +76,7 @@ def _origins(objects: ObjectStore) -> list[_Origin]:
         try:
             origins.append(_Origin.model_validate_json(objects.get(key)))
         except NotFound:
-            continue  # removed since it was listed
+            continue  # removed after it was listed
         except ValidationError as error:
-            logger.warning("what %s was trained on is not known: %s", key, error)
+            logger.warning("manifest %s is invalid and its lineage unknown: %s", key, error)
     return origins

@@ -1,4 +1,4 @@
-"""Small JSON objects of the registry that are replaced whole."""
+"""JSON records of the registry in the object store."""
 
 from typing import TypeVar
 
@@ -11,13 +11,13 @@ _Record = TypeVar("_Record", bound=BaseModel)
 
 
 def read_record(objects: ObjectStore, key: str, kind: type[_Record], what: str) -> _Record | None:
-    """Read one; None when nothing was ever written there.
+    """Read a record; None if it does not exist.
 
     Args:
-        objects: Where the registry is.
-        key: Its name.
-        kind: Its format.
-        what: It is called so in the error.
+        objects: Object store with the registry.
+        key: Key of the record.
+        kind: Type of the record.
+        what: Name of the record for the error, e.g. ``"serving pointer"``.
 
     Raises:
         Unavailable: If the store cannot be reached.
@@ -30,4 +30,4 @@ def read_record(objects: ObjectStore, key: str, kind: type[_Record], what: str) 
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        raise CorruptData(f"object {key} is no {what}: {error}") from error
+        raise CorruptData(f"object {key} is not a valid {what}: {error}") from error

@@ -1,4 +1,4 @@
-"""Which model version serves, as published to the embedders."""
+"""Serving pointer: the model version that the embedders must serve."""
 
 from datetime import datetime
 
@@ -11,10 +11,11 @@ POINTER_KEY = "registry/serving.json"
 
 
 class ServingPointer(BaseModel):
-    """Copy of the trainer's decision that embedders can read without its database.
+    """Copy of the latest entry of the serving history, which embedders read without the database.
 
     Attributes:
-        generation: Grows by one with each decision, so that an older one is recognised.
+        generation: Grows by one with each promotion or rollback; it tells an older pointer from
+            a newer one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,7 +26,7 @@ class ServingPointer(BaseModel):
 
 
 def read_pointer(objects: ObjectStore) -> ServingPointer | None:
-    """Read what serves; None before the first decision.
+    """Read the pointer; None before the first promotion.
 
     Raises:
         Unavailable: If the store cannot be reached.
@@ -35,5 +36,5 @@ def read_pointer(objects: ObjectStore) -> ServingPointer | None:
 
 
 def write_pointer(objects: ObjectStore, pointer: ServingPointer) -> None:
-    """Publish what serves; the caller makes sure that only the newest decision is written."""
+    """Write the pointer; the caller must ensure that no older one replaces a newer one."""
     objects.put(POINTER_KEY, pointer.model_dump_json().encode())

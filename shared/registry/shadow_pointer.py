@@ -1,4 +1,4 @@
-"""Which candidate the embedders try on live requests, beside the version that serves."""
+"""Shadow pointer: the candidate that the embedders evaluate on sampled live traffic."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -9,7 +9,7 @@ SHADOW_KEY = "registry/shadow.json"
 
 
 class ShadowPointer(BaseModel):
-    """A published version that answers a sample of the live requests, to nobody."""
+    """A published version that computes a sample of the live requests without answering them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -17,7 +17,7 @@ class ShadowPointer(BaseModel):
 
 
 def read_shadow(objects: ObjectStore) -> ShadowPointer | None:
-    """Read which version is tried; None when that is none.
+    """Read the pointer; None when no candidate is evaluated.
 
     Raises:
         Unavailable: If the store cannot be reached.
@@ -27,10 +27,10 @@ def read_shadow(objects: ObjectStore) -> ShadowPointer | None:
 
 
 def write_shadow(objects: ObjectStore, pointer: ShadowPointer) -> None:
-    """Let the embedders try this version from now on, instead of any other."""
+    """Make the embedders evaluate this version from now on."""
     objects.put(SHADOW_KEY, pointer.model_dump_json().encode())
 
 
 def clear_shadow(objects: ObjectStore) -> None:
-    """Let the embedders try none."""
+    """Make the embedders stop evaluating a candidate."""
     objects.remove(SHADOW_KEY)

@@ -1,4 +1,4 @@
-"""Model versions: immutable folders in the object store, with verified local copies."""
+"""Store of model versions: immutable folders in the object store, with a local cache."""
 
 import fcntl
 import logging
@@ -28,10 +28,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
 
 class VersionStore:
-    """Publishes version folders and fetches them, whole and verified or not at all.
+    """Publishes and fetches version folders, always complete and verified.
 
     Args:
-        cache_dir: Where local copies are kept; threads and processes may share it.
+        objects: Object store with the versions.
+        cache_dir: Folder of the local copies; threads and processes may share it.
     """
 
     def __init__(self, objects: ObjectStore, cache_dir: Path) -> None:
@@ -39,13 +40,13 @@ class VersionStore:
         self._cache_dir = cache_dir
 
     def publish(self, folder: Path) -> None:
-        """Write a version's folder to the store; its manifest last, so that it exists whole.
+        """Upload a version folder. The manifest is last, so a published version is complete.
 
-        Publishing the same folder again changes nothing.
+        To publish the same folder again changes nothing.
 
         Raises:
             CorruptData: If a local file does not match the manifest.
-            AlreadyExists: If the version is published with another content.
+            AlreadyExists: If the version is published with other content.
             Unavailable: If the store cannot be reached; publish again then.
         """
         manifest = read_manifest(folder)
@@ -58,17 +59,17 @@ class VersionStore:
                 self._objects.put_file(_key(version, name), folder / name)
             self._objects.put_file(_key(version, MANIFEST_FILE), folder / MANIFEST_FILE)
             return
-        if _lasting(published) != _lasting(manifest):
+        if _immutable_fields(published) != _immutable_fields(manifest):
             raise AlreadyExists(
-                f"model version {version} is published with another content; "
-                "a version never changes, publish under another name"
+                f"model version {version} is published with other content; "
+                "versions are immutable, publish under another name"
             )
 
     def manifest(self, model_version: str) -> Manifest:
-        """Read a version's manifest, from the local copy if there is one.
+        """Read the manifest of a version, from the local copy if there is one.
 
         Raises:
-            InvalidInput: If the name cannot be a version's.
+            InvalidInput: If the name is not a valid version name.
             NotFound: If no such version is published.
             CorruptData: If the manifest does not follow its format.
         """
@@ -78,35 +79,35 @@ class VersionStore:
             return self._published(model_version)
 
     def fetch(self, model_version: str, *, rehash: bool = False) -> Path:
-        """Give the local folder of a version, downloading it unless it is there and well.
+        """Return the local folder of a version; download it unless an intact copy exists.
 
-        A download is checked against every SHA-256 of the manifest before the folder
-        appears. A local copy is checked by its manifest and sizes and needs no store.
+        A download is checked against every SHA-256 of the manifest before the folder is created.
+        A local copy is checked by its manifest and the file sizes, without access to the store.
 
         Args:
-            model_version: The version's name.
-            rehash: Check the hashes of a local copy too.
+            model_version: Name of the version.
+            rehash: Also check the hashes of a local copy.
 
         Raises:
-            InvalidInput: If the name cannot be a version's.
+            InvalidInput: If the name is not a valid version name.
             NotFound: If no such version is published.
-            CorruptData: If a stored file is truncated or altered; the message names it.
-            Unavailable: If it must be downloaded and the store cannot be reached.
+            CorruptData: If a stored file is truncated or changed; the message names the file.
+            Unavailable: If a download is needed and the store cannot be reached.
         """
         folder = self._folder(model_version)
-        if _is_well(folder, hashes=rehash):
+        if _is_intact(folder, hashes=rehash):
             return folder
         with self._locked(model_version):
-            if not _is_well(folder, hashes=rehash):
+            if not _is_intact(folder, hashes=rehash):
                 self._download(model_version, folder)
         return folder
 
     def prune(self, keep: Collection[str]) -> list[str]:
-        """Remove the local copies of other versions, and what is left of their downloads.
+        """Remove the local copies and incomplete downloads of all other versions.
 
-        What somebody is fetching now stays, and so does every folder that is no version's.
-        A version that was removed while somebody loads it fails to load there; it is
-        fetched again when it is asked for again.
+        A version that is being fetched stays, as do folders that are not a version's. If a
+        version is removed while another process loads it, the load fails there, and the next
+        fetch downloads the version again.
 
         Returns:
             The versions that were removed.
@@ -143,7 +144,7 @@ class VersionStore:
         try:
             self._objects.get_file(_key(version, name), path, sha256=entry.sha256)
         except NotFound as error:
-            raise CorruptData(f"model version {version} has lost its {name}") from error
+            raise CorruptData(f"model version {version} lacks its file {name}") from error
         if (size := path.stat().st_size) != entry.size:
             raise CorruptData(
                 f"{name} of model version {version} has {size} bytes, "
@@ -163,19 +164,19 @@ class VersionStore:
 
     def _folder(self, model_version: str) -> Path:
         if not _NAME.fullmatch(model_version):
-            raise InvalidInput("model_version", f"{model_version!r} is no version's name")
+            raise InvalidInput("model_version", f"{model_version!r} is not a valid version name")
         return self._cache_dir / model_version
 
 
 def _version_of(folder: Path) -> str | None:
-    """Name the version of which a folder is a copy, or a part of one; None for other folders."""
+    """Return the version that a folder is a complete or partial copy of; None for other folders."""
     if folder.name.startswith(".") and folder.name.endswith(_PARTIAL):
         return folder.name[1:].removesuffix(_PARTIAL)
     return folder.name if (folder / MANIFEST_FILE).is_file() else None
 
 
 def published_manifest(objects: ObjectStore, model_version: str) -> Manifest:
-    """Read a version's manifest in the store, for who needs nothing else of it.
+    """Read the manifest of a version from the object store.
 
     Raises:
         NotFound: If no such version is published.
@@ -189,16 +190,20 @@ def published_manifest(objects: ObjectStore, model_version: str) -> Manifest:
         raise NotFound(f"model version {model_version} is not published") from error
     manifest = parse_manifest(data, key)
     if manifest.model_version != model_version:
-        raise CorruptData(f"{key} is the manifest of {manifest.model_version}")
+        raise CorruptData(f"object {key} is the manifest of {manifest.model_version}")
     return manifest
 
 
-def _is_well(folder: Path, *, hashes: bool) -> bool:
+def _is_intact(folder: Path, *, hashes: bool) -> bool:
     try:
         _verify(folder, read_manifest(folder), hashes=hashes)
     except CorruptData as error:
         if folder.exists():
-            logger.warning("model version in %s must be fetched again: %s", folder, error)
+            logger.warning(
+                "the copy of a model version in %s is damaged and is downloaded again: %s",
+                folder,
+                error,
+            )
         return False
     return True
 
@@ -213,8 +218,8 @@ def _verify(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
             raise CorruptData(f"{path} has SHA-256 {found}, the manifest says {entry.sha256}")
 
 
-def _lasting(manifest: Manifest) -> dict[str, Any]:
-    """What must be the same when a version is made and published a second time."""
+def _immutable_fields(manifest: Manifest) -> dict[str, Any]:
+    """Return the fields that must not differ when a version is published again."""
     return manifest.model_dump(exclude={"created_at", "metrics"})
 
 

@@ -1,4 +1,4 @@
-"""gRPC channels to the contract's services, all with the same retry policy."""
+"""gRPC channels to the services, all with the same retry policy."""
 
 import json
 from typing import Any
@@ -14,24 +14,24 @@ _RETRY_POLICY: dict[str, Any] = {
     "initialBackoff": "0.1s",
     "maxBackoff": "2s",
     "backoffMultiplier": 2,
-    # RESOURCE_EXHAUSTED is also what a message above the limit gets.
+    # Not RESOURCE_EXHAUSTED: it is also the status of a message above the size limit.
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
 
 
 def _service_config() -> dict[str, Any]:
-    """Make the gRPC service config; methods that it does not name are never retried."""
-    repeatable = [
+    """Return the gRPC service config; methods that it does not name are never retried."""
+    retryable = [
         {"service": service.full_name, "method": method.name}
         for service in services()
         for method in service.methods
         if is_retryable(method)
     ]
     return {
-        # Health is checked by this policy alone.
+        # Only this policy checks the health of the servers.
         "loadBalancingConfig": [{"round_robin": {}}],
         "healthCheckConfig": {"serviceName": ""},
-        "methodConfig": [{"name": repeatable, "retryPolicy": _RETRY_POLICY}],
+        "methodConfig": [{"name": retryable, "retryPolicy": _RETRY_POLICY}],
     }
 
 
@@ -39,13 +39,13 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.service_config", json.dumps(_service_config())),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    # A server that restarts is found again in a moment, not after minutes of back-off.
+    # Reconnect to a restarted server within about two seconds, not after minutes of back-off.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # A peer that is frozen or cut off is noticed within half a minute while a call waits
-    # for it. The pings' own timeout counts; the keepalive's is not heeded by gRPC 1.85.
-    # Shorter, and a machine that is merely starved of processor time looks frozen.
+    # While a call waits, a frozen or disconnected peer is detected within half a minute.
+    # gRPC 1.85 uses the timeout of the pings and ignores grpc.keepalive_timeout_ms.
+    # With shorter times a machine that is short of processor time would look frozen.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
 ]
@@ -54,10 +54,10 @@ _OPTIONS: list[tuple[str, Any]] = [
 def open_channel(address: str) -> grpc.aio.Channel:
     """Open an asyncio channel.
 
-    Calls go round the healthy replicas behind the address. A call that ends UNAVAILABLE is
-    tried up to five times within about two seconds, if the contract marks its method
-    IDEMPOTENT or NO_SIDE_EFFECTS; set an idempotency key where the request has one. Give each
-    call a ``timeout``: the channel sets none.
+    Calls are spread over the healthy replicas behind the address. A call that ends UNAVAILABLE
+    is attempted up to five times within about two seconds, if its method is marked IDEMPOTENT or
+    NO_SIDE_EFFECTS in the contract; set the idempotency key of a request that has one. The
+    channel sets no timeout: give each call a ``timeout``.
 
     Args:
         address: ``host:port``, or any gRPC target such as ``dns:///embedder:50051``.

@@ -1,4 +1,4 @@
-"""The one place where the contract's images and the domain's faces meet."""
+"""Conversion of the contract's images and timestamps to and from domain types."""
 
 from datetime import datetime
 from typing import Final
@@ -19,14 +19,14 @@ _TO_PROTO: Final = {alignment: number for number, alignment in _TO_DOMAIN.items(
 
 
 def face_from_proto(image: image_pb2.Image, field: str) -> FaceImage:
-    """Unpack an Image; its bytes and landmarks are looked at later, by FaceReader.
+    """Unpack an Image; FaceReader checks its bytes and landmarks later.
 
     Args:
         image: The message.
-        field: Where it stands in the request, e.g. ``images[3]``.
+        field: Path of the message in the request, e.g. ``images[3]``.
 
     Raises:
-        InvalidInput: If the alignment is a number this contract does not have.
+        InvalidInput: If the alignment is not a value of the enum.
     """
     alignment = _TO_DOMAIN.get(image.alignment)
     if alignment is None:
@@ -45,7 +45,7 @@ def face_to_proto(face: FaceImage) -> image_pb2.Image:
 
 
 def face_or_hash_from_proto(ref: feedback_pb2.ImageRef, field: str) -> FaceImage | str:
-    """Unpack an ImageRef: a face sent along, or the hash of a stored one, in lower case.
+    """Unpack an ImageRef: a face, or the lower-case SHA-256 of a stored one.
 
     Raises:
         InvalidInput: If neither is set.
@@ -60,7 +60,7 @@ def face_or_hash_from_proto(ref: feedback_pb2.ImageRef, field: str) -> FaceImage
 
 
 def pack_timestamp(moment: datetime) -> Timestamp:
-    """Pack an aware moment."""
+    """Pack a datetime that has a time zone."""
     timestamp = Timestamp()
     timestamp.FromDatetime(moment)
     return timestamp

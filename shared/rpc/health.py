@@ -1,4 +1,4 @@
-"""Asks a server the standard gRPC health question: ``python -m shared.rpc.health HOST:PORT``."""
+"""Client of the standard gRPC health service: ``python -m shared.rpc.health HOST:PORT``."""
 
 import sys
 
@@ -7,14 +7,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 
 def is_serving(address: str, timeout_s: float = 1.0) -> bool:
-    """Says whether the server answers within ``timeout_s`` that it serves."""
+    """Say whether a server reports within ``timeout_s`` that it is serving."""
     request = health_pb2.HealthCheckRequest()
     with grpc.insecure_channel(address) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout_s)
+            response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout_s)
         except grpc.RpcError:
             return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 if __name__ == "__main__":

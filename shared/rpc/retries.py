@@ -1,4 +1,4 @@
-"""Which methods of the contract may be retried."""
+"""The methods of the contract that a client may retry."""
 
 from collections.abc import Iterator
 
@@ -16,5 +16,5 @@ def services() -> Iterator[ServiceDescriptor]:
 
 
 def is_retryable(method: MethodDescriptor) -> bool:
-    """Say whether the ``idempotency_level`` of a method allows a channel to retry a call."""
+    """Say whether the ``idempotency_level`` of a method allows retries."""
     return method.GetOptions().idempotency_level in _RETRYABLE

@@ -1,7 +1,7 @@
-"""Idempotency keys in Postgres: a call that is repeated with its key has one effect.
+"""Idempotency keys in Postgres: calls with the same key have one effect.
 
-A key is taken and its result is kept in the transaction that has the effect. Of two
-transactions that take the same key at once, the second waits until the first has ended.
+The transaction of the effect claims the key and saves the result. Of two concurrent transactions
+that claim the same key, the second waits until the first has ended.
 """
 
 import hashlib
@@ -15,26 +15,26 @@ from psycopg.types.json import Jsonb
 
 from shared.errors import AlreadyExists
 
-_TAKE = sql.SQL(
+_CLAIM = sql.SQL(
     "INSERT INTO {table} (caller, idempotency_key, content)"
     " VALUES (%(caller)s, %(key)s, %(content)s) ON CONFLICT DO NOTHING"
 )
 _FIND = sql.SQL(
     "SELECT content, result FROM {table} WHERE caller = %(caller)s AND idempotency_key = %(key)s"
 )
-_KEEP = sql.SQL(
+_SAVE = sql.SQL(
     "UPDATE {table} SET result = %(result)s WHERE caller = %(caller)s AND idempotency_key = %(key)s"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A key that a caller chose, and what it asks for under it.
+    """A key that a caller chose, and a hash of the request it stands for.
 
     Attributes:
-        caller: Whom the key belongs to; others may use the same key.
+        caller: Owner of the key; other callers may use the same key.
         key: 1..128 characters.
-        content: SHA-256 of what is asked for.
+        content: SHA-256 of the request.
     """
 
     caller: str
@@ -45,13 +45,13 @@ class IdempotencyKey:
     def of(
         cls, caller: str, key: str | None, action: str, /, **content: Any
     ) -> "IdempotencyKey | None":
-        """Make a key of a request; None when the caller chose none.
+        """Return the key of a request; None when the caller chose none.
 
         Args:
-            caller: Whom the key belongs to.
-            key: What they chose.
-            action: What is to be done.
-            content: The request as it was made, of values that JSON can hold.
+            caller: Owner of the key.
+            key: The key that the caller chose.
+            action: Name of the action that is requested.
+            content: The fields of the request, as values that JSON can hold.
         """
         if key is None:
             return None
@@ -62,26 +62,26 @@ class IdempotencyKey:
 class IdempotencyStore:
     """Results of calls by their idempotency keys.
 
-    Every method works within the caller's transaction, and does nothing for a key of None.
+    Every method works in the transaction of its caller and does nothing for the key None.
 
     Args:
-        schema: Of the database; its table ``idempotency_keys`` has the columns caller,
+        schema: Schema whose table ``idempotency_keys`` has the columns caller,
             idempotency_key (together the primary key), content (bytea) and result (jsonb).
     """
 
     def __init__(self, schema: str) -> None:
         table = sql.Identifier(schema, "idempotency_keys")
-        self._take, self._find, self._keep = (
-            query.format(table=table) for query in (_TAKE, _FIND, _KEEP)
+        self._claim, self._find, self._save = (
+            query.format(table=table) for query in (_CLAIM, _FIND, _SAVE)
         )
 
     async def find(
         self, connection: AsyncConnection, key: IdempotencyKey | None
     ) -> Mapping[str, Any] | None:
-        """Give the result of the call that used the key before; None when none did.
+        """Return the result of the earlier call with the key; None when there was none.
 
         Raises:
-            AlreadyExists: If it was used with other content.
+            AlreadyExists: If the key was used for another request.
         """
         if key is None:
             return None
@@ -93,34 +93,34 @@ class IdempotencyStore:
         if content != key.content:
             raise AlreadyExists(
                 f"idempotency_key: {key.key!r} was used by {key.caller!r} for another request;"
-                " give each request a key of its own"
+                " use a new key for each request"
             )
-        kept: Mapping[str, Any] = result
-        return kept
+        saved: Mapping[str, Any] = result
+        return saved
 
-    async def take(
+    async def claim(
         self, connection: AsyncConnection, key: IdempotencyKey | None
     ) -> Mapping[str, Any] | None:
-        """Take the key for this transaction, or give the result as `find` does.
+        """Claim the key in this transaction, or return the result as `find` does.
 
-        Waits for another transaction that has taken the key. Call `keep` before the
+        Waits for a concurrent transaction that has claimed the key. Call `save` before the
         transaction ends.
 
         Raises:
-            AlreadyExists: If the key was used with other content.
+            AlreadyExists: If the key was used for another request.
         """
         if key is None:
             return None
         cursor = await connection.execute(
-            self._take, {"caller": key.caller, "key": key.key, "content": key.content}
+            self._claim, {"caller": key.caller, "key": key.key, "content": key.content}
         )
         return None if cursor.rowcount else await self.find(connection, key)
 
-    async def keep(
+    async def save(
         self, connection: AsyncConnection, key: IdempotencyKey | None, result: Mapping[str, Any]
     ) -> None:
-        """Keep what to answer when the key, taken in this transaction, is used again."""
+        """Save the result for later calls with the key, which this transaction has claimed."""
         if key is None:
             return
         values = {"caller": key.caller, "key": key.key, "result": Jsonb(result)}
-        await connection.execute(self._keep, values)
+        await connection.execute(self._save, values)

@@ -1,4 +1,4 @@
-"""Numbered SQL files, each applied once to a schema of a Postgres database."""
+"""Schema migrations: numbered SQL files, each applied once to a schema in Postgres."""
 
 import hashlib
 import re
@@ -26,19 +26,18 @@ class _Migration:
 
 
 def apply_migrations(database_url: str, schema: str, folder: Path) -> list[str]:
-    """Bring a schema to the newest of the files ``0001_name.sql`` … in a folder.
+    """Apply the pending migrations ``0001_name.sql`` … of a folder to a schema.
 
-    Each file runs in a transaction of its own, with the schema (made if need be) first in
-    the search path, and is recorded in ``<schema>.migrations`` with its SHA-256. Processes
-    that start together wait for one another.
+    The schema is created if it does not exist. Each file runs in its own transaction with the
+    schema first in the search path, and is recorded in ``<schema>.migrations`` with its SHA-256.
+    An advisory lock makes processes that start at the same time wait for each other.
 
     Returns:
-        Names of the files that were applied now, in order.
+        Names of the files that this call applied, in order.
 
     Raises:
-        PreconditionFailed: If a file that was applied has changed or is gone, a file is
-            misnamed or misnumbered or there is none, or its SQL fails (then nothing of that
-            file stays).
+        PreconditionFailed: If an applied file was changed or removed, a file has an invalid name
+            or number, there is no file, or the SQL of a file fails (that file is rolled back).
         Unavailable: If the database cannot be reached.
     """
     migrations = _read(folder)
@@ -61,7 +60,7 @@ def _read(folder: Path) -> list[_Migration]:
             raise PreconditionFailed(f"migration {path} is not named like 0001_name.sql")
         found.append(_Migration(int(match[1]), path.name, path.read_bytes()))
     if not found:
-        raise PreconditionFailed(f"there are no migrations in {folder}: is it installed whole?")
+        raise PreconditionFailed(f"no migrations in {folder}: the installation is incomplete")
     numbers = [migration.number for migration in found]
     if numbers != list(range(1, len(found) + 1)):
         raise PreconditionFailed(
@@ -99,12 +98,12 @@ def _pending(
         if number not in known:
             raise PreconditionFailed(
                 f"schema {schema} has migration {name}, which this program does not know: "
-                "the database is newer; start the newer program"
+                "the database was migrated by a newer version; start that version"
             )
         if (known[number].name, known[number].sha256) != (name, sha256):
             raise PreconditionFailed(
                 f"migration {known[number].name} of schema {schema} is not the {name} that "
-                f"was applied (SHA-256 {sha256}): restore it and put the change in a new file"
+                f"was applied (SHA-256 {sha256}): restore the file and put the change in a new one"
             )
     return [migration for migration in migrations if migration.number not in applied]
 
@@ -126,6 +125,5 @@ def _apply(connection: psycopg.Connection, schema: str, migration: _Migration) -
         raise
     except psycopg.Error as error:
         raise PreconditionFailed(
-            f"migration {migration.name} of schema {schema} failed, nothing of it was "
-            f"applied: {error}"
+            f"migration {migration.name} of schema {schema} failed and was rolled back: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Objects in an S3 bucket, with bounded waiting and the domain's errors."""
+"""Object storage in an S3 bucket, with time limits and the domain's errors."""
 
 import hashlib
 import io
@@ -28,11 +28,12 @@ _CONNECTIONS = 32
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What the store knows about an object without reading it.
+    """Metadata of an object.
 
     Attributes:
+        key: Its key in the bucket.
         size: In bytes.
-        modified_at: When it was last written, by the store's clock.
+        modified_at: Time of the last write, by the clock of the store.
     """
 
     key: str
@@ -41,12 +42,12 @@ class StoredObject:
 
 
 def image_key(sha256: str) -> str:
-    """Name the object of an image by the SHA-256 of its bytes (64 hex digits)."""
+    """Return the key of an image from the SHA-256 of its bytes (64 hexadecimal digits)."""
     return f"images/{sha256[:2]}/{sha256[2:4]}/{sha256}"
 
 
 class _RetryUnlessTimedOut(urllib3.Retry):
-    """Tries a dropped connection or a 5xx again, but never waits out a second timeout."""
+    """Retries dropped connections and 5xx responses, but not timeouts."""
 
     def increment(self, *args: Any, **kwargs: Any) -> Self:
         error = kwargs.get("error")
@@ -56,11 +57,11 @@ class _RetryUnlessTimedOut(urllib3.Retry):
 
 
 class ObjectStore:
-    """One bucket of an S3 server; safe to share between threads, not between processes.
+    """One bucket of an S3 server; threads may share it, processes must not.
 
-    Every method is synchronous and raises Unavailable, within a bounded time, when the
-    server is away, frozen, too slow, refuses the credentials or has lost the bucket.
-    A write either happens whole or not at all.
+    Every method is synchronous. Within a bounded time it raises Unavailable when the server is
+    down, frozen or too slow, refuses the credentials, or does not have the bucket. A write is
+    atomic.
     """
 
     def __init__(self, settings: ObjectStoreSettings) -> None:
@@ -83,7 +84,7 @@ class ObjectStore:
         )
 
     def ensure_bucket(self) -> None:
-        """Make the bucket unless it is there."""
+        """Create the bucket if it does not exist."""
         with self._errors():
             if self._client.bucket_exists(self.bucket):
                 return
@@ -94,12 +95,12 @@ class ObjectStore:
                     raise
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object, replacing what was there."""
+        """Write an object; an existing one is replaced."""
         with self._errors(key):
             self._client.put_object(self.bucket, key, io.BytesIO(data), len(data))
 
     def put_file(self, key: str, path: Path) -> None:
-        """Write an object from a file, holding only some parts of it in memory."""
+        """Write an object from a file, with only parts of the file in memory at a time."""
         with self._errors(key), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             self._client.put_object(self.bucket, key, file, size, part_size=_PART_BYTES)
@@ -117,7 +118,7 @@ class ObjectStore:
         return data
 
     def get_file(self, key: str, path: Path, *, sha256: str | None = None) -> None:
-        """Read an object into a file, which appears only when it is whole.
+        """Read an object into a file, which is created only when it is complete.
 
         Raises:
             NotFound: If there is no such object.
@@ -132,7 +133,7 @@ class ObjectStore:
                 _check_hash(key, digest.hexdigest(), sha256)
 
     def stat(self, key: str) -> StoredObject:
-        """Look an object up.
+        """Return the metadata of an object.
 
         Raises:
             NotFound: If there is no such object.
@@ -148,13 +149,13 @@ class ObjectStore:
         return True
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        """Yield the objects whose key starts with ``prefix``, in the order of their keys."""
+        """Yield the objects whose keys start with ``prefix``, ordered by key."""
         with self._errors():
             for found in self._client.list_objects(self.bucket, prefix, recursive=True):
                 yield _stored(found)
 
     def remove(self, key: str) -> None:
-        """Remove an object; one that is not there is removed already."""
+        """Remove an object; it is no error if it does not exist."""
         with self._errors(key):
             self._client.remove_object(self.bucket, key)
 
@@ -169,7 +170,7 @@ class ObjectStore:
                     if time.monotonic() > deadline:
                         raise Unavailable(
                             f"{self._where(key)} arrives slower than "
-                            f"{_SLOWEST_BYTES_PER_S} bytes a second; try again later"
+                            f"{_SLOWEST_BYTES_PER_S} bytes per second; try again later"
                         )
             finally:
                 response.close()
@@ -189,7 +190,7 @@ class ObjectStore:
             raise NotFound(f"{self._where(key)} does not exist") from error
         if error.code == "NoSuchBucket":
             raise Unavailable(f"{self._where()} does not exist; create it") from error
-        raise Unavailable(f"{self._where(key)} refused: {error.code} {error.message}") from error
+        raise Unavailable(f"{self._where(key)} failed: {error.code} {error.message}") from error
 
     def _where(self, key: str = "") -> str:
         return f"object store {self._endpoint}, {self.bucket}/{key}"

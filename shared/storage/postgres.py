@@ -1,4 +1,4 @@
-"""Postgres through a pool, with bounded waiting and the domain's errors."""
+"""Postgres connection pool, with time limits and the domain's errors."""
 
 import math
 import select
@@ -20,9 +20,9 @@ _IDLE_IN_TRANSACTION_S = 30
 
 
 class BoundedConnection(AsyncConnection[TupleRow]):
-    """Gives a server that stays silent up, instead of waiting for ever.
+    """Connection that fails when the server does not answer within a time limit.
 
-    ``statement_timeout`` is kept by the server, so a frozen server never keeps it.
+    ``statement_timeout`` alone is not enough: the server enforces it, so a frozen server does not.
     """
 
     wait_limit_s = 30.0
@@ -43,15 +43,15 @@ Pool: TypeAlias = AsyncConnectionPool[BoundedConnection]
 
 
 async def open_pool(settings: DatabaseSettings) -> Pool:
-    """Open a pool of connections without waiting for the server to be there.
+    """Open a pool of connections, without waiting for the server.
 
-    A statement that takes longer than ``database_timeout_s`` is cancelled.
+    Statements that take longer than ``database_timeout_s`` are cancelled.
     """
     url = settings.database_url.get_secret_value()
     timeout_s = settings.database_timeout_s
 
     async def configure(connection: BoundedConnection) -> None:
-        # The server's own limit comes first: it leaves the connection usable.
+        # The limit of the server comes first because it leaves the connection usable.
         connection.wait_limit_s = timeout_s * 1.2
 
     pool = AsyncConnectionPool(
@@ -61,7 +61,7 @@ async def open_pool(settings: DatabaseSettings) -> Pool:
         min_size=1,
         max_size=settings.database_pool_size,
         timeout=timeout_s,
-        # Bounds the pool's exponential back-off too: it is back soon after the server is.
+        # Also limits the exponential back-off of the pool, so that it reconnects soon.
         reconnect_timeout=timeout_s,
         configure=configure,
         check=_check,
@@ -73,19 +73,19 @@ async def open_pool(settings: DatabaseSettings) -> Pool:
 
 @asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[BoundedConnection]:
-    """Run the block in one transaction: committed at its end, rolled back on an error.
+    """Run the block in one transaction: commit at its end, roll back on an exception.
 
     Raises:
-        Unavailable: If Postgres is away, frozen, full, shutting down or too slow, or all
-            connections are taken. If the connection is lost at the very commit, the
-            transaction may have been applied: make the block safe to repeat.
-        Conflict: If a concurrent transaction won.
+        Unavailable: If Postgres is down, frozen, full, shutting down or too slow, or all
+            connections are in use. If the connection is lost during the commit, the transaction
+            may have been applied, so the block must be safe to repeat.
+        Conflict: If a concurrent transaction was committed first.
     """
     try:
         async with pool.connection() as connection:
             yield connection
     except (errors.SerializationFailure, errors.DeadlockDetected) as error:
-        raise Conflict(f"a concurrent change came first: {_reason(error)}") from error
+        raise Conflict(f"a concurrent change was committed first: {_reason(error)}") from error
     except (psycopg.OperationalError, errors.IdleInTransactionSessionTimeout) as error:
         raise Unavailable(f"the database cannot answer now: {_reason(error)}") from error
 
@@ -99,7 +99,7 @@ def _connection_options(url: str, timeout_s: float) -> dict[str, Any]:
     return {
         "options": f"{limits} {given}".strip(),
         "connect_timeout": math.ceil(timeout_s),
-        # A connection that the network has dropped is known to be dead after 25 s.
+        # A connection that the network has dropped is detected after 25 s.
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
@@ -107,9 +107,9 @@ def _connection_options(url: str, timeout_s: float) -> dict[str, Any]:
 
 
 async def _check(connection: BoundedConnection) -> None:
-    """Refuse a connection that the server has closed, without a round trip when it is well.
+    """Raise for a connection that the server has closed; a healthy one costs no round trip.
 
-    An idle connection has nothing to read, unless the server said goodbye.
+    An idle connection has data to read only when the server has closed it.
     """
     poll = select.poll()
     poll.register(connection.pgconn.socket, select.POLLIN)
@@ -122,7 +122,7 @@ def _reason(error: psycopg.Error) -> str:
 
 
 async def fetch(pool: Pool, query: Any, values: dict[str, Any]) -> list[TupleRow]:
-    """Give all rows of a query.
+    """Return all rows of a query.
 
     Raises:
         Unavailable: If the database cannot answer.

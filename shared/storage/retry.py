@@ -1,4 +1,4 @@
-"""Patience with stores that are not there yet."""
+"""Retries of work that needs a store which may not be reachable yet."""
 
 import asyncio
 import logging
@@ -9,20 +9,20 @@ from shared.errors import Conflict, Unavailable
 
 logger = logging.getLogger(__name__)
 
-_RETRY_S: Final = 0.5
+_PAUSE_S: Final = 0.5
 
 _Result = TypeVar("_Result")
 
 
 async def retry_until_available(attempt: Callable[[], Awaitable[_Result]]) -> _Result:
-    """Try until a store can be reached and no other writer is in the way.
+    """Await `attempt` until it raises neither `Unavailable` nor `Conflict`.
 
     Raises:
-        Exception: Whatever `attempt` raises but `Unavailable` and `Conflict`.
+        Exception: Any other exception of `attempt`.
     """
     while True:
         try:
             return await attempt()
         except (Unavailable, Conflict) as error:
-            logger.warning("not done yet, trying again: %s", error)
-            await asyncio.sleep(_RETRY_S)
+            logger.warning("not available yet, retrying in %g s: %s", _PAUSE_S, error)
+            await asyncio.sleep(_PAUSE_S)

@@ -1,6 +1,6 @@
 """Speed of an evaluation, decoding included, against the bare engine.
 
-Measured with onnxruntime, the faster engine on a CPU, where decoding has the larger share.
+Measurement with onnxruntime, the faster engine on a CPU, where decoding has the larger share.
 """
 
 import tempfile
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cli.commands.evaluation.pair_crops import pair_crops
 from cli.demo.rendering.renderer import write_people
-from cli.images import Alignment
+from cli.images import AlignmentChoice
 from shared.datasets.folder import read_identities
 from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import SampleSize, sample_pairs
@@ -38,7 +38,7 @@ def run(_: Path) -> dict[str, object]:
         # As many as there are genuine pairs, so that every image is used.
         pairs = _PEOPLE * _IMAGES * (_IMAGES - 1)
         pair_set = sample_pairs(people, SampleSize(pairs), seed=0)
-        figures = _compare(session, pair_set, pair_crops(pair_set, Alignment.AUTO))
+        figures = _compare(session, pair_set, pair_crops(pair_set, AlignmentChoice.AUTO))
     return {
         **figures,
         "bar": 0.95,

@@ -1,4 +1,4 @@
-"""One stack of real services, on SeaweedFS, for all tests of the commands."""
+"""Fixtures of the CLI tests: a stack of real services on SeaweedFS, and sample images."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,11 +16,12 @@ from deploy.local.stack import Stack
 from tests.support.seaweedfs import SeaweedServer
 
 Magface = Callable[..., Result]
+Ask = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
 def magface(monkeypatch: pytest.MonkeyPatch) -> Magface:
-    """Runs a command in this process, with no service named in the environment."""
+    """Runs a command in this process, without service addresses in the environment."""
     for service in ("EMBEDDER", "FEEDBACK", "TRAINER"):
         monkeypatch.delenv(f"MAGFACE_{service}_ADDRESS", raising=False)
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -33,8 +34,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def ask(magface: Magface, stack: Stack) -> Callable[..., dict[str, Any]]:
-    """Runs a command against the stack with --json, and gives the one object it prints."""
+def ask(magface: Magface, stack: Stack) -> Ask:
+    """Runs a command on the stack with --json, and returns the object that it prints."""
 
     def ask(*arguments: object) -> dict[str, Any]:
         result = magface(*arguments, "--dir", stack.folder, "--json")
@@ -48,7 +49,7 @@ def ask(magface: Magface, stack: Stack) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per made-up person, three pictures of each."""
+    """A folder per rendered person, with three images each."""
     folder = tmp_path_factory.mktemp("people")
     write_people(folder, 4, 3, 7)
     return folder
@@ -56,14 +57,14 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pictures(people: Path) -> list[Path]:
-    """Two pictures of one person, then one of another."""
+    """Two images of one person, then one of another person."""
     first, second = sorted(path for path in people.iterdir() if path.is_dir())[:2]
     return [*sorted(first.iterdir())[:2], sorted(second.iterdir())[0]]
 
 
 @pytest.fixture
 def large_picture(pictures: list[Path], tmp_path: Path) -> Path:
-    """A picture that is not 112x112, and shows no face that YuNet would find."""
+    """An image that is not 112x112, in which YuNet finds no face."""
     path = tmp_path / "large.png"
     cv2.imwrite(str(path), cv2.resize(cv2.imread(str(pictures[0]))[:30, :40], (300, 200)))
     return path

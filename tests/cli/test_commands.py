@@ -1,7 +1,6 @@
-"""Promises of the commands, kept with the real services."""
+"""Tests of the commands on real services."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,13 @@ import numpy as np
 import pytest
 
 from deploy.local.stack import Stack
-from tests.cli.conftest import Magface
+from tests.cli.conftest import Ask, Magface
 from tests.services.feedback.helpers import picture
 from tests.support.waiting import wait_until
 
-Ask = Callable[..., dict[str, Any]]
-
 
 def _labelled(folder: Path, pair: dict[str, Any]) -> tuple[frozenset[bytes], int]:
-    """A pair by what its pictures are, whatever their files are called."""
+    """A pair by the contents of its images, whatever their file names are."""
     files = (folder / pair["image1"], folder / pair["image2"])
     return frozenset(file.read_bytes() for file in files), pair["label"]
 
@@ -245,8 +242,10 @@ def test_jobs_show_their_stages(ask: Ask, magface: Magface, stack: Stack) -> Non
     assert job["stage"] == "promoting"
     moments = [start["started_at"] for start in job["stages"]]
     assert moments == sorted(moments)
-    told = [event["job"]["stage"] for event in ask("jobs", "watch", job["job_id"])["events"]]
-    assert list(dict.fromkeys(told)) == wanted
+    watched_stages = [
+        event["job"]["stage"] for event in ask("jobs", "watch", job["job_id"])["events"]
+    ]
+    assert list(dict.fromkeys(watched_stages)) == wanted
 
     watched = magface("jobs", "watch", job["job_id"], "--dir", stack.folder).stdout
     assert "loading model reading the checkpoint" in watched

@@ -1,4 +1,4 @@
-"""The demo's people, its bookkeeping, and the whole of it."""
+"""Tests of the demo: its people, its figures, and a whole run."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from magface.v1 import trainer_pb2
 from cli.demo.people import people_of_folder
 from cli.demo.rendering.renderer import write_people
 from cli.demo.stages import correction_times
-from cli.demo.traffic import Answer, count_mixed
+from cli.demo.traffic import VerifyAnswer, count_mixed
 from shared.errors import InvalidInput
 from shared.evaluation.scores import Scores
 
@@ -40,10 +40,10 @@ def test_too_few_people_are_refused(tmp_path: Path) -> None:
 
 def test_an_answer_that_is_not_its_versions_own_counts_as_mixed() -> None:
     answers = [
-        Answer(0, "old", 0.5),
-        Answer(1, "new", 0.2),
-        Answer(0, "new", 0.5),  # the old version's similarity under the new one's name
-        Answer(0, "unheard-of", 0.5),
+        VerifyAnswer(0, "old", 0.5),
+        VerifyAnswer(1, "new", 0.2),
+        VerifyAnswer(0, "new", 0.5),  # the old version's similarity with the new one's name
+        VerifyAnswer(0, "unheard-of", 0.5),
     ]
     references = {
         "old": Scores(np.array([0.5, 0.1]), GENUINE),

@@ -1,4 +1,4 @@
-"""Promises of ``magface evaluate`` and of the pairs it is given."""
+"""Tests of ``magface evaluate`` and ``magface dataset``."""
 
 import json
 import os
@@ -14,11 +14,10 @@ from cli.demo.rendering.renderer import write_people
 from deploy.local.stack import Stack
 from shared.datasets.pairs_json import read_pairs_json
 from shared.model.default import DEFAULT_CHECKPOINT
-from tests.cli.conftest import Magface
-from tests.cli.test_commands import Ask
+from tests.cli.conftest import Ask, Magface
 from tests.support.waiting import wait_until
 
-PROMISED = (
+FIGURES = (
     *("accuracy", "precision", "recall", "tp", "tn", "fp", "fn", "threshold", "best_accuracy"),
     *("best_threshold", "auc", "eer", "tar_at_far", "images", "pairs", "images_per_second"),
 )
@@ -34,7 +33,7 @@ def evaluate(magface: Magface, people: Path, *more: object) -> dict[str, object]
 
 def test_a_checkpoint_is_measured_without_any_service(magface: Magface, people: Path) -> None:
     answer = evaluate(magface, people, "--checkpoint", DEFAULT_CHECKPOINT)
-    assert set(PROMISED) <= set(answer)
+    assert set(FIGURES) <= set(answer)
     assert answer["pairs"] == 20
     assert answer["threshold"] == 0.4
     assert "against" not in answer
@@ -66,7 +65,7 @@ def test_a_version_is_measured_at_its_own_threshold(ask: Ask, people: Path) -> N
     assert answer["model"] == serving["model_version"]
     assert answer["threshold"] == serving["threshold"]
     assert answer["against"]["model"] == str(DEFAULT_CHECKPOINT)
-    # The same network behind another engine; only the thresholds differ.
+    # The same network in another engine; only the thresholds differ.
     assert answer["auc"] == answer["against"]["auc"]
 
 
@@ -112,7 +111,7 @@ def test_the_environment_names_the_object_store(
     monkeypatch.setenv("MAGFACE_S3_ACCESS_KEY", "key")
     monkeypatch.setenv("MAGFACE_S3_SECRET_KEY", "secret")
     assert "127.0.0.1:1" in magface(*version).stderr
-    # A folder that is named wins.
+    # --dir takes precedence.
     result = magface(*version, "--dir", stack.folder)
     assert "some-version" in result.stderr
     assert "127.0.0.1:1" not in result.stderr
@@ -126,10 +125,10 @@ def test_one_model_is_measured_at_a_time(magface: Magface, people: Path) -> None
 
 
 def is_embedding(pid: int) -> bool:
-    """Whether a process has threads that decode: only those step back for the others."""
+    """Whether a process has decoding threads: only those have a lower priority."""
     nices = set()
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):  # a thread that has just ended
+        with suppress(OSError):  # the thread has ended
             nices.add((task / "stat").read_text().rpartition(")")[2].split()[16])
     return len(nices) > 1
 

@@ -1,4 +1,4 @@
-"""An import outlives the service that it talks to."""
+"""Test of an import during which the service is killed and restarted."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from magface.v1 import feedback_pb2_grpc
 
-from cli.images import Alignment
+from cli.images import AlignmentChoice
 from cli.transfer.import_labels import import_pair_set
 from shared.datasets.pair_files import read_pair_file
 from shared.rpc.channel import open_sync_channel
@@ -46,7 +46,7 @@ def test_an_import_goes_on_where_a_killed_service_left_off(tmp_path: Path) -> No
             return int(row[0])
 
         stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
-        importing = pool.submit(import_pair_set, stub, pair_set, "bulk", Alignment.AUTO)
+        importing = pool.submit(import_pair_set, stub, pair_set, "bulk", AlignmentChoice.AUTO)
         wait_until(lambda: stored() > 20, 20)
         parts.service.kill()
         assert stored() < _PAIRS

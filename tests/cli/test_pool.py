@@ -1,14 +1,10 @@
-"""The commands about the image pool, with the real services."""
+"""Tests of the commands for the image pool, on real services."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from deploy.local.stack import Stack
-from tests.cli.conftest import Magface
+from tests.cli.conftest import Ask, Magface
 from tests.support.waiting import wait_until
-
-Ask = Callable[..., dict[str, Any]]
 
 
 def test_a_folder_of_people_becomes_a_pool_and_pairs_to_label(ask: Ask, people: Path) -> None:
@@ -18,10 +14,10 @@ def test_a_folder_of_people_becomes_a_pool_and_pairs_to_label(ask: Ask, people: 
     again = ask("feedback", "import-images", people, "--identities")
     assert (again["created"], again["known"]) == (0, images)
 
-    def taken() -> bool:
+    def leased() -> bool:
         return bool(ask("feedback", "next", "--annotator", "cli-pool", "--count", "2")["pairs"])
 
-    wait_until(taken, timeout_s=30)
+    wait_until(leased, timeout_s=30)
     hard = ask("feedback", "next", "--annotator", "cli-hard", "--count", "3", "--strategy", "hard")
     for pair in hard["pairs"]:
         assert len(pair["sha256_a"]) == len(pair["sha256_b"]) == 64

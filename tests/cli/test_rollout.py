@@ -1,7 +1,6 @@
-"""Promises of ``magface models rollout`` and of ``--wait``."""
+"""Tests of ``magface models rollout`` and of ``--wait``."""
 
-from tests.cli.conftest import Magface
-from tests.cli.test_commands import Ask
+from tests.cli.conftest import Ask, Magface
 
 
 def test_a_promotion_waits_until_every_embedder_serves_it(
@@ -20,4 +19,4 @@ def test_a_promotion_waits_until_every_embedder_serves_it(
     assert (rollout["complete"], rollout["model_version"]) == (True, version)
     assert [each["instance"] for each in rollout["replicas"]] == [replica["instance"]]
     shown = magface("models", "rollout", "--dir", stack.folder)
-    assert "as decided" in shown.stdout
+    assert "up to date" in shown.stdout

@@ -1,7 +1,6 @@
-"""The labels that a training suspects, as the command shows them."""
+"""Tests of ``magface feedback suspects``."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import psycopg
@@ -18,7 +17,7 @@ from services.trainer.data.label_report import (
 )
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
-from tests.cli.conftest import Magface
+from tests.cli.conftest import Ask, Magface
 
 REPORT = LabelReport(
     pairs=1000,
@@ -37,7 +36,7 @@ REPORT = LabelReport(
 
 @pytest.fixture
 def training(stack: Stack) -> Iterator[UUID]:
-    """A training that has ended, and left its report in the stack's own stores."""
+    """An ended training job with a label report in the stack's stores."""
     endpoints = Endpoints.read(stack.folder)
     assert endpoints is not None
     job_id = uuid4()
@@ -59,9 +58,7 @@ def training(stack: Stack) -> Iterator[UUID]:
         connection.execute("DELETE FROM trainer.jobs WHERE job_id = %s", (job_id,))
 
 
-def test_suspects_are_given_with_why_and_by_whom(
-    ask: Callable[..., dict[str, Any]], training: UUID
-) -> None:
+def test_suspects_are_given_with_why_and_by_whom(ask: Ask, training: UUID) -> None:
     answer = ask("feedback", "suspects")
     assert answer == ask("feedback", "suspects", "--job", training)
     assert (answer["job_id"], answer["pairs"], answer["treated"]) == (str(training), 1000, True)

@@ -1,4 +1,4 @@
-"""Every table of the command line at 80 columns: ids, versions and hashes stay whole."""
+"""Tests that tables do not break ids, versions and hashes at 80 columns."""
 
 import io
 from collections.abc import Callable

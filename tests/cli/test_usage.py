@@ -1,4 +1,4 @@
-"""Promises of the command line that need no service."""
+"""Tests of the command line that need no service."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A change of the protos that breaks clients is found, wherever the repository was cloned from."""
+"""Tests of check-breaking.sh in a repository, a clone, a shallow clone and without git."""
 
 import shutil
 import subprocess
@@ -29,7 +29,7 @@ def check(folder: Path) -> tuple[int, str]:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository of two commits, the second of which adds a field to a message."""
+    """A repository with two commits; the second adds a field to a message."""
     folder = tmp_path / "repository"
     for path in ("buf.yaml", PROTO, "deploy/check-breaking.sh"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -50,9 +50,9 @@ def _edit(folder: Path, old: str, new: str) -> None:
 def test_a_field_may_be_added_and_none_removed(repository: Path):
     assert check(repository)[0] == 0
     _edit(repository, "  float y = 2;\n", "")
-    code, said = check(repository)
-    assert (code, '"2" with name "y" on message "Point" was deleted' in said) == (1, True)
-    # So it is once the change is committed, as on a server that tests each commit of main.
+    code, output = check(repository)
+    assert (code, '"2" with name "y" on message "Point" was deleted' in output) == (1, True)
+    # The same with the change committed, as on a server that tests each commit of main.
     commit(repository)
     assert check(repository)[0] == 1
 
@@ -67,8 +67,8 @@ def test_a_branch_is_compared_with_where_it_left_the_clones_origin(
     _edit(clone, "  float z = 3;\n", "")
     commit(clone)
     git(clone, "commit", "--allow-empty", "-m", "another")
-    code, said = check(clone)
-    assert (code, 'name "z"' in said) == (1, True)
+    code, output = check(clone)
+    assert (code, 'name "z"' in output) == (1, True)
 
 
 def test_without_an_earlier_commit_it_says_so(repository: Path, tmp_path: Path):
@@ -76,8 +76,8 @@ def test_without_an_earlier_commit_it_says_so(repository: Path, tmp_path: Path):
     git(tmp_path, "clone", "--depth=1", f"file://{repository}", str(shallow))
     bare = tmp_path / "bare"
     shutil.copytree(repository, bare, ignore=shutil.ignore_patterns(".git"))
-    for folder, why in ((shallow, "has no parent here"), (bare, "no git repository")):
-        code, said = check(folder)
+    for folder, reason in ((shallow, "has no parent here"), (bare, "no git repository")):
+        code, output = check(folder)
         assert code == 0
-        assert why in said
-        assert "nothing to compare with" in said
+        assert reason in output
+        assert "nothing to compare with" in output

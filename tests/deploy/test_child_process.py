@@ -1,4 +1,4 @@
-"""Child processes: start, readiness, stop, and their end with the parent."""
+"""Tests of child processes: start, readiness, stop, and end with the parent."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 
 class Shell(ChildProcess):
-    """Runs a shell script, and is ready when that has made a file."""
+    """Runs a shell script; ready when the script has created the file ``up``."""
 
     def __init__(self, folder: Path, script: str, **options: float) -> None:
         super().__init__("shell", folder / "shell.log", **options)  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def test_a_setpriv_without_the_parent_death_signal_is_refused(
 
 def test_a_program_whose_parent_ended_before_it_was_bound_does_not_run(tmp_path: Path) -> None:
     command = Command(argv=["/bin/echo", "it runs"], cwd=tmp_path)
-    # The shell in between is the parent, as init would be after the end of this process.
+    # The shell in between is the parent, as init would be after this process ended.
     between = ["/bin/sh", "-c", '"$@"; echo "$?"', "sh", *command.bound_argv()]
     ended = subprocess.run(between, capture_output=True, text=True, check=False)
     assert ended.stdout == "1\n"

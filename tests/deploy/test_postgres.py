@@ -1,4 +1,4 @@
-"""Promises of our own Postgres, kept by a real one."""
+"""Tests of the embedded Postgres."""
 
 import os
 import signal

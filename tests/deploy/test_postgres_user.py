@@ -1,4 +1,4 @@
-"""The Unix user that Postgres runs as, and the capability that it keeps."""
+"""Tests of the Unix user of Postgres, and of its capability."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Promises of the local S3 servers, kept by real ones."""
+"""Tests of the local S3 servers."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Promises of the supervisor, kept with shell scripts in place of servers."""
+"""Tests of the supervisor, with shell scripts as servers."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 
 class Script(ChildProcess):
-    """Appends to ``starts`` and `order`, then runs on; ready when it has made its file."""
+    """Writes its start and stop to the file ``order``; ready when it has created its file."""
 
     def __init__(self, folder: Path, name: str, script: str = "touch $0.up; sleep 60") -> None:
         super().__init__(name, folder / f"{name}.log", ready_timeout_s=20, stop_grace_s=5)

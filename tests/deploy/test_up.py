@@ -1,4 +1,4 @@
-"""Promises of `magface up`, kept by the real command with the real services."""
+"""Tests of `magface up` with the real command and services."""
 
 import json
 import os
@@ -25,7 +25,7 @@ _PARTS = ("postgres", "nanio", "services.feedback", "services.trainer", "service
 
 
 class Up:
-    """`magface up` in a process of its own, with a home and a scratch folder to watch."""
+    """`magface up` as a process, with its own home, temporary and working folders."""
 
     def __init__(self, around: Path) -> None:
         self.folder = around / "run"

@@ -44,7 +44,7 @@ async def test_failures_of_one_type_in_a_row_are_logged_once(
     await run_steps([*away, None, None, Unavailable("gone again")])
     assert [record.getMessage() for record in caplog.records] == [
         "the work failed, retrying: gone 0",
-        "the work: works again",
+        "the work succeeded again",
         "the work failed, retrying: gone again",
     ]
 

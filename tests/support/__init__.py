@@ -1,1 +1,1 @@
-"""What tests of several parts share: waiting, processes and servers."""
+"""Helpers of several test packages: waiting, processes and servers."""

@@ -1,4 +1,4 @@
-"""A TCP link to a gRPC server that can be cut after a call was carried out, before its answer."""
+"""TCP proxy for a gRPC server that can cut the connection in place of an answer."""
 
 import socket
 import threading
@@ -7,19 +7,19 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 _CHUNK: Final = 65536
-# Of an HTTP/2 frame: three bytes of length, type, flags, four bytes of stream id.
+# Header of an HTTP/2 frame: three bytes of length, type, flags, four bytes of stream id.
 _FRAME_HEADER: Final = 9
 _HEADERS: Final = 1
 
 
 class CutLink:
-    """Passes bytes on in both directions.
+    """Forwards bytes in both directions.
 
     Args:
         address: ``host:port`` of the server.
 
     Attributes:
-        cuts: How often it was cut.
+        cuts: Number of cut connections.
     """
 
     def __init__(self, address: str) -> None:
@@ -37,48 +37,47 @@ class CutLink:
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def cut_next_answer(self) -> None:
-        """Close the connection in place of the next answer that the server gives on it.
+        """Close the connection in place of the next answer of the server.
 
-        The connection must be there already: health checks get an answer when it is made.
+        The connection must already exist: a new one gets answers to health checks.
         """
         self._armed.set()
 
     def close(self) -> None:
         self._ended.set()
-        for one in [self._listener, *self._sockets]:
-            _close(one)
+        _close(self._listener, *self._sockets)
 
     def _accept(self) -> None:
         while not self._ended.is_set():
             try:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(self._server)
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
             except OSError:
                 continue
-            self._sockets += [near, far]
-            for pump in (self._pass_requests, self._pass_answers):
-                threading.Thread(target=pump, args=(near, far), daemon=True).start()
+            self._sockets += [client, server]
+            for forward in (self._forward_requests, self._forward_answers):
+                threading.Thread(target=forward, args=(client, server), daemon=True).start()
 
-    def _pass_requests(self, near: socket.socket, far: socket.socket) -> None:
+    def _forward_requests(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
-            while data := near.recv(_CHUNK):
-                far.sendall(data)
-        _close(near, far)
+            while data := client.recv(_CHUNK):
+                server.sendall(data)
+        _close(client, server)
 
-    def _pass_answers(self, near: socket.socket, far: socket.socket) -> None:
+    def _forward_answers(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
-            for kind, frame in _frames(far):
+            for kind, frame in _frames(server):
                 if kind == _HEADERS and self._armed.is_set():
                     self._armed.clear()
                     self.cuts += 1
                     break
-                near.sendall(frame)
-        _close(near, far)
+                client.sendall(frame)
+        _close(client, server)
 
 
 @contextmanager
 def cut_link(address: str) -> Iterator[CutLink]:
-    """A link to the server for the length of the block."""
+    """Open a proxy to the server for the duration of the block."""
     link = CutLink(address)
     try:
         yield link
@@ -88,19 +87,19 @@ def cut_link(address: str) -> Iterator[CutLink]:
 
 def _frames(source: socket.socket) -> Iterator[tuple[int, bytes]]:
     """Yield each whole HTTP/2 frame with its type."""
-    held = b""
+    buffer = b""
     while data := source.recv(_CHUNK):
-        held += data
-        while len(held) >= _FRAME_HEADER:
-            size = _FRAME_HEADER + int.from_bytes(held[:3])
-            if len(held) < size:
+        buffer += data
+        while len(buffer) >= _FRAME_HEADER:
+            size = _FRAME_HEADER + int.from_bytes(buffer[:3])
+            if len(buffer) < size:
                 break
-            yield held[3], held[:size]
-            held = held[size:]
+            yield buffer[3], buffer[:size]
+            buffer = buffer[size:]
 
 
 def _close(*sockets: socket.socket) -> None:
-    for one in sockets:
+    for each in sockets:
         with suppress(OSError):
-            one.shutdown(socket.SHUT_RDWR)
-        one.close()
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()

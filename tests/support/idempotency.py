@@ -1,4 +1,4 @@
-"""Which methods of the contract are to be repeated with a key."""
+"""Methods of the contract that have an idempotency key."""
 
 from google.protobuf.descriptor import Descriptor, ServiceDescriptor
 
@@ -6,11 +6,11 @@ KEY_FIELDS = ("idempotency_key", "request_id")
 
 
 def keyed_methods(service: ServiceDescriptor) -> set[str]:
-    """Name the methods whose requests have a key, in whatever message of them."""
+    """Names of the methods whose requests have a key, also in nested messages."""
     return {method.name for method in service.methods if has_key(method.input_type)}
 
 
 def has_key(message: Descriptor) -> bool:
-    """Say whether a message or one in it has a key."""
+    """Whether a message or a message in it has a key."""
     inner = (field.message_type for field in message.fields if field.message_type)
     return any(name in message.fields_by_name for name in KEY_FIELDS) or any(map(has_key, inner))

@@ -1,4 +1,4 @@
-"""What a test asks a Postgres server about other sessions."""
+"""Queries about other sessions of a Postgres server."""
 
 from typing import LiteralString
 

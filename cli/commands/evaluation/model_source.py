@@ -24,7 +24,7 @@ _CHECKPOINT_THRESHOLD = 0.4
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A network to measure, and the threshold it comes with."""
+    """A network to measure, with its default threshold."""
 
     name: str
     session: Session
@@ -32,25 +32,25 @@ class EvaluatedModel:
 
 
 def open_checkpoint(path: Path, channel_order: ChannelOrder) -> EvaluatedModel:
-    """Open a checkpoint file with torch.
+    """Opens a checkpoint file with torch.
 
     Raises:
-        InvalidInput: If it is no whole checkpoint.
+        InvalidInput: The checkpoint is incomplete.
     """
     network = load_checkpoint(path).network
     return EvaluatedModel(str(path), TorchSession(network, channel_order), _CHECKPOINT_THRESHOLD)
 
 
 def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
-    """Fetch a version from the object store and open it with onnxruntime.
+    """Fetches a version from the object store and opens it with onnxruntime.
 
     Args:
-        model_version: The serving one when empty.
-        folder: Of a running stack, as for all commands.
+        model_version: Empty for the serving version.
+        folder: Folder of a running stack, as for all commands.
 
     Raises:
-        NotFound: If there is no such version.
-        PreconditionFailed: If neither the folder nor the environment says where the store is.
+        NotFound: There is no such version.
+        PreconditionFailed: Neither the folder nor the environment names the object store.
     """
     if not model_version:
         with embedder(folder) as stub:
@@ -64,13 +64,13 @@ def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
 
 
 def open_named(name: str, channel_order: ChannelOrder, folder: Path | None) -> EvaluatedModel:
-    """Open the checkpoint file of that name if there is one, otherwise the version."""
+    """Opens the checkpoint file of that name if there is one, otherwise the version."""
     path = Path(name)
     return open_checkpoint(path, channel_order) if path.is_file() else open_version(name, folder)
 
 
 def _object_store_settings(folder: Path | None) -> ObjectStoreSettings:
-    """Find the store as services are found: the folder first, the environment, then ./run."""
+    """Finds the object store: from ``folder``, else the environment, else ./run."""
     if folder is None and os.environ.get("MAGFACE_S3_ENDPOINT"):
         return _settings_of_environment()
     endpoints = Endpoints.read(folder or DEFAULT_DIR)
@@ -94,6 +94,6 @@ def _settings_of_environment() -> ObjectStoreSettings:
         return ObjectStoreSettings()
     except ValueError as error:
         raise PreconditionFailed(
-            "MAGFACE_S3_ENDPOINT is set, and the object store needs MAGFACE_S3_ACCESS_KEY and "
-            "MAGFACE_S3_SECRET_KEY besides"
+            "MAGFACE_S3_ENDPOINT is set, so MAGFACE_S3_ACCESS_KEY and MAGFACE_S3_SECRET_KEY are "
+            "needed too"
         ) from error

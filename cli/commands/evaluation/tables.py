@@ -19,7 +19,7 @@ def readable(
         [line.label, line.old, line.new, line.difference, line.interval]
         for line in change_lines(old.evaluation, measured.evaluation, changed)
     ]
-    columns = ("figure", "it", "this", "difference", "95 % interval")
+    columns = ("figure", "old", "new", "difference", "95 % interval")
     test = changed.mcnemar
     verdict = f"{test.fixed}, {test.broken}; McNemar's exact test: p = {test.p_value:.2g}"
     return Group(

@@ -11,8 +11,11 @@ from rich.console import RenderableType
 from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, new_key
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 
-ByOption = Annotated[
-    str, typer.Option("--by", help="Who requests it; kept in the audit trail.", show_default=False)
+AuditedByOption = Annotated[
+    str,
+    typer.Option(
+        "--by", help="Name of the requester; stored in the audit trail.", show_default=False
+    ),
 ]
 RequestOption = Annotated[
     str,
@@ -28,13 +31,13 @@ RequestOption = Annotated[
 def erase_image(
     *,
     sha256: Annotated[str, typer.Argument(show_default=False, help="SHA-256 of the image file.")],
-    by: ByOption,
+    by: AuditedByOption,
     request_id: RequestOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Erase an image, its pairs and labels, and list the versions trained on it."""
-    request = feedback_pb2.DeleteImageRequest(sha256=sha256, **_asked(by, request_id))
+    request = feedback_pb2.DeleteImageRequest(sha256=sha256, **_requester(by, request_id))
     with feedback(folder) as stub:
         _show(as_json, stub.DeleteImage(request, timeout=CALL_TIMEOUT_S).erasure)
 
@@ -44,18 +47,18 @@ def erase_subject(
     subject: Annotated[
         str, typer.Argument(show_default=False, help="Name of the person in the pool.")
     ],
-    by: ByOption,
+    by: AuditedByOption,
     request_id: RequestOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Erase all images of a person with their pairs and labels."""
-    request = feedback_pb2.DeleteSubjectRequest(subject=subject, **_asked(by, request_id))
+    request = feedback_pb2.DeleteSubjectRequest(subject=subject, **_requester(by, request_id))
     with feedback(folder) as stub:
         _show(as_json, stub.DeleteSubject(request, timeout=CALL_TIMEOUT_S).erasure)
 
 
-def _asked(by: str, request_id: str) -> dict[str, str]:
+def _requester(by: str, request_id: str) -> dict[str, str]:
     return {"requested_by": by, "request_id": request_id or new_key()}
 
 

@@ -10,15 +10,15 @@ from magface.v1 import feedback_pb2
 from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, new_key
-from cli.images import Alignment, AlignmentOption, PictureA, PictureB, naming_files, to_image
+from cli.images import AlignmentChoice, AlignmentOption, PictureA, PictureB, naming_files, to_image
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 from cli.transfer.export import ExportFormat, export_pairs
 from shared.errors import MagFaceError
 
-AnnotatorOption = Annotated[str, typer.Option("--annotator", help="Who gives the label.")]
+AnnotatorOption = Annotated[str, typer.Option("--annotator", help="Name of the annotator.")]
 
 
-class Label(StrEnum):
+class LabelChoice(StrEnum):
     """An annotator's label of a pair."""
 
     SAME = "same"
@@ -27,9 +27,9 @@ class Label(StrEnum):
 
 
 _LABELS: Final = {
-    Label.SAME: feedback_pb2.LABEL_SAME,
-    Label.DIFFERENT: feedback_pb2.LABEL_DIFFERENT,
-    Label.UNSURE: feedback_pb2.LABEL_UNSURE,
+    LabelChoice.SAME: feedback_pb2.LABEL_SAME,
+    LabelChoice.DIFFERENT: feedback_pb2.LABEL_DIFFERENT,
+    LabelChoice.UNSURE: feedback_pb2.LABEL_UNSURE,
 }
 
 
@@ -37,12 +37,12 @@ def submit(
     *,
     a: PictureA,
     b: PictureB,
-    label: Annotated[Label, typer.Option("--label", show_default=False)],
+    label: Annotated[LabelChoice, typer.Option("--label", show_default=False)],
     annotator: AnnotatorOption,
     idempotency_key: Annotated[
         str, typer.Option(help="A repeated key stores nothing; random by default.")
     ] = "",
-    alignment: AlignmentOption = Alignment.AUTO,
+    alignment: AlignmentOption = AlignmentChoice.AUTO,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,7 +78,7 @@ def import_pairs(
             exists=True, file_okay=False, help="Base of relative paths; default: the file's folder."
         ),
     ] = None,
-    alignment: AlignmentOption = Alignment.AUTO,
+    alignment: AlignmentOption = AlignmentChoice.AUTO,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -131,7 +131,9 @@ def stats(folder: DirOption = None, as_json: JsonOption = False) -> None:
 
 
 def list_pairs(
-    consensus: Annotated[Label | None, typer.Option(help="Only pairs with this consensus.")] = None,
+    consensus: Annotated[
+        LabelChoice | None, typer.Option(help="Only pairs with this consensus.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most pairs to show.")] = 100,
     folder: DirOption = None,
     as_json: JsonOption = False,

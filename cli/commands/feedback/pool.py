@@ -12,16 +12,16 @@ from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, feedback, new_key, repeat_if_cut
-from cli.images import Alignment, AlignmentOption, to_image
+from cli.images import AlignmentChoice, AlignmentOption, to_image
 from cli.output import JsonOption, counting_progress, emit, facts, short_time, table, to_plain
 from shared.errors import InvalidInput, MagFaceError
 
-# A stream is short enough to be sent anew when it was cut.
+# Short enough to send a stream again after a lost connection.
 _IMAGES_A_STREAM: Final = 500
 _STREAM_TIMEOUT_S: Final = 600.0
 
 
-class Strategy(StrEnum):
+class StrategyChoice(StrEnum):
     """How pairs to label are chosen."""
 
     MIX = "mix"
@@ -32,11 +32,11 @@ class Strategy(StrEnum):
 
 
 _STRATEGIES: Final = {
-    Strategy.MIX: feedback_pb2.STRATEGY_UNSPECIFIED,
-    Strategy.UNCERTAINTY: feedback_pb2.STRATEGY_UNCERTAINTY,
-    Strategy.DISAGREEMENT: feedback_pb2.STRATEGY_DISAGREEMENT,
-    Strategy.HARD: feedback_pb2.STRATEGY_HARD,
-    Strategy.RANDOM: feedback_pb2.STRATEGY_RANDOM,
+    StrategyChoice.MIX: feedback_pb2.STRATEGY_UNSPECIFIED,
+    StrategyChoice.UNCERTAINTY: feedback_pb2.STRATEGY_UNCERTAINTY,
+    StrategyChoice.DISAGREEMENT: feedback_pb2.STRATEGY_DISAGREEMENT,
+    StrategyChoice.HARD: feedback_pb2.STRATEGY_HARD,
+    StrategyChoice.RANDOM: feedback_pb2.STRATEGY_RANDOM,
 }
 
 
@@ -53,7 +53,7 @@ def import_images(
     identities: Annotated[
         bool, typer.Option("--identities", help="Each subfolder has the name of a person.")
     ] = False,
-    alignment: AlignmentOption = Alignment.AUTO,
+    alignment: AlignmentOption = AlignmentChoice.AUTO,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,9 +81,11 @@ def import_images(
 
 
 def next_pairs(
-    annotator: Annotated[str, typer.Option("--annotator", help="Who will label them.")],
+    annotator: Annotated[str, typer.Option("--annotator", help="Name of the annotator.")],
     count: Annotated[int, typer.Option(min=1, max=100, help="Number of pairs.")] = 10,
-    strategy: Annotated[Strategy, typer.Option(help="How they are chosen.")] = Strategy.MIX,
+    strategy: Annotated[
+        StrategyChoice, typer.Option(help="How they are chosen.")
+    ] = StrategyChoice.MIX,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,16 +102,16 @@ def next_pairs(
 
 
 def leases_table(result: dict[str, Any]) -> RenderableType:
-    """Shows leased pairs and when their leases end."""
+    """Shows leased pairs and the end of their leases."""
     rows = [
         [short_time(pair["expires_at"]), pair["sha256_a"], pair["sha256_b"]]
         for pair in result["pairs"]
     ]
-    return table("held until", "image_a", "image_b", rows=rows, title=result["note"] or None)
+    return table("leased until", "image_a", "image_b", rows=rows, title=result["note"] or None)
 
 
 def list_annotators(folder: DirOption = None, as_json: JsonOption = False) -> None:
-    """Show how annotators answered pairs whose truth is known."""
+    """Show how annotators answered gold pairs, whose true label is known."""
     with feedback(folder) as stub:
         request = feedback_pb2.ListAnnotatorsRequest()
         result = to_plain(stub.ListAnnotators(request, timeout=CALL_TIMEOUT_S))
@@ -117,7 +119,7 @@ def list_annotators(folder: DirOption = None, as_json: JsonOption = False) -> No
 
 
 def annotators_table(result: dict[str, Any]) -> RenderableType:
-    """Shows how annotators answered pairs whose truth is known."""
+    """Shows how annotators answered gold pairs."""
     rows = [
         [
             one["annotator"],
@@ -126,20 +128,20 @@ def annotators_table(result: dict[str, Any]) -> RenderableType:
         ]
         for one in result["annotators"]
     ]
-    return table("annotator", "known pairs answered", "right", rows=rows)
+    return table("annotator", "gold pairs answered", "right", rows=rows)
 
 
 def _send(
     stub: FeedbackServiceStub,
     files: list[tuple[Path, str]],
-    alignment: Alignment,
+    alignment: AlignmentChoice,
     timeout_s: float,
 ) -> feedback_pb2.ImportImagesResponse:
     return stub.ImportImages(_requests(files, alignment), timeout=timeout_s)
 
 
 def _requests(
-    files: list[tuple[Path, str]], alignment: Alignment
+    files: list[tuple[Path, str]], alignment: AlignmentChoice
 ) -> Iterator[feedback_pb2.ImportImagesRequest]:
     for file, identity in files:
         image = to_image(file.read_bytes(), alignment)

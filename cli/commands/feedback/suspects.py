@@ -1,4 +1,4 @@
-"""``magface feedback suspects``: labels that a training believes to be wrong."""
+"""``magface feedback suspects``: labels that are probably wrong."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -19,14 +19,16 @@ def list_suspects(
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List labels that a training suspects to be wrong, and how reliable annotators are."""
+    """List labels that are probably wrong, and the reliability of annotators."""
     pages: list[trainer_pb2.ListSuspectsResponse] = []
     with trainer(folder) as stub:
 
         def fetch(size: int, token: str) -> tuple[Sequence[trainer_pb2.Suspect], str]:
-            # A training that ends in between must not change what the token counts.
-            of = pages[0].job_id if pages else job
-            request = trainer_pb2.ListSuspectsRequest(job_id=of, page_size=size, page_token=token)
+            # All pages are of one job, even if another training ends in between.
+            job_id = pages[0].job_id if pages else job
+            request = trainer_pb2.ListSuspectsRequest(
+                job_id=job_id, page_size=size, page_token=token
+            )
             pages.append(stub.ListSuspects(request, timeout=CALL_TIMEOUT_S))
             return pages[-1].suspects, pages[-1].next_page_token
 
@@ -42,7 +44,7 @@ def suspect_tables(result: dict[str, Any]) -> RenderableType:
         "job": result["job_id"],
         "pairs": result["pairs"],
         "expected wrong": f"{result['wrong_share']:.1%}",
-        "treated": "yes" if result["treated"] else "no, next to none seem wrong",
+        "treated": "yes" if result["treated"] else "no, almost no label seems wrong",
     }
     labels = [
         [
@@ -56,7 +58,7 @@ def suspect_tables(result: dict[str, Any]) -> RenderableType:
         for one in result["suspects"]
     ]
     columns = ("label", "wrong", "reason", "image_a", "image_b", "annotators")
-    people = [
+    annotators = [
         [
             one["annotator"],
             one["votes"],
@@ -68,5 +70,5 @@ def suspect_tables(result: dict[str, Any]) -> RenderableType:
     return Group(
         facts(summary),
         table(*columns, rows=labels, text=["annotators"]),
-        table("annotator", "votes", "right when same", "right when different", rows=people),
+        table("annotator", "votes", "right when same", "right when different", rows=annotators),
     )

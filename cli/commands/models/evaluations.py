@@ -1,4 +1,4 @@
-"""``magface models evaluate``, ``evaluations`` and ``report``: what the trainer measured."""
+"""``magface models evaluate``, ``evaluations`` and ``report``: evaluations on the feedback."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,7 +89,7 @@ def _collect(
 
 
 def _evaluation_of(stub: TrainerServiceStub, job: trainer_pb2.Job) -> dict[str, Any]:
-    # A page of its version's newest holds it, unless a thousand others ended meanwhile.
+    # It is among the version's newest, unless 1,000 others ended since.
     found = _collect(stub, job.model_version, 1000)
     return next(to_plain(each) for each in found if each.job_id == job.job_id)
 

@@ -1,4 +1,4 @@
-"""``magface models rollout``, and waiting until every embedder serves a version."""
+"""``magface models rollout``, and the wait until every embedder serves a version."""
 
 import time
 from typing import Annotated, Any, Final
@@ -12,8 +12,8 @@ from cli.clients import CALL_TIMEOUT_S, DirOption, trainer
 from cli.output import JsonOption, emit, facts, table, to_plain
 from shared.errors import Conflict, Unavailable
 
-_LOOK_S: Final = 0.3
-_LONGEST_S: Final = 120.0
+_POLL_S: Final = 0.3
+_TIMEOUT_S: Final = 120.0
 
 WaitOption = Annotated[
     bool, typer.Option("--wait", help="Wait until every live embedder serves it.")
@@ -37,52 +37,54 @@ def rollout_table(plain: dict[str, Any]) -> RenderableType:
 
 
 def wait_for_rollout(stub: TrainerServiceStub, generation: int) -> dict[str, Any]:
-    """Wait until every embedder that lives follows a serving decision.
+    """Waits until every live embedder serves the version of a generation.
 
     Raises:
-        Conflict: If another decision takes its place.
-        Unavailable: If they do not within two minutes; says which and why.
+        Conflict: Another promotion or rollback replaced it.
+        Unavailable: Some do not serve it after two minutes; the message has their errors.
     """
-    until = time.monotonic() + _LONGEST_S
+    until = time.monotonic() + _TIMEOUT_S
     while True:
         rollout = _rollout(stub)
         if rollout.serving_generation != generation:
             raise Conflict(
-                f"generation {rollout.serving_generation} ({rollout.model_version}) was decided "
-                f"while embedders still took up generation {generation}"
+                f"generation {generation} was replaced by generation "
+                f"{rollout.serving_generation} ({rollout.model_version}) during its rollout"
             )
         if rollout.complete:
             return to_plain(rollout)
         if time.monotonic() > until:
-            raise Unavailable(f"after {_LONGEST_S:g} s {_who_lacks(rollout)}")
-        time.sleep(_LOOK_S)
+            raise Unavailable(f"after {_TIMEOUT_S:g} s {_missing(rollout)}")
+        time.sleep(_POLL_S)
 
 
 def _rollout(stub: TrainerServiceStub) -> trainer_pb2.GetRolloutResponse:
     return stub.GetRollout(trainer_pb2.GetRolloutRequest(), timeout=CALL_TIMEOUT_S)
 
 
-def _who_lacks(rollout: trainer_pb2.GetRolloutResponse) -> str:
-    late = [each for each in rollout.replicas if each.generation != rollout.serving_generation]
-    if not late:
-        return "no embedder lives"
-    said = (f"{each.instance} serves {each.model_version}: {each.swap_error}" for each in late)
-    return f"{len(late)} embedders do not serve {rollout.model_version}: " + "; ".join(said)
+def _missing(rollout: trainer_pb2.GetRolloutResponse) -> str:
+    outdated = [each for each in rollout.replicas if each.generation != rollout.serving_generation]
+    if not outdated:
+        return "there is no live embedder"
+    states = (
+        f"{each.instance} serves {each.model_version}: {each.swap_error}" for each in outdated
+    )
+    return f"{len(outdated)} embedders do not serve {rollout.model_version}: " + "; ".join(states)
 
 
 def _shadow_facts(shadow: dict[str, Any] | None) -> dict[str, object]:
     if shadow is None:
         return {}
-    found = {"in the shadow": shadow["model_version"], "pairs": shadow["pairs"]}
+    shown = {"shadow version": shadow["model_version"], "pairs": shadow["pairs"]}
     if shadow["pairs"]:
-        found["agreement"] = f"{shadow['agreement']:.1%}"
-        found["similarity shift"] = f"{shadow['similarity_shift']:+.3f}"
+        shown["agreement"] = f"{shadow['agreement']:.1%}"
+        shown["similarity shift"] = f"{shadow['similarity_shift']:+.3f}"
     if shadow["error"]:
-        found["error"] = shadow["error"]
-    return found
+        shown["error"] = shadow["error"]
+    return shown
 
 
 def _row(plain: dict[str, Any], replica: dict[str, Any]) -> list[object]:
-    follows = replica["generation"] == plain["serving_generation"]
-    verdict = "as decided" if follows else "not yet"
-    return [replica["instance"], replica["model_version"], verdict, replica["swap_error"]]
+    current = replica["generation"] == plain["serving_generation"]
+    state = "up to date" if current else "outdated"
+    return [replica["instance"], replica["model_version"], state, replica["swap_error"]]

@@ -21,18 +21,18 @@ from cli.clients import (
 )
 from cli.commands.job_progress import job_facts, wait_for_job
 from cli.commands.models.rollout import WaitOption, wait_for_rollout
-from cli.commands.options import ByOption, ChannelOrder, user_name
-from cli.output import JsonOption, emit, facts, remarks, short_time, table, to_plain
+from cli.commands.options import ByOption, ChannelOrderChoice, user_name
+from cli.output import JsonOption, emit, facts, messages, short_time, table, to_plain
 
 _CHUNK_BYTES: Final = 2**20
 _UPLOAD_TIMEOUT_S: Final = 600.0
 
-ReasonOption = Annotated[str, typer.Option("--reason", help="Kept in the history.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Recorded in the history.")]
 
 
 _CHANNEL_ORDERS: Final = {
-    ChannelOrder.BGR: trainer_pb2.CHANNEL_ORDER_BGR,
-    ChannelOrder.RGB: trainer_pb2.CHANNEL_ORDER_RGB,
+    ChannelOrderChoice.BGR: trainer_pb2.CHANNEL_ORDER_BGR,
+    ChannelOrderChoice.RGB: trainer_pb2.CHANNEL_ORDER_RGB,
 }
 
 
@@ -70,12 +70,12 @@ def import_model(
         ),
     ],
     channel_order: Annotated[
-        ChannelOrder | None,
+        ChannelOrderChoice | None,
         typer.Option(help="Default: bgr, as in MagFace, or what --probe finds."),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Similarity from which a pair is SAME; default: 0.4, or from --probe."),
+        typer.Option(help="Least similarity of a SAME pair; default: 0.4, or from --probe."),
     ] = None,
     probe: Annotated[
         Path | None,
@@ -97,18 +97,18 @@ def import_model(
 ) -> None:
     """Create a model version from a checkpoint; promote it to let it serve."""
     if probe is not None and channel_order is not None:
-        raise typer.BadParameter("--probe finds the channel order out; leave --channel-order away")
+        raise typer.BadParameter("--probe detects the channel order; omit --channel-order")
     if target_far is not None and (probe is None or threshold is not None):
-        raise typer.BadParameter("--target-far needs --probe, and sets the threshold itself")
+        raise typer.BadParameter("--target-far needs --probe and no --threshold")
     measured: dict[str, Any] | None = None
     if probe is not None:
         from cli.commands.evaluation.channel_order import probe_channel_order
 
         measured = probe_channel_order(file, probe, target_far)
-        channel_order = ChannelOrder(measured["channel_order"])
+        channel_order = ChannelOrderChoice(measured["channel_order"])
         threshold = measured["threshold"] if threshold is None else threshold
     options = trainer_pb2.ImportOptions(
-        channel_order=_CHANNEL_ORDERS[channel_order or ChannelOrder.BGR],
+        channel_order=_CHANNEL_ORDERS[channel_order or ChannelOrderChoice.BGR],
         threshold=threshold,
         requested_by=by,
         idempotency_key=new_key(),
@@ -140,7 +140,7 @@ def promote(
         idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
-        result = _decided(stub, stub.PromoteModel(request, timeout=CALL_TIMEOUT_S), wait)
+        result = _promotion_result(stub, stub.PromoteModel(request, timeout=CALL_TIMEOUT_S), wait)
     emit(as_json, result, facts(result))
 
 
@@ -154,7 +154,7 @@ def rollback(
     """Let the previous version serve again."""
     request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason, idempotency_key=new_key())
     with trainer(folder) as stub:
-        result = _decided(stub, stub.Rollback(request, timeout=CALL_TIMEOUT_S), wait)
+        result = _promotion_result(stub, stub.Rollback(request, timeout=CALL_TIMEOUT_S), wait)
     emit(as_json, result, facts(result))
 
 
@@ -168,7 +168,7 @@ def shadow(
 ) -> None:
     """Evaluate a version on live requests without serving it; `rollout` shows the result."""
     if stop == bool(model_version):
-        raise typer.BadParameter("give either the version to try, or --stop")
+        raise typer.BadParameter("give either a version or --stop")
     request = trainer_pb2.ShadowModelRequest(
         model_version=model_version, requested_by=by, idempotency_key=new_key()
     )
@@ -177,7 +177,7 @@ def shadow(
     emit(as_json, result, facts(result))
 
 
-def _decided(
+def _promotion_result(
     stub: TrainerServiceStub,
     answer: trainer_pb2.PromoteModelResponse | trainer_pb2.RollbackResponse,
     wait: bool,
@@ -191,12 +191,12 @@ def _decided(
 def upload_checkpoint(
     stub: TrainerServiceStub, file: Path, options: trainer_pb2.ImportOptions
 ) -> trainer_pb2.Job:
-    """Uploads a checkpoint file and gives the job that imports it.
+    """Uploads a checkpoint file and returns the job that imports it.
 
     Args:
         stub: The trainer.
         file: The checkpoint.
-        options: With an idempotency key: the file is sent again when the connection is lost.
+        options: Must have an idempotency key: a lost connection sends the file again.
 
     Raises:
         Unavailable: The trainer cannot be reached.
@@ -241,9 +241,9 @@ def _upload_progress() -> Progress:
         TextColumn("{task.description}"),
         DownloadColumn(),
         TransferSpeedColumn(),
-        console=remarks,
+        console=messages,
         transient=True,
-        disable=not remarks.is_terminal,
+        disable=not messages.is_terminal,
     )
 
 

@@ -1,1 +1,1 @@
-"""Renderer of made-up people; `cli.demo.rendering.renderer` is its interface."""
+"""Renderer of artificial people; `cli.demo.rendering.renderer` is its interface."""

@@ -1,4 +1,4 @@
-"""Renders the golden and reference crops that are bundled in `shared.model.default`."""
+"""Rendering of the golden and reference crops that are bundled in `shared.model.default`."""
 
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ _LOSSLESS: Final = (cv2.IMWRITE_WEBP_QUALITY, 101)
 
 
 def render_golden_crops(n: int = 3) -> NDArray[np.uint8]:
-    """Render the faces that a new version's self-check is made of.
+    """Render the faces for the self-check of a new version.
 
     Returns:
         uint8 [n, 112, 112, 3], BGR.
@@ -30,10 +30,10 @@ def render_golden_crops(n: int = 3) -> NDArray[np.uint8]:
 
 
 def render_reference_crops() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Render the faces that a training is held to where nobody has named real ones.
+    """Render the reference faces of trainings, for use where there are no real ones.
 
     Returns:
-        Crops, uint8 [256, 112, 112, 3], BGR; and who each of them shows, int64 [256].
+        Crops, uint8 [256, 112, 112, 3], BGR, and the person in each of them, int64 [256].
     """
     crops = [
         render_person(_FIRST_REFERENCE_PERSON + person, image)
@@ -44,7 +44,7 @@ def render_reference_crops() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def write_bundled_crops() -> None:
-    """Write both files of `shared.model.default` anew; the same crops give the same files."""
+    """Write both files of `shared.model.default`; the same crops give the same files."""
     golden = render_golden_crops()
     _write(GOLDEN_CROPS_FILE, golden, np.arange(len(golden)))
     _write(REFERENCE_CROPS_FILE, *render_reference_crops())
@@ -53,6 +53,6 @@ def write_bundled_crops() -> None:
 def _write(file: Path, crops: NDArray[np.uint8], persons: NDArray[np.int64]) -> None:
     with ZipFile(file, "w") as archive:
         for number, (crop, person) in enumerate(zip(crops, persons, strict=True)):
-            # A ZipInfo of its own has a fixed date.
+            # The default ZipInfo has a fixed date.
             entry = ZipInfo(f"{person:03d}/{number:04d}.webp")
             archive.writestr(entry, cv2.imencode(".webp", crop, _LOSSLESS)[1].tobytes())

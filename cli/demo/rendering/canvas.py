@@ -1,4 +1,4 @@
-"""A picture to draw smooth shapes on."""
+"""Canvas for antialiased shapes."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ _SHIFT: Final = 4
 
 
 class Canvas:
-    """Draws at four times the size; coordinates are those of the 112x112 crop."""
+    """Draws at four times the size of the crop; coordinates are pixels of the 112x112 crop."""
 
     def __init__(self) -> None:
         self.pixels: NDArray[np.uint8] = np.zeros((_SIDE, _SIDE, 3), dtype=np.uint8)
@@ -56,13 +56,13 @@ def area(outlines: list[Points]) -> NDArray[np.float32]:
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
-    """Between two colours: the first at 0, the other at 1."""
+    """Blend two colours: a share of 0 gives the first, 1 the other."""
     b, g, r = ((1 - share) * x + share * y for x, y in zip(one, other, strict=True))
     return b, g, r
 
 
 def darker(colour: Colour, factor: float) -> Colour:
-    """A colour with less light (or more, above 1)."""
+    """Scale a colour: darker below 1, lighter above."""
     b, g, r = (min(255.0, factor * value) for value in colour)
     return b, g, r
 
@@ -84,5 +84,5 @@ def smooth(corners: Points, steps: int = 6, closed: bool = True) -> Points:
 
 
 def _fixed(points: Points) -> NDArray[np.int32]:
-    # Coordinates name the middles of pixels, at every size.
+    # Coordinates are of the centres of pixels, at every size.
     return np.rint(((points + 0.5) * ZOOM - 0.5) * 2**_SHIFT).astype(np.int32)

@@ -61,7 +61,7 @@ def _draw_iris(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot, eye: _Eye
     ):
         u, v = (look + radius * ring).T
         u = np.clip(u, -eye.width, eye.width)
-        # The lids cover what reaches beyond them.
+        # The lids cover parts of the iris outside of the eye.
         v = np.clip(v, eye.upper(u), eye.lower(u))
         canvas.fill(pose.place(eye.at(u, v), -2.0), colour)
     glint = eye.at(look[:1] + eye.side * shot.light[0], look[1:] - 1.0)
@@ -85,7 +85,7 @@ def draw_brows(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> None:
 
 
 def draw_nose(canvas: Canvas, traits: Traits, pose: Pose) -> None:
-    """Draw wings, nostrils and the shadow below; light does the rest."""
+    """Draw wings, nostrils and the shadow below; the bridge is shaded in `light`."""
     t = traits
     tip, lift = t.nose_drop, 0.55 * t.nose_height
     shadow, dark = darker(t.skin, 0.66), darker(t.skin, 0.3)

@@ -1,4 +1,4 @@
-"""Glasses, of several kinds."""
+"""Glasses of several kinds."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from cli.demo.rendering.traits import Traits
 
 
 def draw_glasses(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> None:
-    """Draw the glasses that happen to be worn."""
+    """Draw the glasses of a shot, if any."""
     if shot.glasses == "none":
         return
     power = {"thin": 5.0, "thick": 6.0, "round": 2.0, "dark": 3.5}[shot.glasses]

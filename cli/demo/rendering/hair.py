@@ -1,4 +1,4 @@
-"""Hair, behind the head and over the forehead."""
+"""Hair behind the head and over the forehead, and caps."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ _HAIRLINES: dict[Hairline, tuple[float, ...]] = {
 
 
 def draw_back_hair(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> list[Points]:
-    """Draw what hangs behind the head; gives back its contour."""
+    """Draw the hair behind the head; returns its contour."""
     if traits.bald or shot.hair_tied or traits.hair_length < -10:
         return []
     outline = _ripple(head_outline(traits, 2.0 + traits.hair_volume), traits)
@@ -39,7 +39,7 @@ def draw_back_hair(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> li
 
 
 def draw_front_hair(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> list[Points]:
-    """Draw the hair over skull and forehead; gives back its contour."""
+    """Draw the hair over skull and forehead; returns its contour."""
     if traits.bald:
         return []
     edge = _hairline(traits, shot)
@@ -54,7 +54,7 @@ def draw_front_hair(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> l
 
 
 def draw_cap(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> list[Points]:
-    """Draw a knitted cap, when one is worn; gives back its contour."""
+    """Draw the knitted cap of a shot, if any; returns its contour."""
     if not shot.cap:
         return []
     outline = head_outline(traits, 2.5)
@@ -87,7 +87,7 @@ def _hairline(traits: Traits, shot: Shot) -> Points:
 
 
 def _ripple(outline: Points, traits: Traits) -> Points:
-    """Curl makes the contour wavy."""
+    """Make the contour of curly hair wavy."""
     if traits.hair_curl < 0.15:
         return outline
     turn = np.linspace(0.0, 2 * np.pi, len(outline), endpoint=False)

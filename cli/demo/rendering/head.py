@@ -33,7 +33,7 @@ def head_outline(traits: Traits, widen: float = 0.0) -> Points:
 
 
 def draw_neck(canvas: Canvas, traits: Traits, pose: Pose, clothes: Colour) -> list[Points]:
-    """Draw neck and shoulders; gives back their contours."""
+    """Draw neck and shoulders; returns their contours."""
     top, wide = traits.chin_drop - 26.0, 0.8 * traits.jaw
     neck = pose.place_at(
         np.array([[-wide, top], [wide, top], [wide + 3, 90.0], [-wide - 3, 90.0]]), -12.0
@@ -47,7 +47,7 @@ def draw_neck(canvas: Canvas, traits: Traits, pose: Pose, clothes: Colour) -> li
 
 
 def draw_ears(canvas: Canvas, traits: Traits, pose: Pose) -> list[Points]:
-    """Draw both ears behind the head; gives back their contours."""
+    """Draw both ears behind the head; returns their contours."""
     contours = []
     angle = np.linspace(0.0, 2 * np.pi, 24, endpoint=False)
     for side in (-1.0, 1.0):
@@ -61,7 +61,7 @@ def draw_ears(canvas: Canvas, traits: Traits, pose: Pose) -> list[Points]:
 
 
 def draw_skin(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> list[Points]:
-    """Draw the bare head with its marks; gives back its contour."""
+    """Draw the bare head with its marks; returns its contour."""
     outline = pose.outline(head_outline(traits))
     canvas.fill(outline, traits.skin)
     if traits.spots:
@@ -113,7 +113,7 @@ def _draw_eye_lines(canvas: Canvas, traits: Traits, pose: Pose, side: float, ink
 
 
 def draw_beard(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> None:
-    """Draw the beard; the mouth goes over it."""
+    """Draw the beard; the mouth is drawn over it later."""
     t = traits
     if t.beard == "none":
         return
@@ -121,7 +121,7 @@ def draw_beard(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> None:
     ink = mix(t.skin, darker(t.hair, 0.8), density)
     if t.beard in ("stubble", "full"):
         canvas.fill(pose.outline(_full_beard(t)), ink)
-        # Back to skin above the beard's upper edge.
+        # Skin again above the upper edge of the beard.
         canvas.fill(pose.place(_beard_opening(t)), t.skin)
     if t.beard == "goatee":
         chin = np.array([[-0.75, 5.0], [-0.62, 16.0], [0.62, 16.0], [0.75, 5.0], [0.0, 7.0]])

@@ -1,4 +1,4 @@
-"""Light on the face: a height map of its features, lit from one direction."""
+"""Shading of the face: a height map of its features, lit from one direction."""
 
 from typing import Final
 
@@ -17,17 +17,17 @@ _HEAD: Final = (52.0, 70.0)
 
 
 def shading(traits: Traits, pose: Pose, shot: Shot) -> tuple[Plane, Plane]:
-    """How light falls on each pixel.
+    """Compute the shading of each pixel.
 
     Returns:
-        Factor for the colour and light to add (gloss), both float32 of 112x112.
+        Factor of the colour, and gloss to add, both float32 [112, 112].
     """
     height, slope_x, slope_y = _relief(traits, pose, shot)
     normal = _normals(pose, slope_x, slope_y)
     light = np.array(shot.light, dtype=np.float32)
     lit = np.clip(np.tensordot(light, normal, 1), 0.0, None) / light[2]
     factor = shot.ambient + (1.0 - shot.ambient) * lit
-    # Hollows see less of the sky.
+    # Hollows get less ambient light.
     factor *= np.clip(1.0 + 0.022 * np.minimum(height, 2.0), 0.5, 1.1)
     halfway = light + np.array([0.0, 0.0, 1.0], dtype=np.float32)
     halfway /= np.linalg.norm(halfway)

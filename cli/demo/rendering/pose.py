@@ -1,4 +1,4 @@
-"""From a face's own coordinates to the picture: head pose, perspective, alignment."""
+"""Transformation from face to crop coordinates: head pose, perspective, alignment."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -27,12 +27,12 @@ def surface(points: Points) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Pose:
-    """Places points of one face in one picture.
+    """Pose of one face in one image.
 
     Attributes:
-        rotation: (3, 3), of the head.
-        distance: Of the camera, in pixels.
-        alignment: (2, 3), from the camera's picture to the aligned crop.
+        rotation: Rotation of the head, (3, 3).
+        distance: Distance of the camera, in pixels.
+        alignment: Affine transformation from the camera's image to the aligned crop, (2, 3).
     """
 
     rotation: NDArray[np.float64]
@@ -44,35 +44,35 @@ class Pose:
 
         Args:
             points: In the face's coordinates.
-            lift: How far they stand out of the surface.
+            lift: Height of the points above the surface.
         """
         return self.place_at(points, surface(points) + lift)
 
     def place_at(self, points: Points, depth: float | NDArray[np.float64]) -> Points:
         """Crop coordinates of points (N, 2) at a given depth."""
-        seen = _project(points, depth, self.rotation, self.distance)
-        return seen @ self.alignment[:, :2].T + self.alignment[:, 2]
+        projected = _project(points, depth, self.rotation, self.distance)
+        return projected @ self.alignment[:, :2].T + self.alignment[:, 2]
 
     def outline(self, points: Points) -> Points:
         """Crop coordinates of the head's contour (N, 2).
 
-        A turned head shows another contour of about the same width, so the width is kept
-        and only the lower face, which lies further forward, moves.
+        A turned head has another contour of about the same width. So the width stays, and only
+        the lower face moves, which lies further forward.
         """
         turn = self.rotation[0, 0]
         width = np.sqrt(turn**2 + (_DEPTH / _HALF_WIDTH) ** 2 * (1.0 - turn**2))
-        kept = points * np.array([width / max(turn, 0.5), 1.0])
+        widened = points * np.array([width / max(turn, 0.5), 1.0])
         forward = np.clip(points[:, 1] / 48.0, 0.0, 1.0) * 26.0 - 4.0
-        return self.place_at(kept, forward)
+        return self.place_at(widened, forward)
 
 
 def make_pose(traits: Traits, shot: Shot) -> Pose:
-    """Turn the head and align the picture by its five landmarks, as a detector would."""
+    """Turn the head and align it by its five landmarks, as a detector would."""
     rotation = _rotation(shot.yaw, shot.pitch)
     marks = _landmarks(traits)
     depth = surface(marks) + np.array([-2.0, -2.0, traits.nose_height, 1.0, 1.0])
-    seen = _project(marks, depth, rotation, shot.distance) + shot.jitter
-    alignment = similarity_transform(seen.astype(np.float32), ARCFACE_TEMPLATE)
+    projected = _project(marks, depth, rotation, shot.distance) + shot.jitter
+    alignment = similarity_transform(projected.astype(np.float32), ARCFACE_TEMPLATE)
     return Pose(rotation, shot.distance, alignment)
 
 
@@ -110,7 +110,7 @@ def _rotation(yaw: float, pitch: float) -> NDArray[np.float64]:
 def _project(
     points: Points, depth: float | NDArray[np.float64], rotation: NDArray[np.float64], far: float
 ) -> Points:
-    """Turn points (N, 2) of a depth (N,) or shared by all, and look at them from far away."""
+    """Rotate points (N, 2) with a depth (N,) or a common one, and project them."""
     x, y = points.T
     across = x * rotation[0, 0] + y * rotation[0, 1] + depth * rotation[0, 2]
     down = x * rotation[1, 0] + y * rotation[1, 1] + depth * rotation[1, 2]

@@ -1,4 +1,4 @@
-"""Renders aligned face crops of made-up people from seeds."""
+"""Rendering of aligned face crops of artificial people from seeds."""
 
 from pathlib import Path
 from typing import Literal
@@ -27,14 +27,14 @@ from shared.model.image.align import CROP_SIZE
 
 
 def render_person(person_seed: int, image_seed: int) -> NDArray[np.uint8]:
-    """Render one picture of one person.
+    """Render one image of one person.
 
-    Who it is depends on `person_seed` alone; pose, light, expression, glasses, age and the
-    camera's faults depend on both.
+    The identity depends on `person_seed` only. Pose, light, expression, glasses, age and the
+    camera's defects depend on both seeds.
 
     Args:
-        person_seed: Who; 0 or more.
-        image_seed: Which picture of them; 0 or more.
+        person_seed: Seed of the person; 0 or more.
+        image_seed: Seed of the image; 0 or more.
 
     Returns:
         uint8 of shape (112, 112, 3), BGR, aligned to the ArcFace template.
@@ -55,28 +55,28 @@ def write_people(
     """Render a folder per identity, ``person_00012/03.jpg``.
 
     Args:
-        folder: Made if it is not there.
-        people: How many.
-        images: Pictures of each.
-        seed: People of one seed are none of another's, for up to 100,000 people.
+        folder: Created when absent.
+        people: Number of people.
+        images: Images of each person.
+        seed: Different seeds give different people, up to 100,000 of them.
         suffix: File format.
 
     Raises:
-        InvalidInput: If there is nothing to render.
+        InvalidInput: There is nothing to render.
     """
     if people < 1 or images < 1:
         raise InvalidInput("people", f"{people} people with {images} images are nothing to render")
     for person in range(people):
-        home = folder / f"person_{person:05d}"
-        home.mkdir(parents=True, exist_ok=True)
+        person_folder = folder / f"person_{person:05d}"
+        person_folder.mkdir(parents=True, exist_ok=True)
         for image in range(images):
             pixels = render_person(seed * 100_000 + person, image)
             _, data = cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
-            (home / f"{image:02d}{suffix}").write_bytes(data.tobytes())
+            (person_folder / f"{image:02d}{suffix}").write_bytes(data.tobytes())
 
 
 def _scene(traits: Traits, shot: Shot) -> Picture:
-    """The lit person before the backdrop, float32 of 112x112x3."""
+    """Draw the lit person in front of the backdrop: float32 [112, 112, 3]."""
     pose = make_pose(traits, shot)
     canvas = Canvas()
     front, back = shot.backdrop

@@ -1,4 +1,4 @@
-"""What one picture of a person happens to be like: all that is not identity."""
+"""Parameters of one image of a person: everything except the identity."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,23 +13,23 @@ Glasses = Literal["none", "thin", "thick", "round", "dark"]
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture's circumstances.
+    """Parameters of one image.
 
-    Angles are radians, lengths pixels of the 112x112 crop, strengths 0..1 unless said.
+    Angles are in radians, lengths in pixels of the 112x112 crop, strengths 0..1 unless stated.
 
     Attributes:
-        yaw: Head turned to the picture's right.
-        pitch: Head bent down.
-        distance: Of the camera, in the same pixels; near ones distort.
+        yaw: Rotation of the head to the right of the image.
+        pitch: Rotation of the head downwards.
+        distance: Distance of the camera, in the same pixels; a near camera distorts.
         smile: -0.4 (frown) to 1.
         light: Direction towards the light: right, down, to the viewer; unit length.
-        ambient: Share of light from everywhere.
-        tint: Colour of the light, BGR gains.
+        ambient: Share of ambient light.
+        tint: Colour of the light, as BGR gains.
         years: Shift of the age lines.
-        restyled: How the hair is worn, when it is not as usual.
-        hair_tied: Long hair is not seen.
-        cap: A knitted cap covers hair and forehead, `cloth` is its colour.
-        sharp_pixels: Side of the square that the camera resolved.
+        restyled: The hairline, when it is not the person's usual one.
+        hair_tied: Whether long hair is hidden.
+        cap: Whether a knitted cap covers hair and forehead; `cloth` is its colour.
+        sharp_pixels: Side of the image in pixels, as resolved by the camera.
     """
 
     yaw: float
@@ -66,11 +66,11 @@ class Shot:
 
 
 def draw_shot(rng: np.random.Generator, wears_glasses: float) -> Shot:
-    """Make up the circumstances of one picture.
+    """Draw the parameters of one image.
 
     Args:
-        rng: Where chance comes from.
-        wears_glasses: How likely this person has some on.
+        rng: Random generator.
+        wears_glasses: Probability that this person wears glasses.
     """
 
     def bell(width: float, limit: float) -> float:

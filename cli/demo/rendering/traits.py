@@ -1,4 +1,4 @@
-"""Who a rendered person is: everything about a face that stays from picture to picture."""
+"""Traits of a rendered person: the parameters that are the same in all images."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -11,7 +11,7 @@ Colour = tuple[float, float, float]
 Beard = Literal["none", "stubble", "moustache", "goatee", "full"]
 Hairline = Literal["round", "straight", "peak", "receding", "parted", "fringe"]
 
-# From fair to dark; a person's skin lies somewhere between two neighbours.
+# From fair to dark; skin colours are interpolated between two neighbours.
 _SKINS: Final = (
     (196, 211, 240),
     (170, 194, 232),
@@ -46,7 +46,7 @@ _EYE_COLOURS: Final = (
 
 @dataclass(frozen=True)
 class Traits:
-    """A face's own parameters.
+    """Parameters of a face.
 
     Lengths are pixels of the aligned 112x112 crop, measured from the tip of the nose, y
     downwards; angles are radians. ``spots`` are moles and freckles: x, y, radius, darkness 0..1.
@@ -102,7 +102,7 @@ class Traits:
 
 
 def draw_traits(person_seed: int) -> Traits:
-    """Make up a person; the same one for the same seed."""
+    """Draw the traits of a person; the same seed gives the same person."""
     rng = np.random.default_rng([person_seed, 0x9E50])
     return _Dice(rng).person()
 
@@ -112,7 +112,7 @@ class _Dice:
     rng: np.random.Generator
 
     def between(self, low: float, high: float) -> float:
-        """Uniform: people at the edges are as frequent as those in the middle."""
+        """Draw uniformly from a range."""
         return float(low + (high - low) * self.rng.random())
 
     def chance(self, share: float) -> bool:
@@ -123,7 +123,7 @@ class _Dice:
         return list(weights)[int(np.searchsorted(bounds, self.rng.random() * bounds[-1]))]
 
     def along(self, colours: tuple[tuple[int, int, int], ...], spread: float) -> Colour:
-        """A colour on the line through these, a little off it."""
+        """Draw a colour near the line through these colours."""
         place = self.between(0, len(colours) - 1)
         left = min(int(place), len(colours) - 2)
         mixed = np.array(colours[left]) * (left + 1 - place) + np.array(colours[left + 1]) * (

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from services.embedder.inference.requests import EmbeddedFace, EmbedResult
 from shared.errors import MagFaceError, Unavailable
 from shared.model.image.face import FaceImage
+from shared.rpc.streams import ReadNext, responses_as_completed
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,8 @@ class FaceStream:
     ) -> None:
         self._admit = admit
         self._embed = embed
+        self._max_unanswered = max_unanswered
         self._stopping = stopping
-        self._slots = asyncio.Semaphore(max_unanswered)
-        self._running: set[asyncio.Task[None]] = set()
-        # None marks the end; an exception that is not an error of one face ends the stream.
-        self._results: asyncio.Queue[StreamedResult | Exception | None] = asyncio.Queue()
 
     async def results(self, faces: AsyncIterator[StreamedFace]) -> AsyncGenerator[StreamedResult]:
         """Give the result for each face, in the order in which they are ready.
@@ -72,68 +70,26 @@ class FaceStream:
         Raises:
             Unavailable: When the server stops, after the results for all faces that were read.
         """
-        reading = asyncio.create_task(self._read(faces))
-        watching = asyncio.create_task(self._stop(reading))
-        try:
-            while (result := await self._results.get()) is not None:
-                if isinstance(result, Exception):
-                    raise result
-                yield result
-                # After the yield, when the caller has taken the result.
-                self._slots.release()
-        finally:
-            await _cancel({reading, watching})
-            await _cancel(self._running)
+        responses = responses_as_completed(
+            faces, self._embed_face, self._max_unanswered, self._stopping
+        )
+        async with aclosing(responses) as groups:
+            async for group in groups:
+                for result in group:
+                    yield result
         if self._stopping.is_set():
             raise Unavailable(
                 "the server is stopping; send the images without an answer to another one"
             )
 
-    async def _read(self, faces: AsyncIterator[StreamedFace]) -> None:
-        try:
-            while True:
-                await self._slots.acquire()
-                face = await anext(faces, None)
-                if face is None:
-                    break
-                admitted = asyncio.Event()
-                task = asyncio.create_task(self._embed_face(face, admitted))
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
-                # A stream that waits for admission holds only one face that is not admitted.
-                await admitted.wait()
-        except asyncio.CancelledError:
-            if not self._stopping.is_set():
-                raise
-        except Exception as error:
-            self._results.put_nowait(error)
-            return
-        await asyncio.gather(*self._running)
-        self._results.put_nowait(None)
-
-    async def _embed_face(self, face: StreamedFace, admitted: asyncio.Event) -> None:
-        result: StreamedResult | Exception
+    async def _embed_face(self, face: StreamedFace, read_next: ReadNext) -> StreamedResult:
         try:
             if isinstance(face.face, MagFaceError):
                 raise face.face
             async with self._admit(len(face.face.data)):
-                admitted.set()
+                # A stream that waits for admission holds only one face that is not admitted.
+                read_next()
                 embedded = await self._embed(face.face, face.model_version)
-            result = StreamedResult(face.id, embedded.faces[0], embedded.model_version)
         except MagFaceError as error:
-            result = StreamedResult(face.id, error)
-        except Exception as error:
-            result = error
-        admitted.set()
-        self._results.put_nowait(result)
-
-    async def _stop(self, reading: asyncio.Task[None]) -> None:
-        await self._stopping.wait()
-        reading.cancel()
-
-
-async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
-    cancelled = list(tasks)
-    for task in cancelled:
-        task.cancel()
-    await asyncio.gather(*cancelled, return_exceptions=True)
+            return StreamedResult(face.id, error)
+        return StreamedResult(face.id, embedded.faces[0], embedded.model_version)

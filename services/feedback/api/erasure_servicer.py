@@ -1,56 +1,65 @@
-"""Unpacks the requests to erase and about what was erased, calls, and packs the answers."""
+"""gRPC servicer: erasure and audit log."""
 
 import json
+from dataclasses import dataclass
 
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from services.feedback.erasure.audit import AuditEntry, Erasure, list_audit
-from services.feedback.erasure.retention import Keeping
+from services.feedback.erasure.audit import AuditEntry, AuditLog, Erasure
+from services.feedback.erasure.eraser import Eraser
 from shared.rpc.converters import pack_timestamp
 from shared.rpc.server.deferred import Deferred
 from shared.rpc.server.interceptors import Context
 
 
+@dataclass(frozen=True, slots=True)
+class ErasureBackend:
+    """What the servicer calls."""
+
+    eraser: Eraser
+    audit: AuditLog
+
+
 class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
-    """The part of the contract that erases, UNAVAILABLE until `keeping` is opened."""
+    """Erasure methods of FeedbackService; UNAVAILABLE until `erasure` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.keeping: Deferred[Keeping] = Deferred("the service")
+        self.erasure: Deferred[ErasureBackend] = Deferred("the service")
 
     async def DeleteImage(  # noqa: N802
         self,
         request: pb.DeleteImageRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.DeleteImageResponse:
-        erasure = await self.keeping().eraser.erase_image(
+        erasure = await self.erasure().eraser.erase_image(
             request.sha256.lower(), request.requested_by, request.request_id
         )
-        return pb.DeleteImageResponse(erasure=_erasure(erasure))
+        return pb.DeleteImageResponse(erasure=_pack_erasure(erasure))
 
     async def DeleteSubject(  # noqa: N802
         self,
         request: pb.DeleteSubjectRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.DeleteSubjectResponse:
-        erasure = await self.keeping().eraser.erase_subject(
+        erasure = await self.erasure().eraser.erase_subject(
             request.subject, request.requested_by, request.request_id
         )
-        return pb.DeleteSubjectResponse(erasure=_erasure(erasure))
+        return pb.DeleteSubjectResponse(erasure=_pack_erasure(erasure))
 
     async def ListAudit(  # noqa: N802
         self,
         request: pb.ListAuditRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.ListAuditResponse:
-        entries, token = await list_audit(
-            self.keeping().pool, request.page_size, request.page_token
+        entries, token = await self.erasure().audit.list_entries(
+            request.page_size, request.page_token
         )
-        return pb.ListAuditResponse(entries=map(_entry, entries), next_page_token=token)
+        return pb.ListAuditResponse(entries=map(_pack_entry, entries), next_page_token=token)
 
 
-def _erasure(erasure: Erasure) -> pb.Erasure:
+def _pack_erasure(erasure: Erasure) -> pb.Erasure:
     return pb.Erasure(
         request_id=erasure.request_id,
         images=erasure.images,
@@ -65,7 +74,7 @@ def _erasure(erasure: Erasure) -> pb.Erasure:
     )
 
 
-def _entry(entry: AuditEntry) -> pb.AuditEntry:
+def _pack_entry(entry: AuditEntry) -> pb.AuditEntry:
     return pb.AuditEntry(
         audit_id=entry.audit_id,
         at=pack_timestamp(entry.at),

@@ -1,4 +1,4 @@
-"""Unpacks the requests about the pool and the pairs to label, calls, and packs the answers."""
+"""gRPC servicer: the image pool and the pairs to label."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -7,10 +7,9 @@ from typing import Final
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from services.feedback.pool.importer import ImagePool, PoolImage
-from services.feedback.selection.annotator_stats import AnnotatorRecord, Annotators
-from services.feedback.selection.maintenance import Tender
-from services.feedback.selection.pair_leases import LeaseOffice
+from services.feedback.pool.importer import PoolImage, PoolImporter
+from services.feedback.selection.annotator_stats import AnnotatorRecord, AnnotatorStats
+from services.feedback.selection.pair_leases import PairLeaser
 from services.feedback.selection.strategies import Strategy
 from shared.errors import InvalidInput
 from shared.rpc.converters import face_from_proto, pack_timestamp
@@ -18,17 +17,6 @@ from shared.rpc.server.deferred import Deferred
 from shared.rpc.server.idempotency import read_idempotency_key
 from shared.rpc.server.interceptors import Context
 from shared.rpc.server.requests import check_texts
-
-
-@dataclass(frozen=True, slots=True)
-class Active:
-    """The image pool, who hands out its pairs and to whom, and who tends it meanwhile."""
-
-    images: ImagePool
-    office: LeaseOffice
-    annotators: Annotators
-    tender: Tender
-
 
 _STRATEGIES: Final[dict[pb.Strategy.ValueType, Strategy | None]] = {
     pb.STRATEGY_UNSPECIFIED: None,
@@ -39,26 +27,35 @@ _STRATEGIES: Final[dict[pb.Strategy.ValueType, Strategy | None]] = {
 }
 
 
-class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
-    """The active part of the contract, UNAVAILABLE until `active` is opened."""
+@dataclass(frozen=True, slots=True)
+class PairsBackend:
+    """What the servicer calls."""
+
+    importer: PoolImporter
+    leaser: PairLeaser
+    annotators: AnnotatorStats
+
+
+class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
+    """Pool and pair methods of FeedbackService; UNAVAILABLE until `pairs` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.active: Deferred[Active] = Deferred("the service")
+        self.pairs: Deferred[PairsBackend] = Deferred("the service")
 
     async def ImportImages(  # noqa: N802
         self,
         request_iterator: AsyncIterator[pb.ImportImagesRequest],
         context: Context,  # noqa: ARG002
     ) -> pb.ImportImagesResponse:
-        intake = await self.active().images.take_in(_pool_images(request_iterator))
+        result = await self.pairs().importer.import_images(_pool_images(request_iterator))
         return pb.ImportImagesResponse(
-            created=intake.created,
-            known=intake.known,
-            rejected=intake.refused,
+            created=result.created,
+            known=result.known,
+            rejected=result.rejected,
             rejections=[
-                pb.RejectedImage(place=refusal.place, why=refusal.why)
-                for refusal in intake.refusals
+                pb.RejectedImage(place=rejection.position, why=rejection.reason)
+                for rejection in result.rejections
             ],
         )
 
@@ -69,7 +66,7 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> pb.NextPairsResponse:
         if request.strategy not in _STRATEGIES:
             raise InvalidInput("strategy", f"is {request.strategy}, which is not a Strategy")
-        handed = await self.active().office.next_pairs(
+        leased = await self.pairs().leaser.next_pairs(
             request.annotator,
             request.count,
             _STRATEGIES[request.strategy],
@@ -83,9 +80,9 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
                     sha256_b=lease.image_b,
                     expires_at=pack_timestamp(lease.expires_at),
                 )
-                for lease in handed.leases
+                for lease in leased.leases
             ],
-            note=handed.note,
+            note=leased.note,
         )
 
     async def ListAnnotators(  # noqa: N802
@@ -93,12 +90,11 @@ class ActiveServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         request: pb.ListAnnotatorsRequest,  # noqa: ARG002
         context: Context,  # noqa: ARG002
     ) -> pb.ListAnnotatorsResponse:
-        return pb.ListAnnotatorsResponse(
-            annotators=map(_annotator, await self.active().annotators.records())
-        )
+        records = await self.pairs().annotators.list_records()
+        return pb.ListAnnotatorsResponse(annotators=map(_pack_record, records))
 
 
-def _annotator(record: AnnotatorRecord) -> pb.AnnotatorRecord:
+def _pack_record(record: AnnotatorRecord) -> pb.AnnotatorRecord:
     return pb.AnnotatorRecord(
         annotator=record.annotator,
         gold_answers=record.gold_answers,
@@ -110,10 +106,10 @@ async def _pool_images(
     requests: AsyncIterator[pb.ImportImagesRequest],
 ) -> AsyncIterator[PoolImage]:
     async for request in requests:
-        yield _pool_image(request)
+        yield _unpack_pool_image(request)
 
 
-def _pool_image(request: pb.ImportImagesRequest) -> PoolImage:
+def _unpack_pool_image(request: pb.ImportImagesRequest) -> PoolImage:
     try:
         check_texts(request)
         return PoolImage(face_from_proto(request.image, "image"), request.identity)

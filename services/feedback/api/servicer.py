@@ -1,4 +1,4 @@
-"""Unpacks requests, calls the store, packs its answers."""
+"""gRPC servicer: labels, images and exports, with the other parts of FeedbackService."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,36 +8,36 @@ from typing import Final
 from magface.v1 import feedback_pb2 as pb
 
 from services.feedback.api.erasure_servicer import ErasureServicer
-from services.feedback.api.pairs_servicer import ActiveServicer
-from services.feedback.labels.service import FeedbackStore
-from services.feedback.labels.types import Feedback, Label, LabelledPair, Opinion, PairSummary
+from services.feedback.api.pairs_servicer import PairsServicer
+from services.feedback.labels.service import LabelService
+from services.feedback.labels.types import ExportedPair, Feedback, Label, Opinion, PairSummary
 from shared.errors import InvalidInput, MagFaceError, Overloaded
 from shared.rpc.converters import face_or_hash_from_proto, face_to_proto, pack_timestamp
 from shared.rpc.errors import status_code
 from shared.rpc.server.deferred import Deferred
 from shared.rpc.server.interceptors import Context
 from shared.rpc.server.requests import check_texts
-from shared.rpc.streams import responses_as_completed
+from shared.rpc.streams import ReadNext, responses_as_completed
 
 _LABELS: Final[dict[pb.Label.ValueType, Label]] = {
     pb.LABEL_SAME: Label.SAME,
     pb.LABEL_DIFFERENT: Label.DIFFERENT,
     pb.LABEL_UNSURE: Label.UNSURE,
 }
-_NUMBERS: Final = {label: number for number, label in _LABELS.items()}
+_LABEL_NUMBERS: Final = {label: number for number, label in _LABELS.items()}
 
 
-class FeedbackServicer(ActiveServicer, ErasureServicer):
-    """The contract's FeedbackService over a store, UNAVAILABLE until `store` is opened.
+class FeedbackServicer(PairsServicer, ErasureServicer):
+    """FeedbackService; its label methods are UNAVAILABLE until `labels` is set.
 
     Args:
-        stream_labels: Labels of one stream that may be read and not yet answered.
+        stream_labels: Most labels of one stream that are read and not answered yet.
     """
 
     def __init__(self, stream_labels: int) -> None:
         super().__init__()
         self._stream_labels = stream_labels
-        self.store: Deferred[FeedbackStore] = Deferred("the service")
+        self.labels: Deferred[LabelService] = Deferred("the service")
 
     async def SubmitFeedback(  # noqa: N802
         self,
@@ -51,15 +51,20 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         request_iterator: AsyncIterator[pb.SubmitFeedbackStreamRequest],
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[pb.SubmitFeedbackStreamResponse]:
-        answers = responses_as_completed(request_iterator, self._result, self._stream_labels)
+        answers = responses_as_completed(
+            request_iterator, self._submit_streamed, self._stream_labels
+        )
         async with aclosing(answers) as parts:
             async for results in parts:
                 yield pb.SubmitFeedbackStreamResponse(results=results)
 
-    async def _result(self, request: pb.SubmitFeedbackStreamRequest) -> pb.FeedbackResult:
+    async def _submit_streamed(
+        self, request: pb.SubmitFeedbackStreamRequest, read_next: ReadNext
+    ) -> pb.FeedbackResult:
+        read_next()
         result = pb.FeedbackResult(idempotency_key=request.feedback.idempotency_key)
         try:
-            result.stored.CopyFrom(await self._submit_in_turn(request.feedback))
+            result.stored.CopyFrom(await self._submit_when_possible(request.feedback))
         except MagFaceError as error:
             result.refused.code = status_code(error).value[0]
             result.refused.message = str(error)
@@ -67,23 +72,25 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
                 result.refused.field = error.field
         return result
 
-    async def _submit_in_turn(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:
+    async def _submit_when_possible(
+        self, request: pb.SubmitFeedbackRequest
+    ) -> pb.SubmitFeedbackResponse:
         check_texts(request)
         while True:
             try:
                 return await self._submit(request)
             except Overloaded as error:
-                # A stream has read no more than it may: it waits where single calls are refused.
+                # A stream waits where a single call fails: the labels it has read are bounded.
                 await asyncio.sleep(error.retry_after_s)
 
     async def _submit(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:
-        receipt = await self.store().submit(_feedback(request))
+        result = await self.labels().submit(_unpack_feedback(request))
         return pb.SubmitFeedbackResponse(
-            label_id=receipt.label_id,
-            pair_id=receipt.pair_id,
-            sha256_a=receipt.image_a,
-            sha256_b=receipt.image_b,
-            created=receipt.created,
+            label_id=result.label_id,
+            pair_id=result.pair_id,
+            sha256_a=result.image_a,
+            sha256_b=result.image_b,
+            created=result.created,
         )
 
     async def ListPairs(  # noqa: N802
@@ -91,18 +98,18 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         request: pb.ListPairsRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.ListPairsResponse:
-        consensus = _label("consensus", request.consensus) if request.consensus else None
-        pairs, token = await self.store().list_pairs(
+        consensus = _unpack_label("consensus", request.consensus) if request.consensus else None
+        pairs, token = await self.labels().list_pairs(
             consensus, request.page_size, request.page_token
         )
-        return pb.ListPairsResponse(pairs=map(_pair, pairs), next_page_token=token)
+        return pb.ListPairsResponse(pairs=map(_pack_pair, pairs), next_page_token=token)
 
     async def GetImage(  # noqa: N802
         self,
         request: pb.GetImageRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.GetImageResponse:
-        face, stored_at = await self.store().get_image(request.sha256.lower())
+        face, stored_at = await self.labels().get_image(request.sha256.lower())
         return pb.GetImageResponse(image=face_to_proto(face), stored_at=pack_timestamp(stored_at))
 
     async def ExportPairs(  # noqa: N802
@@ -110,15 +117,15 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         request: pb.ExportPairsRequest,
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[pb.ExportPairsResponse]:
-        async for snapshot_id, pairs in self.store().export(request.snapshot_id):
-            yield pb.ExportPairsResponse(snapshot_id=snapshot_id, pairs=map(_labelled_pair, pairs))
+        async for snapshot_id, pairs in self.labels().export(request.snapshot_id):
+            yield pb.ExportPairsResponse(snapshot_id=snapshot_id, pairs=map(_pack_exported, pairs))
 
     async def GetStats(  # noqa: N802
         self,
         request: pb.GetStatsRequest,  # noqa: ARG002
         context: Context,  # noqa: ARG002
     ) -> pb.GetStatsResponse:
-        stats = await self.store().stats()
+        stats = await self.labels().stats()
         return pb.GetStatsResponse(
             images=stats.images,
             pairs=stats.pairs,
@@ -130,12 +137,12 @@ class FeedbackServicer(ActiveServicer, ErasureServicer):
         )
 
 
-def _feedback(request: pb.SubmitFeedbackRequest) -> Feedback:
+def _unpack_feedback(request: pb.SubmitFeedbackRequest) -> Feedback:
     opinion = request.opinion
     return Feedback(
         image_a=face_or_hash_from_proto(request.image_a, "image_a"),
         image_b=face_or_hash_from_proto(request.image_b, "image_b"),
-        label=_label("label", request.label),
+        label=_unpack_label("label", request.label),
         annotator=request.annotator,
         idempotency_key=request.idempotency_key,
         opinion=Opinion(opinion.model_version, opinion.similarity, opinion.threshold)
@@ -145,21 +152,21 @@ def _feedback(request: pb.SubmitFeedbackRequest) -> Feedback:
     )
 
 
-def _label(field: str, number: pb.Label.ValueType) -> Label:
+def _unpack_label(field: str, number: pb.Label.ValueType) -> Label:
     label = _LABELS.get(number)
     if label is None:
         raise InvalidInput(
-            field, f"is {number}; LABEL_SAME, LABEL_DIFFERENT and LABEL_UNSURE are possible"
+            field, f"is {number}; expected LABEL_SAME, LABEL_DIFFERENT or LABEL_UNSURE"
         )
     return label
 
 
-def _pair(pair: PairSummary) -> pb.Pair:
+def _pack_pair(pair: PairSummary) -> pb.Pair:
     return pb.Pair(
         pair_id=pair.pair_id,
         sha256_a=pair.image_a,
         sha256_b=pair.image_b,
-        consensus=_NUMBERS[pair.consensus] if pair.consensus else pb.LABEL_UNSPECIFIED,
+        consensus=_LABEL_NUMBERS[pair.consensus] if pair.consensus else pb.LABEL_UNSPECIFIED,
         confidence=pair.confidence,
         votes_same=pair.votes_same,
         votes_different=pair.votes_different,
@@ -168,14 +175,14 @@ def _pair(pair: PairSummary) -> pb.Pair:
     )
 
 
-def _labelled_pair(pair: LabelledPair) -> pb.LabelledPair:
+def _pack_exported(pair: ExportedPair) -> pb.LabelledPair:
     return pb.LabelledPair(
         sha256_a=pair.image_a,
         sha256_b=pair.image_b,
-        label=_NUMBERS[pair.label],
+        label=_LABEL_NUMBERS[pair.label],
         confidence=pair.confidence,
         votes=[
-            pb.Vote(annotator=annotator, label=_NUMBERS[label])
+            pb.Vote(annotator=annotator, label=_LABEL_NUMBERS[label])
             for annotator, label in pair.votes.items()
         ],
     )

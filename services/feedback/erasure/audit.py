@@ -1,4 +1,4 @@
-"""Gives back the trail of what was done."""
+"""Audit log of erasures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,65 +13,27 @@ from shared.registry.lineage import TrainedVersion
 from shared.rpc.paging import read_page
 from shared.storage.postgres import Pool, transaction
 
-_BEFORE_ALL: Final = 2**63 - 1
+_AFTER_ALL_IDS: Final = 2**63 - 1
 
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """Who did what and when; detail holds the action's figures, and no biometric data."""
-
-    audit_id: int
-    at: datetime
-    actor: str
-    action: str
-    request_id: str
-    detail: dict[str, Any]
-
-
-async def list_audit(
-    pool: Pool, page_size: int, page_token: str
-) -> tuple[Sequence[AuditEntry], str]:
-    """List entries, newest first.
-
-    Args:
-        pool: Connections to a database with the schema `feedback`.
-        page_size: 1..1000; 100 if 0.
-        page_token: What came with the page before; empty for the first.
-
-    Returns:
-        The page, and the token of the next; empty when this is the last.
-
-    Raises:
-        Unavailable: If the database cannot answer.
-    """
-    page = read_page(page_size, page_token)
-    before = _BEFORE_ALL if page.before is None else page.before
-    async with transaction(pool) as connection:
-        cursor = await connection.execute(
-            queries.LIST_AUDIT, {"before": before, "limit": page.limit}
-        )
-        entries = [AuditEntry(*row) for row in await cursor.fetchall()]
-    return page.cut(entries, attrgetter("audit_id"))
-
-
-Action = Literal["erase_image", "erase_subject", "retention"]
+ErasureAction = Literal["erase_image", "erase_subject", "retention"]
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What an erasure removed so far, and who learned from it.
+    """What an erasure has removed so far, and which model versions were trained on it.
 
     Attributes:
-        request_id: The caller's name for it.
-        labels: Superseded ones too.
-        snapshot_ids: Data snapshots taken while the images had labels.
-        versions: Model versions that learned from those snapshots; an image may be in a
-            snapshot without having been used, so rather more than fewer.
-        finished_at: None while something is left to do.
+        request_id: Chosen by the caller.
+        actor: Who requested it.
+        labels: Labels removed, superseded ones included.
+        snapshot_ids: Data snapshots that may hold labels of the erased images.
+        versions: Model versions trained on those snapshots. An image can be in a snapshot
+            without having been used, so this may list more versions than learned from it.
+        finished_at: None while something is left to remove.
     """
 
     request_id: str
-    action: Action
+    action: ErasureAction
     actor: str
     images: int
     pairs: int
@@ -81,18 +43,66 @@ class Erasure:
     finished_at: datetime | None
 
 
-def audit_row(done: Erasure) -> dict[str, Any]:
-    """Make the trail's row, which says nothing of whom it was about."""
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One audited action; detail holds its counts and no biometric data."""
+
+    audit_id: int
+    at: datetime
+    actor: str
+    action: str
+    request_id: str
+    detail: dict[str, Any]
+
+
+class AuditLog:
+    """Reads the audit log.
+
+    Args:
+        pool: Connections to a database with the schema `feedback`.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def list_entries(
+        self, page_size: int, page_token: str
+    ) -> tuple[Sequence[AuditEntry], str]:
+        """List entries, newest first.
+
+        Args:
+            page_size: 1..1000; 100 if 0.
+            page_token: From the previous page; empty for the first page.
+
+        Returns:
+            The page, and the token of the next page; empty after the last one.
+
+        Raises:
+            InvalidInput: If the page size or the token is invalid.
+            Unavailable: If the database does not answer.
+        """
+        page = read_page(page_size, page_token)
+        before = _AFTER_ALL_IDS if page.before is None else page.before
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(
+                queries.LIST_AUDIT, {"before": before, "limit": page.limit}
+            )
+            entries = [AuditEntry(*row) for row in await cursor.fetchall()]
+        return page.cut(entries, attrgetter("audit_id"))
+
+
+def audit_row(erasure: Erasure) -> dict[str, Any]:
+    """Give the parameters of `queries.AUDIT`; they do not identify whom the images show."""
     detail = {
-        "images": done.images,
-        "pairs": done.pairs,
-        "labels": done.labels,
-        "snapshots": list(done.snapshot_ids),
-        "model_versions": [version.model_version for version in done.versions],
+        "images": erasure.images,
+        "pairs": erasure.pairs,
+        "labels": erasure.labels,
+        "snapshots": list(erasure.snapshot_ids),
+        "model_versions": [version.model_version for version in erasure.versions],
     }
     return {
-        "actor": done.actor,
-        "action": done.action,
-        "request_id": done.request_id,
+        "actor": erasure.actor,
+        "action": erasure.action,
+        "request_id": erasure.request_id,
         "detail": Jsonb(detail),
     }

@@ -1,21 +1,21 @@
-"""The SQL of erasure, sweep and audit, so that a test can EXPLAIN all of it."""
+"""SQL of erasure, sweep and audit log; a test EXPLAINs each query."""
 
 from typing import Final
 
 from services.feedback.images.queries import REMOVAL_LOCK
 
-CLOSE_GATE: Final = f"SELECT pg_advisory_xact_lock({REMOVAL_LOCK})"
+LOCK_REMOVALS: Final = f"SELECT pg_advisory_xact_lock({REMOVAL_LOCK})"
 
-# Reports on labels are read, changed and written back by one at a time.
+# One process at a time reads, changes and writes back the label reports of trainings.
 LOCK_REPORTS: Final = f"SELECT pg_advisory_xact_lock({REMOVAL_LOCK} + 1)"
-RAISE_EPOCH: Final = "UPDATE feedback.removal_epoch SET epoch = epoch + 1"
+INCREMENT_EPOCH: Final = "UPDATE feedback.removal_epoch SET epoch = epoch + 1"
 
 RECORD_ERASURE: Final = """
 INSERT INTO feedback.erasures (request_id, action, actor)
 VALUES (%(request_id)s, %(action)s, %(actor)s) ON CONFLICT (request_id) DO NOTHING
 """
 
-# Of an erasure that is done, only what has been stored again since is listed.
+# For an erasure that is finished, the image is listed only if it was stored again.
 LIST_IMAGE: Final = """
 INSERT INTO feedback.removals (sha256, request_id)
 SELECT %(sha256)s::bytea, %(request_id)s
@@ -38,7 +38,7 @@ ORDER BY stored_at LIMIT %(limit)s
 ON CONFLICT DO NOTHING
 """
 
-ORPHANS_AMONG: Final = """
+WITHOUT_ROW: Final = """
 SELECT sha256 FROM unnest(%(hashes)s::bytea[]) AS found (sha256)
 WHERE NOT EXISTS (SELECT FROM feedback.images WHERE images.sha256 = found.sha256)
 """
@@ -72,7 +72,7 @@ SELECT sha256 FROM feedback.removals
 WHERE request_id = %(request_id)s AND sha256 = ANY(%(hashes)s::bytea[])
 """
 
-# Of two who take the same, the second waits for the first, looks again, and gets nothing.
+# Of two processes that take the same rows, the second waits for the first and gets none.
 TAKE_REMOVALS: Final = """
 UPDATE feedback.removals SET taken_by = %(token)s, taken_at = clock_timestamp()
 WHERE request_id = %(request_id)s AND sha256 = ANY(%(hashes)s::bytea[])
@@ -117,7 +117,7 @@ USES: Final = """
 SELECT first_label_id FROM feedback.image_uses WHERE sha256 = ANY(%(hashes)s::bytea[])
 """
 
-KEEP_USES: Final = """
+RECORD_USES: Final = """
 INSERT INTO feedback.image_uses (sha256, first_label_id)
 SELECT * FROM unnest(%(hashes)s::bytea[], %(firsts)s::bigint[])
 ON CONFLICT (sha256) DO UPDATE
@@ -126,7 +126,7 @@ SET first_label_id = least(image_uses.first_label_id, excluded.first_label_id)
 
 DELETE_IMAGES: Final = "DELETE FROM feedback.images WHERE sha256 = ANY(%(hashes)s::bytea[])"
 
-KEEP_SNAPSHOTS: Final = """
+RECORD_SNAPSHOTS: Final = """
 INSERT INTO feedback.erasure_snapshots (request_id, snapshot_id)
 SELECT %(request_id)s, snapshot_id FROM feedback.snapshots
 WHERE max_label_id >= %(first_label_id)s

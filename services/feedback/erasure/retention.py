@@ -1,94 +1,76 @@
-"""What keeps the stores in order meanwhile: erasures finished, old images erased, orphans swept."""
+"""Retention: background jobs that finish erasures, erase old images and sweep orphans."""
 
 import asyncio
-import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final
 
 from services.feedback.erasure.eraser import Eraser
-from services.feedback.images.vault import opened_vault
-from services.feedback.settings import FeedbackSettings
-from shared.errors import MagFaceError
+from shared.runtime import repeat
 from shared.storage.objects import ObjectStore, image_key
-from shared.storage.postgres import Pool
-
-logger = logging.getLogger(__name__)
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-# Longer than any upload takes: nothing else protects what has no image's name.
+# Longer than any upload takes: only its age protects an object that has no image's name.
 _STRAY_GRACE: Final = timedelta(hours=1)
 _LISTED_AT_ONCE: Final = 500
 _FINISH_EVERY_S: Final = 5.0
 _EXPIRE_EVERY_S: Final = 600.0
-# The removal of an object waits its turn for up to three timeouts, and tries up to three times.
-_LEASE_TIMEOUTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
-    """What erases, and the database that says what was erased."""
+class RetentionPolicy:
+    """What is removed without a request.
 
-    eraser: Eraser
-    pool: Pool
+    Attributes:
+        max_age: Age from which images are erased; None keeps them.
+        orphan_grace: Age from which the object of an image without a row is removed.
+        sweep_every_s: Pause between two sweeps, in seconds.
+    """
 
-
-@asynccontextmanager
-async def opened_keeping(
-    settings: FeedbackSettings, objects: ObjectStore, pool: Pool
-) -> AsyncIterator[Keeping]:
-    """Put together what erases, without waiting for what it stands on."""
-    with opened_vault(settings, objects) as vault:
-        eraser = Eraser(pool, vault, objects, lease_s=_LEASE_TIMEOUTS * settings.s3_timeout_s)
-        try:
-            yield Keeping(eraser, pool)
-        finally:
-            await eraser.close()
+    max_age: timedelta | None
+    orphan_grace: timedelta
+    sweep_every_s: float
 
 
-async def keep_in_order(settings: FeedbackSettings, objects: ObjectStore, keeping: Keeping) -> None:
-    """Finish erasures, apply the retention and sweep orphans, each at its pace, for ever."""
-    eraser = keeping.eraser
-    grace = timedelta(seconds=settings.feedback_orphan_grace_s)
+async def run_retention(policy: RetentionPolicy, objects: ObjectStore, eraser: Eraser) -> None:
+    """Run all background jobs of erasure until cancelled."""
 
     async def expire() -> None:
-        if settings.feedback_retention_days is not None:
-            age = timedelta(days=settings.feedback_retention_days)
-            await eraser.erase_older(datetime.now(UTC) - age)
+        if policy.max_age is not None:
+            await eraser.erase_older(datetime.now(UTC) - policy.max_age)
 
-    async def clear() -> None:
-        await sweep(objects, eraser, grace, max(grace, _STRAY_GRACE))
-        # A training that was killed in between may have left one that names erased images.
+    async def sweep() -> None:
+        grace = policy.orphan_grace
+        await sweep_orphans(objects, eraser, grace, max(grace, _STRAY_GRACE))
+        # A training killed at the wrong moment may have left a report that names erased images.
         await eraser.clear_reports()
 
     await asyncio.gather(
-        _repeat(eraser.finish, _FINISH_EVERY_S),
-        _repeat(expire, _EXPIRE_EVERY_S),
-        _repeat(clear, settings.feedback_sweep_every_s),
+        repeat("finishing of erasures", eraser.finish, _FINISH_EVERY_S),
+        repeat("erasure of old images", expire, _EXPIRE_EVERY_S),
+        repeat("sweep of orphaned objects", sweep, policy.sweep_every_s),
     )
 
 
-async def sweep(
+async def sweep_orphans(
     objects: ObjectStore, eraser: Eraser, grace: timedelta, stray_grace: timedelta
 ) -> None:
-    """Remove image objects without a row that are older than a grace period.
+    """Remove objects of images that have no row and are older than a grace period.
 
-    The grace is a courtesy to uploads under way, which would have to begin anew; that none is
-    harmed does not rest on it, nor on clocks that agree (see `removals.py`).
+    The grace period spares uploads under way a second attempt. Their safety does not depend on
+    it, nor on synchronized clocks (see `upload_fence.py`).
 
     Args:
         objects: The bucket.
         eraser: Removes the objects.
         grace: Age from which the object of an image without a row is removed.
-        stray_grace: Age from which anything below ``images/`` is removed that has no image's
-            name, such as what a store that was killed in an upload shows of it.
+        stray_grace: Age from which any other object below ``images/`` is removed, such as a
+            temporary file of an object store that was killed during an upload.
 
     Raises:
-        Unavailable: If a store cannot be reached; the next sweep goes on.
+        Unavailable: If a store does not answer; the next sweep continues.
     """
     listing = objects.list("images/")
     while page := await asyncio.to_thread(lambda: list(islice(listing, _LISTED_AT_ONCE))):
@@ -104,15 +86,3 @@ async def sweep(
 def _is_image(key: str) -> bool:
     name = key.rpartition("/")[2]
     return _SHA256.fullmatch(name) is not None and key == image_key(name)
-
-
-async def _repeat(work: Callable[[], Awaitable[None]], every_s: float) -> None:
-    while True:
-        try:
-            await work()
-        except MagFaceError as error:
-            logger.warning("not done yet, trying again later: %s", error)
-        except Exception:
-            # One kind of work that fails must not end the others.
-            logger.exception("keeping order failed, trying again later")
-        await asyncio.sleep(every_s)

@@ -1,4 +1,4 @@
-"""Deletes the rows of images: what was said about them, what follows from it, themselves."""
+"""Row deletion: removes the rows of images with their pairs, labels and derived data."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Final
 from psycopg import AsyncConnection
 
 from services.feedback.erasure import queries
-from services.feedback.labels import consensus_view as derive
+from services.feedback.labels import consensus_view
 
 _PAIRS_AT_ONCE: Final = 2000
 
@@ -15,71 +15,97 @@ _PAIRS_AT_ONCE: Final = 2000
 async def delete_rows(
     connection: AsyncConnection, request_id: str, hashes: Sequence[bytes]
 ) -> bool:
-    """Delete images with their pairs and labels, in a transaction that has the gate alone.
+    """Delete images with their pairs and labels, in a transaction that holds the removal lock.
 
-    What the erasure has to tell later is kept with it: how much went, and which snapshots
-    were taken while there were labels. Tables beyond those named here refer to images and
-    pairs with ON DELETE CASCADE.
+    The counts, and the snapshots taken while the images had labels, are stored with the erasure.
+    Other tables that refer to images or pairs do so with ON DELETE CASCADE.
+
+    At most 2,000 pairs are deleted, so that the transaction stays short whatever the number of
+    pairs of an image.
 
     Returns:
-        Whether that was all. Otherwise some pairs went and the images are still there: no
-        image is in so many pairs that a transaction would take too long.
+        True if everything was deleted; False if pairs, and so the images, are left.
     """
-    named = {"request_id": request_id, "hashes": list(hashes)}
-    cursor = await connection.execute(queries.STILL_LISTED, named)
-    # One that is not listed any more was erased by another, and may have come back since.
-    images = {"hashes": [sha256 for (sha256,) in await cursor.fetchall()]}
+    listed = await _still_listed(connection, request_id, hashes)
+    images = {"hashes": listed}
     cursor = await connection.execute(queries.PAIRS_OF_IMAGES, {**images, "limit": _PAIRS_AT_ONCE})
     pairs = {pair_id: (a, b) for pair_id, a, b in await cursor.fetchall()}
     await connection.execute(queries.ALLOW_REMOVAL)
-    erased = await _delete_pairs(connection, request_id, set(images["hashes"]), pairs)
+    erased = await _delete_pairs(connection, request_id, set(listed), pairs)
     finished = len(pairs) < _PAIRS_AT_ONCE
     if finished:
         cursor = await connection.execute(queries.DELETE_IMAGES, images)
         erased["images"] = cursor.rowcount
-        await derive.count(connection, Counter(), images=-cursor.rowcount)
+        await consensus_view.update_counters(connection, Counter(), images=-cursor.rowcount)
     await connection.execute(queries.COUNT_ERASED, {"request_id": request_id, **erased})
     return finished
+
+
+async def _still_listed(
+    connection: AsyncConnection, request_id: str, hashes: Sequence[bytes]
+) -> list[bytes]:
+    """Leave out images that another process has erased; they may have been stored again."""
+    wanted = {"request_id": request_id, "hashes": list(hashes)}
+    cursor = await connection.execute(queries.STILL_LISTED, wanted)
+    return [sha256 for (sha256,) in await cursor.fetchall()]
 
 
 async def _delete_pairs(
     connection: AsyncConnection,
     request_id: str,
-    doomed: set[bytes],
+    images: set[bytes],
     pairs: dict[int, tuple[bytes, bytes]],
 ) -> dict[str, int]:
-    """Delete pairs and their labels, and say how many."""
-    numbers = {"pairs": sorted(pairs)}
-    cursor = await connection.execute(queries.DELETE_LABELS, numbers)
+    """Delete pairs and their labels.
+
+    Args:
+        connection: In the transaction.
+        request_id: Of the erasure.
+        images: The images that are being erased.
+        pairs: The two images of each pair, by pair id.
+
+    Returns:
+        How much was deleted, for `queries.COUNT_ERASED`.
+    """
+    pair_ids = {"pairs": sorted(pairs)}
+    cursor = await connection.execute(queries.DELETE_LABELS, pair_ids)
     labels = {pair_id: (count, first) for pair_id, count, first in await cursor.fetchall()}
-    firsts = _first_labels(pairs, {pair_id: first for pair_id, (_, first) in labels.items()})
-    await _keep_uses(connection, request_id, doomed, firsts)
-    cursor = await connection.execute(queries.DELETE_CONSENSUS, numbers)
+    first_labels = _first_label_of_images(
+        pairs, {pair_id: first for pair_id, (_, first) in labels.items()}
+    )
+    await _record_uses(connection, request_id, images, first_labels)
+    cursor = await connection.execute(queries.DELETE_CONSENSUS, pair_ids)
     changes = Counter[str]()
-    changes.subtract(derive.kind(consensus) for (consensus,) in await cursor.fetchall())
-    await connection.execute(queries.DELETE_PAIRS, numbers)
-    gone = sum(count for count, _ in labels.values())
-    await derive.count(connection, changes, labels=-gone)
-    return {"images": 0, "pairs": len(pairs), "labels": gone}
+    changes.subtract(
+        consensus_view.counter_of(consensus) for (consensus,) in await cursor.fetchall()
+    )
+    await connection.execute(queries.DELETE_PAIRS, pair_ids)
+    deleted = sum(count for count, _ in labels.values())
+    await consensus_view.update_counters(connection, changes, labels=-deleted)
+    return {"images": 0, "pairs": len(pairs), "labels": deleted}
 
 
-async def _keep_uses(
-    connection: AsyncConnection, request_id: str, doomed: set[bytes], firsts: dict[bytes, int]
+async def _record_uses(
+    connection: AsyncConnection,
+    request_id: str,
+    images: set[bytes],
+    first_labels: dict[bytes, int],
 ) -> None:
-    """Remember the first label of the images that stay, and the snapshots of those that go."""
-    cursor = await connection.execute(queries.USES, {"hashes": list(doomed)})
+    """Store which snapshots the erased images were in, and the first label of the other images."""
+    cursor = await connection.execute(queries.USES, {"hashes": list(images)})
     earlier = [first for (first,) in await cursor.fetchall()]
-    used = earlier + [first for sha256, first in firsts.items() if sha256 in doomed]
+    used = earlier + [first for sha256, first in first_labels.items() if sha256 in images]
     if used:
-        kept = {"request_id": request_id, "first_label_id": min(used)}
-        await connection.execute(queries.KEEP_SNAPSHOTS, kept)
-    staying = sorted(firsts.keys() - doomed)
+        recorded = {"request_id": request_id, "first_label_id": min(used)}
+        await connection.execute(queries.RECORD_SNAPSHOTS, recorded)
+    others = sorted(first_labels.keys() - images)
     await connection.execute(
-        queries.KEEP_USES, {"hashes": staying, "firsts": [firsts[one] for one in staying]}
+        queries.RECORD_USES,
+        {"hashes": others, "firsts": [first_labels[sha256] for sha256 in others]},
     )
 
 
-def _first_labels(
+def _first_label_of_images(
     pairs: dict[int, tuple[bytes, bytes]], first_of_pair: dict[int, int]
 ) -> dict[bytes, int]:
     firsts: dict[bytes, int] = {}

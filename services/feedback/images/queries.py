@@ -1,14 +1,16 @@
-"""SQL of the upload fence."""
+"""SQL of the upload fence; a test EXPLAINs each query."""
 
 from typing import Final
 
-# Appenders share it, and whoever lists removals or deletes rows has it alone.
+# Key of the advisory lock: shared by transactions that add rows of images, exclusive for
+# transactions that list removals or delete rows.
 REMOVAL_LOCK: Final = 7_305_800_211
 
-SHARE_GATE: Final = f"SELECT pg_advisory_xact_lock_shared({REMOVAL_LOCK})"
+SHARE_REMOVAL_LOCK: Final = f"SELECT pg_advisory_xact_lock_shared({REMOVAL_LOCK})"
 
-EPOCH: Final = "SELECT epoch FROM feedback.removal_epoch"
-# Both as of one moment: an image that is not listed was not, under this epoch.
+REMOVAL_EPOCH: Final = "SELECT epoch FROM feedback.removal_epoch"
+
+# The epoch and one of the images that is listed for removal, both from one snapshot.
 UPLOAD_EPOCH: Final = """
 SELECT epoch,
        (SELECT sha256 FROM feedback.removals WHERE sha256 = ANY(%(hashes)s::bytea[]) LIMIT 1)

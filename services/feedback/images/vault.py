@@ -1,15 +1,13 @@
-"""Images: checked on the way in, kept in the object store by their hash."""
+"""Image vault: checks images and stores their bytes in the object store by hash."""
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, Self, TypeVar
 
-from services.feedback.settings import FeedbackSettings
 from shared.errors import CorruptData, InvalidInput, NotFound, Unavailable
 from shared.model.image.decode import decode_image
 from shared.model.image.face import Alignment, FaceImage
@@ -17,10 +15,20 @@ from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore, image_key
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_SIGNATURES: Final = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"RIFF", "image/webp"),
+    (b"BM", "image/bmp"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the database keeps about an image; its bytes are in the object store.
+    """A row of table `images`; the bytes are in the object store.
 
     Attributes:
         sha256: Of the bytes, 64 hex digits.
@@ -36,31 +44,24 @@ class ImageFacts:
     stored_at: datetime | None = None
 
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-_SIGNATURES: Final = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"RIFF", "image/webp"),
-    (b"BM", "image/bmp"),
-)
-
-
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
+    """An image that passed `ImageVault.check`, with its bytes."""
+
     facts: ImageFacts
     data: bytes
 
 
 class ImageVault:
-    """Checks pictures and moves their bytes, in a few threads of its own.
+    """Checks images and reads and writes their objects, in a thread pool of its own.
+
+    A context manager: leaving it stops the threads.
 
     Args:
-        objects: Where the bytes are kept.
-        limits: How large a picture may be.
-        threads: How many pictures are worked on at a time.
-        wait_s: Longest wait for one piece of work, its turn included, in seconds.
+        objects: The bucket.
+        limits: Largest size of an image, in bytes and pixels.
+        threads: Images that are worked on at a time.
+        wait_s: Longest wait for one operation, including the wait for a thread, in seconds.
     """
 
     def __init__(
@@ -72,53 +73,57 @@ class ImageVault:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._wait_s = wait_s
 
-    async def check(self, face: FaceImage, field: str) -> CheckedImage:
-        """Make sure that the network can be fed with a face, and hash it.
+    def __enter__(self) -> Self:
+        return self
 
-        One that has to be detected is decoded, but not searched: who uses it will.
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def check(self, face: FaceImage, field: str) -> CheckedImage:
+        """Check that a network could embed a face, and hash its bytes.
+
+        An image with alignment "detect" is decoded only; no face is detected here.
 
         Args:
-            face: What the caller sent.
-            field: What the contract calls it, for the error.
+            face: As the caller sent it.
+            field: Name of the field in the contract, for the error.
 
         Raises:
-            InvalidInput: If the picture, its alignment or its landmarks cannot be used.
-            Unavailable: If it does not get its turn in time.
+            InvalidInput: If the image, its alignment or its landmarks cannot be used.
+            Unavailable: If no thread is free in time.
         """
         return await self._in_thread(self._check, face, field)
 
     async def put(self, image: CheckedImage) -> None:
-        """Write an image's object, whether or not there is one.
+        """Write an image's object, also if it exists.
 
-        A fresh object tells a sweep of orphans that its row is still to come.
+        Writing again renews the object's time, so that the sweep of orphans leaves it alone
+        until its row is added.
 
         Raises:
-            Unavailable: If the object store cannot be reached in time.
+            Unavailable: If the object store does not answer in time.
         """
         await self._in_thread(self._objects.put, image_key(image.facts.sha256), image.data)
 
     async def get(self, sha256: str) -> bytes:
-        """Read the bytes of an image whose facts are stored.
+        """Read the bytes of an image that has a row.
 
         Raises:
-            CorruptData: If the object is gone or holds other bytes.
-            Unavailable: If the object store cannot be reached in time.
+            CorruptData: If the object is missing or holds other bytes.
+            Unavailable: If the object store does not answer in time.
         """
         try:
             return await self._in_thread(self._objects.get, image_key(sha256), sha256=sha256)
         except NotFound as error:
-            raise CorruptData(f"image {sha256} has a row, but no object: {error}") from error
+            raise CorruptData(f"image {sha256} has a row but no object: {error}") from error
 
     async def remove(self, sha256: str) -> None:
-        """Delete an image's object; one that is not there is deleted already.
+        """Delete an image's object, if it exists.
 
         Raises:
-            Unavailable: If the object store cannot be reached in time.
+            Unavailable: If the object store does not answer in time.
         """
         await self._in_thread(self._objects.remove, image_key(sha256))
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         future = self._threads.submit(work, *args, **kwargs)
@@ -126,7 +131,7 @@ class ImageVault:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._wait_s)
         except TimeoutError:
             raise Unavailable(
-                f"images were not dealt with within {self._wait_s:g} s; try again later"
+                f"an image was not processed within {self._wait_s:g} s; try again later"
             ) from None
 
     def _check(self, face: FaceImage, field: str) -> CheckedImage:
@@ -134,8 +139,7 @@ class ImageVault:
             decode_image(face.data, self._limits, f"{field}.data")
             if face.landmarks:
                 raise InvalidInput(
-                    f"{field}.landmarks",
-                    "are given, but the alignment is detect, which does not use them",
+                    f"{field}.landmarks", "are set, but alignment detect does not use them"
                 )
         else:
             self._reader.crop(face, field)
@@ -143,7 +147,7 @@ class ImageVault:
             sha256=hashlib.sha256(face.data).hexdigest(),
             size_bytes=len(face.data),
             media_type=_media_type(face.data),
-            alignment=_resolved(face),
+            alignment=_resolved_alignment(face),
             landmarks=face.landmarks,
         )
         return CheckedImage(facts, face.data)
@@ -152,14 +156,14 @@ class ImageVault:
 def facts_from_row(
     row: tuple[bytes, int, str, Alignment, list[float] | None, datetime],
 ) -> ImageFacts:
-    """Make the facts of a row that holds the columns of table images in their order."""
+    """Convert a row that holds the columns of table `images` in their order."""
     sha256, size_bytes, media_type, alignment, numbers, stored_at = row
     landmarks = tuple(zip(numbers[::2], numbers[1::2], strict=True)) if numbers else ()
     return ImageFacts(sha256.hex(), size_bytes, media_type, alignment, landmarks, stored_at)
 
 
-def _resolved(face: FaceImage) -> Alignment:
-    """Say what an unspecified alignment was taken as, so that the same is the same."""
+def _resolved_alignment(face: FaceImage) -> Alignment:
+    """Replace "unspecified" by the alignment that it stands for."""
     if face.alignment != "unspecified":
         return face.alignment
     return "landmarks" if face.landmarks else "aligned"
@@ -167,15 +171,3 @@ def _resolved(face: FaceImage) -> Alignment:
 
 def _media_type(data: bytes) -> str:
     return next(kind for signature, kind in _SIGNATURES if data.startswith(signature))
-
-
-@contextmanager
-def opened_vault(settings: FeedbackSettings, objects: ObjectStore) -> Iterator[ImageVault]:
-    """A vault as the settings want it, until the end of the block."""
-    vault = ImageVault(
-        objects, settings, settings.feedback_image_threads, wait_s=3 * settings.s3_timeout_s
-    )
-    try:
-        yield vault
-    finally:
-        vault.close()

@@ -1,38 +1,38 @@
-"""Gathers labels that arrive at the same time into one transaction."""
+"""Batch writer: stores labels that arrive at the same time in one transaction."""
 
 import asyncio
 import contextlib
 from dataclasses import dataclass
 from typing import Self
 
-from services.feedback.labels.label_log import Ledger
-from services.feedback.labels.types import Receipt, Submission
+from services.feedback.labels.label_log import LabelLog
+from services.feedback.labels.types import Submission, SubmitResult
 from shared.errors import MagFaceError, Overloaded, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _QueuedLabel:
     submission: Submission
-    answer: asyncio.Future[Receipt]
+    result: asyncio.Future[SubmitResult]
 
 
 class BatchWriter:
-    """Appends what waits whenever the transaction before has ended.
+    """Appends all queued labels as soon as the previous transaction has ended.
 
-    There is no timer: alone, a label is stored at once, and batches grow with the load.
+    There is no timer: a single label is stored at once, and batches grow with the load.
 
     Args:
-        ledger: Where the labels go.
-        batch: Labels in one transaction at most.
-        queued: Labels that may wait.
-        wait_s: Longest a transaction may take, and longest a label may wait for its turn,
-            in seconds.
+        log: Where the labels are appended.
+        batch: Most labels of one transaction.
+        queued: Most labels that may wait.
+        wait_s: Longest duration of a transaction, and longest wait of a label for its turn, in
+            seconds.
     """
 
-    def __init__(self, ledger: Ledger, batch: int, queued: int, wait_s: float) -> None:
-        self._ledger = ledger
+    def __init__(self, log: LabelLog, batch: int, queued: int, wait_s: float) -> None:
+        self._log = log
         self._batch = batch
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(queued)
+        self._queue: asyncio.Queue[_QueuedLabel] = asyncio.Queue(queued)
         self._wait_s = wait_s
         self._task: asyncio.Task[None] | None = None
 
@@ -46,23 +46,23 @@ class BatchWriter:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def submit(self, submission: Submission) -> Receipt:
+    async def submit(self, submission: Submission) -> SubmitResult:
         """Store one label and wait until it is durable.
 
         Raises:
-            Overloaded: If too many wait already.
+            Overloaded: If too many labels are queued.
             Unavailable: If it was not stored in time.
-            MagFaceError: What the ledger refuses the submission with, or cannot store it for.
+            MagFaceError: As `LabelLog.append` gives or raises.
         """
-        waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
+        queued = _QueuedLabel(submission, asyncio.get_running_loop().create_future())
         try:
-            self._queue.put_nowait(waiting)
+            self._queue.put_nowait(queued)
         except asyncio.QueueFull:
             raise Overloaded(
                 f"{self._queue.maxsize} labels wait to be stored; send it again", 0.5
             ) from None
         try:
-            return await asyncio.wait_for(waiting.answer, 2 * self._wait_s)
+            return await asyncio.wait_for(queued.result, 2 * self._wait_s)
         except TimeoutError:
             raise Unavailable(
                 f"the label was not stored within {2 * self._wait_s:g} s; send it again"
@@ -73,13 +73,13 @@ class BatchWriter:
             batch = [await self._queue.get()]
             while len(batch) < self._batch and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            # Whoever has gone did not get an answer, and will send it again.
-            await self._store([one for one in batch if not one.answer.done()])
+            # A caller that gave up got no answer and will send its label again.
+            await self._store([label for label in batch if not label.result.done()])
 
-    async def _store(self, batch: list[_Waiting]) -> None:
+    async def _store(self, batch: list[_QueuedLabel]) -> None:
         try:
             async with asyncio.timeout(self._wait_s):
-                outcomes = await self._ledger.append([one.submission for one in batch])
+                outcomes = await self._log.append([label.submission for label in batch])
         except TimeoutError:
             _fail(batch, Unavailable(f"the database took longer than {self._wait_s:g} s"))
         except MagFaceError as error:
@@ -88,20 +88,20 @@ class BatchWriter:
             if len(batch) == 1:
                 _fail(batch, error)
                 return
-            # Nobody may lose a label to another's: find the one that cannot be stored.
-            for one in batch:
-                await self._store([one])
+            # One label cannot be stored. Store each alone, so that the others are not lost.
+            for label in batch:
+                await self._store([label])
         else:
-            for one, outcome in zip(batch, outcomes, strict=True):
-                if one.answer.done():
+            for label, outcome in zip(batch, outcomes, strict=True):
+                if label.result.done():
                     continue
                 if isinstance(outcome, MagFaceError):
-                    one.answer.set_exception(outcome)
+                    label.result.set_exception(outcome)
                 else:
-                    one.answer.set_result(outcome)
+                    label.result.set_result(outcome)
 
 
-def _fail(batch: list[_Waiting], error: Exception) -> None:
-    for one in batch:
-        if not one.answer.done():
-            one.answer.set_exception(error)
+def _fail(batch: list[_QueuedLabel], error: Exception) -> None:
+    for label in batch:
+        if not label.result.done():
+            label.result.set_exception(error)

@@ -9,10 +9,10 @@ from services.feedback.labels.types import Label
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """The label that annotators agree on.
+    """The label that the annotators of a pair agree on.
 
     Attributes:
-        label: None if they are divided or too few.
+        label: None without a majority or with too few votes.
         confidence: Share of the votes that agree with the label, 0..1; 0 without a label.
     """
 
@@ -21,9 +21,9 @@ class Consensus:
 
 
 def majority(votes: Mapping[str, Label], minimum_votes: int) -> Consensus:
-    """Take the label that more than half of the annotators gave.
+    """Choose the label that more than half of the annotators gave.
 
-    UNSURE is counted like any other label.
+    UNSURE counts like any other label.
 
     Args:
         votes: The current vote of each annotator.

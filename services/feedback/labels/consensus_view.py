@@ -1,4 +1,4 @@
-"""Derived data: the consensus of each pair, and the counters."""
+"""Consensus view: the stored consensus of each pair and the counters, derived from labels."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,60 +19,66 @@ _PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class DerivedBy:
-    """The rule that every stored consensus was derived by.
+class ConsensusRule:
+    """The rule that every stored consensus is derived by.
 
     Attributes:
         minimum_votes: With fewer votes a pair has no consensus.
-        rule: ``majority``, or ``weighted`` if an earlier version of the service derived it.
+        method: ``majority``, or ``weighted`` if an earlier version of the service derived it.
     """
 
     minimum_votes: int
-    rule: str = "majority"
+    method: str = "majority"
 
 
 @dataclass(frozen=True, slots=True)
-class _Derived:
+class _DerivedPair:
     pair_id: int
     consensus: Consensus
     votes: Counter[Label]
     last_labelled: datetime
 
 
-async def derive(
+async def update_consensus(
     connection: AsyncConnection, pair_ids: Sequence[int], minimum_votes: int
 ) -> Counter[str]:
-    """Derive the consensus of pairs, which the transaction must have locked, from their labels.
+    """Derive the consensus of pairs from their labels and store it.
+
+    Args:
+        connection: In a transaction that has locked the pairs.
+        pair_ids: The pairs.
+        minimum_votes: With fewer votes a pair has no consensus.
 
     Returns:
-        By how much the numbers of "same", "different" and "undecided" pairs change.
+        The change of the number of "same", "different" and "undecided" pairs, for
+        `update_counters`.
     """
     pairs = {"pairs": list(pair_ids)}
     votes = await connection.execute(queries.CURRENT_VOTES, pairs)
     stored = await connection.execute(queries.CONSENSUS_BEFORE, pairs)
-    derived = _derived(await votes.fetchall(), minimum_votes)
-    before = Counter([kind(consensus) async for _, consensus in stored])
+    derived = _derive(await votes.fetchall(), minimum_votes)
+    before = Counter([counter_of(consensus) async for _, consensus in stored])
     await connection.execute(
         queries.STORE_CONSENSUS,
         {
-            "pairs": [one.pair_id for one in derived],
-            "consensus": [one.consensus.label for one in derived],
-            "confidence": [one.consensus.confidence for one in derived],
-            "same": [one.votes[Label.SAME] for one in derived],
-            "different": [one.votes[Label.DIFFERENT] for one in derived],
-            "unsure": [one.votes[Label.UNSURE] for one in derived],
-            "last": [one.last_labelled for one in derived],
+            "pairs": [pair.pair_id for pair in derived],
+            "consensus": [pair.consensus.label for pair in derived],
+            "confidence": [pair.consensus.confidence for pair in derived],
+            "same": [pair.votes[Label.SAME] for pair in derived],
+            "different": [pair.votes[Label.DIFFERENT] for pair in derived],
+            "unsure": [pair.votes[Label.UNSURE] for pair in derived],
+            "last": [pair.last_labelled for pair in derived],
         },
     )
-    after = Counter(kind(one.consensus.label) for one in derived)
-    after.subtract(before)
-    return after
+    changes = Counter(counter_of(pair.consensus.label) for pair in derived)
+    changes.subtract(before)
+    return changes
 
 
-async def count(
+async def update_counters(
     connection: AsyncConnection, changes: Counter[str], *, images: int = 0, labels: int = 0
 ) -> None:
-    """Add to the counters; they change with the transaction or not at all."""
+    """Add to the counters, as part of the transaction."""
     await connection.execute(
         queries.COUNT,
         {
@@ -85,27 +91,27 @@ async def count(
     )
 
 
-async def derived_by(pool: Pool) -> DerivedBy | None:
-    """Read the rule that every stored consensus was derived by; None in a new database.
+async def read_rule(pool: Pool) -> ConsensusRule | None:
+    """Read the rule that every stored consensus is derived by; None in a new database.
 
     Raises:
-        Unavailable: If the database cannot answer.
+        Unavailable: If the database does not answer.
     """
     async with transaction(pool) as connection:
         cursor = await connection.execute(queries.RULE)
         row = await cursor.fetchone()
-    return None if row is None else DerivedBy(*row)
+    return None if row is None else ConsensusRule(*row)
 
 
-async def follow_rule(pool: Pool, minimum_votes: int) -> None:
-    """Derive every consensus anew if the stored ones were derived by another rule.
+async def apply_rule(pool: Pool, minimum_votes: int) -> None:
+    """Derive every consensus again if the stored ones are derived by another rule.
 
-    A page at a time, so that labels keep arriving meanwhile. After a crash it starts over.
+    Works page by page, so that labels can be added meanwhile. After a crash it starts over.
 
     Raises:
-        Unavailable: If the database cannot answer.
+        Unavailable: If the database does not answer.
     """
-    if await derived_by(pool) == DerivedBy(minimum_votes):
+    if await read_rule(pool) == ConsensusRule(minimum_votes):
         return
     page = [0]
     while page:
@@ -114,16 +120,18 @@ async def follow_rule(pool: Pool, minimum_votes: int) -> None:
                 queries.LOCK_PAIRS_AFTER, {"after": page[-1], "limit": _PAGE}
             )
             page = [pair_id async for (pair_id,) in cursor]
-            await count(connection, await derive(connection, page, minimum_votes))
+            changes = await update_consensus(connection, page, minimum_votes)
+            await update_counters(connection, changes)
     async with transaction(pool) as connection:
         await connection.execute(queries.SET_RULE, {"minimum_votes": minimum_votes})
 
 
-def kind(consensus: str | None) -> str:
+def counter_of(consensus: str | None) -> str:
+    """Name the counter of a pair by its consensus: "same", "different" or "undecided"."""
     return consensus if consensus in (Label.SAME, Label.DIFFERENT) else "undecided"
 
 
-def _derived(rows: Sequence[TupleRow], minimum_votes: int) -> list[_Derived]:
+def _derive(rows: Sequence[TupleRow], minimum_votes: int) -> list[_DerivedPair]:
     derived = []
     for pair_id, pair_rows in groupby(rows, key=lambda row: row[0]):
         votes, times = {}, []
@@ -131,5 +139,5 @@ def _derived(rows: Sequence[TupleRow], minimum_votes: int) -> list[_Derived]:
             votes[annotator] = Label(label)
             times.append(labelled_at)
         consensus = majority(votes, minimum_votes)
-        derived.append(_Derived(pair_id, consensus, Counter(votes.values()), max(times)))
+        derived.append(_DerivedPair(pair_id, consensus, Counter(votes.values()), max(times)))
     return derived

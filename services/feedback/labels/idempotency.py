@@ -1,4 +1,4 @@
-"""What is stored already, and what that means for a submission."""
+"""Idempotency of labels: compares submissions with the images and keys that are stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,24 +7,28 @@ from psycopg import AsyncConnection
 
 from services.feedback.images.vault import ImageFacts, facts_from_row
 from services.feedback.labels import queries
-from services.feedback.labels.types import Label, Opinion, Receipt, Submission
+from services.feedback.labels.types import Label, Opinion, Submission, SubmitResult
 from shared.errors import AlreadyExists, NotFound
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLabel:
+    """A stored label and the submission that it came from."""
+
     label_id: int
     pair_id: int
     submission: Submission
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """Images by hash and labels by idempotency key, and what a batch adds to them.
+class ExistingState:
+    """What is stored of a batch, and what the batch adds.
 
     Attributes:
-        new_images: Images that accepted submissions bring.
-        accepted: Submissions that may be stored, by key.
+        images: By hex SHA-256; those that the batch adds are included once accepted.
+        labels: By idempotency key.
+        new_images: Images that accepted submissions add, by hex SHA-256.
+        accepted: Submissions that are to be stored, by idempotency key.
     """
 
     images: dict[str, ImageFacts]
@@ -32,23 +36,25 @@ class Known:
     new_images: dict[str, ImageFacts] = field(default_factory=dict)
     accepted: dict[str, Submission] = field(default_factory=dict)
 
-    def judge(self, submission: Submission) -> Receipt | None:
-        """Give the receipt of a submission that was stored before; otherwise accept it.
+    def accept(self, submission: Submission) -> SubmitResult | None:
+        """Accept a submission, or give its result if it is stored already.
 
         Raises:
-            AlreadyExists: If its key was used for something else, or the bytes of an image
-                are stored with another alignment.
+            AlreadyExists: If the key was used for other content, or the bytes of an image are
+                stored with another alignment.
             NotFound: If an image given by its hash is not stored.
         """
         key = submission.idempotency_key
         if stored := self.labels.get(key):
-            _check_same(submission, stored.submission)
-            return receipt(submission, stored.label_id, stored.pair_id, created=False)
+            _check_same_content(submission, stored.submission)
+            return submit_result(submission, stored.label_id, stored.pair_id, created=False)
         if first := self.accepted.get(key):
-            _check_same(submission, first)
+            _check_same_content(submission, first)
             return None
         self._check_images(submission)
-        new = {one.sha256: one for one in submission.images if one.sha256 not in self.images}
+        new = {
+            facts.sha256: facts for facts in submission.images if facts.sha256 not in self.images
+        }
         self.images.update(new)
         self.new_images.update(new)
         self.accepted[key] = submission
@@ -57,23 +63,30 @@ class Known:
     def _check_images(self, submission: Submission) -> None:
         sent = {facts.sha256: facts for facts in submission.images}
         for name, sha256 in (("image_a", submission.image_a), ("image_b", submission.image_b)):
-            here = self.images.get(sha256)
-            if here is None and sha256 not in sent:
+            stored = self.images.get(sha256)
+            if stored is None and sha256 not in sent:
                 raise NotFound(f"{name}.sha256: image {sha256} is not stored; send its bytes")
-            if here is not None and sha256 in sent:
-                check_alignment(sent[sha256], here, name)
+            if stored is not None and sha256 in sent:
+                check_alignment(sent[sha256], stored, name)
 
 
-def receipt(submission: Submission, label_id: int, pair_id: int, *, created: bool) -> Receipt:
-    return Receipt(label_id, pair_id, submission.image_a, submission.image_b, created)
+def submit_result(
+    submission: Submission, label_id: int, pair_id: int, *, created: bool
+) -> SubmitResult:
+    """Make the result of a submission whose label is stored."""
+    return SubmitResult(label_id, pair_id, submission.image_a, submission.image_b, created)
 
 
-async def read_known(connection: AsyncConnection, batch: Sequence[Submission]) -> Known:
-    """Read the images and keys that a batch names, as far as they are stored."""
-    hashes = [bytes.fromhex(sha256) for sha256 in {sha256 for one in batch for sha256 in one.pair}]
-    image_rows = await connection.execute(queries.IMAGES, {"hashes": hashes})
+async def read_existing_state(
+    connection: AsyncConnection, batch: Sequence[Submission]
+) -> ExistingState:
+    """Read the images and idempotency keys of a batch that are stored."""
+    hashes = {sha256 for submission in batch for sha256 in submission.pair}
+    image_rows = await connection.execute(
+        queries.IMAGES, {"hashes": [bytes.fromhex(sha256) for sha256 in hashes]}
+    )
     label_rows = await connection.execute(
-        queries.LABELS_BY_KEY, {"keys": [one.idempotency_key for one in batch]}
+        queries.LABELS_BY_KEY, {"keys": [submission.idempotency_key for submission in batch]}
     )
     images = {facts.sha256: facts for facts in map(facts_from_row, await image_rows.fetchall())}
     labels = {}
@@ -82,7 +95,26 @@ async def read_known(connection: AsyncConnection, batch: Sequence[Submission]) -
             a.hex(), b.hex(), Label(label), annotator, key, _opinion_from_row(*opinion), sureness
         )
         labels[key] = StoredLabel(label_id, pair_id, stored)
-    return Known(images, labels)
+    return ExistingState(images, labels)
+
+
+def check_alignment(sent: ImageFacts, stored: ImageFacts, name: str) -> None:
+    """Check that bytes are sent with the alignment and landmarks that they are stored with.
+
+    Args:
+        sent: Facts of the image that was sent.
+        stored: Facts of the stored image with the same bytes.
+        name: Of the field in the contract, for the error.
+
+    Raises:
+        AlreadyExists: If they differ.
+    """
+    if (stored.alignment, stored.landmarks) != (sent.alignment, sent.landmarks):
+        raise AlreadyExists(
+            f"{name}.image: these bytes are stored as image {stored.sha256} with other landmarks "
+            f"or another alignment ({stored.alignment}); crop the face into an image of its own, "
+            "or name the stored image by its sha256"
+        )
 
 
 def _opinion_from_row(
@@ -91,7 +123,7 @@ def _opinion_from_row(
     return None if model_version is None else Opinion(model_version, similarity, threshold)
 
 
-def _check_same(submission: Submission, stored: Submission) -> None:
+def _check_same_content(submission: Submission, stored: Submission) -> None:
     if _content(submission) != _content(stored):
         raise AlreadyExists(
             f"idempotency_key: {submission.idempotency_key!r} was used by "
@@ -108,17 +140,3 @@ def _content(submission: Submission) -> tuple[object, ...]:
         submission.opinion,
         submission.sureness,
     )
-
-
-def check_alignment(sent: ImageFacts, here: ImageFacts, name: str) -> None:
-    """Check that bytes sent again are meant as they are stored.
-
-    Raises:
-        AlreadyExists: If they are not.
-    """
-    if (here.alignment, here.landmarks) != (sent.alignment, sent.landmarks):
-        raise AlreadyExists(
-            f"{name}.image: these bytes are stored as image {here.sha256} with other landmarks "
-            f"or another alignment ({here.alignment}); crop the face that you mean into a "
-            "picture of its own, or name the stored image by its sha256"
-        )

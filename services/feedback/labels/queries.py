@@ -1,4 +1,4 @@
-"""The service's SQL in one place, so that a test can EXPLAIN all of it."""
+"""SQL of labels, consensus and snapshots; a test EXPLAINs each query."""
 
 from typing import Final
 
@@ -14,8 +14,8 @@ FROM feedback.labels JOIN feedback.pairs USING (pair_id)
 WHERE idempotency_key = ANY(%(keys)s::text[])
 """
 
-# Every writer takes its rows in the same order, so that none waits in a circle. Landmarks
-# come as texts, since unnest would take arrays of arrays apart.
+# Every writer locks rows in the order of their keys, so that there is no deadlock. Landmarks are
+# sent as text, because unnest flattens nested arrays.
 INSERT_IMAGES: Final = """
 INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment, landmarks)
 SELECT sha256, size_bytes, media_type, alignment, landmarks::float8[] FROM unnest(
@@ -117,11 +117,11 @@ SELECT pair_id FROM feedback.pairs WHERE pair_id > %(after)s
 ORDER BY pair_id LIMIT %(limit)s FOR NO KEY UPDATE
 """
 
-# With the lock, no transaction under way holds a number at or below the maximum, and no other
-# takes a snapshot.
+# Waits for transactions that have drawn a label id and not committed, so that no id at or below
+# the maximum appears later. Also admits one snapshot at a time.
 LOCK_LABELS: Final = "LOCK TABLE feedback.labels IN SHARE ROW EXCLUSIVE MODE"
 
-# The snapshot that would be taken now, if there is one from which nothing was erased.
+# A snapshot that equals one taken now, and from which nothing was erased.
 SAME_SNAPSHOT: Final = """
 SELECT snapshot_id, max_label_id, minimum_votes FROM feedback.snapshots
 WHERE max_label_id = (SELECT coalesce(max(label_id), 0) FROM feedback.labels)
@@ -144,8 +144,8 @@ SELECT snapshot_id, max_label_id, minimum_votes FROM feedback.snapshots
 WHERE snapshot_id = %(snapshot_id)s
 """
 
-# Pairs without a label in the snapshot come too, with NULLs: they move the page on. LATERAL
-# looks each pair's votes up in the index, where a plain join may read the whole table.
+# Pairs without a label in the snapshot are returned with NULLs, so that the page moves on.
+# LATERAL looks up the votes of each pair in the index; a plain join may read the whole table.
 EXPORT_PAGE: Final = """
 SELECT page.pair_id, image_a, image_b, annotator, label
 FROM (

@@ -1,4 +1,4 @@
-"""Data snapshots: every pair with a consensus as of a label."""
+"""Data snapshots: the pairs with a consensus as of a label id."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -8,16 +8,21 @@ from uuid import UUID
 
 from services.feedback.labels import queries
 from services.feedback.labels.consensus import majority
-from services.feedback.labels.types import Label, LabelledPair
+from services.feedback.labels.types import ExportedPair, Label
 from shared.errors import NotFound
 from shared.storage.postgres import Pool, transaction
 
-PAGE: Final = 500
+_PAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The labels up to one, and the votes that a consensus on them needs."""
+    """All labels up to an id.
+
+    Attributes:
+        max_label_id: The last label of the snapshot.
+        minimum_votes: With fewer votes a pair has no consensus in this snapshot.
+    """
 
     snapshot_id: UUID
     max_label_id: int
@@ -25,13 +30,14 @@ class Snapshot:
 
 
 async def take_snapshot(pool: Pool, minimum_votes: int) -> Snapshot:
-    """Freeze what is stored now.
+    """Take a snapshot of the labels that are stored now.
 
-    The latest snapshot is given again while it would hold the same and nothing was erased from
-    it: a version trained on it later must not seem to have learned from what was erased before.
+    Returns the latest snapshot again if it holds the same labels and nothing was erased from it.
+    A snapshot that lost images is not reused: a model version trained on it would be listed as
+    trained on the erased images.
 
     Raises:
-        Unavailable: If the database cannot answer.
+        Unavailable: If the database does not answer.
     """
     async with transaction(pool) as connection:
         await connection.execute(queries.LOCK_LABELS)
@@ -46,11 +52,11 @@ async def take_snapshot(pool: Pool, minimum_votes: int) -> Snapshot:
 
 
 async def find_snapshot(pool: Pool, snapshot_id: str) -> Snapshot:
-    """Find a snapshot that was taken before.
+    """Look up a snapshot.
 
     Raises:
-        NotFound: If there is none of that id.
-        Unavailable: If the database cannot answer.
+        NotFound: If there is no snapshot of this id.
+        Unavailable: If the database does not answer.
     """
     unknown = NotFound(f"snapshot_id: {snapshot_id!r} is not a snapshot of this service")
     try:
@@ -65,37 +71,38 @@ async def find_snapshot(pool: Pool, snapshot_id: str) -> Snapshot:
     return Snapshot(*row)
 
 
-async def export(pool: Pool, snapshot: Snapshot) -> AsyncIterator[list[LabelledPair]]:
+async def export_pages(pool: Pool, snapshot: Snapshot) -> AsyncIterator[list[ExportedPair]]:
     """Yield the pairs of a snapshot in the order of their ids, at most 500 at a time.
 
-    Each page is a transaction of its own, so that a slow reader holds neither a connection
-    nor the vacuum; the labels of a snapshot do not change in between.
+    Each page is read in a transaction of its own, so that a slow reader holds neither a
+    connection nor back the vacuum. The labels of a snapshot do not change between pages.
 
     Raises:
-        Unavailable: If the database cannot answer.
+        Unavailable: If the database does not answer.
     """
     after, full = 0, True
     while full:
         async with transaction(pool) as connection:
             cursor = await connection.execute(
                 queries.EXPORT_PAGE,
-                {"after": after, "limit": PAGE, "max_label_id": snapshot.max_label_id},
+                {"after": after, "limit": _PAGE, "max_label_id": snapshot.max_label_id},
             )
             rows = await cursor.fetchall()
         pairs = [list(votes) for _, votes in groupby(rows, key=lambda row: row[0])]
         if pairs:
             after = pairs[-1][0][0]
-            labelled = (_labelled_pair(votes, snapshot.minimum_votes) for votes in pairs)
-            yield [pair for pair in labelled if pair is not None]
-        full = len(pairs) == PAGE
+            exported = (_exported_pair(votes, snapshot.minimum_votes) for votes in pairs)
+            yield [pair for pair in exported if pair is not None]
+        full = len(pairs) == _PAGE
 
 
-def _labelled_pair(
+def _exported_pair(
     rows: list[tuple[int, bytes, bytes, str | None, str]], minimum_votes: int
-) -> LabelledPair | None:
+) -> ExportedPair | None:
+    """Make a pair of its rows, one for each vote; None without a consensus."""
     _, image_a, image_b, *_ = rows[0]
-    votes = {who: Label(label) for _, _, _, who, label in rows if who is not None}
+    votes = {annotator: Label(label) for _, _, _, annotator, label in rows if annotator is not None}
     consensus = majority(votes, minimum_votes)
     if consensus.label not in (Label.SAME, Label.DIFFERENT):
         return None
-    return LabelledPair(image_a.hex(), image_b.hex(), consensus.label, consensus.confidence, votes)
+    return ExportedPair(image_a.hex(), image_b.hex(), consensus.label, consensus.confidence, votes)

@@ -1,4 +1,4 @@
-"""What feedback is made of."""
+"""Types of labels: submissions, stored pairs and statistics."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,7 @@ from shared.model.image.face import FaceImage
 
 
 class Label(StrEnum):
-    """What a person says about a pair."""
+    """An annotator's answer on a pair."""
 
     SAME = "same"
     DIFFERENT = "different"
@@ -18,7 +18,7 @@ class Label(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What a model said about a pair when it was labelled.
+    """A model's answer on a pair when it was labelled.
 
     Attributes:
         similarity: Cosine similarity, -1..1.
@@ -32,10 +32,11 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What a caller sends: each image as a face, or as the hex SHA-256 of a stored one.
+    """A label as a caller sends it.
 
     Attributes:
-        sureness: How sure the annotator is, 0..1; None when nobody said.
+        image_a: A face, or the hex SHA-256 of a stored image; image_b likewise.
+        sureness: How sure the annotator is, 0..1; None if unknown.
     """
 
     image_a: FaceImage | str
@@ -49,12 +50,12 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Checked feedback, its images reduced to their facts.
+    """Checked feedback, with facts in place of the images' bytes.
 
     Attributes:
         image_a: Hex SHA-256, as is image_b; in the caller's order, never equal.
-        images: Facts of those of the two whose objects were written for it.
-        epoch: Epoch of removals under which they were written; None without any.
+        images: Facts of those of the two images whose objects were written for it.
+        epoch: Removal epoch under which the objects were written; None without any.
     """
 
     image_a: str
@@ -74,11 +75,12 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a caller gets for a stored label.
+class SubmitResult:
+    """A stored label.
 
     Attributes:
-        created: False when the idempotency key had stored it before.
+        image_a: Hex SHA-256, as is image_b; in the caller's order.
+        created: False if the idempotency key had stored it before.
     """
 
     label_id: int
@@ -90,11 +92,11 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class PairSummary:
-    """A pair and what people say about it; image_a sorts before image_b.
+    """A pair and its votes; image_a sorts before image_b.
 
     Attributes:
-        consensus: None while people are divided or too few.
-        confidence: Share of the votes that agree with the consensus; 0 without one.
+        consensus: None without a majority or with too few votes.
+        confidence: Share of the votes that agree with the consensus, 0..1; 0 without one.
     """
 
     pair_id: int
@@ -109,8 +111,8 @@ class PairSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledPair:
-    """A pair with a consensus of SAME or DIFFERENT, and the votes behind it, by annotator."""
+class ExportedPair:
+    """A pair with a consensus of SAME or DIFFERENT, and its votes by annotator."""
 
     image_a: str
     image_b: str
@@ -121,7 +123,11 @@ class LabelledPair:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """How much is stored. pairs_undecided have votes, but no consensus of SAME or DIFFERENT."""
+    """Counts of what is stored.
+
+    Attributes:
+        pairs_undecided: Pairs with votes and without a consensus of SAME or DIFFERENT.
+    """
 
     images: int
     labels: int

@@ -1,4 +1,4 @@
-"""Reads what the registry says of a model version."""
+"""Calibration of a model version: its threshold and its curve from similarity to probability."""
 
 import asyncio
 import logging
@@ -13,54 +13,57 @@ from shared.model.manifest import ProbabilityCurve
 from shared.registry.version_store import published_manifest
 from shared.storage.objects import ObjectStore
 
-Values = NDArray[np.float64]
+logger = logging.getLogger(__name__)
 
-# How steep a version's curve is taken to be where nobody has measured it.
-_ASSUMED_SLOPE: Final = 20.0
+# Slope of the curve of a version that has none.
+_DEFAULT_SLOPE: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a model version says a similarity means.
+    """How a model version interprets a similarity.
 
     Attributes:
         threshold: Similarity from which it says SAME.
-        curve: From similarity to probability; None where nobody has measured it.
+        curve: From similarity to probability; None if it was not measured.
     """
 
     threshold: float
     curve: ProbabilityCurve | None
 
-    def log_odds(self, similarity: Values) -> Values:
+    def log_odds(self, similarity: NDArray[np.float64]) -> NDArray[np.float64]:
         """Log odds to be genuine at a prior of one half, for similarities of any shape."""
         if self.curve is not None:
             return np.asarray(self.curve.slope * similarity + self.curve.intercept)
-        return np.asarray(_ASSUMED_SLOPE * (similarity - self.threshold))
+        return np.asarray(_DEFAULT_SLOPE * (similarity - self.threshold))
 
 
-logger = logging.getLogger(__name__)
+class ProbabilityCurves:
+    """Reads the probability curves of model versions from the registry, each once.
 
-
-class Curves:
-    """Gives the probability curves of model versions, each read once."""
+    Args:
+        objects: The bucket with the registry.
+    """
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
-        self._known: dict[str, ProbabilityCurve | None] = {}
+        self._curves: dict[str, ProbabilityCurve | None] = {}
 
-    async def of(self, model_version: str) -> ProbabilityCurve | None:
-        """Give a version's curve; None where it has none, or its manifest cannot be used.
+    async def get(self, model_version: str) -> ProbabilityCurve | None:
+        """Give a version's curve; None if it has none or its manifest cannot be used.
 
         Raises:
-            Unavailable: If the object store cannot be reached.
+            Unavailable: If the object store does not answer.
         """
-        if model_version not in self._known:
-            self._known[model_version] = await asyncio.to_thread(self._read, model_version)
-        return self._known[model_version]
+        if model_version not in self._curves:
+            self._curves[model_version] = await asyncio.to_thread(self._read, model_version)
+        return self._curves[model_version]
 
     def _read(self, model_version: str) -> ProbabilityCurve | None:
         try:
             return published_manifest(self._objects, model_version).probability
         except (NotFound, CorruptData, InvalidInput) as error:
-            logger.warning("no curve for %s: %s", model_version, error)
+            logger.warning(
+                "no probability curve for %s, a default slope is used: %s", model_version, error
+            )
             return None

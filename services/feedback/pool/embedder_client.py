@@ -1,4 +1,4 @@
-"""How a program of ours asks the embedder, however many replicas there are behind its name."""
+"""Client of the embedder, with one or more replicas."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +21,7 @@ _DEADLINE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ServingModel:
-    """The version that serves now, as the replica that was asked has it."""
+    """The serving version, as one replica reports it."""
 
     model_version: str
     dimensions: int
@@ -29,8 +29,8 @@ class ServingModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """What one version says of N faces.
+class FaceEmbeddings:
+    """Embeddings of N faces by one version.
 
     Attributes:
         embeddings: float32 [N, D], of unit length.
@@ -45,17 +45,17 @@ class Embedded:
 
 
 class EmbedderClient:
-    """Asks an embedder.
+    """Calls the embedder.
 
-    Calls go round the healthy replicas behind the channel's name. One that a replica does not
-    answer because it stops or dies is asked of another; see `shared.rpc.channel`.
+    Calls are distributed over the healthy replicas of the channel's target. A call that a replica
+    does not answer because it stops or dies is sent to another one; see `shared.rpc.channel`.
 
-    Every method raises the domain's errors: `Unavailable` when no replica answers, `Overloaded`
-    when the one asked is full, which is not tried again here.
+    Each method raises the domain's errors: `Unavailable` if no replica answers, `Overloaded` if
+    the replica that was called is full. An overloaded call is not retried here.
 
     Args:
         channel: From `open_embedder` or `shared.rpc.channel.open_channel`.
-        deadline_s: Of each call, its repetitions included.
+        deadline_s: Deadline of each call including its retries, in seconds.
     """
 
     def __init__(self, channel: grpc.aio.Channel, deadline_s: float = _DEADLINE_S) -> None:
@@ -63,27 +63,27 @@ class EmbedderClient:
         self._deadline_s = deadline_s
 
     async def model(self) -> ServingModel:
-        """Say which version serves."""
+        """Read which version serves."""
         with domain_errors():
             answer = await self._stub.GetModel(pb.GetModelRequest(), timeout=self._deadline_s)
         return ServingModel(answer.model_version, answer.embedding_size, answer.threshold)
 
-    async def embed(self, faces: Sequence[FaceImage], model_version: str = "") -> Embedded:
+    async def embed(self, faces: Sequence[FaceImage], model_version: str = "") -> FaceEmbeddings:
         """Embed 1..64 faces, all with one version.
 
         Args:
             faces: N faces.
-            model_version: A resident one; the serving one when empty.
+            model_version: A resident version; empty for the serving one.
 
         Raises:
-            InvalidInput: If one of them cannot be used; it names which.
-            PreconditionFailed: If the version is not resident, or a face has to be detected
-                and there is no detector.
+            InvalidInput: If a face cannot be used; the error names it.
+            PreconditionFailed: If the version is not resident, or a face must be detected and
+                there is no detector.
         """
         request = pb.EmbedRequest(images=map(face_to_proto, faces), model_version=model_version)
         with domain_errors():
             answer = await self._stub.Embed(request, timeout=self._deadline_s)
-        return Embedded(
+        return FaceEmbeddings(
             answer.model_version,
             np.array([np.frombuffer(face.embedding, "<f4") for face in answer.faces], np.float32),
             np.array([face.magnitude for face in answer.faces], np.float32),
@@ -95,10 +95,10 @@ class EmbedderClient:
 async def open_embedder(
     address: str, deadline_s: float = _DEADLINE_S
 ) -> AsyncIterator[EmbedderClient]:
-    """Open a client for the length of the block.
+    """Open a client for the duration of the block.
 
     Args:
-        address: ``host:port``, or a gRPC target with several replicas behind it, such as
+        address: ``host:port``, or a gRPC target with several replicas, such as
             ``dns:///embedder:50051`` or ``ipv4:10.0.0.1:50051,10.0.0.2:50051``.
         deadline_s: See `EmbedderClient`.
     """

@@ -1,44 +1,35 @@
-"""Takes images into the pool that pairs to label are chosen from, without labels."""
+"""Pool importer: stores images without labels, for pairs to be selected from."""
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from services.feedback.images.upload_fence import begin_upload, require_epoch
-from services.feedback.images.vault import CheckedImage, ImageVault, facts_from_row
-from services.feedback.labels import consensus_view as derive
-from services.feedback.labels import queries
+from services.feedback.images.vault import CheckedImage, ImageFacts, ImageVault, facts_from_row
+from services.feedback.labels import consensus_view
+from services.feedback.labels import queries as label_queries
 from services.feedback.labels.idempotency import check_alignment
 from services.feedback.labels.label_log import image_columns
+from services.feedback.pool import queries
 from shared.errors import Conflict, MagFaceError, Unavailable
 from shared.model.image.face import FaceImage
 from shared.storage.postgres import Pool, transaction
 
 _CHUNK_IMAGES: Final = 64
 _CHUNK_BYTES: Final = 32 * 2**20
-_NAMED_REFUSALS: Final = 1000
+_MOST_REJECTIONS: Final = 1000
 _ATTEMPTS: Final = 5
-
-NAME_SUBJECTS: Final = """
-INSERT INTO feedback.image_subjects (sha256, subject)
-SELECT sha256, subject FROM (
-    SELECT sha256 FROM feedback.images WHERE sha256 = ANY(%(hashes)s::bytea[])
-    ORDER BY sha256 FOR KEY SHARE
-) AS here JOIN unnest(%(hashes)s::bytea[], %(subjects)s::text[]) AS said (sha256, subject)
-     USING (sha256)
-ON CONFLICT (sha256) DO NOTHING
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolImage:
-    """What a caller sends.
+    """An image as a caller sends it.
 
     Attributes:
-        face: Or what is wrong with it or its identity already.
-        identity: Who is on it; empty where nobody knows.
+        face: The image, or the error that it or its identity was rejected with.
+        identity: The person on it; empty if unknown.
     """
 
     face: FaceImage | MagFaceError
@@ -46,93 +37,106 @@ class PoolImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why the image at a place of the stream, counted from 0, was not taken."""
+class ImageRejection:
+    """A rejected image.
 
-    place: int
-    why: str
+    Attributes:
+        position: In the stream, from 0.
+        reason: Why it was rejected.
+    """
+
+    position: int
+    reason: str
 
 
 @dataclass
-class Intake:
-    """What became of a stream of images.
+class ImportResult:
+    """Outcome of a stream of images.
 
     Attributes:
-        known: Stored before.
-        refusals: The first 1,000.
+        created: Images stored by this call.
+        known: Images that were stored before, or came earlier in the stream.
+        rejected: Images that were rejected.
+        rejections: The first 1,000 rejected images.
     """
 
     created: int = 0
     known: int = 0
-    refused: int = 0
-    refusals: list[Refusal] = field(default_factory=list)
+    rejected: int = 0
+    rejections: list[ImageRejection] = field(default_factory=list)
 
-    def refuse(self, place: int, why: str) -> None:
-        self.refused += 1
-        if len(self.refusals) < _NAMED_REFUSALS:
-            self.refusals.append(Refusal(place, why))
+    def reject(self, position: int, reason: str) -> None:
+        self.rejected += 1
+        if len(self.rejections) < _MOST_REJECTIONS:
+            self.rejections.append(ImageRejection(position, reason))
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
-    place: int
+class _ChunkImage:
+    position: int
     image: CheckedImage
     identity: str
 
 
-class ImagePool:
-    """Stores images in chunks: their objects first, then their rows.
+# The images of a chunk, by hex SHA-256.
+_Chunk = Mapping[str, _ChunkImage]
+
+
+class PoolImporter:
+    """Stores images chunk by chunk: first their objects, then their rows.
 
     Args:
         pool: Connections to a database with the schema `feedback`.
-        vault: Checks and keeps the bytes. One of its own lets a bulk import leave the
-            threads of single submissions alone.
+        vault: Checks images and stores their bytes. With a vault of its own, an import does not
+            take threads from single labels.
     """
 
     def __init__(self, pool: Pool, vault: ImageVault) -> None:
         self._pool = pool
         self._vault = vault
 
-    async def take_in(self, images: AsyncIterator[PoolImage]) -> Intake:
-        """Store a stream of images, holding at most a chunk of it in memory.
+    async def import_images(self, images: AsyncIterator[PoolImage]) -> ImportResult:
+        """Store a stream of images, with at most one chunk of it in memory.
 
-        An image that cannot be used is counted and named, and the others go on.
+        An image that cannot be used is rejected; the import continues with the others.
 
         Raises:
-            Unavailable: If a store cannot answer; the chunks before are stored, and the
-                same stream may be sent again.
+            Unavailable: If a store does not answer. The previous chunks are stored, and the same
+                stream may be sent again.
         """
-        intake = Intake()
+        result = ImportResult()
         chunk: list[PoolImage] = []
-        place, size = 0, 0
+        first, size = 0, 0
         async for image in images:
             chunk.append(image)
             size += len(image.face.data) if isinstance(image.face, FaceImage) else 0
             if len(chunk) == _CHUNK_IMAGES or size >= _CHUNK_BYTES:
-                await self._take_chunk(chunk, place, intake)
-                place, chunk, size = place + len(chunk), [], 0
-        await self._take_chunk(chunk, place, intake)
-        return intake
+                await self._import_chunk(chunk, first, result)
+                first, chunk, size = first + len(chunk), [], 0
+        await self._import_chunk(chunk, first, result)
+        return result
 
-    async def _take_chunk(self, chunk: Sequence[PoolImage], first: int, intake: Intake) -> None:
-        outcomes = await asyncio.gather(*map(self._check, chunk))
-        checked: dict[str, _Checked] = {}
-        for place, (sent, outcome) in enumerate(zip(chunk, outcomes, strict=True), first):
+    async def _import_chunk(
+        self, images: Sequence[PoolImage], first: int, result: ImportResult
+    ) -> None:
+        outcomes = await asyncio.gather(*map(self._check, images))
+        chunk: dict[str, _ChunkImage] = {}
+        for position, (sent, outcome) in enumerate(zip(images, outcomes, strict=True), first):
             if isinstance(outcome, MagFaceError):
-                intake.refuse(place, str(outcome))
-            elif outcome.facts.sha256 in checked:
-                intake.known += 1
+                result.reject(position, str(outcome))
+            elif outcome.facts.sha256 in chunk:
+                result.known += 1
             else:
-                checked[outcome.facts.sha256] = _Checked(place, outcome, sent.identity)
-        if checked:
-            await self._store_patiently(checked, intake)
+                chunk[outcome.facts.sha256] = _ChunkImage(position, outcome, sent.identity)
+        if chunk:
+            await self._store_with_retries(chunk, result)
 
-    async def _store_patiently(self, checked: dict[str, _Checked], intake: Intake) -> None:
+    async def _store_with_retries(self, chunk: _Chunk, result: ImportResult) -> None:
         for _ in range(_ATTEMPTS):
             try:
-                await self._store(checked, intake)
+                await self._store(chunk, result)
                 return
-            except Conflict:  # one of them was stored meanwhile, or images were removed
+            except Conflict:  # another writer stored one of the images, or images were removed
                 continue
         raise Unavailable("other writers keep storing the same images; send them again")
 
@@ -146,35 +150,52 @@ class ImagePool:
         except MagFaceError as error:
             return error
 
-    async def _store(self, checked: dict[str, _Checked], intake: Intake) -> None:
-        hashes = [bytes.fromhex(sha256) for sha256 in checked]
+    async def _store(self, chunk: _Chunk, result: ImportResult) -> None:
         async with transaction(self._pool) as connection:
-            epoch = await begin_upload(connection, checked)
-            cursor = await connection.execute(queries.IMAGES, {"hashes": hashes})
-            here = {facts.sha256: facts for facts in map(facts_from_row, await cursor.fetchall())}
-        refusals: dict[str, str] = {}
-        for sha256, facts in here.items():
-            try:
-                check_alignment(checked[sha256].image.facts, facts, "image")
-            except MagFaceError as error:
-                refusals[sha256] = str(error)
-        new = [one.image for sha256, one in checked.items() if sha256 not in here]
+            epoch = await begin_upload(connection, chunk)
+            cursor = await connection.execute(
+                label_queries.IMAGES, {"hashes": [bytes.fromhex(sha256) for sha256 in chunk]}
+            )
+            stored = {facts.sha256: facts for facts in map(facts_from_row, await cursor.fetchall())}
+        mismatches = _mismatches(chunk, stored)
+        new = [one.image for sha256, one in chunk.items() if sha256 not in stored]
         await asyncio.gather(*map(self._vault.put, new))
-        named = {
+        identities = {
             bytes.fromhex(sha256): one.identity
-            for sha256, one in checked.items()
-            if one.identity and sha256 not in refusals
+            for sha256, one in chunk.items()
+            if one.identity and sha256 not in mismatches
         }
+        await self._add_rows(new, identities, epoch)
+        result.created += len(new)
+        result.known += len(stored) - len(mismatches)
+        for sha256, reason in mismatches.items():
+            result.reject(chunk[sha256].position, reason)
+
+    async def _add_rows(
+        self, new: Sequence[CheckedImage], identities: Mapping[bytes, str], epoch: int
+    ) -> None:
+        """Add the rows of new images, and the identities of new and stored ones.
+
+        Raises:
+            Conflict: If another writer stored one of the images, or images were removed.
+        """
         async with transaction(self._pool) as connection:
             await require_epoch(connection, epoch)
             columns = image_columns([image.facts for image in new])
-            cursor = await connection.execute(queries.INSERT_IMAGES, columns)
+            cursor = await connection.execute(label_queries.INSERT_IMAGES, columns)
             if len(await cursor.fetchall()) < len(new):
                 raise Conflict("an image was stored meanwhile")
-            subjects = {"hashes": list(named), "subjects": list(named.values())}
-            await connection.execute(NAME_SUBJECTS, subjects)
-            await derive.count(connection, Counter(), images=len(new))
-        intake.created += len(new)
-        intake.known += len(here) - len(refusals)
-        for sha256, why in refusals.items():
-            intake.refuse(checked[sha256].place, why)
+            subjects = {"hashes": list(identities), "subjects": list(identities.values())}
+            await connection.execute(queries.INSERT_SUBJECTS, subjects)
+            await consensus_view.update_counters(connection, Counter(), images=len(new))
+
+
+def _mismatches(chunk: _Chunk, stored: Mapping[str, ImageFacts]) -> dict[str, str]:
+    """Find images that are stored with another alignment: the reason by hex SHA-256."""
+    reasons: dict[str, str] = {}
+    for sha256, facts in stored.items():
+        try:
+            check_alignment(chunk[sha256].image.facts, facts, "image")
+        except MagFaceError as error:
+            reasons[sha256] = str(error)
+    return reasons

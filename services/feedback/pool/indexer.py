@@ -1,4 +1,4 @@
-"""Keeps the pool embedded by the model version that serves."""
+"""Pool indexer: embeds the pool with the serving model version."""
 
 import asyncio
 import logging
@@ -8,51 +8,52 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from services.feedback.images.vault import ImageFacts, ImageVault, facts_from_row
-from services.feedback.labels import queries
-from services.feedback.pool import index_versions as pool_versions
-from services.feedback.pool import queries as embedding_queries
+from services.feedback.labels import queries as label_queries
+from services.feedback.pool import index_versions, queries
 from services.feedback.pool.embedder_client import EmbedderClient
-from services.feedback.pool.index_versions import Lead, PoolVersion
+from services.feedback.pool.index_versions import IndexVersion
+from services.feedback.pool.leadership import LeaderConnection
 from shared.errors import CorruptData, InvalidInput, PreconditionFailed
 from shared.model.image.face import FaceImage
 from shared.model.manifest import ProbabilityCurve
-from shared.storage.postgres import Pool, transaction
+from shared.storage.postgres import Pool, fetch, transaction
 
 logger = logging.getLogger(__name__)
 
-# As many as one batch of the embedder, so that live calls wait for no more than that.
-_IMAGES_A_CALL: Final = 32
+# One batch of the embedder: a live call waits for no more than that.
+_IMAGES_PER_CALL: Final = 32
 _PAGE: Final = 256
-# Longer than a transaction that stores an image may take: its time is that of its beginning.
+# Longer than a transaction that adds an image can take: stored_at is the time of its start.
 _OVERLAP: Final = timedelta(seconds=60)
-_BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNUSABLE: Final = (InvalidInput, PreconditionFailed, CorruptData)
 
-CurveOf = Callable[[str], Awaitable[ProbabilityCurve | None]]
-Swapped = Callable[[PoolVersion], Awaitable[None]]
+GetCurve = Callable[[str], Awaitable[ProbabilityCurve | None]]
+OnComplete = Callable[[IndexVersion], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class _Walk:
-    """How far the images of a version were looked at."""
+class _ScanPosition:
+    """The last image that was looked at, in the order of stored_at."""
 
     version_id: int
-    after: datetime = _BEGINNING
-    after_hash: bytes = b""
+    stored_at: datetime = _START
+    sha256: bytes = b""
 
 
-class PoolFollower:
-    """Embeds what is not embedded by the serving version, a page of images at a time.
+class PoolIndexer:
+    """Embeds the images that have no embedding by the serving version, page by page.
 
-    A row is stored under the version that the embedder's answer names and only if that is
-    the one followed, so versions never mix. What is stored is found again after a crash.
+    An embedding is stored only if the embedder's answer names the version that is being indexed,
+    so that versions do not mix. After a crash the scan restarts and skips stored embeddings.
 
     Args:
         pool: Connections to a database with the schema `feedback`.
-        vault: Gives the bytes.
+        vault: Reads the images.
         embedder: Embeds them.
-        curves: Gives a version's probability curve.
-        swapped: Called when a version has become complete, while the one before is there.
+        get_curve: Gives the probability curve of a version.
+        on_complete: Called when a version has become complete, before the previous version is
+            dropped.
     """
 
     def __init__(
@@ -61,101 +62,99 @@ class PoolFollower:
         vault: ImageVault,
         embedder: EmbedderClient,
         *,
-        curves: CurveOf,
-        swapped: Swapped,
+        get_curve: GetCurve,
+        on_complete: OnComplete,
     ) -> None:
         self._pool = pool
         self._vault = vault
         self._embedder = embedder
-        self._curves = curves
-        self._swapped = swapped
-        self._walk = _Walk(0)
+        self._get_curve = get_curve
+        self._on_complete = on_complete
+        self._position = _ScanPosition(0)
 
-    async def step(self, lead: Lead) -> bool:
-        """Embed one page of images, and complete the version where it was the last.
+    async def step(self, leader: LeaderConnection) -> bool:
+        """Embed one page of images; after the last page complete the version.
 
         Returns:
-            Whether there may be more to do at once.
+            Whether to call again at once.
 
         Raises:
-            MagFaceError: If a store or the embedder cannot answer; call again later.
+            MagFaceError: If a store or the embedder does not answer; call again later.
         """
-        model = await self._embedder.model()
-        curve = await self._curves(model.model_version)
-        version = await pool_versions.find_or_add(self._pool, lead, model, curve)
-        if self._walk.version_id != version.version_id:
-            self._walk = _Walk(version.version_id)
+        version = await self._serving_version(leader)
+        if self._position.version_id != version.version_id:
+            self._position = _ScanPosition(version.version_id)
         page, missing = await self._next_page(version)
-        for first in range(0, len(missing), _IMAGES_A_CALL):
-            if not await self._embed(version, missing[first : first + _IMAGES_A_CALL]):
-                return True  # another version serves by now: see which
+        for first in range(0, len(missing), _IMAGES_PER_CALL):
+            if not await self._embed(version, missing[first : first + _IMAGES_PER_CALL]):
+                return True  # another version serves now
         if page:
-            self._walk.after, self._walk.after_hash = page[-1]
+            self._position.stored_at, self._position.sha256 = page[-1]
         if len(page) == _PAGE:
             return True
         if not version.complete:
-            await pool_versions.complete(self._pool, lead, version)
-            await self._swapped(version)
-            logger.info("the pool is embedded by %s", version.model_version)
-        await pool_versions.drop_others(self._pool, lead, version)
-        await self._look_again()
+            await index_versions.build_index(self._pool, leader, version)
+            await self._on_complete(version)
+            logger.info("the pool is indexed by %s", version.model_version)
+        await index_versions.drop_others(self._pool, leader, version)
+        await self._step_back()
         return False
 
+    async def _serving_version(self, leader: LeaderConnection) -> IndexVersion:
+        model = await self._embedder.model()
+        curve = await self._get_curve(model.model_version)
+        return await index_versions.get_or_create(self._pool, leader, model, curve)
+
     async def _next_page(
-        self, version: PoolVersion
+        self, version: IndexVersion
     ) -> tuple[list[tuple[datetime, bytes]], list[bytes]]:
-        """The keys of the next images, and the hashes of those to embed."""
+        """Give the next images as (stored_at, sha256), and the hashes of those to embed."""
         wanted = {
             "version_id": version.version_id,
             "model_version": version.model_version,
-            "after": self._walk.after,
-            "after_hash": self._walk.after_hash,
+            "after": self._position.stored_at,
+            "after_hash": self._position.sha256,
             "limit": _PAGE,
         }
-        async with transaction(self._pool) as connection:
-            cursor = await connection.execute(embedding_queries.WALK, wanted)
-            rows = await cursor.fetchall()
+        rows = await fetch(self._pool, queries.WALK, wanted)
         page = [(stored_at, sha256) for sha256, stored_at, _ in rows]
         return page, [sha256 for sha256, _, missing in rows if missing]
 
-    async def _look_again(self) -> None:
-        """Look at the latest images once more: a row may turn up after a later one."""
-        async with transaction(self._pool) as connection:
-            cursor = await connection.execute(embedding_queries.NOW)
-            row = await cursor.fetchone()
-        if row is not None and self._walk.after > (horizon := row[0] - _OVERLAP):
-            self._walk.after, self._walk.after_hash = horizon, b""
+    async def _step_back(self) -> None:
+        """Look at the latest images again: a row may be committed after a later one."""
+        ((now,),) = await fetch(self._pool, queries.NOW, {})
+        if self._position.stored_at > (horizon := now - _OVERLAP):
+            self._position.stored_at, self._position.sha256 = horizon, b""
 
-    async def _embed(self, version: PoolVersion, hashes: Sequence[bytes]) -> bool:
-        """Embed images; say whether the followed version did."""
-        async with transaction(self._pool) as connection:
-            cursor = await connection.execute(queries.IMAGES, {"hashes": list(hashes)})
-            facts = [facts_from_row(row) for row in await cursor.fetchall()]
-        faces = await asyncio.gather(*[self._face(version, one) for one in facts])
-        there = [(one, face) for one, face in zip(facts, faces, strict=True) if face is not None]
-        return not there or await self._store(version, there)
+    async def _embed(self, version: IndexVersion, hashes: Sequence[bytes]) -> bool:
+        """Embed images; returns False if another version embedded them."""
+        rows = await fetch(self._pool, label_queries.IMAGES, {"hashes": list(hashes)})
+        facts = [facts_from_row(row) for row in rows]
+        faces = await asyncio.gather(*[self._read_face(version, one) for one in facts])
+        usable = [(one, face) for one, face in zip(facts, faces, strict=True) if face is not None]
+        return not usable or await self._embed_faces(version, usable)
 
-    async def _face(self, version: PoolVersion, facts: ImageFacts) -> FaceImage | None:
+    async def _read_face(self, version: IndexVersion, facts: ImageFacts) -> FaceImage | None:
         try:
             data = await self._vault.get(facts.sha256)
         except CorruptData as error:
-            # Gone with an erasure, which then took the row along, or lost.
-            await self._refuse(version, facts.sha256, error)
+            # The object was lost, or an erasure removed it and is about to remove the row.
+            await self._mark_unembeddable(version, facts.sha256, error)
             return None
         return FaceImage(data, facts.alignment, facts.landmarks)
 
-    async def _store(
-        self, version: PoolVersion, faces: Sequence[tuple[ImageFacts, FaceImage]]
+    async def _embed_faces(
+        self, version: IndexVersion, faces: Sequence[tuple[ImageFacts, FaceImage]]
     ) -> bool:
         try:
             embedded = await self._embedder.embed([face for _, face in faces])
         except _UNUSABLE as error:
             if len(faces) == 1:
-                await self._refuse(version, faces[0][0].sha256, error)
+                await self._mark_unembeddable(version, faces[0][0].sha256, error)
                 return True
-            # One of them cannot be used, and must not keep the others out.
+            # Bisect, so that one unusable image does not keep out the others.
             half = len(faces) // 2
-            return await self._store(version, faces[:half]) and await self._store(
+            return await self._embed_faces(version, faces[:half]) and await self._embed_faces(
                 version, faces[half:]
             )
         if embedded.model_version != version.model_version:
@@ -167,15 +166,22 @@ class PoolFollower:
             "qualities": embedded.qualities.tolist(),
         }
         async with transaction(self._pool) as connection:
-            await connection.execute(embedding_queries.STORE, rows)
+            await connection.execute(queries.STORE, rows)
         return True
 
-    async def _refuse(self, version: PoolVersion, sha256: str, why: Exception) -> None:
-        logger.warning("image %s is left out of the pool: %s", sha256, why)
+    async def _mark_unembeddable(
+        self, version: IndexVersion, sha256: str, error: Exception
+    ) -> None:
+        logger.warning(
+            "image %s cannot be embedded by %s and is skipped: %s",
+            sha256,
+            version.model_version,
+            error,
+        )
         row = {
             "sha256": bytes.fromhex(sha256),
             "model_version": version.model_version,
-            "why": str(why),
+            "why": str(error),
         }
         async with transaction(self._pool) as connection:
-            await connection.execute(embedding_queries.REFUSE, row)
+            await connection.execute(queries.MARK_UNEMBEDDABLE, row)

@@ -1,8 +1,24 @@
-"""The SQL of the pool's embeddings; what names a version's partition is made for its number."""
+"""SQL of the pool and its embeddings; a test EXPLAINs each query.
+
+A query on the partition of an index version is a function of the version's id.
+"""
 
 from typing import Final
 
 from psycopg import sql
+
+TRY_LEADER_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('feedback pool', 0))"
+
+# The lock on the images makes this wait for an erasure, after which their rows are missing.
+INSERT_SUBJECTS: Final = """
+INSERT INTO feedback.image_subjects (sha256, subject)
+SELECT sha256, subject FROM (
+    SELECT sha256 FROM feedback.images WHERE sha256 = ANY(%(hashes)s::bytea[])
+    ORDER BY sha256 FOR KEY SHARE
+) AS stored JOIN unnest(%(hashes)s::bytea[], %(subjects)s::text[]) AS sent (sha256, subject)
+     USING (sha256)
+ON CONFLICT (sha256) DO NOTHING
+"""
 
 VERSION: Final = """
 SELECT version_id, model_version, dimensions, threshold, slope, intercept,
@@ -34,12 +50,12 @@ FORGET_VERSION: Final = """
 DELETE FROM feedback.pool_versions WHERE version_id = %(version_id)s
 """
 
-# The next images in the order in which they came, and whether each is still to be embedded.
+# The next images in the order of stored_at, and whether each is still to be embedded.
 WALK: Final = """
 SELECT sha256, stored_at, NOT EXISTS (
     SELECT FROM feedback.embeddings
     WHERE embeddings.version_id = %(version_id)s AND embeddings.sha256 = page.sha256
-    OFFSET 0  -- looked up for each image, where a hash would be made of all of them
+    OFFSET 0  -- an index lookup for each image, not a hash of the whole table
 ) AND NOT EXISTS (
     SELECT FROM feedback.unembeddable
     WHERE unembeddable.sha256 = page.sha256 AND model_version = %(model_version)s
@@ -54,19 +70,19 @@ FROM (
 
 NOW: Final = "SELECT now()"
 
-# An image that was erased meanwhile gets no row: its lock tells.
+# An erased image gets no row: the lock on the images waits for the erasure.
 STORE: Final = """
 INSERT INTO feedback.embeddings (version_id, sha256, embedding, quality)
 SELECT %(version_id)s, sha256, embedding::vector, quality
 FROM (
     SELECT sha256 FROM feedback.images WHERE sha256 = ANY(%(hashes)s::bytea[])
     ORDER BY sha256 FOR KEY SHARE
-) AS here JOIN unnest(%(hashes)s::bytea[], %(embeddings)s::text[], %(qualities)s::real[])
+) AS stored JOIN unnest(%(hashes)s::bytea[], %(embeddings)s::text[], %(qualities)s::real[])
      AS sent (sha256, embedding, quality) USING (sha256)
 ON CONFLICT DO NOTHING
 """
 
-REFUSE: Final = """
+MARK_UNEMBEDDABLE: Final = """
 INSERT INTO feedback.unembeddable (sha256, model_version, why)
 SELECT sha256, %(model_version)s, %(why)s FROM feedback.images
 WHERE sha256 = %(sha256)s FOR KEY SHARE
@@ -96,10 +112,10 @@ def drop_index(version_id: int) -> sql.Composed:
 
 
 def add_index(version_id: int, dimensions: int) -> sql.Composed:
-    """Index a whole version at once.
+    """Build an HNSW index over all embeddings of a version.
 
-    HNSW and not IVFFlat: it needs no sample to be trained on, and images that come later go
-    into the same graph, where lists drawn up for an earlier pool would fit worse and worse.
+    HNSW, not IVFFlat: it needs no training sample, and images that are added later join the same
+    graph, whereas the lists of IVFFlat fit worse as the pool grows.
     """
     return sql.SQL(
         "CREATE INDEX CONCURRENTLY {} ON {} USING hnsw ((embedding::vector({})) vector_ip_ops)"
@@ -111,7 +127,7 @@ def add_index(version_id: int, dimensions: int) -> sql.Composed:
 
 
 def neighbours(version_id: int, dimensions: int) -> sql.Composed:
-    """The nearest of each anchor, itself left out: anchor, neighbour, similarity."""
+    """Nearest neighbours of each anchor, without itself: anchor, neighbour, similarity."""
     return sql.SQL(
         "SELECT anchor.sha256, near.sha256, near.similarity FROM {table} AS anchor"
         " CROSS JOIN LATERAL ("
@@ -125,7 +141,7 @@ def neighbours(version_id: int, dimensions: int) -> sql.Composed:
 
 
 def similarities(version_id: int) -> sql.Composed:
-    """How similar pairs are, of those whose images are both embedded."""
+    """Similarity of pairs whose images are both embedded: a, b, similarity."""
     return sql.SQL(
         "SELECT a, b, -(one.embedding <#> other.embedding)"
         " FROM unnest(%(a)s::bytea[], %(b)s::bytea[]) AS pair (a, b)"
@@ -140,7 +156,7 @@ def qualities(version_id: int) -> sql.Composed:
 
 
 def random_embedded(version_id: int) -> sql.Composed:
-    """Images drawn by random points among their hashes, which are spread evenly."""
+    """Embedded images at random points of the hash space, over which hashes are uniform."""
     return sql.SQL(
         "SELECT DISTINCT drawn.sha256 FROM unnest(%(points)s::bytea[]) AS point"
         " CROSS JOIN LATERAL (SELECT sha256 FROM {} WHERE sha256 >= point"

@@ -1,27 +1,26 @@
-"""Guesses which images show the same person."""
+"""Identity clusters: a guess at which images show the same person."""
 
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+from services.feedback.selection.arrays import FloatArray, IndexArray
 
-# A chain of lookalikes must not make one person of half the pool.
-_LARGEST: Final = 50
+# Keeps a chain of lookalikes from joining half of the pool.
+_LARGEST_CLUSTER: Final = 50
 
 
 def cluster(
-    images: int, links: Rows, similarity: NDArray[np.float64], persons: Rows | None = None
-) -> Rows:
-    """Number the guessed persons of N images: int64 [N].
+    images: int, links: IndexArray, similarity: FloatArray, persons: IndexArray | None = None
+) -> IndexArray:
+    """Assign a cluster number to each of N images, by single linkage: int64 [N].
 
     Args:
         images: N.
-        links: int64 [L, 2], images that are surely of one person.
+        links: int64 [L, 2], pairs of images that very probably show one person.
         similarity: float [L]; the most similar are joined first.
-        persons: int64 [N], who is known to be on an image, -1 where nobody; two known
-            persons are never joined.
+        persons: int64 [N], the person on each image if known, else -1. Two known persons are
+            never joined.
     """
     parent = list(range(images))
     size = [1] * images
@@ -42,9 +41,9 @@ def cluster(
     for image, person in enumerate(known):
         if person >= 0 and (first := first_of.setdefault(person, image)) != image:
             join(root(first), root(image))
-    for place in np.argsort(-similarity).tolist():
-        one, other = (root(image) for image in links[place].tolist())
-        strangers = known[one] >= 0 and known[other] >= 0 and known[one] != known[other]
-        if one != other and not strangers and size[one] + size[other] <= _LARGEST:
+    for link in np.argsort(-similarity).tolist():
+        one, other = (root(image) for image in links[link].tolist())
+        two_persons = known[one] >= 0 and known[other] >= 0 and known[one] != known[other]
+        if one != other and not two_persons and size[one] + size[other] <= _LARGEST_CLUSTER:
             join(one, other)
     return np.array([root(image) for image in range(images)], np.int64)

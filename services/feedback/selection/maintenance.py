@@ -1,84 +1,77 @@
-"""Tends the pool in the background: embeds it, and keeps pairs prepared."""
+"""Pool maintenance: the background job that indexes the pool and refills the candidate queue."""
 
 import asyncio
-import logging
+from typing import Final, NoReturn
 
-from services.feedback.pool.index_versions import Lead, leading
-from services.feedback.pool.indexer import PoolFollower
-from services.feedback.selection.candidate_queue import Preparer
+from services.feedback.pool.indexer import PoolIndexer
+from services.feedback.pool.leadership import LeaderConnection, PoolLeadership
+from services.feedback.selection.candidate_queue import CandidateQueue
 from shared.errors import MagFaceError
-from shared.settings import DatabaseSettings
+from shared.runtime import repeat
 
-logger = logging.getLogger(__name__)
+_WOKEN_PAUSE_S: Final = 0.2
 
 
-class Tender:
-    """Does what one process at a time does for the pool; the others stand by.
+class PoolMaintenance:
+    """Maintains the pool in one process at a time; the other processes stand by.
 
     Args:
-        settings: Where the database is.
-        follower: Embeds the pool; None where there is no embedder.
-        preparer: Prepares pairs.
-        wake: Set when pairs have run short.
-        poll_s: How often to look, in seconds.
+        leadership: Which process it is.
+        indexer: Embeds the pool; None without an embedder.
+        queue: The candidate queue.
+        wake: Set when annotators asked for more pairs than there were.
+        poll_s: How often to look for work, in seconds.
     """
 
     def __init__(
         self,
-        settings: DatabaseSettings,
-        follower: PoolFollower | None,
-        preparer: Preparer,
+        leadership: PoolLeadership,
+        indexer: PoolIndexer | None,
+        queue: CandidateQueue,
         *,
         wake: asyncio.Event,
         poll_s: float,
     ) -> None:
-        self._settings = settings
-        self._follower = follower
-        self._preparer = preparer
+        self._leadership = leadership
+        self._indexer = indexer
+        self._queue = queue
         self._wake = wake
         self._poll_s = poll_s
-        self._said = ""
+        self._busy = True
 
-    async def run(self) -> None:
-        """Tend the pool until cancelled, whatever goes away meanwhile."""
-        while True:
-            try:
-                async with leading(self._settings) as lead:
-                    while lead is not None:
-                        await self._tend(lead)
-            except MagFaceError as error:
-                self._say(str(error))
-            except Exception:
-                logger.exception("tending the pool failed; it is tried again")
-            await self._pause()
-
-    async def _tend(self, lead: Lead) -> None:
-        await lead.confirm()
-        busy = await self._follow(lead)
-        await self._preparer.round()
-        if not busy:
-            await self._pause()
-
-    async def _follow(self, lead: Lead) -> bool:
-        """Embed a page; without an embedder pairs are prepared all the same."""
-        if self._follower is None:
-            return False
+    async def run(self) -> NoReturn:
+        """Maintain the pool until cancelled."""
         try:
-            return await self._follower.step(lead)
-        except MagFaceError as error:
-            self._say(f"the pool is not embedded further now: {error}")
-            return False
+            await repeat("maintenance of the pool", self._step, every_s=0)
+        finally:
+            await self._leadership.release()
+
+    async def _step(self) -> None:
+        if not self._busy:
+            await self._pause()
+        self._busy = False
+        leader = await self._leadership.acquire()
+        if leader is not None:
+            self._busy = await self._maintain(leader)
+
+    async def _maintain(self, leader: LeaderConnection) -> bool:
+        """Index one page and refill the queue; says whether more can be indexed at once."""
+        more = False
+        try:
+            if self._indexer is not None:
+                more = await self._indexer.step(leader)
+        except MagFaceError:
+            # Pairs can be selected without the embedder.
+            await self._queue.refill()
+            raise
+        await self._queue.refill()
+        return more
 
     async def _pause(self) -> None:
         try:
             await asyncio.wait_for(self._wake.wait(), self._poll_s)
-            # Whoever ran short asks again soon: neither at once nor all the time.
-            await asyncio.sleep(min(self._poll_s, 0.2))
+            # Annotators who got too few pairs ask again and again: bound the rate.
+            await asyncio.sleep(min(self._poll_s, _WOKEN_PAUSE_S))
         except TimeoutError:
             pass
         self._wake.clear()
-
-    def _say(self, what: str) -> None:
-        if what != self._said:
-            logger.warning("%s", what)
-            self._said = what

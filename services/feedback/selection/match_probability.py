@@ -1,11 +1,11 @@
-"""How likely two images of a pool show the same person, by how far their similarity stands out.
+"""Match probability: how likely two images of the pool show the same person.
 
-A version's own curve answers for pairs drawn at random. Among nearest neighbours, the best of
-thousands, nearly everything lies above its threshold: of 600 pairs around it 8 were genuine, fewer
-than at random (`make bench-selection`). What tells there is the similarity less the mean of what
-both images reach with their own neighbours, which is the measure of Conneau et al. 2018, "Word
-translation without parallel data", section 2.3. The labels at hand turn it into a probability, and
-say how much the version's curve adds.
+A version's own curve holds for pairs drawn at random. Between nearest neighbours, the best of
+thousands, nearly all similarities are above its threshold: of 600 pairs around it 8 were genuine,
+fewer than at random (`make bench-selection`). What separates them is the similarity less the mean
+similarity of both images to their own neighbours. That is half of the cross-domain similarity
+local scaling (CSLS) of Conneau et al. 2018, "Word translation without parallel data", section
+2.3. Labels fit its relation to the probability, and the weight of the version's curve.
 """
 
 from dataclasses import dataclass
@@ -14,83 +14,95 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.feedback.pool.calibration import Calibration, Values
+from services.feedback.pool.calibration import Calibration
+from services.feedback.selection.arrays import FloatArray
 
-# Offset, standing out by one standard deviation, the curve's log odds: what fits rendered and
-# real people alike, and how far labels may move it.
-_AT_FIRST: Final = np.array([-3.5, 1.5, 0.0])
-_MOVES: Final = np.array([3.0, 1.0, 0.5])
-_ROUNDS: Final = 30
-_FLATTEST: Final = 1e-6
-_SETTLED: Final = 1e-6
+# Prior of the weights of offset, CSLS in standard deviations, and log odds by the curve: mean
+# and standard deviation. The mean fits rendered and real people.
+_PRIOR_MEAN: Final = np.array([-3.5, 1.5, 0.0])
+_PRIOR_SPREAD: Final = np.array([3.0, 1.0, 0.5])
+_MOST_STEPS: Final = 30
+_SMALLEST_SPREAD: Final = 1e-6
+_CONVERGED: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Belief:
-    """A logistic function of how far links stand out and of the version's curve.
+class MatchProbability:
+    """A logistic model of the CSLS of links and of the version's curve.
 
     Attributes:
-        centre: Mean of how far the pool's links stand out.
-        spread: Its standard deviation.
-        weights: float [3]: offset, of standing out, of the curve's log odds.
+        calibration: Of the version.
+        centre: Mean CSLS of the pool's links.
+        spread: Standard deviation of the CSLS of the pool's links.
+        weights: float [3]: of offset, CSLS, and log odds by the curve.
     """
 
     calibration: Calibration
     centre: float
     spread: float
-    weights: Values
+    weights: FloatArray
 
-    def probability(self, similarity: Values, standout: Values) -> Values:
-        """How likely links are genuine: float [L] from two of [L]."""
-        return _logistic(self._features(similarity, standout) @ self.weights)
+    def probability(self, similarity: FloatArray, csls: FloatArray) -> FloatArray:
+        """Probability of L links to be genuine: float [L].
 
-    def learn(self, similarity: Values, standout: Values, same: NDArray[np.bool_]) -> "Belief":
-        """Fit the weights to labelled pairs, starting from what held before any label.
+        Args:
+            similarity: float [L].
+            csls: float [L].
+        """
+        return _logistic(self._features(similarity, csls) @ self.weights)
+
+    def fit(
+        self, similarity: FloatArray, csls: FloatArray, same: NDArray[np.bool_]
+    ) -> "MatchProbability":
+        """Fit the weights to labelled pairs, by maximum a posteriori with Newton's method.
 
         Args:
             similarity: float [P].
-            standout: float [P].
-            same: bool [P], what people say.
+            csls: float [P].
+            same: bool [P], the labels.
         """
-        features = self._features(similarity, standout)
+        features = self._features(similarity, csls)
         signs = np.where(same, 1.0, -1.0)
 
-        def loss(weights: Values) -> float:
+        def loss(weights: FloatArray) -> float:
             misfit = np.logaddexp(0, -signs * (features @ weights)).sum()
-            return float(misfit + ((weights - _AT_FIRST) ** 2 / _MOVES**2).sum() / 2)
+            return float(misfit + ((weights - _PRIOR_MEAN) ** 2 / _PRIOR_SPREAD**2).sum() / 2)
 
-        weights = _AT_FIRST
-        for _ in range(_ROUNDS):
+        weights = _PRIOR_MEAN
+        for _ in range(_MOST_STEPS):
             probability = _logistic(features @ weights)
-            slope = features.T @ (same - probability) - (weights - _AT_FIRST) / _MOVES**2
-            bend = (features.T * (probability * (1 - probability))) @ features
-            step = np.linalg.solve(bend + np.diag(1 / _MOVES**2), slope)
-            # A whole step of Newton's method may overshoot and never come back.
-            while loss(weights + step) > loss(weights) and np.abs(step).max() > _SETTLED:
+            gradient = (
+                features.T @ (same - probability) - (weights - _PRIOR_MEAN) / _PRIOR_SPREAD**2
+            )
+            curvature = (features.T * (probability * (1 - probability))) @ features
+            step = np.linalg.solve(curvature + np.diag(1 / _PRIOR_SPREAD**2), gradient)
+            # A full step may overshoot and diverge.
+            while loss(weights + step) > loss(weights) and np.abs(step).max() > _CONVERGED:
                 step = step / 2
-            if np.abs(step).max() <= _SETTLED:
+            if np.abs(step).max() <= _CONVERGED:
                 break
             weights = weights + step
-        return Belief(self.calibration, self.centre, self.spread, weights)
+        return MatchProbability(self.calibration, self.centre, self.spread, weights)
 
-    def _features(self, similarity: Values, standout: Values) -> Values:
-        apart = (standout - self.centre) / self.spread
-        return np.column_stack((np.ones(len(apart)), apart, self.calibration.log_odds(similarity)))
+    def _features(self, similarity: FloatArray, csls: FloatArray) -> FloatArray:
+        scaled = (csls - self.centre) / self.spread
+        log_odds = self.calibration.log_odds(similarity)
+        return np.column_stack((np.ones(len(scaled)), scaled, log_odds))
 
 
-def first_belief(calibration: Calibration, standout: Values) -> Belief:
-    """Believe what held for other pools, before any label of this one.
+def prior_match_probability(calibration: Calibration, csls: FloatArray) -> MatchProbability:
+    """Make the model without labels, by the prior that other pools gave.
 
     Args:
         calibration: Of the version.
-        standout: float [L], of the links of the pool, or of a sample of them.
+        csls: float [L], of the links of the pool, or of a sample of them.
     """
-    if len(standout) == 0:
-        return Belief(calibration, 0.0, 1.0, _AT_FIRST)
-    spread = max(float(standout.std()), _FLATTEST)
-    return Belief(calibration, float(standout.mean()), spread, _AT_FIRST)
+    if len(csls) == 0:
+        return MatchProbability(calibration, 0.0, 1.0, _PRIOR_MEAN)
+    spread = max(float(csls.std()), _SMALLEST_SPREAD)
+    return MatchProbability(calibration, float(csls.mean()), spread, _PRIOR_MEAN)
 
 
-def _logistic(odds: Values) -> Values:
-    # The form of it that cannot overflow.
-    return np.asarray((1 + np.tanh(odds / 2)) / 2)
+def _logistic(log_odds: FloatArray) -> FloatArray:
+    # This form cannot overflow.
+    return np.asarray((1 + np.tanh(log_odds / 2)) / 2)

@@ -1,4 +1,4 @@
-"""Hands pairs to people: each held for one annotator until its lease ends."""
+"""Pair leases: holds a pair for one annotator until its lease ends."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ from shared.storage.postgres import BoundedConnection, Pool, transaction
 _LARGEST_COUNT: Final = 100
 _DEFAULT_COUNT: Final = 10
 _SETTLED_AT_ONCE: Final = 500
-_KEPT_RESULTS: Final = IdempotencyStore("feedback")
+_RESULTS: Final = IdempotencyStore("feedback")
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
-    """How pairs are shared out.
+class LeasePolicy:
+    """How pairs are leased.
 
     Attributes:
         lease_s: How long a pair is held for one annotator, in seconds.
-        random_share: Share of pairs drawn at random whatever the strategy, 0..1.
-        gold_share: Share of pairs whose truth is known, 0..1.
-        follows_embedder: Whether the pool is embedded at all.
+        random_share: Share of random pairs whatever the strategy, 0..1.
+        gold_share: Share of gold pairs, whose truth is known, 0..1.
+        has_embedder: Whether an embedder is configured, for the note.
     """
 
     lease_s: float
     random_share: float
     gold_share: float
-    follows_embedder: bool
+    has_embedder: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,91 +48,100 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
-    """What an annotator gets; the note says why it is not all as asked for."""
+class LeasedPairs:
+    """The leases of one request.
+
+    Attributes:
+        note: Why they differ from what was requested; empty if they do not.
+    """
 
     leases: tuple[Lease, ...]
     note: str
 
 
-class LeaseOffice:
-    """Leases prepared candidates.
+class PairLeaser:
+    """Leases pairs of the candidate queue.
 
     Args:
         pool: Connections to a database with the schema `feedback`.
-        sharing: How pairs are shared out.
-        run_short: Called when there were fewer pairs than asked for.
-        rng: Draws the random and the gold share.
+        policy: How pairs are leased.
+        on_shortage: Called when there were fewer pairs than requested.
+        rng: Draws the strategies of the pairs.
     """
 
     def __init__(
         self,
         pool: Pool,
-        sharing: Sharing,
-        run_short: Callable[[], None],
+        policy: LeasePolicy,
+        on_shortage: Callable[[], None],
         rng: np.random.Generator | None = None,
     ) -> None:
         self._pool = pool
-        self._sharing = sharing
-        self._run_short = run_short
+        self._policy = policy
+        self._on_shortage = on_shortage
         self._rng = rng or np.random.default_rng()
 
     async def next_pairs(
         self, annotator: str, count: int, strategy: Strategy | None, key: str | None = None
-    ) -> Handed:
-        """Lease pairs to an annotator, never one that they hold or have labelled.
+    ) -> LeasedPairs:
+        """Lease pairs to an annotator, none that they hold or have labelled.
 
         Args:
             annotator: Who will label them.
             count: 1..100; 10 if 0.
-            strategy: How to choose; None takes the mix.
-            key: Idempotency key, 1..128 characters; when it was used before, the leases made
-                then are given again.
+            strategy: How to select them; the mix if None.
+            key: Idempotency key, 1..128 characters. A key that was used before gives the same
+                leases again.
 
         Raises:
-            InvalidInput: If the count is out of its range.
+            InvalidInput: If the count is out of range.
             AlreadyExists: If the key was used with another count or strategy.
             PreconditionFailed: If fewer than two images are stored.
-            Unavailable: If the database cannot answer.
-            Conflict: If a concurrent change came first; ask again.
+            Unavailable: If the database does not answer.
+            Conflict: If a concurrent change won; call again.
         """
         if not 0 <= count <= _LARGEST_COUNT:
-            raise InvalidInput("count", f"is {count}; 1..{_LARGEST_COUNT} are possible")
+            raise InvalidInput("count", f"is {count}; it must be in 1..{_LARGEST_COUNT}")
         wanted = count or _DEFAULT_COUNT
         once = IdempotencyKey.of(annotator, key, "next pairs", count=wanted, strategy=strategy)
         async with transaction(self._pool) as connection:
-            if kept := await _KEPT_RESULTS.take(connection, once):
-                return await _handed_before(connection, kept)
-            # Pairs whose leases have ended without an answer come back first.
-            await connection.execute(queries.SETTLE, {"limit": _SETTLED_AT_ONCE})
-            leases = await self._lease(connection, annotator, self._plan(wanted, strategy))
-            if strategy is not None and (missing := wanted - len(leases)):
-                leases += await self._lease(connection, annotator, [(strategy, missing)])
-            short = wanted - len(leases)
-            for kind in (*MIX, Strategy.RANDOM):
-                if missing := wanted - len(leases):
-                    leases += await self._lease(connection, annotator, [(kind, missing)])
-            missing = wanted - len(leases)
-            otherwise = 0 if strategy is None else short - missing
-            note = await self._note(connection, strategy, otherwise, missing)
-            # Their order must not tell which ones are known.
-            order = self._rng.permutation(len(leases))
-            handed = Handed(tuple(leases[place] for place in order), note)
-            result = {"lease_ids": [lease.lease_id for lease in handed.leases], "note": note}
-            await _KEPT_RESULTS.keep(connection, once, result)
-        if missing:
-            self._run_short()
-        return handed
+            if kept := await _RESULTS.claim(connection, once):
+                return await _leased_before(connection, kept)
+            leased = await self._lease_new(connection, annotator, wanted, strategy)
+            result = {"lease_ids": [lease.lease_id for lease in leased.leases], "note": leased.note}
+            await _RESULTS.save(connection, once, result)
+        if len(leased.leases) < wanted:
+            self._on_shortage()
+        return leased
+
+    async def _lease_new(
+        self, connection: BoundedConnection, annotator: str, wanted: int, strategy: Strategy | None
+    ) -> LeasedPairs:
+        # Pairs whose leases have expired without an answer become available first.
+        await connection.execute(queries.SETTLE, {"limit": _SETTLED_AT_ONCE})
+        leases = await self._lease(connection, annotator, self._plan(wanted, strategy))
+        if strategy is not None and (missing := wanted - len(leases)):
+            leases += await self._lease(connection, annotator, [(strategy, missing)])
+        before_fallback = len(leases)
+        for fallback in (*MIX, Strategy.RANDOM):
+            if missing := wanted - len(leases):
+                leases += await self._lease(connection, annotator, [(fallback, missing)])
+        replaced = 0 if strategy is None else len(leases) - before_fallback
+        note = await self._note(connection, strategy, replaced, wanted - len(leases))
+        # A random order, so that gold pairs cannot be told by their position.
+        order = self._rng.permutation(len(leases))
+        return LeasedPairs(tuple(leases[position] for position in order), note)
 
     def _plan(self, wanted: int, strategy: Strategy | None) -> list[tuple[Strategy, int]]:
-        gold = int(self._rng.binomial(wanted, self._sharing.gold_share))
-        drawn = int(self._rng.binomial(wanted - gold, self._sharing.random_share))
-        rest = wanted - gold - drawn
+        """Draw how many pairs to lease of each strategy."""
+        gold = int(self._rng.binomial(wanted, self._policy.gold_share))
+        random = int(self._rng.binomial(wanted - gold, self._policy.random_share))
+        rest = wanted - gold - random
         shares = MIX if strategy is None else {strategy: 1.0}
         parts = self._rng.multinomial(rest, list(shares.values())).tolist()
-        plan = [(Strategy.GOLD, gold), (Strategy.RANDOM, drawn), *zip(shares, parts, strict=True)]
+        plan = [(Strategy.GOLD, gold), (Strategy.RANDOM, random), *zip(shares, parts, strict=True)]
         order = self._rng.permutation(len(plan))
-        return [plan[place] for place in order if plan[place][1] > 0]
+        return [plan[position] for position in order if plan[position][1] > 0]
 
     async def _lease(
         self,
@@ -144,47 +153,60 @@ class LeaseOffice:
             queries.LEASE,
             {
                 "annotator": annotator,
-                "strategies": [kind.value for kind, _ in plan],
+                "strategies": [strategy.value for strategy, _ in plan],
                 "counts": [count for _, count in plan],
-                "lease_s": self._sharing.lease_s,
+                "lease_s": self._policy.lease_s,
             },
         )
-        return await _leases(cursor)
+        return await _read_leases(cursor)
 
     async def _note(
         self,
         connection: BoundedConnection,
         strategy: Strategy | None,
-        otherwise: int,
+        replaced: int,
         missing: int,
     ) -> str:
-        cursor = await connection.execute(queries.SITUATION)
+        """Describe how the leases differ from what was requested.
+
+        Args:
+            connection: In the transaction.
+            strategy: What was requested.
+            replaced: Pairs that another strategy had to provide.
+            missing: Pairs that no strategy could provide.
+
+        Raises:
+            PreconditionFailed: If fewer than two images are stored.
+        """
+        cursor = await connection.execute(queries.POOL_SIZE)
         row = await cursor.fetchone()
-        images, embedded = row if row else (0, False)
+        images, indexed = row if row else (0, False)
         if images < 2:
             raise PreconditionFailed(
-                f"{images} images are stored, and a pair needs two: import images first"
+                f"{images} images are stored and a pair needs two: import images first"
             )
         notes = []
-        if not embedded and strategy is not Strategy.RANDOM:
-            why = (
+        if not indexed and strategy is not Strategy.RANDOM:
+            reason = (
                 "the pool is not embedded yet"
-                if self._sharing.follows_embedder
-                else "the pool is not embedded, since MAGFACE_EMBEDDER_ADDRESS is not set"
+                if self._policy.has_embedder
+                else "the pool is not embedded because MAGFACE_EMBEDDER_ADDRESS is not set"
             )
-            notes.append(f"{why}: only pairs drawn at random or divided among people are chosen")
-        if otherwise:
-            notes.append(f"{otherwise} are chosen otherwise, for want of such pairs")
+            notes.append(f"{reason}: pairs are random, or ones on which annotators are divided")
+        if replaced:
+            notes.append(f"{replaced} pairs were selected otherwise, for lack of such pairs")
         if missing:
-            notes.append(f"{missing} fewer than asked for: more are prepared in a moment")
+            notes.append(f"{missing} fewer than requested: more are being prepared, ask again")
         return "; ".join(notes)
 
 
-async def _handed_before(connection: BoundedConnection, kept: Mapping[str, Any]) -> Handed:
+async def _leased_before(connection: BoundedConnection, kept: Mapping[str, Any]) -> LeasedPairs:
     wanted = {"lease_ids": kept["lease_ids"]}
     cursor = await connection.execute(queries.LEASES_AGAIN, wanted)
-    return Handed(tuple(await _leases(cursor)), kept["note"])
+    return LeasedPairs(tuple(await _read_leases(cursor)), kept["note"])
 
 
-async def _leases(cursor: AsyncCursor) -> list[Lease]:
-    return [Lease(number, a.hex(), b.hex(), until) async for number, a, b, until in cursor]
+async def _read_leases(cursor: AsyncCursor) -> list[Lease]:
+    return [
+        Lease(lease_id, a.hex(), b.hex(), expires_at) async for lease_id, a, b, expires_at in cursor
+    ]

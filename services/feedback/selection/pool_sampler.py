@@ -1,4 +1,4 @@
-"""Looks at a sample of the embedded pool through pgvector."""
+"""Pool sampler: reads a part of the embedded pool with its nearest neighbours from pgvector."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -7,46 +7,50 @@ from typing import Final
 
 import numpy as np
 
-from services.feedback.pool import queries as embedding_queries
-from services.feedback.pool.index_versions import PoolVersion
+from services.feedback.pool import queries as pool_queries
+from services.feedback.pool.index_versions import IndexVersion
 from services.feedback.selection import queries
-from services.feedback.selection.match_probability import Belief, first_belief
-from services.feedback.selection.strategies import Pair, PoolView, Rows, Values
+from services.feedback.selection.arrays import FloatArray, IndexArray
+from services.feedback.selection.match_probability import (
+    MatchProbability,
+    prior_match_probability,
+)
+from services.feedback.selection.strategies import Pair, PoolView
 from shared.storage.postgres import Pool, fetch
 
 _NEIGHBOURS: Final = 20
 _ANCHORS: Final = 100
 _LABELLED: Final = 250
-# Keeps one query far below the time that a statement may take.
-_LOOKED_UP_AT_ONCE: Final = 50
+# Keeps a query far below the statement timeout.
+_ANCHORS_PER_QUERY: Final = 50
 _POINT_BYTES: Final = 32
 
-# The nearest neighbours of images by hash, with their similarities.
-Near = dict[bytes, list[tuple[bytes, float]]]
+# The nearest neighbours of images with their similarities, by hash.
+Neighbours = dict[bytes, list[tuple[bytes, float]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """A part of the pool, with the belief that the labels so far give.
+class PoolSample:
+    """A part of the pool, with the match probability fitted to the labels so far.
 
     Attributes:
-        hashes: Of the N images of the view.
-        known: Pairs of the view that are labelled or wait to be.
+        hashes: SHA-256 of the N images of the view.
+        known: Pairs of the view that are labelled or in the candidate queue.
     """
 
     hashes: list[bytes]
     view: PoolView
-    belief: Belief
+    model: MatchProbability
     known: set[Pair]
 
 
 def random_points(rng: np.random.Generator, count: int) -> list[bytes]:
-    """Draw points among all SHA-256 hashes."""
+    """Draw points of the hash space, 32 bytes each."""
     return [rng.bytes(_POINT_BYTES) for _ in range(count)]
 
 
-class Miner:
-    """Draws samples of the pool: random images, their neighbours, and theirs.
+class PoolSampler:
+    """Samples random images, their neighbours, and the neighbours of these.
 
     Args:
         pool: Connections to a database with the schema `feedback`.
@@ -57,110 +61,119 @@ class Miner:
         self._fetch = partial(fetch, pool)
         self._rng = rng
 
-    async def sample(self, version: PoolVersion, other: PoolVersion | None = None) -> Sample:
-        """Look at some of the pool.
+    async def sample(self, version: IndexVersion, other: IndexVersion | None = None) -> PoolSample:
+        """Sample the pool.
 
         Args:
-            version: By whose embeddings.
-            other: Another version to say how likely the links are genuine.
+            version: Whose embeddings are used.
+            other: Another version, for the probability of the links by it.
+
+        Raises:
+            Unavailable: If the database does not answer.
         """
-        drawn = await self._fetch(
-            embedding_queries.random_embedded(version.version_id),
+        anchors = await self._fetch(
+            pool_queries.random_embedded(version.version_id),
             {"points": random_points(self._rng, _ANCHORS)},
         )
-        near = await self._near(version, [sha256 for (sha256,) in drawn])
+        near = await self._neighbours(version, [sha256 for (sha256,) in anchors])
         around = {neighbour for own in near.values() for neighbour, _ in own} - set(near)
-        near |= await self._near(version, around)
+        near |= await self._neighbours(version, around)
         hashes = sorted(near)
         view = await self._view(version, hashes, near)
-        belief = await self._belief(version, view.standout(), near)
+        model = await self._fitted(version, view.csls(), near)
         if other is not None:
-            view = replace(view, other=await self._by_other(other, hashes, view.links))
-        return Sample(hashes, view, belief, await self._known(hashes))
+            probability = await self._probability_by(other, hashes, view.links)
+            view = replace(view, other_probability=probability)
+        return PoolSample(hashes, view, model, await self._known(hashes))
 
-    async def _near(self, version: PoolVersion, hashes: Collection[bytes]) -> Near:
-        query = embedding_queries.neighbours(version.version_id, version.dimensions)
-        near: Near = {sha256: [] for sha256 in hashes}
+    async def _neighbours(self, version: IndexVersion, hashes: Collection[bytes]) -> Neighbours:
+        query = pool_queries.neighbours(version.version_id, version.dimensions)
+        near: Neighbours = {sha256: [] for sha256 in hashes}
         ordered = sorted(near)
-        for first in range(0, len(ordered), _LOOKED_UP_AT_ONCE):
-            anchors = ordered[first : first + _LOOKED_UP_AT_ONCE]
+        for first in range(0, len(ordered), _ANCHORS_PER_QUERY):
+            anchors = ordered[first : first + _ANCHORS_PER_QUERY]
             for anchor, neighbour, similarity in await self._fetch(
                 query, {"anchors": anchors, "count": _NEIGHBOURS}
             ):
                 near[anchor].append((neighbour, similarity))
         return near
 
-    async def _view(self, version: PoolVersion, hashes: list[bytes], near: Near) -> PoolView:
-        places = {sha256: place for place, sha256 in enumerate(hashes)}
+    async def _view(self, version: IndexVersion, hashes: list[bytes], near: Neighbours) -> PoolView:
+        numbers = {sha256: number for number, sha256 in enumerate(hashes)}
         links = [
-            (places[anchor], places[neighbour], similarity)
+            (numbers[anchor], numbers[neighbour], similarity)
             for anchor in hashes
             for neighbour, similarity in near[anchor]
-            if neighbour in places
+            if neighbour in numbers
         ]
-        wanted = {"hashes": hashes}
         quality: dict[bytes, float] = dict(
-            await self._fetch(embedding_queries.qualities(version.version_id), wanted)
+            await self._fetch(pool_queries.qualities(version.version_id), {"hashes": hashes})
         )
-        subjects: dict[bytes, str] = dict(await self._fetch(queries.SUBJECTS, wanted))
-        numbers = {subject: place for place, subject in enumerate(sorted(set(subjects.values())))}
         return PoolView(
             quality=np.array([quality.get(sha256, 0.0) for sha256 in hashes], np.float64),
-            density=_densities(hashes, near),
+            neighbour_mean=_neighbour_means(hashes, near),
             links=np.array([link[:2] for link in links], np.int64).reshape(-1, 2),
             similarity=np.array([link[2] for link in links], np.float64),
-            persons=np.array(
-                [numbers.get(subjects.get(sha256, ""), -1) for sha256 in hashes], np.int64
-            ),
+            persons=await self._persons(hashes),
         )
 
-    async def _belief(self, version: PoolVersion, standout: Values, near: Near) -> Belief:
-        """What labels of this pool, wherever in it, say of how a version's links stand out."""
-        belief = first_belief(version.calibration, standout)
+    async def _persons(self, hashes: list[bytes]) -> IndexArray:
+        """Number the persons that the images show: int64 [N], -1 if unknown."""
+        subjects: dict[bytes, str] = dict(await self._fetch(queries.SUBJECTS, {"hashes": hashes}))
+        numbers = {subject: number for number, subject in enumerate(sorted(set(subjects.values())))}
+        return np.array([numbers.get(subjects.get(sha256, ""), -1) for sha256 in hashes], np.int64)
+
+    async def _fitted(
+        self, version: IndexVersion, csls: FloatArray, near: Neighbours
+    ) -> MatchProbability:
+        """Fit the match probability of a version to the latest labels of the whole pool."""
+        prior = prior_match_probability(version.calibration, csls)
         rows = await self._fetch(queries.LATEST_LABELLED, {"limit": _LABELLED})
         labels = {(a, b): same for a, b, same in rows}
-        found = await self._similarities(version, labels)
-        if not found:
-            return belief
-        pairs = list(found)
+        similarities = await self._similarities(version, labels)
+        if not similarities:
+            return prior
+        pairs = list(similarities)
         images = {sha256 for pair in pairs for sha256 in pair}
-        near = near | await self._near(version, images - set(near))
-        density = np.array([_densities(pair, near).mean() for pair in pairs])
-        similarity = np.array([found[pair] for pair in pairs])
+        near = near | await self._neighbours(version, images - set(near))
+        means = np.array([_neighbour_means(pair, near).mean() for pair in pairs])
+        similarity = np.array([similarities[pair] for pair in pairs])
         same = np.array([labels[pair] for pair in pairs], np.bool_)
-        return belief.learn(similarity, similarity - density, same)
+        return prior.fit(similarity, similarity - means, same)
 
-    async def _by_other(self, other: PoolVersion, hashes: list[bytes], links: Rows) -> Values:
-        """How likely links are genuine by another version; as unlikely where it has none."""
-        near = await self._near(other, hashes)
-        density = _densities(hashes, near)
+    async def _probability_by(
+        self, other: IndexVersion, hashes: list[bytes], links: IndexArray
+    ) -> FloatArray:
+        """Probability of links by another version: float [L]; an unembedded link is unlikely."""
+        near = await self._neighbours(other, hashes)
+        means = _neighbour_means(hashes, near)
         pairs = [(hashes[a], hashes[b]) for a, b in links.tolist()]
-        found = await self._similarities(other, pairs)
-        similarity = np.array([found.get(pair, 0.0) for pair in pairs], np.float64)
-        standout = similarity - density[links].mean(axis=1)
-        # From the same labels as the version itself: the two are to differ in what they see.
-        belief = await self._belief(other, standout, near)
-        return belief.probability(similarity, standout)
+        similarities = await self._similarities(other, pairs)
+        similarity = np.array([similarities.get(pair, 0.0) for pair in pairs], np.float64)
+        csls = similarity - means[links].mean(axis=1)
+        # Fitted to the same labels as the version itself, so that only the embeddings differ.
+        model = await self._fitted(other, csls, near)
+        return model.probability(similarity, csls)
 
     async def _similarities(
-        self, version: PoolVersion, pairs: Iterable[tuple[bytes, bytes]]
+        self, version: IndexVersion, pairs: Iterable[tuple[bytes, bytes]]
     ) -> dict[tuple[bytes, bytes], float]:
         listed = list(pairs)
         sides = {"a": [a for a, _ in listed], "b": [b for _, b in listed]}
-        rows = await self._fetch(embedding_queries.similarities(version.version_id), sides)
+        rows = await self._fetch(pool_queries.similarities(version.version_id), sides)
         return {(a, b): similarity for a, b, similarity in rows}
 
     async def _known(self, hashes: list[bytes]) -> set[Pair]:
-        places = {sha256: place for place, sha256 in enumerate(hashes)}
+        numbers = {sha256: number for number, sha256 in enumerate(hashes)}
         wanted = {"hashes": hashes}
         rows = await self._fetch(queries.LABELLED_AMONG, wanted)
         rows += await self._fetch(queries.OPEN_PAIRS, wanted)
-        # Hashes are sorted, and so are the two of a pair.
-        return {(places[a], places[b]) for a, b in rows if b in places}
+        # The hashes are sorted, as are the two images of a pair.
+        return {(numbers[a], numbers[b]) for a, b in rows if b in numbers}
 
 
-def _densities(hashes: Iterable[bytes], near: Near) -> Values:
-    """Mean similarity of images to their neighbours; 0 for one that has none."""
+def _neighbour_means(hashes: Iterable[bytes], near: Neighbours) -> FloatArray:
+    """Mean similarity of images to their neighbours: float [N]; 0 for an image without any."""
     return np.array(
         [
             np.mean([similarity for _, similarity in near[sha256]]) if near.get(sha256) else 0.0

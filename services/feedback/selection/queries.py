@@ -1,8 +1,8 @@
-"""The SQL that prepares pairs to be handed out."""
+"""SQL of the candidate queue and of pair leases; a test EXPLAINs each query."""
 
 from typing import Final
 
-# Enough people were asked about them, and all of these have answered or let it be.
+# Removes candidates that enough annotators were asked about, once none of their leases runs.
 TIDY: Final = """
 DELETE FROM feedback.candidates WHERE candidate_id IN (
     SELECT candidate_id FROM feedback.candidates AS full_ones
@@ -15,15 +15,15 @@ DELETE FROM feedback.candidates WHERE candidate_id IN (
 )
 """
 
-# What pairs are prepared from.
+# What candidates depend on.
 STATE: Final = """
 SELECT sum(images)::bigint, sum(labels)::bigint,
        (SELECT max(complete_at) FROM feedback.pool_versions)
 FROM feedback.counters
 """
 
-# Nobody was handed them yet.
-FORGET: Final = """
+# Removes candidates that no annotator holds.
+DISCARD: Final = """
 DELETE FROM feedback.candidates
 WHERE strategy = ANY(%(strategies)s::feedback.strategy[])
   AND cardinality(holders) < wanted AND cardinality(holders) = 0
@@ -43,7 +43,7 @@ SELECT image_a, image_b FROM feedback.pairs
 WHERE image_a = ANY(%(hashes)s::bytea[]) AND image_b = ANY(%(hashes)s::bytea[])
 """
 
-# Images drawn by random points among their hashes, which are spread evenly.
+# Images at random points of the hash space, over which hashes are uniform.
 RANDOM_IMAGES: Final = """
 SELECT drawn.sha256 FROM unnest(%(points)s::bytea[]) AS point
 CROSS JOIN LATERAL (
@@ -64,7 +64,7 @@ FROM (
 ) AS pair
 """
 
-# Of the latest pairs without a consensus, those that more than one has looked at.
+# Of the latest pairs without a consensus, those with votes for both sides.
 DIVIDED: Final = """
 SELECT image_a, image_b, votes_same, votes_different
 FROM (
@@ -81,7 +81,7 @@ SUBJECTS: Final = """
 SELECT sha256, subject FROM feedback.image_subjects WHERE sha256 = ANY(%(hashes)s::bytea[])
 """
 
-# People say who is on both: the same subject or another one.
+# Pairs of images whose subjects are known: the same subject or two.
 GOLD_BY_SUBJECT: Final = """
 SELECT drawn.sha256, mate.sha256, drawn.subject = mate.subject
 FROM unnest(%(points)s::bytea[]) AS point
@@ -116,8 +116,9 @@ WHERE votes_unsure + least(votes_same, votes_different) = 0
 LIMIT %(limit)s
 """
 
-# Who labelled a pair counts as asked; a pair that enough people labelled is left out, unless
-# more are wanted. An image that was erased meanwhile takes its pairs along: its lock tells.
+# Annotators who labelled a pair count as asked. A pair that enough annotators labelled is left
+# out, unless more are wanted. The lock on the images waits for an erasure, after which the pairs
+# of an erased image are left out.
 ADD: Final = """
 INSERT INTO feedback.candidates (image_a, image_b, strategy, score, wanted, holders, truth)
 SELECT a, b, %(strategy)s::feedback.strategy, score,
@@ -137,9 +138,8 @@ WHERE a < b AND cardinality(voters) < greatest(%(wanted)s, cardinality(voters) +
 ON CONFLICT (image_a, image_b) DO NOTHING
 """
 
-
-# Whether a lease was answered is asked once, when it has run out: until then the annotator
-# counts as asked either way, and storing a label costs nothing more.
+# Whether a lease was answered is looked up once, after it expired. Until then the annotator
+# counts as asked either way, so storing a label need not touch leases.
 SETTLE: Final = """
 WITH expired AS MATERIALIZED (
     SELECT lease_id, image_a, image_b, annotator, EXISTS (
@@ -150,7 +150,7 @@ WITH expired AS MATERIALIZED (
     ) AS labelled
     FROM feedback.leases
     WHERE answered IS NULL AND expires_at <= now()
-      -- One settles at a time, the others pass by: two might wait for one another.
+      -- One transaction settles at a time and others skip it: two could deadlock.
       AND (SELECT pg_try_advisory_xact_lock(hashtextextended('feedback leases', 0)))
     ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), settled AS (
@@ -178,7 +178,7 @@ WITH chosen AS MATERIALIZED (
               SELECT FROM feedback.pairs JOIN feedback.labels USING (pair_id)
               WHERE pairs.image_a = candidates.image_a AND pairs.image_b = candidates.image_b
                 AND labels.annotator = %(annotator)s
-              -- Looked up for each candidate: a join might read every label of an annotator.
+              -- A lookup for each candidate; a join might read every label of an annotator.
               OFFSET 0
           )
         ORDER BY score DESC, candidate_id LIMIT wish FOR UPDATE OF candidates SKIP LOCKED
@@ -192,7 +192,7 @@ SELECT image_a, image_b, %(annotator)s, strategy, now() + %(lease_s)s * interval
 FROM chosen RETURNING lease_id, image_a, image_b, expires_at
 """
 
-# In the order of the ids; leases of erased images are gone.
+# In the order of the ids; without leases of erased images.
 LEASES_AGAIN: Final = """
 SELECT lease_id, image_a, image_b, expires_at
 FROM unnest(%(lease_ids)s::bigint[]) WITH ORDINALITY AS kept (lease_id, place)
@@ -200,8 +200,7 @@ FROM unnest(%(lease_ids)s::bigint[]) WITH ORDINALITY AS kept (lease_id, place)
 ORDER BY place
 """
 
-# The last answer of each annotator on each gold pair, if it came after the pair's truth was
-# known.
+# The last answer of each annotator on each gold pair since the pair is in the queue.
 ANNOTATORS: Final = """
 SELECT annotator, count(*), count(*) FILTER (WHERE label = truth)
 FROM (
@@ -219,7 +218,7 @@ FROM (
 GROUP BY annotator ORDER BY annotator LIMIT %(limit)s
 """
 
-SITUATION: Final = """
+POOL_SIZE: Final = """
 SELECT (SELECT count(*) FROM (SELECT FROM feedback.images LIMIT 2) AS two),
        EXISTS (SELECT FROM feedback.pool_versions WHERE complete_at IS NOT NULL)
 """

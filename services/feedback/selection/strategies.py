@@ -1,7 +1,7 @@
-"""Which pairs of a pool are worth a person's time: pure functions over arrays.
+"""Selection strategies: which pairs of a pool to label next, as pure functions over arrays.
 
-The service and the benchmark that measures the strategies share them. Images are numbered
-from 0; a link goes from an image to one of its nearest neighbours.
+The service and the benchmark of the strategies share them. Images are numbered from 0; a link
+leads from an image to one of its nearest neighbours.
 """
 
 from collections import Counter
@@ -13,12 +13,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from services.feedback.selection.arrays import FloatArray, IndexArray
 from services.feedback.selection.identity_clusters import cluster
-from services.feedback.selection.match_probability import Belief
+from services.feedback.selection.match_probability import MatchProbability
 
 
 class Strategy(StrEnum):
-    """By what a pair was chosen."""
+    """How a pair was selected."""
 
     UNCERTAINTY = "uncertainty"
     DISAGREEMENT = "disagreement"
@@ -27,28 +28,26 @@ class Strategy(StrEnum):
     GOLD = "gold"
 
 
-# What the default asks for, beside the random share; by `make bench-selection`.
+# Shares of the default, besides the random and the gold share; from `make bench-selection`.
 MIX: Final[Mapping[Strategy, float]] = {
     Strategy.HARD: 0.7,
     Strategy.DISAGREEMENT: 0.2,
     Strategy.UNCERTAINTY: 0.1,
 }
 
-
-Values = NDArray[np.float64]
-Rows = NDArray[np.int64]
 Pair = tuple[int, int]
 
-# The worst of the links by quality are worth this share of their score, rising to all of it.
+# The score of the worst of the links by quality is multiplied by this weight, which rises to 1
+# over this share of the links.
 _LOWEST_WEIGHT: Final = 0.5
 _WORST_SHARE: Final = 0.3
-# Two images are taken for one person's, where a cap asks, from this probability on.
-_SURELY_SAME: Final = 0.95
+# Two images count as one person's, for the caps, from this probability on.
+_SAME_PERSON: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """How often one image, and one person as far as known or guessed, may be asked about."""
+    """Most pairs with one image, and with one person as far as known or guessed."""
 
     image: int = 4
     person: int = 12
@@ -56,57 +55,70 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """What a choice is made from: N images and L links between them.
+    """N images and L links between them, to choose pairs from.
 
     Attributes:
         quality: float [N], 0..1.
-        density: float [N], mean similarity of an image to its nearest neighbours.
-        links: int64 [L, 2], from an image to a neighbour; both directions may be there.
+        neighbour_mean: float [N], mean similarity of an image to its nearest neighbours.
+        links: int64 [L, 2], from an image to a neighbour; may hold both directions.
         similarity: float [L], of the links.
-        persons: int64 [N], who is on an image as far as known, -1 where not; None if of none.
-        other: float [L], how likely links are genuine by another model version; None without.
+        persons: int64 [N], the person on each image if known, else -1; None if none is known.
+        other_probability: float [L], probability that a link is genuine by another model
+            version; None without another version.
     """
 
-    quality: Values
-    density: Values
-    links: Rows
-    similarity: Values
-    persons: Rows | None = None
-    other: Values | None = None
+    quality: FloatArray
+    neighbour_mean: FloatArray
+    links: IndexArray
+    similarity: FloatArray
+    persons: IndexArray | None = None
+    other_probability: FloatArray | None = None
 
-    def standout(self) -> Values:
-        """How far each link stands out: float [L]."""
-        return np.asarray(self.similarity - self.density[self.links].mean(axis=1))
+    def csls(self) -> FloatArray:
+        """Similarity of each link less the mean similarity of its images to their neighbours.
+
+        Half of the CSLS of Conneau et al. 2018; see `match_probability`.
+
+        Returns:
+            float [L].
+        """
+        return np.asarray(self.similarity - self.neighbour_mean[self.links].mean(axis=1))
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Chosen pairs, the best first: int64 [P, 2], smaller number first; and their scores."""
+    """Chosen pairs, best first.
 
-    pairs: Rows
-    scores: Values
+    Attributes:
+        pairs: int64 [P, 2], smaller number first.
+        scores: float [P].
+    """
+
+    pairs: IndexArray
+    scores: FloatArray
 
 
-def scores(view: PoolView, belief: Belief, strategy: Strategy) -> Values:
-    """Say what each link is worth to a strategy: float [L], 0..1; 0 is not to be asked about."""
-    probability = belief.probability(view.similarity, view.standout())
-    unclear = 1 - np.abs(2 * probability - 1)
+def scores(view: PoolView, model: MatchProbability, strategy: Strategy) -> FloatArray:
+    """Score each link by a strategy: float [L], 0..1; links with 0 are not to be labelled."""
+    probability = model.probability(view.similarity, view.csls())
+    uncertainty = 1 - np.abs(2 * probability - 1)
     match strategy:
         case Strategy.UNCERTAINTY:
-            worth = unclear
+            score = uncertainty
         case Strategy.HARD:
-            # Half a point for being the closest of its image: each image has its own.
-            worth = np.where(_closest(view.links[:, 0], probability - 0.5), (1 + unclear) / 2, 0)
-        case Strategy.DISAGREEMENT if view.other is not None:
-            worth = np.abs(view.other - probability)
+            # Each image has a closest link of its own, which scores at least one half.
+            closest = _closest(view.links[:, 0], probability - 0.5)
+            score = np.where(closest, (1 + uncertainty) / 2, 0)
+        case Strategy.DISAGREEMENT if view.other_probability is not None:
+            score = np.abs(view.other_probability - probability)
         case _:
-            worth = np.zeros(len(view.links))
-    return np.asarray(worth * _quality_weight(view))
+            score = np.zeros(len(view.links))
+    return np.asarray(score * _quality_weight(view))
 
 
 def choose(
     view: PoolView,
-    belief: Belief,
+    model: MatchProbability,
     strategy: Strategy,
     count: int,
     rng: np.random.Generator,
@@ -114,101 +126,107 @@ def choose(
     known: Collection[Pair] = (),
     caps: Caps = Caps(),
 ) -> Choice:
-    """Choose pairs by a strategy, the best ones first, no image or person too often.
+    """Choose pairs by a strategy, best first, within the caps on images and persons.
 
     Args:
-        view: What to choose from.
-        belief: How likely its links are genuine.
-        strategy: By which strategy; RANDOM draws links uniformly.
-        count: How many at most.
-        rng: Decides between equals.
-        known: Pairs that are not to be asked about; they count for the caps.
-        caps: How often is too often.
+        view: The images and links.
+        model: Gives the probability that a link is genuine.
+        strategy: RANDOM draws links uniformly, without caps.
+        count: Most pairs to choose.
+        rng: Breaks ties.
+        known: Pairs that are not to be chosen; they count for the caps.
+        caps: Most pairs of an image and of a person.
     """
-    drawn = strategy is Strategy.RANDOM
-    tally = _Tally(_guessed_persons(view, belief), None if drawn else caps)
+    uniform = strategy is Strategy.RANDOM
+    counter = _PairCounter(_guess_persons(view, model), None if uniform else caps)
     for pair in known:
-        tally.count(pair)
-    fresh = _without(view, known)
-    worth = rng.random(len(fresh.links)) if drawn else scores(fresh, belief, strategy)
-    places: list[int] = []
-    for place in np.lexsort((rng.random(len(worth)), -worth)).tolist():
-        if len(places) == count or worth[place] <= 0:
+        counter.count(pair)
+    unknown = _without(view, known)
+    score = rng.random(len(unknown.links)) if uniform else scores(unknown, model, strategy)
+    chosen: list[int] = []
+    for link in np.lexsort((rng.random(len(score)), -score)).tolist():
+        if len(chosen) == count or score[link] <= 0:
             break
-        if tally.take(_pair(fresh.links[place])):
-            places.append(place)
-    return Choice(np.sort(fresh.links[places], axis=1), worth[places])
+        if counter.try_count(_pair(unknown.links[link])):
+            chosen.append(link)
+    return Choice(np.sort(unknown.links[chosen], axis=1), score[chosen])
 
 
 def _without(view: PoolView, known: Collection[Pair]) -> PoolView:
     """The same pool without the links of some pairs."""
     images = len(view.quality)
     numbers = np.sort(view.links, axis=1) @ (images, 1)
-    fresh = ~np.isin(numbers, [first * images + second for first, second in known])
+    unknown = ~np.isin(numbers, [first * images + second for first, second in known])
+    other = view.other_probability
     return replace(
         view,
-        links=view.links[fresh],
-        similarity=view.similarity[fresh],
-        other=None if view.other is None else view.other[fresh],
+        links=view.links[unknown],
+        similarity=view.similarity[unknown],
+        other_probability=None if other is None else other[unknown],
     )
 
 
-class _Tally:
-    """Counts what is chosen; without caps only that nothing is chosen twice."""
+class _PairCounter:
+    """Counts pairs by image and person.
 
-    def __init__(self, persons: Rows, caps: Caps | None) -> None:
+    Args:
+        persons: int64 [N], the person on each image.
+        caps: Limits of `try_count`; None to only keep pairs distinct.
+    """
+
+    def __init__(self, persons: IndexArray, caps: Caps | None) -> None:
         self._persons = persons
         self._caps = caps
-        self._done: set[Pair] = set()
-        self._images: Counter[int] = Counter()
-        self._owners: Counter[int] = Counter()
+        self._pairs: set[Pair] = set()
+        self._by_image: Counter[int] = Counter()
+        self._by_person: Counter[int] = Counter()
 
-    def take(self, pair: Pair) -> bool:
-        """Say whether a pair may be chosen, and count it if so."""
-        if pair in self._done or self._full(pair):
+    def try_count(self, pair: Pair) -> bool:
+        """Count a pair unless it was counted before or a cap is reached; says whether."""
+        if pair in self._pairs or self._is_capped(pair):
             return False
         self.count(pair)
         return True
 
     def count(self, pair: Pair) -> None:
-        self._done.add(pair)
-        self._images.update(pair)
-        self._owners.update(self._owners_of(pair))
+        self._pairs.add(pair)
+        self._by_image.update(pair)
+        self._by_person.update(self._persons_of(pair))
 
-    def _owners_of(self, pair: Pair) -> set[int]:
+    def _persons_of(self, pair: Pair) -> set[int]:
         return {int(self._persons[image]) for image in pair}
 
-    def _full(self, pair: Pair) -> bool:
+    def _is_capped(self, pair: Pair) -> bool:
         return self._caps is not None and (
-            max(self._images[image] for image in pair) >= self._caps.image
-            or max(self._owners[owner] for owner in self._owners_of(pair)) >= self._caps.person
+            max(self._by_image[image] for image in pair) >= self._caps.image
+            or max(self._by_person[one] for one in self._persons_of(pair)) >= self._caps.person
         )
 
 
-def _pair(link: Rows) -> Pair:
+def _pair(link: IndexArray) -> Pair:
     first, second = sorted(link.tolist())
     return first, second
 
 
-def _quality_weight(view: PoolView) -> Values:
-    """Weigh down what is unclear only because an image is bad, by its rank among the links."""
+def _quality_weight(view: PoolView) -> FloatArray:
+    """Reduce the score of links whose worse image ranks low, which are unclear for that alone."""
     worse = np.minimum(view.quality[view.links[:, 0]], view.quality[view.links[:, 1]])
     rank = np.searchsorted(np.sort(worse), worse, side="right") / max(len(worse), 1)
     return np.asarray(_LOWEST_WEIGHT + (1 - _LOWEST_WEIGHT) * np.minimum(rank / _WORST_SHARE, 1.0))
 
 
-def _closest(anchors: Rows, distance: Values) -> NDArray[np.bool_]:
+def _closest(anchors: IndexArray, distance: FloatArray) -> NDArray[np.bool_]:
     """Mark, for each image, its link of the smallest distance on either side of 0."""
     marked = np.zeros(len(distance), bool)
     for side in (distance >= 0, distance < 0):
-        places = np.flatnonzero(side)
-        order = places[np.lexsort((np.abs(distance[places]), anchors[places]))]
+        links = np.flatnonzero(side)
+        order = links[np.lexsort((np.abs(distance[links]), anchors[links]))]
         first = np.ones(len(order), bool)
         first[1:] = anchors[order[1:]] != anchors[order[:-1]]
         marked[order[first]] = True
     return marked
 
 
-def _guessed_persons(view: PoolView, belief: Belief) -> Rows:
-    sure = belief.probability(view.similarity, view.standout()) >= _SURELY_SAME
-    return cluster(len(view.quality), view.links[sure], view.similarity[sure], view.persons)
+def _guess_persons(view: PoolView, model: MatchProbability) -> IndexArray:
+    same = model.probability(view.similarity, view.csls()) >= _SAME_PERSON
+    return cluster(len(view.quality), view.links[same], view.similarity[same], view.persons)

@@ -1,16 +1,16 @@
-"""What can be asked of the trainer, in the domain's words."""
+"""Operations of the trainer, without protobuf."""
 
 import math
 from collections.abc import AsyncIterator
 
-from services.trainer.jobs.queue import Job, Jobs
-from services.trainer.jobs.uploads import Uploads
-from services.trainer.registry.evaluations import Evaluations
+from services.trainer.jobs.queue import Job, JobQueue
+from services.trainer.jobs.uploads import UploadStore
+from services.trainer.registry.evaluations import EvaluationStore
 from services.trainer.registry.replicas import ReplicaWatch, Rollout
-from services.trainer.registry.serving_pointer import PointerPublisher
+from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.shadow import ShadowPublisher
-from services.trainer.registry.suspects import Suspects
-from services.trainer.registry.versions import Serving, Versions
+from services.trainer.registry.suspects import SuspectLabels
+from services.trainer.registry.versions import ServingDecision, VersionRegistry
 from services.trainer.worker.specs import (
     EvaluateSpec,
     ImportSpec,
@@ -27,28 +27,27 @@ _UNCALIBRATED_THRESHOLD = 0.4
 
 
 class Trainer:
-    """Queues work, and decides which version serves.
+    """Queues jobs, and decides which version serves.
 
-    A method that takes an idempotency key (1..128 characters; None for none) gives the result of
-    the call that used it before, if there is one, and raises `AlreadyExists` if that call asked
-    for something else.
+    Methods take an idempotency key of 1..128 characters, or None. If the key was used before, they
+    return the result of that call, or raise `AlreadyExists` if it was another request.
 
     Attributes:
-        jobs: To look jobs up, follow and cancel them.
-        versions: To look versions up.
-        evaluations: To look up what was measured of them.
-        suspects: To look up which labels trainings suspect.
+        jobs: Lists, watches and cancels jobs.
+        versions: Lists versions.
+        evaluations: Lists evaluations of versions.
+        suspects: Reads the label reports of trainings.
     """
 
     def __init__(
         self,
-        jobs: Jobs,
-        versions: Versions,
-        evaluations: Evaluations,
-        suspects: Suspects,
+        jobs: JobQueue,
+        versions: VersionRegistry,
+        evaluations: EvaluationStore,
+        suspects: SuspectLabels,
         *,
-        uploads: Uploads,
-        pointer: PointerPublisher,
+        uploads: UploadStore,
+        pointer: ServingPointerPublisher,
         replicas: ReplicaWatch,
         shadow: ShadowPublisher,
     ) -> None:
@@ -73,34 +72,33 @@ class Trainer:
         """Queue a fine-tuning.
 
         Args:
-            options: How to train.
-            parent_version: What to start from; the serving version when empty.
+            options: Options of the training.
+            parent_version: Version to start from; empty for the serving version.
             requested_by: Who asks.
-            no_promotion: Keep the candidate out of service even if the gate passes it.
+            no_promotion: Do not promote the candidate even if the gate passes it.
             key: Idempotency key.
 
         Raises:
-            InvalidInput: Names the option that is out of its range.
+            InvalidInput: If an option is out of its range.
             NotFound: If there is no such parent.
-            PreconditionFailed: If no parent is named and nothing serves.
+            PreconditionFailed: If no parent is named and no version serves.
         """
-        asked = options.model_dump(mode="json", exclude_none=True)
-        once = IdempotencyKey.of(
+        idempotency_key = IdempotencyKey.of(
             requested_by,
             key,
             "start training",
-            options=asked,
+            options=options.model_dump(mode="json", exclude_none=True),
             parent_version=parent_version,
             no_promotion=no_promotion,
         )
-        if kept := await self.jobs.find_by_key(once):
-            return kept
+        if job := await self.jobs.find_by_key(idempotency_key):
+            return job
         parent = parent_version or await self._serving_version("options.parent_version")
         spec = TrainSpec(parent_version=parent, options=options, no_promotion=no_promotion)
         spec.training_spec("")
         await self.versions.get(parent)
         return await self.jobs.create(
-            JobKind.TRAIN, spec.model_dump(mode="json"), requested_by, once
+            JobKind.TRAIN, spec.model_dump(mode="json"), requested_by, idempotency_key
         )
 
     async def evaluate_model(
@@ -112,21 +110,21 @@ class Trainer:
         requested_by: str,
         key: str | None = None,
     ) -> Job:
-        """Queue the measurement of a version on the feedback.
+        """Queue the evaluation of a version on the feedback.
 
         Args:
-            model_version: The serving version when empty.
-            against_version: What to compare it with; nothing when empty.
-            data_snapshot: Which feedback; as it stands when the job starts if empty.
+            model_version: The version; empty for the serving version.
+            against_version: Version to compare it with; empty for none.
+            data_snapshot: The feedback to use; empty for all feedback when the job starts.
             requested_by: Who asks.
             key: Idempotency key.
 
         Raises:
-            InvalidInput: If it is to be compared with itself.
+            InvalidInput: If it would be compared with itself.
             NotFound: If there is no such version.
-            PreconditionFailed: If no version is named and nothing serves.
+            PreconditionFailed: If no version is named and no version serves.
         """
-        once = IdempotencyKey.of(
+        idempotency_key = IdempotencyKey.of(
             requested_by,
             key,
             "evaluate",
@@ -134,54 +132,56 @@ class Trainer:
             against_version=against_version,
             data_snapshot=data_snapshot,
         )
-        if kept := await self.jobs.find_by_key(once):
-            return kept
-        measured = model_version or await self._serving_version("model_version")
-        await self.versions.get(measured)
+        if job := await self.jobs.find_by_key(idempotency_key):
+            return job
+        evaluated = model_version or await self._serving_version("model_version")
+        await self.versions.get(evaluated)
         if against_version:
             await self.versions.get(against_version)
-        if measured == against_version:
-            raise InvalidInput("against_version", f"is {measured}, which is to be measured itself")
+        if evaluated == against_version:
+            raise InvalidInput("against_version", f"is {evaluated}, the version to evaluate")
         spec = EvaluateSpec(
-            model_version=measured,
+            model_version=evaluated,
             against_version=against_version or None,
             data_snapshot=data_snapshot or None,
         )
         return await self.jobs.create(
-            JobKind.EVALUATE, spec.model_dump(mode="json"), requested_by, once
+            JobKind.EVALUATE, spec.model_dump(mode="json"), requested_by, idempotency_key
         )
 
     async def quantize_model(
         self, model_version: str, *, requested_by: str, key: str | None = None
     ) -> Job:
-        """Queue the making of a version's eight-bit form.
+        """Queue the quantization of a version to 8 bits.
 
         Args:
-            model_version: The serving version when empty.
+            model_version: The version; empty for the serving version.
             requested_by: Who asks.
             key: Idempotency key.
 
         Raises:
             NotFound: If there is no such version.
-            PreconditionFailed: If no version is named and nothing serves, or if the version
-                is quantized already.
+            PreconditionFailed: If no version is named and no version serves, or the version is
+                already quantized.
         """
-        once = IdempotencyKey.of(requested_by, key, "quantize", model_version=model_version)
-        if kept := await self.jobs.find_by_key(once):
-            return kept
-        full = model_version or await self._serving_version("model_version")
-        made_by = await self.jobs.get((await self.versions.get(full)).job_id)
-        if made_by.kind is JobKind.QUANTIZE:
-            raise PreconditionFailed(f"{full} is quantized already; name the version it is made of")
-        spec = QuantizeSpec(model_version=full)
+        idempotency_key = IdempotencyKey.of(
+            requested_by, key, "quantize", model_version=model_version
+        )
+        if job := await self.jobs.find_by_key(idempotency_key):
+            return job
+        source = model_version or await self._serving_version("model_version")
+        source_job = await self.jobs.get((await self.versions.get(source)).job_id)
+        if source_job.kind is JobKind.QUANTIZE:
+            raise PreconditionFailed(f"{source} is already quantized; name its parent instead")
+        spec = QuantizeSpec(model_version=source)
         return await self.jobs.create(
-            JobKind.QUANTIZE, spec.model_dump(mode="json"), requested_by, once
+            JobKind.QUANTIZE, spec.model_dump(mode="json"), requested_by, idempotency_key
         )
 
     async def _serving_version(self, field: str) -> str:
         serving = await self.versions.serving()
         if serving is None:
-            raise PreconditionFailed(f"no version serves yet; import one, or name {field}")
+            raise PreconditionFailed(f"no version serves yet; import one, or set {field}")
         return serving.model_version
 
     async def import_model(
@@ -193,43 +193,45 @@ class Trainer:
         requested_by: str,
         key: str | None = None,
     ) -> Job:
-        """Take a checkpoint in, and queue the job that makes a version of it.
+        """Store an uploaded checkpoint, and queue the job that makes a version of it.
 
         Args:
             chunks: The file.
-            channel_order: What the network was trained with.
-            threshold: Cosine similarity from which two faces are the same person.
+            channel_order: Channel order that the network was trained with.
+            threshold: Cosine similarity, -1..1, from which two faces are the same person; None
+                for 0.4.
             requested_by: Who asks.
-            key: Idempotency key; the file must be the same when it is used again.
+            key: Idempotency key; a repeated call must send the same file.
 
         Raises:
-            InvalidInput: If an option is out of its range, or the file empty or too large.
+            InvalidInput: If an option is out of its range, or the file is empty or too large.
         """
         if threshold is None:
             threshold = _UNCALIBRATED_THRESHOLD
         if not math.isfinite(threshold) or abs(threshold) > 1:
             raise InvalidInput("options.threshold", f"{threshold} is outside -1..1")
         upload = await self._uploads.store(chunks)
-        spec = ImportSpec(upload=upload, channel_order=channel_order, threshold=threshold)
-        asked = spec.model_dump(mode="json")
-        once = IdempotencyKey.of(requested_by, key, "import", **asked)
-        return await self.jobs.create(JobKind.IMPORT, asked, requested_by, once)
+        spec = ImportSpec(
+            upload=upload, channel_order=channel_order, threshold=threshold
+        ).model_dump(mode="json")
+        idempotency_key = IdempotencyKey.of(requested_by, key, "import", **spec)
+        return await self.jobs.create(JobKind.IMPORT, spec, requested_by, idempotency_key)
 
     async def promote(
         self,
         model_version: str,
         *,
-        who: str,
-        why: str,
+        requested_by: str,
+        reason: str,
         override_gate: bool,
         expected_generation: int | None,
         key: str | None = None,
-    ) -> Serving:
-        """Make a version the serving one, and publish that; see `Versions.promote`."""
+    ) -> ServingDecision:
+        """Promote a version and publish that; see `VersionRegistry.promote`."""
         serving = await self.versions.promote(
             model_version,
-            who=who,
-            why=why,
+            requested_by=requested_by,
+            reason=reason,
             override_gate=override_gate,
             expected_generation=expected_generation,
             key=key,
@@ -238,33 +240,30 @@ class Trainer:
         return serving
 
     async def rollback(
-        self, *, who: str, why: str, expected_generation: int | None, key: str | None = None
-    ) -> Serving:
-        """Make the version before serve again, and publish that; see `Versions.rollback`."""
+        self,
+        *,
+        requested_by: str,
+        reason: str,
+        expected_generation: int | None,
+        key: str | None = None,
+    ) -> ServingDecision:
+        """Restore the previous version and publish that; see `VersionRegistry.rollback`."""
         serving = await self.versions.rollback(
-            who=who, why=why, expected_generation=expected_generation, key=key
+            requested_by=requested_by,
+            reason=reason,
+            expected_generation=expected_generation,
+            key=key,
         )
         await self._pointer.try_to_publish()
         return serving
 
     async def rollout(self) -> Rollout:
-        """Say which embedders live, and what each of them serves of what was decided."""
+        """Return the serving decision and what the live embedders serve."""
         serving = await self.versions.serving()
         return Rollout(serving, self._replicas.live, self._replicas.candidate)
 
     async def shadow(
         self, model_version: str, *, requested_by: str, key: str | None = None
     ) -> None:
-        """Let the embedders try a version on live requests, instead of any other.
-
-        Args:
-            model_version: None is tried any longer when empty.
-            requested_by: Who asks.
-            key: Idempotency key.
-
-        Raises:
-            NotFound: If there is no such version.
-            PreconditionFailed: If it is the one that serves.
-            Unavailable: If a store cannot be reached.
-        """
-        await self._shadow.publish(model_version, who=requested_by, key=key)
+        """Have the embedders evaluate a version in the shadow; see `ShadowPublisher.publish`."""
+        await self._shadow.publish(model_version, requested_by=requested_by, key=key)

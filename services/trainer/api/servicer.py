@@ -1,4 +1,4 @@
-"""Unpacks requests, calls the trainer, packs its answers."""
+"""TrainerService: unpacks requests, calls the trainer, packs the results."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,14 @@ from collections.abc import AsyncIterator
 from magface.v1 import trainer_pb2 as pb
 from magface.v1 import trainer_pb2_grpc
 
-from services.trainer.api.converters import (
+from services.trainer.api.request_converters import (
+    read_channel_order,
+    read_expected_generation,
+    read_job_id,
+    read_options,
+    read_upload,
+)
+from services.trainer.api.response_converters import (
     CHUNK_BYTES,
     pack_evaluation,
     pack_event,
@@ -14,11 +21,6 @@ from services.trainer.api.converters import (
     pack_report,
     pack_rollout,
     pack_version,
-    read_channel_order,
-    read_expected_generation,
-    read_job_id,
-    read_options,
-    read_upload,
 )
 from services.trainer.api.service import Trainer
 from shared.rpc.paging import read_page
@@ -28,10 +30,10 @@ from shared.rpc.server.interceptors import Context
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
-    """The contract's TrainerService over a trainer, UNAVAILABLE until `trainer` is opened.
+    """Implements TrainerService; calls fail with UNAVAILABLE until `trainer` is set.
 
     Args:
-        stopping: Set when the server begins to stop; watchers are sent away then.
+        stopping: Set when the server begins to stop; `WatchJob` ends then.
     """
 
     def __init__(self, stopping: asyncio.Event) -> None:
@@ -96,9 +98,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.ListModelsResponse:
         page = read_page(request.page_size, request.page_token)
-        found = await self.trainer().versions.list(page.limit, page.before)
+        versions, token = page.cut(await self.trainer().versions.list(page.limit, page.before))
         serving = await self.trainer().versions.serving()
-        versions, token = page.cut(found)
         return pb.ListModelsResponse(
             models=[pack_version(version, serving) for version in versions],
             next_page_token=token,
@@ -127,8 +128,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> pb.PromoteModelResponse:
         serving = await self.trainer().promote(
             request.model_version,
-            who=request.requested_by,
-            why=request.reason,
+            requested_by=request.requested_by,
+            reason=request.reason,
             override_gate=request.override_gate,
             expected_generation=read_expected_generation(request),
             key=read_idempotency_key(request.idempotency_key, context),
@@ -143,8 +144,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         context: Context,
     ) -> pb.RollbackResponse:
         serving = await self.trainer().rollback(
-            who=request.requested_by,
-            why=request.reason,
+            requested_by=request.requested_by,
+            reason=request.reason,
             expected_generation=read_expected_generation(request),
             key=read_idempotency_key(request.idempotency_key, context),
         )
@@ -226,6 +227,6 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.ListSuspectsResponse:
         page = read_page(request.page_size, request.page_token)
-        wanted = read_job_id(request.job_id) if request.job_id else None
-        job_id, report = await self.trainer().suspects.report(wanted)
+        requested = read_job_id(request.job_id) if request.job_id else None
+        job_id, report = await self.trainer().suspects.report(requested)
         return pack_report(job_id, report, page)

@@ -1,7 +1,8 @@
-"""Gives a trainer that has nothing yet the bundled network to serve."""
+"""First start: import of the bundled network when there is no model version yet."""
 
 import logging
 
+from services.trainer.jobs import queries
 from services.trainer.jobs.queue import create_job
 from services.trainer.worker.specs import ImportSpec, JobKind
 from shared.model.default import default_calibration
@@ -11,9 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 async def import_default_if_empty(pool: Pool) -> None:
-    """Queue the import and promotion of the bundled default, unless there is any version.
+    """Queue the import and promotion of the bundled network if there is no model version.
 
-    Trainers that start together queue it once; one that failed is queued again.
+    Trainers that start at the same time queue one job. If an earlier job failed, a new one is
+    queued.
 
     Raises:
         Unavailable: If Postgres cannot be reached.
@@ -26,14 +28,8 @@ async def import_default_if_empty(pool: Pool) -> None:
         promote_if_first=True,
     )
     async with transaction(pool) as connection:
-        await connection.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('magface first start', 0))"
-        )
-        cursor = await connection.execute(
-            "SELECT 1 FROM trainer.versions"
-            " UNION ALL SELECT 1 FROM trainer.jobs WHERE (spec ->> 'promote_if_first')::boolean"
-            " AND state IN ('queued', 'running') LIMIT 1"
-        )
+        await connection.execute(queries.LOCK_BOOTSTRAP)
+        cursor = await connection.execute(queries.VERSION_OR_BOOTSTRAP_JOB)
         if await cursor.fetchone() is None:
             job = await create_job(connection, JobKind.IMPORT, spec.model_dump(), "system")
-            logger.info("no model version yet: job %s imports the bundled one", job.job_id)
+            logger.info("no model version yet: job %s imports the bundled network", job.job_id)

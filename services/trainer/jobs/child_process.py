@@ -1,4 +1,4 @@
-"""The process that does a job."""
+"""Worker process of a job: start, messages, end."""
 
 import asyncio
 import logging
@@ -15,79 +15,82 @@ from services.trainer.worker.protocol import Assignment
 
 logger = logging.getLogger(__name__)
 
-_LINE_LIMIT = 2**20
-_LAST_WORDS = 15
+_LINE_LIMIT_BYTES = 2**20
+_STDERR_LINES = 15
 _ENVIRONMENT = {
-    # Without these a fifth of a training on the CPU goes into page faults: glibc gives every
-    # large tensor back to the kernel and faults it in again.
+    # By default glibc returns each large tensor to the kernel, and page faults take a fifth of
+    # the time of a training on the CPU.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "20000000000",
-    # Spinning threads, on shared cores, trained 16 images a processor second; sleeping ones 84.
+    # On shared cores, 16 images per processor second with spinning threads, 84 without.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
-class Child:
-    """A worker at work; `at_work` makes one.
+class WorkerProcess:
+    """A running worker; made by `start_worker`.
 
-    Its pipes are read by threads of its own, which the death of the worker ends: event
-    loops differ in who closes the file of a pipe that was not opened by them.
+    Threads read its pipes and end when the worker ends. asyncio's own pipes are not used, because
+    event loops differ in who closes the file of a pipe that they did not open.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], threads: ThreadPoolExecutor) -> None:
         self._process = process
         self._threads = threads
-        self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
-        self._listening = asyncio.create_task(self._listen())
+        self._last_stderr: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._stderr_reader = asyncio.create_task(self._read_stderr())
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Give what it writes to stdout, line by line, until it ends."""
+        """Yield the lines that the worker writes to stdout, until it ends."""
         async for line in self._read(self._process.stdout):
             yield line
 
-    async def how_it_ended(self) -> str:
-        """Wait for its end, and tell of it for a person to read."""
-        await self._listening
+    async def describe_end(self) -> str:
+        """Wait until the worker ends; describe its exit status and last stderr, for people."""
+        await self._stderr_reader
         code = await asyncio.to_thread(self._process.wait)
-        words = "\n".join(self._last_words)
-        said = f"; its last words:\n{words}" if words else ""
+        lines = "\n".join(self._last_stderr)
+        stderr = f"; its last output:\n{lines}" if lines else ""
         if code >= 0:
-            return f"the worker ended with exit status {code}{said}"
-        memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-        return f"the worker was ended by {signal.Signals(-code).name}{memory}{said}"
+            return f"the worker ended with exit status {code}{stderr}"
+        hint = ", possibly because memory ran out" if -code == signal.SIGKILL else ""
+        return f"the worker was ended by {signal.Signals(-code).name}{hint}{stderr}"
 
-    async def end(self) -> None:
-        """Kill it with all it started; does nothing when it has ended."""
+    async def kill(self) -> None:
+        """Kill the worker and all processes it started; does nothing if it has ended."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        await self._listening
+        await self._stderr_reader
         await asyncio.to_thread(self._process.__exit__, None, None, None)
 
-    async def _listen(self) -> None:
+    async def _read_stderr(self) -> None:
         async for line in self._read(self._process.stderr):
             text = line.decode(errors="replace").rstrip()
-            self._last_words.append(text)
+            self._last_stderr.append(text)
             logger.info("worker %d: %s", self._process.pid, text)
 
     async def _read(self, pipe: IO[bytes] | None) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         while pipe and (
-            line := await loop.run_in_executor(self._threads, pipe.readline, _LINE_LIMIT)
+            line := await loop.run_in_executor(self._threads, pipe.readline, _LINE_LIMIT_BYTES)
         ):
             yield line
 
 
 @asynccontextmanager
-async def at_work(command: Sequence[str], assignment: Assignment) -> AsyncIterator[Child]:
-    """Start a worker on its job; at the end of the block it is killed with all it started.
+async def start_worker(
+    command: Sequence[str], assignment: Assignment
+) -> AsyncIterator[WorkerProcess]:
+    """Start a worker and give it a job; at the end of the block it is killed.
 
     Args:
         command: Starts the worker, in a process group of its own.
         assignment: Its job.
     """
     with ThreadPoolExecutor(2, thread_name_prefix="worker-pipes") as threads:
-        # Not by the event loop: uvloop forks, and gRPC's fork handlers crash the new process.
-        # Popen uses vfork, which runs none. On this thread, since the worker dies with it.
+        # uvloop's subprocesses fork, and gRPC's fork handlers then crash the new process. Popen
+        # uses vfork, which runs no handlers. It is called on this thread, because the worker is
+        # killed when the thread that started it ends.
         process = subprocess.Popen(  # noqa: ASYNC220
             command,
             stdin=subprocess.PIPE,
@@ -96,17 +99,17 @@ async def at_work(command: Sequence[str], assignment: Assignment) -> AsyncIterat
             env=os.environ | _ENVIRONMENT,
             start_new_session=True,
         )
-        child = Child(process, threads)
+        worker = WorkerProcess(process, threads)
         try:
             _send(process.stdin, assignment)
-            yield child
+            yield worker
         finally:
-            await child.end()
+            await worker.kill()
 
 
 def _send(stdin: IO[bytes] | None, assignment: Assignment) -> None:
     if stdin is not None:
-        # A worker that is gone already says so by its exit status.
+        # The exit status tells of a worker that has ended already.
         with suppress(BrokenPipeError):
             stdin.write(assignment.model_dump_json().encode() + b"\n")
             stdin.flush()

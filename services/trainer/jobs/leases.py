@@ -1,8 +1,8 @@
-"""The right to work on a job, held in Postgres.
+"""Leases of jobs in Postgres: claim, heartbeat, progress and end.
 
-A runner holds a job by a lease that it renews, and by a fencing token that rises with
-every claim. Each write of a runner names its token; once the job has been claimed anew,
-the writes of the former runner are refused.
+A runner holds a job by a lease, which it renews, and by a fencing token, which rises with every
+claim. Each write of a runner names its token. Once another runner has claimed the job, the writes
+of the former runner are refused.
 """
 
 from collections.abc import Mapping
@@ -13,36 +13,29 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
 from services.trainer.evaluation.gate import GateVerdict, verdict_to_json
+from services.trainer.jobs import queries
 from services.trainer.jobs.queue import Job, JobState, job_from_row, record_event
 from services.trainer.progress import Progress, Stage
 from shared.errors import Conflict
+from shared.runtime import backoff_s
 from shared.storage.postgres import Pool, transaction
 
 LEASE_S = 15.0
 MAX_ATTEMPTS = 5
-
-# Appends to `stages`. Transactions that overlap may have begun in another order than they write.
-_BEGIN_STAGE = """
-    stages || jsonb_build_object(
-        'stage', %(stage)s::text,
-        'started_at', greatest(now(), (stages -> -1 ->> 'started_at')::timestamptz)
-    )
-"""
-_ENTER_STAGE = (
-    f"stages = CASE WHEN stages -> -1 ->> 'stage' = %(stage)s THEN stages ELSE {_BEGIN_STAGE} END"
-)
+_FIRST_RETRY_S = 2.0
+_LAST_RETRY_S = 60.0
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A job as it was when it was claimed, and the proof of holding it."""
+class JobClaim:
+    """A job as it was when it was claimed, and the fencing token of the claim."""
 
     job: Job
     fencing_token: int
 
 
 @dataclass(frozen=True)
-class Ending:
+class JobEnding:
     """How a job ended."""
 
     state: JobState
@@ -51,196 +44,156 @@ class Ending:
     gate: GateVerdict | None = None
 
 
-class Leases:
-    """Hands out jobs, and takes what their runners have to say.
+class JobLeases:
+    """Claims jobs and records the work on them.
 
-    Every method raises `Unavailable` when Postgres cannot be reached; those that take a
-    claim raise `Conflict` when the job has been claimed by another runner since.
+    Every method raises `Unavailable` if Postgres cannot be reached. Methods that take a claim
+    raise `Conflict` if another runner has claimed the job since.
 
     Args:
         pool: Connections to a database with the schema `trainer`.
-        lease_s: Seconds without a heartbeat after which a job may be claimed anew.
+        lease_s: A job may be claimed by another runner after this long without a heartbeat, in
+            seconds.
     """
 
     def __init__(self, pool: Pool, lease_s: float = LEASE_S) -> None:
         self._pool = pool
         self.lease_s = lease_s
 
-    async def claim(self) -> Claim | None:
-        """Take the oldest job that waits, or whose runner let its lease expire.
+    async def claim(self) -> JobClaim | None:
+        """Claim the oldest job that is queued or whose lease has expired; None if there is none.
 
-        A job that was started `MAX_ATTEMPTS` times and never ended is failed, so that it
-        cannot take the trainer down for ever.
+        A job that was started `MAX_ATTEMPTS` times without an end is failed, so that a job that
+        kills the trainer does not do so forever.
         """
         while True:
             async with transaction(self._pool) as connection:
                 claim = await self._claim(connection)
                 if claim is None or claim.job.attempts <= MAX_ATTEMPTS:
                     return claim
-                why = f"given up: the trainer died {MAX_ATTEMPTS} times while it worked on this"
-                await finish_job(connection, claim, Ending(JobState.FAILED, why))
+                message = f"given up: the trainer ended {MAX_ATTEMPTS} times during this job"
+                await finish_job(connection, claim, JobEnding(JobState.FAILED, message))
 
-    async def _claim(self, connection: AsyncConnection) -> Claim | None:
+    async def _claim(self, connection: AsyncConnection) -> JobClaim | None:
         cursor = connection.cursor(row_factory=dict_row)
-        await cursor.execute(
-            f"""
-            UPDATE trainer.jobs
-            SET state = 'running', attempts = attempts + 1, fencing_token = fencing_token + 1,
-                lease_expires_at = now() + make_interval(secs => %(lease_s)s),
-                started_at = coalesce(started_at, now()),
-                message = CASE WHEN attempts = 0 THEN 'started' ELSE 'started again' END,
-                stages = {_BEGIN_STAGE}
-            WHERE job_id = (
-                SELECT job_id FROM trainer.jobs
-                WHERE (state = 'queued' AND not_before <= now())
-                   OR (state = 'running' AND lease_expires_at <= now())
-                ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED
-            )
-            RETURNING *
-            """,  # noqa: S608
-            {"lease_s": self.lease_s, "stage": Stage.STARTING},
-        )
+        await cursor.execute(queries.CLAIM_JOB, {"lease_s": self.lease_s, "stage": Stage.STARTING})
         row = await cursor.fetchone()
         if row is None:
             return None
         job = job_from_row(row)
         await record_event(connection, job)
-        return Claim(job, row["fencing_token"])
+        return JobClaim(job, row["fencing_token"])
 
-    async def heartbeat(self, claim: Claim) -> str | None:
-        """Renew the lease; gives who wants the job cancelled, if somebody does."""
+    async def renew(self, claim: JobClaim) -> str | None:
+        """Renew the lease.
+
+        Returns:
+            Who asked for the job to be cancelled; None if nobody did.
+        """
         async with transaction(self._pool) as connection:
-            row = await _fenced(
-                connection,
-                claim,
-                "lease_expires_at = now() + make_interval(secs => %(lease_s)s)",
-                {"lease_s": self.lease_s},
-            )
+            row = await _write(connection, claim, queries.RENEW_LEASE, {"lease_s": self.lease_s})
         cancelled_by: str | None = row["cancelled_by"]
         return cancelled_by
 
-    async def report(self, claim: Claim, progress: Progress) -> None:
-        """Record how far the job is."""
+    async def record_progress(self, claim: JobClaim, progress: Progress) -> None:
+        """Record the progress of the job as an event."""
+        values = {
+            "progress": progress.fraction,
+            "message": progress.message,
+            "stage": progress.stage,
+        }
         async with transaction(self._pool) as connection:
-            row = await _fenced(
-                connection,
-                claim,
-                f"progress = %(progress)s, message = %(message)s, {_ENTER_STAGE}",
-                {
-                    "progress": progress.fraction,
-                    "message": progress.message,
-                    "stage": progress.stage,
-                },
-            )
+            row = await _write(connection, claim, queries.RECORD_PROGRESS, values)
             await record_event(connection, job_from_row(row), progress.figures)
 
-    async def enter_stage(self, claim: Claim, stage: Stage, message: str) -> None:
-        """Record that the job enters a stage; its progress stays."""
+    async def enter_stage(self, claim: JobClaim, stage: Stage, message: str) -> None:
+        """Record that the job enters a stage; its progress does not change."""
         async with transaction(self._pool) as connection:
             await enter_stage(connection, claim, stage, message)
 
-    async def keep_snapshot(self, claim: Claim, snapshot_id: str) -> None:
-        """Remember on which feedback the job trains, for when it is resumed."""
+    async def set_snapshot(self, claim: JobClaim, snapshot_id: str) -> None:
+        """Record the data snapshot of the job, which later attempts use too."""
         async with transaction(self._pool) as connection:
-            await _fenced(
-                connection, claim, "data_snapshot = %(snapshot)s", {"snapshot": snapshot_id}
-            )
+            await _write(connection, claim, queries.SET_SNAPSHOT, {"snapshot_id": snapshot_id})
 
-    async def release(self, claim: Claim) -> None:
-        """Let anyone go on with the job at once; the attempt does not count."""
-        await self._put_back(claim, "waiting", "attempts = attempts - 1")
+    async def release(self, claim: JobClaim) -> None:
+        """Put the job back into the queue at once, without counting the attempt."""
+        await self._requeue(claim, "waiting", queries.RELEASE)
 
-    async def retry_later(self, claim: Claim, why: str) -> None:
-        """Let anyone try the job again after a while, or fail it when it was tried enough.
+    async def retry_later(self, claim: JobClaim, reason: str) -> None:
+        """Put the job back into the queue after a pause, or fail it after the last attempt.
 
-        The while doubles with each attempt: 2, 4, 8, 16 seconds.
+        The pause doubles with each attempt: 2, 4, 8, 16 seconds.
         """
         attempts = claim.job.attempts
         if attempts >= MAX_ATTEMPTS:
-            why = f"{why}; given up after {attempts} attempts"
-            await self.finish(claim, Ending(JobState.FAILED, why))
+            message = f"{reason}; given up after {attempts} attempts"
+            await self.finish(claim, JobEnding(JobState.FAILED, message))
             return
-        delay = 2**attempts
-        await self._put_back(
-            claim,
-            f"{why}; trying again in {delay} s",
-            "not_before = now() + make_interval(secs => %(delay)s)",
-            {"delay": delay},
-        )
+        delay_s = backoff_s(attempts, first_s=_FIRST_RETRY_S, last_s=_LAST_RETRY_S)
+        message = f"{reason}; trying again in {delay_s:g} s"
+        await self._requeue(claim, message, queries.RETRY_LATER, {"delay_s": delay_s})
 
-    async def finish(self, claim: Claim, ending: Ending) -> None:
+    async def finish(self, claim: JobClaim, ending: JobEnding) -> None:
         """End the job."""
         async with transaction(self._pool) as connection:
             await finish_job(connection, claim, ending)
 
-    async def _put_back(
-        self, claim: Claim, message: str, changes: str, values: Mapping[str, Any] | None = None
+    async def _requeue(
+        self, claim: JobClaim, message: str, query: str, values: Mapping[str, Any] | None = None
     ) -> None:
+        all_values = {"message": message, "stage": Stage.QUEUED, **(values or {})}
         async with transaction(self._pool) as connection:
-            row = await _fenced(
-                connection,
-                claim,
-                "state = 'queued', lease_expires_at = NULL, message = %(message)s,"
-                f" {_ENTER_STAGE}, {changes}",
-                {**(values or {}), "message": message, "stage": Stage.QUEUED},
-            )
+            row = await _write(connection, claim, query, all_values)
             await record_event(connection, job_from_row(row))
 
 
-async def hold(connection: AsyncConnection, claim: Claim) -> None:
-    """Keep the job from being claimed anew until the caller's transaction ends.
+async def lock_claimed(connection: AsyncConnection, claim: JobClaim) -> None:
+    """Lock a claimed job, so that no other runner can claim it until the transaction ends.
 
     Raises:
-        Conflict: If it was claimed by another runner.
+        Conflict: If another runner has claimed it.
     """
-    await _fenced(connection, claim, "lease_expires_at = lease_expires_at", {})
+    await _write(connection, claim, queries.LOCK_CLAIMED)
 
 
 async def enter_stage(
-    connection: AsyncConnection, claim: Claim, stage: Stage, message: str
+    connection: AsyncConnection, claim: JobClaim, stage: Stage, message: str
 ) -> None:
-    """Enter a stage within the caller's transaction; see `Leases.enter_stage`."""
-    row = await _fenced(
-        connection,
-        claim,
-        f"message = %(message)s, {_ENTER_STAGE}",
-        {"message": message, "stage": stage},
-    )
+    """Enter a stage in the caller's transaction; see `JobLeases.enter_stage`."""
+    values = {"message": message, "stage": stage}
+    row = await _write(connection, claim, queries.ENTER_STAGE, values)
     await record_event(connection, job_from_row(row))
 
 
-async def finish_job(connection: AsyncConnection, claim: Claim, ending: Ending) -> None:
-    """End a job within the caller's transaction; see `Leases.finish`."""
-    row = await _fenced(
-        connection,
-        claim,
-        "state = %(state)s, ended_at = now(), lease_expires_at = NULL, message = %(message)s,"
-        " model_version = %(model_version)s, gate = %(gate)s,"
-        " progress = CASE WHEN %(state)s = 'succeeded' THEN 1 ELSE progress END",
-        {
-            "state": str(ending.state),
-            "message": ending.message,
-            "model_version": ending.model_version,
-            "gate": verdict_to_json(ending.gate),
-        },
-    )
+async def finish_job(connection: AsyncConnection, claim: JobClaim, ending: JobEnding) -> None:
+    """End a job in the caller's transaction; see `JobLeases.finish`."""
+    values = {
+        "state": str(ending.state),
+        "message": ending.message,
+        "model_version": ending.model_version,
+        "gate": verdict_to_json(ending.gate),
+    }
+    row = await _write(connection, claim, queries.FINISH_JOB, values)
     await record_event(connection, job_from_row(row))
 
 
-async def _fenced(
-    connection: AsyncConnection, claim: Claim, changes: str, values: Mapping[str, Any]
+async def _write(
+    connection: AsyncConnection,
+    claim: JobClaim,
+    query: str,
+    values: Mapping[str, Any] | None = None,
 ) -> DictRow:
+    """Run a query that affects the job only while the claim is the latest one; returns the row."""
     cursor = connection.cursor(row_factory=dict_row)
     await cursor.execute(
-        f"UPDATE trainer.jobs SET {changes}"  # noqa: S608
-        " WHERE job_id = %(job_id)s AND fencing_token = %(token)s AND state = 'running'"
-        " RETURNING *",
-        {**values, "job_id": claim.job.job_id, "token": claim.fencing_token},
+        query,
+        {**(values or {}), "job_id": claim.job.job_id, "token": claim.fencing_token},
     )
     row = await cursor.fetchone()
     if row is None:
         raise Conflict(
             f"job {claim.job.job_id} is no longer held with token {claim.fencing_token}:"
-            " another runner has taken it over"
+            " another runner has claimed it"
         )
     return row

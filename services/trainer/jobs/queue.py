@@ -1,4 +1,7 @@
-"""Jobs in Postgres, for those who ask for them; `leases` is for those who do them."""
+"""Queue of jobs in Postgres: create, list, watch and cancel.
+
+Clients use this module; runners use `services.trainer.jobs.leases`.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,8 +18,9 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
 from services.trainer.evaluation.gate import GateVerdict, verdict_from_json
+from services.trainer.jobs import queries
 from services.trainer.progress import Stage, StageStart
-from services.trainer.registry.kept_results import KEPT_RESULTS
+from services.trainer.registry.idempotency import CALL_RESULTS
 from services.trainer.worker.specs import JobKind
 from shared.errors import NotFound, PreconditionFailed, Unavailable
 from shared.storage.idempotency import IdempotencyKey
@@ -26,6 +30,8 @@ _WATCH_INTERVAL_S = 0.2
 
 
 class JobState(StrEnum):
+    """State of a job; the last three are final."""
+
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -34,24 +40,25 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
+        """Whether the state is final."""
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One piece of work, as it stands or as it stood at an event.
+    """A job, as it is now or as it was at an event.
 
     Attributes:
-        seq: Rises with every job; the queue's order.
-        spec: What to do, in the words of its kind.
+        seq: Number of the job, rising; jobs are claimed in this order.
+        spec: Parameters of the job, as JSON; see `services.trainer.worker.specs`.
         progress: Share of the work done, 0..1.
-        message: What it is doing or how it ended, for a person to read.
-        model_version: What it made or measured, once it has.
-        gate: The verdict on what a training or a quantization made; None until it is reached.
-        data_snapshot: Feedback that it trains or measures on, once it is frozen.
-        attempts: How often it was started.
-        stages: Every stage that it has entered, the latest last, in all its attempts; empty
-            for a job from before stages were kept.
+        message: Current activity or outcome, for people.
+        model_version: Version that the job made or evaluated; None until it has succeeded.
+        gate: Verdict on the candidate of a training or quantization; None before it is decided.
+        data_snapshot: Data snapshot of a training or evaluation; None before it is taken.
+        attempts: How often the job was started.
+        stages: Stages that the job has entered in all of its attempts, oldest first; empty for
+            jobs that are older than stages.
     """
 
     job_id: UUID
@@ -74,7 +81,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobEvent:
-    """A job as it stood at one moment, and the figures that came with it."""
+    """A job as it was at one moment, and the figures reported then."""
 
     event_id: int
     at: datetime
@@ -82,10 +89,10 @@ class JobEvent:
     figures: Mapping[str, float]
 
 
-class Jobs:
-    """Creates, lists, follows and cancels jobs.
+class JobQueue:
+    """Creates, lists, watches and cancels jobs.
 
-    Every method raises `Unavailable` when Postgres cannot be reached.
+    Every method raises `Unavailable` if Postgres cannot be reached.
 
     Args:
         pool: Connections to a database with the schema `trainer`.
@@ -101,55 +108,51 @@ class Jobs:
         requested_by: str,
         key: IdempotencyKey | None = None,
     ) -> Job:
-        """Queue a job, or give the one that was queued under the key.
+        """Queue a job, or return the one that was queued with the same key.
 
         Raises:
-            AlreadyExists: If the key was used for something else.
+            AlreadyExists: If the key was used for another request.
         """
         async with transaction(self._pool) as connection:
-            if kept := await KEPT_RESULTS.take(connection, key):
-                return await _get(connection, UUID(kept["job_id"]))
+            if saved := await CALL_RESULTS.claim(connection, key):
+                return await _get(connection, UUID(saved["job_id"]))
             job = await create_job(connection, kind, spec, requested_by)
-            await KEPT_RESULTS.keep(connection, key, {"job_id": str(job.job_id)})
+            await CALL_RESULTS.save(connection, key, {"job_id": str(job.job_id)})
             return job
 
     async def find_by_key(self, key: IdempotencyKey | None) -> Job | None:
-        """Give the job that was queued under a key, as it stands; None when there is none.
+        """Return the job that was queued with this key, as it is now; None if there is none.
 
         Raises:
-            AlreadyExists: If the key was used for something else.
+            AlreadyExists: If the key was used for another request.
         """
         if key is None:
             return None
         async with transaction(self._pool) as connection:
-            kept = await KEPT_RESULTS.find(connection, key)
-            return await _get(connection, UUID(kept["job_id"])) if kept else None
+            saved = await CALL_RESULTS.find(connection, key)
+            return await _get(connection, UUID(saved["job_id"])) if saved else None
 
     async def get(self, job_id: UUID) -> Job:
-        """Give a job as it stands.
+        """Return a job as it is now.
 
         Raises:
-            NotFound: If there is none of that id.
+            NotFound: If there is no such job.
         """
         async with transaction(self._pool) as connection:
             return await _get(connection, job_id)
 
     async def list(self, size: int, before: int | None = None) -> Sequence[Job]:
-        """List up to `size` jobs, newest first, those with a `seq` under `before` only."""
+        """List up to `size` jobs, newest first; with `before`, only those with a smaller `seq`."""
         async with transaction(self._pool) as connection:
             cursor = connection.cursor(row_factory=dict_row)
-            await cursor.execute(
-                "SELECT * FROM trainer.jobs WHERE %(before)s::bigint IS NULL OR seq < %(before)s"
-                " ORDER BY seq DESC LIMIT %(size)s",
-                {"before": before, "size": size},
-            )
+            await cursor.execute(queries.LIST_JOBS, {"before": before, "size": size})
             return [job_from_row(row) async for row in cursor]
 
     async def watch(self, job_id: UUID, stopping: asyncio.Event) -> AsyncIterator[JobEvent]:
-        """Give the job's events from its beginning, then as they come, until it ends.
+        """Yield all events of a job, past and future, until the job ends.
 
         Raises:
-            NotFound: If there is no job of that id.
+            NotFound: If there is no such job.
             Unavailable: If `stopping` is set before the job ends.
         """
         seen = 0
@@ -161,71 +164,59 @@ class Jobs:
                     return
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), _WATCH_INTERVAL_S)
-                raise Unavailable("the trainer stops; watch the job again when it is back")
+                raise Unavailable("the trainer is stopping; watch the job again later")
 
     async def _events(self, job_id: UUID, after: int) -> Sequence[JobEvent]:
         async with transaction(self._pool) as connection:
             cursor = connection.cursor(row_factory=dict_row)
-            # Events first: the job is then at least as far as the last of them.
-            await cursor.execute(
-                "SELECT * FROM trainer.job_events WHERE job_id = %s AND event_id > %s"
-                " ORDER BY event_id",
-                (job_id, after),
-            )
+            # Before the job: so the job has every stage that these events count.
+            await cursor.execute(queries.EVENTS_AFTER, {"job_id": job_id, "after": after})
             events = await cursor.fetchall()
             job = await _get(connection, job_id)
-        return [_event(job, row) for row in events]
+        return [_job_event(job, row) for row in events]
 
     async def cancel(self, job_id: UUID, requested_by: str, key: str | None = None) -> Job:
-        """Ask a job to stop: at once when it waits, soon when it runs.
+        """Cancel a job: a queued one at once, a running one as soon as its runner sees it.
 
         Args:
             job_id: The job.
             requested_by: Who asks.
-            key: Idempotency key; when it was used before, the job is given as it stands.
+            key: Idempotency key. If it was used before, the job is returned as it is now.
 
         Raises:
-            NotFound: If there is no job of that id.
+            NotFound: If there is no such job.
             PreconditionFailed: If it has ended.
-            AlreadyExists: If the key was used for something else.
+            AlreadyExists: If the key was used for another request.
         """
-        once = IdempotencyKey.of(requested_by, key, "cancel", job_id=str(job_id))
+        idempotency_key = IdempotencyKey.of(requested_by, key, "cancel", job_id=str(job_id))
         async with transaction(self._pool) as connection:
-            if await KEPT_RESULTS.take(connection, once):
+            if await CALL_RESULTS.claim(connection, idempotency_key):
                 return await _get(connection, job_id)
+            job = await _get(connection, job_id, queries.LOCK_JOB)
+            if job.state.ended:
+                raise PreconditionFailed(f"job {job_id} cannot be cancelled: it has {job.state}")
+            query = (
+                queries.CANCEL_QUEUED
+                if job.state is JobState.QUEUED
+                else queries.REQUEST_CANCELLATION
+            )
             cursor = connection.cursor(row_factory=dict_row)
-            await cursor.execute(
-                "SELECT state FROM trainer.jobs WHERE job_id = %s FOR UPDATE", (job_id,)
-            )
-            state = JobState(_found(await cursor.fetchone(), job_id)["state"])
-            if state.ended:
-                raise PreconditionFailed(f"job {job_id} cannot be cancelled: it has {state}")
-            changes = (
-                "state = 'cancelled', ended_at = now(), message = 'cancelled by ' || %(who)s::text"
-                if state is JobState.QUEUED
-                else "message = 'being cancelled by ' || %(who)s::text"
-            )
-            await cursor.execute(
-                f"UPDATE trainer.jobs SET cancelled_by = %(who)s, {changes}"  # noqa: S608
-                " WHERE job_id = %(job_id)s RETURNING *",
-                {"who": requested_by, "job_id": job_id},
-            )
+            await cursor.execute(query, {"job_id": job_id, "requested_by": requested_by})
             job = job_from_row(_found(await cursor.fetchone(), job_id))
             await record_event(connection, job)
-            await KEPT_RESULTS.keep(connection, once, {"job_id": str(job_id)})
+            await CALL_RESULTS.save(connection, idempotency_key, {"job_id": str(job_id)})
             return job
 
 
 async def create_job(
     connection: AsyncConnection, kind: JobKind, spec: Mapping[str, Any], requested_by: str
 ) -> Job:
-    """Queue a job within the caller's transaction; see `Jobs.create`."""
+    """Queue a job in the caller's transaction; see `JobQueue.create`."""
     job_id = uuid4()
     cursor = connection.cursor(row_factory=dict_row)
     await cursor.execute(
-        "INSERT INTO trainer.jobs (job_id, kind, spec, requested_by)"
-        " VALUES (%s, %s, %s, %s) RETURNING *",
-        (job_id, kind, Jsonb(spec), requested_by),
+        queries.INSERT_JOB,
+        {"job_id": job_id, "kind": kind, "spec": Jsonb(spec), "requested_by": requested_by},
     )
     job = job_from_row(_found(await cursor.fetchone(), job_id))
     await record_event(connection, job)
@@ -235,21 +226,27 @@ async def create_job(
 async def record_event(
     connection: AsyncConnection, job: Job, figures: Mapping[str, float] | None = None
 ) -> None:
-    """Keep how the job stands now; the caller holds the lock of its row.
+    """Record the present state of a job as an event; the caller holds the lock of its row.
 
-    Figures that are no number (a loss that diverged) are left out: jsonb has none.
+    Figures that are not finite (the loss of a training that diverges) are left out, because
+    jsonb cannot store them.
     """
     finite = {name: value for name, value in (figures or {}).items() if isfinite(value)}
     await connection.execute(
-        "INSERT INTO trainer.job_events"
-        " (job_id, state, progress, message, figures, stages_entered)"
-        " VALUES (%s, %s, %s, %s, %s, %s)",
-        (job.job_id, job.state, job.progress, job.message, Jsonb(finite), len(job.stages)),
+        queries.INSERT_EVENT,
+        {
+            "job_id": job.job_id,
+            "state": job.state,
+            "progress": job.progress,
+            "message": job.message,
+            "figures": Jsonb(finite),
+            "stages_entered": len(job.stages),
+        },
     )
 
 
 def job_from_row(row: DictRow) -> Job:
-    """Read a row of `trainer.jobs`."""
+    """Convert a row of `trainer.jobs`."""
     values = {field.name: row[field.name] for field in fields(Job)}
     values["kind"] = JobKind(row["kind"])
     values["state"] = JobState(row["state"])
@@ -261,9 +258,9 @@ def job_from_row(row: DictRow) -> Job:
     return Job(**values)
 
 
-async def _get(connection: AsyncConnection, job_id: UUID) -> Job:
+async def _get(connection: AsyncConnection, job_id: UUID, query: str = queries.GET_JOB) -> Job:
     cursor = connection.cursor(row_factory=dict_row)
-    await cursor.execute("SELECT * FROM trainer.jobs WHERE job_id = %s", (job_id,))
+    await cursor.execute(query, {"job_id": job_id})
     return job_from_row(_found(await cursor.fetchone(), job_id))
 
 
@@ -273,10 +270,10 @@ def _found(row: DictRow | None, job_id: UUID) -> DictRow:
     return row
 
 
-def _event(job: Job, row: DictRow) -> JobEvent:
-    """Set the job back to how it stood at the event."""
+def _job_event(job: Job, row: DictRow) -> JobEvent:
+    """Combine an event with the job as it was at that event."""
     state = JobState(row["state"])
-    then = replace(
+    job_then = replace(
         job,
         state=state,
         progress=row["progress"],
@@ -284,5 +281,5 @@ def _event(job: Job, row: DictRow) -> JobEvent:
         stages=job.stages[: row["stages_entered"]],
     )
     if not state.ended:
-        then = replace(then, ended_at=None, model_version=None, gate=None)
-    return JobEvent(row["event_id"], row["at"], then, row["figures"])
+        job_then = replace(job_then, ended_at=None, model_version=None, gate=None)
+    return JobEvent(row["event_id"], row["at"], job_then, row["figures"])

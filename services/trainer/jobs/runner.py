@@ -1,4 +1,4 @@
-"""Claims one job after another and has a child process do each."""
+"""Runner of jobs: claims a job, has a worker process do it, and completes it."""
 
 import asyncio
 import logging
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from services.trainer.evaluation.gate import GateVerdict
-from services.trainer.jobs.child_process import Child, at_work
-from services.trainer.jobs.completion import Completion
-from services.trainer.jobs.leases import Claim, Ending, Leases
+from services.trainer.jobs.child_process import WorkerProcess, start_worker
+from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.leases import JobClaim, JobEnding, JobLeases
 from services.trainer.jobs.queue import JobState
 from services.trainer.progress import Progress, Stage
 from services.trainer.worker.protocol import (
@@ -27,6 +27,7 @@ from services.trainer.worker.protocol import (
 )
 from shared.errors import Conflict, MagFaceError, Unavailable
 from shared.model.manifest import Manifest
+from shared.runtime import repeat
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +35,14 @@ WORKER = (sys.executable, "-m", "services.trainer.worker")
 _POLL_S = 0.3
 _HEARTBEAT_S = 0.3
 
+# Last message of a worker.
+_Output = VersionDone | EvaluationDone | Failed
+# A failure, or what was published: an evaluation, or a version with the verdict of its gate.
 _Result = Failed | EvaluationDone | tuple[Manifest, GateVerdict | None]
 
 
 def worker_command(processes: int) -> tuple[str, ...]:
-    """Start a worker of this many processes on this host."""
+    """Return the command that starts a worker of this many processes on this host."""
     if processes == 1:
         return WORKER
     python, *module = WORKER
@@ -47,23 +51,26 @@ def worker_command(processes: int) -> tuple[str, ...]:
 
 
 class _Cancelled(Exception):
-    """Somebody wants the job to stop."""
+    """Somebody, named by the text, has asked for the job to be cancelled."""
 
 
-class Runner:
-    """Does the jobs of the queue, one at a time.
+class JobRunner:
+    """Runs the jobs of the queue, one at a time.
+
+    Each job is claimed, worked on by a worker process while the lease is renewed, and completed:
+    `JobCompletion` publishes and records what it made, and promotes a version if that is due.
 
     Args:
         leases: Where jobs are claimed.
-        completion: What to do with what a job has made.
-        work_dir: Each attempt gets a folder below it, removed at its end.
+        completion: Publishes and records the results.
+        work_dir: Each attempt gets a folder in it, which is removed at the end of the attempt.
         command: Starts the worker.
     """
 
     def __init__(
         self,
-        leases: Leases,
-        completion: Completion,
+        leases: JobLeases,
+        completion: JobCompletion,
         work_dir: Path,
         command: Sequence[str] = WORKER,
     ) -> None:
@@ -72,55 +79,44 @@ class Runner:
         self._work_dir = work_dir.absolute()
         self._command = command
 
-    async def run(self) -> None:
-        """Do jobs until cancelled; a job under way is then put back for the next runner."""
-        while True:
-            claim = await self._claim()
-            if claim is None:
-                await asyncio.sleep(_POLL_S)
-            else:
-                await self._attempt(claim)
+    async def run(self) -> NoReturn:
+        """Run jobs until cancelled; a running job is then put back into the queue."""
+        await repeat("claiming of jobs", self._run_queued, _POLL_S)
 
-    async def _claim(self) -> Claim | None:
-        try:
-            return await self._leases.claim()
-        except MagFaceError as error:
-            logger.warning("no job can be claimed: %s", error)
-            return None
+    async def _run_queued(self) -> None:
+        while claim := await self._leases.claim():
+            await self._attempt(claim)
 
-    async def _attempt(self, claim: Claim) -> None:
+    async def _attempt(self, claim: JobClaim) -> None:
+        """Run a claimed job to its end, unless another runner has to."""
         job = claim.job
         logger.info("job %s: attempt %d", job.job_id, job.attempts)
         try:
-            await self._settle(claim)
+            await self._run(claim)
         except Conflict as error:
             logger.warning("job %s is left to another runner: %s", job.job_id, error)
         except Unavailable as error:
-            # The lease runs out, and the job is claimed anew by whoever reaches Postgres.
-            logger.warning("job %s is let go: %s", job.job_id, error)
+            logger.warning("job %s is abandoned until its lease expires: %s", job.job_id, error)
         except asyncio.CancelledError:
             await asyncio.shield(self._release(claim))
             raise
 
-    async def _release(self, claim: Claim) -> None:
+    async def _release(self, claim: JobClaim) -> None:
         try:
             await self._leases.release(claim)
         except MagFaceError as error:
-            logger.warning("job %s waits for its lease to run out: %s", claim.job.job_id, error)
+            logger.warning(
+                "job %s is not released and waits until its lease expires: %s",
+                *(claim.job.job_id, error),
+            )
 
-    async def _settle(self, claim: Claim) -> None:
-        """Do the job and record how it ended."""
+    async def _run(self, claim: JobClaim) -> None:
+        """Run a job and record how it ended."""
         try:
-            result = await self._do(claim)
-            match result:
-                case Failed():
-                    await self._fail(claim, result)
-                case EvaluationDone():
-                    await self._completion.record_evaluation(claim, result.result)
-                case (manifest, gate):
-                    await self._completion.record(claim, manifest, gate)
-        except _Cancelled as who:
-            await self._leases.finish(claim, Ending(JobState.CANCELLED, f"cancelled by {who}"))
+            await self._complete(claim, await self._work_under_lease(claim))
+        except _Cancelled as cancelled_by:
+            message = f"cancelled by {cancelled_by}"
+            await self._leases.finish(claim, JobEnding(JobState.CANCELLED, message))
         except Conflict:
             raise
         except MagFaceError as error:
@@ -128,62 +124,72 @@ class Runner:
             await self._fail(claim, failure)
         except Exception as error:
             logger.exception("job %s failed unexpectedly", claim.job.job_id)
-            reason = f"internal error: {type(error).__name__}: {error}"
-            await self._fail(claim, Failed(reason=reason, transient=False))
+            message = f"internal error: {type(error).__name__}: {error}"
+            await self._fail(claim, Failed(reason=message, transient=False))
 
-    async def _fail(self, claim: Claim, failure: Failed) -> None:
-        logger.warning("job %s: %s", claim.job.job_id, failure.reason)
+    async def _complete(self, claim: JobClaim, result: _Result) -> None:
+        match result:
+            case Failed():
+                await self._fail(claim, result)
+            case EvaluationDone():
+                await self._completion.record_evaluation(claim, result.result)
+            case (manifest, gate):
+                await self._completion.record_version(claim, manifest, gate)
+
+    async def _fail(self, claim: JobClaim, failure: Failed) -> None:
+        logger.warning("job %s failed: %s", claim.job.job_id, failure.reason)
         if failure.transient:
             await self._leases.retry_later(claim, failure.reason)
         else:
-            await self._leases.finish(claim, Ending(JobState.FAILED, failure.reason))
+            await self._leases.finish(claim, JobEnding(JobState.FAILED, failure.reason))
 
-    async def _do(self, claim: Claim) -> _Result:
-        """Do the job, up to the published files of what it made, while the lease is kept.
+    async def _work_under_lease(self, claim: JobClaim) -> _Result:
+        """Do the job and publish what it made, while the lease is renewed.
 
         Raises:
-            _Cancelled: If somebody wants it to stop; the worker is dead then.
-            Unavailable: If the lease could not be kept, or the files not be stored.
-            Conflict: If the job was claimed by another runner.
+            _Cancelled: If somebody has asked for that; the worker has been killed then.
+            Unavailable: If the lease could not be renewed or the files not be stored.
+            Conflict: If another runner has claimed the job.
         """
         workdir = await asyncio.to_thread(self._make_workdir, claim)
-        keeping = asyncio.create_task(self._keep_lease(claim))
-        working = asyncio.create_task(self._work(claim, workdir))
+        renewal = asyncio.create_task(self._renew_lease(claim))
+        work = asyncio.create_task(self._work(claim, workdir))
         try:
-            await asyncio.wait((keeping, working), return_when=asyncio.FIRST_COMPLETED)
-            return await (working if working.done() else keeping)
+            await asyncio.wait((renewal, work), return_when=asyncio.FIRST_COMPLETED)
+            return await (work if work.done() else renewal)
         finally:
-            # No TaskGroup: up to Python 3.12 it loses a cancellation that meets an error.
-            working.cancel()
-            keeping.cancel()
-            await asyncio.gather(working, keeping, return_exceptions=True)
+            # No TaskGroup: until Python 3.12 it loses a cancellation that meets an error.
+            work.cancel()
+            renewal.cancel()
+            await asyncio.gather(work, renewal, return_exceptions=True)
             await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
 
-    def _make_workdir(self, claim: Claim) -> Path:
-        attempts = f"job-{claim.job.job_id}"
-        # What is there belongs to an attempt that this one has overtaken.
-        for left in self._work_dir.glob(f"{attempts}-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        workdir = self._work_dir / f"{attempts}-{claim.fencing_token}"
+    def _make_workdir(self, claim: JobClaim) -> Path:
+        prefix = f"job-{claim.job.job_id}"
+        # Folders of earlier attempts, whose runner was killed.
+        for left_over in self._work_dir.glob(f"{prefix}-*"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        workdir = self._work_dir / f"{prefix}-{claim.fencing_token}"
         workdir.mkdir(parents=True)
         return workdir
 
-    async def _keep_lease(self, claim: Claim) -> NoReturn:
-        renewed = time.monotonic()
+    async def _renew_lease(self, claim: JobClaim) -> NoReturn:
+        renewed_at = time.monotonic()
         while True:
             try:
-                cancelled_by = await self._leases.heartbeat(claim)
+                cancelled_by = await self._leases.renew(claim)
             except Unavailable as error:
-                if time.monotonic() - renewed > self._leases.lease_s:
+                if time.monotonic() - renewed_at > self._leases.lease_s:
                     raise
-                logger.warning("job %s: no heartbeat: %s", claim.job.job_id, error)
+                logger.warning("job %s: lease not renewed: %s", claim.job.job_id, error)
             else:
-                renewed = time.monotonic()
+                renewed_at = time.monotonic()
                 if cancelled_by is not None:
                     raise _Cancelled(cancelled_by)
             await asyncio.sleep(_HEARTBEAT_S)
 
-    async def _work(self, claim: Claim, workdir: Path) -> _Result:
+    async def _work(self, claim: JobClaim, workdir: Path) -> _Result:
+        """Have a worker do the job, and publish the files it made."""
         job = claim.job
         assignment = Assignment(
             parent_pid=os.getpid(),
@@ -193,39 +199,40 @@ class Runner:
             data_snapshot=job.data_snapshot,
             workdir=workdir,
         )
-        async with at_work(self._command, assignment) as child:
-            result = await self._follow(claim, child)
-        if isinstance(result, Failed):
-            return result
+        async with start_worker(self._command, assignment) as worker:
+            output = await self._follow(claim, worker)
+        if isinstance(output, Failed):
+            return output
         await self._enter_publishing(claim)
-        match result:
+        match output:
             case EvaluationDone():
-                await self._completion.publish_page(job, result.page)
-                return result
+                await self._completion.publish_report(job, output.page)
+                return output
             case VersionDone():
-                return await self._completion.publish(job, result.folder), result.gate
+                manifest = await self._completion.publish_version(job, output.folder)
+                return manifest, output.gate
 
-    async def _follow(self, claim: Claim, child: Child) -> VersionDone | EvaluationDone | Failed:
-        """Record what the worker says until its last message."""
-        async for line in child.lines():
+    async def _follow(self, claim: JobClaim, worker: WorkerProcess) -> _Output:
+        """Record what the worker reports, until its last message."""
+        async for line in worker.lines():
             match read_message(line):
-                case ProgressMade() as made:
-                    await self._report(claim, made)
+                case ProgressMade() as message:
+                    await self._record_progress(claim, message)
                 case SnapshotTaken(snapshot_id=snapshot_id):
-                    await self._leases.keep_snapshot(claim, snapshot_id)
+                    await self._leases.set_snapshot(claim, snapshot_id)
                 case VersionDone() | EvaluationDone() | Failed() as last:
                     return last
-        return Failed(reason=await child.how_it_ended(), transient=False)
+        return Failed(reason=await worker.describe_end(), transient=False)
 
-    async def _report(self, claim: Claim, made: ProgressMade) -> None:
-        progress = Progress(made.stage, made.fraction, made.message, made.figures)
+    async def _record_progress(self, claim: JobClaim, message: ProgressMade) -> None:
+        progress = Progress(message.stage, message.fraction, message.message, message.figures)
         try:
-            await self._leases.report(claim, progress)
+            await self._leases.record_progress(claim, progress)
         except Unavailable as error:
-            logger.warning("job %s: progress is not recorded: %s", claim.job.job_id, error)
+            logger.warning("job %s: progress not recorded: %s", claim.job.job_id, error)
 
-    async def _enter_publishing(self, claim: Claim) -> None:
+    async def _enter_publishing(self, claim: JobClaim) -> None:
         try:
             await self._leases.enter_stage(claim, Stage.PUBLISHING, "publishing the result")
         except Unavailable as error:
-            logger.warning("job %s: its stage is not recorded: %s", claim.job.job_id, error)
+            logger.warning("job %s: stage not recorded: %s", claim.job.job_id, error)

@@ -1,4 +1,4 @@
-"""Takes a checkpoint that is sent in pieces."""
+"""Uploaded checkpoints in the object store."""
 
 import asyncio
 import hashlib
@@ -13,12 +13,13 @@ from shared.storage.objects import ObjectStore
 MAX_CHUNK_BYTES = 2**20
 
 
-class Uploads:
-    """Stores uploaded files under the hash of their content.
+class UploadStore:
+    """Stores uploaded files under the SHA-256 of their content.
 
     Args:
-        work_dir: Takes a file until it is complete.
-        max_bytes: Largest file accepted.
+        objects: Where the files are stored.
+        work_dir: Holds a file until it is complete.
+        max_bytes: Largest file accepted, in bytes.
     """
 
     def __init__(self, objects: ObjectStore, work_dir: Path, max_bytes: int) -> None:
@@ -27,10 +28,10 @@ class Uploads:
         self._max_bytes = max_bytes
 
     async def store(self, chunks: AsyncIterator[bytes]) -> str:
-        """Write the chunks as one object; nothing is kept unless all of it is.
+        """Store the chunks as one object. If anything fails, nothing is stored.
 
         Returns:
-            SHA-256 of the file, by which `upload_key` names the object.
+            SHA-256 of the file, in hex; `upload_key` gives the name of the object.
 
         Raises:
             InvalidInput: If a chunk is too large, or the file is empty or too large.
@@ -39,17 +40,8 @@ class Uploads:
         digest, size = hashlib.sha256(), 0
         with NamedTemporaryFile(dir=self._work_dir, prefix="upload-") as file:
             async for chunk in chunks:
-                if len(chunk) > MAX_CHUNK_BYTES:
-                    raise InvalidInput(
-                        "chunk", f"has {len(chunk)} bytes; send at most {MAX_CHUNK_BYTES} at once"
-                    )
                 size += len(chunk)
-                if size > self._max_bytes:
-                    raise InvalidInput(
-                        "chunk",
-                        f"the file is larger than {self._max_bytes} bytes, the trainer's"
-                        " MAGFACE_UPLOAD_MAX_BYTES",
-                    )
+                self._check_size(len(chunk), size)
                 digest.update(chunk)
                 await asyncio.to_thread(file.write, chunk)
             if size == 0:
@@ -58,3 +50,15 @@ class Uploads:
             key = upload_key(digest.hexdigest())
             await asyncio.to_thread(self._objects.put_file, key, Path(file.name))
         return digest.hexdigest()
+
+    def _check_size(self, chunk_bytes: int, file_bytes: int) -> None:
+        if chunk_bytes > MAX_CHUNK_BYTES:
+            raise InvalidInput(
+                "chunk", f"has {chunk_bytes} bytes; the limit is {MAX_CHUNK_BYTES} per message"
+            )
+        if file_bytes > self._max_bytes:
+            raise InvalidInput(
+                "chunk",
+                f"the file is larger than {self._max_bytes} bytes, the trainer's"
+                " MAGFACE_UPLOAD_MAX_BYTES",
+            )

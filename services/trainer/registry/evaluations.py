@@ -1,4 +1,4 @@
-"""What was measured of model versions: figures in Postgres, pages in the object store."""
+"""Evaluations of model versions: figures in Postgres, HTML reports in the object store."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from services.trainer.evaluation.result import EvaluationResult
+from services.trainer.registry import queries
 from shared.errors import NotFound
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
@@ -17,7 +18,11 @@ from shared.storage.postgres import Pool, transaction
 
 @dataclass(frozen=True)
 class StoredEvaluation:
-    """A result, and the job that found it; `seq` rises with every one."""
+    """An evaluation and the job that made it.
+
+    Attributes:
+        seq: Number of the evaluation, rising.
+    """
 
     seq: int
     job_id: UUID
@@ -25,12 +30,12 @@ class StoredEvaluation:
     result: EvaluationResult
 
 
-class Evaluations:
-    """Looks results and their pages up.
+class EvaluationStore:
+    """Reads evaluations and their reports.
 
     Args:
         pool: Connections to a database with the schema `trainer`.
-        objects: Where the pages are.
+        objects: Where the reports are.
     """
 
     def __init__(self, pool: Pool, objects: ObjectStore) -> None:
@@ -40,20 +45,21 @@ class Evaluations:
     async def list(
         self, size: int, before: int | None = None, model_version: str | None = None
     ) -> Sequence[StoredEvaluation]:
-        """List up to `size` results, newest first, those with a `seq` under `before` only.
+        """List up to `size` evaluations, newest first.
+
+        Args:
+            size: How many.
+            before: Only those with a smaller `seq`.
+            model_version: Only those of this version.
 
         Raises:
             Unavailable: If Postgres cannot be reached.
         """
+        query = queries.LIST_EVALUATIONS_OF_VERSION if model_version else queries.LIST_EVALUATIONS
+        values = {"before": before, "model_version": model_version, "size": size}
         async with transaction(self._pool) as connection:
             cursor = connection.cursor(row_factory=dict_row)
-            await cursor.execute(
-                "SELECT * FROM trainer.evaluations"
-                " WHERE (%(before)s::bigint IS NULL OR seq < %(before)s)"
-                " AND (%(version)s::text IS NULL OR model_version = %(version)s)"
-                " ORDER BY seq DESC LIMIT %(size)s",
-                {"before": before, "version": model_version, "size": size},
-            )
+            await cursor.execute(query, values)
             return [
                 StoredEvaluation(
                     seq=row["seq"],
@@ -65,10 +71,10 @@ class Evaluations:
             ]
 
     async def report(self, job_id: UUID) -> bytes:
-        """Give the page of a job's result.
+        """Return the HTML report of an evaluation.
 
         Raises:
-            NotFound: If the job is unknown or has measured nothing.
+            NotFound: If there is no such job, or it made no evaluation.
             Unavailable: If the object store cannot be reached.
         """
         try:
@@ -78,33 +84,37 @@ class Evaluations:
 
 
 def report_key(job_id: UUID) -> str:
-    """Name the object of a job's page."""
+    """Return the object key of an evaluation's report."""
     return f"evaluations/{job_id}/report.html"
 
 
 def describe_result(result: EvaluationResult) -> str:
-    """Say in a line how the version did, and how far that can be trusted."""
+    """Summarize an evaluation in one line."""
     figures = result.evaluation
-    said = (
+    summary = (
         f"{result.model_version} decides {100 * figures.accuracy:.2f} % of {figures.pairs} pairs"
-        f" rightly at {figures.threshold:.3f}"
+        f" correctly at threshold {figures.threshold:.3f}"
     )
     if result.against is not None:
         test = result.against.comparison.mcnemar
-        said += (
+        summary += (
             f"; against {result.against.model_version} it fixes {test.fixed} and breaks"
             f" {test.broken} (p = {test.p_value:.2g})"
         )
     if result.pairs_trained_on:
-        said += f"; it was trained on images of {result.pairs_trained_on} of these pairs"
-    return said
+        summary += f"; it was trained on images of {result.pairs_trained_on} of these pairs"
+    return summary
 
 
 async def add_evaluation(
     connection: AsyncConnection, job_id: UUID, result: EvaluationResult
 ) -> None:
-    """Add a result, whose page is stored, within the caller's transaction."""
+    """Add an evaluation, whose report is stored, in the caller's transaction."""
     await connection.execute(
-        "INSERT INTO trainer.evaluations (job_id, model_version, result) VALUES (%s, %s, %s)",
-        (job_id, result.model_version, result.model_dump_json()),
+        queries.INSERT_EVALUATION,
+        {
+            "job_id": job_id,
+            "model_version": result.model_version,
+            "result": result.model_dump_json(),
+        },
     )

@@ -1,12 +1,15 @@
-"""Keeps the pointer that the embedders watch in step with the serving history."""
+"""Publication of the serving pointer, which the embedders poll."""
 
 import asyncio
 import logging
 from datetime import UTC, datetime
+from typing import NoReturn
 
-from services.trainer.registry.versions import Serving, read_serving
+from services.trainer.registry import queries
+from services.trainer.registry.versions import ServingDecision, read_serving
 from shared.errors import CorruptData, MagFaceError
 from shared.registry.serving_pointer import ServingPointer, read_pointer, write_pointer
+from shared.runtime import repeat
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
 
@@ -15,32 +18,57 @@ logger = logging.getLogger(__name__)
 RECONCILE_INTERVAL_S = 1.0
 
 
-class PointerPublisher:
-    """Copies the latest serving decision to the object store.
+class ServingPointerPublisher:
+    """Copies the serving decision in force from Postgres to the object store.
 
-    Postgres decides; the pointer only follows. Copying happens under a lock and from the
-    row as it is read under that lock, so that an older decision never overwrites a newer.
+    The decision is read and the pointer written while an advisory lock is held, so that an older
+    decision never overwrites a newer one.
+
+    Args:
+        pool: Connections to a database with the schema `trainer`.
+        objects: Where the pointer is.
     """
 
     def __init__(self, pool: Pool, objects: ObjectStore) -> None:
         self._pool = pool
         self._objects = objects
 
+    async def run(self) -> NoReturn:
+        """Publish the pointer once a second, until cancelled.
+
+        This repairs the pointer after a crash between the commit of a decision and its
+        publication.
+        """
+        await repeat("publication of the serving pointer", self.publish, RECONCILE_INTERVAL_S)
+
     async def publish(self) -> None:
-        """Bring the pointer up to date.
+        """Write the pointer if it differs from the decision in force.
 
         Raises:
             Unavailable: If Postgres or the object store cannot be reached.
         """
         async with transaction(self._pool) as connection:
-            await connection.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended('magface serving pointer', 0))"
-            )
+            await connection.execute(queries.LOCK_SERVING_POINTER)
             serving = await read_serving(connection)
             if serving is not None:
-                await asyncio.to_thread(self._bring_up, serving)
+                await asyncio.to_thread(self._write_if_changed, serving)
 
-    def _bring_up(self, serving: Serving) -> None:
+    async def try_to_publish(self) -> bool:
+        """Publish the pointer right after a decision is committed.
+
+        The decision stands even if this fails; `run` publishes it later.
+
+        Returns:
+            Whether it was published.
+        """
+        try:
+            await self.publish()
+        except MagFaceError as error:
+            logger.warning("serving pointer not published yet: %s", error)
+            return False
+        return True
+
+    def _write_if_changed(self, serving: ServingDecision) -> None:
         if self._published() == (serving.generation, serving.model_version):
             return
         pointer = ServingPointer(
@@ -55,37 +83,6 @@ class PointerPublisher:
         try:
             pointer = read_pointer(self._objects)
         except CorruptData as error:
-            logger.warning("the serving pointer is replaced: %s", error)
+            logger.warning("the serving pointer is corrupt and is replaced: %s", error)
             return None
         return (pointer.generation, pointer.model_version) if pointer else None
-
-    async def try_to_publish(self) -> bool:
-        """Bring the pointer up to date if that is possible now.
-
-        For use right after a decision is committed: it holds whether or not the store is
-        away, and `reconcile` makes up for it.
-        """
-        try:
-            await self.publish()
-        except MagFaceError as error:
-            logger.warning("the serving pointer waits: %s", error)
-            return False
-        return True
-
-    async def reconcile(self) -> None:
-        """Bring the pointer up to date each second, until cancelled.
-
-        Heals a crash between a decision's commit and its publication.
-        """
-        published = True
-        while True:
-            await asyncio.sleep(RECONCILE_INTERVAL_S)
-            published = await (self.try_to_publish() if published else self._quietly())
-
-    async def _quietly(self) -> bool:
-        try:
-            await self.publish()
-        except MagFaceError:
-            return False
-        logger.info("the serving pointer is up to date again")
-        return True

@@ -1,7 +1,7 @@
-"""Which model versions there are, and which one serves, in Postgres.
+"""Model versions and the serving history in Postgres: list, promote, roll back.
 
-The history of serving only grows: a promotion and a rollback each add the next
-generation. Of two made at the same time one gets it, and the other a `Conflict`.
+The serving history only grows: each promotion or rollback adds the next generation. Of two that
+are made at the same time, one gets the generation and the other a `Conflict`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,8 @@ from psycopg.errors import UniqueViolation
 from psycopg.rows import DictRow, class_row, dict_row
 
 from services.trainer.evaluation.gate import GateVerdict, verdict_from_json, verdict_to_json
-from services.trainer.registry.kept_results import KEPT_RESULTS
+from services.trainer.registry import queries
+from services.trainer.registry.idempotency import CALL_RESULTS
 from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from shared.model.manifest import Manifest
 from shared.storage.idempotency import IdempotencyKey
@@ -23,12 +24,12 @@ from shared.storage.postgres import Pool, transaction
 
 
 @dataclass(frozen=True)
-class Version:
+class ModelVersion:
     """A model version whose files are complete in the object store.
 
     Attributes:
-        seq: Rises with every version.
-        gate: None for an import, which nobody judged.
+        seq: Number of the version, rising.
+        gate: Verdict of the gate; None for an import, which no gate decides on.
         job_id: The job that made it.
     """
 
@@ -39,34 +40,36 @@ class Version:
 
     @property
     def name(self) -> str:
+        """The version's name."""
         return self.manifest.model_version
 
 
 @dataclass(frozen=True)
-class Serving:
-    """One entry of the serving history; the latest says what serves now.
+class ServingDecision:
+    """An entry of the serving history; the latest one is in force.
 
     Attributes:
-        generation: 1 for the first, then one more with every promotion and rollback.
-        who: Who asked.
-        why: Their reason.
-        gate_overridden: Promoted although the gate had refused it.
-        restores: For a rollback, the earlier generation that it brought back.
+        generation: Number of the entry, from 1.
+        model_version: The version that serves from this entry on.
+        requested_by: Who asked.
+        reason: Their reason.
+        gate_overridden: Whether the version was promoted although its gate had refused it.
+        restores: For a rollback, the earlier generation that it restores.
     """
 
     generation: int
     model_version: str
-    who: str
-    why: str
+    requested_by: str
+    reason: str
     gate_overridden: bool
     restores: int | None
     at: datetime
 
 
-class Versions:
-    """Lists versions and decides which one serves.
+class VersionRegistry:
+    """Lists versions, and decides which one serves.
 
-    Every method raises `Unavailable` when Postgres cannot be reached.
+    Every method raises `Unavailable` if Postgres cannot be reached.
 
     Args:
         pool: Connections to a database with the schema `trainer`.
@@ -75,197 +78,209 @@ class Versions:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def get(self, model_version: str) -> Version:
-        """Give a version.
+    async def get(self, model_version: str) -> ModelVersion:
+        """Return a version.
 
         Raises:
-            NotFound: If there is none of that name.
+            NotFound: If there is no such version.
         """
         async with transaction(self._pool) as connection:
             return await read_version(connection, model_version)
 
-    async def list(self, size: int, before: int | None = None) -> Sequence[Version]:
-        """List up to `size` versions, newest first, those with a `seq` under `before` only."""
+    async def list(self, size: int, before: int | None = None) -> Sequence[ModelVersion]:
+        """List up to `size` versions, newest first; with `before`, only those of smaller `seq`."""
         async with transaction(self._pool) as connection:
             cursor = connection.cursor(row_factory=dict_row)
-            await cursor.execute(
-                "SELECT * FROM trainer.versions"
-                " WHERE %(before)s::bigint IS NULL OR seq < %(before)s"
-                " ORDER BY seq DESC LIMIT %(size)s",
-                {"before": before, "size": size},
-            )
-            return [_version(row) async for row in cursor]
+            await cursor.execute(queries.LIST_VERSIONS, {"before": before, "size": size})
+            return [_version_from_row(row) async for row in cursor]
 
-    async def serving(self) -> Serving | None:
-        """Say what serves; None before the first promotion."""
+    async def serving(self) -> ServingDecision | None:
+        """Return the decision in force; None before the first promotion."""
         async with transaction(self._pool) as connection:
             return await read_serving(connection)
-
-    async def history(self) -> Sequence[Serving]:
-        """Give every promotion and rollback, the latest first."""
-        async with transaction(self._pool) as connection:
-            cursor = connection.cursor(row_factory=class_row(Serving))
-            await cursor.execute("SELECT * FROM trainer.serving_history ORDER BY generation DESC")
-            return await cursor.fetchall()
 
     async def promote(
         self,
         model_version: str,
         *,
-        who: str,
-        why: str,
+        requested_by: str,
+        reason: str,
         override_gate: bool = False,
         expected_generation: int | None = None,
         key: str | None = None,
-    ) -> Serving:
-        """Make a version the serving one; nothing changes if it is so already.
+    ) -> ServingDecision:
+        """Make a version the serving one; changes nothing if it already is.
 
         Args:
             model_version: The version.
-            who: Who asks.
-            why: Their reason.
+            requested_by: Who asks.
+            reason: Their reason.
             override_gate: Promote it although its gate refused it.
-            expected_generation: The generation that must serve; any when None.
-            key: Idempotency key; when it was used before, the entry made then is given.
+            expected_generation: The generation that must be in force; None for any.
+            key: Idempotency key. If it was used before, the decision made then is returned.
 
         Raises:
             InvalidInput: If the gate is overridden without a reason.
             NotFound: If there is no such version.
             PreconditionFailed: If its gate refused it and `override_gate` is false.
-            Conflict: If the generation is not `expected_generation`, or another promotion
-                or rollback is made at the same time.
-            AlreadyExists: If the key was used for something else.
+            Conflict: If the generation is not `expected_generation`, or another promotion or
+                rollback is made at the same time.
+            AlreadyExists: If the key was used for another request.
         """
-        if override_gate and not why:
+        if override_gate and not reason:
             raise InvalidInput("reason", "is empty; overriding the gate needs one")
-        once = IdempotencyKey.of(
-            who,
+        idempotency_key = IdempotencyKey.of(
+            requested_by,
             key,
             "promote",
             model_version=model_version,
-            why=why,
+            reason=reason,
             override_gate=override_gate,
             expected_generation=expected_generation,
         )
         async with transaction(self._pool) as connection:
-            if kept := await KEPT_RESULTS.take(connection, once):
-                return await _kept_entry(connection, kept)
+            if saved := await CALL_RESULTS.claim(connection, idempotency_key):
+                return await _saved_decision(connection, saved)
             version = await read_version(connection, model_version)
             overridden = version.gate is not None and not version.gate.passed
             if overridden and not override_gate:
                 raise PreconditionFailed(
                     f"the gate refused {model_version} ({describe_refusal(version.gate)}); to"
-                    " promote it all the same, override the gate and say why"
+                    " promote it anyway, override the gate and give a reason"
                 )
-            now = await read_serving(connection)
-            _check_generation(now, expected_generation)
-            if now is None or now.model_version != model_version:
-                now = await append_serving(
-                    connection, now, model_version, who=who, why=why, gate_overridden=overridden
+            serving = await read_serving(connection)
+            _check_generation(serving, expected_generation)
+            if serving is None or serving.model_version != model_version:
+                serving = await append_decision(
+                    connection,
+                    serving,
+                    model_version,
+                    requested_by=requested_by,
+                    reason=reason,
+                    gate_overridden=overridden,
                 )
-            await KEPT_RESULTS.keep(connection, once, {"generation": now.generation})
-            return now
+            result = {"generation": serving.generation}
+            await CALL_RESULTS.save(connection, idempotency_key, result)
+            return serving
 
     async def rollback(
         self,
         *,
-        who: str,
-        why: str,
+        requested_by: str,
+        reason: str,
         expected_generation: int | None = None,
         key: str | None = None,
-    ) -> Serving:
-        """Make the version serve that served before the present one did.
+    ) -> ServingDecision:
+        """Restore the version that served before the present one.
 
-        Rolling back again goes further back, not forth.
+        A second rollback goes further back; it does not undo the first.
 
         Args:
-            who: Who asks.
-            why: Their reason.
-            expected_generation: The generation that must serve; any when None.
-            key: Idempotency key; when it was used before, the entry made then is given.
+            requested_by: Who asks.
+            reason: Their reason.
+            expected_generation: The generation that must be in force; None for any.
+            key: Idempotency key. If it was used before, the decision made then is returned.
 
         Raises:
-            PreconditionFailed: If nothing served before.
-            Conflict: If the generation is not `expected_generation`, or a promotion or
-                rollback is made at the same time.
-            AlreadyExists: If the key was used for something else.
+            PreconditionFailed: If no version served before.
+            Conflict: If the generation is not `expected_generation`, or a promotion or rollback
+                is made at the same time.
+            AlreadyExists: If the key was used for another request.
         """
-        once = IdempotencyKey.of(
-            who, key, "rollback", why=why, expected_generation=expected_generation
+        idempotency_key = IdempotencyKey.of(
+            requested_by,
+            key,
+            "rollback",
+            reason=reason,
+            expected_generation=expected_generation,
         )
         async with transaction(self._pool) as connection:
-            if kept := await KEPT_RESULTS.take(connection, once):
-                return await _kept_entry(connection, kept)
-            now = await read_serving(connection)
-            _check_generation(now, expected_generation)
-            before = await _generation(
-                connection, (now.restores or now.generation) - 1 if now else 0
-            )
-            if now is None or before is None:
+            if saved := await CALL_RESULTS.claim(connection, idempotency_key):
+                return await _saved_decision(connection, saved)
+            serving = await read_serving(connection)
+            _check_generation(serving, expected_generation)
+            previous = await _previous_decision(connection, serving)
+            if previous is None:
                 raise PreconditionFailed("no version served before the present one")
-            made = await append_serving(
+            decision = await append_decision(
                 connection,
-                now,
-                before.model_version,
-                who=who,
-                why=why,
-                gate_overridden=before.gate_overridden,
-                restores=before.restores or before.generation,
+                serving,
+                previous.model_version,
+                requested_by=requested_by,
+                reason=reason,
+                gate_overridden=previous.gate_overridden,
+                restores=previous.restores or previous.generation,
             )
-            await KEPT_RESULTS.keep(connection, once, {"generation": made.generation})
-            return made
+            result = {"generation": decision.generation}
+            await CALL_RESULTS.save(connection, idempotency_key, result)
+            return decision
 
 
 async def add_version(
     connection: AsyncConnection, manifest: Manifest, gate: GateVerdict | None, job_id: UUID
 ) -> None:
-    """Add a version, whose files are stored, within the caller's transaction."""
-    await connection.execute(
-        "INSERT INTO trainer.versions (model_version, manifest, gate, job_id)"
-        " VALUES (%s, %s, %s, %s)",
-        (manifest.model_version, manifest.model_dump_json(), verdict_to_json(gate), job_id),
-    )
+    """Add a version, whose files are stored, in the caller's transaction."""
+    values = {
+        "model_version": manifest.model_version,
+        "manifest": manifest.model_dump_json(),
+        "gate": verdict_to_json(gate),
+        "job_id": job_id,
+    }
+    await connection.execute(queries.INSERT_VERSION, values)
 
 
-async def read_serving(connection: AsyncConnection) -> Serving | None:
-    """Say what serves, within the caller's transaction."""
-    cursor = connection.cursor(row_factory=class_row(Serving))
-    await cursor.execute("SELECT * FROM trainer.serving_history ORDER BY generation DESC LIMIT 1")
+async def read_version(connection: AsyncConnection, model_version: str) -> ModelVersion:
+    """Return a version, in the caller's transaction.
+
+    Raises:
+        NotFound: If there is no such version.
+    """
+    cursor = connection.cursor(row_factory=dict_row)
+    await cursor.execute(queries.GET_VERSION, {"model_version": model_version})
+    row = await cursor.fetchone()
+    if row is None:
+        raise NotFound(f"there is no model version {model_version}")
+    return _version_from_row(row)
+
+
+async def lock_serving_history(connection: AsyncConnection) -> None:
+    """Let promotions and rollbacks of others wait until the caller's transaction ends."""
+    await connection.execute(queries.LOCK_SERVING_HISTORY)
+
+
+async def read_serving(connection: AsyncConnection) -> ServingDecision | None:
+    """Return the decision in force, in the caller's transaction; None before the first one."""
+    cursor = connection.cursor(row_factory=class_row(ServingDecision))
+    await cursor.execute(queries.LATEST_DECISION)
     return await cursor.fetchone()
 
 
-async def append_serving(
+async def append_decision(
     connection: AsyncConnection,
-    now: Serving | None,
+    serving: ServingDecision | None,
     model_version: str,
     *,
-    who: str,
-    why: str,
+    requested_by: str,
+    reason: str,
     gate_overridden: bool = False,
     restores: int | None = None,
-) -> Serving:
-    """Add the generation after `now`, within the caller's transaction.
+) -> ServingDecision:
+    """Add the generation after `serving`, in the caller's transaction.
 
     Raises:
-        Conflict: If another transaction has added it.
+        Conflict: If another transaction has added that generation.
     """
     values: Mapping[str, Any] = {
-        "generation": now.generation + 1 if now else 1,
+        "generation": serving.generation + 1 if serving else 1,
         "model_version": model_version,
-        "who": who,
-        "why": why,
+        "requested_by": requested_by,
+        "reason": reason,
         "gate_overridden": gate_overridden,
         "restores": restores,
     }
-    cursor = connection.cursor(row_factory=class_row(Serving))
+    cursor = connection.cursor(row_factory=class_row(ServingDecision))
     try:
-        await cursor.execute(
-            "INSERT INTO trainer.serving_history"
-            " (generation, model_version, who, why, gate_overridden, restores)"
-            " VALUES (%(generation)s, %(model_version)s, %(who)s, %(why)s, %(gate_overridden)s,"
-            " %(restores)s) RETURNING *",
-            values,
-        )
+        await cursor.execute(queries.INSERT_DECISION, values)
         return (await cursor.fetchall())[0]
     except UniqueViolation as error:
         raise Conflict(
@@ -273,56 +288,46 @@ async def append_serving(
         ) from error
 
 
-def _check_generation(now: Serving | None, expected: int | None) -> None:
-    generation = now.generation if now else 0
+def describe_refusal(gate: GateVerdict | None) -> str:
+    """List the checks that a candidate failed, with their values and limits."""
+    failed = [check for check in (gate.checks if gate else ()) if not check.passed]
+    if not failed:
+        return "nothing was checked"
+    return "; ".join(f"{check.name} {check.value:g} against {check.limit:g}" for check in failed)
+
+
+def _check_generation(serving: ServingDecision | None, expected: int | None) -> None:
+    generation = serving.generation if serving else 0
     if expected not in (None, generation):
         raise Conflict(
             f"generation {generation} serves, not {expected}: another promotion came first"
         )
 
 
-async def _kept_entry(connection: AsyncConnection, kept: Mapping[str, Any]) -> Serving:
-    made = await _generation(connection, kept["generation"])
-    assert made is not None  # noqa: S101 - the history only grows
-    return made
+async def _previous_decision(
+    connection: AsyncConnection, serving: ServingDecision | None
+) -> ServingDecision | None:
+    if serving is None:
+        return None
+    return await _read_decision(connection, (serving.restores or serving.generation) - 1)
 
 
-async def _generation(connection: AsyncConnection, generation: int) -> Serving | None:
-    cursor = connection.cursor(row_factory=class_row(Serving))
-    await cursor.execute(
-        "SELECT * FROM trainer.serving_history WHERE generation = %s", (generation,)
-    )
+async def _saved_decision(connection: AsyncConnection, saved: Mapping[str, Any]) -> ServingDecision:
+    decision = await _read_decision(connection, saved["generation"])
+    assert decision is not None  # noqa: S101 - the history only grows
+    return decision
+
+
+async def _read_decision(connection: AsyncConnection, generation: int) -> ServingDecision | None:
+    cursor = connection.cursor(row_factory=class_row(ServingDecision))
+    await cursor.execute(queries.DECISION, {"generation": generation})
     return await cursor.fetchone()
 
 
-async def read_version(connection: AsyncConnection, model_version: str) -> Version:
-    """Give a version, within the caller's transaction.
-
-    Raises:
-        NotFound: If there is none of that name.
-    """
-    cursor = connection.cursor(row_factory=dict_row)
-    await cursor.execute(
-        "SELECT * FROM trainer.versions WHERE model_version = %s", (model_version,)
-    )
-    row = await cursor.fetchone()
-    if row is None:
-        raise NotFound(f"there is no model version {model_version}")
-    return _version(row)
-
-
-def _version(row: DictRow) -> Version:
-    return Version(
+def _version_from_row(row: DictRow) -> ModelVersion:
+    return ModelVersion(
         seq=row["seq"],
         manifest=Manifest.model_validate(row["manifest"]),
         gate=verdict_from_json(row["gate"]),
         job_id=row["job_id"],
     )
-
-
-def describe_refusal(gate: GateVerdict | None) -> str:
-    """List the checks that a candidate failed, with their figures."""
-    failed = [check for check in (gate.checks if gate else ()) if not check.passed]
-    if not failed:
-        return "nothing was checked"
-    return "; ".join(f"{check.name} {check.value:g} against {check.limit:g}" for check in failed)

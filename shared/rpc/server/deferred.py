@@ -1,4 +1,4 @@
-"""What a servicer calls, once its stores are there."""
+"""A dependency of a servicer that is set after the server has started."""
 
 from typing import Generic, TypeVar
 
@@ -8,26 +8,26 @@ _T = TypeVar("_T")
 
 
 class Deferred(Generic[_T]):
-    """Holds what can be asked, or nothing yet: a server answers before its stores do.
+    """A value that is not set until the database and the object store can be reached.
 
     Args:
-        owner: Who waits, for the error.
+        owner: What waits for the stores, for the error, e.g. ``"the trainer"``.
     """
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._what: _T | None = None
+        self._value: _T | None = None
 
-    def set(self, what: _T) -> None:
-        """Give what to ask from now on."""
-        self._what = what
+    def set(self, value: _T) -> None:
+        """Set the value."""
+        self._value = value
 
     def __call__(self) -> _T:
-        """Give what to ask.
+        """Return the value.
 
         Raises:
-            Unavailable: If there is nothing yet.
+            Unavailable: If it is not set yet.
         """
-        if self._what is None:
+        if self._value is None:
             raise Unavailable(f"{self._owner} still waits for its database and object store")
-        return self._what
+        return self._value

@@ -1,4 +1,4 @@
-"""The interceptor that reads each request and puts guards around each call."""
+"""Server interceptor that parses requests and runs guards around calls."""
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,11 +20,14 @@ else:
     # Generic in its stubs only.
     Handler = grpc.RpcMethodHandler
 Guard: TypeAlias = Callable[[Context], AbstractAsyncContextManager[None]]
-MakeGuard: TypeAlias = Callable[[str], Guard]
+GuardFactory: TypeAlias = Callable[[str], Guard]
 
 
 class CallGuard(AbstractAsyncContextManager[None]):
-    """Sees how one call ends. A class, as a generator would cost every call microseconds."""
+    """Guard that observes how one call ends.
+
+    It is a class because a generator-based context manager adds microseconds to every call.
+    """
 
     async def __aenter__(self) -> None:
         return None
@@ -39,7 +42,11 @@ class CallGuard(AbstractAsyncContextManager[None]):
 
     @abstractmethod
     async def ended(self, error: BaseException | None) -> None:
-        """Called with what the handler raised, which is raised on, or None."""
+        """Handle the end of the call.
+
+        Args:
+            error: What the handler raised, which propagates afterwards; None if it succeeded.
+        """
 
 
 @dataclass(frozen=True)
@@ -55,19 +62,20 @@ class _GuardedHandler(Handler):
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Reads requests and enters guards for the length of each call.
+    """Parses requests and enters the guards for the duration of each call.
 
-    One interceptor, as each costs every call time. A request that cannot be parsed, or a unary
-    one with a text that breaks its rule, raises InvalidInput inside the guards, and its handler
-    does not run. Texts in a stream are checked by its handler (`check_texts`), which may answer
-    the fault of one message and go on.
+    There is only one interceptor because each one adds time to every call. A request that cannot
+    be parsed, or a unary request with an invalid text, raises InvalidInput inside the guards, and
+    the handler does not run. The handler of a stream checks the texts itself (`check_texts`), so
+    that it can report an invalid message and continue with the stream.
 
     Args:
-        innermost: Makes the guard of a method, given as ``/package.Service/Name``; once a method.
-        outer: The same for the guards around it.
+        innermost: Makes the innermost guard of a method ``/package.Service/Name``; it is called
+            once for each method.
+        outer: Make the guards around it, from the inside out.
     """
 
-    def __init__(self, innermost: MakeGuard, *outer: MakeGuard) -> None:
+    def __init__(self, innermost: GuardFactory, *outer: GuardFactory) -> None:
         self._make_guards = (innermost, *outer)
         self._guarded: dict[str, tuple[Handler, Handler]] = {}
 
@@ -97,10 +105,10 @@ def _guarded(handler: Handler, guards: Sequence[Guard]) -> Handler:
     deserializer = handler.request_deserializer
     if (message := _message_type(deserializer)) is not None:
         if handler.request_streaming:
-            # What it raises reaches the handler where that iterates.
+            # An exception of the parser is raised where the handler iterates over the stream.
             deserializer = request_parser(message, checked=False)
         else:
-            behaviour = _reading(behaviour, request_parser(message, checked=True))
+            behaviour = _parsing(behaviour, request_parser(message, checked=True))
             deserializer = None
     for guard in guards:
         behaviour = _around(behaviour, guard, generates=generates)
@@ -114,12 +122,12 @@ def _guarded(handler: Handler, guards: Sequence[Guard]) -> Handler:
 
 
 def _message_type(deserializer: Any) -> type[Message] | None:
-    """Say of what protobuf message this is the ``FromString``, as in generated code."""
+    """Return the message type whose ``FromString`` a deserializer is, as in generated code."""
     owner = getattr(deserializer, "__self__", None)
     return owner if isinstance(owner, type) and issubclass(owner, Message) else None
 
 
-def _reading(behaviour: Callable[..., Any], read: Callable[[bytes], Message]) -> Callable[..., Any]:
+def _parsing(behaviour: Callable[..., Any], read: Callable[[bytes], Message]) -> Callable[..., Any]:
     def call(request: bytes, context: Context) -> Any:
         return behaviour(read(request), context)
 

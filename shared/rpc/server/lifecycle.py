@@ -1,4 +1,4 @@
-"""What a service tells its server, and what the server tells the service."""
+"""Health and shutdown of a server."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from shared.rpc.server.interceptors import Context
 
 
 class HealthServicer(aio.HealthServicer):  # type: ignore[misc]
-    """The health service, with watches that can be ended: they hold up a graceful stop."""
+    """Health service whose watches can be ended, because open watches delay a graceful stop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,10 +32,10 @@ class HealthServicer(aio.HealthServicer):  # type: ignore[misc]
 
 
 class Lifecycle:
-    """Health of one service, NOT_SERVING until it says that it is ready.
+    """Health of one service; it is NOT_SERVING until `set_ready`.
 
     Attributes:
-        stopping: Set when the server stops; endless streams end themselves then.
+        stopping: Set when the server stops. Handlers of endless streams wait for it and return.
     """
 
     def __init__(self, service_name: str) -> None:
@@ -44,16 +44,16 @@ class Lifecycle:
         self.health = HealthServicer()
 
     async def set_ready(self, ready: bool) -> None:
-        """Answer health checks with SERVING or NOT_SERVING from now on."""
+        """Report SERVING or NOT_SERVING to health checks from now on."""
         serving = HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
         for name in self._names:
             await self.health.set(name, serving)
 
     async def begin_stop(self) -> None:
-        """Answer health checks with NOT_SERVING for good."""
+        """Report NOT_SERVING to health checks until the process ends."""
         await self.health.enter_graceful_shutdown()
 
     def end_streams(self) -> None:
-        """Wake the streams that would otherwise not end before the server's grace is over."""
+        """End the streams that would otherwise last for the whole grace period of the server."""
         self.stopping.set()
         self.health.end_watches()

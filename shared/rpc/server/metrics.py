@@ -1,4 +1,4 @@
-"""Counts and times the calls of a gRPC server for Prometheus."""
+"""Prometheus metrics of the calls of a gRPC server."""
 
 import time
 from functools import partial
@@ -8,22 +8,22 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from shared.rpc.server.interceptors import CallGuard, Context, Guard
 
-CALLS = Counter("magface_rpc_calls", "Calls that ended", ["method", "code"])
+CALLS = Counter("magface_rpc_calls", "Calls that have ended", ["method", "code"])
 SECONDS = Histogram(
     "magface_rpc_duration_seconds",
-    "From the first byte handled to the end of the answer",
+    "Duration of calls in seconds, to the end of the response",
     ["method"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600),
 )
-IN_FLIGHT = Gauge("magface_rpc_in_flight", "Calls being handled now", ["method"])
+IN_FLIGHT = Gauge("magface_rpc_in_flight", "Calls that are being handled now", ["method"])
 
 
-def measured(method: str) -> Guard:
-    """Guard a method: measure its calls. Goes outside of the guard that sets the status."""
-    return partial(_Measured, method, SECONDS.labels(method), IN_FLIGHT.labels(method))
+def call_metrics(method: str) -> Guard:
+    """Make the guard that measures the calls of a method; it goes around `error_status`."""
+    return partial(_CallMetrics, method, SECONDS.labels(method), IN_FLIGHT.labels(method))
 
 
-class _Measured(CallGuard):
+class _CallMetrics(CallGuard):
     def __init__(self, method: str, seconds: Histogram, in_flight: Gauge, context: Context) -> None:
         self._method = method
         self._seconds = seconds

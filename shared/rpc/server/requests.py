@@ -1,4 +1,4 @@
-"""Reads requests: parses them and checks their texts by the rules that the contract gives."""
+"""Parsing of requests and validation of their texts by the rules in the contract."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -25,12 +25,12 @@ _LENGTH_DELIMITED: Final = 2
 
 
 class TextRules:
-    """The rules of all texts of a message and of the messages in it, in the order of its fields.
+    """The rules of all text fields of a message and of its nested messages, in field order.
 
-    A text that is in a oneof or optional is checked when it is set.
+    A text field with presence (optional or in a oneof) is checked only when it is set.
 
     Args:
-        descriptor: Of the message.
+        descriptor: Descriptor of the message.
     """
 
     def __init__(self, descriptor: Descriptor) -> None:
@@ -45,18 +45,18 @@ class TextRules:
                 self._add_text(field, rule)
 
     def __bool__(self) -> bool:
-        """Whether there is anything to check."""
+        """Whether there is any rule."""
         return bool(self._texts or self._text_lists or self._parts or self._part_lists)
 
     def check(self, message: Any, path: str = "") -> None:
         """Check a message.
 
         Args:
-            message: Of the type of the descriptor.
-            path: What stands before its fields' names, e.g. ``feedback.``.
+            message: A message of the type that the rules are for.
+            path: Prefix of the field names in the error, e.g. ``feedback.``.
 
         Raises:
-            InvalidInput: Names the first text that breaks its rule.
+            InvalidInput: For the first text that breaks its rule.
         """
         for name, rule, when_set in self._texts:
             text = getattr(message, name)
@@ -86,12 +86,12 @@ class TextRules:
 
 @cache
 def text_rules(descriptor: Descriptor) -> TextRules:
-    """Give the rules of a message's texts."""
+    """Return the text rules of a message type."""
     return TextRules(descriptor)
 
 
 def text_rule(field: FieldDescriptor) -> TextRule | None:
-    """Read the rule that the contract gives a field; None if it gives none."""
+    """Read the text rule of a field from the contract; None if it has none."""
     options = field.GetOptions()
     if not options.HasExtension(pb.text):
         return None
@@ -100,24 +100,24 @@ def text_rule(field: FieldDescriptor) -> TextRule | None:
 
 
 def check_texts(request: Message) -> None:
-    """Check all texts of a request; for a message of a stream, whose fault does not end it.
+    """Check all texts of a message of a request stream; `request_parser` checks unary requests.
 
     Raises:
-        InvalidInput: Names the first text that breaks its rule.
+        InvalidInput: For the first text that breaks its rule.
     """
     text_rules(request.DESCRIPTOR).check(request)
 
 
 def request_parser(kind: type[_Request], *, checked: bool) -> Callable[[bytes], _Request]:
-    """Make a parser of requests of a type.
+    """Make the parser of a request type.
 
     Args:
-        kind: What it gives.
-        checked: Whether it checks the texts of what it has parsed.
+        kind: Type of the request.
+        checked: Whether the parser checks the texts too.
 
     Returns:
-        A function of the bytes. It raises InvalidInput, which names the field where that can
-        be told.
+        A function from the bytes to the request. It raises InvalidInput, which names the field
+        where the field can be determined.
     """
     parse, rules = kind.FromString, text_rules(kind.DESCRIPTOR)
     check = rules.check if checked and rules else None
@@ -137,12 +137,12 @@ def request_parser(kind: type[_Request], *, checked: bool) -> Callable[[bytes], 
 def _unreadable(kind: Any, data: bytes) -> InvalidInput:
     with suppress(DecodeError):
         if field := next(_undecodable(kind.DESCRIPTOR, data), None):
-            return InvalidInput(field, "is not UTF-8; Unicode characters are needed")
-    return InvalidInput("request", f"is not a {kind.DESCRIPTOR.full_name}")
+            return InvalidInput(field, "is not valid UTF-8")
+    return InvalidInput("request", f"cannot be parsed as {kind.DESCRIPTOR.full_name}")
 
 
 def _undecodable(descriptor: Descriptor, data: bytes, path: str = "") -> Iterator[str]:
-    """Give the paths of the texts that are not UTF-8; no index tells which one of a list."""
+    """Yield the paths of the texts that are not UTF-8, without the index within a list."""
     parts: Iterable[Any] = UnknownFieldSet(Empty.FromString(data))  # type: ignore[assignment]
     for part in parts:
         field = descriptor.fields_by_number.get(part.field_number)

@@ -15,9 +15,9 @@ import psycopg
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from services.feedback.labels.service import FeedbackStore
+from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import Feedback, Label
-from services.feedback.server import opened_store
+from services.feedback.server import open_label_service
 from shared.rpc.channel import open_channel
 from shared.storage.objects import ObjectStore
 from tests.benchmarks.progress import log
@@ -117,7 +117,7 @@ async def _open_alternatives(parts: Parts, callers: int) -> AsyncIterator[dict[s
         channel = await stack.enter_async_context(open_channel(parts.service.address))
         stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
         objects = ObjectStore(settings)
-        store, _ = await stack.enter_async_context(opened_store(settings, objects))
+        store, _ = await stack.enter_async_context(open_label_service(settings, objects))
         connections = [
             await stack.enter_async_context(
                 await psycopg.AsyncConnection.connect(parts.database_url)
@@ -176,7 +176,7 @@ async def _over_stream(
         raise RuntimeError("the stream did not store every label")
 
 
-async def _to_the_store(store: FeedbackStore, labels: Sequence[_NewLabel], callers: int) -> None:
+async def _to_the_store(store: LabelService, labels: Sequence[_NewLabel], callers: int) -> None:
     def feedback(new: _NewLabel) -> Feedback:
         return Feedback(new.image_a, new.image_b, new.label, new.annotator, new.key)
 

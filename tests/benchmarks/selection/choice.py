@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.feedback.pool.calibration import Calibration
-from services.feedback.selection.match_probability import Belief, first_belief
+from services.feedback.selection.arrays import FloatArray, IndexArray
+from services.feedback.selection.match_probability import MatchProbability, prior_match_probability
 from services.feedback.selection.strategies import (
     MIX,
     Pair,
     PoolView,
-    Rows,
     Strategy,
-    Values,
     choose,
 )
 
@@ -61,29 +60,31 @@ class EmbeddedPool:
         anchors = np.repeat(np.arange(len(self.embeddings)), _NEIGHBOURS)
         links = np.column_stack((anchors, near.ravel())).astype(np.int64)
         scores = similarity[links[:, 0], links[:, 1]].astype(np.float64)
-        density = scores.reshape(-1, _NEIGHBOURS).mean(axis=1)
-        return PoolView(self.quality.astype(np.float64), density, links, scores)
+        neighbour_mean = scores.reshape(-1, _NEIGHBOURS).mean(axis=1)
+        return PoolView(self.quality.astype(np.float64), neighbour_mean, links, scores)
 
-    def similarity(self, pairs: Rows) -> Values:
+    def similarity(self, pairs: IndexArray) -> FloatArray:
         """Similarity of pairs [P, 2]: float64 [P]."""
         sides = self.embeddings[pairs[:, 0]], self.embeddings[pairs[:, 1]]
         return np.asarray(np.einsum("nd,nd->n", *sides), np.float64)
 
-    def standout(self, pairs: Rows) -> Values:
+    def csls(self, pairs: IndexArray) -> FloatArray:
         """How far pairs [P, 2] stand out: float [P]."""
-        return np.asarray(self.similarity(pairs) - self.view.density[pairs].mean(axis=1))
+        return np.asarray(self.similarity(pairs) - self.view.neighbour_mean[pairs].mean(axis=1))
 
-    def belief(self, pairs: Rows, same: NDArray[np.bool_]) -> Belief:
+    def model(self, pairs: IndexArray, same: NDArray[np.bool_]) -> MatchProbability:
         """Fit the match probability of this version's links to labelled pairs."""
-        at_first = first_belief(self.calibration, self.view.standout())
-        return at_first.learn(self.similarity(pairs), self.standout(pairs), same)
+        prior = prior_match_probability(self.calibration, self.view.csls())
+        return prior.fit(self.similarity(pairs), self.csls(pairs), same)
 
-    def beside(self, other: "EmbeddedPool", pairs: Rows, same: NDArray[np.bool_]) -> PoolView:
+    def view_with_other(
+        self, other: "EmbeddedPool", pairs: IndexArray, same: NDArray[np.bool_]
+    ) -> PoolView:
         """The view, with the match probability of its links under another version."""
         links = self.view.links
-        similarity, standout = other.similarity(links), other.standout(links)
-        belief = other.belief(pairs, same)
-        return replace(self.view, other=belief.probability(similarity, standout))
+        similarity, csls = other.similarity(links), other.csls(links)
+        model = other.model(pairs, same)
+        return replace(self.view, other_probability=model.probability(similarity, csls))
 
 
 def choose_in_rounds(
@@ -93,8 +94,8 @@ def choose_in_rounds(
     *,
     persons: NDArray[np.int64],
     rng: np.random.Generator,
-    retrain: Callable[[Rows], EmbeddedPool] | None = None,
-) -> Rows:
+    retrain: Callable[[IndexArray], EmbeddedPool] | None = None,
+) -> IndexArray:
     """Choose 100 pairs at a time, with the match probability fitted to the labels so far.
 
     Disagreement needs two versions. Before there is a second one, the default mix is used.
@@ -120,8 +121,8 @@ def choose_in_rounds(
         same = persons[chosen[:, 0]] == persons[chosen[:, 1]]
         needs_default = previous is None and set(shares) == {Strategy.DISAGREEMENT}
         part = choose_mix(
-            pool.view if previous is None else pool.beside(previous, chosen, same),
-            pool.belief(chosen, same),
+            pool.view if previous is None else pool.view_with_other(previous, chosen, same),
+            pool.model(chosen, same),
             shares_of("default") if needs_default else shares,
             min(_ROUND, count - len(chosen)),
             rng,
@@ -135,18 +136,18 @@ def choose_in_rounds(
 
 def choose_mix(
     view: PoolView,
-    belief: Belief,
+    model: MatchProbability,
     shares: Mapping[Strategy, float],
     count: int,
     rng: np.random.Generator,
     *,
     known: Collection[Pair] = (),
-) -> Rows:
+) -> IndexArray:
     """Choose pairs as annotators get them who ask for a mix.
 
     Args:
         view: The pool.
-        belief: Match probability of its links.
+        model: Match probability of its links.
         shares: Share of each strategy; pairs that one lacks are taken from the others.
         count: Most pairs to choose.
         rng: Random generator.
@@ -156,7 +157,7 @@ def choose_mix(
         int64 [P, 2], distinct pairs in the order in which annotators would get them.
     """
     queues = {
-        one: choose(view, belief, one, count, rng, known=known).pairs.tolist() for one in shares
+        one: choose(view, model, one, count, rng, known=known).pairs.tolist() for one in shares
     }
     chosen: dict[Pair, None] = {}
     while len(chosen) < count and (left := [one for one in shares if queues[one]]):
@@ -167,7 +168,7 @@ def choose_mix(
     return np.array(list(chosen), np.int64).reshape(-1, 2)
 
 
-def draw_uniform(images: int, count: int, rng: np.random.Generator) -> Rows:
+def draw_uniform(images: int, count: int, rng: np.random.Generator) -> IndexArray:
     """Draw distinct pairs of N images uniformly: int64 [P, 2], nearly all of them impostors."""
     drawn: set[Pair] = set()
     for first, second in rng.integers(images, size=(4 * count, 2)).tolist():

@@ -114,7 +114,7 @@ def test_disagreement_asks_where_the_new_version_differs() -> None:
     assert np.array_equal(pairs[:200], choose(200, shares_of("default")))
 
     def differs(some: np.ndarray) -> float:
-        return float(np.abs(pool.standout(some) - newer.standout(some)).mean())
+        return float(np.abs(pool.csls(some) - newer.csls(some)).mean())
 
     assert differs(pairs[200:]) > 1.2 * differs(pairs[:200])
 

@@ -6,8 +6,8 @@ from magface.v1 import feedback_pb2_grpc
 
 from deploy.local.postgres import PostgresServer
 from deploy.local.s3_nanio import NanioServer
-from services.feedback.labels.service import FeedbackStore
-from services.feedback.server import opened_store, prepare
+from services.feedback.labels.service import LabelService
+from services.feedback.server import open_label_service, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
@@ -54,10 +54,10 @@ def settings(database_url: str, object_store_settings: ObjectStoreSettings) -> F
 @pytest.fixture
 async def store(
     settings: FeedbackSettings, object_store: ObjectStore
-) -> AsyncIterator[FeedbackStore]:
+) -> AsyncIterator[LabelService]:
     """The domain on real stores, without a network of its own."""
-    await prepare(settings, object_store)
-    async with opened_store(settings, object_store) as (store, _):
+    await prepare_stores(settings, object_store)
+    async with open_label_service(settings, object_store) as (store, _):
         yield store
 
 

@@ -2,7 +2,7 @@
 
 import psycopg
 
-from services.feedback.pool import queries as embedding_queries
+from services.feedback.pool import queries as pool_queries
 
 _FILL = (
     "INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment)"
@@ -83,5 +83,5 @@ def fill_pool(database_url: str, *, candidates: int, leases: int, dimensions: in
     with psycopg.connect(database_url, autocommit=True) as connection:
         for statement in _POOL:
             connection.execute(statement.encode(), sizes)
-        connection.execute(embedding_queries.add_index(1, dimensions))
+        connection.execute(pool_queries.add_index(1, dimensions))
         connection.execute("VACUUM ANALYZE")

@@ -129,7 +129,7 @@ class Count:
 
     Attributes:
         lost: Acknowledged labels that are not there, or say something else.
-        repeated: Annotators who gave one label and have several.
+        repeated: AnnotatorStats who gave one label and have several.
         missing: Images with a row and no object, or one of other bytes.
         orphans: Objects of images without a row.
         wrong: Derived figures that do not follow from the labels.

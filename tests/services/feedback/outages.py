@@ -10,8 +10,8 @@ import pytest
 
 from deploy.local.postgres import PostgresServer
 from deploy.local.s3_nanio import NanioServer
-from services.feedback.labels.service import FeedbackStore
-from services.feedback.server import opened_store, prepare
+from services.feedback.labels.service import LabelService
+from services.feedback.server import open_label_service, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
 from shared.settings import ObjectStoreSettings
@@ -56,10 +56,10 @@ def emptied(database: PostgresServer, s3: NanioServer, timeout_s: float) -> Feed
 
 
 @asynccontextmanager
-async def prepared_store(settings: FeedbackSettings) -> AsyncIterator[FeedbackStore]:
+async def prepared_store(settings: FeedbackSettings) -> AsyncIterator[LabelService]:
     objects = ObjectStore(settings)
-    await prepare(settings, objects)
-    async with opened_store(settings, objects) as (store, _):
+    await prepare_stores(settings, objects)
+    async with open_label_service(settings, objects) as (store, _):
         yield store
 
 

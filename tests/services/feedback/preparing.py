@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from services.feedback.selection.pair_leases import LeaseOffice, Sharing
+from services.feedback.selection.pair_leases import LeasePolicy, PairLeaser
 from services.feedback.server import MIGRATIONS, SCHEMA
 from services.feedback.settings import FeedbackSettings
 from shared.storage.migrations import apply_migrations
@@ -65,21 +65,21 @@ def label(database_url: str, pair: tuple[str, str], annotator: str, what: str = 
 
 
 @asynccontextmanager
-async def lease_office(
+async def open_leaser(
     settings: FeedbackSettings, short: asyncio.Event | None = None, **changes: Any
-) -> AsyncIterator[LeaseOffice]:
+) -> AsyncIterator[PairLeaser]:
     """An office with connections of its own, as another process would have."""
     sharing: dict[str, Any] = {
         "lease_s": 900.0,
         "random_share": 0.0,
         "gold_share": 0.0,
-        "follows_embedder": True,
+        "has_embedder": True,
     }
     pool = await open_pool(settings)
     try:
-        yield LeaseOffice(
+        yield PairLeaser(
             pool,
-            Sharing(**(sharing | changes)),
+            LeasePolicy(**(sharing | changes)),
             (short or asyncio.Event()).set,
             np.random.default_rng(0),
         )

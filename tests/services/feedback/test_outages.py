@@ -17,7 +17,7 @@ from magface.v1 import feedback_pb2_grpc
 from deploy.local.child_process import ChildProcess
 from deploy.local.postgres import PostgresServer
 from deploy.local.s3_nanio import NanioServer
-from services.feedback.labels.service import FeedbackStore
+from services.feedback.labels.service import LabelService
 from services.feedback.server import feedback_service
 from services.feedback.settings import FeedbackSettings
 from shared.rpc.channel import open_channel
@@ -43,7 +43,7 @@ def settings(database: PostgresServer, s3: NanioServer) -> FeedbackSettings:
 
 
 @pytest.fixture
-async def store(settings: FeedbackSettings) -> AsyncIterator[FeedbackStore]:
+async def store(settings: FeedbackSettings) -> AsyncIterator[LabelService]:
     async with prepared_store(settings) as store:
         yield store
 
@@ -73,7 +73,7 @@ def _frozen(server: ChildProcess) -> Iterator[None]:
 
 @pytest.mark.parametrize("outage", [_stopped, _frozen])
 async def test_with_postgres_away_nothing_is_stored_and_it_recovers(
-    store: FeedbackStore,
+    store: LabelService,
     database: PostgresServer,
     s3: NanioServer,
     outage: Callable[[ChildProcess], Any],
@@ -98,7 +98,7 @@ async def test_with_postgres_away_nothing_is_stored_and_it_recovers(
 
 @pytest.mark.parametrize("outage", [_stopped, _frozen])
 async def test_with_the_object_store_away_no_row_is_stored_and_it_recovers(
-    store: FeedbackStore,
+    store: LabelService,
     database: PostgresServer,
     s3: NanioServer,
     outage: Callable[[ChildProcess], Any],

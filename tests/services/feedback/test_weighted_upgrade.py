@@ -12,7 +12,7 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.labels.consensus import majority
-from services.feedback.labels.consensus_view import DerivedBy, derived_by, follow_rule
+from services.feedback.labels.consensus_view import ConsensusRule, apply_rule, read_rule
 from services.feedback.labels.types import Label
 from services.feedback.server import MIGRATIONS, SCHEMA
 from services.feedback.settings import FeedbackSettings
@@ -115,12 +115,12 @@ async def test_consensus_is_not_derived_a_second_time(
     apply_migrations(stored, SCHEMA, MIGRATIONS)
     pool = await open_pool(settings)
     written = "SELECT pair_id, xmin::text FROM feedback.pair_consensus ORDER BY pair_id"
-    assert await derived_by(pool) == DerivedBy(1, "weighted")
+    assert await read_rule(pool) == ConsensusRule(1, "weighted")
     before = _rows(stored, written)
-    await follow_rule(pool, 1)
+    await apply_rule(pool, 1)
     derived = _rows(stored, written)
-    await follow_rule(pool, 1)
-    assert await derived_by(pool) == DerivedBy(1, "majority")
+    await apply_rule(pool, 1)
+    assert await read_rule(pool) == ConsensusRule(1, "majority")
     await pool.close()
     assert before != derived == _rows(stored, written)
 

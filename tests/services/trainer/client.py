@@ -1,4 +1,4 @@
-"""A client of the trainer that runs as a process of its own."""
+"""Client of a trainer process."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,7 +12,7 @@ _CHUNK = 2**20
 
 
 class TrainerClient:
-    """Calls the trainer of a process, also after it was started again elsewhere."""
+    """Calls the trainer of a process, also after a restart at another address."""
 
     def __init__(self, process: ServiceProcess) -> None:
         self._process = process
@@ -35,11 +35,11 @@ class TrainerClient:
         return self.stub.ListModels(pb.ListModelsRequest(), timeout=10)
 
     def follow(self, job_id: str, timeout_s: float = 120) -> list[pb.WatchJobResponse]:
-        """Watch a job until it ends; gives its events."""
+        """Watch a job until it ends; returns its events."""
         return list(self.stub.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=timeout_s))
 
     def stages(self, job_id: str) -> list[str]:
-        """Give the stages that an ended job has entered, as WatchJob streams them."""
+        """List the stages that an ended job has entered, as WatchJob streams them."""
         events = self.follow(job_id)
         for event in events:
             entered = [start.stage for start in event.job.stages]

@@ -1,14 +1,14 @@
-"""A trainer's database and what stands on it."""
+"""Fixtures: a trainer's database and the parts that use it."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
-from services.trainer.jobs.completion import Completion
-from services.trainer.jobs.leases import Leases
-from services.trainer.jobs.queue import Jobs
-from services.trainer.registry.serving_pointer import PointerPublisher
-from services.trainer.registry.versions import Versions
+from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.leases import JobLeases
+from services.trainer.jobs.queue import JobQueue
+from services.trainer.registry.serving_pointer import ServingPointerPublisher
+from services.trainer.registry.versions import VersionRegistry
 from services.trainer.server import MIGRATIONS, SCHEMA
 from shared.registry.version_store import VersionStore
 from shared.settings import DatabaseSettings
@@ -26,29 +26,29 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-def jobs(pool: Pool) -> Jobs:
-    return Jobs(pool)
+def jobs(pool: Pool) -> JobQueue:
+    return JobQueue(pool)
 
 
 @pytest.fixture
-def leases(pool: Pool) -> Leases:
-    return Leases(pool)
+def leases(pool: Pool) -> JobLeases:
+    return JobLeases(pool)
 
 
 @pytest.fixture
-def versions(pool: Pool) -> Versions:
-    return Versions(pool)
+def versions(pool: Pool) -> VersionRegistry:
+    return VersionRegistry(pool)
 
 
 @pytest.fixture
-def pointer(pool: Pool, object_store: ObjectStore) -> PointerPublisher:
-    return PointerPublisher(pool, object_store)
+def pointer(pool: Pool, object_store: ObjectStore) -> ServingPointerPublisher:
+    return ServingPointerPublisher(pool, object_store)
 
 
 @pytest.fixture
 def completion(
-    pool: Pool, object_store: ObjectStore, pointer: PointerPublisher, tmp_path
-) -> Completion:
-    return Completion(
+    pool: Pool, object_store: ObjectStore, pointer: ServingPointerPublisher, tmp_path
+) -> JobCompletion:
+    return JobCompletion(
         pool, object_store, VersionStore(object_store, tmp_path / "versions"), pointer
     )

@@ -1,17 +1,17 @@
-"""``python -m tests.services.trainer.lone_runner DATABASE WORK_DIR BEHAVIOUR FILE``: to be killed.
+"""Runner in a process of its own, which tests kill.
 
-A runner in a process of its own, with a lease of a second, whose worker never gets to
-publish anything.
+``python -m tests.services.trainer.lone_runner DATABASE WORK_DIR BEHAVIOUR FILE``: a runner with a
+lease of one second, whose object store cannot be reached.
 """
 
 import asyncio
 import sys
 from pathlib import Path
 
-from services.trainer.jobs.completion import Completion
-from services.trainer.jobs.leases import Leases
-from services.trainer.jobs.runner import Runner
-from services.trainer.registry.serving_pointer import PointerPublisher
+from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.leases import JobLeases
+from services.trainer.jobs.runner import JobRunner
+from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from shared.registry.version_store import VersionStore
 from shared.settings import DatabaseSettings, ObjectStoreSettings
 from shared.storage.objects import ObjectStore
@@ -24,11 +24,11 @@ async def main(database_url: str, work_dir: str, *behaviour: str) -> None:
         ObjectStoreSettings(s3_endpoint="127.0.0.1:9", s3_access_key="", s3_secret_key="")
     )
     pool = await open_pool(DatabaseSettings(database_url=database_url))
-    completion = Completion(
-        pool, nowhere, VersionStore(nowhere, Path(work_dir)), PointerPublisher(pool, nowhere)
+    completion = JobCompletion(
+        pool, nowhere, VersionStore(nowhere, Path(work_dir)), ServingPointerPublisher(pool, nowhere)
     )
-    leases = Leases(pool, lease_s=1)
-    await Runner(leases, completion, Path(work_dir), (*COMMAND, *behaviour)).run()
+    leases = JobLeases(pool, lease_s=1)
+    await JobRunner(leases, completion, Path(work_dir), (*COMMAND, *behaviour)).run()
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def test_a_large_number_does_not_fill_the_memory(tmp_path: Path, data: bytes) ->
         (([b"a", True], [True]), "not a list of encoded images"),
         (([b"a", b"b"], [b"x"]), "not a list of booleans"),
         ((b"ab", [True]), "not a list of encoded images"),
-        (([], []), "there is not one"),
+        (([], []), "there are none"),
         (b"", "does not hold two lists"),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: str) -> None
 
 
 def test_no_pair_at_all_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="there is not one"):
+    with pytest.raises(InvalidInput, match="there are none"):
         read_pair_file(write(tmp_path))
 
 

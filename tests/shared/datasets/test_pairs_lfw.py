@@ -54,13 +54,13 @@ def test_a_single_number_means_one_fold(faces: Path) -> None:
     ("lines", "why"),
     [
         (("",), "is empty"),
-        (("Bob 1 2",), "line 1: must say how many folds"),
-        (("0 300",), "line 1: must say how many folds"),
-        (("1 1", "Bob 1 2"), "has 1 pairs; its first line promises 1 x 2 x 1 = 2"),
+        (("Bob 1 2",), "line 1: must give the number of folds"),
+        (("0 300",), "line 1: must give the number of folds"),
+        (("1 1", "Bob 1 2"), "has 1 pairs; its first line announces 1 x 2 x 1 = 2"),
         (("1", "Bob 1 2", "Bob 1 2"), "line 3: is 'Bob 1 2'; `name1 n1 name2 n2`"),
         (("1", "Bob 1 Cy 1", "Bob 1 Cy 1"), "line 2: is 'Bob 1 Cy 1'; `name n1 n2`"),
         (("1", "Bob one 2", "Bob 1 Cy 1"), "line 2"),
-        (("1", "Bob 1 9", "Bob 1 Cy 1"), "line 2: names .*Bob_0009.jpg, which is not there"),
+        (("1", "Bob 1 9", "Bob 1 Cy 1"), "line 2: names .*Bob_0009.jpg, which does not exist"),
     ],
 )
 def test_the_line_at_fault_is_named(faces: Path, lines: tuple[str, ...], why: str) -> None:

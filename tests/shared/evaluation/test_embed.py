@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cli.commands.evaluation.pair_crops import pair_crops
-from cli.images import Alignment
+from cli.images import AlignmentChoice
 from shared.datasets.pairs import PairSet, PairSetBuilder
 from shared.errors import CorruptData, InvalidInput
 from shared.evaluation.embed import embed_set
@@ -77,7 +77,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     pair_set = _files(tmp_path)
     (tmp_path / "c.png").write_bytes(b"no picture")
     with pytest.raises(InvalidInput, match=r"c\.png\.data"):
-        embed_set(NumberSession(), pair_set, pair_crops(pair_set, Alignment.AUTO))
+        embed_set(NumberSession(), pair_set, pair_crops(pair_set, AlignmentChoice.AUTO))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
@@ -92,7 +92,7 @@ def test_a_model_that_gives_no_usable_output_is_refused_naming_the_image(
             return features
 
     pair_set = _files(tmp_path)
-    crops = pair_crops(pair_set, Alignment.AUTO)
+    crops = pair_crops(pair_set, AlignmentChoice.AUTO)
     with pytest.raises(CorruptData, match=r"c\.png"):
         embed_set(Broken(), pair_set, crops, batch_size=2)
 

@@ -25,5 +25,5 @@ def test_the_candidate_is_read_back_until_it_is_replaced_or_cleared(object_store
 
 def test_a_damaged_pointer_is_told_from_none(object_store: ObjectStore):
     object_store.put(SHADOW_KEY, b"{}")
-    with pytest.raises(CorruptData, match="no shadow pointer"):
+    with pytest.raises(CorruptData, match="not a valid shadow pointer"):
         read_shadow(object_store)

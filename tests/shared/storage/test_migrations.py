@@ -71,7 +71,7 @@ def test_failing_file_leaves_nothing_and_keeps_the_ones_before(
 def test_changed_file_is_refused(database_url: str, write: Write) -> None:
     apply_migrations(database_url, "ours", write(m0001_first="CREATE TABLE things (id int)"))
     folder = write(m0001_first="CREATE TABLE things (id bigint)", m0002_next="SELECT 1")
-    with pytest.raises(PreconditionFailed, match=r"0001_first\.sql .* restore it"):
+    with pytest.raises(PreconditionFailed, match=r"0001_first\.sql .* restore the file"):
         apply_migrations(database_url, "ours", folder)
     assert _rows(database_url, "SELECT count(*) FROM ours.migrations") == [(1,)]
 

@@ -168,7 +168,7 @@ def _unpublished(registry: Registry) -> None:
     [
         (_truncated, "SHA-256"),
         (_replaced, "SHA-256"),
-        (_lost, "lost its model.onnx"),
+        (_lost, "lacks its file model.onnx"),
         (_damaged_manifest, "manifest"),
         (_unpublished, "not published"),
     ],

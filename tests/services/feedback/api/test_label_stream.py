@@ -4,14 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import grpc
-import pytest
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.settings import FeedbackSettings
-from shared.rpc.streams import responses_as_completed
 from tests.services.feedback.helpers import Stored, known, request, stub_on
-from tests.support.waiting import let_others_run
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
@@ -106,65 +103,3 @@ async def test_streams_wait_where_single_calls_are_refused(
         results = await _send_all(stub, labels)
     assert all(one.HasField("stored") for one in results)
     assert stored().labels == 21
-
-
-async def test_no_more_is_read_than_may_be_unanswered() -> None:
-    read = 0
-    gate = asyncio.Event()
-
-    async def requests() -> AsyncIterator[int]:
-        nonlocal read
-        for read in range(1, 21):
-            yield read
-
-    async def answer(number: int) -> int:
-        await gate.wait()
-        return number
-
-    answers = responses_as_completed(requests(), answer, max_in_flight=4)
-    first = asyncio.ensure_future(anext(answers))
-    await let_others_run()
-    # One more is read, and waits for a slot.
-    assert read == 5
-    gate.set()
-    everything = [*await first, *[one async for part in answers for one in part]]
-    assert sorted(everything) == list(range(1, 21))
-
-
-async def test_a_stream_that_breaks_gives_its_unanswered_labels_up() -> None:
-    given_up = 0
-
-    async def requests() -> AsyncIterator[int]:
-        yield 1
-        yield 2
-        raise ConnectionError("cut")
-
-    async def answer(number: int) -> int:
-        nonlocal given_up
-        if number == 1:
-            return number
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            given_up += 1
-            raise
-        return number
-
-    answers = responses_as_completed(requests(), answer, max_in_flight=4)
-    assert await anext(answers) == [1]
-    await answers.aclose()
-    await asyncio.sleep(0)
-    assert given_up == 1
-
-
-async def test_what_breaks_a_stream_reaches_the_caller() -> None:
-    async def requests() -> AsyncIterator[int]:
-        yield 1
-        raise ConnectionError("cut")
-
-    async def answer(number: int) -> int:
-        return number
-
-    with pytest.raises(ConnectionError, match="cut"):
-        async for answers in responses_as_completed(requests(), answer, max_in_flight=4):
-            assert answers == [1]

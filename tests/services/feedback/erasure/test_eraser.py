@@ -16,12 +16,12 @@ from magface.v1 import feedback_pb2_grpc
 from deploy.local.postgres import program
 from services.feedback.erasure import queries as erasure_queries
 from services.feedback.erasure.eraser import Eraser
-from services.feedback.erasure.retention import opened_keeping, sweep
+from services.feedback.erasure.retention import sweep_orphans
 from services.feedback.erasure.row_deletion import delete_rows
 from services.feedback.images.vault import ImageVault
-from services.feedback.labels.service import FeedbackStore
-from services.feedback.pool.importer import ImagePool, PoolImage
-from services.feedback.server import opened_store, prepare
+from services.feedback.labels.service import LabelService
+from services.feedback.pool.importer import PoolImage, PoolImporter
+from services.feedback.server import open_erasure_backend, open_label_service, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from services.trainer.data.label_report import (
     LabelReport,
@@ -44,24 +44,23 @@ Stub = feedback_pb2_grpc.FeedbackServiceStub
 
 
 @dataclass
-class Keeper:
-    store: FeedbackStore
+class Domain:
+    labels: LabelService
     eraser: Eraser
     pool: Pool
     vault: ImageVault
 
 
 @pytest.fixture
-async def keeper(settings: FeedbackSettings, object_store: ObjectStore) -> AsyncIterator[Keeper]:
+async def domain(settings: FeedbackSettings, object_store: ObjectStore) -> AsyncIterator[Domain]:
     """The domain on real stores, and what erases from them."""
-    await prepare(settings, object_store)
+    await prepare_stores(settings, object_store)
     async with (
-        opened_store(settings, object_store) as (store, pool),
-        opened_keeping(settings, object_store, pool) as keeping,
+        open_label_service(settings, object_store) as (labels, pool),
+        open_erasure_backend(settings, object_store, pool) as erasure,
     ):
-        vault = ImageVault(object_store, settings, threads=4, wait_s=15)
-        yield Keeper(store, keeping.eraser, pool, vault)
-        vault.close()
+        with ImageVault(object_store, settings, threads=4, wait_s=15) as vault:
+            yield Domain(labels, erasure.eraser, pool, vault)
 
 
 def name_subject(database_url: str, number: int, subject: str) -> None:
@@ -105,12 +104,12 @@ def _found(needle: bytes, objects: ObjectStore) -> list[str]:
 
 
 async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_the_subject(
-    keeper: Keeper, object_store: ObjectStore, database_url: str
+    domain: Domain, object_store: ObjectStore, database_url: str
 ) -> None:
-    store, eraser = keeper.store, keeper.eraser
+    labels, eraser = domain.labels, domain.eraser
     for other in (2, 3):
-        await store.submit(feedback(1, other))
-    await store.submit(feedback(2, 3))
+        await labels.submit(feedback(1, other))
+    await labels.submit(feedback(2, 3))
     name_subject(database_url, 1, "Jane Roe")
     embedding = _embed(database_url, 1)
     wrong = suspect(LabelledPair(sha256(1), sha256(2), True, 1.0, ()), 0.9, Suspicion.UNLIKELY)
@@ -119,7 +118,7 @@ async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_
     assert all(trace in before for trace in (sha256(1), "Jane Roe", embedding))
     assert _found(picture(1), object_store) == [image_key(sha256(1))]
     assert len(_found(sha256(1).encode(), object_store)) == 1
-    (snapshot_id, pairs), *_ = [part async for part in store.export("")]
+    (snapshot_id, pairs), *_ = [part async for part in labels.export("")]
     assert len(pairs) == 3
     generation = read_erasure_generation(object_store)
 
@@ -133,13 +132,13 @@ async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_
         assert trace not in after
     for needle in (picture(1), bytes.fromhex(sha256(1)), sha256(1).encode(), b"Jane Roe"):
         assert _found(needle, object_store) == []
-    ((_, pairs),) = [part async for part in store.export(snapshot_id)]
+    ((_, pairs),) = [part async for part in labels.export(snapshot_id)]
     assert [(pair.image_a, pair.image_b) for pair in pairs] == [
         tuple(sorted((sha256(2), sha256(3))))
     ]
     assert read_erasure_generation(object_store) != generation
     with pytest.raises(NotFound):
-        await store.get_image(sha256(1))
+        await labels.get_image(sha256(1))
 
 
 def _suspecting(*numbers: int) -> LabelReport:
@@ -151,10 +150,10 @@ def _suspecting(*numbers: int) -> LabelReport:
     return LabelReport(3, 0.1, False, tuple(suspects), ())
 
 
-async def _images_of(store: FeedbackStore, snapshot_id: str) -> set[str]:
+async def _images_of(labels: LabelService, snapshot_id: str) -> set[str]:
     return {
         sha256
-        async for _, pairs in store.export(snapshot_id)
+        async for _, pairs in labels.export(snapshot_id)
         for pair in pairs
         for sha256 in (pair.image_a, pair.image_b)
     }
@@ -162,12 +161,12 @@ async def _images_of(store: FeedbackStore, snapshot_id: str) -> set[str]:
 
 @pytest.mark.parametrize("late", [False, True], ids=["while it trains", "while it writes"])
 async def test_a_training_that_an_erasure_overtakes_leaves_no_report_of_the_image(
-    keeper: Keeper, object_store: ObjectStore, late: bool
+    domain: Domain, object_store: ObjectStore, late: bool
 ) -> None:
-    store, eraser, loop = keeper.store, keeper.eraser, asyncio.get_running_loop()
+    labels, eraser, loop = domain.labels, domain.eraser, asyncio.get_running_loop()
     for other in (1, 2):
-        await store.submit(feedback(other, 3))
-    ((snapshot_id, _),) = [part async for part in store.export("")]
+        await labels.submit(feedback(other, 3))
+    ((snapshot_id, _),) = [part async for part in labels.export("")]
 
     def erase() -> None:
         erasing = eraser.erase_image(sha256(1), "dpo", "ticket")
@@ -178,7 +177,7 @@ async def test_a_training_that_an_erasure_overtakes_leaves_no_report_of_the_imag
     def still_stored() -> set[str]:
         nonlocal looks
         looks += 1
-        found = asyncio.run_coroutine_threadsafe(_images_of(store, snapshot_id), loop).result(20)
+        found = asyncio.run_coroutine_threadsafe(_images_of(labels, snapshot_id), loop).result(20)
         if late and looks == 1:
             # The report is cleared of nothing, since it is not there yet.
             erase()
@@ -194,33 +193,33 @@ async def test_a_training_that_an_erasure_overtakes_leaves_no_report_of_the_imag
 
 
 async def test_what_a_killed_training_left_of_an_erased_image_goes_with_the_next_look(
-    keeper: Keeper, object_store: ObjectStore
+    domain: Domain, object_store: ObjectStore
 ) -> None:
     for other in (1, 2):
-        await keeper.store.submit(feedback(other, 3))
-    await keeper.eraser.erase_image(sha256(1), "dpo", "ticket")
+        await domain.labels.submit(feedback(other, 3))
+    await domain.eraser.erase_image(sha256(1), "dpo", "ticket")
     store_report(object_store, uuid4(), _suspecting(1, 2))
     assert len(_found(sha256(1).encode(), object_store)) == 1
-    await keeper.eraser.clear_reports()
+    await domain.eraser.clear_reports()
     assert _found(sha256(1).encode(), object_store) == []
     assert len(_found(sha256(2).encode(), object_store)) == 1
 
 
 async def test_counts_and_consensus_are_as_if_the_image_had_never_come(
-    keeper: Keeper, stored: Callable[[], Stored]
+    domain: Domain, stored: Callable[[], Stored]
 ) -> None:
-    store, eraser = keeper.store, keeper.eraser
-    await store.submit(feedback(2, 3))
-    before = await store.stats(), stored()
+    labels, eraser = domain.labels, domain.eraser
+    await labels.submit(feedback(2, 3))
+    before = await labels.stats(), stored()
     for other in (2, 3, 4):
-        await store.submit(feedback(1, other))
+        await labels.submit(feedback(1, other))
     for number in (1, 4):
         await eraser.erase_image(sha256(number), "dpo", "ticket")
-    assert (await store.stats(), stored()) == before
+    assert (await labels.stats(), stored()) == before
 
 
 async def test_images_in_more_pairs_than_one_transaction_deletes_are_erased_with_all_of_them(
-    keeper: Keeper, stored: Callable[[], Stored], database_url: str
+    domain: Domain, stored: Callable[[], Stored], database_url: str
 ) -> None:
     fill(database_url, images=100, pairs=4_000, labels=8_000)
     with psycopg.connect(database_url) as connection:
@@ -228,10 +227,10 @@ async def test_images_in_more_pairs_than_one_transaction_deletes_are_erased_with
             "INSERT INTO feedback.image_subjects (sha256, subject)"
             " SELECT sha256, 'somebody' FROM feedback.images ORDER BY sha256 LIMIT 60"
         )
-    erasure = await keeper.eraser.erase_subject("somebody", "dpo", "ticket")
+    erasure = await domain.eraser.erase_subject("somebody", "dpo", "ticket")
     assert erasure.images == 60
     assert erasure.pairs > 3_000
-    left, stats = stored(), await keeper.store.stats()
+    left, stats = stored(), await domain.labels.stats()
     assert (left.images, left.pairs, left.labels) == (
         40,
         4_000 - erasure.pairs,
@@ -242,35 +241,35 @@ async def test_images_in_more_pairs_than_one_transaction_deletes_are_erased_with
 
 
 async def test_an_image_that_came_back_is_not_erased_by_who_still_thinks_it_is_listed(
-    keeper: Keeper, stored: Callable[[], Stored]
+    domain: Domain, stored: Callable[[], Stored]
 ) -> None:
-    await keeper.store.submit(feedback(1, 2))
-    await keeper.eraser.erase_image(sha256(1), "dpo", "ticket")
-    await keeper.store.submit(feedback(1, 2))
-    async with transaction(keeper.pool) as connection:
+    await domain.labels.submit(feedback(1, 2))
+    await domain.eraser.erase_image(sha256(1), "dpo", "ticket")
+    await domain.labels.submit(feedback(1, 2))
+    async with transaction(domain.pool) as connection:
         assert await delete_rows(connection, "ticket", [bytes.fromhex(sha256(1))])
     assert (stored().images, stored().labels) == (2, 1)
 
 
 async def test_an_erasure_asked_for_twice_is_one_and_takes_what_came_back(
-    keeper: Keeper, stored: Callable[[], Stored], database_url: str
+    domain: Domain, stored: Callable[[], Stored], database_url: str
 ) -> None:
-    store, eraser = keeper.store, keeper.eraser
-    await store.submit(feedback(1, 2))
+    labels, eraser = domain.labels, domain.eraser
+    await labels.submit(feedback(1, 2))
     first = await eraser.erase_image(sha256(1), "dpo", "ticket")
     assert await eraser.erase_image(sha256(1), "dpo", "ticket") == first
     assert _audit(database_url) == [("dpo", "erase_image", "ticket")]
 
-    await store.submit(feedback(1, 2))
+    await labels.submit(feedback(1, 2))
     again = await eraser.erase_image(sha256(1), "dpo", "ticket")
     assert (first.images, again.images) == (1, 2)
     assert stored().images == stored().objects == 1
 
 
 async def test_erasing_what_was_never_stored_is_done_at_once(
-    keeper: Keeper,
+    domain: Domain,
 ) -> None:
-    eraser = keeper.eraser
+    eraser = domain.eraser
     for erasure in (
         await eraser.erase_image(sha256(1), "dpo", "a"),
         await eraser.erase_subject("nobody", "dpo", "b"),
@@ -286,8 +285,8 @@ def _audit(database_url: str) -> list[tuple[str, ...]]:
         ).fetchall()
 
 
-async def _snapshot(store: FeedbackStore) -> str:
-    return (await anext(store.export("")))[0]
+async def _snapshot(labels: LabelService) -> str:
+    return (await anext(labels.export("")))[0]
 
 
 def _publish(objects: ObjectStore, name: str, parent: str | None, snapshot: str | None) -> None:
@@ -296,14 +295,14 @@ def _publish(objects: ObjectStore, name: str, parent: str | None, snapshot: str 
 
 
 async def test_the_versions_that_learned_from_an_image_are_listed_with_their_heirs(
-    keeper: Keeper, object_store: ObjectStore
+    domain: Domain, object_store: ObjectStore
 ) -> None:
-    store, eraser = keeper.store, keeper.eraser
-    await store.submit(feedback(2, 3))
-    _publish(object_store, "before", None, await _snapshot(store))
-    await store.submit(feedback(1, 2))
-    _publish(object_store, "learned", "before", await _snapshot(store))
-    _publish(object_store, "heir", "learned", await _snapshot(store))
+    labels, eraser = domain.labels, domain.eraser
+    await labels.submit(feedback(2, 3))
+    _publish(object_store, "before", None, await _snapshot(labels))
+    await labels.submit(feedback(1, 2))
+    _publish(object_store, "learned", "before", await _snapshot(labels))
+    _publish(object_store, "heir", "learned", await _snapshot(labels))
     _publish(object_store, "grandchild", "heir", None)
     _publish(object_store, "other", "before", None)
     erasure = await eraser.erase_image(sha256(1), "dpo", "ticket")
@@ -315,11 +314,11 @@ async def test_the_versions_that_learned_from_an_image_are_listed_with_their_hei
 
 
 async def test_a_version_is_listed_also_when_the_other_image_of_the_pair_was_erased_before(
-    keeper: Keeper, object_store: ObjectStore
+    domain: Domain, object_store: ObjectStore
 ) -> None:
-    store, eraser = keeper.store, keeper.eraser
-    await store.submit(feedback(1, 2))
-    _publish(object_store, "learned", None, await _snapshot(store))
+    labels, eraser = domain.labels, domain.eraser
+    await labels.submit(feedback(1, 2))
+    _publish(object_store, "learned", None, await _snapshot(labels))
     await eraser.erase_image(sha256(2), "dpo", "first")
     erasure = await eraser.erase_image(sha256(1), "dpo", "second")
     assert erasure.labels == 0
@@ -328,56 +327,56 @@ async def test_a_version_is_listed_also_when_the_other_image_of_the_pair_was_era
 
 async def test_an_erasure_cut_short_is_finished_by_another_process(
     settings: FeedbackSettings,
-    keeper: Keeper,
+    domain: Domain,
     object_store: ObjectStore,
     stored: Callable[[], Stored],
     database_url: str,
 ) -> None:
-    store, eraser = keeper.store, keeper.eraser
-    await store.submit(feedback(1, 2))
+    labels, eraser = domain.labels, domain.eraser
+    await labels.submit(feedback(1, 2))
     nowhere = settings.model_copy(update={"s3_endpoint": "127.0.0.1:9", "s3_timeout_s": 0.2})
     lost = ObjectStore(nowhere)
     async with (
-        opened_store(nowhere, lost) as (_, pool),
-        opened_keeping(nowhere, lost, pool) as broken,
+        open_label_service(nowhere, lost) as (_, pool),
+        open_erasure_backend(nowhere, lost, pool) as broken,
     ):
         with pytest.raises(Unavailable):
             await broken.eraser.erase_image(sha256(1), "dpo", "ticket")
     # Its rows are gone, its object is not: nobody may store it again until that is gone too.
     assert (stored().images, stored().objects) == (1, 2)
     with pytest.raises(Unavailable, match="is being removed"):
-        await store.submit(feedback(1, 3))
+        await labels.submit(feedback(1, 3))
     with pytest.raises(Unavailable, match="ask again"):
         await eraser.erase_image(sha256(1), "dpo", "ticket")
-    async with opened_keeping(
-        settings.model_copy(update={"s3_timeout_s": 0.05}), object_store, keeper.pool
-    ) as keeping:
+    async with open_erasure_backend(
+        settings.model_copy(update={"s3_timeout_s": 0.05}), object_store, domain.pool
+    ) as erasure:
         await asyncio.sleep(0.5)
-        await keeping.eraser.finish()
+        await erasure.eraser.finish()
     assert sha256(1) not in str([found.key for found in object_store.list("images/")])
     assert _audit(database_url) == [("dpo", "erase_image", "ticket")]
-    await store.submit(feedback(1, 3))
+    await labels.submit(feedback(1, 3))
     assert stored().images == stored().objects == 3
 
 
 async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_an_image(
-    keeper: Keeper,
+    domain: Domain,
     object_store: ObjectStore,
     database_url: str,
 ) -> None:
-    store, eraser = keeper.store, keeper.eraser
-    images = ImagePool(keeper.pool, keeper.vault)
+    labels, eraser = domain.labels, domain.eraser
+    importer = PoolImporter(domain.pool, domain.vault)
     erased = 0
     going = True
 
     async def upload(first: int) -> None:
         for turn in range(12):
             a, b = 1 + (first + turn) % 4, 1 + (first + turn + 1) % 4
-            await retry_while_unavailable(lambda a=a, b=b: store.submit(feedback(a, b)))
+            await retry_while_unavailable(lambda a=a, b=b: labels.submit(feedback(a, b)))
 
     async def import_all() -> None:
         for _ in range(12):
-            await retry_while_unavailable(lambda: images.take_in(_pool_images()))
+            await retry_while_unavailable(lambda: importer.import_images(_pool_images()))
 
     async def erase() -> None:
         nonlocal erased
@@ -388,7 +387,7 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
 
     async def keep_sweeping() -> None:
         while going:
-            await sweep(object_store, eraser, timedelta(0), timedelta(hours=1))
+            await sweep_orphans(object_store, eraser, timedelta(0), timedelta(hours=1))
 
     sweeping = asyncio.create_task(keep_sweeping())
     await asyncio.gather(*[upload(number) for number in range(6)], import_all(), erase())
@@ -407,16 +406,16 @@ async def _pool_images() -> AsyncIterator[PoolImage]:
 
 
 async def test_an_import_whose_objects_were_swept_before_their_rows_begins_anew(
-    keeper: Keeper,
+    domain: Domain,
     object_store: ObjectStore,
     database_url: str,
     stored: Callable[[], Stored],
 ) -> None:
     with psycopg.connect(database_url) as blocker:
         # The import waits for this lock with its objects written, outside of the gate.
-        blocker.execute(erasure_queries.CLOSE_GATE.encode())
-        images = ImagePool(keeper.pool, keeper.vault)
-        importing = asyncio.create_task(images.take_in(_pool_images()))
+        blocker.execute(erasure_queries.LOCK_REMOVALS.encode())
+        importer = PoolImporter(domain.pool, domain.vault)
+        importing = asyncio.create_task(importer.import_images(_pool_images()))
         await asyncio.to_thread(wait_until, lambda: stored().objects == 4, 5)
         for found in list(object_store.list("images/")):
             object_store.remove(found.key)
@@ -449,8 +448,8 @@ async def test_the_contract_erases_and_shows_the_trail(stub: Stub) -> None:
     assert not second.next_page_token
 
 
-async def test_whatever_refers_to_an_image_goes_with_it(keeper: Keeper, database_url: str) -> None:
-    assert keeper
+async def test_whatever_refers_to_an_image_goes_with_it(domain: Domain, database_url: str) -> None:
+    assert domain
     with psycopg.connect(database_url) as connection:
         kept = connection.execute(
             "SELECT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f'"

@@ -9,16 +9,18 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from services.feedback.erasure.retention import Keeping, opened_keeping, sweep
+from services.feedback.erasure.eraser import Eraser
+from services.feedback.erasure.retention import sweep_orphans
 from services.feedback.images.vault import ImageVault
-from services.feedback.labels.label_log import Ledger
-from services.feedback.labels.service import FeedbackStore
+from services.feedback.labels.label_log import LabelLog
+from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import Label, Submission
-from services.feedback.server import opened_store, prepare
+from services.feedback.server import open_erasure_backend, open_label_service, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Conflict, Unavailable
 from shared.model.image.face import FaceImage
 from shared.storage.objects import ObjectStore, image_key
+from shared.storage.postgres import Pool
 from tests.services.feedback.helpers import Stored, feedback, picture, sha256, stub_on
 from tests.support.postgres import blocked_sessions
 from tests.support.waiting import until, wait_until
@@ -27,52 +29,53 @@ _NO_GRACE, _HOUR = timedelta(0), timedelta(hours=1)
 
 
 @dataclass
-class Kept:
-    store: FeedbackStore
-    keeping: Keeping
+class Domain:
+    labels: LabelService
+    pool: Pool
+    eraser: Eraser
 
 
 @pytest.fixture
-async def kept(settings: FeedbackSettings, object_store: ObjectStore) -> AsyncIterator[Kept]:
-    await prepare(settings, object_store)
+async def domain(settings: FeedbackSettings, object_store: ObjectStore) -> AsyncIterator[Domain]:
+    await prepare_stores(settings, object_store)
     async with (
-        opened_store(settings, object_store) as (store, pool),
-        opened_keeping(settings, object_store, pool) as keeping,
+        open_label_service(settings, object_store) as (labels, pool),
+        open_erasure_backend(settings, object_store, pool) as erasure,
     ):
-        yield Kept(store, keeping)
+        yield Domain(labels, pool, erasure.eraser)
 
 
 async def test_an_orphan_is_removed_after_its_grace_and_nothing_else_is(
-    kept: Kept, object_store: ObjectStore
+    domain: Domain, object_store: ObjectStore
 ) -> None:
-    await kept.store.submit(feedback(1, 2))
+    await domain.labels.submit(feedback(1, 2))
     object_store.put(image_key(sha256(3)), picture(3))
     foreign = ("images/readme", f"images/00/00/{sha256(3)}", "models/v/model.onnx")
     for key in foreign:
         object_store.put(key, b"not ours to remove")
-    await sweep(object_store, kept.keeping.eraser, _HOUR, _HOUR)
+    await sweep_orphans(object_store, domain.eraser, _HOUR, _HOUR)
     assert object_store.exists(image_key(sha256(3)))
-    await sweep(object_store, kept.keeping.eraser, _NO_GRACE, _HOUR)
+    await sweep_orphans(object_store, domain.eraser, _NO_GRACE, _HOUR)
     left = {found.key for found in object_store.list()}
     assert left >= {image_key(sha256(1)), image_key(sha256(2)), *foreign}
     assert image_key(sha256(3)) not in left
-    await sweep(object_store, kept.keeping.eraser, _NO_GRACE, _NO_GRACE)
+    await sweep_orphans(object_store, domain.eraser, _NO_GRACE, _NO_GRACE)
     left = {found.key for found in object_store.list()}
     assert left == {image_key(sha256(1)), image_key(sha256(2)), "models/v/model.onnx"}
-    await kept.store.submit(feedback(1, 3))
+    await domain.labels.submit(feedback(1, 3))
     assert object_store.get(image_key(sha256(3))) == picture(3)
 
 
 async def test_the_sweep_spares_an_object_whose_row_is_about_to_be_committed(
-    kept: Kept, object_store: ObjectStore, stored: Callable[[], Stored], database_url: str
+    domain: Domain, object_store: ObjectStore, stored: Callable[[], Stored], database_url: str
 ) -> None:
-    await kept.store.submit(feedback(1, 2))
+    await domain.labels.submit(feedback(1, 2))
     with psycopg.connect(database_url) as blocker:
         # The label waits for this lock with its objects written and its images not yet seen.
         blocker.execute("LOCK TABLE feedback.images IN SHARE MODE")
-        label = asyncio.create_task(kept.store.submit(feedback(3, 4)))
+        label = asyncio.create_task(domain.labels.submit(feedback(3, 4)))
         await asyncio.to_thread(wait_until, lambda: stored().objects == 4, 5)
-        sweeping = asyncio.create_task(sweep(object_store, kept.keeping.eraser, _NO_GRACE, _HOUR))
+        sweeping = asyncio.create_task(sweep_orphans(object_store, domain.eraser, _NO_GRACE, _HOUR))
         await until(lambda: blocked_sessions(database_url) == 2)
         assert not sweeping.done()
     receipt = await label
@@ -82,18 +85,20 @@ async def test_the_sweep_spares_an_object_whose_row_is_about_to_be_committed(
 
 
 async def test_a_label_whose_object_was_swept_before_its_row_is_stored_anew(
-    kept: Kept, settings: FeedbackSettings, object_store: ObjectStore, stored: Callable[[], Stored]
+    domain: Domain,
+    settings: FeedbackSettings,
+    object_store: ObjectStore,
+    stored: Callable[[], Stored],
 ) -> None:
-    await kept.store.submit(feedback(1, 2))
-    vault = ImageVault(object_store, settings, 2, wait_s=5)
-    image = await vault.check(FaceImage(picture(3)), "image_b")
-    late = Submission(sha256(1), sha256(3), Label.SAME, "ann", "late", images=(image.facts,))
-    ledger = Ledger(kept.keeping.pool, 1)
-    _, epoch = await ledger.look(late)
-    await vault.put(image)
-    await sweep(object_store, kept.keeping.eraser, _NO_GRACE, _HOUR)
-    (outcome,) = await ledger.append([replace(late, epoch=epoch)])
-    vault.close()
+    await domain.labels.submit(feedback(1, 2))
+    with ImageVault(object_store, settings, 2, wait_s=5) as vault:
+        image = await vault.check(FaceImage(picture(3)), "image_b")
+        late = Submission(sha256(1), sha256(3), Label.SAME, "ann", "late", images=(image.facts,))
+        log = LabelLog(domain.pool, 1)
+        _, epoch = await log.read_existing(late)
+        await vault.put(image)
+    await sweep_orphans(object_store, domain.eraser, _NO_GRACE, _HOUR)
+    (outcome,) = await log.append([replace(late, epoch=epoch)])
     assert isinstance(outcome, Conflict)
     assert stored().images == stored().objects == 2
 
@@ -113,19 +118,19 @@ def _store_old(database_url: str, object_store: ObjectStore, number: int, days: 
 
 
 async def test_images_beyond_the_retention_are_erased_with_their_labels_and_leave_a_trail(
-    kept: Kept, object_store: ObjectStore, stored: Callable[[], Stored], database_url: str
+    domain: Domain, object_store: ObjectStore, stored: Callable[[], Stored], database_url: str
 ) -> None:
-    await kept.store.submit(feedback(1, 2))
+    await domain.labels.submit(feedback(1, 2))
     for number in range(40):
         _store_old(database_url, object_store, number, days=31)
     _store_old(database_url, object_store, 40, days=29)
     old = hashlib.sha256(b"an old picture 0").hexdigest()
-    await kept.store.submit(feedback(image_a=old, image_b=sha256(1)))
-    erased = await kept.keeping.eraser.erase_older(datetime.now(UTC) - timedelta(days=30))
+    await domain.labels.submit(feedback(image_a=old, image_b=sha256(1)))
+    erased = await domain.eraser.erase_older(datetime.now(UTC) - timedelta(days=30))
     assert erased == 40
     counts = stored()
     assert (counts.images, counts.labels, counts.objects) == (3, 1, 3)
-    assert (await kept.store.stats()).images == 3
+    assert (await domain.labels.stats()).images == 3
     with psycopg.connect(database_url) as connection:
         trail = connection.execute("SELECT actor, action, detail->>'images' FROM feedback.audit")
         assert trail.fetchall() == [("system", "retention", "40")]
@@ -133,12 +138,12 @@ async def test_images_beyond_the_retention_are_erased_with_their_labels_and_leav
 
 async def test_a_running_service_sweeps_and_applies_its_retention_by_itself(
     settings: FeedbackSettings,
-    kept: Kept,
+    domain: Domain,
     object_store: ObjectStore,
     stored: Callable[[], Stored],
     database_url: str,
 ) -> None:
-    await kept.store.submit(feedback(1, 2))
+    await domain.labels.submit(feedback(1, 2))
     _store_old(database_url, object_store, 1, days=8)
     object_store.put(image_key(sha256(3)), picture(3))
     changes = {
@@ -151,16 +156,16 @@ async def test_a_running_service_sweeps_and_applies_its_retention_by_itself(
 
 
 async def test_uploads_of_an_image_that_is_being_removed_wait_and_name_it(
-    kept: Kept, stored: Callable[[], Stored], database_url: str
+    domain: Domain, stored: Callable[[], Stored], database_url: str
 ) -> None:
-    await kept.store.submit(feedback(1, 2))
+    await domain.labels.submit(feedback(1, 2))
     with psycopg.connect(database_url) as connection:
         connection.execute(
             "INSERT INTO feedback.removals (sha256, request_id) VALUES (%s, '')",
             [bytes.fromhex(sha256(3))],
         )
     with pytest.raises(Unavailable, match=f"{sha256(3)} is being removed"):
-        await kept.store.submit(feedback(1, 3))
+        await domain.labels.submit(feedback(1, 3))
     assert stored().objects == 2
-    await kept.keeping.eraser.finish()
-    await kept.store.submit(feedback(1, 3))
+    await domain.eraser.finish()
+    await domain.labels.submit(feedback(1, 3))

@@ -1,12 +1,12 @@
 import pytest
 
-from services.feedback.labels.service import FeedbackStore
+from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import Label, PairSummary
 from tests.services.feedback.helpers import feedback, sha256
 
 
 async def _pages(
-    store: FeedbackStore, consensus: Label | None, size: int
+    store: LabelService, consensus: Label | None, size: int
 ) -> list[list[PairSummary]]:
     pages, token = [], ""
     while True:
@@ -17,7 +17,7 @@ async def _pages(
 
 
 @pytest.fixture
-async def ten_pairs(store: FeedbackStore) -> list[int]:
+async def ten_pairs(store: LabelService) -> list[int]:
     """Ids of ten pairs in the order of their labels: SAME, DIFFERENT and UNSURE in turn."""
     labels = [Label.SAME, Label.DIFFERENT, Label.UNSURE] * 4
     receipts = [await store.submit(feedback(1, 2 + n, label=labels[n])) for n in range(10)]
@@ -26,7 +26,7 @@ async def ten_pairs(store: FeedbackStore) -> list[int]:
 
 @pytest.mark.parametrize("size", [1, 3, 5, 10, 1000])
 async def test_pages_hold_each_pair_once_newest_first(
-    store: FeedbackStore, ten_pairs: list[int], size: int
+    store: LabelService, ten_pairs: list[int], size: int
 ) -> None:
     pages = await _pages(store, None, size)
     assert [pair.pair_id for page in pages for pair in page] == ten_pairs[::-1]
@@ -36,7 +36,7 @@ async def test_pages_hold_each_pair_once_newest_first(
 
 @pytest.mark.parametrize("label", Label)
 async def test_a_consensus_lists_its_pairs_only(
-    store: FeedbackStore, ten_pairs: list[int], label: Label
+    store: LabelService, ten_pairs: list[int], label: Label
 ) -> None:
     pages = await _pages(store, label, 2)
     wanted = ten_pairs[list(Label).index(label) :: 3]
@@ -45,7 +45,7 @@ async def test_a_consensus_lists_its_pairs_only(
 
 
 async def test_pages_go_on_where_they_were_while_pairs_are_added(
-    store: FeedbackStore, ten_pairs: list[int]
+    store: LabelService, ten_pairs: list[int]
 ) -> None:
     page, token = await store.list_pairs(None, 4, "")
     await store.submit(feedback(1, 50))
@@ -55,5 +55,5 @@ async def test_pages_go_on_where_they_were_while_pairs_are_added(
     assert last == ""
 
 
-async def test_nothing_stored_is_one_empty_page(store: FeedbackStore) -> None:
+async def test_nothing_stored_is_one_empty_page(store: LabelService) -> None:
     assert await store.list_pairs(None, 0, "") == ([], "")

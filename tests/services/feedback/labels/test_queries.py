@@ -29,13 +29,13 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "TAKE_SNAPSHOT": {"minimum_votes": 1},
     "SAME_SNAPSHOT": {"minimum_votes": 1},
     "FIND_SNAPSHOT": {"snapshot_id": _NO_ID},
-    "EPOCH": {},
-    "RAISE_EPOCH": {},
+    "REMOVAL_EPOCH": {},
+    "INCREMENT_EPOCH": {},
     "UPLOAD_EPOCH": {"hashes": [_A, _B]},
     "LIST_IMAGE": {"sha256": _A, "request_id": "r"},
     "LIST_SUBJECT": {"subject": "somebody", "request_id": "r"},
     "LIST_EXPIRED": {"before": "2020-01-01", "limit": 1000, "request_id": "r"},
-    "ORPHANS_AMONG": {"hashes": [_A, _B]},
+    "WITHOUT_ROW": {"hashes": [_A, _B]},
     "LIST_ORPHANS": {"hashes": [_A, _B]},
     "REOPEN_ERASURE": {"request_id": "r"},
     "ANY_EXPIRED": {"before": "2020-01-01"},
@@ -50,7 +50,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "DELETE_PAIRS": {"pairs": [1, 2, 3]},
     "USES": {"hashes": [_A, _B]},
     "DELETE_IMAGES": {"hashes": [_A, _B]},
-    "KEEP_SNAPSHOTS": {"request_id": "r", "first_label_id": 7},
+    "RECORD_SNAPSHOTS": {"request_id": "r", "first_label_id": 7},
     "COUNT_ERASED": {"request_id": "r", "images": 1, "pairs": 1, "labels": 1},
     "ERASURE": {"request_id": "r"},
     "ERASED_SNAPSHOTS": {"request_id": "r"},
@@ -64,7 +64,7 @@ _MAY_BE_SCANNED = {"counters", "consensus_rule", "annotators", "snapshots", "rem
 # Rows that a call brings along go in by the key that ON CONFLICT names.
 _BRINGS_ITS_ROWS = {"INSERT_IMAGES", "INSERT_PAIRS", "INSERT_LABELS", "STORE_CONSENSUS"} | {
     "RECORD_ERASURE",
-    "KEEP_USES",
+    "RECORD_USES",
     "AUDIT",
 }
 
@@ -135,9 +135,9 @@ def test_every_query_is_checked() -> None:
         "LOCK_LABELS",
         "RULE",
         "SET_RULE",
-        "SHARE_GATE",
+        "SHARE_REMOVAL_LOCK",
         "LOCK_REPORTS",
-        "CLOSE_GATE",
+        "LOCK_REMOVALS",
         "ALLOW_REMOVAL",
     }
     assert named == set(_SAMPLES) | _BRINGS_ITS_ROWS | statements

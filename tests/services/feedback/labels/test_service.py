@@ -10,10 +10,10 @@ import pytest
 from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.labels.batch_writer import BatchWriter
-from services.feedback.labels.label_log import Ledger
-from services.feedback.labels.service import FeedbackStore
+from services.feedback.labels.label_log import LabelLog
+from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import Label, Submission
-from services.feedback.server import opened_store, prepare
+from services.feedback.server import open_label_service, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.errors import AlreadyExists, MagFaceError, NotFound, Unavailable
 from shared.storage.objects import ObjectStore
@@ -28,12 +28,12 @@ Stub = feedback_pb2_grpc.FeedbackServiceStub
 @pytest.fixture
 async def replicas(
     settings: FeedbackSettings, object_store: ObjectStore
-) -> AsyncIterator[list[FeedbackStore]]:
+) -> AsyncIterator[list[LabelService]]:
     """Three services on the same database, as three processes would be."""
-    await prepare(settings, object_store)
+    await prepare_stores(settings, object_store)
     async with AsyncExitStack() as stack:
         yield [
-            (await stack.enter_async_context(opened_store(settings, object_store)))[0]
+            (await stack.enter_async_context(open_label_service(settings, object_store)))[0]
             for _ in range(3)
         ]
 
@@ -49,7 +49,7 @@ async def test_a_key_sent_a_hundred_times_at_once_is_one_label(
 
 
 async def test_a_key_sent_to_several_replicas_is_one_label(
-    replicas: list[FeedbackStore], stored: Callable[[], Stored]
+    replicas: list[LabelService], stored: Callable[[], Stored]
 ) -> None:
     same = feedback(1, 2, idempotency_key="once")
     receipts = await asyncio.gather(*[replicas[n % 3].submit(same) for n in range(99)])
@@ -59,7 +59,7 @@ async def test_a_key_sent_to_several_replicas_is_one_label(
 
 
 async def test_replicas_lose_nothing_when_they_write_the_same_pairs_at_once(
-    replicas: list[FeedbackStore], stored: Callable[[], Stored]
+    replicas: list[LabelService], stored: Callable[[], Stored]
 ) -> None:
     await replicas[0].submit(feedback(1, 2))
     for number in range(3, 7):
@@ -88,7 +88,7 @@ async def test_replicas_lose_nothing_when_they_write_the_same_pairs_at_once(
     ids=lambda change: next(iter(change)),
 )
 async def test_a_key_used_for_something_else_is_refused(
-    store: FeedbackStore, stored: Callable[[], Stored], change: dict[str, object]
+    store: LabelService, stored: Callable[[], Stored], change: dict[str, object]
 ) -> None:
     await store.submit(feedback(1, 2, idempotency_key="taken"))
     before = stored()
@@ -98,7 +98,7 @@ async def test_a_key_used_for_something_else_is_refused(
 
 
 async def test_one_of_two_contents_under_one_key_wins_when_they_race(
-    replicas: list[FeedbackStore], stored: Callable[[], Stored]
+    replicas: list[LabelService], stored: Callable[[], Stored]
 ) -> None:
     for number in (1, 3):
         await replicas[0].submit(feedback(number, number + 1))
@@ -127,7 +127,7 @@ async def test_one_of_two_contents_under_one_key_wins_when_they_race(
 
 
 async def test_a_label_whose_answer_was_lost_counts_once(
-    store: FeedbackStore, stored: Callable[[], Stored]
+    store: LabelService, stored: Callable[[], Stored]
 ) -> None:
     label = feedback(1, 2, idempotency_key="lost")
     asked = asyncio.create_task(store.submit(label))
@@ -139,7 +139,7 @@ async def test_a_label_whose_answer_was_lost_counts_once(
 
 
 async def test_a_later_label_supersedes_and_both_stay(
-    store: FeedbackStore, stored: Callable[[], Stored]
+    store: LabelService, stored: Callable[[], Stored]
 ) -> None:
     for label in (Label.SAME, Label.DIFFERENT):
         await store.submit(feedback(1, 2, label=label))
@@ -150,7 +150,7 @@ async def test_a_later_label_supersedes_and_both_stay(
     assert stored().labels == 2
 
 
-async def test_stats_follow_the_consensus_of_each_pair(store: FeedbackStore) -> None:
+async def test_stats_follow_the_consensus_of_each_pair(store: LabelService) -> None:
     await store.submit(feedback(1, 2, label=Label.SAME))
     await store.submit(feedback(1, 3, label=Label.DIFFERENT))
     await store.submit(feedback(1, 4, label=Label.UNSURE))
@@ -160,7 +160,7 @@ async def test_stats_follow_the_consensus_of_each_pair(store: FeedbackStore) -> 
     assert (stats.pairs_same, stats.pairs_different, stats.pairs_undecided) == (0, 1, 2)
 
 
-async def test_facts_cannot_be_changed(store: FeedbackStore, database_url: str) -> None:
+async def test_facts_cannot_be_changed(store: LabelService, database_url: str) -> None:
     await store.submit(feedback(1, 2))
     changes = {
         "labels": "label = 'different'",
@@ -176,7 +176,7 @@ async def test_facts_cannot_be_changed(store: FeedbackStore, database_url: str) 
 
 
 async def test_facts_go_by_erasure_only_and_the_audit_never(
-    store: FeedbackStore, database_url: str
+    store: LabelService, database_url: str
 ) -> None:
     await store.submit(feedback(1, 2))
     refusals = {
@@ -195,7 +195,7 @@ async def test_facts_go_by_erasure_only_and_the_audit_never(
 
 
 async def test_a_label_that_cannot_be_stored_takes_no_other_with_it(
-    settings: FeedbackSettings, store: FeedbackStore, stored: Callable[[], Stored]
+    settings: FeedbackSettings, store: LabelService, stored: Callable[[], Stored]
 ) -> None:
     await store.submit(feedback(1, 2))
     pool = await open_pool(settings)
@@ -205,7 +205,7 @@ async def test_a_label_that_cannot_be_stored_takes_no_other_with_it(
     # Past the store's checks, the database itself refuses an empty annotator.
     poison = Submission(sha256(1), sha256(2), Label.SAME, "", "poison")
     unknown = Submission(sha256(1), sha256(9), Label.SAME, "ann", "unknown")
-    async with BatchWriter(Ledger(pool, 1), batch=50, queued=50, wait_s=5) as writer:
+    async with BatchWriter(LabelLog(pool, 1), batch=50, queued=50, wait_s=5) as writer:
         results = await asyncio.gather(
             *[writer.submit(one) for one in (*good[:10], poison, unknown, *good[10:])],
             return_exceptions=True,
@@ -217,12 +217,12 @@ async def test_a_label_that_cannot_be_stored_takes_no_other_with_it(
 
 
 async def test_more_labels_than_may_wait_are_refused_and_the_rest_stored(
-    settings: FeedbackSettings, store: FeedbackStore, stored: Callable[[], Stored]
+    settings: FeedbackSettings, store: LabelService, stored: Callable[[], Stored]
 ) -> None:
     await store.submit(feedback(1, 2))
     pool = await open_pool(settings)
     labels = [Submission(sha256(1), sha256(2), Label.SAME, f"a-{n}", f"k-{n}") for n in range(40)]
-    async with BatchWriter(Ledger(pool, 1), batch=5, queued=10, wait_s=5) as writer:
+    async with BatchWriter(LabelLog(pool, 1), batch=5, queued=10, wait_s=5) as writer:
         results = await asyncio.gather(*map(writer.submit, labels), return_exceptions=True)
     await pool.close()
     refused = [result for result in results if isinstance(result, MagFaceError)]
@@ -232,14 +232,14 @@ async def test_more_labels_than_may_wait_are_refused_and_the_rest_stored(
 
 async def test_labels_that_wait_too_long_are_given_up_and_not_stored_later(
     settings: FeedbackSettings,
-    store: FeedbackStore,
+    store: LabelService,
     stored: Callable[[], Stored],
     database_url: str,
 ) -> None:
     await store.submit(feedback(1, 2))
     pool = await open_pool(settings)
     labels = [Submission(sha256(1), sha256(2), Label.SAME, f"a-{n}", f"k-{n}") for n in range(20)]
-    async with BatchWriter(Ledger(pool, 1), batch=1, queued=50, wait_s=0.3) as writer:
+    async with BatchWriter(LabelLog(pool, 1), batch=1, queued=50, wait_s=0.3) as writer:
         with psycopg.connect(database_url) as blocker:
             blocker.execute("LOCK TABLE feedback.labels IN SHARE MODE")
             started = time.monotonic()

@@ -5,10 +5,10 @@ from itertools import count
 
 import psycopg
 
-from services.feedback.labels.consensus_view import follow_rule
-from services.feedback.labels.service import FeedbackStore
-from services.feedback.labels.types import Label, LabelledPair
-from services.feedback.server import opened_store
+from services.feedback.labels.consensus_view import apply_rule
+from services.feedback.labels.service import LabelService
+from services.feedback.labels.types import ExportedPair, Label
+from services.feedback.server import open_label_service
 from services.feedback.settings import FeedbackSettings
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import open_pool
@@ -18,18 +18,18 @@ from tests.support.postgres import blocked_sessions
 from tests.support.waiting import until
 
 
-async def _export(store: FeedbackStore, snapshot_id: str = "") -> tuple[str, list[LabelledPair]]:
+async def _export(store: LabelService, snapshot_id: str = "") -> tuple[str, list[ExportedPair]]:
     parts = [part async for part in store.export(snapshot_id)]
     assert len({name for name, _ in parts}) == 1
     return parts[0][0], [pair for _, pairs in parts for pair in pairs]
 
 
-async def _label(store: FeedbackStore, b: int, who: str, label: Label) -> None:
+async def _label(store: LabelService, b: int, who: str, label: Label) -> None:
     await store.submit(feedback(image_a=sha256(1), image_b=sha256(b), annotator=who, label=label))
 
 
 async def test_a_snapshot_stays_while_labels_are_added_and_superseded(
-    store: FeedbackStore,
+    store: LabelService,
 ) -> None:
     await store.submit(feedback(1, 2, label=Label.SAME))
     await store.submit(feedback(1, 3, label=Label.DIFFERENT))
@@ -49,7 +49,7 @@ async def test_a_snapshot_stays_while_labels_are_added_and_superseded(
     assert [pair.label for pair in later] == [Label.DIFFERENT, Label.SAME]
 
 
-async def test_undecided_and_unsure_pairs_are_left_out(store: FeedbackStore) -> None:
+async def test_undecided_and_unsure_pairs_are_left_out(store: LabelService) -> None:
     await store.submit(feedback(1, 2, label=Label.UNSURE))
     await store.submit(feedback(1, 3, label=Label.SAME))
     await _label(store, 3, "bob", Label.DIFFERENT)
@@ -58,7 +58,7 @@ async def test_undecided_and_unsure_pairs_are_left_out(store: FeedbackStore) -> 
     assert [pair.image_a == sha256(4) or pair.image_b == sha256(4) for pair in pairs] == [True]
 
 
-async def test_snapshots_taken_under_load_reproduce(store: FeedbackStore) -> None:
+async def test_snapshots_taken_under_load_reproduce(store: LabelService) -> None:
     await store.submit(feedback(1, 2))
     await asyncio.gather(*[store.submit(feedback(1, n)) for n in range(3, 12)])
     stop = asyncio.Event()
@@ -84,7 +84,7 @@ async def test_snapshots_taken_under_load_reproduce(store: FeedbackStore) -> Non
 
 
 async def test_a_snapshot_waits_for_labels_on_their_way(
-    store: FeedbackStore, database_url: str
+    store: LabelService, database_url: str
 ) -> None:
     """A label with a smaller number than the newest must not turn up in it afterwards."""
     await store.submit(feedback(1, 2))
@@ -105,7 +105,7 @@ async def test_a_snapshot_waits_for_labels_on_their_way(
 
 
 async def test_an_export_of_many_pages_misses_and_repeats_nothing(
-    store: FeedbackStore, database_url: str
+    store: LabelService, database_url: str
 ) -> None:
     fill(database_url, images=300, pairs=1_700, labels=2_900)
     parts = [part async for part in store.export("")]
@@ -117,7 +117,7 @@ async def test_an_export_of_many_pages_misses_and_repeats_nothing(
 
 
 async def test_pairs_that_nobody_labelled_yet_do_not_end_an_export(
-    store: FeedbackStore, database_url: str
+    store: LabelService, database_url: str
 ) -> None:
     fill(database_url, images=300, pairs=1_200, labels=1_100)
     with psycopg.connect(database_url) as connection:
@@ -128,7 +128,7 @@ async def test_pairs_that_nobody_labelled_yet_do_not_end_an_export(
 
 
 async def test_a_changed_rule_derives_anew_and_leaves_old_snapshots_alone(
-    store: FeedbackStore, settings: FeedbackSettings, object_store: ObjectStore
+    store: LabelService, settings: FeedbackSettings, object_store: ObjectStore
 ) -> None:
     await store.submit(feedback(1, 2))
     await store.submit(feedback(1, 3))
@@ -137,8 +137,8 @@ async def test_a_changed_rule_derives_anew_and_leaves_old_snapshots_alone(
     assert len(before) == 2
 
     stricter = settings.model_copy(update={"feedback_minimum_votes": 2})
-    async with opened_store(stricter, object_store) as (changed, pool):
-        await follow_rule(pool, 2)
+    async with open_label_service(stricter, object_store) as (changed, pool):
+        await apply_rule(pool, 2)
         stats = await changed.stats()
         assert (stats.pairs_same, stats.pairs_undecided, stats.labels) == (1, 1, 3)
         (pair,), _ = await changed.list_pairs(Label.SAME, 0, "")
@@ -146,12 +146,12 @@ async def test_a_changed_rule_derives_anew_and_leaves_old_snapshots_alone(
         assert len((await _export(changed))[1]) == 1
         assert await _export(changed, snapshot_id) == (snapshot_id, before)
 
-        await follow_rule(pool, 1)
+        await apply_rule(pool, 1)
         assert (await changed.stats()).pairs_same == 2
 
 
 async def test_deriving_anew_gives_what_was_kept_up_to_date(
-    store: FeedbackStore, settings: FeedbackSettings, database_url: str
+    store: LabelService, settings: FeedbackSettings, database_url: str
 ) -> None:
     labels = list(Label)
     for number in range(60):
@@ -165,7 +165,7 @@ async def test_deriving_anew_gives_what_was_kept_up_to_date(
             "UPDATE feedback.counters SET pairs_same = 0, pairs_different = 0, pairs_undecided = 0"
         )
     pool = await open_pool(settings)
-    await follow_rule(pool, settings.feedback_minimum_votes)
+    await apply_rule(pool, settings.feedback_minimum_votes)
     await pool.close()
     with psycopg.connect(database_url) as connection:
         assert connection.execute(kept).fetchall() == before

@@ -9,7 +9,7 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
 from services.feedback.pool.importer import PoolImage
-from services.feedback.server import opened_active, opened_store, prepare
+from services.feedback.server import open_label_service, open_pairs_backend, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
 from shared.model.image.face import FaceImage
@@ -100,16 +100,16 @@ async def test_the_same_pool_sent_by_many_at_once_is_stored_once(
 async def test_without_an_object_store_no_row_is_stored_and_it_says_unavailable(
     settings: FeedbackSettings, object_store: ObjectStore, stored: Callable[[], Stored]
 ) -> None:
-    await prepare(settings, object_store)
+    await prepare_stores(settings, object_store)
     away = settings.model_copy(update={"s3_endpoint": "127.0.0.1:9", "s3_timeout_s": 0.5})
     async with (
-        opened_store(settings, object_store) as (_, pool),
-        opened_active(settings, ObjectStore(away), pool) as active,
+        open_label_service(settings, object_store) as (_, pool),
+        open_pairs_backend(settings, ObjectStore(away), pool) as (pairs, _),
     ):
 
         async def one() -> AsyncIterator[PoolImage]:
             yield PoolImage(FaceImage(picture(1)))
 
         with pytest.raises(Unavailable):
-            await active.images.take_in(one())
+            await pairs.importer.import_images(one())
     assert stored() == Stored(0, 0, 0, 0, 0, objects=0)

@@ -7,8 +7,8 @@ import numpy as np
 import psycopg
 import pytest
 
-from services.feedback.selection import candidate_queue as preparing
-from services.feedback.selection.candidate_queue import Preparer
+from services.feedback.selection import candidate_queue
+from services.feedback.selection.candidate_queue import CandidateQueue
 from services.feedback.server import MIGRATIONS, SCHEMA
 from services.feedback.settings import FeedbackSettings
 from shared.storage.migrations import apply_migrations
@@ -28,11 +28,11 @@ def filled(database_url: str) -> str:
 
 
 @pytest.fixture
-async def preparer(filled: str, settings: FeedbackSettings) -> AsyncIterator[Preparer]:
+async def queue(filled: str, settings: FeedbackSettings) -> AsyncIterator[CandidateQueue]:
     del filled
     pool = await open_pool(settings)
     try:
-        yield Preparer(pool, np.random.default_rng(0), overlap=_OVERLAP, target=_TARGET)
+        yield CandidateQueue(pool, np.random.default_rng(0), overlap=_OVERLAP, target=_TARGET)
     finally:
         await pool.close()
 
@@ -47,20 +47,20 @@ def counts(database_url: str) -> dict[str, int]:
 
 
 async def test_each_strategy_has_about_as_many_pairs_as_are_to_be_kept(
-    preparer: Preparer, filled: str
+    queue: CandidateQueue, filled: str
 ) -> None:
-    await preparer.round()
+    await queue.refill()
     found = counts(filled)
     for strategy in ("uncertainty", "hard", "random"):
         assert _TARGET / 2 <= found[strategy] <= _TARGET
-    await preparer.round()
+    await queue.refill()
     assert counts(filled) == found, "what is full is left alone"
 
 
 async def test_pairs_that_enough_people_labelled_are_left_out(
-    preparer: Preparer, filled: str
+    queue: CandidateQueue, filled: str
 ) -> None:
-    await preparer.round()
+    await queue.refill()
     rows = ask(
         filled,
         "SELECT strategy, wanted, holders, ARRAY("
@@ -75,13 +75,15 @@ async def test_pairs_that_enough_people_labelled_are_left_out(
             assert len(voters) < wanted == _OVERLAP
 
 
-async def test_one_more_is_asked_where_people_are_divided(preparer: Preparer, filled: str) -> None:
+async def test_one_more_is_asked_where_people_are_divided(
+    queue: CandidateQueue, filled: str
+) -> None:
     with psycopg.connect(filled) as connection:
         connection.execute(
             "UPDATE feedback.pair_consensus SET consensus = NULL, votes_same = 1,"
             " votes_different = 1 WHERE pair_id <= 20"
         )
-    await preparer.round()
+    await queue.refill()
     rows = ask(
         filled,
         "SELECT wanted, cardinality(holders) FROM feedback.candidates"
@@ -91,12 +93,12 @@ async def test_one_more_is_asked_where_people_are_divided(preparer: Preparer, fi
     assert all(wanted == max(_OVERLAP, asked + 1) for wanted, asked in rows)
 
 
-async def test_the_truth_of_gold_pairs_is_what_is_known(preparer: Preparer, filled: str) -> None:
+async def test_the_truth_of_gold_pairs_is_what_is_known(queue: CandidateQueue, filled: str) -> None:
     with psycopg.connect(filled) as connection:
         connection.execute(
             "UPDATE feedback.image_subjects SET subject = 'p' || get_byte(sha256, 0) % 40"
         )
-    await preparer.round()
+    await queue.refill()
     rows = ask(
         filled,
         "SELECT truth, one.subject = other.subject, consensus, confidence"
@@ -113,10 +115,10 @@ async def test_the_truth_of_gold_pairs_is_what_is_known(preparer: Preparer, fill
 
 
 async def test_pairs_that_nobody_holds_are_chosen_anew_after_many_labels(
-    preparer: Preparer, filled: str, monkeypatch: pytest.MonkeyPatch
+    queue: CandidateQueue, filled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparing, "_AGAIN_S", 0.0)
-    await preparer.round()
+    monkeypatch.setattr(candidate_queue, "_RETRY_S", 0.0)
+    await queue.refill()
     with psycopg.connect(filled) as connection:
         connection.execute(
             "UPDATE feedback.candidates SET holders = ARRAY['ann'] WHERE candidate_id IN ("
@@ -124,20 +126,20 @@ async def test_pairs_that_nobody_holds_are_chosen_anew_after_many_labels(
             "  WHERE strategy = 'hard' AND holders = '{}' LIMIT 5)"
         )
     before = {row[0] for row in ask(filled, "SELECT candidate_id FROM feedback.candidates")}
-    await preparer.round()
+    await queue.refill()
     after = {row[0] for row in ask(filled, "SELECT candidate_id FROM feedback.candidates")}
     assert before <= after
     with psycopg.connect(filled) as connection:
         connection.execute("UPDATE feedback.counters SET labels = labels + 100 WHERE slot = 3")
-    await preparer.round()
+    await queue.refill()
     rows = ask(filled, "SELECT candidate_id, strategy, holders FROM feedback.candidates")
     kept = [row for row in rows if row[0] in before and row[1] in {"hard", "uncertainty"}]
     assert kept
     assert all(holders for _, _, holders in kept), "only what somebody holds or labelled stays"
 
 
-async def test_a_pair_that_all_have_dealt_with_goes(preparer: Preparer, filled: str) -> None:
-    await preparer.round()
+async def test_a_pair_that_all_have_dealt_with_goes(queue: CandidateQueue, filled: str) -> None:
+    await queue.refill()
     with psycopg.connect(filled) as connection:
         connection.execute(
             "UPDATE feedback.candidates SET holders = ARRAY['ann', 'bob'], wanted = 2"
@@ -148,7 +150,7 @@ async def test_a_pair_that_all_have_dealt_with_goes(preparer: Preparer, filled: 
             " SELECT image_a, image_b, 'bob', strategy, now() + interval '1 hour'"
             " FROM feedback.candidates WHERE strategy = 'hard' ORDER BY candidate_id LIMIT 3"
         )
-    await preparer.round()
+    await queue.refill()
     rows = ask(
         filled,
         "SELECT count(*) FROM feedback.candidates WHERE cardinality(holders) >= wanted",

@@ -10,25 +10,25 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from services.feedback.selection.annotator_stats import Annotators
-from services.feedback.selection.pair_leases import Handed, LeaseOffice
+from services.feedback.selection.annotator_stats import AnnotatorStats
+from services.feedback.selection.pair_leases import LeasedPairs, PairLeaser
 from services.feedback.selection.strategies import Strategy
 from services.feedback.settings import FeedbackSettings
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.storage.postgres import open_pool
-from tests.services.feedback.preparing import label, lease_office, prepare_images, prepare_pairs
+from tests.services.feedback.preparing import label, open_leaser, prepare_images, prepare_pairs
 
 Pair = tuple[str, str]
 
 
-def pairs_of(handed: Handed) -> list[Pair]:
-    return [(lease.image_a, lease.image_b) for lease in handed.leases]
+def pairs_of(leased: LeasedPairs) -> list[Pair]:
+    return [(lease.image_a, lease.image_b) for lease in leased.leases]
 
 
-async def take_all(office: LeaseOffice, annotator: str, count: int) -> list[Pair]:
+async def take_all(leaser: PairLeaser, annotator: str, count: int) -> list[Pair]:
     """Ask until there is nothing left."""
     taken: list[Pair] = []
-    while pairs := pairs_of(await office.next_pairs(annotator, count, None)):
+    while pairs := pairs_of(await leaser.next_pairs(annotator, count, None)):
         taken += pairs
     return taken
 
@@ -55,13 +55,13 @@ async def test_of_many_who_ask_at_once_no_more_get_a_pair_than_are_to_be_asked(
     prepare_images(database_url, 100)
     prepare_pairs(database_url, pairs, wanted=overlap)
     async with AsyncExitStack() as stack:
-        offices = [await stack.enter_async_context(lease_office(settings)) for _ in range(2)]
+        leasers = [await stack.enter_async_context(open_leaser(settings)) for _ in range(2)]
         taken = await asyncio.gather(
-            *[take_all(offices[n % 2], f"ann-{n}", count) for n in range(people)]
+            *[take_all(leasers[n % 2], f"ann-{n}", count) for n in range(people)]
         )
         # A pair that another one was being handed at that moment is passed by, and left over.
         for n in range(people):
-            taken[n] += await take_all(offices[n % 2], f"ann-{n}", count)
+            taken[n] += await take_all(leasers[n % 2], f"ann-{n}", count)
     for own in taken:
         assert len(set(own)) == len(own), "the same pair twice to one annotator"
     times = Counter(pair for own in taken for pair in own)
@@ -74,9 +74,9 @@ async def test_one_annotator_asking_twice_at_once_gets_no_pair_twice(
 ) -> None:
     prepare_images(database_url, 100)
     prepare_pairs(database_url, 40, wanted=5)
-    async with lease_office(settings) as office:
-        taken = await asyncio.gather(*[office.next_pairs("ann", 5, None) for _ in range(8)])
-    pairs = [pair for handed in taken for pair in pairs_of(handed)]
+    async with open_leaser(settings) as leaser:
+        taken = await asyncio.gather(*[leaser.next_pairs("ann", 5, None) for _ in range(8)])
+    pairs = [pair for leased in taken for pair in pairs_of(leased)]
     assert len(set(pairs)) == len(pairs) == 40
 
 
@@ -85,14 +85,14 @@ async def test_an_expired_lease_comes_back_and_an_answered_one_does_not(
 ) -> None:
     prepare_images(database_url, 20)
     prepare_pairs(database_url, 2)
-    async with lease_office(settings) as office:
-        first, second = pairs_of(await office.next_pairs("ann", 2, None))
-        assert not (await office.next_pairs("bob", 2, None)).leases
+    async with open_leaser(settings) as leaser:
+        first, second = pairs_of(await leaser.next_pairs("ann", 2, None))
+        assert not (await leaser.next_pairs("bob", 2, None)).leases
         label(database_url, first, "ann")
         run_out(database_url)
-        assert pairs_of(await office.next_pairs("bob", 2, None)) == [second]
+        assert pairs_of(await leaser.next_pairs("bob", 2, None)) == [second]
         run_out(database_url)
-        assert pairs_of(await office.next_pairs("ann", 2, None)) == [second]
+        assert pairs_of(await leaser.next_pairs("ann", 2, None)) == [second]
 
 
 async def test_of_two_holders_only_the_silent_one_is_replaced(
@@ -100,13 +100,13 @@ async def test_of_two_holders_only_the_silent_one_is_replaced(
 ) -> None:
     prepare_images(database_url, 20)
     prepare_pairs(database_url, 1, wanted=2)
-    async with lease_office(settings) as office:
-        (pair,) = pairs_of(await office.next_pairs("ann", 1, None))
-        assert pairs_of(await office.next_pairs("bob", 1, None)) == [pair]
+    async with open_leaser(settings) as leaser:
+        (pair,) = pairs_of(await leaser.next_pairs("ann", 1, None))
+        assert pairs_of(await leaser.next_pairs("bob", 1, None)) == [pair]
         label(database_url, pair, "bob")
         run_out(database_url)
-        assert pairs_of(await office.next_pairs("eve", 1, None)) == [pair]
-        assert not (await office.next_pairs("joe", 1, None)).leases
+        assert pairs_of(await leaser.next_pairs("eve", 1, None)) == [pair]
+        assert not (await leaser.next_pairs("joe", 1, None)).leases
 
 
 async def test_who_has_labelled_a_pair_unasked_is_not_handed_it(
@@ -114,13 +114,13 @@ async def test_who_has_labelled_a_pair_unasked_is_not_handed_it(
 ) -> None:
     prepare_images(database_url, 20)
     prepare_pairs(database_url, 1)
-    async with lease_office(settings) as office:
+    async with open_leaser(settings) as leaser:
         with psycopg.connect(database_url) as connection:
             row = connection.execute("SELECT image_a, image_b FROM feedback.candidates").fetchone()
         assert row is not None
         label(database_url, (row[0].hex(), row[1].hex()), "ann")
-        assert not (await office.next_pairs("ann", 1, None)).leases
-        assert (await office.next_pairs("bob", 1, None)).leases
+        assert not (await leaser.next_pairs("ann", 1, None)).leases
+        assert (await leaser.next_pairs("bob", 1, None)).leases
 
 
 async def test_known_pairs_are_mixed_in_and_measure_who_answers(
@@ -129,9 +129,9 @@ async def test_known_pairs_are_mixed_in_and_measure_who_answers(
     prepare_images(database_url, 200)
     prepare_pairs(database_url, 40, first=1)
     prepare_pairs(database_url, 20, strategy="gold", wanted=1_000_000, first=101)
-    async with lease_office(settings, gold_share=0.5) as office:
-        ann = pairs_of(await office.next_pairs("ann", 20, None))
-        bob = pairs_of(await office.next_pairs("bob", 20, None))
+    async with open_leaser(settings, gold_share=0.5) as leaser:
+        ann = pairs_of(await leaser.next_pairs("ann", 20, None))
+        bob = pairs_of(await leaser.next_pairs("bob", 20, None))
         gold = set(ann) & set(bob)
         assert gold, "only known pairs go to both"
         for pair in ann:
@@ -139,7 +139,7 @@ async def test_known_pairs_are_mixed_in_and_measure_who_answers(
         for pair in bob:
             label(database_url, pair, "bob", "different")
     pool = await open_pool(settings)
-    records = {one.annotator: one for one in await Annotators(pool).records()}
+    records = {one.annotator: one for one in await AnnotatorStats(pool).list_records()}
     await pool.close()
     assert 3 <= records["ann"].gold_answers <= 17
     assert records["ann"].gold_right == records["ann"].gold_answers
@@ -152,8 +152,8 @@ async def test_a_share_is_random_whatever_is_asked_for(
     prepare_images(database_url, 400)
     prepare_pairs(database_url, 80, first=1)
     prepare_pairs(database_url, 80, strategy="random", first=201)
-    async with lease_office(settings, random_share=0.25) as office:
-        await office.next_pairs("ann", 80, Strategy.HARD)
+    async with open_leaser(settings, random_share=0.25) as leaser:
+        await leaser.next_pairs("ann", 80, Strategy.HARD)
     with psycopg.connect(database_url) as connection:
         rows = connection.execute("SELECT strategy, count(*) FROM feedback.leases GROUP BY 1")
         counts = dict(rows.fetchall())
@@ -165,11 +165,11 @@ async def test_the_note_says_what_is_missing(settings: FeedbackSettings, databas
     prepare_images(database_url, 20)
     prepare_pairs(database_url, 3, strategy="random")
     short = asyncio.Event()
-    async with lease_office(settings, short, follows_embedder=False) as office:
-        handed = await office.next_pairs("ann", 5, Strategy.HARD)
-    assert len(handed.leases) == 3
-    assert "MAGFACE_EMBEDDER_ADDRESS" in handed.note
-    assert "2 fewer" in handed.note
+    async with open_leaser(settings, short, has_embedder=False) as leaser:
+        leased = await leaser.next_pairs("ann", 5, Strategy.HARD)
+    assert len(leased.leases) == 3
+    assert "MAGFACE_EMBEDDER_ADDRESS" in leased.note
+    assert "2 fewer" in leased.note
     assert short.is_set()
 
 
@@ -177,9 +177,9 @@ async def test_a_pool_of_one_image_has_no_pairs(
     settings: FeedbackSettings, database_url: str
 ) -> None:
     prepare_images(database_url, 1)
-    async with lease_office(settings) as office:
+    async with open_leaser(settings) as leaser:
         with pytest.raises(PreconditionFailed, match="import images"):
-            await office.next_pairs("ann", 5, None)
+            await leaser.next_pairs("ann", 5, None)
 
 
 @pytest.mark.parametrize("count", [101, -1])
@@ -187,6 +187,6 @@ async def test_what_is_asked_for_wrongly_is_named(
     settings: FeedbackSettings, database_url: str, count: int
 ) -> None:
     prepare_images(database_url, 2)
-    async with lease_office(settings) as office:
+    async with open_leaser(settings) as leaser:
         with pytest.raises(InvalidInput, match="count"):
-            await office.next_pairs("ann", count, None)
+            await leaser.next_pairs("ann", count, None)

@@ -6,10 +6,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from services.feedback.pool import queries as embedding_queries
-from services.feedback.pool.importer import NAME_SUBJECTS
-from services.feedback.selection import queries as lease_queries
-from services.feedback.selection import queries as preparing_queries
+from services.feedback.pool import queries as pool_queries
+from services.feedback.selection import queries
 from services.feedback.server import MIGRATIONS, SCHEMA
 from shared.storage.migrations import apply_migrations
 from tests.services.feedback.filling import fill, fill_pool
@@ -18,17 +16,17 @@ _A, _B = b"\x10" * 32, b"\x60" * 32
 _DIMENSIONS = 16
 _PAIR = {"a": [_A], "b": [_B]}
 _SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
-    "settle": (lease_queries.SETTLE, {"limit": 500}),
+    "settle": (queries.SETTLE, {"limit": 500}),
     "lease": (
-        lease_queries.LEASE,
+        queries.LEASE,
         {"strategies": ["hard"], "counts": [10], "annotator": "ann-1", "lease_s": 900.0},
     ),
-    "leases again": (lease_queries.LEASES_AGAIN, {"lease_ids": [1, 2, 3]}),
-    "gold": (lease_queries.ANNOTATORS, {"limit": 1000}),
-    "situation": (lease_queries.SITUATION, {}),
-    "name": (NAME_SUBJECTS, {"hashes": [_A], "subjects": ["ann"]}),
+    "leases again": (queries.LEASES_AGAIN, {"lease_ids": [1, 2, 3]}),
+    "gold": (queries.ANNOTATORS, {"limit": 1000}),
+    "situation": (queries.POOL_SIZE, {}),
+    "name": (pool_queries.INSERT_SUBJECTS, {"hashes": [_A], "subjects": ["ann"]}),
     "walk": (
-        embedding_queries.WALK,
+        pool_queries.WALK,
         {
             "version_id": 1,
             "model_version": "one",
@@ -38,21 +36,24 @@ _SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "store": (
-        embedding_queries.STORE,
+        pool_queries.STORE,
         {"version_id": 1, "hashes": [_A], "embeddings": ["[1]"], "qualities": [0.5]},
     ),
-    "refuse": (embedding_queries.REFUSE, {"sha256": _A, "model_version": "one", "why": "why"}),
-    "tidy": (preparing_queries.TIDY, {}),
-    "open pairs": (preparing_queries.OPEN_PAIRS, {"hashes": [_A, _B]}),
-    "labelled": (preparing_queries.LABELLED_AMONG, {"hashes": [_A, _B]}),
-    "random": (preparing_queries.RANDOM_IMAGES, {"points": [_A, _B]}),
-    "latest": (preparing_queries.LATEST_LABELLED, {"limit": 250}),
-    "divided": (preparing_queries.DIVIDED, {"limit": 250}),
-    "subjects": (preparing_queries.SUBJECTS, {"hashes": [_A, _B]}),
-    "gold by subject": (preparing_queries.GOLD_BY_SUBJECT, {"points": [_A, _B]}),
-    "gold by votes": (preparing_queries.GOLD_BY_VOTES, {"votes": 3, "limit": 200}),
+    "refuse": (
+        pool_queries.MARK_UNEMBEDDABLE,
+        {"sha256": _A, "model_version": "one", "why": "why"},
+    ),
+    "tidy": (queries.TIDY, {}),
+    "open pairs": (queries.OPEN_PAIRS, {"hashes": [_A, _B]}),
+    "labelled": (queries.LABELLED_AMONG, {"hashes": [_A, _B]}),
+    "random": (queries.RANDOM_IMAGES, {"points": [_A, _B]}),
+    "latest": (queries.LATEST_LABELLED, {"limit": 250}),
+    "divided": (queries.DIVIDED, {"limit": 250}),
+    "subjects": (queries.SUBJECTS, {"hashes": [_A, _B]}),
+    "gold by subject": (queries.GOLD_BY_SUBJECT, {"points": [_A, _B]}),
+    "gold by votes": (queries.GOLD_BY_VOTES, {"votes": 3, "limit": 200}),
     "add": (
-        preparing_queries.ADD,
+        queries.ADD,
         _PAIR | {"strategy": "hard", "wanted": 1, "more": 0, "scores": [0.5], "truths": [None]},
     ),
 }
@@ -93,7 +94,7 @@ def test_rows_are_found_through_an_index(filled: str, name: str) -> None:
 
 
 def test_neighbours_are_found_through_the_hnsw_index(filled: str) -> None:
-    query = embedding_queries.neighbours(1, _DIMENSIONS)
+    query = pool_queries.neighbours(1, _DIMENSIONS)
     text = str(_plan(filled, query, {"anchors": [_A], "count": 20}))
     assert "embeddings_1_hnsw" in text
 
@@ -101,9 +102,9 @@ def test_neighbours_are_found_through_the_hnsw_index(filled: str) -> None:
 @pytest.mark.parametrize(
     ("query", "values"),
     [
-        (embedding_queries.similarities(1), _PAIR),
-        (embedding_queries.qualities(1), {"hashes": [_A]}),
-        (embedding_queries.random_embedded(1), {"points": [_A]}),
+        (pool_queries.similarities(1), _PAIR),
+        (pool_queries.qualities(1), {"hashes": [_A]}),
+        (pool_queries.random_embedded(1), {"points": [_A]}),
     ],
 )
 def test_an_embedding_is_found_by_its_key(

@@ -5,7 +5,7 @@ import pytest
 
 from services.feedback.pool.calibration import Calibration
 from services.feedback.selection.identity_clusters import cluster
-from services.feedback.selection.match_probability import Belief, first_belief
+from services.feedback.selection.match_probability import MatchProbability, prior_match_probability
 from services.feedback.selection.strategies import MIX, Caps, PoolView, Strategy, choose, scores
 from shared.model.manifest import ProbabilityCurve
 
@@ -28,8 +28,8 @@ def made_pool(people: int = 60, images: int = 5, seed: int = 0) -> tuple[PoolVie
     return view, persons
 
 
-def belief_of(view: PoolView) -> Belief:
-    return first_belief(CALIBRATION, view.standout())
+def prior_of(view: PoolView) -> MatchProbability:
+    return prior_match_probability(CALIBRATION, view.csls())
 
 
 def same(pairs: np.ndarray, persons: np.ndarray) -> np.ndarray:
@@ -38,10 +38,10 @@ def same(pairs: np.ndarray, persons: np.ndarray) -> np.ndarray:
 
 def test_uncertainty_asks_where_the_probability_is_near_one_half() -> None:
     view, _ = made_pool()
-    even = PoolView(np.ones(len(view.quality)), view.density, view.links, view.similarity)
-    belief = belief_of(even)
-    probability = belief.probability(even.similarity, even.standout())
-    worth = scores(even, belief, Strategy.UNCERTAINTY)
+    even = PoolView(np.ones(len(view.quality)), view.neighbour_mean, view.links, view.similarity)
+    model = prior_of(even)
+    probability = model.probability(even.similarity, even.csls())
+    worth = scores(even, model, Strategy.UNCERTAINTY)
     order = np.argsort(-worth)
     assert np.all(np.diff(np.abs(probability[order] - 0.5)) >= -1e-9)
 
@@ -50,8 +50,8 @@ def test_uncertainty_asks_where_the_probability_is_near_one_half() -> None:
 def test_what_is_asked_holds_more_genuine_pairs_than_what_is_drawn(strategy: Strategy) -> None:
     view, persons = made_pool()
     rng = np.random.default_rng(0)
-    asked = choose(view, belief_of(view), strategy, 100, rng).pairs
-    drawn = choose(view, belief_of(view), Strategy.RANDOM, 100, rng).pairs
+    asked = choose(view, prior_of(view), strategy, 100, rng).pairs
+    drawn = choose(view, prior_of(view), Strategy.RANDOM, 100, rng).pairs
     assert len(asked) == len(drawn) == 100
     assert same(asked, persons).mean() > 1.5 * same(drawn, persons).mean()
     assert 0.2 < same(asked, persons).mean() < 0.8
@@ -59,9 +59,9 @@ def test_what_is_asked_holds_more_genuine_pairs_than_what_is_drawn(strategy: Str
 
 def test_hard_asks_about_either_side_of_each_image() -> None:
     view, _ = made_pool()
-    belief = belief_of(view)
-    marked = scores(view, belief, Strategy.HARD) > 0
-    above = belief.probability(view.similarity, view.standout()) >= 0.5
+    model = prior_of(view)
+    marked = scores(view, model, Strategy.HARD) > 0
+    above = model.probability(view.similarity, view.csls()) >= 0.5
     anchors = view.links[:, 0]
     for side in (above, ~above):
         counts = np.bincount(anchors[marked & side], minlength=len(view.quality))
@@ -72,15 +72,15 @@ def test_hard_asks_about_either_side_of_each_image() -> None:
 def test_labels_teach_which_links_are_genuine() -> None:
     view, persons = made_pool(seed=1)
     truth = same(view.links, persons)
-    at_first = belief_of(view)
-    learned = at_first.learn(view.similarity, view.standout(), truth)
+    at_first = prior_of(view)
+    learned = at_first.fit(view.similarity, view.csls(), truth)
 
-    def surprise(belief: Belief) -> float:
-        probability = belief.probability(view.similarity, view.standout())
+    def surprise(model: MatchProbability) -> float:
+        probability = model.probability(view.similarity, view.csls())
         return -float(np.log(np.where(truth, probability, 1 - probability)).mean())
 
     assert surprise(learned) < surprise(at_first)
-    assert learned.probability(view.similarity, view.standout()).mean() == pytest.approx(
+    assert learned.probability(view.similarity, view.csls()).mean() == pytest.approx(
         truth.mean(), abs=0.02
     )
 
@@ -92,7 +92,7 @@ def test_labels_say_how_much_the_versions_curve_adds() -> None:
     truth = rng.random(2000) < curve(similarity)
     calibration = Calibration(0.28, curve)
     flat = rng.normal(size=2000)  # standing out says nothing in this pool
-    learned = first_belief(calibration, flat).learn(similarity, flat, truth)
+    learned = prior_match_probability(calibration, flat).fit(similarity, flat, truth)
     assert learned.weights[2] > 0.7
     assert abs(learned.weights[1]) < 0.3
 
@@ -111,30 +111,34 @@ def test_a_pair_with_a_bad_image_is_worth_less() -> None:
         links,
         np.full(4, 0.5),
     )
-    belief = first_belief(CALIBRATION, np.linspace(0, 1, 50))
-    worth = scores(view, belief, Strategy.UNCERTAINTY)
+    model = prior_match_probability(CALIBRATION, np.linspace(0, 1, 50))
+    worth = scores(view, model, Strategy.UNCERTAINTY)
     assert worth[0] < worth[1] == worth[2] == worth[3]
 
 
 def test_disagreement_asks_where_two_versions_differ() -> None:
     view, _ = made_pool()
-    belief = belief_of(view)
-    probability = belief.probability(view.similarity, view.standout())
+    model = prior_of(view)
+    probability = model.probability(view.similarity, view.csls())
     other = probability.copy()
     other[[5, 17]] = 1 - np.round(probability[[5, 17]])
-    seen = PoolView(np.ones(300), view.density, view.links, view.similarity, other=other)
-    chosen = choose(seen, belief, Strategy.DISAGREEMENT, 10, np.random.default_rng(0)).pairs
+    seen = PoolView(
+        np.ones(300), view.neighbour_mean, view.links, view.similarity, other_probability=other
+    )
+    chosen = choose(seen, model, Strategy.DISAGREEMENT, 10, np.random.default_rng(0)).pairs
     expected = {tuple(sorted(view.links[place].tolist())) for place in (5, 17)}
     assert {tuple(pair) for pair in chosen.tolist()} == expected
-    assert len(choose(view, belief, Strategy.DISAGREEMENT, 9, np.random.default_rng(0)).pairs) == 0
+    assert len(choose(view, model, Strategy.DISAGREEMENT, 9, np.random.default_rng(0)).pairs) == 0
 
 
 def test_no_image_and_no_person_is_asked_about_too_often() -> None:
     view, persons = made_pool(people=10, images=20)
-    named = PoolView(view.quality, view.density, view.links, view.similarity, persons=persons)
+    named = PoolView(
+        view.quality, view.neighbour_mean, view.links, view.similarity, persons=persons
+    )
     pairs = choose(
         named,
-        belief_of(named),
+        prior_of(named),
         Strategy.UNCERTAINTY,
         1000,
         np.random.default_rng(0),
@@ -147,10 +151,10 @@ def test_no_image_and_no_person_is_asked_about_too_often() -> None:
 
 def test_what_is_known_is_not_asked_again() -> None:
     view, _ = made_pool()
-    belief, rng = belief_of(view), np.random.default_rng(0)
+    model, rng = prior_of(view), np.random.default_rng(0)
     known: list[tuple[int, int]] = []
     for strategy in (Strategy.HARD, Strategy.UNCERTAINTY, Strategy.RANDOM, Strategy.HARD):
-        more = choose(view, belief, strategy, 50, rng, known=known).pairs
+        more = choose(view, model, strategy, 50, rng, known=known).pairs
         assert np.all(more[:, 0] < more[:, 1])
         known += [(a, b) for a, b in more.tolist()]
     assert len(set(known)) == len(known) == 200
@@ -164,7 +168,7 @@ def test_an_empty_pool_gives_no_pairs() -> None:
     nothing = np.zeros((0, 2), np.int64)
     view = PoolView(np.zeros(0), np.zeros(0), nothing, np.zeros(0))
     for strategy in Strategy:
-        chosen = choose(view, belief_of(view), strategy, 5, np.random.default_rng(0))
+        chosen = choose(view, prior_of(view), strategy, 5, np.random.default_rng(0))
         assert chosen.pairs.shape == (0, 2)
 
 

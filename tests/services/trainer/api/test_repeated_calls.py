@@ -1,4 +1,4 @@
-"""A call of the trainer that is repeated with its idempotency key has one effect."""
+"""Calls that are repeated with their idempotency key have one effect."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -18,14 +18,14 @@ from psycopg import sql
 from cli.commands.models.versions import upload_checkpoint
 from services.trainer.api.service import Trainer
 from services.trainer.api.servicer import TrainerServicer
-from services.trainer.jobs.queue import JobKind, Jobs
-from services.trainer.jobs.uploads import Uploads
-from services.trainer.registry.evaluations import Evaluations
+from services.trainer.jobs.queue import JobKind, JobQueue
+from services.trainer.jobs.uploads import UploadStore
+from services.trainer.registry.evaluations import EvaluationStore
 from services.trainer.registry.replicas import ReplicaWatch
-from services.trainer.registry.serving_pointer import PointerPublisher
+from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.shadow import ShadowPublisher
-from services.trainer.registry.suspects import Suspects
-from services.trainer.registry.versions import Versions
+from services.trainer.registry.suspects import SuspectLabels
+from services.trainer.registry.versions import VersionRegistry
 from services.trainer.server import SERVICE_NAME
 from shared.errors import AlreadyExists, Conflict, PreconditionFailed, Unavailable
 from shared.registry.shadow_pointer import read_shadow
@@ -46,7 +46,7 @@ SETTINGS = ServerSettings(listen="127.0.0.1:0", stop_grace_s=5.0)
 
 @dataclass(frozen=True)
 class State:
-    """What calls leave behind: rows of each table, and what the embedders try."""
+    """Effects of calls: numbers of rows, and the shadow candidate."""
 
     jobs: int
     job_events: int
@@ -56,7 +56,7 @@ class State:
 
 @dataclass(frozen=True)
 class World:
-    """A trainer without a runner, behind a link that can be cut."""
+    """A trainer without a runner, behind a network link that can be cut."""
 
     trainer: Trainer
     pool: Pool
@@ -83,7 +83,7 @@ class World:
 
 @dataclass(frozen=True)
 class Case:
-    """A call, what it adds, and what makes it another one."""
+    """A call, the rows it adds, and changes that make it another request."""
 
     request: Message
     other: dict[str, Any]
@@ -117,14 +117,14 @@ CASES = {
 
 @pytest.fixture
 async def world(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> AsyncIterator[World]:
-    """A trainer where v2 serves after v1, and one job waits."""
+    """A trainer where v2 serves after v1, with one queued job."""
     trainer = Trainer(
-        Jobs(pool),
-        Versions(pool),
-        Evaluations(pool, object_store),
-        Suspects(pool, object_store),
-        uploads=Uploads(object_store, tmp_path, 2**20),
-        pointer=PointerPublisher(pool, object_store),
+        JobQueue(pool),
+        VersionRegistry(pool),
+        EvaluationStore(pool, object_store),
+        SuspectLabels(pool, object_store),
+        uploads=UploadStore(object_store, tmp_path, 2**20),
+        pointer=ServingPointerPublisher(pool, object_store),
         replicas=ReplicaWatch(object_store),
         shadow=ShadowPublisher(pool, object_store),
     )
@@ -148,11 +148,13 @@ async def world(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> AsyncI
 
 
 async def _promote(trainer: Trainer, name: str) -> None:
-    await trainer.promote(name, who="bob", why="", override_gate=False, expected_generation=None)
+    await trainer.promote(
+        name, requested_by="bob", reason="", override_gate=False, expected_generation=None
+    )
 
 
 async def call(world: World, stub: TrainerServiceStub, name: str, **changes: Any) -> Any:
-    """Make a case's call, by ada with the key, but for the changes."""
+    """Make the call of a case, requested by ada with the key, with changes."""
     case = CASES[name]
     request = type(case.request)()
     request.CopyFrom(case.request)
@@ -189,7 +191,7 @@ def grown(before: State, case: Case) -> State:
 
 
 def made(answer: Any) -> object:
-    """What the answer names: a job, a generation, or the version that is tried."""
+    """Return what the answer names: a job, a generation, or the shadow candidate."""
     if hasattr(answer, "job"):
         return answer.job.job_id
     return getattr(answer, "serving_generation", None) or answer.model_version
@@ -206,7 +208,7 @@ async def test_a_repetition_after_a_lost_answer_has_no_effect(world: World, name
         assert world.link.cuts == 1
         assert await world.state() == grown(before, CASES[name])
         first_job = world.job_id if name == "CancelJob" else await world.newest_job()
-        # What others decide meanwhile stands.
+        # Decisions made in between remain.
         await _promote(world.trainer, "v3")
         await world.trainer.shadow("v2", requested_by="bob")
         after = await world.state()

@@ -1,4 +1,4 @@
-"""The trainer's contract, over gRPC against the running process."""
+"""TrainerService over gRPC, against a trainer process."""
 
 import io
 import math
@@ -72,7 +72,7 @@ def trainer(
 
 @pytest.fixture(scope="module")
 def default_version(trainer: TrainerClient) -> str:
-    """The bundled network, imported and promoted by the trainer's first start."""
+    """The bundled network, imported and promoted at the trainer's first start."""
     (job,) = trainer.jobs()
     trainer.follow(job.job_id)
     return trainer.job(job.job_id).model_version
@@ -118,7 +118,7 @@ def test_a_first_start_imports_and_promotes_the_bundled_network(
     assert manifest.magnitude_quantiles == default_calibration().magnitude_quantiles
     assert manifest.threshold == default_calibration().threshold
     assert manifest.reference
-    # On whatever machine a version is made of it, these faces are watched.
+    # The reference faces are stored with the version.
     assert len(np.unique(load_reference(objects, manifest.reference).persons)) == 20
 
 

@@ -93,8 +93,8 @@ def feedback(draw: st.DrawFn) -> PairGraph:
 def test_an_epoch_shows_every_image_exactly_once(graph: PairGraph, size: int, seed: int) -> None:
     images = np.arange(len(graph.images))
     batches = list(people_batches(graph, images, size, np.random.default_rng(seed)))
-    dealt = np.concatenate([batch.images for batch in batches])
-    assert sorted(dealt) == list(images)
+    shown = np.concatenate([batch.images for batch in batches])
+    assert sorted(shown) == list(images)
     for batch in batches:
         assert batch.genuine.shape == batch.impostor.shape == (len(batch.images),) * 2
         assert not np.diag(batch.genuine).any()

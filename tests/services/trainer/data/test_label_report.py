@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.trainer.api.converters import pack_report
+from services.trainer.api.response_converters import pack_report
 from services.trainer.data.label_report import (
     AnnotatorReliability,
     LabelReport,
@@ -13,9 +13,9 @@ from services.trainer.data.label_report import (
     load_report,
     store_report,
 )
-from services.trainer.jobs.leases import Ending, Leases
-from services.trainer.jobs.queue import Jobs, JobState
-from services.trainer.registry.suspects import Suspects
+from services.trainer.jobs.leases import JobEnding, JobLeases
+from services.trainer.jobs.queue import JobQueue, JobState
+from services.trainer.registry.suspects import SuspectLabels
 from services.trainer.worker.specs import JobKind
 from shared.errors import NotFound
 from shared.registry.label_reports import LABEL_REPORTS
@@ -64,19 +64,21 @@ def test_a_stored_report_keeps_its_form(object_store: ObjectStore):
 
 
 @pytest.fixture
-def suspects(pool: Pool, object_store: ObjectStore) -> Suspects:
-    return Suspects(pool, object_store)
+def suspects(pool: Pool, object_store: ObjectStore) -> SuspectLabels:
+    return SuspectLabels(pool, object_store)
 
 
-async def ended(jobs: Jobs, leases: Leases, state: JobState, kind: JobKind = JobKind.TRAIN) -> UUID:
+async def ended(
+    jobs: JobQueue, leases: JobLeases, state: JobState, kind: JobKind = JobKind.TRAIN
+) -> UUID:
     spec = train_spec() if kind is JobKind.TRAIN else IMPORT
     job = await jobs.create(kind, spec, "ada")
-    await leases.finish(await leases.claim(), Ending(state, "done"))
+    await leases.finish(await leases.claim(), JobEnding(state, "done"))
     return job.job_id
 
 
 async def test_the_latest_finished_training_is_asked_when_none_is_named(
-    jobs: Jobs, leases: Leases, suspects: Suspects, object_store: ObjectStore
+    jobs: JobQueue, leases: JobLeases, suspects: SuspectLabels, object_store: ObjectStore
 ):
     earlier = await ended(jobs, leases, JobState.SUCCEEDED)
     latest = await ended(jobs, leases, JobState.SUCCEEDED)
@@ -84,12 +86,12 @@ async def test_the_latest_finished_training_is_asked_when_none_is_named(
     await ended(jobs, leases, JobState.SUCCEEDED, JobKind.IMPORT)
     store_report(object_store, latest, REPORT)
     assert await suspects.report(None) == (latest, REPORT)
-    with pytest.raises(NotFound, match=f"job {earlier} kept no list"):
+    with pytest.raises(NotFound, match=f"job {earlier} has no report"):
         await suspects.report(earlier)
 
 
 async def test_what_has_not_succeeded_as_a_training_lists_nothing(
-    jobs: Jobs, leases: Leases, suspects: Suspects, object_store: ObjectStore
+    jobs: JobQueue, leases: JobLeases, suspects: SuspectLabels, object_store: ObjectStore
 ):
     with pytest.raises(NotFound, match="no training has succeeded"):
         await suspects.report(None)

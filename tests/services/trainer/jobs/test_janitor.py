@@ -1,4 +1,4 @@
-"""What jobs leave in the object store is kept as long as it is needed, and no longer."""
+"""Checkpoints and uploads are kept as long as their jobs need them, and no longer."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import pytest
 
-from services.trainer.jobs import janitor as housekeeping
-from services.trainer.jobs.janitor import Housekeeper
-from services.trainer.jobs.leases import Ending, Leases
-from services.trainer.jobs.queue import Jobs, JobState
+from services.trainer.jobs import janitor as janitor_module
+from services.trainer.jobs.janitor import Janitor
+from services.trainer.jobs.leases import JobEnding, JobLeases
+from services.trainer.jobs.queue import JobQueue, JobState
 from services.trainer.training.checkpoint import JobCheckpoints
 from services.trainer.worker.specs import JobKind, upload_key
 from shared.storage.objects import ObjectStore
@@ -20,8 +20,8 @@ UPLOAD = "a" * 64
 
 
 @pytest.fixture
-def housekeeper(pool: Pool, object_store: ObjectStore) -> Housekeeper:
-    return Housekeeper(pool, object_store)
+def janitor(pool: Pool, object_store: ObjectStore) -> Janitor:
+    return Janitor(pool, object_store)
 
 
 def test_an_epochs_state_is_replaced_whole(object_store: ObjectStore, tmp_path: Path):
@@ -36,34 +36,34 @@ def test_an_epochs_state_is_replaced_whole(object_store: ObjectStore, tmp_path: 
 
 
 async def test_a_trainings_state_goes_with_its_job(
-    jobs: Jobs, leases: Leases, object_store: ObjectStore, housekeeper: Housekeeper, tmp_path: Path
+    jobs: JobQueue, leases: JobLeases, object_store: ObjectStore, janitor: Janitor, tmp_path: Path
 ):
     await jobs.create(JobKind.TRAIN, train_spec(), "ada")
     claim = await leases.claim()
     state = JobCheckpoints(object_store, claim.job.job_id)
     (tmp_path / "state").write_bytes(b"epoch 1")
     state.save(tmp_path / "state")
-    await housekeeper.clean_up()
+    await janitor.clean_up()
     assert state.load(tmp_path / "loaded")
-    await leases.finish(claim, Ending(JobState.FAILED, "diverged"))
-    await housekeeper.clean_up()
+    await leases.finish(claim, JobEnding(JobState.FAILED, "diverged"))
+    await janitor.clean_up()
     assert not state.load(tmp_path / "loaded")
 
 
 async def test_an_upload_stays_until_its_jobs_have_ended(
-    jobs: Jobs,
-    leases: Leases,
+    jobs: JobQueue,
+    leases: JobLeases,
     object_store: ObjectStore,
-    housekeeper: Housekeeper,
+    janitor: Janitor,
     monkeypatch: pytest.MonkeyPatch,
 ):
     object_store.put(upload_key(UPLOAD), b"a checkpoint")
-    await housekeeper.clean_up()
+    await janitor.clean_up()
     assert object_store.exists(upload_key(UPLOAD)), "its job may still be on the way"
-    monkeypatch.setattr(housekeeping, "_FRESH", timedelta(0))
+    monkeypatch.setattr(janitor_module, "_MIN_UPLOAD_AGE", timedelta(0))
     await jobs.create(JobKind.IMPORT, {**IMPORT, "upload": UPLOAD}, "ada")
-    await housekeeper.clean_up()
+    await janitor.clean_up()
     assert object_store.exists(upload_key(UPLOAD))
-    await leases.finish(await leases.claim(), Ending(JobState.FAILED, "a cat"))
-    await housekeeper.clean_up()
+    await leases.finish(await leases.claim(), JobEnding(JobState.FAILED, "a cat"))
+    await janitor.clean_up()
     assert not object_store.exists(upload_key(UPLOAD))

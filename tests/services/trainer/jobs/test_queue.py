@@ -1,4 +1,4 @@
-"""The queue: asked for by clients, worked on by runners."""
+"""The job queue: clients queue, watch and cancel jobs, runners claim them."""
 
 import asyncio
 import shutil
@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from services.trainer.evaluation.gate import GateCheck, GateVerdict
-from services.trainer.jobs.leases import MAX_ATTEMPTS, Ending, Leases, enter_stage
-from services.trainer.jobs.queue import Job, Jobs, JobState
+from services.trainer.jobs.leases import MAX_ATTEMPTS, JobEnding, JobLeases, enter_stage
+from services.trainer.jobs.queue import Job, JobQueue, JobState
 from services.trainer.progress import Progress, Stage
 from services.trainer.server import MIGRATIONS, SCHEMA
 from services.trainer.worker.specs import JobKind
@@ -22,15 +22,15 @@ from tests.services.trainer.samples import IMPORT, train_spec
 from tests.support.waiting import until
 
 WORSE = GateVerdict((GateCheck("heldout_errors", False, 0.2, 0.1, "more errors"),))
-DONE = Ending(JobState.SUCCEEDED, "done", "iresnet18-00000000")
+DONE = JobEnding(JobState.SUCCEEDED, "done", "iresnet18-00000000")
 
 
-async def create(jobs: Jobs, count: int = 1) -> list:
+async def create(jobs: JobQueue, count: int = 1) -> list:
     return [await jobs.create(JobKind.IMPORT, IMPORT, "ada") for _ in range(count)]
 
 
 async def pass_time(pool: Pool, seconds: float) -> None:
-    """Let every lease be so much older."""
+    """Make every lease older by so many seconds."""
     async with pool.connection() as connection:
         await connection.execute(
             "UPDATE trainer.jobs"
@@ -39,7 +39,7 @@ async def pass_time(pool: Pool, seconds: float) -> None:
         )
 
 
-async def test_a_job_is_kept_as_it_was_asked_for(jobs: Jobs):
+async def test_a_job_is_kept_as_it_was_asked_for(jobs: JobQueue):
     spec = train_spec("iresnet18-1")
     made = await jobs.create(JobKind.TRAIN, spec, "ada")
     job = await jobs.get(made.job_id)
@@ -50,24 +50,24 @@ async def test_a_job_is_kept_as_it_was_asked_for(jobs: Jobs):
     assert job.ended_at is None
 
 
-async def test_jobs_are_listed_newest_first_and_in_pages(jobs: Jobs):
+async def test_jobs_are_listed_newest_first_and_in_pages(jobs: JobQueue):
     made = await create(jobs, 3)
     newest = await jobs.list(2)
     assert newest == [made[2], made[1]]
     assert await jobs.list(2, before=newest[-1].seq) == [made[0]]
 
 
-async def test_an_unknown_job_is_not_found(jobs: Jobs):
+async def test_an_unknown_job_is_not_found(jobs: JobQueue):
     for ask in (jobs.get(uuid4()), jobs.cancel(uuid4(), "ada"), first_event(jobs, uuid4())):
         with pytest.raises(NotFound):
             await ask
 
 
-async def first_event(jobs: Jobs, job_id):
+async def first_event(jobs: JobQueue, job_id):
     return await anext(jobs.watch(job_id, asyncio.Event()))
 
 
-async def test_the_oldest_job_is_claimed_first(jobs: Jobs, leases: Leases):
+async def test_the_oldest_job_is_claimed_first(jobs: JobQueue, leases: JobLeases):
     made = await create(jobs, 2)
     claims = [await leases.claim(), await leases.claim()]
     assert [claim.job.job_id for claim in claims] == [job.job_id for job in made]
@@ -76,48 +76,48 @@ async def test_the_oldest_job_is_claimed_first(jobs: Jobs, leases: Leases):
     assert await leases.claim() is None
 
 
-async def test_two_runners_never_claim_one_job(jobs: Jobs, pool: Pool):
+async def test_two_runners_never_claim_one_job(jobs: JobQueue, pool: Pool):
     made = await create(jobs, 20)
-    runners = [Leases(pool) for _ in range(8)]
+    runners = [JobLeases(pool) for _ in range(8)]
     claims = await asyncio.gather(*(runner.claim() for runner in runners * 4))
     claimed = [claim.job.job_id for claim in claims if claim]
     assert sorted(claimed) == sorted(job.job_id for job in made)
 
 
-async def test_a_job_whose_lease_ran_out_is_taken_over(jobs: Jobs, pool: Pool):
+async def test_a_job_whose_lease_ran_out_is_taken_over(jobs: JobQueue, pool: Pool):
     await create(jobs)
-    lost = await Leases(pool, lease_s=60).claim()
-    assert await Leases(pool).claim() is None
+    lost = await JobLeases(pool, lease_s=60).claim()
+    assert await JobLeases(pool).claim() is None
     await pass_time(pool, 61)
-    taken = await Leases(pool).claim()
+    taken = await JobLeases(pool).claim()
     assert taken.job.job_id == lost.job.job_id
     assert taken.fencing_token > lost.fencing_token
     assert taken.job.attempts == 2
     assert taken.job.started_at == lost.job.started_at
 
 
-async def test_a_heartbeat_keeps_the_job(jobs: Jobs, pool: Pool):
+async def test_a_heartbeat_keeps_the_job(jobs: JobQueue, pool: Pool):
     await create(jobs)
-    leases = Leases(pool, lease_s=60)
+    leases = JobLeases(pool, lease_s=60)
     claim = await leases.claim()
     for _ in range(3):
         await pass_time(pool, 40)
-        assert await leases.heartbeat(claim) is None
-        assert await Leases(pool).claim() is None
+        assert await leases.renew(claim) is None
+        assert await JobLeases(pool).claim() is None
 
 
-async def test_a_zombies_writes_are_refused(jobs: Jobs, pool: Pool):
+async def test_a_zombies_writes_are_refused(jobs: JobQueue, pool: Pool):
     await create(jobs)
-    leases = Leases(pool, lease_s=60)
+    leases = JobLeases(pool, lease_s=60)
     zombie = await leases.claim()
     await pass_time(pool, 61)
-    heir = await Leases(pool).claim()
+    heir = await JobLeases(pool).claim()
     before = await jobs.get(heir.job.job_id)
     for write in (
-        leases.heartbeat(zombie),
-        leases.report(zombie, Progress(Stage.TRAINING, 0.9, "zombie")),
+        leases.renew(zombie),
+        leases.record_progress(zombie, Progress(Stage.TRAINING, 0.9, "zombie")),
         leases.enter_stage(zombie, Stage.PUBLISHING, "zombie"),
-        leases.keep_snapshot(zombie, "zombie"),
+        leases.set_snapshot(zombie, "zombie"),
         leases.release(zombie),
         leases.retry_later(zombie, "zombie"),
         leases.finish(zombie, DONE),
@@ -128,34 +128,34 @@ async def test_a_zombies_writes_are_refused(jobs: Jobs, pool: Pool):
     await leases.finish(heir, DONE)
 
 
-async def test_an_expired_lease_nobody_took_over_still_counts(jobs: Jobs, pool: Pool):
+async def test_an_expired_lease_nobody_took_over_still_counts(jobs: JobQueue, pool: Pool):
     await create(jobs)
-    leases = Leases(pool, lease_s=60)
+    leases = JobLeases(pool, lease_s=60)
     claim = await leases.claim()
     await pass_time(pool, 61)
     await leases.finish(claim, DONE)
     assert (await jobs.get(claim.job.job_id)).state is JobState.SUCCEEDED
 
 
-async def test_an_ended_job_takes_no_more_writes(jobs: Jobs, leases: Leases):
+async def test_an_ended_job_takes_no_more_writes(jobs: JobQueue, leases: JobLeases):
     await create(jobs)
     claim = await leases.claim()
     await leases.finish(claim, DONE)
     with pytest.raises(Conflict):
-        await leases.report(claim, Progress(Stage.TRAINING, 0.1, "late"))
+        await leases.record_progress(claim, Progress(Stage.TRAINING, 0.1, "late"))
 
 
-async def test_a_watcher_sees_every_event_and_then_the_end(jobs: Jobs, leases: Leases):
+async def test_a_watcher_sees_every_event_and_then_the_end(jobs: JobQueue, leases: JobLeases):
     await create(jobs)
     claim = await leases.claim()
     events = []
     watching = asyncio.create_task(watch(jobs, claim.job.job_id, events))
     figures = {"loss": 0.25, "epoch": 1}
-    await leases.report(claim, Progress(Stage.TRAINING, 0.5, "half way", figures))
+    await leases.record_progress(claim, Progress(Stage.TRAINING, 0.5, "half way", figures))
     figures = {"loss": float("nan"), "epoch": 2}
-    await leases.report(claim, Progress(Stage.TRAINING, 0.6, "diverging", figures))
+    await leases.record_progress(claim, Progress(Stage.TRAINING, 0.6, "diverging", figures))
     await until(lambda: len(events) == 4)
-    await leases.finish(claim, Ending(JobState.SUCCEEDED, "refused", "v1", WORSE))
+    await leases.finish(claim, JobEnding(JobState.SUCCEEDED, "refused", "v1", WORSE))
     await asyncio.wait_for(watching, 60)
     told = [(e.job.state, e.job.progress, e.job.message, e.figures) for e in events]
     assert told == [
@@ -173,19 +173,19 @@ async def test_a_watcher_sees_every_event_and_then_the_end(jobs: Jobs, leases: L
     assert await collect(jobs, claim.job.job_id) == events
 
 
-async def watch(jobs: Jobs, job_id, events: list) -> None:
-    """Appends each event as it comes."""
+async def watch(jobs: JobQueue, job_id, events: list) -> None:
+    """Append each event to the list as it comes."""
     async for event in jobs.watch(job_id, asyncio.Event()):
         events.append(event)  # noqa: PERF401 - others look at the list meanwhile
 
 
-async def collect(jobs: Jobs, job_id) -> list:
+async def collect(jobs: JobQueue, job_id) -> list:
     events = []
     await watch(jobs, job_id, events)
     return events
 
 
-async def test_watchers_are_sent_away_when_the_trainer_stops(jobs: Jobs):
+async def test_watchers_are_sent_away_when_the_trainer_stops(jobs: JobQueue):
     (job,) = await create(jobs)
     stopping = asyncio.Event()
     watcher = jobs.watch(job.job_id, stopping)
@@ -195,7 +195,7 @@ async def test_watchers_are_sent_away_when_the_trainer_stops(jobs: Jobs):
         await anext(watcher)
 
 
-async def test_a_waiting_job_is_cancelled_at_once(jobs: Jobs, leases: Leases):
+async def test_a_waiting_job_is_cancelled_at_once(jobs: JobQueue, leases: JobLeases):
     (job,) = await create(jobs)
     cancelled = await jobs.cancel(job.job_id, "bob")
     assert (cancelled.state, cancelled.message) == (JobState.CANCELLED, "cancelled by bob")
@@ -203,14 +203,16 @@ async def test_a_waiting_job_is_cancelled_at_once(jobs: Jobs, leases: Leases):
     assert await leases.claim() is None
 
 
-async def test_a_running_jobs_runner_learns_who_wants_it_cancelled(jobs: Jobs, leases: Leases):
+async def test_a_running_jobs_runner_learns_who_wants_it_cancelled(
+    jobs: JobQueue, leases: JobLeases
+):
     await create(jobs)
     claim = await leases.claim()
     assert (await jobs.cancel(claim.job.job_id, "bob")).state is JobState.RUNNING
-    assert await leases.heartbeat(claim) == "bob"
+    assert await leases.renew(claim) == "bob"
 
 
-async def test_an_ended_job_cannot_be_cancelled(jobs: Jobs, leases: Leases):
+async def test_an_ended_job_cannot_be_cancelled(jobs: JobQueue, leases: JobLeases):
     await create(jobs)
     claim = await leases.claim()
     await leases.finish(claim, DONE)
@@ -219,18 +221,18 @@ async def test_an_ended_job_cannot_be_cancelled(jobs: Jobs, leases: Leases):
 
 
 async def test_a_released_job_goes_on_at_once_and_the_attempt_does_not_count(
-    jobs: Jobs, leases: Leases
+    jobs: JobQueue, leases: JobLeases
 ):
     await create(jobs)
     claim = await leases.claim()
-    await leases.keep_snapshot(claim, "snapshot-1")
+    await leases.set_snapshot(claim, "snapshot-1")
     await leases.release(claim)
     again = await leases.claim()
     assert (again.job.attempts, again.job.data_snapshot) == (1, "snapshot-1")
 
 
 async def test_a_job_put_off_waits_and_is_given_up_after_some_attempts(
-    jobs: Jobs, leases: Leases, pool: Pool
+    jobs: JobQueue, leases: JobLeases, pool: Pool
 ):
     (job,) = await create(jobs)
     for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -245,9 +247,9 @@ async def test_a_job_put_off_waits_and_is_given_up_after_some_attempts(
     assert "the store is away" in ended.message
 
 
-async def test_a_job_that_kills_every_trainer_is_given_up(jobs: Jobs, pool: Pool):
+async def test_a_job_that_kills_every_trainer_is_given_up(jobs: JobQueue, pool: Pool):
     (job, other) = await create(jobs, 2)
-    leases = Leases(pool, lease_s=0)
+    leases = JobLeases(pool, lease_s=0)
     for _ in range(MAX_ATTEMPTS):
         assert (await leases.claim()).job.job_id == job.job_id
     assert (await leases.claim()).job.job_id == other.job_id
@@ -259,15 +261,15 @@ def stages_of(job: Job) -> list[Stage]:
     return [start.stage for start in job.stages]
 
 
-async def test_each_stage_is_kept_once_with_its_start(jobs: Jobs, leases: Leases):
+async def test_each_stage_is_kept_once_with_its_start(jobs: JobQueue, leases: JobLeases):
     (job,) = await create(jobs)
     assert [(start.stage, start.started_at) for start in job.stages] == [
         (Stage.QUEUED, job.created_at)
     ]
     claim = await leases.claim()
-    await leases.report(claim, Progress(Stage.EMBEDDING, 0.1, "embedding"))
-    await leases.report(claim, Progress(Stage.TRAINING, 0.2, "training, epoch 1"))
-    await leases.report(claim, Progress(Stage.TRAINING, 0.3, "training, epoch 2"))
+    await leases.record_progress(claim, Progress(Stage.EMBEDDING, 0.1, "embedding"))
+    await leases.record_progress(claim, Progress(Stage.TRAINING, 0.2, "training, epoch 1"))
+    await leases.record_progress(claim, Progress(Stage.TRAINING, 0.3, "training, epoch 2"))
     await leases.enter_stage(claim, Stage.PUBLISHING, "publishing")
     await leases.finish(claim, DONE)
     events = await collect(jobs, job.job_id)
@@ -288,15 +290,15 @@ async def test_each_stage_is_kept_once_with_its_start(jobs: Jobs, leases: Leases
     assert {start.stage: start.started_at for start in ended.stages} == began
 
 
-async def test_each_attempt_begins_a_stage_of_its_own(jobs: Jobs, pool: Pool):
+async def test_each_attempt_begins_a_stage_of_its_own(jobs: JobQueue, pool: Pool):
     await create(jobs)
-    leases = Leases(pool, lease_s=0)
+    leases = JobLeases(pool, lease_s=0)
     claim = await leases.claim()
     await leases.retry_later(claim, "the store is away")
     async with pool.connection() as connection:
         await connection.execute("UPDATE trainer.jobs SET not_before = now()")
     await leases.claim()
-    # Both of these trainers die while they start a worker.
+    # Both of these trainers end while they start a worker.
     claim = await leases.claim()
     await leases.finish(claim, DONE)
     ended = await jobs.get(claim.job.job_id)
@@ -307,7 +309,7 @@ async def test_each_attempt_begins_a_stage_of_its_own(jobs: Jobs, pool: Pool):
 
 
 async def test_a_stages_start_never_lies_before_the_one_before(
-    jobs: Jobs, leases: Leases, pool: Pool
+    jobs: JobQueue, leases: JobLeases, pool: Pool
 ):
     await create(jobs)
     claim = await leases.claim()
@@ -342,12 +344,12 @@ async def test_jobs_from_before_stages_were_kept_are_read(database_url: str, tmp
         )
     apply_migrations(database_url, SCHEMA, MIGRATIONS)
     async with await open_pool(DatabaseSettings(database_url=database_url)) as pool:
-        jobs, leases = Jobs(pool), Leases(pool)
+        jobs, leases = JobQueue(pool), JobLeases(pool)
         assert [job.stages for job in await jobs.list(10)] == [(), ()]
         (event,) = await collect(jobs, ended)
         assert (event.job.message, event.job.stages) == ("told before", ())
         claim = await leases.claim()
         assert (claim.job.job_id, stages_of(claim.job)) == (running, [Stage.STARTING])
-        await leases.finish(claim, Ending(JobState.FAILED, "no"))
+        await leases.finish(claim, JobEnding(JobState.FAILED, "no"))
         told = [stages_of(event.job) for event in await collect(jobs, running)]
         assert told == [[], [Stage.STARTING], [Stage.STARTING]]

@@ -1,4 +1,4 @@
-"""The runner and its workers, which are real processes."""
+"""The runner, with workers that are real processes."""
 
 import asyncio
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.trainer.jobs.completion import Completion
-from services.trainer.jobs.leases import Leases
-from services.trainer.jobs.queue import Job, Jobs, JobState
-from services.trainer.jobs.runner import Runner
+from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.leases import JobLeases
+from services.trainer.jobs.queue import Job, JobQueue, JobState
+from services.trainer.jobs.runner import JobRunner
 from services.trainer.progress import Stage
-from services.trainer.registry.evaluations import Evaluations
-from services.trainer.registry.versions import Versions
+from services.trainer.registry.evaluations import EvaluationStore
+from services.trainer.registry.versions import VersionRegistry
 from services.trainer.worker.specs import JobKind
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
@@ -27,14 +27,16 @@ from tests.support.waiting import until
 
 
 @pytest.fixture
-def running(pool: Pool, completion: Completion, tmp_path: Path):
-    """Keep runners going whose workers behave in a given way."""
+def running(pool: Pool, completion: JobCompletion, tmp_path: Path):
+    """Run job runners whose workers behave in a given way."""
 
     @asynccontextmanager
     async def running(behaviour: str, runners: int = 1):
         command = (*COMMAND, behaviour, str(tmp_path / "started"))
         tasks = [
-            asyncio.create_task(Runner(Leases(pool), completion, tmp_path / "work", command).run())
+            asyncio.create_task(
+                JobRunner(JobLeases(pool), completion, tmp_path / "work", command).run()
+            )
             for _ in range(runners)
         ]
         try:
@@ -53,7 +55,7 @@ def started(tmp_path: Path) -> list[int]:
 
 
 async def job_until(
-    jobs: Jobs, job: Job, holds: Callable[[Job], bool], timeout_s: float = 20
+    jobs: JobQueue, job: Job, holds: Callable[[Job], bool], timeout_s: float = 20
 ) -> Job:
     now = job
 
@@ -66,18 +68,18 @@ async def job_until(
     return now
 
 
-async def ended(jobs: Jobs, job: Job, timeout_s: float = 60) -> Job:
+async def ended(jobs: JobQueue, job: Job, timeout_s: float = 60) -> Job:
     return await job_until(jobs, job, lambda job: job.state.ended, timeout_s)
 
 
-async def hanging(jobs: Jobs, job: Job) -> int:
-    """Wait until the job's worker hangs; gives its process id."""
+async def hanging(jobs: JobQueue, job: Job) -> int:
+    """Wait until the job's worker hangs; returns its process id."""
     job = await job_until(jobs, job, lambda job: "hanging" in job.message)
     return int(re.findall(r"\d+", job.message)[0])
 
 
 def alive(group: int) -> list[int]:
-    """Give the processes of a worker's group that still run."""
+    """List the processes of a worker's group that still run."""
     return [
         process.pid
         for process in psutil.process_iter()
@@ -92,7 +94,9 @@ def _group(pid: int) -> int | None:
         return None
 
 
-async def test_a_job_becomes_a_version(jobs: Jobs, versions: Versions, running, tmp_path: Path):
+async def test_a_job_becomes_a_version(
+    jobs: JobQueue, versions: VersionRegistry, running, tmp_path: Path
+):
     job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
     async with running("version"):
         done = await ended(jobs, job)
@@ -103,7 +107,7 @@ async def test_a_job_becomes_a_version(jobs: Jobs, versions: Versions, running, 
 
 
 async def test_a_job_becomes_an_evaluation(
-    jobs: Jobs, pool: Pool, object_store: ObjectStore, running, tmp_path: Path
+    jobs: JobQueue, pool: Pool, object_store: ObjectStore, running, tmp_path: Path
 ):
     await add_sample(pool, "v1")
     job = await jobs.create(JobKind.EVALUATE, {"model_version": "v1"}, "ada")
@@ -113,20 +117,20 @@ async def test_a_job_becomes_an_evaluation(
     assert [start.stage for start in done.stages] == [
         *(Stage.QUEUED, Stage.STARTING, Stage.PUBLISHING)
     ]
-    evaluations = Evaluations(pool, object_store)
+    evaluations = EvaluationStore(pool, object_store)
     (found,) = await evaluations.list(10)
     assert (found.job_id, found.result) == (job.job_id, result_of("v1"))
     assert await evaluations.report(job.job_id) == b"what was measured"
     assert list((tmp_path / "work").iterdir()) == []
 
 
-async def test_what_libraries_print_is_not_taken_for_messages(jobs: Jobs, running):
+async def test_what_libraries_print_is_not_taken_for_messages(jobs: JobQueue, running):
     job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
     async with running("chatter"):
         assert (await ended(jobs, job)).state is JobState.SUCCEEDED
 
 
-async def test_two_runners_never_run_one_job(jobs: Jobs, running, tmp_path: Path):
+async def test_two_runners_never_run_one_job(jobs: JobQueue, running, tmp_path: Path):
     made = [await jobs.create(JobKind.IMPORT, IMPORT, "ada") for _ in range(4)]
     async with running("version", runners=2):
         done = [await ended(jobs, job, 60) for job in made]
@@ -145,7 +149,7 @@ async def test_two_runners_never_run_one_job(jobs: Jobs, running, tmp_path: Path
     ],
 )
 async def test_a_job_that_cannot_be_done_fails_with_the_reason(
-    jobs: Jobs, running, behaviour: str, says: str
+    jobs: JobQueue, running, behaviour: str, says: str
 ):
     job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
     async with running(behaviour):
@@ -154,13 +158,13 @@ async def test_a_job_that_cannot_be_done_fails_with_the_reason(
     assert re.search(says, failed.message), failed.message
 
 
-async def test_the_runner_goes_on_after_a_failure(jobs: Jobs, running):
+async def test_the_runner_goes_on_after_a_failure(jobs: JobQueue, running):
     made = [await jobs.create(JobKind.IMPORT, IMPORT, "ada") for _ in range(2)]
     async with running("crash"):
         assert [(await ended(jobs, job)).state for job in made] == [JobState.FAILED] * 2
 
 
-async def test_a_job_whose_store_is_away_is_tried_again_later(jobs: Jobs, running):
+async def test_a_job_whose_store_is_away_is_tried_again_later(jobs: JobQueue, running):
     job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
     async with running("miss_the_store"):
         waiting = await job_until(jobs, job, lambda job: "trying again" in job.message)
@@ -168,7 +172,9 @@ async def test_a_job_whose_store_is_away_is_tried_again_later(jobs: Jobs, runnin
     assert "the object store cannot be reached; trying again in 2 s" in waiting.message
 
 
-async def test_cancelling_stops_the_worker_and_what_it_started(jobs: Jobs, running, tmp_path: Path):
+async def test_cancelling_stops_the_worker_and_what_it_started(
+    jobs: JobQueue, running, tmp_path: Path
+):
     job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
     async with running("hang_with_a_child"):
         worker = await hanging(jobs, job)
@@ -180,7 +186,7 @@ async def test_cancelling_stops_the_worker_and_what_it_started(jobs: Jobs, runni
     assert list((tmp_path / "work").iterdir()) == []
 
 
-async def test_a_stopped_runner_puts_its_job_back_and_the_next_resumes_it(jobs: Jobs, running):
+async def test_a_stopped_runner_puts_its_job_back_and_the_next_resumes_it(jobs: JobQueue, running):
     job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
     async with running("hang_once"):
         worker = await hanging(jobs, job)
@@ -198,7 +204,7 @@ async def test_a_stopped_runner_puts_its_job_back_and_the_next_resumes_it(jobs: 
 
 
 async def test_a_runner_that_was_overtaken_kills_its_worker_and_writes_nothing(
-    jobs: Jobs, pool: Pool, running
+    jobs: JobQueue, pool: Pool, running
 ):
     job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
     async with running("hang"):
@@ -214,7 +220,7 @@ async def test_a_runner_that_was_overtaken_kills_its_worker_and_writes_nothing(
 
 
 async def test_a_job_outlives_its_trainer_and_its_worker_does_not(
-    jobs: Jobs, running, database_url: str, tmp_path: Path
+    jobs: JobQueue, running, database_url: str, tmp_path: Path
 ):
     job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
     trainer = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Training as a job: from labels over gRPC to a judged version, also through a kill."""
+"""Training as a job: from labels over gRPC to a version with a verdict, also after a kill."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ EPOCHS = 3
 
 @dataclass
 class World:
-    """A trainer and a feedback service that holds labels on rendered people."""
+    """A trainer, and a feedback service with labels on rendered people."""
 
     process: ServiceProcess
     trainer: TrainerClient
@@ -107,7 +107,7 @@ def test_a_trained_version_is_measured_beside_its_parent(world: World, undisturb
         pb.ListEvaluationsRequest(), timeout=10
     ).evaluations
     assert (found.model_version, found.against.model_version) == (undisturbed.model_version, parent)
-    # It saw all of this feedback, and says so.
+    # It was trained on all of this feedback.
     assert found.pairs_trained_on == found.figures.genuine_pairs + found.figures.impostor_pairs > 0
     separation, before = (of.values["auc"] for of in (found.figures, found.against.figures))
     assert separation > before

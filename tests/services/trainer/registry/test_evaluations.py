@@ -1,15 +1,15 @@
-"""Results of evaluations: who may write them, and how they are found again."""
+"""Evaluations: recorded by the runner that holds the job, listed with their reports."""
 
 from dataclasses import replace
 
 import pytest
 
-from services.trainer.api.converters import pack_evaluation
+from services.trainer.api.response_converters import pack_evaluation
 from services.trainer.evaluation.result import EvaluationResult
-from services.trainer.jobs.completion import Completion
-from services.trainer.jobs.leases import Leases
-from services.trainer.jobs.queue import Jobs, JobState
-from services.trainer.registry.evaluations import Evaluations
+from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.leases import JobLeases
+from services.trainer.jobs.queue import JobQueue, JobState
+from services.trainer.registry.evaluations import EvaluationStore
 from services.trainer.worker.specs import JobKind
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.settings import ObjectStoreSettings
@@ -19,13 +19,13 @@ from tests.services.trainer.samples import add_sample, result_of
 
 
 @pytest.fixture
-def evaluations(pool: Pool, object_store: ObjectStore) -> Evaluations:
-    return Evaluations(pool, object_store)
+def evaluations(pool: Pool, object_store: ObjectStore) -> EvaluationStore:
+    return EvaluationStore(pool, object_store)
 
 
 @pytest.fixture
-def finish(jobs: Jobs, leases: Leases, completion: Completion, tmp_path):
-    """Run an evaluation job to its end, as a runner would; gives it as it stands then."""
+def finish(jobs: JobQueue, leases: JobLeases, completion: JobCompletion, tmp_path):
+    """Run an evaluation job to its end, as a runner would; returns the job."""
 
     async def finish(result: EvaluationResult):
         spec = {"model_version": result.model_version}
@@ -33,7 +33,7 @@ def finish(jobs: Jobs, leases: Leases, completion: Completion, tmp_path):
         claim = await leases.claim()
         page = tmp_path / "page.html"
         page.write_text(f"page of {job.job_id}")
-        await completion.publish_page(claim.job, page)
+        await completion.publish_report(claim.job, page)
         await completion.record_evaluation(claim, result)
         return await jobs.get(job.job_id)
 
@@ -41,7 +41,7 @@ def finish(jobs: Jobs, leases: Leases, completion: Completion, tmp_path):
 
 
 async def test_a_result_is_kept_with_its_version_and_its_page(
-    finish, pool: Pool, evaluations: Evaluations
+    finish, pool: Pool, evaluations: EvaluationStore
 ):
     for version in ("v1", "v2"):
         await add_sample(pool, version)
@@ -59,14 +59,18 @@ async def test_a_result_is_kept_with_its_version_and_its_page(
     assert await evaluations.report(job.job_id) == f"page of {job.job_id}".encode()
 
 
-async def test_a_job_that_measured_nothing_has_no_page(pool: Pool, evaluations: Evaluations):
+async def test_a_job_that_measured_nothing_has_no_page(pool: Pool, evaluations: EvaluationStore):
     job = await add_sample(pool, "v1")
     with pytest.raises(NotFound, match=f"no evaluation of job {job.job_id}"):
         await evaluations.report(job.job_id)
 
 
 async def test_the_result_of_a_runner_that_was_overtaken_is_refused(
-    jobs: Jobs, leases: Leases, completion: Completion, pool: Pool, evaluations: Evaluations
+    jobs: JobQueue,
+    leases: JobLeases,
+    completion: JobCompletion,
+    pool: Pool,
+    evaluations: EvaluationStore,
 ):
     await add_sample(pool, "v1")
     await jobs.create(JobKind.EVALUATE, {"model_version": "v1"}, "ada")
@@ -81,11 +85,11 @@ async def test_a_store_that_is_away_is_said_to_be(pool: Pool):
     nowhere = ObjectStoreSettings(s3_endpoint="127.0.0.1:9", s3_access_key="", s3_secret_key="")
     job = await add_sample(pool, "v1")
     with pytest.raises(Unavailable):
-        await Evaluations(pool, ObjectStore(nowhere)).report(job.job_id)
+        await EvaluationStore(pool, ObjectStore(nowhere)).report(job.job_id)
 
 
 async def test_the_contract_leaves_out_what_the_pairs_cannot_support(
-    finish, pool: Pool, evaluations: Evaluations
+    finish, pool: Pool, evaluations: EvaluationStore
 ):
     await add_sample(pool, "v1")
     await add_sample(pool, "v2")

@@ -1,12 +1,12 @@
-"""Who is taken for a living embedder, and when a decision has reached all of them."""
+"""Which embedders are live, and when a rollout is complete."""
 
 from datetime import UTC, datetime
 
 import pytest
 
-from services.trainer.api.converters import pack_rollout
+from services.trainer.api.response_converters import pack_rollout
 from services.trainer.registry.replicas import ReplicaWatch, Rollout
-from services.trainer.registry.versions import Serving
+from services.trainer.registry.versions import ServingDecision
 from shared.errors import Unavailable
 from shared.registry.heartbeats import (
     REPLICAS_PREFIX,
@@ -46,7 +46,7 @@ def trying(
     error: str = "",
     generation: int = 2,
 ) -> Replica:
-    """An embedder that tries the version `new`."""
+    """An embedder that evaluates the version `new` in the shadow."""
     found = {
         "shadow_version": "new",
         "shadow_pairs": pairs,
@@ -61,8 +61,10 @@ def names(watch: ReplicaWatch) -> list[str]:
     return [each.instance for each in watch.live]
 
 
-def serving(generation: int) -> Serving:
-    return Serving(generation, f"v{generation}", "ada", "why", False, None, datetime.now(UTC))
+def serving(generation: int) -> ServingDecision:
+    return ServingDecision(
+        generation, f"v{generation}", "ada", "why", False, None, datetime.now(UTC)
+    )
 
 
 def test_an_embedder_lives_for_as_long_as_its_heart_beats(object_store: ObjectStore):
@@ -72,11 +74,11 @@ def test_an_embedder_lives_for_as_long_as_its_heart_beats(object_store: ObjectSt
         write_replica(object_store, replica("b", beat))
         if beat == 1:
             write_replica(object_store, replica("a"))
-        watch.listen()
+        watch.read()
         assert names(watch) == (["a", "b"] if clock.now <= 1008 else ["b"])
         clock.now += 2
     write_replica(object_store, replica("a", beat=2))
-    watch.listen()
+    watch.read()
     assert names(watch) == ["a", "b"]
 
 
@@ -84,9 +86,9 @@ def test_one_that_stops_is_gone_at_once(object_store: ObjectStore):
     watch = ReplicaWatch(object_store)
     for name in ("a", "b"):
         write_replica(object_store, replica(name))
-    watch.listen()
+    watch.read()
     remove_replica(object_store, "a")
-    watch.listen()
+    watch.read()
     assert names(watch) == ["b"]
 
 
@@ -94,10 +96,10 @@ def test_what_the_dead_left_is_cleared_away(object_store: ObjectStore):
     clock = Clock()
     watch = ReplicaWatch(object_store, clock)
     write_replica(object_store, replica("dead"))
-    watch.listen()
+    watch.read()
     clock.now += 3600
     write_replica(object_store, replica("quick"))
-    watch.listen()
+    watch.read()
     assert [each.instance for each in read_replicas(object_store)] == ["quick"]
     assert names(watch) == ["quick"]
 
@@ -106,7 +108,7 @@ def test_a_damaged_heartbeat_hides_no_other(object_store: ObjectStore):
     object_store.put(f"{REPLICAS_PREFIX}odd.json", b"{")
     write_replica(object_store, replica("a"))
     watch = ReplicaWatch(object_store)
-    watch.listen()
+    watch.read()
     assert names(watch) == ["a"]
 
 
@@ -116,11 +118,11 @@ def test_with_the_store_away_nobody_is_taken_for_alive_for_long(
     clock = Clock()
     watch = ReplicaWatch(object_store, clock)
     write_replica(object_store, replica("a"))
-    watch.listen()
+    watch.read()
     lost = object_store_settings.model_copy(update={"s3_bucket": "lost-bucket"})
     monkeypatch.setattr(watch, "_objects", ObjectStore(lost))
     with pytest.raises(Unavailable):
-        watch.listen()
+        watch.read()
     assert names(watch) == ["a"]
     clock.now += 60
     assert names(watch) == []
@@ -185,14 +187,14 @@ def test_a_candidate_that_nobody_has_tried_yet_is_shown_with_no_pairs():
 def test_the_candidate_is_the_one_that_the_registry_names(object_store: ObjectStore):
     watch = ReplicaWatch(object_store)
     write_shadow(object_store, ShadowPointer(model_version="new"))
-    watch.listen()
+    watch.read()
     assert watch.candidate == "new"
     object_store.put(SHADOW_KEY, b"{")
     write_replica(object_store, replica("a"))
-    watch.listen()
+    watch.read()
     assert (watch.candidate, names(watch)) == ("", ["a"])
     clear_shadow(object_store)
-    watch.listen()
+    watch.read()
     assert watch.candidate == ""
 
 

@@ -1,18 +1,18 @@
-"""Which versions the trainer lets the embedders try."""
+"""Publication of the version that the embedders evaluate in the shadow."""
 
 from pathlib import Path
 
 import pytest
 
 from services.trainer.api.service import Trainer
-from services.trainer.jobs.queue import Jobs
-from services.trainer.jobs.uploads import Uploads
-from services.trainer.registry.evaluations import Evaluations
+from services.trainer.jobs.queue import JobQueue
+from services.trainer.jobs.uploads import UploadStore
+from services.trainer.registry.evaluations import EvaluationStore
 from services.trainer.registry.replicas import ReplicaWatch
-from services.trainer.registry.serving_pointer import PointerPublisher
+from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.shadow import ShadowPublisher
-from services.trainer.registry.suspects import Suspects
-from services.trainer.registry.versions import Versions
+from services.trainer.registry.suspects import SuspectLabels
+from services.trainer.registry.versions import VersionRegistry
 from shared.errors import NotFound, PreconditionFailed
 from shared.registry.shadow_pointer import ShadowPointer, read_shadow
 from shared.storage.objects import ObjectStore
@@ -22,21 +22,21 @@ from tests.services.trainer.samples import REFUSED, add_sample
 
 @pytest.fixture
 async def trainer(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> Trainer:
-    """A trainer that knows three versions, of which v1 serves."""
+    """A trainer with three versions, of which v1 serves."""
     for name, gate in (("v1", None), ("v2", None), ("v3", REFUSED)):
         await add_sample(pool, name, gate)
     trainer = Trainer(
-        Jobs(pool),
-        Versions(pool),
-        Evaluations(pool, object_store),
-        Suspects(pool, object_store),
-        uploads=Uploads(object_store, tmp_path, 2**20),
-        pointer=PointerPublisher(pool, object_store),
+        JobQueue(pool),
+        VersionRegistry(pool),
+        EvaluationStore(pool, object_store),
+        SuspectLabels(pool, object_store),
+        uploads=UploadStore(object_store, tmp_path, 2**20),
+        pointer=ServingPointerPublisher(pool, object_store),
         replicas=ReplicaWatch(object_store),
         shadow=ShadowPublisher(pool, object_store),
     )
     await trainer.promote(
-        "v1", who="ada", why="first", override_gate=False, expected_generation=None
+        "v1", requested_by="ada", reason="first", override_gate=False, expected_generation=None
     )
     return trainer
 
@@ -44,7 +44,7 @@ async def trainer(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> Trai
 async def test_one_version_is_tried_at_a_time_and_none_once_it_is_stopped(
     trainer: Trainer, object_store: ObjectStore
 ):
-    # One that its gate refused harms nobody in the shadow.
+    # In the shadow, a version that its gate refused does no harm.
     for name in ("v2", "v3"):
         await trainer.shadow(name, requested_by="ada")
         assert read_shadow(object_store) == ShadowPointer(model_version=name)

@@ -1,10 +1,10 @@
-"""Which version serves: one decision after the other, each with who and why."""
+"""Promotions and rollbacks, each with its requester and reason."""
 
 import asyncio
 
 import pytest
 
-from services.trainer.registry.versions import Versions
+from services.trainer.registry.versions import VersionRegistry
 from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from shared.storage.postgres import Pool
 from tests.services.trainer.samples import PASSED, REFUSED, add_sample
@@ -12,7 +12,7 @@ from tests.support.postgres import blocked_sessions
 from tests.support.waiting import until
 
 
-async def test_a_version_is_kept_with_its_verdict(pool: Pool, versions: Versions):
+async def test_a_version_is_kept_with_its_verdict(pool: Pool, versions: VersionRegistry):
     job = await add_sample(pool, "v1", PASSED)
     version = await versions.get("v1")
     assert (version.name, version.gate, version.job_id) == ("v1", PASSED, job.job_id)
@@ -20,7 +20,7 @@ async def test_a_version_is_kept_with_its_verdict(pool: Pool, versions: Versions
         await versions.get("v2")
 
 
-async def test_versions_are_listed_newest_first_and_in_pages(pool: Pool, versions: Versions):
+async def test_versions_are_listed_newest_first_and_in_pages(pool: Pool, versions: VersionRegistry):
     for name in ("v1", "v2", "v3"):
         await add_sample(pool, name)
     newest = await versions.list(2)
@@ -29,43 +29,52 @@ async def test_versions_are_listed_newest_first_and_in_pages(pool: Pool, version
     assert [version.name for version in older] == ["v1"]
 
 
-async def test_each_promotion_adds_a_generation_with_who_and_why(pool: Pool, versions: Versions):
+async def test_each_promotion_adds_a_generation_with_who_and_why(
+    pool: Pool, versions: VersionRegistry
+):
     await add_sample(pool, "v1")
     await add_sample(pool, "v2", PASSED)
     assert await versions.serving() is None
-    await versions.promote("v1", who="ada", why="first")
-    await versions.promote("v2", who="bob", why="better")
-    told = [(s.generation, s.model_version, s.who, s.why) for s in await versions.history()]
-    assert told == [(2, "v2", "bob", "better"), (1, "v1", "ada", "first")]
-    assert await versions.serving() == (await versions.history())[0]
+    await versions.promote("v1", requested_by="ada", reason="first")
+    await versions.promote("v2", requested_by="bob", reason="better")
+    serving = await versions.serving()
+    assert (serving.generation, serving.requested_by, serving.reason) == (2, "bob", "better")
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT generation, model_version, who, why FROM trainer.serving_history ORDER BY 1"
+        )
+        entries = await cursor.fetchall()
+    assert entries == [(1, "v1", "ada", "first"), (2, "v2", "bob", "better")]
 
 
-async def test_promoting_what_serves_changes_nothing(pool: Pool, versions: Versions):
+async def test_promoting_what_serves_changes_nothing(pool: Pool, versions: VersionRegistry):
     await add_sample(pool, "v1")
-    first = await versions.promote("v1", who="ada", why="")
-    assert await versions.promote("v1", who="bob", why="again") == first
+    first = await versions.promote("v1", requested_by="ada", reason="")
+    assert await versions.promote("v1", requested_by="bob", reason="again") == first
 
 
-async def test_an_unknown_version_is_not_promoted(versions: Versions):
+async def test_an_unknown_version_is_not_promoted(versions: VersionRegistry):
     with pytest.raises(NotFound, match="v9"):
-        await versions.promote("v9", who="ada", why="")
+        await versions.promote("v9", requested_by="ada", reason="")
     assert await versions.serving() is None
 
 
 @pytest.mark.parametrize("expected", [None, 1])
 async def test_of_two_promotions_at_once_one_wins(
-    pool: Pool, versions: Versions, database_url: str, expected: int | None
+    pool: Pool, versions: VersionRegistry, database_url: str, expected: int | None
 ):
     names = [f"v{number}" for number in range(9)]
     for name in names:
         await add_sample(pool, name)
-    await versions.promote("v0", who="ada", why="")
-    # A held lock makes them overlap: all have read generation 1 before any can write.
+    await versions.promote("v0", requested_by="ada", reason="")
+    # The lock makes them overlap: all have read generation 1 before any can write.
     async with pool.connection() as connection:
         await connection.execute("LOCK TABLE trainer.serving_history IN SHARE MODE")
         racing = [
             asyncio.create_task(
-                versions.promote(name, who=name, why="race", expected_generation=expected)
+                versions.promote(
+                    name, requested_by=name, reason="race", expected_generation=expected
+                )
             )
             for name in names[1:5]
         ]
@@ -78,60 +87,68 @@ async def test_of_two_promotions_at_once_one_wins(
     assert winners[0].generation == 2
 
 
-async def test_an_outdated_expectation_is_refused(pool: Pool, versions: Versions):
+async def test_an_outdated_expectation_is_refused(pool: Pool, versions: VersionRegistry):
     await add_sample(pool, "v1")
     await add_sample(pool, "v2")
-    await versions.promote("v1", who="ada", why="", expected_generation=0)
+    await versions.promote("v1", requested_by="ada", reason="", expected_generation=0)
     with pytest.raises(Conflict, match="generation 1 serves, not 0"):
-        await versions.promote("v2", who="ada", why="", expected_generation=0)
+        await versions.promote("v2", requested_by="ada", reason="", expected_generation=0)
 
 
-async def test_a_refused_version_needs_an_override_with_a_reason(pool: Pool, versions: Versions):
+async def test_a_refused_version_needs_an_override_with_a_reason(
+    pool: Pool, versions: VersionRegistry
+):
     await add_sample(pool, "v1", REFUSED)
     with pytest.raises(PreconditionFailed, match=r"heldout_errors nan against 0\.1"):
-        await versions.promote("v1", who="ada", why="I like it")
+        await versions.promote("v1", requested_by="ada", reason="I like it")
     with pytest.raises(InvalidInput, match="reason"):
-        await versions.promote("v1", who="ada", why="", override_gate=True)
+        await versions.promote("v1", requested_by="ada", reason="", override_gate=True)
     assert await versions.serving() is None
-    serving = await versions.promote("v1", who="ada", why="I like it", override_gate=True)
-    assert (serving.gate_overridden, serving.why) == (True, "I like it")
-    assert (await versions.history())[0].gate_overridden
+    serving = await versions.promote(
+        "v1", requested_by="ada", reason="I like it", override_gate=True
+    )
+    assert (serving.gate_overridden, serving.reason) == (True, "I like it")
+    assert await versions.serving() == serving
 
 
-async def test_an_override_that_was_not_needed_is_not_recorded(pool: Pool, versions: Versions):
+async def test_an_override_that_was_not_needed_is_not_recorded(
+    pool: Pool, versions: VersionRegistry
+):
     await add_sample(pool, "v1", PASSED)
-    serving = await versions.promote("v1", who="ada", why="just in case", override_gate=True)
+    serving = await versions.promote(
+        "v1", requested_by="ada", reason="just in case", override_gate=True
+    )
     assert not serving.gate_overridden
 
 
-async def test_rolling_back_goes_back_one_decision_at_a_time(pool: Pool, versions: Versions):
+async def test_rolling_back_goes_back_one_decision_at_a_time(pool: Pool, versions: VersionRegistry):
     for name in ("v1", "v2", "v3"):
         await add_sample(pool, name)
-        await versions.promote(name, who="ada", why="")
-    back = [await versions.rollback(who="bob", why="worse") for _ in range(2)]
+        await versions.promote(name, requested_by="ada", reason="")
+    back = [await versions.rollback(requested_by="bob", reason="worse") for _ in range(2)]
     assert [(s.generation, s.model_version, s.restores) for s in back] == [
         (4, "v2", 2),
         (5, "v1", 1),
     ]
-    assert (back[0].who, back[0].why) == ("bob", "worse")
+    assert (back[0].requested_by, back[0].reason) == ("bob", "worse")
     with pytest.raises(PreconditionFailed, match="before"):
-        await versions.rollback(who="bob", why="worse")
+        await versions.rollback(requested_by="bob", reason="worse")
 
 
 async def test_after_a_rollback_and_a_promotion_the_way_back_is_kept(
-    pool: Pool, versions: Versions
+    pool: Pool, versions: VersionRegistry
 ):
     for name in ("v1", "v2", "v3"):
         await add_sample(pool, name)
-    await versions.promote("v1", who="ada", why="")
-    await versions.promote("v2", who="ada", why="")
-    await versions.rollback(who="ada", why="")
-    await versions.promote("v3", who="ada", why="")
-    assert (await versions.rollback(who="ada", why="")).model_version == "v1"
+    await versions.promote("v1", requested_by="ada", reason="")
+    await versions.promote("v2", requested_by="ada", reason="")
+    await versions.rollback(requested_by="ada", reason="")
+    await versions.promote("v3", requested_by="ada", reason="")
+    assert (await versions.rollback(requested_by="ada", reason="")).model_version == "v1"
     with pytest.raises(PreconditionFailed):
-        await versions.rollback(who="ada", why="")
+        await versions.rollback(requested_by="ada", reason="")
 
 
-async def test_nothing_is_rolled_back_before_the_first_promotion(versions: Versions):
+async def test_nothing_is_rolled_back_before_the_first_promotion(versions: VersionRegistry):
     with pytest.raises(PreconditionFailed):
-        await versions.rollback(who="ada", why="")
+        await versions.rollback(requested_by="ada", reason="")

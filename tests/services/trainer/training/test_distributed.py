@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 import torch
 
-from services.trainer.jobs.child_process import at_work
+from services.trainer.jobs.child_process import start_worker
 from services.trainer.jobs.runner import worker_command
 from services.trainer.worker.protocol import Assignment, ProgressMade, VersionDone, read_message
 from services.trainer.worker.specs import JobKind
@@ -94,7 +94,7 @@ def standing_in(behaviour: str, folder: Path) -> list[str]:
 
 
 async def test_of_two_workers_one_speaks_and_both_work(tmp_path: Path) -> None:
-    async with at_work(standing_in("version", tmp_path), assigned(tmp_path)) as child:
+    async with start_worker(standing_in("version", tmp_path), assigned(tmp_path)) as child:
         messages = [read_message(line) async for line in child.lines()]
     assert [type(message) for message in messages] == [ProgressMade, VersionDone]
     assert (tmp_path / "version").is_dir()
@@ -103,7 +103,7 @@ async def test_of_two_workers_one_speaks_and_both_work(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_two_workers_end_when_the_runner_is_done_with_them(tmp_path: Path) -> None:
-    async with at_work(standing_in("hang", tmp_path), assigned(tmp_path)) as child:
+    async with start_worker(standing_in("hang", tmp_path), assigned(tmp_path)) as child:
         read_message(await anext(child.lines()))
         workers = pids(tmp_path)
         assert len(workers) == 2

@@ -26,7 +26,7 @@ from tests.services.trainer.feedback import Killed, MemoryCheckpoints
 
 
 def tiny_network(blocks: int = 1) -> IResNet:
-    """A random network with so many blocks in each stage."""
+    """A random network with this number of blocks per stage."""
     torch.manual_seed(0)
     spec = IResNetSpec((blocks,) * 4, widths=(4, 4, 4, 8, 8), embedding_size=16)
     return IResNet(spec).eval()
@@ -195,7 +195,7 @@ def test_stopping_takes_effect_within_a_step(tmp_path: Path) -> None:
     assert ticks == 1
 
 
-def test_mimicry_and_replay_hold_the_network_near_its_parent(tmp_path: Path) -> None:
+def test_distillation_and_replay_hold_the_network_near_its_parent(tmp_path: Path) -> None:
     def drift(objective: CosineObjective, replay: bool) -> float:
         network = tiny_network()
         before = compute_features(network, "bgr", CROPS[:6])

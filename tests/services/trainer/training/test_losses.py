@@ -93,7 +93,7 @@ def test_every_wrongly_decided_pair_has_a_gradient(threshold: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_ranking_loss_is_the_cross_entropy_of_the_partner_among_the_impostors(
+def test_info_nce_is_the_cross_entropy_of_the_partner_among_the_impostors(
     dtype: torch.dtype,
 ) -> None:
     e, genuine, impostor = batch(dtype)
@@ -131,7 +131,7 @@ def test_genuine_pairs_without_impostors_cost_nothing_to_rank() -> None:
     assert torch.isfinite(e.grad).all()
 
 
-def test_mimicry_is_the_mean_squared_distance_from_the_parent() -> None:
+def test_distillation_is_the_mean_squared_distance_from_the_parent() -> None:
     child, parent = unit([[1, 0], [0, 1]]), unit([[1, 0], [1, 0]])
     assert distillation_loss(child, parent).item() == pytest.approx((0 + 2) / 2)
 

@@ -21,7 +21,7 @@ def sample(replay: Replay, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return replay.sample(np.random.default_rng(seed))
 
 
-def test_the_same_seeds_deal_the_same_and_others_do_not() -> None:
+def test_the_same_seeds_sample_the_same_and_others_do_not() -> None:
     replay = Replay(FACES, extract, augmentation(0.9))
     one, same, other = sample(replay, 0), sample(replay, 0), sample(replay, 1)
     assert np.array_equal(one[0], same[0])
@@ -29,14 +29,14 @@ def test_the_same_seeds_deal_the_same_and_others_do_not() -> None:
     assert not np.array_equal(one[0], other[0])
 
 
-def test_a_good_picture_is_to_be_seen_as_the_parent_sees_it() -> None:
+def test_the_target_of_a_good_picture_is_what_the_parent_gives() -> None:
     crops, targets = sample(Replay(FACES, extract, None), 0)
     assert np.array_equal(targets, extract(crops))
     # Augmented each time: none of the faces itself.
     assert not any((crops == face).all(axis=(1, 2, 3)).any() for face in FACES)
 
 
-def test_a_spoiled_one_gets_the_good_ones_embedding_and_its_own_magnitude() -> None:
+def test_a_degraded_one_gets_the_good_ones_embedding_and_its_own_magnitude() -> None:
     crops, targets = sample(Replay(FACES, extract, augmentation(1.0)), 0)
     degraded = len(crops) - 16
     assert degraded > 0

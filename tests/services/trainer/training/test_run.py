@@ -131,7 +131,7 @@ def test_wrong_labels_are_found_before_they_are_learned(parent: Path, tmp_path: 
     unlikely = [one for one in outcome.labels.suspects if one.reason is Suspicion.UNLIKELY]
     found = sum(one.same != right[one.sha256_a, one.sha256_b] for one in unlikely)
     assert found / len(unlikely) > 0.7
-    # Half of 60 people, seen once, teach little: more would be found on more of them.
+    # Half of 60 people in one epoch is little to learn from: with more people more are found.
     assert found / wrong > 0.4
     fractions = [progress.fraction for progress in reported]
     assert fractions == sorted(fractions)

@@ -1,29 +1,27 @@
-"""Translates between the contract's messages and the domain's words."""
+"""Conversion of jobs, versions and evaluations into response messages."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
 from magface.v1 import trainer_pb2 as pb
 
-from services.trainer.data.label_report import LabelReport, Suspect, Suspicion
+from services.trainer.data.label_report import AnnotatorReliability, LabelReport, Suspect, Suspicion
 from services.trainer.evaluation.gate import GateVerdict
 from services.trainer.evaluation.result import AgainstVersion
 from services.trainer.jobs.queue import Job, JobEvent, JobState
 from services.trainer.progress import Stage
 from services.trainer.registry.evaluations import StoredEvaluation
 from services.trainer.registry.replicas import Rollout
-from services.trainer.registry.shadow import ShadowReport, report_of
-from services.trainer.registry.versions import Serving, Version
-from services.trainer.training.spec import TrainingRecipe
-from services.trainer.worker.specs import JobKind, TrainOptions
-from shared.errors import InvalidInput
+from services.trainer.registry.shadow import ShadowSummary, replica_shadow
+from services.trainer.registry.versions import ModelVersion, ServingDecision
+from services.trainer.worker.specs import JobKind
 from shared.evaluation.results import Difference, Evaluation, Interval
-from shared.model.manifest import ChannelOrder
 from shared.registry.heartbeats import Replica
 from shared.rpc.converters import pack_timestamp
 from shared.rpc.paging import Page
-from shared.rpc.server.requests import check_texts
+
+CHUNK_BYTES: Final = 2**20
 
 _KINDS: Final = {
     JobKind.TRAIN: pb.JOB_KIND_TRAIN,
@@ -56,81 +54,20 @@ _STAGES: Final = {
     Stage.PUBLISHING: pb.JOB_STAGE_PUBLISHING,
     Stage.PROMOTING: pb.JOB_STAGE_PROMOTING,
 }
-_RECIPES: Final[dict[pb.Recipe.ValueType, TrainingRecipe]] = {
-    pb.RECIPE_UNSPECIFIED: TrainingRecipe.COSINE,
-    pb.RECIPE_COSINE: TrainingRecipe.COSINE,
-    pb.RECIPE_HADSELL: TrainingRecipe.HADSELL,
+_FIGURES: Final = (
+    "accuracy",
+    "precision",
+    "recall",
+    "best_accuracy",
+    "best_threshold",
+    "auc",
+    "eer",
+    "mean_magnitude",
+)
+_SUSPECT_REASONS: Final = {
+    Suspicion.UNLIKELY: pb.SUSPECT_REASON_UNLIKELY,
+    Suspicion.CONTRADICTION: pb.SUSPECT_REASON_CONTRADICTION,
 }
-_ORDERS: Final[dict[pb.ChannelOrder.ValueType, ChannelOrder]] = {
-    pb.CHANNEL_ORDER_UNSPECIFIED: "bgr",
-    pb.CHANNEL_ORDER_BGR: "bgr",
-    pb.CHANNEL_ORDER_RGB: "rgb",
-}
-
-
-def read_job_id(job_id: str) -> UUID:
-    """Unpack a job's id.
-
-    Raises:
-        InvalidInput: If it cannot be one.
-    """
-    try:
-        return UUID(job_id)
-    except ValueError as error:
-        raise InvalidInput("job_id", f"{job_id!r} is no job's id, which is a UUID") from error
-
-
-def read_options(options: pb.TrainingOptions) -> TrainOptions:
-    """Unpack training options; their ranges are looked at later.
-
-    Raises:
-        InvalidInput: If the recipe is a number this contract does not have.
-    """
-    recipe = _RECIPES.get(options.recipe)
-    if recipe is None:
-        raise InvalidInput("options.recipe", f"is {options.recipe}, which is not a Recipe")
-    given = {field.name: value for field, value in options.ListFields()} | {"recipe": recipe}
-    given.pop("parent_version", None)
-    return TrainOptions.model_validate(given)
-
-
-def read_channel_order(number: pb.ChannelOrder.ValueType) -> ChannelOrder:
-    """Unpack a channel order.
-
-    Raises:
-        InvalidInput: If it is a number this contract does not have.
-    """
-    order = _ORDERS.get(number)
-    if order is None:
-        raise InvalidInput("options.channel_order", f"is {number}, which is not a ChannelOrder")
-    return order
-
-
-def read_expected_generation(request: pb.PromoteModelRequest | pb.RollbackRequest) -> int | None:
-    """Unpack the generation that must serve; None when any may."""
-    return request.expected_generation if request.HasField("expected_generation") else None
-
-
-async def read_upload(
-    requests: AsyncIterator[pb.ImportModelRequest],
-) -> tuple[pb.ImportOptions, AsyncIterator[bytes]]:
-    """Split an upload into its options and the file.
-
-    Raises:
-        InvalidInput: If the options do not come first, or a text in them breaks its rule.
-    """
-    first = await anext(requests, None)
-    if first is None or first.WhichOneof("part") != "options":
-        raise InvalidInput("options", "is missing; it must be the first message of the upload")
-    check_texts(first)
-    return first.options, _chunks(requests)
-
-
-async def _chunks(requests: AsyncIterator[pb.ImportModelRequest]) -> AsyncIterator[bytes]:
-    async for request in requests:
-        if request.WhichOneof("part") != "chunk":
-            raise InvalidInput("chunk", "is missing; all messages but the first carry one")
-        yield request.chunk
 
 
 def pack_job(job: Job) -> pb.Job:
@@ -164,8 +101,8 @@ def pack_event(event: JobEvent) -> pb.WatchJobResponse:
     )
 
 
-def pack_version(version: Version, serving: Serving | None) -> pb.ModelVersion:
-    """Pack a model version, given what serves."""
+def pack_version(version: ModelVersion, serving: ServingDecision | None) -> pb.ModelVersion:
+    """Pack a model version, and whether it serves."""
     manifest = version.manifest
     return pb.ModelVersion(
         model_version=manifest.model_version,
@@ -183,7 +120,7 @@ def pack_version(version: Version, serving: Serving | None) -> pb.ModelVersion:
 
 
 def pack_rollout(rollout: Rollout) -> pb.GetRolloutResponse:
-    """Pack which embedders serve what."""
+    """Pack a rollout."""
     serving = rollout.serving
     return pb.GetRolloutResponse(
         model_version=serving.model_version if serving else "",
@@ -200,19 +137,19 @@ def _pack_replica(replica: Replica) -> pb.Replica:
         model_version=replica.model_version,
         generation=replica.generation,
         swap_error=replica.swap_error,
-        shadow=_pack_shadow(report_of(replica)),
+        shadow=_pack_shadow(replica_shadow(replica)),
     )
 
 
-def _pack_shadow(report: ShadowReport | None) -> pb.ShadowReport | None:
-    if report is None:
+def _pack_shadow(summary: ShadowSummary | None) -> pb.ShadowReport | None:
+    if summary is None:
         return None
     return pb.ShadowReport(
-        model_version=report.model_version,
-        pairs=report.pairs,
-        agreement=report.agreement,
-        similarity_shift=report.similarity_shift,
-        error=report.error,
+        model_version=summary.model_version,
+        pairs=summary.pairs,
+        agreement=summary.agreement,
+        similarity_shift=summary.similarity_shift,
+        error=summary.error,
     )
 
 
@@ -232,21 +169,8 @@ def _pack_gate(gate: GateVerdict) -> pb.GateVerdict:
     )
 
 
-CHUNK_BYTES: Final = 2**20
-_VALUES: Final = (
-    "accuracy",
-    "precision",
-    "recall",
-    "best_accuracy",
-    "best_threshold",
-    "auc",
-    "eer",
-    "mean_magnitude",
-)
-
-
 def pack_evaluation(stored: StoredEvaluation) -> pb.Evaluation:
-    """Pack a result."""
+    """Pack an evaluation."""
     result = stored.result
     return pb.Evaluation(
         job_id=str(stored.job_id),
@@ -260,7 +184,7 @@ def pack_evaluation(stored: StoredEvaluation) -> pb.Evaluation:
 
 
 def _pack_figures(evaluation: Evaluation) -> pb.Figures:
-    values = {name: getattr(evaluation, name) for name in _VALUES}
+    values = {name: getattr(evaluation, name) for name in _FIGURES}
     values |= {f"tar_at_far.{far}": tar for far, tar in evaluation.tar_at_far.items()}
     return pb.Figures(
         images=evaluation.images,
@@ -292,19 +216,14 @@ def _pack_intervals(intervals: Mapping[str, Interval | Difference]) -> dict[str,
     return {name: pb.Interval(low=each.low, high=each.high) for name, each in intervals.items()}
 
 
-_REASONS: Final = {
-    Suspicion.UNLIKELY: pb.SUSPECT_REASON_UNLIKELY,
-    Suspicion.CONTRADICTION: pb.SUSPECT_REASON_CONTRADICTION,
-}
-
-
 def pack_report(job_id: UUID, report: LabelReport, page: Page) -> pb.ListSuspectsResponse:
-    """Pack a page of a report.
+    """Pack a page of a label report; annotators are on the first page only.
 
     Args:
-        job_id: The training's.
-        report: What it found.
-        page: Which part of it; the suspects are counted backwards, the surest being the last.
+        job_id: The training.
+        report: Its report.
+        page: Part of the report. Suspects are numbered backwards, so the most suspect one has the
+            highest number.
     """
     total = len(report.suspects)
     left = total if page.before is None else min(page.before, total)
@@ -313,21 +232,20 @@ def pack_report(job_id: UUID, report: LabelReport, page: Page) -> pb.ListSuspect
     return pb.ListSuspectsResponse(
         job_id=str(job_id),
         suspects=map(_pack_suspect, report.suspects[start:end]),
-        annotators=[]
-        if start
-        else [
-            pb.AnnotatorReliability(
-                annotator=one.annotator,
-                votes=one.votes,
-                genuine_right=one.sensitivity,
-                impostor_right=one.specificity,
-            )
-            for one in report.annotators
-        ],
+        annotators=map(_pack_annotator, report.annotators if start == 0 else ()),
         pairs=report.pairs,
         wrong_share=report.wrong_share,
         treated=report.treated,
         next_page_token=str(total - end) if end < total else "",
+    )
+
+
+def _pack_annotator(annotator: AnnotatorReliability) -> pb.AnnotatorReliability:
+    return pb.AnnotatorReliability(
+        annotator=annotator.annotator,
+        votes=annotator.votes,
+        genuine_right=annotator.sensitivity,
+        impostor_right=annotator.specificity,
     )
 
 
@@ -337,6 +255,6 @@ def _pack_suspect(suspect: Suspect) -> pb.Suspect:
         sha256_b=suspect.sha256_b,
         same=suspect.same,
         wrong_probability=suspect.wrong_probability,
-        reason=_REASONS[suspect.reason],
+        reason=_SUSPECT_REASONS[suspect.reason],
         annotators=suspect.annotators,
     )

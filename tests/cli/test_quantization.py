@@ -1,9 +1,8 @@
-"""Promises of ``magface models quantize``."""
+"""Tests of ``magface models quantize``."""
 
 import pytest
 
-from tests.cli.conftest import Magface
-from tests.cli.test_commands import Ask
+from tests.cli.conftest import Ask, Magface
 
 pytestmark = pytest.mark.slow
 
@@ -16,22 +15,22 @@ def test_a_quantized_version_is_judged_shown_and_promoted(
     assert (answer["job"]["kind"], answer["job"]["state"]) == ("quantize", "succeeded")
     assert answer["job"]["gate"]["passed"], answer["job"]
     assert "until it is promoted" in answer["job"]["message"]
-    made = answer["model_version"]
-    (shown,) = [m for m in ask("models", "list")["models"] if m["model_version"] == made]
+    version = answer["model_version"]
+    (shown,) = [m for m in ask("models", "list")["models"] if m["model_version"] == version]
     assert (shown["parent_version"], shown["serving"]) == (serving["model_version"], False)
     assert shown["gate"] == answer["job"]["gate"]
 
     full = ask("verify", *pictures[:2])
-    promoted = ask("models", "promote", made, "--reason", "faster", "--wait")
+    promoted = ask("models", "promote", version, "--reason", "faster", "--wait")
     try:
-        assert [replica["model_version"] for replica in promoted["replicas"]] == [made]
+        assert [replica["model_version"] for replica in promoted["replicas"]] == [version]
         quantized = ask("verify", *pictures[:2])
-        assert quantized["model_version"] == made
+        assert quantized["model_version"] == version
         assert quantized["similarity"] == pytest.approx(full["similarity"], abs=0.05)
         assert quantized["similarity"] != full["similarity"]
     finally:
         ask("models", "rollback", "--reason", "tried", "--wait")
 
-    again = magface("models", "quantize", made, "--dir", stack.folder)
+    again = magface("models", "quantize", version, "--dir", stack.folder)
     assert again.exit_code == 1
-    assert f"{made} is quantized already" in again.stderr
+    assert f"{version} is already quantized" in again.stderr
