@@ -41,9 +41,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         self._models = models
         self._swapper = swapper
 
-    async def Embed(  # noqa: N802
-        self, request: pb.EmbedRequest, context: Context
-    ) -> pb.EmbedResponse:
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         faces = [
             face_from_proto(image, f"images[{index}]") for index, image in enumerate(request.images)
         ]
@@ -53,19 +51,15 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             model_version=embedded.model_version,
         )
 
-    async def EmbedStream(  # noqa: N802
-        self,
-        request_iterator: AsyncIterator[pb.EmbedStreamRequest],
-        context: Context,  # noqa: ARG002
+    async def EmbedStream(
+        self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: Context
     ) -> AsyncIterator[pb.EmbedStreamResponse]:
         faces = (_unpack_streamed(request) async for request in request_iterator)
         async with aclosing(self._open_stream().results(faces)) as results:
             async for result in results:
                 yield _pack_streamed(result)
 
-    async def Verify(  # noqa: N802
-        self, request: pb.VerifyRequest, context: Context
-    ) -> pb.VerifyResponse:
+    async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
         a, b = _unpack_side(request.a, "a"), _unpack_side(request.b, "b")
         verdict = await self._embedder.verify(a, b, _deadline(context), request.model_version)
         return pb.VerifyResponse(
@@ -77,11 +71,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             face_b=_pack_face(verdict.face_b) if verdict.face_b else None,
         )
 
-    async def GetModel(  # noqa: N802
-        self,
-        request: pb.GetModelRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
-    ) -> pb.GetModelResponse:
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         stats = self._shadow.stats
         response = pb.GetModelResponse(
             pending_version=self._swapper.pending_version,

@@ -28,30 +28,24 @@ class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         super().__init__()
         self.erasure: Deferred[ErasureBackend] = Deferred("the service")
 
-    async def DeleteImage(  # noqa: N802
-        self,
-        request: pb.DeleteImageRequest,
-        context: Context,  # noqa: ARG002
+    async def DeleteImage(
+        self, request: pb.DeleteImageRequest, context: Context
     ) -> pb.DeleteImageResponse:
         erasure = await self.erasure().eraser.erase_image(
             request.sha256.lower(), request.requested_by, request.request_id
         )
         return pb.DeleteImageResponse(erasure=_pack_erasure(erasure))
 
-    async def DeleteSubject(  # noqa: N802
-        self,
-        request: pb.DeleteSubjectRequest,
-        context: Context,  # noqa: ARG002
+    async def DeleteSubject(
+        self, request: pb.DeleteSubjectRequest, context: Context
     ) -> pb.DeleteSubjectResponse:
         erasure = await self.erasure().eraser.erase_subject(
             request.subject, request.requested_by, request.request_id
         )
         return pb.DeleteSubjectResponse(erasure=_pack_erasure(erasure))
 
-    async def ListAudit(  # noqa: N802
-        self,
-        request: pb.ListAuditRequest,
-        context: Context,  # noqa: ARG002
+    async def ListAudit(
+        self, request: pb.ListAuditRequest, context: Context
     ) -> pb.ListAuditResponse:
         entries, token = await self.erasure().audit.list_entries(
             request.page_size, request.page_token

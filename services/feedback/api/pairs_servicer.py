@@ -43,10 +43,8 @@ class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         super().__init__()
         self.pairs: Deferred[PairsBackend] = Deferred("the service")
 
-    async def ImportImages(  # noqa: N802
-        self,
-        request_iterator: AsyncIterator[pb.ImportImagesRequest],
-        context: Context,  # noqa: ARG002
+    async def ImportImages(
+        self, request_iterator: AsyncIterator[pb.ImportImagesRequest], context: Context
     ) -> pb.ImportImagesResponse:
         result = await self.pairs().importer.import_images(_pool_images(request_iterator))
         return pb.ImportImagesResponse(
@@ -59,10 +57,8 @@ class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
             ],
         )
 
-    async def NextPairs(  # noqa: N802
-        self,
-        request: pb.NextPairsRequest,
-        context: Context,
+    async def NextPairs(
+        self, request: pb.NextPairsRequest, context: Context
     ) -> pb.NextPairsResponse:
         if request.strategy not in _STRATEGIES:
             raise InvalidInput("strategy", f"is {request.strategy}, which is not a Strategy")
@@ -85,10 +81,8 @@ class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
             note=leased.note,
         )
 
-    async def ListAnnotators(  # noqa: N802
-        self,
-        request: pb.ListAnnotatorsRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
+    async def ListAnnotators(
+        self, request: pb.ListAnnotatorsRequest, context: Context
     ) -> pb.ListAnnotatorsResponse:
         records = await self.pairs().annotators.list_records()
         return pb.ListAnnotatorsResponse(annotators=map(_pack_record, records))

@@ -39,17 +39,13 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         self._stream_labels = stream_labels
         self.labels: Deferred[LabelService] = Deferred("the service")
 
-    async def SubmitFeedback(  # noqa: N802
-        self,
-        request: pb.SubmitFeedbackRequest,
-        context: Context,  # noqa: ARG002
+    async def SubmitFeedback(
+        self, request: pb.SubmitFeedbackRequest, context: Context
     ) -> pb.SubmitFeedbackResponse:
         return await self._submit(request)
 
-    async def SubmitFeedbackStream(  # noqa: N802
-        self,
-        request_iterator: AsyncIterator[pb.SubmitFeedbackStreamRequest],
-        context: Context,  # noqa: ARG002
+    async def SubmitFeedbackStream(
+        self, request_iterator: AsyncIterator[pb.SubmitFeedbackStreamRequest], context: Context
     ) -> AsyncIterator[pb.SubmitFeedbackStreamResponse]:
         answers = responses_as_completed(
             request_iterator, self._submit_streamed, self._stream_labels
@@ -93,10 +89,8 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
             created=result.created,
         )
 
-    async def ListPairs(  # noqa: N802
-        self,
-        request: pb.ListPairsRequest,
-        context: Context,  # noqa: ARG002
+    async def ListPairs(
+        self, request: pb.ListPairsRequest, context: Context
     ) -> pb.ListPairsResponse:
         consensus = _unpack_label("consensus", request.consensus) if request.consensus else None
         pairs, token = await self.labels().list_pairs(
@@ -104,27 +98,17 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         )
         return pb.ListPairsResponse(pairs=map(_pack_pair, pairs), next_page_token=token)
 
-    async def GetImage(  # noqa: N802
-        self,
-        request: pb.GetImageRequest,
-        context: Context,  # noqa: ARG002
-    ) -> pb.GetImageResponse:
+    async def GetImage(self, request: pb.GetImageRequest, context: Context) -> pb.GetImageResponse:
         face, stored_at = await self.labels().get_image(request.sha256.lower())
         return pb.GetImageResponse(image=face_to_proto(face), stored_at=pack_timestamp(stored_at))
 
-    async def ExportPairs(  # noqa: N802
-        self,
-        request: pb.ExportPairsRequest,
-        context: Context,  # noqa: ARG002
+    async def ExportPairs(
+        self, request: pb.ExportPairsRequest, context: Context
     ) -> AsyncIterator[pb.ExportPairsResponse]:
         async for snapshot_id, pairs in self.labels().export(request.snapshot_id):
             yield pb.ExportPairsResponse(snapshot_id=snapshot_id, pairs=map(_pack_exported, pairs))
 
-    async def GetStats(  # noqa: N802
-        self,
-        request: pb.GetStatsRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
-    ) -> pb.GetStatsResponse:
+    async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
         stats = await self.labels().stats()
         return pb.GetStatsResponse(
             images=stats.images,

@@ -40,10 +40,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self._stopping = stopping
         self.trainer: Deferred[Trainer] = Deferred("the trainer")
 
-    async def StartTraining(  # noqa: N802
-        self,
-        request: pb.StartTrainingRequest,
-        context: Context,
+    async def StartTraining(
+        self, request: pb.StartTrainingRequest, context: Context
     ) -> pb.StartTrainingResponse:
         job = await self.trainer().start_training(
             read_options(request.options),
@@ -54,36 +52,24 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         return pb.StartTrainingResponse(job=pack_job(job))
 
-    async def GetJob(  # noqa: N802
-        self,
-        request: pb.GetJobRequest,
-        context: Context,  # noqa: ARG002
-    ) -> pb.GetJobResponse:
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         job = await self.trainer().jobs.get(read_job_id(request.job_id))
         return pb.GetJobResponse(job=pack_job(job))
 
-    async def ListJobs(  # noqa: N802
-        self,
-        request: pb.ListJobsRequest,
-        context: Context,  # noqa: ARG002
-    ) -> pb.ListJobsResponse:
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         page = read_page(request.page_size, request.page_token)
         jobs, token = page.cut(await self.trainer().jobs.list(page.limit, page.before))
         return pb.ListJobsResponse(jobs=map(pack_job, jobs), next_page_token=token)
 
-    async def WatchJob(  # noqa: N802
-        self,
-        request: pb.WatchJobRequest,
-        context: Context,  # noqa: ARG002
+    async def WatchJob(
+        self, request: pb.WatchJobRequest, context: Context
     ) -> AsyncIterator[pb.WatchJobResponse]:
         job_id = read_job_id(request.job_id)
         async for event in self.trainer().jobs.watch(job_id, self._stopping):
             yield pack_event(event)
 
-    async def CancelJob(  # noqa: N802
-        self,
-        request: pb.CancelJobRequest,
-        context: Context,
+    async def CancelJob(
+        self, request: pb.CancelJobRequest, context: Context
     ) -> pb.CancelJobResponse:
         job = await self.trainer().jobs.cancel(
             read_job_id(request.job_id),
@@ -92,10 +78,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         return pb.CancelJobResponse(job=pack_job(job))
 
-    async def ListModels(  # noqa: N802
-        self,
-        request: pb.ListModelsRequest,
-        context: Context,  # noqa: ARG002
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         page = read_page(request.page_size, request.page_token)
         versions, token = page.cut(await self.trainer().versions.list(page.limit, page.before))
@@ -106,10 +90,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             serving_generation=serving.generation if serving else 0,
         )
 
-    async def ImportModel(  # noqa: N802
-        self,
-        request_iterator: AsyncIterator[pb.ImportModelRequest],
-        context: Context,
+    async def ImportModel(
+        self, request_iterator: AsyncIterator[pb.ImportModelRequest], context: Context
     ) -> pb.ImportModelResponse:
         options, chunks = await read_upload(request_iterator)
         job = await self.trainer().import_model(
@@ -121,10 +103,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         return pb.ImportModelResponse(job=pack_job(job))
 
-    async def PromoteModel(  # noqa: N802
-        self,
-        request: pb.PromoteModelRequest,
-        context: Context,
+    async def PromoteModel(
+        self, request: pb.PromoteModelRequest, context: Context
     ) -> pb.PromoteModelResponse:
         serving = await self.trainer().promote(
             request.model_version,
@@ -138,11 +118,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             model_version=serving.model_version, serving_generation=serving.generation
         )
 
-    async def Rollback(  # noqa: N802
-        self,
-        request: pb.RollbackRequest,
-        context: Context,
-    ) -> pb.RollbackResponse:
+    async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.RollbackResponse:
         serving = await self.trainer().rollback(
             requested_by=request.requested_by,
             reason=request.reason,
@@ -153,17 +129,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             model_version=serving.model_version, serving_generation=serving.generation
         )
 
-    async def GetRollout(  # noqa: N802
-        self,
-        request: pb.GetRolloutRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
+    async def GetRollout(
+        self, request: pb.GetRolloutRequest, context: Context
     ) -> pb.GetRolloutResponse:
         return pack_rollout(await self.trainer().rollout())
 
-    async def ShadowModel(  # noqa: N802
-        self,
-        request: pb.ShadowModelRequest,
-        context: Context,
+    async def ShadowModel(
+        self, request: pb.ShadowModelRequest, context: Context
     ) -> pb.ShadowModelResponse:
         await self.trainer().shadow(
             request.model_version,
@@ -172,10 +144,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         return pb.ShadowModelResponse(model_version=request.model_version)
 
-    async def EvaluateModel(  # noqa: N802
-        self,
-        request: pb.EvaluateModelRequest,
-        context: Context,
+    async def EvaluateModel(
+        self, request: pb.EvaluateModelRequest, context: Context
     ) -> pb.EvaluateModelResponse:
         job = await self.trainer().evaluate_model(
             request.model_version,
@@ -186,10 +156,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         return pb.EvaluateModelResponse(job=pack_job(job))
 
-    async def QuantizeModel(  # noqa: N802
-        self,
-        request: pb.QuantizeModelRequest,
-        context: Context,
+    async def QuantizeModel(
+        self, request: pb.QuantizeModelRequest, context: Context
     ) -> pb.QuantizeModelResponse:
         job = await self.trainer().quantize_model(
             request.model_version,
@@ -198,10 +166,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         return pb.QuantizeModelResponse(job=pack_job(job))
 
-    async def ListEvaluations(  # noqa: N802
-        self,
-        request: pb.ListEvaluationsRequest,
-        context: Context,  # noqa: ARG002
+    async def ListEvaluations(
+        self, request: pb.ListEvaluationsRequest, context: Context
     ) -> pb.ListEvaluationsResponse:
         page = read_page(request.page_size, request.page_token)
         found = await self.trainer().evaluations.list(
@@ -212,19 +178,15 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             evaluations=map(pack_evaluation, evaluations), next_page_token=token
         )
 
-    async def GetEvaluationReport(  # noqa: N802
-        self,
-        request: pb.GetEvaluationReportRequest,
-        context: Context,  # noqa: ARG002
+    async def GetEvaluationReport(
+        self, request: pb.GetEvaluationReportRequest, context: Context
     ) -> AsyncIterator[pb.GetEvaluationReportResponse]:
         report = await self.trainer().evaluations.report(read_job_id(request.job_id))
         for start in range(0, len(report), CHUNK_BYTES):
             yield pb.GetEvaluationReportResponse(chunk=report[start : start + CHUNK_BYTES])
 
-    async def ListSuspects(  # noqa: N802
-        self,
-        request: pb.ListSuspectsRequest,
-        context: Context,  # noqa: ARG002
+    async def ListSuspects(
+        self, request: pb.ListSuspectsRequest, context: Context
     ) -> pb.ListSuspectsResponse:
         page = read_page(request.page_size, request.page_token)
         requested = read_job_id(request.job_id) if request.job_id else None

@@ -15,7 +15,7 @@ class HealthServicer(aio.HealthServicer):  # type: ignore[misc]
         super().__init__()
         self._watches: set[asyncio.Task[None]] = set()
 
-    async def Watch(self, request: HealthCheckRequest, context: Context) -> None:  # noqa: N802
+    async def Watch(self, request: HealthCheckRequest, context: Context) -> None:
         watch = asyncio.create_task(super().Watch(request, context))
         self._watches.add(watch)
         try:
