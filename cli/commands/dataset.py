@@ -132,7 +132,7 @@ def render(
     as_json: JsonOption = False,
 ) -> None:
     """Render images of artificial people, 112x112, a folder per identity."""
-    from cli.demo.rendering.renderer import write_people
+    from cli.rendering.renderer import write_people
 
     write_people(folder, people, images, seed)
     result = {"folder": str(folder), "people": people, "images": people * images, "seed": seed}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 
-from cli.demo.rendering.renderer import write_people
+from cli.rendering.renderer import write_people
 from shared.datasets.folder import read_identities
 from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import SampleSize, sample_splits

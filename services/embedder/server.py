@@ -40,6 +40,8 @@ from shared.storage.objects import ObjectStore
 SERVICE_NAME = "magface.v1.EmbedderService"
 # A request to a hanging store must end soon: a new pointer is to serve within two seconds.
 _POINTER_TIMEOUT_S = 1.0
+# With fewer images unanswered, a stream waits for the caller's round trip when batches are small.
+_MIN_STREAM_IMAGES = 64
 
 
 def embedder(settings: EmbedderSettings) -> Build:
@@ -67,7 +69,8 @@ def embedder(settings: EmbedderSettings) -> Build:
         heartbeat = Heartbeat(pointers, models, swapper, shadow)
         faces = FaceEmbedder(models, pipeline, admission, cache, shadow.offer)
         # One batch that is computed and one that waits.
-        open_stream = partial(faces.open_stream, 2 * settings.batch_images, lifecycle.stopping)
+        max_unanswered = max(2 * settings.batch_images, _MIN_STREAM_IMAGES)
+        open_stream = partial(faces.open_stream, max_unanswered, lifecycle.stopping)
         servicer = EmbedderServicer(faces, open_stream, models, swapper, shadow)
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
         pipeline.start()

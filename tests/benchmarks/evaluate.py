@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.commands.evaluation.pair_crops import pair_crops
-from cli.demo.rendering.renderer import write_people
 from cli.images import AlignmentChoice
+from cli.rendering.renderer import write_people
 from shared.datasets.folder import read_identities
 from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import SampleSize, sample_pairs

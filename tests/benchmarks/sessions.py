@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from shared.model.golden import check_golden
 from shared.model.manifest import read_manifest
 from shared.model.sessions.base import Device, Session

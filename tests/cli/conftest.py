@@ -10,8 +10,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from cli.demo.rendering.renderer import write_people
 from cli.main import app
+from cli.rendering.renderer import write_people
 from deploy.local.stack import Stack
 from tests.support.seaweedfs import SeaweedServer
 

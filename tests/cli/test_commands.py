@@ -9,7 +9,7 @@ import pytest
 
 from deploy.local.stack import Stack
 from tests.cli.conftest import Ask, Magface
-from tests.services.feedback.helpers import picture
+from tests.services.feedback.support.helpers import picture
 from tests.support.waiting import wait_until
 
 

@@ -11,9 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from magface.v1 import trainer_pb2
 
 from cli.demo.people import people_of_folder
-from cli.demo.rendering.renderer import write_people
 from cli.demo.stages import correction_times
 from cli.demo.traffic import VerifyAnswer, count_mixed
+from cli.rendering.renderer import write_people
 from shared.errors import InvalidInput
 from shared.evaluation.scores import Scores
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.demo.rendering.renderer import write_people
+from cli.rendering.renderer import write_people
 from deploy.local.stack import Stack
 from shared.datasets.pairs_json import read_pairs_json
 from shared.model.default import DEFAULT_CHECKPOINT

@@ -12,8 +12,8 @@ from cli.images import AlignmentChoice
 from cli.transfer.import_labels import import_pair_set
 from shared.datasets.pair_files import read_pair_file
 from shared.rpc.channel import open_sync_channel
-from tests.services.feedback.helpers import picture
-from tests.services.feedback.parts import running
+from tests.services.feedback.support.helpers import picture
+from tests.services.feedback.support.stack import running_stack
 from tests.support.waiting import wait_until
 
 _PAIRS = 600
@@ -34,7 +34,7 @@ def _pair_file(folder: Path) -> Path:
 def test_an_import_goes_on_where_a_killed_service_left_off(tmp_path: Path) -> None:
     pair_set = read_pair_file(_pair_file(tmp_path))
     with (
-        running(tmp_path / "parts") as parts,
+        running_stack(tmp_path / "parts") as parts,
         open_sync_channel(parts.service.address) as channel,
         ThreadPoolExecutor(1) as pool,
         psycopg.connect(parts.database_url, autocommit=True) as connection,

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from magface.v1 import feedback_pb2, feedback_pb2_grpc
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from deploy.local.endpoints import Endpoints
 from shared.rpc.channel import open_sync_channel
 from shared.rpc.health import is_serving

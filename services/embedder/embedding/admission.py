@@ -44,7 +44,7 @@ class Admission:
         Args:
             images: At least 1.
             size: Bytes of their encoded pictures.
-            seconds_per_image: The engine's speed, for the delay that a refused caller is told.
+            seconds_per_image: The engine's speed, for the retry delay of a refused call.
 
         Raises:
             Overloaded: If there is no room beside what is in flight. An empty server admits any
@@ -68,7 +68,8 @@ class Admission:
     async def admit_in_turn(self, size: int) -> AsyncIterator[None]:
         """Wait until one image is admitted, first come, first served.
 
-        Images that wait get half of the server; the other half is left to calls, which do not.
+        Images that wait get at most half of the server, so that calls, which do not wait, find
+        room.
 
         Args:
             size: Bytes of the encoded picture.

@@ -9,7 +9,7 @@ from services.embedder.embedding.cache import CacheKey, EmbeddingCache, cache_ke
 from services.embedder.embedding.stream import FaceStream
 from services.embedder.embedding.verification import Side, Verdict, compare, stored_vectors
 from services.embedder.inference.pipeline import Pipeline
-from services.embedder.inference.requests import EmbeddedFace, EmbeddedFaces, NamedFace
+from services.embedder.inference.requests import EmbeddedFace, EmbedResult, NamedFace
 from services.embedder.inference.small_pictures import are_small, encoded_bytes
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.settings import MAX_IMAGES_PER_CALL
@@ -45,7 +45,7 @@ class FaceEmbedder:
 
     async def embed(
         self, faces: Sequence[FaceImage], deadline: float, model_version: str = ""
-    ) -> EmbeddedFaces:
+    ) -> EmbedResult:
         """Embed 1..64 faces with one model version.
 
         Args:
@@ -65,7 +65,7 @@ class FaceEmbedder:
             )
         model = self._models.resolve(model_version)
         named = [(f"images[{index}]", face) for index, face in enumerate(faces)]
-        return EmbeddedFaces(await self._embed(model, named, deadline), model.version)
+        return EmbedResult(await self._embed(model, named, deadline), model.version)
 
     async def verify(self, a: Side, b: Side, deadline: float, model_version: str = "") -> Verdict:
         """Compare two faces under one model version; the order does not matter.
@@ -109,11 +109,11 @@ class FaceEmbedder:
             self._admission.admit_in_turn, self._embed_admitted, max_unanswered, stopping
         )
 
-    async def _embed_admitted(self, face: FaceImage, model_version: str) -> EmbeddedFaces:
+    async def _embed_admitted(self, face: FaceImage, model_version: str) -> EmbedResult:
         model = self._models.resolve(model_version)
         named = [("image", face)]
         keys = _keys(model, named) if are_small(named) else await _hash_on_thread(model, named)
-        return EmbeddedFaces(await self._get_or_compute(model, named, keys, inf), model.version)
+        return EmbedResult(await self._get_or_compute(model, named, keys, inf), model.version)
 
     async def _embed(
         self, model: LoadedModel, named: Sequence[NamedFace], deadline: float

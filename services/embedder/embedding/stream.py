@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.embedder.inference.requests import EmbeddedFace, EmbeddedFaces
+from services.embedder.inference.requests import EmbeddedFace, EmbedResult
 from shared.errors import MagFaceError, Unavailable
 from shared.model.image.face import FaceImage
 from shared.rpc.streams import ReadNext, responses_as_completed
@@ -43,7 +43,7 @@ class StreamedResult:
 
 
 Admit: TypeAlias = Callable[[int], AbstractAsyncContextManager[None]]
-EmbedOne: TypeAlias = Callable[[FaceImage, str], Awaitable[EmbeddedFaces]]
+EmbedOne: TypeAlias = Callable[[FaceImage, str], Awaitable[EmbedResult]]
 
 
 class FaceStream:

@@ -34,7 +34,7 @@ class EmbeddedFace:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddedFaces:
+class EmbedResult:
     """Faces of one call, in its order, all of one model version."""
 
     faces: Sequence[EmbeddedFace]

@@ -47,7 +47,7 @@ class Heartbeat:
         """Write heartbeats until cancelled, then remove the record.
 
         Args:
-            interval_s: Seconds between two looks for a change.
+            interval_s: Seconds between two checks for a change.
         """
         try:
             await repeat("heartbeat", self._write_if_due, interval_s)

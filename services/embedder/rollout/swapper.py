@@ -201,8 +201,8 @@ class Swapper:
         before = self._failures.get(version)
         attempts = before.attempts + 1 if before else 1
         delay = backoff_s(attempts, first_s=_FIRST_RETRY_S, last_s=_LAST_RETRY_S)
-        # With the store unreachable it is tried at every step: a swap may take only two seconds
-        # once the store is back.
+        # While the store is unreachable, loading is retried at every step: once it is back, a swap
+        # must not take more than two seconds.
         retry_at = 0.0 if isinstance(error, Unavailable) else time.monotonic() + delay
         reason = f"{type(error).__name__}: {error}"
         self._failures[version] = _LoadFailure(reason, attempts, retry_at)

@@ -3,16 +3,18 @@
 from typing import Final
 
 import numpy as np
-
-from services.feedback.selection.arrays import FloatArray, IndexArray
+from numpy.typing import NDArray
 
 # Keeps a chain of lookalikes from joining half of the pool.
 _LARGEST_CLUSTER: Final = 50
 
 
 def cluster(
-    images: int, links: IndexArray, similarity: FloatArray, persons: IndexArray | None = None
-) -> IndexArray:
+    images: int,
+    links: NDArray[np.int64],
+    similarity: NDArray[np.float64],
+    persons: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
     """Assign a cluster number to each of N images, by single linkage: int64 [N].
 
     Args:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.feedback.pool.calibration import Calibration
-from services.feedback.selection.arrays import FloatArray
 
 # Prior of the weights of offset, CSLS in standard deviations, and log odds by the curve: mean
 # and standard deviation. The mean fits rendered and real people.
@@ -40,9 +39,11 @@ class MatchProbability:
     calibration: Calibration
     centre: float
     spread: float
-    weights: FloatArray
+    weights: NDArray[np.float64]
 
-    def probability(self, similarity: FloatArray, csls: FloatArray) -> FloatArray:
+    def probability(
+        self, similarity: NDArray[np.float64], csls: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """Probability of L links to be genuine: float [L].
 
         Args:
@@ -52,7 +53,7 @@ class MatchProbability:
         return _logistic(self._features(similarity, csls) @ self.weights)
 
     def fit(
-        self, similarity: FloatArray, csls: FloatArray, same: NDArray[np.bool_]
+        self, similarity: NDArray[np.float64], csls: NDArray[np.float64], same: NDArray[np.bool_]
     ) -> "MatchProbability":
         """Fit the weights to labelled pairs, by maximum a posteriori with Newton's method.
 
@@ -64,7 +65,7 @@ class MatchProbability:
         features = self._features(similarity, csls)
         signs = np.where(same, 1.0, -1.0)
 
-        def loss(weights: FloatArray) -> float:
+        def loss(weights: NDArray[np.float64]) -> float:
             misfit = np.logaddexp(0, -signs * (features @ weights)).sum()
             return float(misfit + ((weights - _PRIOR_MEAN) ** 2 / _PRIOR_SPREAD**2).sum() / 2)
 
@@ -84,13 +85,17 @@ class MatchProbability:
             weights = weights + step
         return MatchProbability(self.calibration, self.centre, self.spread, weights)
 
-    def _features(self, similarity: FloatArray, csls: FloatArray) -> FloatArray:
+    def _features(
+        self, similarity: NDArray[np.float64], csls: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         scaled = (csls - self.centre) / self.spread
         log_odds = self.calibration.log_odds(similarity)
         return np.column_stack((np.ones(len(scaled)), scaled, log_odds))
 
 
-def prior_match_probability(calibration: Calibration, csls: FloatArray) -> MatchProbability:
+def prior_match_probability(
+    calibration: Calibration, csls: NDArray[np.float64]
+) -> MatchProbability:
     """Make the model without labels, by the prior that other pools gave.
 
     Args:
@@ -103,6 +108,6 @@ def prior_match_probability(calibration: Calibration, csls: FloatArray) -> Match
     return MatchProbability(calibration, float(csls.mean()), spread, _PRIOR_MEAN)
 
 
-def _logistic(log_odds: FloatArray) -> FloatArray:
+def _logistic(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
     # This form cannot overflow.
     return np.asarray((1 + np.tanh(log_odds / 2)) / 2)

@@ -6,11 +6,11 @@ from functools import partial
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.feedback.pool import queries as pool_queries
 from services.feedback.pool.index_versions import IndexVersion
 from services.feedback.selection import queries
-from services.feedback.selection.arrays import FloatArray, IndexArray
 from services.feedback.selection.match_probability import (
     MatchProbability,
     prior_match_probability,
@@ -117,14 +117,14 @@ class PoolSampler:
             persons=await self._persons(hashes),
         )
 
-    async def _persons(self, hashes: list[bytes]) -> IndexArray:
+    async def _persons(self, hashes: list[bytes]) -> NDArray[np.int64]:
         """Number the persons that the images show: int64 [N], -1 if unknown."""
         subjects: dict[bytes, str] = dict(await self._fetch(queries.SUBJECTS, {"hashes": hashes}))
         numbers = {subject: number for number, subject in enumerate(sorted(set(subjects.values())))}
         return np.array([numbers.get(subjects.get(sha256, ""), -1) for sha256 in hashes], np.int64)
 
     async def _fitted(
-        self, version: IndexVersion, csls: FloatArray, near: Neighbours
+        self, version: IndexVersion, csls: NDArray[np.float64], near: Neighbours
     ) -> MatchProbability:
         """Fit the match probability of a version to the latest labels of the whole pool."""
         prior = prior_match_probability(version.calibration, csls)
@@ -142,8 +142,8 @@ class PoolSampler:
         return prior.fit(similarity, similarity - means, same)
 
     async def _probability_by(
-        self, other: IndexVersion, hashes: list[bytes], links: IndexArray
-    ) -> FloatArray:
+        self, other: IndexVersion, hashes: list[bytes], links: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         """Probability of links by another version: float [L]; an unembedded link is unlikely."""
         near = await self._neighbours(other, hashes)
         means = _neighbour_means(hashes, near)
@@ -172,7 +172,7 @@ class PoolSampler:
         return {(numbers[a], numbers[b]) for a, b in rows if b in numbers}
 
 
-def _neighbour_means(hashes: Iterable[bytes], near: Neighbours) -> FloatArray:
+def _neighbour_means(hashes: Iterable[bytes], near: Neighbours) -> NDArray[np.float64]:
     """Mean similarity of images to their neighbours: float [N]; 0 for an image without any."""
     return np.array(
         [

@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.feedback.selection.arrays import FloatArray, IndexArray
 from services.feedback.selection.identity_clusters import cluster
 from services.feedback.selection.match_probability import MatchProbability
 
@@ -67,14 +66,14 @@ class PoolView:
             version; None without another version.
     """
 
-    quality: FloatArray
-    neighbour_mean: FloatArray
-    links: IndexArray
-    similarity: FloatArray
-    persons: IndexArray | None = None
-    other_probability: FloatArray | None = None
+    quality: NDArray[np.float64]
+    neighbour_mean: NDArray[np.float64]
+    links: NDArray[np.int64]
+    similarity: NDArray[np.float64]
+    persons: NDArray[np.int64] | None = None
+    other_probability: NDArray[np.float64] | None = None
 
-    def csls(self) -> FloatArray:
+    def csls(self) -> NDArray[np.float64]:
         """Similarity of each link less the mean similarity of its images to their neighbours.
 
         Half of the CSLS of Conneau et al. 2018; see `match_probability`.
@@ -94,11 +93,11 @@ class Choice:
         scores: float [P].
     """
 
-    pairs: IndexArray
-    scores: FloatArray
+    pairs: NDArray[np.int64]
+    scores: NDArray[np.float64]
 
 
-def scores(view: PoolView, model: MatchProbability, strategy: Strategy) -> FloatArray:
+def scores(view: PoolView, model: MatchProbability, strategy: Strategy) -> NDArray[np.float64]:
     """Score each link by a strategy: float [L], 0..1; links with 0 are not to be labelled."""
     probability = model.probability(view.similarity, view.csls())
     uncertainty = 1 - np.abs(2 * probability - 1)
@@ -174,7 +173,7 @@ class _PairCounter:
         caps: Limits of `try_count`; None to only keep pairs distinct.
     """
 
-    def __init__(self, persons: IndexArray, caps: Caps | None) -> None:
+    def __init__(self, persons: NDArray[np.int64], caps: Caps | None) -> None:
         self._persons = persons
         self._caps = caps
         self._pairs: set[Pair] = set()
@@ -203,19 +202,19 @@ class _PairCounter:
         )
 
 
-def _pair(link: IndexArray) -> Pair:
+def _pair(link: NDArray[np.int64]) -> Pair:
     first, second = sorted(link.tolist())
     return first, second
 
 
-def _quality_weight(view: PoolView) -> FloatArray:
+def _quality_weight(view: PoolView) -> NDArray[np.float64]:
     """Reduce the score of links whose worse image ranks low, which are unclear for that alone."""
     worse = np.minimum(view.quality[view.links[:, 0]], view.quality[view.links[:, 1]])
     rank = np.searchsorted(np.sort(worse), worse, side="right") / max(len(worse), 1)
     return np.asarray(_LOWEST_WEIGHT + (1 - _LOWEST_WEIGHT) * np.minimum(rank / _WORST_SHARE, 1.0))
 
 
-def _closest(anchors: IndexArray, distance: FloatArray) -> NDArray[np.bool_]:
+def _closest(anchors: NDArray[np.int64], distance: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Mark, for each image, its link of the smallest distance on either side of 0."""
     marked = np.zeros(len(distance), bool)
     for side in (distance >= 0, distance < 0):
@@ -227,6 +226,6 @@ def _closest(anchors: IndexArray, distance: FloatArray) -> NDArray[np.bool_]:
     return marked
 
 
-def _guess_persons(view: PoolView, model: MatchProbability) -> IndexArray:
+def _guess_persons(view: PoolView, model: MatchProbability) -> NDArray[np.int64]:
     same = model.probability(view.similarity, view.csls()) >= _SAME_PERSON
     return cluster(len(view.quality), view.links[same], view.similarity[same], view.persons)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from services.trainer.data.label_report import AnnotatorReliability
 from services.trainer.data.labels import LabelledPair, Vote
 
-FloatArray = NDArray[np.float64]
+ScoreArray = NDArray[np.float64]
 
 _MAX_ITERATIONS, _TOLERANCE = 300, 1e-6
 # Probability that a label is correct, at the first iteration.
@@ -37,7 +37,7 @@ class LabelCorrectness:
         annotators: Reliability of the annotators, the least reliable first.
     """
 
-    probability: FloatArray
+    probability: ScoreArray
     annotators: tuple[AnnotatorReliability, ...]
 
     @property
@@ -46,7 +46,7 @@ class LabelCorrectness:
         return float(1 - self.probability.mean())
 
 
-def estimate_correctness(pairs: Sequence[LabelledPair], similarity: FloatArray) -> LabelCorrectness:
+def estimate_correctness(pairs: Sequence[LabelledPair], similarity: ScoreArray) -> LabelCorrectness:
     """Estimate which labels are correct, and how reliable each annotator is.
 
     Args:
@@ -73,12 +73,12 @@ def estimate_correctness(pairs: Sequence[LabelledPair], similarity: FloatArray) 
     return LabelCorrectness(np.where(same, genuine, 1 - genuine), votes.reliability(genuine))
 
 
-def _prior_log_odds(genuine: FloatArray) -> float:
+def _prior_log_odds(genuine: ScoreArray) -> float:
     share = np.clip(genuine.mean(), 1e-3, 1 - 1e-3)
     return float(np.log(share / (1 - share)))
 
 
-def _similarity_log_odds(similarity: FloatArray, genuine: FloatArray) -> FloatArray:
+def _similarity_log_odds(similarity: ScoreArray, genuine: ScoreArray) -> ScoreArray:
     """Log odds [P] that each pair is genuine, by its similarity alone."""
     (mean_g, std_g), (mean_i, std_i) = (
         _fit_normal(similarity, weight) for weight in (genuine, 1 - genuine)
@@ -95,7 +95,7 @@ def _similarity_log_odds(similarity: FloatArray, genuine: FloatArray) -> FloatAr
     return np.asarray((z_i**2 - z_g**2) / 2 + np.log(std_i / std_g))
 
 
-def _fit_normal(values: FloatArray, weight: FloatArray) -> tuple[float, float]:
+def _fit_normal(values: ScoreArray, weight: ScoreArray) -> tuple[float, float]:
     """Return the weighted mean and standard deviation."""
     mean = float(np.average(values, weights=weight))
     variance = float(np.average((values - mean) ** 2, weights=weight))
@@ -138,7 +138,7 @@ class _Votes:
             len(pairs),
         )
 
-    def rates(self, genuine: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def rates(self, genuine: ScoreArray) -> tuple[ScoreArray, ScoreArray]:
         """Return each annotator's sensitivity and specificity.
 
         Args:
@@ -150,14 +150,14 @@ class _Votes:
         )
         return sensitivity, specificity
 
-    def _rate(self, weight: FloatArray, correct: NDArray[np.bool_]) -> FloatArray:
+    def _rate(self, weight: ScoreArray, correct: NDArray[np.bool_]) -> ScoreArray:
         overall = np.clip((weight * correct).sum() / max(weight.sum(), 1e-9), 0.5, _MAX_RATE)
         right = np.bincount(self.annotator, weight * correct, len(self.names))
         asked = np.bincount(self.annotator, weight, len(self.names))
         rate = (right + _PRIOR_VOTES * overall) / (asked + _PRIOR_VOTES)
         return np.asarray(np.clip(rate, _MIN_RATE, _MAX_RATE))
 
-    def log_odds(self, genuine: FloatArray) -> FloatArray:
+    def log_odds(self, genuine: ScoreArray) -> ScoreArray:
         """Log odds [P] that each pair is genuine, by its votes alone."""
         sensitivity, specificity = (rate[self.annotator] for rate in self.rates(genuine))
         if_same = np.log(sensitivity / (1 - specificity))
@@ -165,7 +165,7 @@ class _Votes:
         odds = np.where(self.same, if_same, if_different)
         return np.bincount(self.pair, odds, self.pairs).astype(np.float64)
 
-    def reliability(self, genuine: FloatArray) -> tuple[AnnotatorReliability, ...]:
+    def reliability(self, genuine: ScoreArray) -> tuple[AnnotatorReliability, ...]:
         """Return the reliability of the named annotators, the least reliable first."""
         rates = zip(*self.rates(genuine), strict=True)
         counts = np.bincount(self.annotator, minlength=len(self.names))

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from services.trainer.data.arrays import FeatureArray, IndexArray
 from services.trainer.data.dawid_skene import (
-    FloatArray,
     LabelCorrectness,
+    ScoreArray,
     estimate_correctness,
 )
 from services.trainer.data.label_report import (
@@ -78,7 +78,7 @@ def assess_labels(
     return LabelAssessment(used, _report(images, pairs, used, correctness, treated))
 
 
-def _similarity(features: FeatureArray, links: IndexArray) -> FloatArray:
+def _similarity(features: FeatureArray, links: IndexArray) -> ScoreArray:
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     return pair_similarity(unit, links)
 
@@ -96,7 +96,7 @@ def _weighted(
 
 def _out_of_fold_similarity(
     graph: PairGraph, links: IndexArray, train: TrainOnSubset
-) -> FloatArray:
+) -> ScoreArray:
     """Similarity [P] of each pair under the network that was not trained on its people."""
     first = _first_half(graph)
     by_first, by_second = (

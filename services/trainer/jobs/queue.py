@@ -155,11 +155,11 @@ class JobQueue:
             NotFound: If there is no such job.
             Unavailable: If `stopping` is set before the job ends.
         """
-        seen = 0
+        last_event_id = 0
         while True:
-            for event in await self._events(job_id, after=seen):
+            for event in await self._events(job_id, after=last_event_id):
                 yield event
-                seen = event.event_id
+                last_event_id = event.event_id
                 if event.job.state.ended:
                     return
             with suppress(TimeoutError):

@@ -47,7 +47,7 @@ class BatchSource(Protocol):
 
 
 @dataclass(frozen=True)
-class EmbeddedFaces:
+class FacesWithParent:
     """Crops, and their features under the parent.
 
     Attributes:
@@ -131,7 +131,7 @@ class Finetuner:
         *,
         hyperparameters: Hyperparameters,
         objective: Objective,
-        feedback: EmbeddedFaces,
+        feedback: FacesWithParent,
         batches: BatchSource,
         replay: CropArray | None,
     ) -> None:

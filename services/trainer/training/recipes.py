@@ -16,7 +16,7 @@ from services.trainer.data.pair_graph import PairGraph
 from services.trainer.progress import Progress, Report, Stage
 from services.trainer.training.checkpoint import NoCheckpoints
 from services.trainer.training.features import compute_features
-from services.trainer.training.finetuner import EmbeddedFaces, Finetuner, Hyperparameters
+from services.trainer.training.finetuner import FacesWithParent, Finetuner, Hyperparameters
 from services.trainer.training.losses import (
     CosineObjective,
     HadsellObjective,
@@ -43,7 +43,7 @@ class RecipeFactory:
 
     spec: TrainingSpec
     parent: Manifest
-    feedback: EmbeddedFaces
+    feedback: FacesWithParent
     replay: CropArray | None
     images_at_once: int
 

@@ -39,7 +39,7 @@ from services.trainer.training.distributed import (
     threads_per_process,
 )
 from services.trainer.training.features import compute_features, features_at
-from services.trainer.training.finetuner import EmbeddedFaces, Epoch
+from services.trainer.training.finetuner import Epoch, FacesWithParent
 from services.trainer.training.recipes import RecipeFactory, training_report
 from services.trainer.training.spec import TrainingOutcome, TrainingSpec
 from shared.model.export import export_version
@@ -165,7 +165,7 @@ class _Inputs:
     manifest: Manifest
     network: IResNet
     decoded: DecodedFeedback
-    faces: EmbeddedFaces
+    faces: FacesWithParent
     reference: ReferenceSplit
     reference_features: FeatureArray
 
@@ -194,7 +194,7 @@ def _read_inputs(
     )
     embedding = partial(stage_report, report, Stage.EMBEDDING)
     tick = embedding("embedding the feedback with the parent", _DECODED, _EMBEDDED)
-    faces = EmbeddedFaces(decoded.crops, extract(decoded.crops, tick))
+    faces = FacesWithParent(decoded.crops, extract(decoded.crops, tick))
     split = split_reference(reference, seed)
     tick = embedding("embedding the reference with the parent", _EMBEDDED, _REFERENCE_EMBEDDED)
     features = features_at(partial(extract, tick=tick), split.crops, split.pairs.images)

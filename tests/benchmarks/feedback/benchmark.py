@@ -21,8 +21,8 @@ from deploy.local.s3_nanio import NanioServer
 from tests.benchmarks.feedback.latency import measure_latency
 from tests.benchmarks.feedback.throughput import measure_throughput
 from tests.benchmarks.progress import log
-from tests.services.feedback.filling import fill
-from tests.services.feedback.parts import Parts, running
+from tests.services.feedback.support.bulk_rows import fill
+from tests.services.feedback.support.stack import FeedbackStack, running_stack
 
 _RATIO_TARGET: Final = 0.5
 _P95_TARGET_MS: Final = 50.0
@@ -77,7 +77,7 @@ def _sizes_from_environment() -> Sizes:
 def _measure(stored: int, sizes: Sizes) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(dir="/tmp") as folder,
-        running(Path(folder), NanioServer, _SETTINGS) as parts,
+        running_stack(Path(folder), NanioServer, _SETTINGS) as parts,
     ):
         Path(folder).chmod(0o755)
         _fill(parts, stored)
@@ -89,6 +89,6 @@ def _measure(stored: int, sizes: Sizes) -> dict[str, Any]:
         }
 
 
-def _fill(parts: Parts, stored: int) -> None:
+def _fill(parts: FeedbackStack, stored: int) -> None:
     log(f"inserting {stored} labels")
     fill(parts.database_url, images=stored // 10, pairs=stored // 2, labels=stored)

@@ -13,7 +13,7 @@ from magface.v1 import feedback_pb2_grpc
 
 from shared.rpc.channel import open_channel
 from tests.benchmarks.progress import log
-from tests.services.feedback.parts import Parts
+from tests.services.feedback.support.stack import FeedbackStack
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
@@ -30,7 +30,7 @@ WHERE a <> b ON CONFLICT DO NOTHING
 """
 
 
-async def measure_latency(parts: Parts, stored: int, calls: int) -> dict[str, Any]:
+async def measure_latency(parts: FeedbackStack, stored: int, calls: int) -> dict[str, Any]:
     """Time sequential calls, and an export of all pairs."""
     images = stored // 10
     # Enough for the last annotator to get as many as the first.

@@ -21,8 +21,8 @@ from services.feedback.server import open_label_service
 from shared.rpc.channel import open_channel
 from shared.storage.objects import ObjectStore
 from tests.benchmarks.progress import log
-from tests.services.feedback.helpers import settings_for
-from tests.services.feedback.parts import Parts
+from tests.services.feedback.support.helpers import settings_for
+from tests.services.feedback.support.stack import FeedbackStack
 
 _BATCH: Final = 256
 _LABELS: Final = {Label.SAME: pb.LABEL_SAME, Label.DIFFERENT: pb.LABEL_DIFFERENT}
@@ -70,7 +70,7 @@ _Submit = Callable[[Sequence[_NewLabel]], Awaitable[None]]
 
 
 async def measure_throughput(
-    parts: Parts, stored: int, submitted: int, rounds: int, callers: int
+    parts: FeedbackStack, stored: int, submitted: int, rounds: int, callers: int
 ) -> dict[str, Any]:
     """Measure all alternatives in each round; ratios are to the bare ones of the same round."""
     rng = random.Random(stored)
@@ -111,7 +111,9 @@ def _draw(rng: random.Random, images: Sequence[str], count: int) -> list[_NewLab
 
 
 @asynccontextmanager
-async def _open_alternatives(parts: Parts, callers: int) -> AsyncIterator[dict[str, _Submit]]:
+async def _open_alternatives(
+    parts: FeedbackStack, callers: int
+) -> AsyncIterator[dict[str, _Submit]]:
     settings = settings_for(parts.database_url, parts.objects.settings(), database_timeout_s=30.0)
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(parts.service.address))

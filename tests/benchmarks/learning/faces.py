@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from shared.datasets.folder import read_identities, split_identities
 from shared.errors import PreconditionFailed
 from shared.model.image.face import FaceImage

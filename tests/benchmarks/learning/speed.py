@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from services.trainer.data.reference_faces import ReferenceFaces
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
 from shared.model.network.checkpoint import load_checkpoint

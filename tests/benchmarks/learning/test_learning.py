@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from tests.benchmarks.learning.degradation import degrade
 from tests.benchmarks.learning.faces import PairRows, draw_pairs
 from tests.benchmarks.learning.figures import figures

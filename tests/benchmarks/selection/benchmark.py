@@ -37,7 +37,6 @@ import torch
 from numpy.typing import NDArray
 
 from services.feedback.pool.calibration import Calibration
-from services.feedback.selection.arrays import IndexArray
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.training.features import compute_features
 from shared.errors import MagFaceError
@@ -147,7 +146,7 @@ class _Bench:
             part: compute_features(network, order, _crops(people)) for part, people in split.items()
         }
 
-    def choose(self, row: SelectionRow) -> IndexArray:
+    def choose(self, row: SelectionRow) -> NDArray[np.int64]:
         """Choose pairs of the pool's images: int64 [P, 2]."""
         if row.strategy == "parent":
             return np.zeros((0, 2), np.int64)
@@ -157,7 +156,7 @@ class _Bench:
     @cache  # noqa: B019 - one object a process
     def _choose(
         self, people: str, split: int, strategy: str, seed: int, retrained: bool
-    ) -> IndexArray:
+    ) -> NDArray[np.int64]:
         persons = self._split(people, split)["training"].persons
         rng = np.random.default_rng(seed)
         if strategy == "uniform":
@@ -177,15 +176,15 @@ class _Bench:
         calibration = Calibration(manifest.threshold, manifest.probability)
         return EmbeddedPool(embeddings, manifest.quality(magnitudes), calibration)
 
-    def _retrain(self, people: str, split: int, pairs: IndexArray) -> EmbeddedPool:
+    def _retrain(self, people: str, split: int, pairs: NDArray[np.int64]) -> EmbeddedPool:
         features = self._features(people, split)["training"]
         return self._pool(features @ learn_map(features, self._label(people, split, pairs)).T)
 
-    def _label(self, people: str, split: int, pairs: IndexArray) -> PairRows:
+    def _label(self, people: str, split: int, pairs: NDArray[np.int64]) -> PairRows:
         persons = self._split(people, split)["training"].persons
         return PairRows(pairs, persons[pairs[:, 0]] == persons[pairs[:, 1]])
 
-    def measure(self, row: SelectionRow, pairs: IndexArray) -> dict[str, Any]:
+    def measure(self, row: SelectionRow, pairs: NDArray[np.int64]) -> dict[str, Any]:
         split = self._split(row.people, row.split)
         labelled = self._label(row.people, row.split, pairs)
         features, refused = (

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.feedback.pool.calibration import Calibration
-from services.feedback.selection.arrays import FloatArray, IndexArray
 from services.feedback.selection.match_probability import MatchProbability, prior_match_probability
 from services.feedback.selection.strategies import (
     MIX,
@@ -63,22 +62,22 @@ class EmbeddedPool:
         neighbour_mean = scores.reshape(-1, _NEIGHBOURS).mean(axis=1)
         return PoolView(self.quality.astype(np.float64), neighbour_mean, links, scores)
 
-    def similarity(self, pairs: IndexArray) -> FloatArray:
+    def similarity(self, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
         """Similarity of pairs [P, 2]: float64 [P]."""
         sides = self.embeddings[pairs[:, 0]], self.embeddings[pairs[:, 1]]
         return np.asarray(np.einsum("nd,nd->n", *sides), np.float64)
 
-    def csls(self, pairs: IndexArray) -> FloatArray:
+    def csls(self, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
         """How far pairs [P, 2] stand out: float [P]."""
         return np.asarray(self.similarity(pairs) - self.view.neighbour_mean[pairs].mean(axis=1))
 
-    def model(self, pairs: IndexArray, same: NDArray[np.bool_]) -> MatchProbability:
+    def model(self, pairs: NDArray[np.int64], same: NDArray[np.bool_]) -> MatchProbability:
         """Fit the match probability of this version's links to labelled pairs."""
         prior = prior_match_probability(self.calibration, self.view.csls())
         return prior.fit(self.similarity(pairs), self.csls(pairs), same)
 
     def view_with_other(
-        self, other: "EmbeddedPool", pairs: IndexArray, same: NDArray[np.bool_]
+        self, other: "EmbeddedPool", pairs: NDArray[np.int64], same: NDArray[np.bool_]
     ) -> PoolView:
         """The view, with the match probability of its links under another version."""
         links = self.view.links
@@ -94,8 +93,8 @@ def choose_in_rounds(
     *,
     persons: NDArray[np.int64],
     rng: np.random.Generator,
-    retrain: Callable[[IndexArray], EmbeddedPool] | None = None,
-) -> IndexArray:
+    retrain: Callable[[NDArray[np.int64]], EmbeddedPool] | None = None,
+) -> NDArray[np.int64]:
     """Choose 100 pairs at a time, with the match probability fitted to the labels so far.
 
     Disagreement needs two versions. Before there is a second one, the default mix is used.
@@ -142,7 +141,7 @@ def choose_mix(
     rng: np.random.Generator,
     *,
     known: Collection[Pair] = (),
-) -> IndexArray:
+) -> NDArray[np.int64]:
     """Choose pairs as annotators get them who ask for a mix.
 
     Args:
@@ -168,7 +167,7 @@ def choose_mix(
     return np.array(list(chosen), np.int64).reshape(-1, 2)
 
 
-def draw_uniform(images: int, count: int, rng: np.random.Generator) -> IndexArray:
+def draw_uniform(images: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw distinct pairs of N images uniformly: int64 [P, 2], nearly all of them impostors."""
     drawn: set[Pair] = set()
     for first, second in rng.integers(images, size=(4 * count, 2)).tolist():

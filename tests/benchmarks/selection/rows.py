@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from services.feedback.selection.arrays import IndexArray
+import numpy as np
+from numpy.typing import NDArray
+
 from tests.benchmarks.results import ResultFile, digest_modules
 
 SEEDS: Final = (0, 1, 2)
@@ -112,12 +114,12 @@ class SelectionResults:
             "training": digest_modules("services.trainer"),
         }
 
-    def get(self, row: SelectionRow, pairs: IndexArray) -> dict[str, Any] | None:
+    def get(self, row: SelectionRow, pairs: NDArray[np.int64]) -> dict[str, Any] | None:
         return self._results.get(self._key(row, pairs))
 
-    def put(self, row: SelectionRow, pairs: IndexArray, measured: Mapping[str, Any]) -> None:
+    def put(self, row: SelectionRow, pairs: NDArray[np.int64], measured: Mapping[str, Any]) -> None:
         self._results.put(self._key(row, pairs), measured)
 
-    def _key(self, row: SelectionRow, pairs: IndexArray) -> str:
+    def _key(self, row: SelectionRow, pairs: NDArray[np.int64]) -> str:
         chosen = hashlib.sha256(pairs.tobytes()).hexdigest()[:12]
         return f"{json.dumps(asdict(row))} {chosen} {self._material} {self._sources[row.learner]}"

@@ -53,7 +53,7 @@ async def test_an_idle_embedder_stops_soon_and_cleanly(embedder_settings, tmp_pa
 async def test_killed_during_a_swap_it_converges_after_the_restart(
     embedder_settings, published, tmp_path, moment
 ):
-    # A download may be over between two looks: then it is killed a moment later.
+    # A download may end between two checks; then the process is killed a moment later.
     moments = [
         embedder_settings.cache_dir / each.format(B) for each in (moment, "{}/manifest.json")
     ]

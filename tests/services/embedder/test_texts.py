@@ -1,4 +1,4 @@
-"""No text of a request reaches the embedder that its rule in the contract forbids."""
+"""The embedder refuses every text that breaks its rule in the contract."""
 
 import grpc
 import pytest
@@ -11,7 +11,7 @@ from tests.services.embedder.serving import running_embedder
 from tests.support.texts import NOT_UTF8, bad_texts, refusal
 
 BAD = bad_texts(pb.DESCRIPTOR.services_by_name["EmbedderService"])
-# What is wrong with one image of a stream does not end it, if its message can be read.
+# A bad text in a message of a stream does not end the stream if the message can be parsed.
 ANSWERED = [bad for bad in BAD if bad.method.name == "EmbedStream" and bad.what != NOT_UTF8]
 
 

@@ -11,7 +11,7 @@ from services.feedback.server import open_label_service, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
-from tests.services.feedback.helpers import Stored, settings_for, stub_on
+from tests.services.feedback.support.helpers import Stored, settings_for, stub_on
 from tests.support.seaweedfs import SeaweedServer
 
 
@@ -22,7 +22,7 @@ def feedback_database(make_database: Callable[[], str]) -> str:
 
 @pytest.fixture
 def database_url(feedback_database: str) -> str:
-    """One database for all these tests, emptied for each: making one takes longer."""
+    """The database of all these tests, emptied for each: creating one takes longer."""
     with psycopg.connect(feedback_database) as connection:
         connection.execute("DROP SCHEMA IF EXISTS feedback CASCADE")
     return feedback_database
@@ -30,7 +30,7 @@ def database_url(feedback_database: str) -> str:
 
 @pytest.fixture(scope="session")
 def feedback_bucket(seaweedfs: SeaweedServer) -> ObjectStoreSettings:
-    """One bucket for all these tests: the first write to a new one takes SeaweedFS seconds."""
+    """The bucket of all these tests: the first write to a new bucket takes SeaweedFS seconds."""
     settings = seaweedfs.settings().model_copy(update={"s3_bucket": "feedback"})
     patient = ObjectStore(settings.model_copy(update={"s3_timeout_s": 30.0}))
     patient.ensure_bucket()
@@ -55,7 +55,7 @@ def settings(database_url: str, object_store_settings: ObjectStoreSettings) -> F
 async def store(
     settings: FeedbackSettings, object_store: ObjectStore
 ) -> AsyncIterator[LabelService]:
-    """The domain on real stores, without a network of its own."""
+    """The label service on real stores, without gRPC."""
     await prepare_stores(settings, object_store)
     async with open_label_service(settings, object_store) as (store, _):
         yield store
@@ -63,14 +63,14 @@ async def store(
 
 @pytest.fixture
 async def stub(settings: FeedbackSettings) -> AsyncIterator[feedback_pb2_grpc.FeedbackServiceStub]:
-    """A client of the whole service, over gRPC."""
+    """A client of the whole service over gRPC."""
     async with stub_on(settings) as stub:
         yield stub
 
 
 @pytest.fixture
 def stored(database_url: str, object_store: ObjectStore) -> Callable[[], Stored]:
-    """Counts what is really there, past the service."""
+    """Counts rows and objects directly in the stores."""
 
     def count() -> Stored:
         tables = ("images", "pairs", "labels", "annotators", "pair_consensus")
@@ -87,7 +87,7 @@ def stored(database_url: str, object_store: ObjectStore) -> Callable[[], Stored]
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A Postgres that a test may stop, as nothing else is on it; so is `s3`."""
+    """A Postgres of its own, which a test may stop; `s3` likewise."""
     with PostgresServer(tmp_path_factory.mktemp("lone-postgres")) as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""With a store away: UNAVAILABLE in bounded time, nothing half stored, and it recovers."""
+"""Tests with a store that is stopped or frozen."""
 
 import asyncio
 import signal
@@ -22,8 +22,8 @@ from services.feedback.server import feedback_service
 from services.feedback.settings import FeedbackSettings
 from shared.rpc.channel import open_channel
 from shared.rpc.server.runner import running_server
-from tests.services.feedback.helpers import feedback, request, sha256
-from tests.services.feedback.outages import (
+from tests.services.feedback.support.helpers import feedback, request, sha256
+from tests.services.feedback.support.outages import (
     emptied,
     images_in,
     labels_in,
@@ -50,7 +50,7 @@ async def store(settings: FeedbackSettings) -> AsyncIterator[LabelService]:
 
 @contextmanager
 def _stopped(server: ChildProcess) -> Iterator[None]:
-    # Not killed: Postgres's orphaned backends would go on answering for a moment.
+    # Not killed: orphaned backends of Postgres would answer for a moment.
     server.stop()
     try:
         yield

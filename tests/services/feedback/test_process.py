@@ -1,4 +1,4 @@
-"""The service as the process it is in production: killed, restarted, refused, stopped."""
+"""Tests of the service as a process: killed, restarted, stopped."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from magface.v1 import feedback_pb2_grpc
 from shared.rpc.channel import open_sync_channel
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
-from tests.services.feedback.helpers import NOTHING, Stored, request, sha256
+from tests.services.feedback.support.helpers import NOTHING, Stored, request, sha256
 from tests.support.processes import ServiceProcess, service_environment
 from tests.support.waiting import wait_until
 
@@ -108,4 +108,4 @@ def test_on_a_database_it_does_not_know_it_ends_and_says_why(
 
     service.launch()
     assert service.wait() == 1
-    assert "the database is newer" in service.log
+    assert "migrated by a newer version" in service.log

@@ -6,7 +6,7 @@ import pytest
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
-from tests.services.feedback.helpers import Stored, known, picture, request, sent, sha256
+from tests.services.feedback.support.helpers import Stored, known, picture, request, sent, sha256
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 

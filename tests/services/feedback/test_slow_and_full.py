@@ -1,4 +1,4 @@
-"""Must hold 2, the rest of it: stores that are slow, silent, or full."""
+"""Tests with stores that are slow, silent or full."""
 
 import asyncio
 import subprocess
@@ -14,8 +14,8 @@ from deploy.local.postgres import PostgresServer
 from deploy.local.s3_nanio import NanioServer
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
-from tests.services.feedback.helpers import feedback, settings_for, sha256
-from tests.services.feedback.outages import (
+from tests.services.feedback.support.helpers import feedback, settings_for, sha256
+from tests.services.feedback.support.outages import (
     emptied,
     images_in,
     labels_in,
@@ -23,7 +23,7 @@ from tests.services.feedback.outages import (
     prepared_store,
     unavailable,
 )
-from tests.services.feedback.slow_link import SlowLink
+from tests.services.feedback.support.slow_link import SlowLink
 from tests.support.waiting import retry_while_unavailable
 
 _TIMEOUT_S = 0.6
@@ -86,7 +86,7 @@ async def test_over_a_slow_line_to_the_object_store_no_row_comes_before_its_obje
                 await asyncio.gather(
                     _unavailable(store.submit(lost)), _unavailable(store.get_image(sha256(1)))
                 )
-                # What needs no image's bytes goes on.
+                # A label without image bytes is stored.
                 await store.submit(feedback(image_a=sha256(1), image_b=sha256(2), annotator="bob"))
             assert images_in(database.url) == {sha256(1), sha256(2)}
             await retry_while_unavailable(lambda: store.submit(lost))
@@ -96,11 +96,11 @@ async def test_over_a_slow_line_to_the_object_store_no_row_comes_before_its_obje
 
 @contextmanager
 def _small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own, on which nothing else depends."""
+    """Mount a small file system that nothing else uses."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small file system takes a right that we do not have here")
+        pytest.skip("mounting a file system is not permitted here")
     try:
         yield folder
     finally:
@@ -108,7 +108,7 @@ def _small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def _fill(folder: Path) -> Path:
-    """Leave no room, in a file that can be removed again."""
+    """Fill the file system with one file, which can be removed again."""
     ballast = folder / "ballast"
     with ballast.open("wb", buffering=0) as file:
         for block in (2**20, 4096, 1):

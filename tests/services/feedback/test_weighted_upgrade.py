@@ -1,4 +1,4 @@
-"""Upgrade of a database whose consensus was derived by weights."""
+"""Tests of the upgrade of a database whose consensus was derived by weights."""
 
 import asyncio
 import shutil
@@ -18,20 +18,20 @@ from services.feedback.server import MIGRATIONS, SCHEMA
 from services.feedback.settings import FeedbackSettings
 from shared.storage.migrations import apply_migrations
 from shared.storage.postgres import open_pool
-from tests.services.feedback.helpers import settings_for, stub_on
+from tests.services.feedback.support.helpers import settings_for, stub_on
 from tests.support.waiting import wait_until
 
 _STORED = Path(__file__).with_name("stored") / "weighted_consensus.sql"
 _TAKEN_BY_MAJORITY = "1bb35f07-84c9-4374-ada3-53524270efc6"
 _TAKEN_BY_WEIGHTS = "a869cddf-ed69-40e0-9d03-2271bc04f07c"
 _SETTING = "MAGFACE_FEEDBACK_CONSENSUS"
-# Weights judge labels before consensus_rule names them; a crash may come in between.
+# That version applied weights before it wrote them to consensus_rule; a crash may come between.
 _CRASHED = "UPDATE feedback.consensus_rule SET weighting_id = NULL"
 
 
 @pytest.fixture
 def stored(database_url: str, tmp_path: Path) -> str:
-    """The schema and rows that the last version with weights left."""
+    """The schema and rows of the last version with weights."""
     for number in range(1, 5):
         (file,) = MIGRATIONS.glob(f"000{number}_*.sql")
         shutil.copy(file, tmp_path)
@@ -47,7 +47,7 @@ def _rows(database_url: str, query: str) -> list[tuple[Any, ...]]:
 
 
 async def _started(database_url: str, minimum_votes: int = 1) -> None:
-    """Wait until the service has derived what there is to derive."""
+    """Wait until the service has derived every consensus."""
     wanted = [(minimum_votes, "majority")]
     rule = "SELECT minimum_votes, derived_by FROM feedback.consensus_rule"
     await asyncio.to_thread(wait_until, lambda: _rows(database_url, rule) == wanted, 20)

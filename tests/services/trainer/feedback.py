@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from services.trainer.data.labels import LabelledPair
 from shared.errors import NotFound
 from shared.model.image.face import FaceImage

@@ -4,7 +4,7 @@ import cv2
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 
 
 def encode(person: int, image: int) -> bytes:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 
 SHEET = Path(__file__).parents[3] / "docs" / "images" / "rendered_people.png"
 PEOPLE = (1, 2, 4, 5, 7, 41)

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from cli.demo.rendering.bundled_crops import render_golden_crops
-from cli.demo.rendering.renderer import render_person, write_people
-from cli.demo.rendering.traits import draw_traits
+from cli.rendering.bundled_crops import render_golden_crops
+from cli.rendering.renderer import render_person, write_people
+from cli.rendering.traits import draw_traits
 from shared.datasets.folder import read_identities
 from shared.errors import InvalidInput
 from shared.model.image.align import ARCFACE_TEMPLATE

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from shared.datasets.pairs import PairSet
 from shared.evaluation.measure import Measurement, measure
 from shared.evaluation.report.page import write_report

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.demo.rendering.bundled_crops import render_golden_crops, render_reference_crops
+from cli.rendering.bundled_crops import render_golden_crops, render_reference_crops
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
 from shared.model.default.crops import default_golden_crops, default_reference_crops
 from shared.model.network.checkpoint import load_checkpoint

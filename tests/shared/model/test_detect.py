@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cli.demo.rendering.bundled_crops import render_golden_crops
+from cli.rendering.bundled_crops import render_golden_crops
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.align import ARCFACE_TEMPLATE, align_face
 from shared.model.image.detector import FaceDetector, find_detector_model

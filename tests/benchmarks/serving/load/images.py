@@ -7,7 +7,7 @@ from itertools import count
 
 import cv2
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 
 FACES = 64
 _START_OF_IMAGE = b"\xff\xd8"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from shared.datasets.folder import read_identities
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from services.embedder.embedding.admission import Admission
 from services.embedder.embedding.stream import FaceStream, StreamedFace
-from services.embedder.inference.requests import EmbeddedFace, EmbeddedFaces
+from services.embedder.inference.requests import EmbeddedFace, EmbedResult
 from shared.errors import InvalidInput, Overloaded, Unavailable
 from shared.model.image.face import FaceImage
 from shared.model.sessions.base import split_features
@@ -43,11 +43,9 @@ class _Source:
             yield StreamedFace(str(number), FaceImage(b"x"))
 
 
-async def _embed(face: FaceImage, version: str) -> EmbeddedFaces:
+async def _embed(face: FaceImage, version: str) -> EmbedResult:
     await asyncio.sleep(0)
-    return EmbeddedFaces(
-        [EmbeddedFace(np.ones(1, np.float32), len(face.data), 0.5)], version or "v1"
-    )
+    return EmbedResult([EmbeddedFace(np.ones(1, np.float32), len(face.data), 0.5)], version or "v1")
 
 
 @asynccontextmanager
@@ -72,7 +70,7 @@ async def test_reading_stops_while_the_caller_does_not_take_its_answers():
 async def test_a_stream_that_waits_for_room_has_read_one_more_than_was_admitted():
     admission, source = Admission(2 * MOST, 2**20), _Source(100)
 
-    async def never(*_: object) -> EmbeddedFaces:
+    async def never(*_: object) -> EmbedResult:
         await asyncio.Event().wait()
 
     with admission.admit(3, 3, 0.0):
@@ -88,7 +86,7 @@ async def test_a_stream_that_waits_for_room_has_read_one_more_than_was_admitted(
 
 
 async def test_an_error_of_one_face_is_its_answer_and_any_other_ends_the_stream():
-    async def embed(face: FaceImage, version: str) -> EmbeddedFaces:
+    async def embed(face: FaceImage, version: str) -> EmbedResult:
         if version == "bad":
             raise InvalidInput("image.data", "is bad")
         if version == "bug":

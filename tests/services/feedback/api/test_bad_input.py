@@ -1,4 +1,4 @@
-"""Must hold 4: each bad input is refused by name, nothing is stored, and the service goes on."""
+"""Tests of invalid input: each is refused naming the field, and nothing is stored."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ from magface.v1 import feedback_pb2_grpc, image_pb2
 
 from services.feedback.settings import FeedbackSettings
 from shared.settings import ObjectStoreSettings
-from tests.services.feedback.helpers import (
+from tests.services.feedback.support.helpers import (
     NOTHING,
     Stored,
     known,
@@ -36,7 +36,7 @@ def settings(database_url: str, object_store_settings: ObjectStoreSettings) -> F
 
 
 def _header_only_png(width: int, height: int) -> bytes:
-    """A PNG whose header is sound and says this size."""
+    """A PNG with a valid header of this size and nothing else."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     return b"\x89PNG\r\n\x1a\n" + chunk

@@ -1,4 +1,4 @@
-"""Labels in a stream are answered as they are stored, each for itself."""
+"""Tests of streamed labels: answered as they are stored, each on its own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,7 +8,7 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.settings import FeedbackSettings
-from tests.services.feedback.helpers import Stored, known, request, stub_on
+from tests.services.feedback.support.helpers import Stored, known, request, stub_on
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 

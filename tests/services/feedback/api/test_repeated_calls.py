@@ -1,4 +1,4 @@
-"""A call of the feedback service that is repeated after a lost answer has one effect."""
+"""Tests of repeated calls: a repetition after a lost answer has no second effect."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -21,8 +21,8 @@ from shared.errors import AlreadyExists, PreconditionFailed, Unavailable
 from shared.rpc.channel import open_channel
 from shared.rpc.errors import domain_errors
 from shared.rpc.server.runner import running_server
-from tests.services.feedback.helpers import picture, request, sha256
-from tests.services.feedback.preparing import prepare_images, prepare_pairs
+from tests.services.feedback.support.candidates import prepare_images, prepare_pairs
+from tests.services.feedback.support.helpers import picture, request, sha256
 from tests.support.cut_link import CutLink, cut_link
 from tests.support.idempotency import keyed_methods
 

@@ -1,4 +1,4 @@
-"""No text of a request reaches the feedback service that its rule in the contract forbids."""
+"""Tests of the text rules of the contract, for every text field of every request."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -8,14 +8,14 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
 from services.feedback.settings import FeedbackSettings
-from tests.services.feedback.helpers import NOTHING, Stored, channel_on, picture, request
+from tests.services.feedback.support.helpers import NOTHING, Stored, channel_on, picture, request
 from tests.support.texts import NOT_UTF8, BadText, bad_texts, refusal
 
 BAD = bad_texts(pb.DESCRIPTOR.services_by_name["FeedbackService"])
 
 
 def answered(method: str) -> list[BadText]:
-    """What is wrong with one message of these streams does not end them, if it can be read."""
+    """Bad texts of a stream that are answered, and do not end it."""
     return [bad for bad in BAD if bad.method.name == method and bad.what != NOT_UTF8]
 
 

@@ -1,4 +1,4 @@
-"""What is erased is gone from everywhere, whatever happens meanwhile; a trail without it stays."""
+"""Tests of erasure: nothing of an erased image is left but an audit entry."""
 
 import asyncio
 import json
@@ -36,8 +36,8 @@ from shared.model.image.face import FaceImage
 from shared.registry.erasure_mark import read_erasure_generation
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool, transaction
-from tests.services.feedback.filling import fill
-from tests.services.feedback.helpers import Stored, feedback, picture, request, sha256
+from tests.services.feedback.support.bulk_rows import fill
+from tests.services.feedback.support.helpers import Stored, feedback, picture, request, sha256
 from tests.support.waiting import retry_while_unavailable, wait_until
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
@@ -53,7 +53,7 @@ class Domain:
 
 @pytest.fixture
 async def domain(settings: FeedbackSettings, object_store: ObjectStore) -> AsyncIterator[Domain]:
-    """The domain on real stores, and what erases from them."""
+    """Label service and eraser on real stores, without gRPC."""
     await prepare_stores(settings, object_store)
     async with (
         open_label_service(settings, object_store) as (labels, pool),
@@ -72,7 +72,7 @@ def name_subject(database_url: str, number: int, subject: str) -> None:
 
 
 def _embed(database_url: str, number: int) -> str:
-    """Keep an embedding as the pool keeps it, and give it as a dump would show it."""
+    """Insert an embedding into the pool; returns it as a dump shows it."""
     embedding = "[0.123456,0.654321,0.111222]"
     with psycopg.connect(database_url) as connection:
         connection.execute(
@@ -142,7 +142,7 @@ async def test_after_erasure_no_table_object_export_or_backup_holds_anything_of_
 
 
 def _suspecting(*numbers: int) -> LabelReport:
-    """The report of a training that suspects the pair of image 3 and each of some others."""
+    """A label report that suspects the pairs of image 3 and each of some others."""
     suspects = [
         suspect(LabelledPair(sha256(number), sha256(3), True, 1.0, ()), 0.9, Suspicion.UNLIKELY)
         for number in numbers
@@ -179,7 +179,7 @@ async def test_a_training_that_an_erasure_overtakes_leaves_no_report_of_the_imag
         looks += 1
         found = asyncio.run_coroutine_threadsafe(_images_of(labels, snapshot_id), loop).result(20)
         if late and looks == 1:
-            # The report is cleared of nothing, since it is not there yet.
+            # Clears no report: it is not written yet.
             erase()
         return found
 
@@ -342,7 +342,7 @@ async def test_an_erasure_cut_short_is_finished_by_another_process(
     ):
         with pytest.raises(Unavailable):
             await broken.eraser.erase_image(sha256(1), "dpo", "ticket")
-    # Its rows are gone, its object is not: nobody may store it again until that is gone too.
+    # Its rows are deleted, its object is not: it cannot be stored again until the object is.
     assert (stored().images, stored().objects) == (1, 2)
     with pytest.raises(Unavailable, match="is being removed"):
         await labels.submit(feedback(1, 3))
@@ -412,7 +412,7 @@ async def test_an_import_whose_objects_were_swept_before_their_rows_begins_anew(
     stored: Callable[[], Stored],
 ) -> None:
     with psycopg.connect(database_url) as blocker:
-        # The import waits for this lock with its objects written, outside of the gate.
+        # The import has written its objects and waits for this lock.
         blocker.execute(erasure_queries.LOCK_REMOVALS.encode())
         importer = PoolImporter(domain.pool, domain.vault)
         importing = asyncio.create_task(importer.import_images(_pool_images()))
@@ -456,7 +456,7 @@ async def test_whatever_refers_to_an_image_goes_with_it(domain: Domain, database
             " AND confrelid IN ('feedback.images'::regclass, 'feedback.pairs'::regclass)"
             " AND confdeltype <> 'c'"
         ).fetchall()
-    # These are deleted one by one, to be counted.
+    # Rows of these are deleted explicitly, to be counted.
     assert {table for (table,) in kept} == {
         "feedback.pairs",
         "feedback.labels",

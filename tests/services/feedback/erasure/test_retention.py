@@ -1,4 +1,4 @@
-"""Orphans are swept and old images erased, without harm to what is being stored meanwhile."""
+"""Tests of the sweep of orphans and of the erasure of old images, beside uploads."""
 
 import asyncio
 import hashlib
@@ -21,7 +21,7 @@ from shared.errors import Conflict, Unavailable
 from shared.model.image.face import FaceImage
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool
-from tests.services.feedback.helpers import Stored, feedback, picture, sha256, stub_on
+from tests.services.feedback.support.helpers import Stored, feedback, picture, sha256, stub_on
 from tests.support.postgres import blocked_sessions
 from tests.support.waiting import until, wait_until
 
@@ -71,7 +71,7 @@ async def test_the_sweep_spares_an_object_whose_row_is_about_to_be_committed(
 ) -> None:
     await domain.labels.submit(feedback(1, 2))
     with psycopg.connect(database_url) as blocker:
-        # The label waits for this lock with its objects written and its images not yet seen.
+        # The label has written its objects and waits for this lock, before its rows are visible.
         blocker.execute("LOCK TABLE feedback.images IN SHARE MODE")
         label = asyncio.create_task(domain.labels.submit(feedback(3, 4)))
         await asyncio.to_thread(wait_until, lambda: stored().objects == 4, 5)

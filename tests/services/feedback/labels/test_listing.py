@@ -2,7 +2,7 @@ import pytest
 
 from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import Label, PairSummary
-from tests.services.feedback.helpers import feedback, sha256
+from tests.services.feedback.support.helpers import feedback, sha256
 
 
 async def _pages(

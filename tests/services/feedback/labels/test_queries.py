@@ -1,4 +1,4 @@
-"""Each query finds its rows through an index, whatever the size of the tables."""
+"""Tests that each query of labels and erasure uses an index."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from services.feedback.images import queries as image_queries
 from services.feedback.labels import queries
 from services.feedback.server import MIGRATIONS, SCHEMA
 from shared.storage.migrations import apply_migrations
-from tests.services.feedback.filling import fill
+from tests.services.feedback.support.bulk_rows import fill
 
 _A, _B = b"\0" * 32, b"\1" * 32
 _NO_ID = "00000000-0000-0000-0000-000000000000"
@@ -59,16 +59,16 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "LIST_AUDIT": {"before": 2**63 - 1, "limit": 101},
     "EXPORT_PAGE": {"after": 5_000, "limit": 500, "max_label_id": 24_000},
 }
-# Sixteen counters, one rule, one epoch, and as many annotators as there are people.
+# Small tables: 16 counters, one rule, one epoch, some annotators and snapshots.
 _MAY_BE_SCANNED = {"counters", "consensus_rule", "annotators", "snapshots", "removal_epoch"}
-# Rows that a call brings along go in by the key that ON CONFLICT names.
-_BRINGS_ITS_ROWS = {"INSERT_IMAGES", "INSERT_PAIRS", "INSERT_LABELS", "STORE_CONSENSUS"} | {
+# Inserts of given rows, which use the key that ON CONFLICT names.
+_INSERTS = {"INSERT_IMAGES", "INSERT_PAIRS", "INSERT_LABELS", "STORE_CONSENSUS"} | {
     "RECORD_ERASURE",
     "RECORD_USES",
     "AUDIT",
 }
 
-# Years of erasures: all of them done but the last.
+# Many erasures, of which only the last is unfinished.
 _ERASED = (
     "INSERT INTO feedback.erasures (request_id, action, actor, finished_at)"
     " SELECT 'request-' || n, 'erase_image', 'ann', CASE WHEN n < 5000 THEN now() END"
@@ -140,4 +140,4 @@ def test_every_query_is_checked() -> None:
         "LOCK_REMOVALS",
         "ALLOW_REMOVAL",
     }
-    assert named == set(_SAMPLES) | _BRINGS_ITS_ROWS | statements
+    assert named == set(_SAMPLES) | _INSERTS | statements

@@ -1,4 +1,4 @@
-"""Labels are stored once each, and a later one of the same annotator supersedes."""
+"""Tests of the label service: idempotency, concurrency, superseded labels."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from services.feedback.settings import FeedbackSettings
 from shared.errors import AlreadyExists, MagFaceError, NotFound, Unavailable
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import open_pool
-from tests.services.feedback.helpers import Stored, feedback, request, sha256
+from tests.services.feedback.support.helpers import Stored, feedback, request, sha256
 from tests.support.postgres import blocked_sessions
 from tests.support.waiting import until, wait_until
 
@@ -29,7 +29,7 @@ Stub = feedback_pb2_grpc.FeedbackServiceStub
 async def replicas(
     settings: FeedbackSettings, object_store: ObjectStore
 ) -> AsyncIterator[list[LabelService]]:
-    """Three services on the same database, as three processes would be."""
+    """Three label services on one database, as in three processes."""
     await prepare_stores(settings, object_store)
     async with AsyncExitStack() as stack:
         yield [
@@ -202,7 +202,7 @@ async def test_a_label_that_cannot_be_stored_takes_no_other_with_it(
     good = [
         Submission(sha256(1), sha256(2), Label.SAME, f"ann-{n}", f"good-{n}") for n in range(20)
     ]
-    # Past the store's checks, the database itself refuses an empty annotator.
+    # Validation is bypassed here; the database refuses an empty annotator.
     poison = Submission(sha256(1), sha256(2), Label.SAME, "", "poison")
     unknown = Submission(sha256(1), sha256(9), Label.SAME, "ann", "unknown")
     async with BatchWriter(LabelLog(pool, 1), batch=50, queued=50, wait_s=5) as writer:
@@ -245,7 +245,7 @@ async def test_labels_that_wait_too_long_are_given_up_and_not_stored_later(
             started = time.monotonic()
             results = await asyncio.gather(*map(writer.submit, labels), return_exceptions=True)
             assert time.monotonic() - started < 20
-            # The one that was being stored when its caller gave up is given up as well.
+            # The label that was being stored when its caller gave up is not stored either.
             await until(lambda: blocked_sessions(database_url) == 0)
         assert {type(result) for result in results} == {Unavailable}
         await writer.submit(labels[-1])

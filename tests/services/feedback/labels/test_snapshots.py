@@ -1,4 +1,4 @@
-"""A snapshot gives the same pairs for ever, however much is labelled after it."""
+"""Tests of snapshots: later labels do not change them."""
 
 import asyncio
 from itertools import count
@@ -12,8 +12,8 @@ from services.feedback.server import open_label_service
 from services.feedback.settings import FeedbackSettings
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import open_pool
-from tests.services.feedback.filling import fill
-from tests.services.feedback.helpers import feedback, sha256
+from tests.services.feedback.support.bulk_rows import fill
+from tests.services.feedback.support.helpers import feedback, sha256
 from tests.support.postgres import blocked_sessions
 from tests.support.waiting import until
 
@@ -24,8 +24,10 @@ async def _export(store: LabelService, snapshot_id: str = "") -> tuple[str, list
     return parts[0][0], [pair for _, pairs in parts for pair in pairs]
 
 
-async def _label(store: LabelService, b: int, who: str, label: Label) -> None:
-    await store.submit(feedback(image_a=sha256(1), image_b=sha256(b), annotator=who, label=label))
+async def _label(store: LabelService, b: int, annotator: str, label: Label) -> None:
+    await store.submit(
+        feedback(image_a=sha256(1), image_b=sha256(b), annotator=annotator, label=label)
+    )
 
 
 async def test_a_snapshot_stays_while_labels_are_added_and_superseded(
@@ -63,12 +65,12 @@ async def test_snapshots_taken_under_load_reproduce(store: LabelService) -> None
     await asyncio.gather(*[store.submit(feedback(1, n)) for n in range(3, 12)])
     stop = asyncio.Event()
 
-    async def keep_labelling(who: str) -> int:
+    async def keep_labelling(annotator: str) -> int:
         for number in count():
             if stop.is_set():
                 return number
             label = (Label.SAME, Label.DIFFERENT)[number % 2]
-            await _label(store, 2 + number % 10, who, label)
+            await _label(store, 2 + number % 10, annotator, label)
         raise AssertionError
 
     writers = [asyncio.create_task(keep_labelling(f"ann-{n}")) for n in range(8)]
@@ -86,7 +88,7 @@ async def test_snapshots_taken_under_load_reproduce(store: LabelService) -> None
 async def test_a_snapshot_waits_for_labels_on_their_way(
     store: LabelService, database_url: str
 ) -> None:
-    """A label with a smaller number than the newest must not turn up in it afterwards."""
+    """A label with a smaller id than the newest must not appear in it later."""
     await store.submit(feedback(1, 2))
     slow = await psycopg.AsyncConnection.connect(database_url)
     await slow.execute(

@@ -1,4 +1,4 @@
-"""Images enter the pool once each, whatever else is in their stream."""
+"""Tests of the import of images into the pool."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +14,7 @@ from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
 from shared.model.image.face import FaceImage
 from shared.storage.objects import ObjectStore, image_key
-from tests.services.feedback.helpers import Stored, picture, request, sha256
+from tests.services.feedback.support.helpers import Stored, picture, request, sha256
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 

@@ -1,4 +1,4 @@
-"""The pool is embedded by the version that serves, whole, unmixed, and again after a swap."""
+"""Tests of the pool index: complete, by one version, and rebuilt after a swap."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,8 +10,8 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
 from services.feedback.settings import FeedbackSettings
-from tests.services.feedback.embedding_standin import StandInEmbedder, embedding_of, served
-from tests.services.feedback.helpers import picture, sha256, stub_on
+from tests.services.feedback.support.helpers import picture, sha256, stub_on
+from tests.services.feedback.support.standin_embedder import StandInEmbedder, embedding_of, served
 from tests.support.waiting import until
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
@@ -24,8 +24,10 @@ def embedder() -> StandInEmbedder:
 
 
 @asynccontextmanager
-async def tended(settings: FeedbackSettings, embedder: StandInEmbedder) -> AsyncIterator[Stub]:
-    """The service beside an embedder, looking often."""
+async def running_service(
+    settings: FeedbackSettings, embedder: StandInEmbedder
+) -> AsyncIterator[Stub]:
+    """The service with a stand-in embedder and a short poll interval."""
     async with served(embedder) as address:
         changes = {"embedder_address": address, "feedback_pool_poll_s": 0.1}
         async with stub_on(settings.model_copy(update=changes)) as stub:
@@ -41,7 +43,7 @@ async def fill(stub: Stub, first: int = 0, count: int = _IMAGES) -> None:
 
 
 def stored_embeddings(database_url: str) -> dict[str, dict[str, np.ndarray]]:
-    """By version and image."""
+    """Embeddings by version and hex SHA-256."""
     found: dict[str, dict[str, np.ndarray]] = {}
     with psycopg.connect(database_url) as connection:
         rows = connection.execute(
@@ -71,7 +73,7 @@ def candidates(database_url: str) -> int:
 async def test_every_image_is_embedded_by_the_serving_version(
     settings: FeedbackSettings, embedder: StandInEmbedder, database_url: str
 ) -> None:
-    async with tended(settings, embedder) as stub:
+    async with running_service(settings, embedder) as stub:
         await fill(stub)
         await until(lambda: is_complete(database_url, "one"))
         found = stored_embeddings(database_url)["one"]
@@ -85,7 +87,7 @@ async def test_every_image_is_embedded_by_the_serving_version(
 async def test_after_a_swap_the_new_version_replaces_the_old_one_and_they_never_mix(
     settings: FeedbackSettings, embedder: StandInEmbedder, database_url: str
 ) -> None:
-    async with tended(settings, embedder) as stub:
+    async with running_service(settings, embedder) as stub:
         await fill(stub)
         await until(lambda: is_complete(database_url, "one"))
         await fill(stub, first=_IMAGES, count=40)
@@ -108,13 +110,13 @@ async def test_cut_off_in_the_middle_it_goes_on_where_it_was(
     settings: FeedbackSettings, embedder: StandInEmbedder, database_url: str
 ) -> None:
     embedder.stop_after = 40
-    async with tended(settings, embedder) as stub:
+    async with running_service(settings, embedder) as stub:
         await fill(stub)
         await until(lambda: embedder.embedded >= 40)
     stored = len(stored_embeddings(database_url)["one"])
     assert 0 < stored < _IMAGES
     embedder.stop_after = None
-    async with tended(settings, embedder):
+    async with running_service(settings, embedder):
         await until(lambda: is_complete(database_url, "one"))
     assert embedder.embedded <= _IMAGES + 32, "at most the batch that was cut off comes again"
 
@@ -123,7 +125,7 @@ async def test_an_image_that_cannot_be_embedded_keeps_no_other_out(
     settings: FeedbackSettings, embedder: StandInEmbedder, database_url: str
 ) -> None:
     embedder.refused = {picture(7), picture(50)}
-    async with tended(settings, embedder) as stub:
+    async with running_service(settings, embedder) as stub:
         await fill(stub)
         await until(lambda: is_complete(database_url, "one", _IMAGES - 2))
     with psycopg.connect(database_url) as connection:
@@ -135,13 +137,13 @@ async def test_an_image_that_cannot_be_embedded_keeps_no_other_out(
 async def test_an_erased_image_takes_its_embedding_and_its_candidates_along(
     settings: FeedbackSettings, embedder: StandInEmbedder, database_url: str
 ) -> None:
-    async with tended(settings, embedder) as stub:
+    async with running_service(settings, embedder) as stub:
         await fill(stub)
         await until(lambda: is_complete(database_url, "one"))
-        # What there is to ask about is prepared after the last embedding.
+        # The queue is filled after the last embedding.
         await until(lambda: bool(candidates(database_url)))
-        handed = await stub.NextPairs(pb.NextPairsRequest(annotator="ann", count=20))
-        name = handed.pairs[0].sha256_a
+        leased = await stub.NextPairs(pb.NextPairsRequest(annotator="ann", count=20))
+        name = leased.pairs[0].sha256_a
         gone = bytes.fromhex(name)
         assert name in stored_embeddings(database_url)["one"]
         await stub.DeleteImage(
@@ -164,7 +166,7 @@ async def test_an_erased_image_takes_its_embedding_and_its_candidates_along(
 async def test_an_embedded_pool_is_asked_about_by_every_strategy(
     settings: FeedbackSettings, embedder: StandInEmbedder, database_url: str
 ) -> None:
-    async with tended(settings, embedder) as stub:
+    async with running_service(settings, embedder) as stub:
         await fill(stub)
         await until(lambda: is_complete(database_url, "one"))
 
@@ -174,17 +176,17 @@ async def test_an_embedded_pool_is_asked_about_by_every_strategy(
                 return {strategy for (strategy,) in rows}
 
         await until(lambda: prepared() >= {"uncertainty", "hard", "random"})
-        handed = await stub.NextPairs(
+        leased = await stub.NextPairs(
             pb.NextPairsRequest(annotator="ann", count=20, strategy=pb.STRATEGY_HARD)
         )
-    assert len(handed.pairs) == 20
-    assert handed.note == ""
+    assert len(leased.pairs) == 20
+    assert leased.note == ""
 
 
 async def test_two_versions_that_disagree_give_pairs_to_ask_about(
     settings: FeedbackSettings, embedder: StandInEmbedder, database_url: str
 ) -> None:
-    async with tended(settings, embedder) as stub:
+    async with running_service(settings, embedder) as stub:
         await fill(stub)
         await until(lambda: is_complete(database_url, "one"))
         embedder.version = "two"
@@ -202,15 +204,15 @@ async def test_without_an_embedder_pairs_are_random_and_the_note_says_why(
 ) -> None:
     async with stub_on(settings.model_copy(update={"feedback_pool_poll_s": 0.1})) as stub:
         await fill(stub, count=30)
-        handed = pb.NextPairsResponse()
+        leased = pb.NextPairsResponse()
 
-        async def handed_ten() -> bool:
-            nonlocal handed
-            handed = await stub.NextPairs(pb.NextPairsRequest(annotator="ann", count=10))
-            return len(handed.pairs) == 10
+        async def leased_ten() -> bool:
+            nonlocal leased
+            leased = await stub.NextPairs(pb.NextPairsRequest(annotator="ann", count=10))
+            return len(leased.pairs) == 10
 
-        await until(handed_ten)
-    assert "MAGFACE_EMBEDDER_ADDRESS" in handed.note
+        await until(leased_ten)
+    assert "MAGFACE_EMBEDDER_ADDRESS" in leased.note
     with psycopg.connect(database_url) as connection:
         rows = connection.execute("SELECT DISTINCT strategy FROM feedback.leases").fetchall()
     assert rows == [("random",)]

@@ -1,4 +1,4 @@
-"""Which pairs wait for people, and that they are the right ones."""
+"""Tests of the candidate queue."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +13,7 @@ from services.feedback.server import MIGRATIONS, SCHEMA
 from services.feedback.settings import FeedbackSettings
 from shared.storage.migrations import apply_migrations
 from shared.storage.postgres import open_pool
-from tests.services.feedback.filling import fill, fill_pool
+from tests.services.feedback.support.bulk_rows import fill, fill_pool
 
 _TARGET = 60
 _OVERLAP = 2

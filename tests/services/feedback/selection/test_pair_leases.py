@@ -1,4 +1,4 @@
-"""Who is handed which pair, and when it comes back."""
+"""Tests of pair leases."""
 
 import asyncio
 from collections import Counter
@@ -16,7 +16,12 @@ from services.feedback.selection.strategies import Strategy
 from services.feedback.settings import FeedbackSettings
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.storage.postgres import open_pool
-from tests.services.feedback.preparing import label, open_leaser, prepare_images, prepare_pairs
+from tests.services.feedback.support.candidates import (
+    label,
+    open_leaser,
+    prepare_images,
+    prepare_pairs,
+)
 
 Pair = tuple[str, str]
 
@@ -26,7 +31,7 @@ def pairs_of(leased: LeasedPairs) -> list[Pair]:
 
 
 async def take_all(leaser: PairLeaser, annotator: str, count: int) -> list[Pair]:
-    """Ask until there is nothing left."""
+    """Lease pairs until there are none left."""
     taken: list[Pair] = []
     while pairs := pairs_of(await leaser.next_pairs(annotator, count, None)):
         taken += pairs
@@ -34,7 +39,7 @@ async def take_all(leaser: PairLeaser, annotator: str, count: int) -> list[Pair]
 
 
 def run_out(database_url: str) -> None:
-    """Let the time of every running lease pass."""
+    """Expire every running lease."""
     with psycopg.connect(database_url) as connection:
         connection.execute(
             "UPDATE feedback.leases SET expires_at = now() - interval '1 second'"
@@ -59,7 +64,7 @@ async def test_of_many_who_ask_at_once_no_more_get_a_pair_than_are_to_be_asked(
         taken = await asyncio.gather(
             *[take_all(leasers[n % 2], f"ann-{n}", count) for n in range(people)]
         )
-        # A pair that another one was being handed at that moment is passed by, and left over.
+        # A pair that was locked by a concurrent call is skipped, and left over.
         for n in range(people):
             taken[n] += await take_all(leasers[n % 2], f"ann-{n}", count)
     for own in taken:

@@ -1,4 +1,4 @@
-"""What each strategy asks about, on pools whose truth is known."""
+"""Tests of the selection strategies, on pools whose truth is known."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ CALIBRATION = Calibration(0.2, None)
 
 
 def made_pool(people: int = 60, images: int = 5, seed: int = 0) -> tuple[PoolView, np.ndarray]:
-    """A pool that a middling network has embedded, and who is on each image."""
+    """A pool embedded by a mediocre network, and the person on each image."""
     rng = np.random.default_rng(seed)
     persons = np.repeat(np.arange(people), images)
     centres = rng.normal(size=(people, 24))
@@ -91,7 +91,7 @@ def test_labels_say_how_much_the_versions_curve_adds() -> None:
     curve = ProbabilityCurve(slope=25.0, intercept=-7.0)
     truth = rng.random(2000) < curve(similarity)
     calibration = Calibration(0.28, curve)
-    flat = rng.normal(size=2000)  # standing out says nothing in this pool
+    flat = rng.normal(size=2000)  # CSLS carries no information here
     learned = prior_match_probability(calibration, flat).fit(similarity, flat, truth)
     assert learned.weights[2] > 0.7
     assert abs(learned.weights[1]) < 0.3

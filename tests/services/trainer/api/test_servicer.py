@@ -17,7 +17,7 @@ import torch
 from magface.v1 import trainer_pb2 as pb
 from safetensors.torch import load_file
 
-from cli.demo.rendering.renderer import write_people
+from cli.rendering.renderer import write_people
 from services.trainer.data.reference_faces import load_reference
 from shared.errors import (
     Conflict,

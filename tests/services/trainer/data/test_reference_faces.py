@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.demo.rendering.renderer import render_person, write_people
+from cli.rendering.renderer import render_person, write_people
 from services.trainer.data.reference_faces import (
     ReferenceFaces,
     default_reference,

@@ -111,8 +111,8 @@ async def test_a_zombies_writes_are_refused(jobs: JobQueue, pool: Pool):
     leases = JobLeases(pool, lease_s=60)
     zombie = await leases.claim()
     await pass_time(pool, 61)
-    heir = await JobLeases(pool).claim()
-    before = await jobs.get(heir.job.job_id)
+    successor = await JobLeases(pool).claim()
+    before = await jobs.get(successor.job.job_id)
     for write in (
         leases.renew(zombie),
         leases.record_progress(zombie, Progress(Stage.TRAINING, 0.9, "zombie")),
@@ -124,8 +124,8 @@ async def test_a_zombies_writes_are_refused(jobs: JobQueue, pool: Pool):
     ):
         with pytest.raises(Conflict, match="another runner"):
             await write
-    assert await jobs.get(heir.job.job_id) == before
-    await leases.finish(heir, DONE)
+    assert await jobs.get(successor.job.job_id) == before
+    await leases.finish(successor, DONE)
 
 
 async def test_an_expired_lease_nobody_took_over_still_counts(jobs: JobQueue, pool: Pool):
@@ -157,8 +157,8 @@ async def test_a_watcher_sees_every_event_and_then_the_end(jobs: JobQueue, lease
     await until(lambda: len(events) == 4)
     await leases.finish(claim, JobEnding(JobState.SUCCEEDED, "refused", "v1", WORSE))
     await asyncio.wait_for(watching, 60)
-    told = [(e.job.state, e.job.progress, e.job.message, e.figures) for e in events]
-    assert told == [
+    recorded = [(e.job.state, e.job.progress, e.job.message, e.figures) for e in events]
+    assert recorded == [
         (JobState.QUEUED, 0, "waiting", {}),
         (JobState.RUNNING, 0, "started", {}),
         (JobState.RUNNING, 0.5, "half way", {"loss": 0.25, "epoch": 1}),
@@ -351,5 +351,5 @@ async def test_jobs_from_before_stages_were_kept_are_read(database_url: str, tmp
         claim = await leases.claim()
         assert (claim.job.job_id, stages_of(claim.job)) == (running, [Stage.STARTING])
         await leases.finish(claim, JobEnding(JobState.FAILED, "no"))
-        told = [stages_of(event.job) for event in await collect(jobs, running)]
-        assert told == [[], [Stage.STARTING], [Stage.STARTING]]
+        stages = [stages_of(event.job) for event in await collect(jobs, running)]
+        assert stages == [[], [Stage.STARTING], [Stage.STARTING]]

@@ -195,8 +195,8 @@ async def test_a_stopped_runner_puts_its_job_back_and_the_next_resumes_it(jobs: 
     async with running("hang_once"):
         done = await ended(jobs, job)
     assert (done.state, done.data_snapshot) == (JobState.SUCCEEDED, "snapshot-1")
-    told = [event.job.message async for event in jobs.watch(job.job_id, asyncio.Event())]
-    assert "resumed on snapshot-1" in told
+    messages = [event.job.message async for event in jobs.watch(job.job_id, asyncio.Event())]
+    assert "resumed on snapshot-1" in messages
     assert [start.stage for start in done.stages] == [
         *(Stage.QUEUED, Stage.STARTING, Stage.EMBEDDING),
         *(Stage.QUEUED, Stage.STARTING, Stage.EMBEDDING, Stage.TRAINING, Stage.PUBLISHING),

@@ -137,14 +137,14 @@ def test_a_killed_trainers_job_resumes_and_gives_the_identical_weights(
     events = world.trainer.follow(job.job_id, timeout_s=280)
     last = events[-1].job
     assert last.state == pb.JOB_STATE_SUCCEEDED, last.message
-    told = [event.job.message for event in events]
-    assert "training, epoch 1" not in told[told.index("started again") :]
+    messages = [event.job.message for event in events]
+    assert "training, epoch 1" not in messages[messages.index("started again") :]
     stages = world.trainer.stages(job.job_id)
     resumed = len(stages) - stages[::-1].index("starting") - 1
     assert stages[resumed - 1] == "training"
     assert stages[resumed:] == world.trainer.stages(undisturbed.job_id)[1:]
-    mine, theirs = world.manifest(job.job_id), world.manifest(undisturbed.job_id)
-    assert mine.files[WEIGHTS_FILE] == theirs.files[WEIGHTS_FILE]
+    resumed_manifest, manifest = world.manifest(job.job_id), world.manifest(undisturbed.job_id)
+    assert resumed_manifest.files[WEIGHTS_FILE] == manifest.files[WEIGHTS_FILE]
 
 
 def test_cancelling_a_training_takes_no_longer_than_a_step(world: World):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from services.trainer.data.batches import people_batches
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.pair_graph import build_graph
 from services.trainer.training.features import compute_features
-from services.trainer.training.finetuner import EmbeddedFaces, Epoch, Finetuner, Hyperparameters
+from services.trainer.training.finetuner import Epoch, FacesWithParent, Finetuner, Hyperparameters
 from services.trainer.training.losses import (
     CosineObjective,
     HadsellObjective,
@@ -52,7 +52,7 @@ def finetuner(
     averaging: float = 0.0,
     interpolation: float = 0.0,
 ) -> Finetuner:
-    faces = EmbeddedFaces(CROPS, compute_features(network, "bgr", CROPS))
+    faces = FacesWithParent(CROPS, compute_features(network, "bgr", CROPS))
     return Finetuner(
         network,
         "bgr",

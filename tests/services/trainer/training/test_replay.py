@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from services.trainer.training.augmentation import augmentation
 from services.trainer.training.replay import Replay
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from services.trainer.data.label_report import Suspicion
 from services.trainer.data.reference_faces import ReferenceFaces, default_reference
 from services.trainer.data.splits import decode_feedback, split_feedback

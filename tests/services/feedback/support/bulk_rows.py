@@ -1,4 +1,4 @@
-"""Fills the tables with many rows at once, past the service, as it would have left them."""
+"""Inserts many rows directly, as the service would have stored them."""
 
 import psycopg
 
@@ -8,7 +8,7 @@ _FILL = (
     "INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment)"
     " SELECT sha256(n::text::bytea), 30000, 'image/jpeg', 'aligned'"
     " FROM generate_series(1, %(images)s) AS n",
-    # Image n with each of the next few: no pair twice, each image in several.
+    # Image n with each of the next few: distinct pairs, several with each image.
     "INSERT INTO feedback.pairs (image_a, image_b)"
     " SELECT least(a, b), greatest(a, b) FROM ("
     "   SELECT sha256(((n - 1) %% %(images)s + 1)::text::bytea) AS a,"
@@ -40,7 +40,7 @@ _FILL = (
 
 
 def fill(database_url: str, *, images: int, pairs: int, labels: int) -> None:
-    """Make rows in an empty, migrated schema; pairs is at most images * (images - 1) / 2."""
+    """Insert rows into an empty, migrated schema; pairs is at most images * (images - 1) / 2."""
     sizes = {"images": images, "pairs": pairs, "labels": labels}
     with psycopg.connect(database_url, autocommit=True) as connection:
         for statement in _FILL:
@@ -52,7 +52,7 @@ _POOL = (
     "INSERT INTO feedback.pool_versions (model_version, dimensions, threshold, complete_at)"
     " VALUES ('one', %(dimensions)s, 0.3, now())",
     "CREATE TABLE feedback.embeddings_1 PARTITION OF feedback.embeddings FOR VALUES IN (1)",
-    # Directions drawn at random; the norm is not one, which no query minds.
+    # Random directions; the queries do not depend on unit length.
     "INSERT INTO feedback.embeddings (version_id, sha256, embedding, quality)"
     " SELECT 1, sha256, (SELECT array_agg(random() - 0.5)::vector"
     "                    FROM generate_series(1, %(dimensions)s) WHERE sha256 IS NOT NULL),"
@@ -78,7 +78,7 @@ _POOL = (
 
 
 def fill_pool(database_url: str, *, candidates: int, leases: int, dimensions: int) -> None:
-    """Embed what `fill` has made, and prepare and lease pairs of it."""
+    """Add embeddings of the images of `fill`, candidates and leases."""
     sizes = {"candidates": candidates, "leases": leases, "dimensions": dimensions}
     with psycopg.connect(database_url, autocommit=True) as connection:
         for statement in _POOL:

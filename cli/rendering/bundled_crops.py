@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.renderer import render_person
+from cli.rendering.renderer import render_person
 from shared.model.default.crops import GOLDEN_CROPS_FILE, REFERENCE_CROPS_FILE
 
 # Seeds that no demo, benchmark or user is likely to choose.

@@ -1,4 +1,4 @@
-"""Labels keep coming while the service and its stores are killed; then everything is counted."""
+"""Load generator and consistency check for tests that kill the service and its stores."""
 
 import asyncio
 import hashlib
@@ -15,25 +15,25 @@ from magface.v1 import feedback_pb2_grpc
 from deploy.local.child_process import ChildProcess
 from shared.rpc.channel import open_channel
 from shared.storage.objects import ObjectStore, image_key
-from tests.services.feedback.helpers import picture, sent
-from tests.services.feedback.parts import Parts
+from tests.services.feedback.support.helpers import picture, sent
+from tests.services.feedback.support.stack import FeedbackStack
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
 SUBMITTERS: Final = 16
 _CALL_S: Final = 10.0
 _RETRY_S: Final = 0.1
-# Pictures that are erased all the time; apart from those whose labels must stay.
+# First of the images that are erased again and again; no label on them is checked.
 _CHURNED: Final = 1_000_000
 
 
 @dataclass
 class Load:
-    """Submitters that send each label until it is acknowledged.
+    """Submitters that repeat each label until it is acknowledged.
 
     Attributes:
-        acknowledged: (image_a, image_b, label) by the annotator, who gives one label only.
-        erased: Erasures that were answered.
+        acknowledged: (image_a, image_b, label) by annotator; each gives one label.
+        erased: Number of acknowledged erasures.
     """
 
     stub: Stub
@@ -65,7 +65,7 @@ class Load:
                 self.news.set()
 
     async def churn(self) -> None:
-        """Store and erase the same pictures again and again."""
+        """Store and erase the same images again and again."""
         turn = 0
         while self.going:
             turn += 1
@@ -101,8 +101,8 @@ class Load:
         return None
 
 
-async def kill_under_load(parts: Parts, victims: list[ChildProcess], seed: int) -> Load:
-    """Kill each victim in turn, and start it again, while labels are submitted."""
+async def kill_under_load(parts: FeedbackStack, victims: list[ChildProcess], seed: int) -> Load:
+    """Kill and restart each victim in turn, while labels are submitted."""
     rng = random.Random(seed)
     async with open_channel(parts.service.address) as channel:
         load = Load(Stub(channel), seed)
@@ -113,7 +113,7 @@ async def kill_under_load(parts: Parts, victims: list[ChildProcess], seed: int) 
             await asyncio.to_thread(victim.kill)
             await asyncio.sleep(rng.uniform(0, 0.5))
             await asyncio.to_thread(victim.start)
-        # What was sent before the last kill is acknowledged after it, or not at all.
+        # Wait for acknowledgements of labels that were sent after the last kill.
         wanted = len(load.acknowledged) + 2 * SUBMITTERS
         while len(load.acknowledged) < wanted or not load.erased:
             load.news.clear()
@@ -125,15 +125,15 @@ async def kill_under_load(parts: Parts, victims: list[ChildProcess], seed: int) 
 
 @dataclass(frozen=True)
 class Count:
-    """What is wrong, by its kind; all empty when nothing is.
+    """Inconsistencies by kind; all empty if there are none.
 
     Attributes:
-        lost: Acknowledged labels that are not there, or say something else.
+        lost: Acknowledged labels that are missing or differ.
         repeated: AnnotatorStats who gave one label and have several.
-        missing: Images with a row and no object, or one of other bytes.
-        orphans: Objects of images without a row.
-        wrong: Derived figures that do not follow from the labels.
-        unfinished: Erasures and removals that were not carried out.
+        missing: Images with a row whose object is missing or has other bytes.
+        orphans: Objects without a row.
+        wrong: Derived numbers that do not follow from the labels.
+        unfinished: Erasures and removals that are not finished.
     """
 
     lost: list[str]
@@ -144,11 +144,11 @@ class Count:
     unfinished: list[str]
 
 
-def count(parts: Parts, load: Load) -> Count:
-    """Compare what was acknowledged with what is in the stores, past the service."""
+def count(parts: FeedbackStack, load: Load) -> Count:
+    """Compare the acknowledged labels with the contents of the stores."""
     store = ObjectStore(parts.objects.settings())
     keys = {found.key.rpartition("/")[2]: found.key for found in store.list("images/")}
-    # A killed nanio shows what it had written of an object; the sweep leaves that for an hour.
+    # A killed nanio lists its temporary files, which the sweep leaves for an hour.
     objects = {name: key for name, key in keys.items() if not name.startswith(".tmp.")}
     with psycopg.connect(parts.database_url) as connection:
         rows = connection.execute(_LABELS).fetchall()
@@ -211,8 +211,8 @@ HAVING ARRAY[sum(pairs_same), sum(pairs_different), sum(pairs_undecided)]::bigin
 """
 
 
-def spoil(parts: Parts) -> None:
-    """Do behind the service's back what the checker must see."""
+def corrupt(parts: FeedbackStack) -> None:
+    """Change the stores directly, in ways that `count` must detect."""
     store = ObjectStore(parts.objects.settings())
     store.remove(next(store.list("images/")).key)
     store.put(image_key("0" * 64), b"nobody's")

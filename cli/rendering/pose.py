@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.shot import Shot
-from cli.demo.rendering.traits import Traits
+from cli.rendering.shot import Shot
+from cli.rendering.traits import Traits
 from shared.model.image.align import ARCFACE_TEMPLATE, similarity_transform
 
 Points = NDArray[np.float64]

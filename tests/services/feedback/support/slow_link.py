@@ -1,4 +1,4 @@
-"""A TCP link that can be made slow or silent, between the service and a store."""
+"""TCP proxy between the service and a store that can be made slow or silent."""
 
 import socket
 import threading
@@ -11,10 +11,10 @@ _CHUNK: Final = 65536
 
 
 class SlowLink:
-    """Passes bytes on in both directions, at the speed that is set.
+    """Forwards bytes in both directions, at a given rate.
 
     Attributes:
-        bytes_per_s: None for as fast as it goes; 0 for silence, with connections kept open.
+        bytes_per_s: None for no limit; 0 to forward nothing and keep connections open.
     """
 
     def __init__(self, port: int) -> None:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.shot import Shot
+from cli.rendering.shot import Shot
 from shared.model.image.align import CROP_SIZE
 
 Picture = NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""An embedder over gRPC whose network is a random projection that each version draws anew."""
+"""Stand-in embedder over gRPC: a random projection, another one for each version."""
 
 import zlib
 from collections.abc import AsyncIterator
@@ -24,13 +24,13 @@ def embedding_of(data: bytes, version: str) -> np.ndarray:
 
 
 class StandInEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
-    """Counts what it embeds.
+    """Counts the images it embeds.
 
     Attributes:
-        version: Of the answers; may be changed at any time.
-        swap_after: Images after which the version becomes `swap_to`, in the middle of a page.
-        refused: Bytes of pictures that it cannot use.
-        stop_after: Images after which it is UNAVAILABLE.
+        version: The serving version; may be changed at any time.
+        swap_after: Number of images after which the version becomes `swap_to`.
+        refused: Bytes of images that it refuses.
+        stop_after: Number of images after which it is UNAVAILABLE.
     """
 
     def __init__(self, version: str) -> None:
@@ -73,7 +73,7 @@ class StandInEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
 
 @asynccontextmanager
 async def served(embedder: StandInEmbedder) -> AsyncIterator[str]:
-    """Serve it on a free port inside the block; yields the address."""
+    """Serve an embedder on a free port inside the block; yields the address."""
     server = grpc.aio.server()
     embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(embedder, server)
     port = server.add_insecure_port("127.0.0.1:0")

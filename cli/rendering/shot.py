@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.traits import Hairline
+from cli.rendering.traits import Hairline
 
 Glasses = Literal["none", "thin", "thick", "round", "dark"]
 

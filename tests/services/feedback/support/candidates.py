@@ -1,4 +1,4 @@
-"""Prepared pairs, past the service, for tests of what hands them out."""
+"""Inserts images and candidates directly, for tests of leases."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,14 +44,14 @@ def prepare_images(database_url: str, images: int) -> None:
 def prepare_pairs(
     database_url: str, count: int, *, strategy: str = "hard", wanted: int = 1, first: int = 1
 ) -> None:
-    """Prepare disjoint pairs of the images that are numbered from `first`."""
+    """Insert candidates of disjoint pairs of the images numbered from `first`."""
     values = {"count": count, "strategy": strategy, "wanted": wanted, "first": first}
     with psycopg.connect(database_url) as connection:
         connection.execute(_PAIRS.encode(), values)
 
 
 def label(database_url: str, pair: tuple[str, str], annotator: str, what: str = "same") -> None:
-    """Label a pair, as the ledger leaves it; what counts people and votes is left out."""
+    """Insert a label, without the derived rows and counters."""
     values = {
         "a": bytes.fromhex(pair[0]),
         "b": bytes.fromhex(pair[1]),
@@ -68,7 +68,7 @@ def label(database_url: str, pair: tuple[str, str], annotator: str, what: str = 
 async def open_leaser(
     settings: FeedbackSettings, short: asyncio.Event | None = None, **changes: Any
 ) -> AsyncIterator[PairLeaser]:
-    """An office with connections of its own, as another process would have."""
+    """A leaser with connections of its own, as another process would have."""
     sharing: dict[str, Any] = {
         "lease_s": 900.0,
         "random_share": 0.0,

@@ -1,4 +1,4 @@
-"""Small pictures, requests on them, and the service to send them to."""
+"""Helpers: small images, requests with them, and a running service."""
 
 import hashlib
 import itertools
@@ -28,7 +28,7 @@ _keys = itertools.count()
 
 @dataclass(frozen=True)
 class Stored:
-    """Rows of each table, and objects."""
+    """Numbers of rows of each table, and of objects."""
 
     images: int
     pairs: int
@@ -78,7 +78,7 @@ async def stub_on(
 
 @cache
 def picture(number: int, size: int = 112) -> bytes:
-    """A PNG of its own for each number."""
+    """Make a PNG; each number gives another one."""
     pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
     large = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_NEAREST)
     return cv2.imencode(".png", large)[1].tobytes()
@@ -101,7 +101,7 @@ def fresh_key() -> str:
 
 
 def request(a: int = 1, b: int = 2, **changes: Any) -> pb.SubmitFeedbackRequest:
-    """A good request with two pictures; changes replace its fields."""
+    """Make a valid request with two images; changes replace its fields."""
     fields: dict[str, Any] = {
         "image_a": sent(a),
         "image_b": sent(b),
@@ -113,7 +113,7 @@ def request(a: int = 1, b: int = 2, **changes: Any) -> pb.SubmitFeedbackRequest:
 
 
 def feedback(a: int = 1, b: int = 2, **changes: Any) -> Feedback:
-    """Good feedback with two pictures; changes replace its fields."""
+    """Make valid feedback with two images; changes replace its fields."""
     fields: dict[str, Any] = {
         "image_a": FaceImage(picture(a)),
         "image_b": FaceImage(picture(b)),

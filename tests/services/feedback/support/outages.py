@@ -1,4 +1,4 @@
-"""What tests of stores that are away, slow or full ask of the service and of the stores."""
+"""Helpers of tests with stores that are stopped, slow or full."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -16,7 +16,7 @@ from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
-from tests.services.feedback.helpers import settings_for
+from tests.services.feedback.support.helpers import settings_for
 
 
 def labels_in(database_url: str) -> int:
@@ -37,12 +37,15 @@ def objects_in(settings: ObjectStoreSettings) -> set[str]:
 
 
 def emptied(database: PostgresServer, s3: NanioServer, timeout_s: float) -> FeedbackSettings:
-    """Make both stores as they are before the first start, and say how to reach them.
+    """Empty both stores, as before the first start of the service.
 
     Args:
         database: A Postgres.
         s3: An object store.
-        timeout_s: For either.
+        timeout_s: Timeout of both, in seconds.
+
+    Returns:
+        Settings of a service on these stores.
     """
     with psycopg.connect(database.url) as connection:
         connection.execute("DROP SCHEMA IF EXISTS feedback CASCADE")
@@ -64,10 +67,10 @@ async def prepared_store(settings: FeedbackSettings) -> AsyncIterator[LabelServi
 
 
 async def unavailable(call: Awaitable[Any], timeout_s: float) -> None:
-    """Require that a call ends as it must with a store away, in bounded time.
+    """Require that a call fails with Unavailable in bounded time.
 
-    That is a wait for a connection, one for an answer and one for the pool's turn, and slack
-    for a machine that others use too.
+    The bound is a timeout for the connection, one for the answer and one for the pool, plus slack
+    for a busy machine.
     """
     started = time.monotonic()
     with pytest.raises(Unavailable):

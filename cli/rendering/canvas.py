@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.pose import Points
-from cli.demo.rendering.traits import Colour
+from cli.rendering.pose import Points
+from cli.rendering.traits import Colour
 from shared.model.image.align import CROP_SIZE
 
 ZOOM: Final = 4

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.canvas import Canvas, darker, mix, smooth
-from cli.demo.rendering.pose import Points, Pose
-from cli.demo.rendering.shot import Shot
-from cli.demo.rendering.traits import Traits
+from cli.rendering.canvas import Canvas, darker, mix, smooth
+from cli.rendering.pose import Points, Pose
+from cli.rendering.shot import Shot
+from cli.rendering.traits import Traits
 
 
 class _Eye:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from cli.demo.rendering.canvas import Canvas, smooth
-from cli.demo.rendering.pose import Pose
-from cli.demo.rendering.shot import Shot
-from cli.demo.rendering.traits import Traits
+from cli.rendering.canvas import Canvas, smooth
+from cli.rendering.pose import Pose
+from cli.rendering.shot import Shot
+from cli.rendering.traits import Traits
 
 
 def draw_glasses(canvas: Canvas, traits: Traits, pose: Pose, shot: Shot) -> None:

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.canvas import Canvas, darker, mix
-from cli.demo.rendering.head import head_outline
-from cli.demo.rendering.pose import Points, Pose
-from cli.demo.rendering.shot import Shot
-from cli.demo.rendering.traits import Hairline, Traits
+from cli.rendering.canvas import Canvas, darker, mix
+from cli.rendering.head import head_outline
+from cli.rendering.pose import Points, Pose
+from cli.rendering.shot import Shot
+from cli.rendering.traits import Hairline, Traits
 
 # Height of the hairline above its start, at nine places from the left temple to the right.
 _HAIRLINES: dict[Hairline, tuple[float, ...]] = {

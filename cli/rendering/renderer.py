@@ -7,21 +7,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.camera import Picture, photograph
-from cli.demo.rendering.canvas import Canvas, area
-from cli.demo.rendering.features import (
+from cli.rendering.camera import Picture, photograph
+from cli.rendering.canvas import Canvas, area
+from cli.rendering.features import (
     draw_brows,
     draw_eyes,
     draw_mouth,
     draw_nose,
 )
-from cli.demo.rendering.glasses import draw_glasses
-from cli.demo.rendering.hair import draw_back_hair, draw_cap, draw_front_hair
-from cli.demo.rendering.head import draw_beard, draw_ears, draw_neck, draw_skin
-from cli.demo.rendering.light import shading
-from cli.demo.rendering.pose import make_pose
-from cli.demo.rendering.shot import Shot, draw_shot
-from cli.demo.rendering.traits import Traits, draw_traits
+from cli.rendering.glasses import draw_glasses
+from cli.rendering.hair import draw_back_hair, draw_cap, draw_front_hair
+from cli.rendering.head import draw_beard, draw_ears, draw_neck, draw_skin
+from cli.rendering.light import shading
+from cli.rendering.pose import make_pose
+from cli.rendering.shot import Shot, draw_shot
+from cli.rendering.traits import Traits, draw_traits
 from shared.errors import InvalidInput
 from shared.model.image.align import CROP_SIZE
 

@@ -1,4 +1,4 @@
-"""The service as a process, on stores of its own."""
+"""The feedback service as a process, with a Postgres and an object store of its own."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,8 +13,8 @@ from deploy.local.state_files import PortBook
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What can be killed."""
+class FeedbackStack:
+    """The processes, each of which a test may kill."""
 
     postgres: PostgresServer
     objects: S3Server
@@ -27,17 +27,17 @@ class Parts:
 
 
 @contextmanager
-def running(
+def running_stack(
     folder: Path,
     object_store: Callable[[Path], S3Server] = NanioServer,
     changes: Mapping[str, str] | None = None,
-) -> Iterator[Parts]:
-    """The embedded stores and the service on them, as `magface up` runs them.
+) -> Iterator[FeedbackStack]:
+    """Run the embedded stores and the service, as `magface up` does.
 
     Args:
-        folder: For everything they write.
-        object_store: Which S3 server.
-        changes: Variables of the service's environment.
+        folder: For all of their files.
+        object_store: Starts the S3 server.
+        changes: Environment variables of the service.
     """
     with ExitStack() as stack:
         postgres = stack.enter_context(PostgresServer(folder / "postgres"))
@@ -57,4 +57,4 @@ def running(
 
         ports = PortBook(folder / "ports.json")
         service = ServiceProcess("feedback", "services.feedback", folder, ports, settings)
-        yield Parts(postgres, objects, stack.enter_context(service), database_url)
+        yield FeedbackStack(postgres, objects, stack.enter_context(service), database_url)

@@ -5,9 +5,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.demo.rendering.pose import Pose
-from cli.demo.rendering.shot import Shot
-from cli.demo.rendering.traits import Traits
+from cli.rendering.pose import Pose
+from cli.rendering.shot import Shot
+from cli.rendering.traits import Traits
 from shared.model.image.align import CROP_SIZE
 
 Plane = NDArray[np.float32]

@@ -4,10 +4,10 @@ from typing import Final
 
 import numpy as np
 
-from cli.demo.rendering.canvas import Canvas, darker, mix, smooth
-from cli.demo.rendering.pose import Points, Pose
-from cli.demo.rendering.shot import Shot
-from cli.demo.rendering.traits import Colour, Traits
+from cli.rendering.canvas import Canvas, darker, mix, smooth
+from cli.rendering.pose import Points, Pose
+from cli.rendering.shot import Shot
+from cli.rendering.traits import Colour, Traits
 
 _EAR_HEIGHT: Final = -14.0
 

@@ -1,1 +1,0 @@
-"""Renderer of artificial people; `cli.demo.rendering.renderer` is its interface."""

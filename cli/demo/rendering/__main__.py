@@ -1,6 +1,0 @@
-"""Writes the crops bundled in `shared.model.default`: `python -m cli.demo.rendering`."""
-
-from cli.demo.rendering.bundled_crops import write_bundled_crops
-
-if __name__ == "__main__":
-    write_bundled_crops()

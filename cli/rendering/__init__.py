@@ -1,0 +1,1 @@
+"""Renderer of artificial people; `cli.rendering.renderer` is its interface."""
