@@ -66,8 +66,8 @@ def test_the_other_channel_order_is_noticed(narrow_version: Path, tmp_path: Path
         ({"embedding": base64.b64encode(bytes(31 * 4)).decode()}, "124 bytes instead of 128"),
         ({"embedding": "no base64!"}, "not base64"),
         ({"embedding": base64.b64encode(bytes(32 * 4)).decode()}, "all zeros"),
-        ({"png": base64.b64encode(b"no picture").decode()}, "no 112x112 PNG"),
-        ({"png": ""}, "no 112x112 PNG"),
+        ({"png": base64.b64encode(b"no picture").decode()}, "not a 112x112 PNG"),
+        ({"png": ""}, "not a 112x112 PNG"),
         ({"magnitude": 1.0}, "magnitude"),
     ],
 )
