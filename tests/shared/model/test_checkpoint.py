@@ -242,7 +242,7 @@ def test_a_damaged_file_never_fails_in_another_way(
     data: st.DataObject, narrow_checkpoint: Path, tmp_path: Path
 ) -> None:
     content = bytearray(narrow_checkpoint.read_bytes())
-    # Damage the structure at both ends; a flipped weight in the middle cannot be told.
+    # Damage the structure at both ends; a changed weight in the middle cannot be detected.
     edges = st.one_of(st.integers(0, 4096), st.integers(len(content) - 16384, len(content) - 1))
     for place in data.draw(st.lists(edges, min_size=1, max_size=8)):
         content[place] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""What a GPU is given, as far as it can be tried without one."""
+"""CUDA support, as far as it can be tested without a GPU."""
 
 from pathlib import Path
 

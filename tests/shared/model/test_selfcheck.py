@@ -16,7 +16,7 @@ from shared.model.sessions.factory import open_session
 
 
 def change_weights(version: Path, folder: Path, scale: float) -> Path:
-    """A copy of a version whose ONNX file has its largest tensor scaled."""
+    """Copy a version and scale the largest tensor of its ONNX file."""
     shutil.copytree(version, folder)
     model = onnx.load(folder / ONNX_FILE)
     largest = max(model.graph.initializer, key=lambda tensor: np.prod(tensor.dims))

@@ -29,7 +29,7 @@ def some_crops(count: int) -> NDArray[np.uint8]:
 
 
 def relabel(version: Path, folder: Path, **fields: object) -> Path:
-    """A copy of a version whose manifest says something else."""
+    """Copy a version and change fields of its manifest."""
     shutil.copytree(version, folder)
     read_manifest(folder).model_copy(update=fields).write(folder)
     return folder
