@@ -1,4 +1,4 @@
-"""How sure the figures are: the same figures on samples of the people."""
+"""Bootstrap confidence intervals of verification figures, resampling people."""
 
 from collections.abc import Mapping
 
@@ -13,25 +13,25 @@ FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 _ENDS = (0.025, 0.975)
 
 Samples = Mapping[str, NDArray[np.float64]]
-"""Values of each figure over the bootstrap's rounds, float64 (R,)."""
+"""Values of each figure over the rounds of the bootstrap, float64 (R,)."""
 
 
 def bootstrap(
     scores: Scores, people: NDArray[np.int32], threshold: float, rounds: int, seed: int
 ) -> Samples:
-    """Figures on samples of the people; see `metrics.identity_bootstrap`.
+    """Compute the figures on bootstrap samples; see `metrics.identity_bootstrap`.
 
-    Two models that are measured on the same pairs with the same seed get the same samples,
-    so that theirs can be compared round by round.
+    Two models that are measured on the same pairs with the same seed get the same samples, so
+    their figures can be compared round by round.
 
     Args:
         scores: P pairs of both classes.
-        people: (P, 2), who is on each side.
-        threshold: Of the accuracy.
-        rounds: How many samples.
-        seed: Of the samples.
+        people: (P, 2), number of the person on each side.
+        threshold: Threshold for the accuracy.
+        rounds: Number of samples.
+        seed: Seed of the samples.
     """
-    # scikit-learn sorts the scores in every round, and what is sorted sorts fast.
+    # scikit-learn sorts the scores in every round, which is fast when they are sorted already.
     order = np.argsort(-scores.similarity, kind="stable")
     ranked = Scores(scores.similarity[order], scores.genuine[order])
     right = ranked.decisions(threshold) == ranked.genuine
@@ -58,7 +58,7 @@ def _figures_of(curve: Roc, fars: list[float]) -> dict[str, float]:
 
 
 def intervals(samples: Samples) -> dict[str, Interval]:
-    """95 % percentile intervals."""
+    """Return the 95 % percentile intervals."""
     found = {}
     for name, values in samples.items():
         low, high = np.quantile(values, _ENDS)
@@ -67,12 +67,12 @@ def intervals(samples: Samples) -> dict[str, Interval]:
 
 
 def differences(old: Samples, new: Samples, values: Mapping[str, float]) -> dict[str, Difference]:
-    """95 % intervals of the differences between two models, sample by sample.
+    """Return 95 % intervals of the paired differences between two models.
 
     Args:
-        old: Samples of the one model.
-        new: Of the other, drawn with the same seed on the same pairs.
-        values: The differences on the set as it is, new minus old, by figure.
+        old: Samples of the old model.
+        new: Samples of the new model, with the same seed on the same pairs.
+        values: Differences on the whole set, new minus old, by figure.
     """
     found = {}
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""From similarities to numbers a person can use: threshold and probability."""
+"""Calibration: decision thresholds and the probability curve (Platt scaling)."""
 
 from sklearn.linear_model import LogisticRegression
 
@@ -8,22 +8,22 @@ from shared.model.manifest import ProbabilityCurve
 
 
 def best_accuracy_threshold(scores: Scores) -> float:
-    """Threshold with the fewest wrong decisions on these pairs."""
+    """Return the threshold with the fewest wrong decisions on the pairs."""
     threshold, _ = roc(scores).best()
     return threshold
 
 
 def far_threshold(scores: Scores, far: float) -> float:
-    """Lowest threshold whose FAR on these pairs does not exceed `far`.
+    """Return the lowest threshold whose FAR on the pairs does not exceed `far`.
 
     Raises:
-        InvalidInput: If the impostor pairs are too few to measure it.
+        InvalidInput: If there are too few impostor pairs to measure that FAR.
     """
     return tar_at_far(scores, far).threshold
 
 
 def fit_probability(scores: Scores) -> ProbabilityCurve:
-    """Fit similarity -> probability, both classes weighing the same whatever their number."""
+    """Fit the probability that a pair is genuine; both classes have the same total weight."""
     scores.need_both_classes("the probability")
     model = LogisticRegression(class_weight="balanced", C=1e3)
     model.fit(scores.similarity[:, None], scores.genuine)

@@ -1,4 +1,4 @@
-"""Two model versions on the same pairs: is one better, or was it luck?"""
+"""Paired comparison of two models on the same pairs."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,8 @@ def mcnemar(old_right: NDArray[np.bool_], new_right: NDArray[np.bool_]) -> McNem
     """Compare decisions pair by pair (McNemar 1947, exact binomial form).
 
     Args:
-        old_right: (P,), whether the old version decided each pair rightly.
-        new_right: (P,), the same of the new version.
+        old_right: (P,), whether the old model decides each pair correctly.
+        new_right: (P,), the same for the new model.
     """
     fixed = int((~old_right & new_right).sum())
     broken = int((old_right & ~new_right).sum())
@@ -26,13 +26,13 @@ def mcnemar(old_right: NDArray[np.bool_], new_right: NDArray[np.bool_]) -> McNem
 
 
 def compare(old: Measurement, new: Measurement, pair_set: PairSet) -> Changes:
-    """Compare two models that were measured on the same set with the same bootstrap.
+    """Compare two models that were measured on the same pairs with the same bootstrap seed.
 
     Raises:
-        InvalidInput: If the labels differ: then they are not the same pairs.
+        InvalidInput: If the labels differ, so the pairs are not the same.
     """
     if not np.array_equal(old.scores.genuine, new.scores.genuine):
-        raise InvalidInput("scores", "both versions must be measured on the same pairs")
+        raise InvalidInput("scores", "both models must be measured on the same pairs")
     genuine = new.scores.genuine
     old_right = old.scores.decisions(old.evaluation.threshold) == genuine
     new_right = new.scores.decisions(new.evaluation.threshold) == genuine
@@ -61,7 +61,7 @@ def _differences(old: Measurement, new: Measurement) -> dict[str, Difference]:
 def _changed(
     pairs: NDArray[np.intp], old: Measurement, new: Measurement, pair_set: PairSet
 ) -> tuple[ChangedPair, ...]:
-    """Describe pairs, those first whose similarity has moved most."""
+    """Describe pairs, sorted by the change of their similarity, largest first."""
     moved = np.abs(new.scores.similarity[pairs] - old.scores.similarity[pairs])
     changed = []
     for pair in pairs[np.argsort(-moved, kind="stable")].tolist():

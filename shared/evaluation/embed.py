@@ -1,4 +1,4 @@
-"""Embed many images as fast as the engine goes: decoding never makes it wait."""
+"""Embedding of the images of a pair set, with decoding in parallel to inference."""
 
 import os
 import sys
@@ -19,24 +19,24 @@ from shared.model.sessions.base import Session, split_features
 from shared.model.sessions.cpu import cpu_threads
 
 CropReader = Callable[[int], NDArray[np.uint8]]
-"""From an image's place in a set to the crop the network is to see, uint8 (112, 112, 3) BGR."""
+"""From the index of an image in a pair set to its aligned crop, uint8 (112, 112, 3) BGR."""
 
-# Batches decoded ahead of the engine; more would only hold memory.
-_AHEAD = 4
-_NICER_BY = 10
+# Batches decoded ahead of the engine; more would only use memory.
+_BATCHES_AHEAD = 4
+_NICENESS = 10
 
 
 @dataclass(frozen=True)
 class EmbeddedSet:
-    """What the network says of each distinct image of a set.
+    """Output of the network for each distinct image of a pair set.
 
     Attributes:
         embeddings: float32 [N, D], unit length.
         magnitudes: float32 [N].
         mirrored: float32 [N, D], unit length: direction of the sum of the features of the
-            image and of its mirror image, as InsightFace's scripts have it; None unless
-            asked for.
-        images_per_second: Decoding included.
+            image and of its mirror image, as in InsightFace's scripts; None unless
+            requested.
+        images_per_second: Throughput, including decoding.
     """
 
     embeddings: NDArray[np.float32]
@@ -54,21 +54,21 @@ def embed_set(
     mirror: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> EmbeddedSet:
-    """Embed each distinct image of a set once.
+    """Embed each distinct image of a pair set once.
 
     Memory is bounded by the embeddings and a few batches of crops.
 
     Args:
         session: The network.
-        pair_set: Whose images.
-        crops: Decodes and aligns; is called once for each image, by several threads.
-        batch_size: Images a run of the network.
-        mirror: Embed the mirror images too.
-        progress: Called after each batch with the number of images done in it.
+        pair_set: The pair set.
+        crops: Reads a crop; it is called once for each image, from several threads.
+        batch_size: Images in one run of the network.
+        mirror: Also embed the mirror images.
+        progress: Called after each batch with the number of images in it.
 
     Raises:
-        InvalidInput: If an image cannot be read; names it.
-        CorruptData: If the network gives no usable output for an image; names it.
+        InvalidInput: If an image cannot be read; names the image.
+        CorruptData: If the output for an image is NaN or zero; names the image.
     """
     count, size = len(pair_set.images), session.embedding_size
     embeddings, magnitudes = np.empty((count, size), np.float32), np.empty(count, np.float32)
@@ -107,10 +107,10 @@ def _decoded_batches(
 
     starts = iter(range(0, images, batch_size))
     with ThreadPoolExecutor(
-        _decoders(), thread_name_prefix="decode", initializer=_step_back
+        _decoders(), thread_name_prefix="decode", initializer=_lower_priority
     ) as pool:
         ahead: list[Future[NDArray[np.uint8]]] = [
-            pool.submit(decode, start) for start in islice(starts, _AHEAD)
+            pool.submit(decode, start) for start in islice(starts, _BATCHES_AHEAD)
         ]
         try:
             while ahead:
@@ -122,17 +122,17 @@ def _decoded_batches(
 
 
 def _decoders() -> int:
-    """How many threads decode: on half of the cores, since more of them hold the engine up."""
-    return min(_AHEAD, max(1, cpu_threads() // 2))
+    """Return the number of decoding threads: at most half of the CPUs, to not slow the engine."""
+    return min(_BATCHES_AHEAD, max(1, cpu_threads() // 2))
 
 
-def _step_back() -> None:
-    """Let this thread run where the engine's leave a gap.
+def _lower_priority() -> None:
+    """Lower the priority of this thread below that of the engine's threads.
 
-    The engine's threads wait for each other many times a batch: one that decoding has pushed
-    from its core holds up all of them (measured: a hundredth of the speed on two cores).
+    The engine's threads wait for each other many times per batch. When decoding preempts one of
+    them, all of them wait; on two cores that reduced the throughput to a hundredth.
     """
     if sys.platform == "linux":
-        nice = min(os.getpriority(os.PRIO_PROCESS, 0) + _NICER_BY, 19)
-        # There a thread has a niceness of its own.
+        nice = min(os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS, 19)
+        # On Linux each thread has its own niceness.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

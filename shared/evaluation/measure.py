@@ -1,4 +1,4 @@
-"""All figures of one model on one set of pairs."""
+"""Measurement of one model on one pair set."""
 
 from dataclasses import dataclass
 
@@ -24,13 +24,13 @@ REJECT_FMR = 1e-3
 
 @dataclass(frozen=True)
 class Measurement:
-    """A model on a set of pairs: what it says, and how good that is.
+    """Results of a model on a pair set.
 
     Attributes:
-        name: What to call the model.
-        embedded: The set's images under it.
-        scores: The set's pairs under it.
-        samples: Figures on samples of the people.
+        name: Name of the model.
+        embedded: Embeddings of the images.
+        scores: Similarities of the pairs.
+        samples: Bootstrap samples of the figures.
         evaluation: The figures.
     """
 
@@ -50,15 +50,15 @@ def measure(
     bootstrap_rounds: int = 200,
     seed: int = 0,
 ) -> Measurement:
-    """Measure a model on a set of pairs.
+    """Measure a model on a pair set.
 
     Args:
-        name: What to call the model.
-        embedded: The set's images under it.
-        pair_set: Who is the same person as whom.
-        threshold: The model version's.
-        bootstrap_rounds: Samples behind each interval; 0 leaves the intervals out.
-        seed: Of the bootstrap.
+        name: Name of the model.
+        embedded: Embeddings of the images of the set by the model.
+        pair_set: The pair set.
+        threshold: Threshold of the model version.
+        bootstrap_rounds: Number of bootstrap samples; 0 means no intervals.
+        seed: Seed of the bootstrap.
     """
     scores = score(embedded, pair_set)
     both_classes = bool(scores.genuine_pairs and scores.impostor_pairs)
@@ -97,12 +97,12 @@ def measure(
 
 
 def score(embedded: EmbeddedSet, pair_set: PairSet) -> Scores:
-    """Similarity of each pair of a set."""
+    """Return the similarity of each pair of a set."""
     return Scores(pair_similarity(embedded.embeddings, pair_set.pairs), pair_set.labels)
 
 
 def pair_quality(embedded: EmbeddedSet, pair_set: PairSet) -> NDArray[np.float64]:
-    """The smaller magnitude of each pair's two faces, float64 (P,)."""
+    """Return the smaller magnitude of the two faces of each pair, float64 (P,)."""
     return np.asarray(embedded.magnitudes[pair_set.pairs].min(axis=1), dtype=np.float64)
 
 

@@ -1,10 +1,10 @@
-"""Figures of face verification, as LFW, InsightFace and the ISO 19795 vocabulary have them.
+"""Verification metrics, defined as by LFW, InsightFace and ISO/IEC 19795.
 
-A pair is called genuine when its similarity is at or above the threshold. FAR (also FMR)
-is the share of impostor pairs called genuine, TAR the share of genuine pairs called
-genuine, FNMR = 1 - TAR. ROC, AUC and the rest come from scikit-learn.
+A pair is accepted when its similarity is at or above the threshold. FAR (also FMR) is the share of
+impostor pairs that are accepted, TAR the share of genuine pairs that are accepted, and
+FNMR = 1 - TAR. ROC and AUC are computed by scikit-learn.
 
-Weights, where a function takes them, count a pair more than once; the bootstrap uses them.
+Weights say how often each pair counts; the bootstrap uses them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ Weights = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Confusion:
-    """Decisions at one threshold, counted. A figure without a denominator is 0."""
+    """Counts of decisions at one threshold. A rate whose denominator is 0 is 0."""
 
     threshold: float
     tp: int
@@ -44,7 +44,7 @@ class Confusion:
 
 
 def confusion(scores: Scores, threshold: float) -> Confusion:
-    """Count right and wrong decisions at a threshold."""
+    """Count correct and wrong decisions at a threshold."""
     same = scores.decisions(threshold)
     return Confusion(
         threshold=threshold,
@@ -57,13 +57,13 @@ def confusion(scores: Scores, threshold: float) -> Confusion:
 
 @dataclass(frozen=True)
 class Roc:
-    """ROC over every distinct similarity, thresholds falling; the first accepts nothing.
+    """ROC over every distinct similarity; at the first threshold no pair is accepted.
 
     Attributes:
-        far: float64, (T,), rising 0..1.
-        tar: float64, (T,), rising 0..1.
-        threshold: float64, (T,), falling; the first is infinite.
-        genuine_share: Weight of genuine pairs among all.
+        far: float64, (T,), ascending 0..1.
+        tar: float64, (T,), ascending 0..1.
+        threshold: float64, (T,), descending; the first is infinite.
+        genuine_share: Share of the genuine pairs in the total weight.
     """
 
     far: NDArray[np.float64]
@@ -77,7 +77,7 @@ class Roc:
 
     @property
     def eer(self) -> float:
-        """Error rate where FAR and FNMR meet, between two steps of the ROC by a straight line."""
+        """Equal error rate, where FAR = FNMR, interpolated linearly between points of the ROC."""
         gap = self.far - (1 - self.tar)
         after = int(np.argmax(gap >= 0))
         before = after - 1
@@ -85,10 +85,11 @@ class Roc:
         return float(self.far[before] + part * (self.far[after] - self.far[before]))
 
     def best(self) -> tuple[float, float]:
-        """Threshold of the best accuracy, and that accuracy.
+        """Return the threshold with the best accuracy, and that accuracy.
 
-        The threshold is put half-way to the next lower similarity, where unseen pairs are
-        least likely to fall on the wrong side; among equals the widest gap wins.
+        The threshold is the middle between two neighbouring similarities, where unseen pairs are
+        least likely to be decided wrongly. Of several best thresholds the one in the widest gap
+        is taken.
         """
         accuracy = self.genuine_share * self.tar + (1 - self.genuine_share) * (1 - self.far)
         best = np.flatnonzero(accuracy >= accuracy.max() - 1e-12)
@@ -99,7 +100,7 @@ class Roc:
         return float(middle), float(accuracy[best[widest]])
 
     def at_far(self, far: float) -> tuple[float, float]:
-        """Lowest threshold whose FAR does not exceed `far`, and the TAR there."""
+        """Return the lowest threshold whose FAR does not exceed `far`, and the TAR at it."""
         allowed = int(np.flatnonzero(self.far <= far + 1e-12)[-1])
         threshold = self.threshold[allowed]
         if np.isinf(threshold):
@@ -108,7 +109,7 @@ class Roc:
 
 
 def roc(scores: Scores, weights: Weights | None = None) -> Roc:
-    """ROC of scored pairs.
+    """Compute the ROC of scored pairs.
 
     Raises:
         InvalidInput: If there are no genuine or no impostor pairs.
@@ -129,11 +130,11 @@ class TarAtFar:
 
 
 def tar_at_far(scores: Scores, far: float, weights: Weights | None = None) -> TarAtFar:
-    """TAR at the lowest threshold whose FAR does not exceed `far`.
+    """Compute the TAR at the lowest threshold whose FAR does not exceed `far`.
 
     Raises:
-        InvalidInput: If fewer than 1/far impostor pairs are there: then no number of
-            false accepts but none lies within `far`, and the figure would be made up.
+        InvalidInput: If there are fewer than 1/far impostor pairs. Then a single false accept
+            exceeds `far`, so the figure would be an extrapolation.
     """
     if not supports_far(scores, far):
         raise InvalidInput(
@@ -146,16 +147,16 @@ def tar_at_far(scores: Scores, far: float, weights: Weights | None = None) -> Ta
 
 
 def supports_far(scores: Scores, far: float) -> bool:
-    """Whether there are impostor pairs enough to measure a FAR this low."""
+    """Say whether there are enough impostor pairs to measure a FAR this low."""
     return scores.impostor_pairs * far >= 1 - 1e-9
 
 
 @dataclass(frozen=True)
 class FoldedAccuracy:
-    """Accuracy by cross-validated threshold.
+    """Accuracy at cross-validated thresholds.
 
     Attributes:
-        accuracies: float64, (K,), one a fold.
+        accuracies: float64, (K,), one for each fold.
         thresholds: float64, (K,), each chosen on the other folds.
     """
 
@@ -168,16 +169,16 @@ class FoldedAccuracy:
 
     @property
     def std(self) -> float:
-        """Population standard deviation over the folds, as LFW's scripts give it."""
+        """Population standard deviation over the folds, as in LFW's scripts."""
         return float(self.accuracies.std())
 
 
 def folded_accuracy(scores: Scores, folds: NDArray[np.int32]) -> FoldedAccuracy:
-    """Accuracy on each fold at the threshold that is best on the others (LFW's protocol).
+    """Compute the accuracy on each fold at the best threshold of the other folds (LFW protocol).
 
     Args:
         scores: P pairs.
-        folds: (P,), the fold each pair is in.
+        folds: (P,), fold of each pair.
     """
     accuracies, thresholds = [], []
     for fold in np.unique(folds):
@@ -194,12 +195,12 @@ def folded_accuracy(scores: Scores, folds: NDArray[np.int32]) -> FoldedAccuracy:
 
 @dataclass(frozen=True)
 class ErrorVersusReject:
-    """FNMR of what is left when the pairs of lowest quality are rejected.
+    """Error-versus-reject curve: FNMR of the rest when the pairs of lowest quality are rejected.
 
     Attributes:
-        rejected: float64, (S,), share of the pairs rejected, 0..1.
+        rejected: float64, (S,), share of the pairs that are rejected, 0..1.
         fnmr: float64, (S,).
-        fmr: FMR at which the threshold was fixed, on all impostor pairs.
+        fmr: FMR that fixes the threshold, on all impostor pairs.
     """
 
     rejected: NDArray[np.float64]
@@ -213,11 +214,11 @@ def error_versus_reject(
     fmr: float,
     shares: Sequence[float] = tuple(np.linspace(0, 0.5, 21)),
 ) -> ErrorVersusReject:
-    """FNMR at a fixed threshold against the share of pairs rejected (MagFace, section 4.3).
+    """Compute the FNMR at a fixed threshold by share of rejected pairs (MagFace, section 4.3).
 
     Args:
         scores: P pairs.
-        pair_quality: (P,), the smaller magnitude of the two faces.
+        pair_quality: (P,), the smaller magnitude of the two faces of each pair.
         fmr: FMR that fixes the threshold.
         shares: Shares of the genuine pairs to reject, each below 1.
     """
@@ -225,30 +226,30 @@ def error_versus_reject(
     quality = pair_quality[scores.genuine]
     wrong = (~scores.decisions(threshold))[scores.genuine]
     wrong = wrong[np.argsort(quality, kind="stable")]
-    kept = [wrong[int(share * len(wrong)) :].mean() for share in shares]
-    return ErrorVersusReject(np.array(shares), np.array(kept), fmr)
+    fnmr = [wrong[int(share * len(wrong)) :].mean() for share in shares]
+    return ErrorVersusReject(np.array(shares), np.array(fnmr), fmr)
 
 
 def identity_bootstrap(
     identities: NDArray[np.int32], genuine: NDArray[np.bool_], rounds: int, seed: int
 ) -> Iterator[Weights]:
-    """Weights of the pairs in each bootstrap sample of identities.
+    """Yield the weights of the pairs in each bootstrap sample of identities.
 
-    People are drawn with replacement, not pairs: pairs of one person are not independent.
-    A genuine pair counts as often as its person was drawn, an impostor pair as often as
-    both were together (vertex bootstrap, Snijders and Borgatti 1999). Samples without
-    genuine or without impostor pairs are drawn again.
+    People are drawn with replacement instead of pairs, because pairs of one person are not
+    independent. The weight of a genuine pair is how often its person was drawn, that of an
+    impostor pair the product for its two people (vertex bootstrap, Snijders and Borgatti 1999).
+    Samples without genuine or without impostor pairs are drawn again.
 
     Args:
         identities: (P, 2) number of the person on each side.
         genuine: (P,).
-        rounds: Samples to give.
-        seed: Of the generator.
+        rounds: Number of samples.
+        seed: Seed of the random generator.
     """
     generator = np.random.default_rng(seed)
     people, index = np.unique(identities, return_inverse=True)
     sides = index.reshape(identities.shape)
-    given = 0
+    yielded = 0
     for _ in range(20 * rounds):
         drawn = np.bincount(
             generator.integers(len(people), size=len(people)), minlength=len(people)
@@ -257,7 +258,7 @@ def identity_bootstrap(
         weights = np.where(genuine, left, left * right).astype(np.float64)
         if weights[genuine].any() and weights[~genuine].any():
             yield weights
-            given += 1
-        if given == rounds:
+            yielded += 1
+        if yielded == rounds:
             return
     raise InvalidInput("identities", "too few people for a bootstrap over identities")

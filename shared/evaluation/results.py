@@ -1,4 +1,4 @@
-"""What an evaluation says, in the form in which it is printed, stored and sent."""
+"""Results of evaluations and comparisons, as they are printed, stored and sent."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,7 +15,7 @@ class Interval(_Frozen):
 
 
 class Folded(_Frozen):
-    """Accuracy over folds, each at the threshold that is best on the others."""
+    """Accuracy over folds, each at the best threshold of the other folds."""
 
     folds: int
     mean: float
@@ -31,7 +31,7 @@ class RejectCurve(_Frozen):
 
 
 class Mirrored(_Frozen):
-    """Figures when the features of the mirror image are added before normalising."""
+    """Figures when the features of the mirror image are added before normalization."""
 
     best_accuracy: float
     best_threshold: float
@@ -43,17 +43,17 @@ class Evaluation(_Frozen):
     """Figures of one model on one set of pairs.
 
     Attributes:
-        threshold: The one that accuracy, precision, recall and the counts are at.
-        best_accuracy: None, as are best_threshold, auc and eer, when all pairs are genuine
-            or all are impostors.
-        tar_at_far: TAR by FAR; None where the impostor pairs are too few to measure it.
-        intervals: 95 % bootstrap intervals over identities (over images, where the set
-            does not say who is on them) of accuracy, auc, eer, best_accuracy, and TAR as
-            ``tar_at_far.0.01``.
+        threshold: Threshold of accuracy, precision, recall and the counts.
+        best_accuracy: None, like best_threshold, auc and eer, when all pairs are genuine or
+            all are impostors.
+        tar_at_far: TAR by FAR; None where there are too few impostor pairs to measure it.
+        intervals: 95 % bootstrap intervals of accuracy, auc, eer, best_accuracy, and TAR as
+            ``tar_at_far.0.01``. The bootstrap resamples identities, or images where the set
+            has no identities.
         folded: None unless the set has folds.
-        mirrored: None unless it was asked for.
-        error_versus_reject: None where the impostor pairs cannot support its FMR.
-        images_per_second: Of embedding, decoding included.
+        mirrored: None unless it was requested.
+        error_versus_reject: None where there are too few impostor pairs for its FMR.
+        images_per_second: Throughput of embedding, including decoding.
     """
 
     images: int
@@ -81,7 +81,7 @@ class Evaluation(_Frozen):
     images_per_second: float
 
     def figure(self, name: str) -> float | None:
-        """A figure by the name that its interval has, such as ``tar_at_far.0.01``."""
+        """Return a figure by the name of its interval, such as ``tar_at_far.0.01``."""
         value: float | None
         if name.startswith("tar_at_far."):
             value = self.tar_at_far[name.removeprefix("tar_at_far.")]
@@ -94,9 +94,9 @@ class McNemar(_Frozen):
     """McNemar's exact test on paired decisions.
 
     Attributes:
-        fixed: Pairs that the old version had wrong and the new has right.
-        broken: Pairs that the old version had right and the new has wrong.
-        p_value: Chance of a split at least this uneven, either way, if both were equally good.
+        fixed: Pairs that the old model decides wrongly and the new one correctly.
+        broken: Pairs that the old model decides correctly and the new one wrongly.
+        p_value: Two-sided p-value of the null hypothesis that both are equally accurate.
     """
 
     fixed: int
@@ -105,7 +105,7 @@ class McNemar(_Frozen):
 
 
 class Difference(_Frozen):
-    """A figure of the new version minus that of the old, with a 95 % paired interval."""
+    """A figure of the new model minus that of the old one, with a paired 95 % interval."""
 
     value: float
     low: float
@@ -113,13 +113,14 @@ class Difference(_Frozen):
 
 
 class Comparison(_Frozen):
-    """How far two models differ on the same pairs, each at its own threshold.
+    """Comparison of two models on the same pairs, each at its own threshold.
 
     Attributes:
-        mcnemar: Whether the change of the decisions may be luck.
-        differences: Of the figures that have intervals; empty where the set has one class.
+        mcnemar: Test of the changed decisions.
+        differences: Differences of the figures that have intervals; empty where the set has
+            only one class.
         genuine_shift: Mean of new minus old similarity of the genuine pairs; None without any.
-        impostor_shift: The same of the impostor pairs.
+        impostor_shift: The same for the impostor pairs.
     """
 
     mcnemar: McNemar
@@ -129,10 +130,10 @@ class Comparison(_Frozen):
 
 
 class ChangedPair(_Frozen):
-    """A pair that one version decides rightly and the other does not.
+    """A pair that one model decides correctly and the other wrongly.
 
     Attributes:
-        pair: Its place in the set.
+        pair: Index of the pair in the set.
         images: Names of its two images.
     """
 
@@ -144,12 +145,13 @@ class ChangedPair(_Frozen):
 
 
 class Changes(_Frozen):
-    """What changed from an old model to a new one.
+    """Changes from an old model to a new one.
 
     Attributes:
         comparison: The figures.
-        fixed: The pairs that the new model mended, those whose similarity moved most first.
-        broken: The pairs that it got wrong anew.
+        fixed: Pairs that only the new model decides correctly, largest change of similarity
+            first.
+        broken: Pairs that only the old model decides correctly, in the same order.
     """
 
     comparison: Comparison

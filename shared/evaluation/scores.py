@@ -1,4 +1,4 @@
-"""Similarities of labelled pairs: what every figure of verification is computed from."""
+"""Scored pairs: the similarities and labels from which verification metrics are computed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ class Scores:
 
     Attributes:
         similarity: float64, (P,): cosine similarity of each pair.
-        genuine: bool, (P,): whether the pair is of one person.
+        genuine: bool, (P,): True where both images show the same person.
 
     Raises:
         InvalidInput: If the shapes differ, there is no pair, or a similarity is not finite.
@@ -28,17 +28,17 @@ class Scores:
         if self.similarity.ndim != 1 or self.similarity.shape != self.genuine.shape:
             raise InvalidInput(
                 "scores",
-                f"one similarity and one label a pair are needed, not arrays of shape "
+                f"each pair needs one similarity and one label, not arrays of shape "
                 f"{self.similarity.shape} and {self.genuine.shape}",
             )
         if self.similarity.size == 0:
-            raise InvalidInput("scores", "there is no pair to measure")
+            raise InvalidInput("scores", "there are no pairs")
         if not np.isfinite(self.similarity).all():
             bad = int(np.flatnonzero(~np.isfinite(self.similarity))[0])
             raise InvalidInput(
                 f"scores[{bad}]",
                 f"the similarity is {self.similarity[bad]}, not a number; "
-                "the model gave a broken embedding for one of the two images",
+                "the embedding of one of the two images is invalid",
             )
 
     @property
@@ -53,11 +53,11 @@ class Scores:
         return int(self.similarity.size)
 
     def decisions(self, threshold: float) -> NDArray[np.bool_]:
-        """Whether each pair is called the same person: similarity >= threshold."""
+        """Return which pairs are accepted: similarity >= threshold, bool (P,)."""
         return self.similarity >= threshold
 
     def need_both_classes(self, figure: str) -> None:
-        """Refuse a figure that is not defined without genuine and impostor pairs."""
+        """Raise InvalidInput unless there are genuine and impostor pairs."""
         if not self.genuine_pairs or not self.impostor_pairs:
             raise InvalidInput(
                 "scores",
@@ -69,14 +69,14 @@ class Scores:
 def pair_similarity(
     embeddings: NDArray[np.float32], pairs: NDArray[np.integer[Any]]
 ) -> NDArray[np.float64]:
-    """Cosine similarity of pairs of unit embeddings.
+    """Compute the cosine similarity of pairs of unit embeddings.
 
     Args:
         embeddings: (N, D), each row of length 1.
-        pairs: (P, 2) row numbers.
+        pairs: (P, 2) row indices.
 
     Returns:
-        (P,) similarities. Works in slices, so that memory stays bounded by the embeddings.
+        float64 (P,). It works in slices, so memory is bounded by the embeddings.
     """
     similarity = np.empty(len(pairs), dtype=np.float64)
     step = 8192

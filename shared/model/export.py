@@ -1,4 +1,4 @@
-"""Making a model version: the three files of one immutable folder."""
+"""Export of a network as a model version: ONNX file, weights and manifest in one folder."""
 
 import copy
 import shutil
@@ -27,7 +27,7 @@ from shared.model.sessions.base import Session, split_features
 from shared.model.sessions.onnx import OnnxSession
 from shared.model.sessions.torch import TorchSession
 
-_GATE_BATCHES = (1, 2, 32)
+_PARITY_BATCHES = (1, 2, 32)
 
 
 def export_version(
@@ -47,14 +47,14 @@ def export_version(
     reference: str | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Manifest:
-    """Write a version's ONNX file, weights and manifest, if the ONNX file proves faithful.
+    """Write the folder of a version, if the ONNX file gives the same output as the network.
 
     Args:
-        network: Is not changed; dropout and batch statistics are off in what is written.
-        folder: Appears complete or not at all.
-        model_version: The version's name.
-        channel_order: What the network was trained with.
-        threshold: See `Manifest`, as for the other fields that are passed on.
+        network: It is not changed; it is exported in eval mode.
+        folder: Created atomically.
+        model_version: Name of the version.
+        channel_order: Channel order that the network was trained with.
+        threshold: See `Manifest`; the same holds for the other fields of the manifest.
         magnitude_quantiles: See `Manifest`.
         golden_crops: uint8 [N, 112, 112, 3], BGR; a few faces for the self-check on load.
         job_id: See `Manifest`.
@@ -67,18 +67,18 @@ def export_version(
 
     Raises:
         AlreadyExists: If the folder exists.
-        CorruptData: If onnxruntime and torch differ at batch 1, 2 or 32, or the output is
+        CorruptData: If onnxruntime and torch differ at batch size 1, 2 or 32, or the output is
             NaN or zero.
-        pydantic.ValidationError: If a field breaks the manifest's format.
+        pydantic.ValidationError: If a field is invalid.
     """
     if folder.exists():
-        raise AlreadyExists(f"{folder} exists; a model version is never overwritten")
+        raise AlreadyExists(f"{folder} exists; model versions are immutable")
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         frozen = copy.deepcopy(network).cpu().float().eval()
         torch_session = TorchSession(frozen, channel_order)
-        # A network that diverged fails here, before the seconds that the export takes.
+        # A network that diverged fails here, before the export, which takes seconds.
         split_features(torch_session.run(golden_crops))
         _write_onnx(frozen, draft / ONNX_FILE)
         save_file(frozen.state_dict(), draft / WEIGHTS_FILE)
@@ -111,7 +111,7 @@ def export_version(
 
 
 def _write_onnx(network: IResNet, path: Path) -> None:
-    # A batch of one would be taken for a constant.
+    # The exporter would treat a batch size of 1 as a constant.
     example = torch.zeros(2, 3, INPUT_SIZE, INPUT_SIZE)
     torch.onnx.export(
         network,
@@ -129,6 +129,6 @@ def _write_onnx(network: IResNet, path: Path) -> None:
 def _require_parity(onnx: Session, torch_: Session, crops: NDArray[np.uint8]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, *crops.shape[1:]), np.uint8)
     faces = np.concatenate([crops, noise])
-    for batch in _GATE_BATCHES:
+    for batch in _PARITY_BATCHES:
         want, got = torch_.run(faces[:batch]), onnx.run(faces[:batch])
         require_same(f"ONNX against torch at batch {batch}", want, got)

@@ -16,7 +16,7 @@ from shared.model.sessions.factory import open_session
 
 MIN_COSINE = 0.9999
 MAX_MAGNITUDE_ERROR = 1e-3
-# Half precision has eleven bits: of real faces it was off by up to 1.3e-3.
+# Half precision has 11 significant bits; its error on real faces was up to 1.3e-3.
 _MAX_HALF_MAGNITUDE_ERROR = 5e-3
 
 
@@ -26,17 +26,17 @@ def require_same(
     got: NDArray[np.float32],
     max_magnitude_error: float = MAX_MAGNITUDE_ERROR,
 ) -> None:
-    """Hold two sets of features against each other, row by row.
+    """Compare two sets of features row by row.
 
     Args:
-        name: What they are, for the error.
-        want: float32 [N, D].
-        got: float32 [N, D].
-        max_magnitude_error: As a share of the magnitude.
+        name: Name of the comparison, for the error.
+        want: float32 [N, D], expected features.
+        got: float32 [N, D], actual features.
+        max_magnitude_error: Largest relative error of a magnitude.
 
     Raises:
-        CorruptData: If a cosine is below 0.9999, a magnitude off by more than that share of
-            itself, or a row unusable.
+        CorruptData: If a cosine is below 0.9999, a magnitude differs by more than that error, or
+            a row is NaN or zero.
     """
     if want.shape != got.shape:
         raise CorruptData(f"{name}: shape {got.shape} instead of {want.shape}")
@@ -46,16 +46,16 @@ def require_same(
     error = np.abs(magnitudes / want_magnitudes - 1).max()
     if cosine < MIN_COSINE or error > max_magnitude_error:
         raise CorruptData(
-            f"{name}: cosine {cosine:.6f} (at least {MIN_COSINE} is needed), "
-            f"relative error of the magnitude {error:.2g} (at most {max_magnitude_error})"
+            f"{name}: cosine {cosine:.6f} (must be at least {MIN_COSINE}), "
+            f"relative error of the magnitude {error:.2g} (must be at most {max_magnitude_error})"
         )
 
 
 def make_golden(session: Session, crops: NDArray[np.uint8]) -> tuple[GoldenCrop, ...]:
-    """Record what a session gives for some faces.
+    """Record the output of a session for some faces.
 
     Args:
-        session: The version as it was made.
+        session: Session of the new version.
         crops: uint8 [N, 112, 112, 3], BGR.
     """
     embeddings, magnitudes = split_features(session.run(crops))
@@ -70,29 +70,31 @@ def make_golden(session: Session, crops: NDArray[np.uint8]) -> tuple[GoldenCrop,
 
 
 def golden_crops(manifest: Manifest) -> NDArray[np.uint8]:
-    """Decode the golden faces, for the self-check or to warm an engine up.
+    """Decode the golden crops of a manifest, for the self-check or to warm up an engine.
 
     Returns:
         uint8 [N, 112, 112, 3], BGR.
 
     Raises:
-        CorruptData: If one is not a PNG of that size.
+        CorruptData: If a golden crop is not a 112x112 PNG.
     """
     crops = []
     for number, golden in enumerate(manifest.golden):
         data = np.frombuffer(_from_base64(golden.png, f"golden[{number}].png"), np.uint8)
         crop = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
         if crop is None or crop.shape != (CROP_SIZE, CROP_SIZE, 3):
-            raise CorruptData(f"golden[{number}].png of {manifest.model_version} is no 112x112 PNG")
+            raise CorruptData(
+                f"golden[{number}].png of {manifest.model_version} is not a 112x112 PNG"
+            )
         crops.append(crop.astype(np.uint8, copy=False))
     return np.stack(crops)
 
 
 def check_golden(session: Session, manifest: Manifest) -> None:
-    """Make sure that a loaded version computes what it computed when it was made.
+    """Check that a loaded version gives the output that is recorded in its manifest.
 
     Raises:
-        CorruptData: If it does not, or if the manifest's golden faces are damaged.
+        CorruptData: If it does not, or if the golden crops of the manifest are damaged.
     """
     features = session.run(golden_crops(manifest))
     want = np.empty((len(manifest.golden), manifest.embedding_size), np.float32)
@@ -110,7 +112,7 @@ def check_golden(session: Session, manifest: Manifest) -> None:
 
 
 def passes_self_check(folder: Path) -> bool:
-    """Whether a version that lies in a folder can be loaded, and then computes what it should."""
+    """Say whether the version in a folder can be loaded and passes the self-check."""
     try:
         check_golden(open_session(folder), read_manifest(folder))
     except CorruptData:

@@ -1,4 +1,4 @@
-"""The manifest of a model version: everything needed to serve it, beside the weights."""
+"""Manifest of a model version: all that is needed to serve it, apart from the weights."""
 
 import hashlib
 from datetime import datetime
@@ -31,12 +31,12 @@ class FileEntry(_Frozen):
 
 
 class GoldenCrop(_Frozen):
-    """A face with the embedding this version must give for it when it is loaded.
+    """A face with the output that the version must give for it when it is loaded.
 
     Attributes:
-        png: Base64 of a 112x112 PNG.
-        embedding: Base64 of the unit embedding, little-endian float32.
-        magnitude: Norm of the raw output.
+        png: A 112x112 PNG in base64.
+        embedding: The unit embedding as little-endian float32, in base64.
+        magnitude: Norm of the features.
     """
 
     png: str
@@ -52,14 +52,14 @@ class ProbabilityCurve(_Frozen):
 
     @property
     def even(self) -> float:
-        """Similarity from which a pair is rather genuine than not, -1..1; 1 if it never is."""
+        """Similarity with probability one half, clipped to -1..1; 1 for a slope of 0 or less."""
         if self.slope <= 0:
             return 1.0
         return float(np.clip(-self.intercept / self.slope, -1.0, 1.0))
 
     def __call__(self, similarity: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probability 0..1 for similarities of any shape, at a prior of one half."""
-        # The logistic function, by the form of it that cannot overflow.
+        """Return the probability 0..1 for similarities of any shape, at a prior of one half."""
+        # The logistic function in a form that cannot overflow.
         return np.asarray((1 + np.tanh((self.slope * similarity + self.intercept) / 2)) / 2)
 
 
@@ -67,21 +67,23 @@ class Manifest(_Frozen):
     """Describes one immutable model version.
 
     Attributes:
-        model_version: Its name; also the name of its folder in the object store.
-        architecture: ``iresnet18`` and so on, read from the weights' shapes.
-        scale: What a pixel is multiplied by before it enters the network.
-        threshold: Cosine similarity from which two faces are called the same person.
-        magnitude_quantiles: Rising magnitudes of a reference set at evenly spaced
-            quantiles 0..1; a magnitude's place among them is the face's quality.
-        probability: How likely a similarity is to be genuine; None where nobody has
-            measured it, as for an import.
-        parent_version: What it was fine-tuned from; None for an import.
-        job_id: The trainer's job that made it.
-        data_snapshot: Feedback it was trained on; None for an import.
-        compatible_versions: Other versions whose stored embeddings it compares with,
-            by measurement.
-        reference: SHA-256 of the faces that no version made of it may get worse at; None
-            stands for the bundled made-up people.
+        model_version: Its name, and the name of its folder in the object store.
+        architecture: ``iresnet18`` and so on, derived from the shapes of the weights.
+        embedding_size: Length of the embedding.
+        scale: Factor for the pixels of the network's input.
+        channel_order: Channel order that the network was trained with.
+        threshold: Cosine similarity from which two faces are the same person.
+        magnitude_quantiles: Magnitudes of a reference set at evenly spaced quantiles 0..1, in
+            ascending order; the quality of a face is the quantile of its magnitude.
+        probability: Probability of a genuine pair by similarity; None where it has not been
+            measured, as for an import.
+        parent_version: The version it was fine-tuned from; None for an import.
+        job_id: The job of the trainer that made it.
+        data_snapshot: Snapshot of the feedback it was trained on; None for an import.
+        compatible_versions: Other versions whose embeddings it can be compared with, as
+            measured.
+        reference: SHA-256 of the reference faces on which its descendants must not get worse;
+            None for the bundled crops.
         metrics: Figures measured when it was made, by name.
         files: Checksums of the other files in the folder.
         golden: Faces for the self-check on load.
@@ -109,32 +111,32 @@ class Manifest(_Frozen):
 
     @field_validator("files")
     @classmethod
-    def _plain_names(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+    def _valid_names(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for name in files:
             if name in {"", ".", "..", MANIFEST_FILE} or "/" in name:
-                raise ValueError(f"{name!r} is no name of a file beside the manifest")
+                raise ValueError(f"{name!r} is not a valid name of a file in the folder")
         return files
 
     @field_validator("magnitude_quantiles")
     @classmethod
-    def _rising(cls, quantiles: tuple[float, ...]) -> tuple[float, ...]:
+    def _ascending(cls, quantiles: tuple[float, ...]) -> tuple[float, ...]:
         steps = np.diff(quantiles)
         if not (np.isfinite(quantiles).all() and (steps >= 0).all() and quantiles[0] > 0):
-            raise ValueError("must be positive, finite and rising")
+            raise ValueError("must be positive, finite and ascending")
         return quantiles
 
     def quality(self, magnitudes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Place each magnitude (any shape) among the reference quantiles, 0..1."""
+        """Return the quantile of each magnitude in the reference set, 0..1, in the same shape."""
         return np.interp(magnitudes, *self.quality_curve).astype(np.float32)
 
     @cached_property
     def quality_curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Magnitudes, rising, and the quality 0..1 of each; in between it is a straight line."""
+        """Ascending magnitudes and the quality 0..1 of each; linear in between."""
         magnitudes = np.array(self.magnitude_quantiles)
         return magnitudes, np.linspace(0.0, 1.0, len(magnitudes))
 
     def scaled_quantiles(self, ratio: float) -> tuple[float, ...]:
-        """Quantiles with which quality keeps its meaning when all magnitudes move together."""
+        """Return the quantiles for a network whose magnitudes are all larger by a ratio."""
         return tuple(quantile * ratio for quantile in self.magnitude_quantiles)
 
     def write(self, folder: Path) -> None:
@@ -142,28 +144,28 @@ class Manifest(_Frozen):
 
 
 def quantiles_of(magnitudes: NDArray[np.float32], count: int = 101) -> tuple[float, ...]:
-    """Evenly spaced quantiles of a reference set's magnitudes, for `Manifest.quality`.
+    """Return evenly spaced quantiles of magnitudes, for `Manifest.magnitude_quantiles`.
 
     Args:
-        magnitudes: (N,), of faces such as the version will meet.
-        count: Quantiles to give, ends included.
+        magnitudes: (N,), magnitudes of faces as the version will be used for.
+        count: Number of quantiles, including 0 and 1.
     """
     quantiles = np.quantile(magnitudes.astype(np.float64), np.linspace(0, 1, count))
     return tuple(float(value) for value in quantiles)
 
 
 def describe_file(path: Path) -> FileEntry:
-    """Give the entry of `Manifest.files` for a file as it is."""
+    """Return the entry of `Manifest.files` for a file."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return FileEntry(sha256=sha256, size=path.stat().st_size)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a version's folder.
+    """Read the manifest in the folder of a version.
 
     Raises:
-        CorruptData: If it is missing or does not follow the format.
+        CorruptData: If it does not exist or is invalid.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -181,9 +183,9 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         where: The file or object it was read from, for the error.
 
     Raises:
-        CorruptData: If it does not follow the format.
+        CorruptData: If it is invalid.
     """
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise CorruptData(f"{where} is no manifest: {error}") from error
+        raise CorruptData(f"{where} is not a valid manifest: {error}") from error

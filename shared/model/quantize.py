@@ -1,10 +1,9 @@
-"""A network in eight bits: the same weights and activations as whole numbers.
+"""Static 8-bit quantization of a network with onnxruntime.
 
-Static quantization with onnxruntime: each weight by its output channel, each activation by
-the range that it takes on calibration faces. Convolutions, additions and the last layer
-compute in whole numbers; BatchNorm and PReLU, of which onnxruntime has no such form, stay
-float between them. Activations are unsigned and weights signed, which is what the processors'
-dot products (VNNI) take; what was measured of other choices is in ``docs/serving.md``.
+Weights are quantized per output channel, activations by their range on calibration faces.
+Convolutions, additions and the last layer compute with integers. BatchNorm and PReLU, for which
+onnxruntime has no integer kernel, stay in float. Activations are unsigned and weights signed, as
+the VNNI dot product instructions need; ``docs/serving.md`` has the measurements of other choices.
 """
 
 import logging
@@ -31,26 +30,28 @@ from shared.model.sessions.onnx import open_network
 
 _OPERATORS = ("Conv", "Gemm", "Add")
 _PERCENTILE = 99.99
-# All activations of a batch are in memory at once: 60 MB an image of an iResNet-18.
-_AT_ONCE = 8
+# All activations of a batch are in memory, 60 MB for each image with an iResNet-18.
+_CALIBRATION_BATCH = 8
 
 
-class _Faces(CalibrationDataReader):  # type: ignore[misc]
-    """Gives batches of crops; by `set_range` onnxruntime asks for some of them at a time."""
+class _CropBatches(CalibrationDataReader):  # type: ignore[misc]
+    """Batches of crops; with `set_range` onnxruntime selects some of them."""
 
     def __init__(self, crops: NDArray[np.uint8], manifest: Manifest) -> None:
-        self._batches = [crops[at : at + _AT_ONCE] for at in range(0, len(crops), _AT_ONCE)]
+        self._batches = [
+            crops[at : at + _CALIBRATION_BATCH] for at in range(0, len(crops), _CALIBRATION_BATCH)
+        ]
         self._manifest = manifest
-        self._asked_for = iter(self._batches)
+        self._remaining = iter(self._batches)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        self._asked_for = iter(self._batches[start_index:end_index])
+        self._remaining = iter(self._batches[start_index:end_index])
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        crops = next(self._asked_for, None)
+        crops = next(self._remaining, None)
         if crops is None:
             return None
         return {"images": network_input(crops, self._manifest.channel_order, self._manifest.scale)}
@@ -63,16 +64,16 @@ def quantize_network(
 
     Args:
         network: ONNX file of a version, as `export_version` writes it.
-        manifest: Of that version.
-        crops: uint8 [N, 112, 112, 3], BGR; faces to calibrate on, none of those that the
-            result is to be measured on.
-        file: Is written.
+        manifest: Manifest of that version.
+        crops: uint8 [N, 112, 112, 3], BGR; calibration faces, which must not be among the faces
+            that the result is measured on.
+        file: The file to write.
     """
-    with _quietly():
+    with _quiet_root_logger():
         quantize_static(
             network,
             file,
-            _Faces(crops, manifest),
+            _CropBatches(crops, manifest),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(_OPERATORS),
             per_channel=True,
@@ -84,8 +85,8 @@ def quantize_network(
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep it from advising on the root logger what does not apply here."""
+def _quiet_root_logger() -> Iterator[None]:
+    """Suppress warnings that the quantizer logs on the root logger and that do not apply here."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -98,21 +99,21 @@ def _quietly() -> Iterator[None]:
 def write_quantized_version(
     parent: Path, network: Path, folder: Path, manifest: Manifest, **fields: Any
 ) -> Manifest:
-    """Make the folder of a version whose network is quantized.
+    """Write the folder of a version with a quantized network.
 
-    Its weights are the parent's: what is trained from it starts from there.
+    Its weights are those of the parent, and training from it starts from these.
 
     Args:
         parent: Folder of the version that was quantized.
-        network: What `quantize_network` wrote.
-        folder: Is made; the version has its name.
-        manifest: The parent's.
-        fields: Of the manifest, that differ from the parent's. The files and what the
-            golden faces give are found out here.
+        network: The file that `quantize_network` wrote.
+        folder: Created; its name is the name of the version.
+        manifest: Manifest of the parent.
+        fields: Fields of the manifest that differ from the parent's, without the files and the
+            golden crops, which this function computes.
 
     Raises:
-        CorruptData: If the network's output is NaN or zero.
-        pydantic.ValidationError: If a field breaks the manifest's format.
+        CorruptData: If the output of the network is NaN or zero.
+        pydantic.ValidationError: If a field is invalid.
     """
     folder.mkdir(parents=True)
     shutil.copyfile(network, folder / ONNX_FILE)

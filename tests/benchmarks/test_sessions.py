@@ -23,5 +23,5 @@ def test_a_gpu_that_is_not_there_is_not_replaced(
 ) -> None:
     monkeypatch.setenv("MAGFACE_DEVICE", "cuda-fp16")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(PreconditionFailed, match="device cuda-fp16 was asked for"):
+    with pytest.raises(PreconditionFailed, match="device cuda-fp16 was requested"):
         run(tmp_path, 0.0, quick=True)

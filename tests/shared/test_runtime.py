@@ -9,7 +9,7 @@ from shared.runtime import backoff_s, repeat
 
 
 async def run_steps(outcomes: list[Exception | None]) -> int:
-    """Run a loop until it has used up its outcomes; gives how many steps ran."""
+    """Run a loop until all outcomes are used; return the number of steps."""
     steps = 0
     done = asyncio.Event()
 

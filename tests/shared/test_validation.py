@@ -1,4 +1,4 @@
-"""The rule of one text, for any text."""
+"""Validation of one text."""
 
 import unicodedata
 

@@ -32,7 +32,7 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     DECISION_DIFFERENT: _Decision.ValueType  # 2
 
 class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
-    """The answer to "the same person?"."""
+    """Decision whether two faces show the same person."""
 
 DECISION_UNSPECIFIED: Decision.ValueType  # 0
 DECISION_SAME: Decision.ValueType  # 1
@@ -46,7 +46,7 @@ class EmbedRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """A resident version that answers (see GetModel); the serving one when empty."""
+    """A resident version (see GetModel); the serving version if empty."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """1..64 images."""
@@ -74,7 +74,7 @@ class EmbedResponse(_message.Message):
     model_version: _builtins.str
     @_builtins.property
     def faces(self) -> _containers.RepeatedCompositeFieldContainer[Global___FaceEmbedding]:
-        """One for each image of the request, in its order."""
+        """One for each image of the request, in the same order."""
 
     def __init__(
         self,
@@ -98,9 +98,9 @@ class EmbedStreamRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Chosen by the caller and given back with the answer."""
+    """Chosen by the client and returned in the response."""
     model_version: _builtins.str
-    """A resident version that answers (see GetModel); the serving one when empty."""
+    """A resident version (see GetModel); the serving version if empty."""
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     def __init__(
@@ -128,8 +128,8 @@ class EmbedStreamResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     model_version: _builtins.str
-    """The version that embedded this face; empty with an error. Within a stream it changes
-    when another version is promoted, unless the requests name one.
+    """The version that embedded this face; empty with an error. It can change within a stream
+    when another version is promoted, unless the requests name a version.
     """
     @_builtins.property
     def face(self) -> Global___FaceEmbedding: ...
@@ -155,16 +155,16 @@ Global___EmbedStreamResponse: _TypeAlias = EmbedStreamResponse  # noqa: Y015
 
 @_typing.final
 class ImageError(_message.Message):
-    """Why one image of a stream has no embedding."""
+    """Error of one image of a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.int
-    """The status that Embed would have ended with, as in google.rpc.Code."""
+    """The status code that Embed would have ended with, as in google.rpc.Code."""
     message: _builtins.str
-    """Names the field at fault and what would be right."""
+    """Names the invalid field and says what is valid."""
     def __init__(
         self,
         *,
@@ -181,7 +181,7 @@ Global___ImageError: _TypeAlias = ImageError  # noqa: Y015
 
 @_typing.final
 class FaceEmbedding(_message.Message):
-    """What the network says of one face."""
+    """Output of the network for one face."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -189,13 +189,13 @@ class FaceEmbedding(_message.Message):
     MAGNITUDE_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     embedding: _builtins.bytes
-    """Unit vector, packed little-endian float32: 4 bytes a dimension, 2,048 bytes for 512-d."""
+    """Unit vector as packed little-endian float32: 4 bytes per dimension, 2,048 bytes for 512-d."""
     magnitude: _builtins.float
-    """L2 norm of the network's raw output, MagFace's measure of quality; no unit,
-    about 10..40 for the released models.
+    """L2 norm of the features, which is MagFace's measure of quality; without a unit, about 10..40
+    for the released models.
     """
     quality: _builtins.float
-    """The magnitude as a share of the reference set that is no better, 0..1."""
+    """Quantile of the magnitude in a reference set, 0..1."""
     def __init__(
         self,
         *,
@@ -219,7 +219,7 @@ class VerifyRequest(_message.Message):
     B_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """A resident version that answers (see GetModel); the serving one when empty."""
+    """A resident version (see GetModel); the serving version if empty."""
     @_builtins.property
     def a(self) -> Global___VerifySide: ...
     @_builtins.property
@@ -276,9 +276,9 @@ class StoredEmbedding(_message.Message):
     EMBEDDING_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     embedding: _builtins.bytes
-    """Packed little-endian float32, of the length the answering model has."""
+    """Packed little-endian float32, of the embedding size of the version that is used."""
     model_version: _builtins.str
-    """The model_version that came with it."""
+    """The model_version that was returned with it."""
     def __init__(
         self,
         *,
@@ -306,16 +306,16 @@ class VerifyResponse(_message.Message):
     similarity: _builtins.float
     """Cosine similarity of the two embeddings, -1..1."""
     threshold: _builtins.float
-    """Similarities at or above it are DECISION_SAME; calibrated with the model version."""
+    """A similarity at or above it gives DECISION_SAME; part of the model version."""
     decision: Global___Decision.ValueType
     model_version: _builtins.str
     @_builtins.property
     def face_a(self) -> Global___FaceEmbedding:
-        """What the network says of side a; unset for a stored embedding."""
+        """Output for side a; unset for a stored embedding."""
 
     @_builtins.property
     def face_b(self) -> Global___FaceEmbedding:
-        """What the network says of side b; unset for a stored embedding."""
+        """Output for side b; unset for a stored embedding."""
 
     def __init__(
         self,
@@ -372,30 +372,31 @@ class GetModelResponse(_message.Message):
     SHADOW_ERROR_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     architecture: _builtins.str
-    """For instance iresnet18."""
+    """For example iresnet18."""
     embedding_size: _builtins.int
     """Number of floats in an embedding."""
     channel_order: _builtins.str
-    """"bgr" or "rgb": what the network is fed, whatever the caller sends."""
+    """"bgr" or "rgb": input of the network; images in requests do not depend on it."""
     threshold: _builtins.float
     engine: _builtins.str
-    """For instance "onnxruntime:cpu" or "torch:cuda"."""
+    """For example "onnxruntime:cpu" or "torch:cuda"."""
     pending_version: _builtins.str
-    """The version the registry asks for, when it is not the one that serves."""
+    """The version of the serving pointer, if another version serves here."""
     swap_error: _builtins.str
-    """Why the last attempt to load pending_version failed; empty when none did."""
+    """Error of the last attempt to load pending_version; empty if there is none."""
     shadow_version: _builtins.str
-    """A candidate that judges a sample of the Verify calls with two images as well, unseen by
-    their callers and only while the server is idle; empty when the registry names none.
+    """The candidate in shadow evaluation: it also computes a sample of the Verify calls with two
+    images, without effect on the responses and only while the server is idle. Empty if the
+    registry names none.
     """
     shadow_pairs: _builtins.int
-    """Calls it has judged since it or the serving version changed; of this replica."""
+    """Calls that it computed in this replica since it or the serving version changed."""
     shadow_agreement: _builtins.float
-    """Share of them that it decided as the serving version did, each at its own threshold, 0..1."""
+    """Share of them with the same decision by both versions, each at its own threshold, 0..1."""
     shadow_similarity_shift: _builtins.float
-    """Mean of its cosine similarity less the serving version's."""
+    """Mean of its cosine similarity minus that of the serving version."""
     shadow_error: _builtins.str
-    """Why it cannot be loaded, or could not compute the last time it failed; empty otherwise."""
+    """The last error of loading or running it; empty if there is none."""
     @_builtins.property
     def serving_since(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -404,9 +405,7 @@ class GetModelResponse(_message.Message):
 
     @_builtins.property
     def resident_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The versions that a call can name: the serving one first, then the one that served
-        before it.
-        """
+        """The versions that a call can name: the serving version, then the one that served before it."""
 
     def __init__(
         self,

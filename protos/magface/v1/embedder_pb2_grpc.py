@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class EmbedderServiceStub:
-    """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names. No method changes
-    anything: all may be repeated.
+    """Computes embeddings of faces and compares faces. A call uses the model version that serves when
+    it is accepted, or another resident version that it names. No method has side effects, so every
+    call may be retried.
     """
 
     def __init__(self, channel):
@@ -60,48 +60,48 @@ class EmbedderServiceStub:
 
 
 class EmbedderServiceServicer:
-    """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names. No method changes
-    anything: all may be repeated.
+    """Computes embeddings of faces and compares faces. A call uses the model version that serves when
+    it is accepted, or another resident version that it names. No method has side effects, so every
+    call may be retried.
     """
 
     def Embed(self, request, context):
         """Embeds 1..64 images in one call, all with the same model version.
 
-        INVALID_ARGUMENT names the field of the image at fault. FAILED_PRECONDITION when the
-        model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
-        server is full. UNAVAILABLE before the first model is loaded.
+        INVALID_ARGUMENT names the invalid field. FAILED_PRECONDITION if the requested model_version
+        is not resident. RESOURCE_EXHAUSTED (with RetryInfo) if the server is overloaded. UNAVAILABLE
+        before the first model is loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EmbedStream(self, request_iterator, context):
-        """Embeds images for as long as the caller sends them, for instance all of an index.
+        """Embeds a stream of images of any length, for example all images of an index.
 
-        Answers come in any order, each with the id of its request. An image that cannot be
-        embedded gets an error of its own, and the stream goes on. A stream never gets
-        RESOURCE_EXHAUSTED: it waits behind the other calls, and the server stops reading while
-        it is full or the caller does not take its answers. UNAVAILABLE when the server stops;
-        send then what was not answered to another one.
+        Responses come in any order, each with the id of its request. The response to an image that
+        cannot be embedded has an error, and the stream continues. A stream does not end with
+        RESOURCE_EXHAUSTED: unary calls have priority over it, and the server stops reading while it
+        is overloaded or the client does not read the responses. UNAVAILABLE when the server stops;
+        send the requests without a response to another server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Says whether two faces are of the same person. Both sides are compared
-        under one model version.
+        """Decides whether two faces show the same person. Both sides are compared with one model
+        version.
 
-        FAILED_PRECONDITION when a stored embedding is of a version that the
-        answering one does not compare with. Other errors as for Embed.
+        FAILED_PRECONDITION if the version of a stored embedding is not compatible with the version
+        that is used. Other errors are those of Embed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes the model version that serves, and the last attempt to change it.
+        """Describes the serving model version and the last attempt to replace it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,9 +139,9 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbedderService:
-    """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names. No method changes
-    anything: all may be repeated.
+    """Computes embeddings of faces and compares faces. A call uses the model version that serves when
+    it is accepted, or another resident version that it names. No method has side effects, so every
+    call may be retried.
     """
 
     @staticmethod

@@ -27,9 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EmbedderServiceStub:
-    """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names. No method changes
-    anything: all may be repeated.
+    """Computes embeddings of faces and compares faces. A call uses the model version that serves when
+    it is accepted, or another resident version that it names. No method has side effects, so every
+    call may be retried.
     """
 
     @_typing.overload
@@ -39,67 +39,67 @@ class EmbedderServiceStub:
     Embed: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRequest, _embedder_pb2.EmbedResponse]
     """Embeds 1..64 images in one call, all with the same model version.
 
-    INVALID_ARGUMENT names the field of the image at fault. FAILED_PRECONDITION when the
-    model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
-    server is full. UNAVAILABLE before the first model is loaded.
+    INVALID_ARGUMENT names the invalid field. FAILED_PRECONDITION if the requested model_version
+    is not resident. RESOURCE_EXHAUSTED (with RetryInfo) if the server is overloaded. UNAVAILABLE
+    before the first model is loaded.
     """
     EmbedStream: _grpc.StreamStreamMultiCallable[_embedder_pb2.EmbedStreamRequest, _embedder_pb2.EmbedStreamResponse]
-    """Embeds images for as long as the caller sends them, for instance all of an index.
+    """Embeds a stream of images of any length, for example all images of an index.
 
-    Answers come in any order, each with the id of its request. An image that cannot be
-    embedded gets an error of its own, and the stream goes on. A stream never gets
-    RESOURCE_EXHAUSTED: it waits behind the other calls, and the server stops reading while
-    it is full or the caller does not take its answers. UNAVAILABLE when the server stops;
-    send then what was not answered to another one.
+    Responses come in any order, each with the id of its request. The response to an image that
+    cannot be embedded has an error, and the stream continues. A stream does not end with
+    RESOURCE_EXHAUSTED: unary calls have priority over it, and the server stops reading while it
+    is overloaded or the client does not read the responses. UNAVAILABLE when the server stops;
+    send the requests without a response to another server.
     """
     Verify: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.VerifyRequest, _embedder_pb2.VerifyResponse]
-    """Says whether two faces are of the same person. Both sides are compared
-    under one model version.
+    """Decides whether two faces show the same person. Both sides are compared with one model
+    version.
 
-    FAILED_PRECONDITION when a stored embedding is of a version that the
-    answering one does not compare with. Other errors as for Embed.
+    FAILED_PRECONDITION if the version of a stored embedding is not compatible with the version
+    that is used. Other errors are those of Embed.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.GetModelRequest, _embedder_pb2.GetModelResponse]
-    """Describes the model version that serves, and the last attempt to change it."""
+    """Describes the serving model version and the last attempt to replace it."""
 
 @_typing.type_check_only
 class EmbedderServiceAsyncStub(EmbedderServiceStub):
-    """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names. No method changes
-    anything: all may be repeated.
+    """Computes embeddings of faces and compares faces. A call uses the model version that serves when
+    it is accepted, or another resident version that it names. No method has side effects, so every
+    call may be retried.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRequest, _embedder_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embeds 1..64 images in one call, all with the same model version.
 
-    INVALID_ARGUMENT names the field of the image at fault. FAILED_PRECONDITION when the
-    model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
-    server is full. UNAVAILABLE before the first model is loaded.
+    INVALID_ARGUMENT names the invalid field. FAILED_PRECONDITION if the requested model_version
+    is not resident. RESOURCE_EXHAUSTED (with RetryInfo) if the server is overloaded. UNAVAILABLE
+    before the first model is loaded.
     """
     EmbedStream: _aio.StreamStreamMultiCallable[_embedder_pb2.EmbedStreamRequest, _embedder_pb2.EmbedStreamResponse]  # type: ignore[assignment]
-    """Embeds images for as long as the caller sends them, for instance all of an index.
+    """Embeds a stream of images of any length, for example all images of an index.
 
-    Answers come in any order, each with the id of its request. An image that cannot be
-    embedded gets an error of its own, and the stream goes on. A stream never gets
-    RESOURCE_EXHAUSTED: it waits behind the other calls, and the server stops reading while
-    it is full or the caller does not take its answers. UNAVAILABLE when the server stops;
-    send then what was not answered to another one.
+    Responses come in any order, each with the id of its request. The response to an image that
+    cannot be embedded has an error, and the stream continues. A stream does not end with
+    RESOURCE_EXHAUSTED: unary calls have priority over it, and the server stops reading while it
+    is overloaded or the client does not read the responses. UNAVAILABLE when the server stops;
+    send the requests without a response to another server.
     """
     Verify: _aio.UnaryUnaryMultiCallable[_embedder_pb2.VerifyRequest, _embedder_pb2.VerifyResponse]  # type: ignore[assignment]
-    """Says whether two faces are of the same person. Both sides are compared
-    under one model version.
+    """Decides whether two faces show the same person. Both sides are compared with one model
+    version.
 
-    FAILED_PRECONDITION when a stored embedding is of a version that the
-    answering one does not compare with. Other errors as for Embed.
+    FAILED_PRECONDITION if the version of a stored embedding is not compatible with the version
+    that is used. Other errors are those of Embed.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_embedder_pb2.GetModelRequest, _embedder_pb2.GetModelResponse]  # type: ignore[assignment]
-    """Describes the model version that serves, and the last attempt to change it."""
+    """Describes the serving model version and the last attempt to replace it."""
 
 class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Turns faces into embeddings and compares them, with the model version that serves
-    when a call is accepted, or with another resident one that the call names. No method changes
-    anything: all may be repeated.
+    """Computes embeddings of faces and compares faces. A call uses the model version that serves when
+    it is accepted, or another resident version that it names. No method has side effects, so every
+    call may be retried.
     """
 
     @_abc_1.abstractmethod
@@ -110,9 +110,9 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_embedder_pb2.EmbedResponse, _abc.Awaitable[_embedder_pb2.EmbedResponse]]:
         """Embeds 1..64 images in one call, all with the same model version.
 
-        INVALID_ARGUMENT names the field of the image at fault. FAILED_PRECONDITION when the
-        model_version asked for is not resident. RESOURCE_EXHAUSTED (with RetryInfo) when the
-        server is full. UNAVAILABLE before the first model is loaded.
+        INVALID_ARGUMENT names the invalid field. FAILED_PRECONDITION if the requested model_version
+        is not resident. RESOURCE_EXHAUSTED (with RetryInfo) if the server is overloaded. UNAVAILABLE
+        before the first model is loaded.
         """
 
     @_abc_1.abstractmethod
@@ -121,13 +121,13 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_embedder_pb2.EmbedStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_embedder_pb2.EmbedStreamResponse], _abc.AsyncIterator[_embedder_pb2.EmbedStreamResponse]]:
-        """Embeds images for as long as the caller sends them, for instance all of an index.
+        """Embeds a stream of images of any length, for example all images of an index.
 
-        Answers come in any order, each with the id of its request. An image that cannot be
-        embedded gets an error of its own, and the stream goes on. A stream never gets
-        RESOURCE_EXHAUSTED: it waits behind the other calls, and the server stops reading while
-        it is full or the caller does not take its answers. UNAVAILABLE when the server stops;
-        send then what was not answered to another one.
+        Responses come in any order, each with the id of its request. The response to an image that
+        cannot be embedded has an error, and the stream continues. A stream does not end with
+        RESOURCE_EXHAUSTED: unary calls have priority over it, and the server stops reading while it
+        is overloaded or the client does not read the responses. UNAVAILABLE when the server stops;
+        send the requests without a response to another server.
         """
 
     @_abc_1.abstractmethod
@@ -136,11 +136,11 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedder_pb2.VerifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedder_pb2.VerifyResponse, _abc.Awaitable[_embedder_pb2.VerifyResponse]]:
-        """Says whether two faces are of the same person. Both sides are compared
-        under one model version.
+        """Decides whether two faces show the same person. Both sides are compared with one model
+        version.
 
-        FAILED_PRECONDITION when a stored embedding is of a version that the
-        answering one does not compare with. Other errors as for Embed.
+        FAILED_PRECONDITION if the version of a stored embedding is not compatible with the version
+        that is used. Other errors are those of Embed.
         """
 
     @_abc_1.abstractmethod
@@ -149,6 +149,6 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedder_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedder_pb2.GetModelResponse, _abc.Awaitable[_embedder_pb2.GetModelResponse]]:
-        """Describes the model version that serves, and the last attempt to change it."""
+        """Describes the serving model version and the last attempt to replace it."""
 
 def add_EmbedderServiceServicer_to_server(servicer: EmbedderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

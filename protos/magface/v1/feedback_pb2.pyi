@@ -38,7 +38,7 @@ class _LabelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Label.ValueType
     LABEL_UNSURE: _Label.ValueType  # 3
 
 class Label(_Label, metaclass=_LabelEnumTypeWrapper):
-    """What a person says about a pair."""
+    """Label of a pair by an annotator."""
 
 LABEL_UNSPECIFIED: Label.ValueType  # 0
 LABEL_SAME: Label.ValueType  # 1
@@ -53,38 +53,38 @@ class _Strategy:
 class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     STRATEGY_UNSPECIFIED: _Strategy.ValueType  # 0
-    """A mix of the others, in the shares that are best by measurement."""
+    """A mix of the other strategies, in the shares that measured best."""
     STRATEGY_UNCERTAINTY: _Strategy.ValueType  # 1
-    """The model's probability is near one half."""
+    """Pairs whose probability of being genuine is near one half."""
     STRATEGY_DISAGREEMENT: _Strategy.ValueType  # 2
-    """Two model versions, or the people so far, do not agree."""
+    """Pairs on which two model versions, or the annotators so far, disagree."""
     STRATEGY_HARD: _Strategy.ValueType  # 3
-    """An image and the one of its nearest neighbours that lies closest to the threshold, on
-    either side: likely negatives that look alike, likely positives that do not.
+    """An image and the one of its nearest neighbours whose similarity is closest to the threshold,
+    above or below it: impostors that look alike, and genuine pairs that do not.
     """
     STRATEGY_RANDOM: _Strategy.ValueType  # 4
-    """An image drawn uniformly, with another drawn uniformly or from its nearest neighbours."""
+    """A uniformly sampled image with another one, sampled uniformly or from its nearest neighbours."""
 
 class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
-    """How pairs to label are chosen."""
+    """Strategy to select pairs for labelling."""
 
 STRATEGY_UNSPECIFIED: Strategy.ValueType  # 0
-"""A mix of the others, in the shares that are best by measurement."""
+"""A mix of the other strategies, in the shares that measured best."""
 STRATEGY_UNCERTAINTY: Strategy.ValueType  # 1
-"""The model's probability is near one half."""
+"""Pairs whose probability of being genuine is near one half."""
 STRATEGY_DISAGREEMENT: Strategy.ValueType  # 2
-"""Two model versions, or the people so far, do not agree."""
+"""Pairs on which two model versions, or the annotators so far, disagree."""
 STRATEGY_HARD: Strategy.ValueType  # 3
-"""An image and the one of its nearest neighbours that lies closest to the threshold, on
-either side: likely negatives that look alike, likely positives that do not.
+"""An image and the one of its nearest neighbours whose similarity is closest to the threshold,
+above or below it: impostors that look alike, and genuine pairs that do not.
 """
 STRATEGY_RANDOM: Strategy.ValueType  # 4
-"""An image drawn uniformly, with another drawn uniformly or from its nearest neighbours."""
+"""A uniformly sampled image with another one, sampled uniformly or from its nearest neighbours."""
 Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
 
 @_typing.final
 class ImageRef(_message.Message):
-    """An image sent along, or one already stored."""
+    """An image, or a reference to a stored one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -112,7 +112,7 @@ Global___ImageRef: _TypeAlias = ImageRef  # noqa: Y015
 
 @_typing.final
 class ModelOpinion(_message.Message):
-    """What Verify answered for the pair, kept with the label."""
+    """Result of Verify for the pair, stored with the label."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -123,7 +123,7 @@ class ModelOpinion(_message.Message):
     similarity: _builtins.float
     """Cosine similarity, -1..1."""
     threshold: _builtins.float
-    """The threshold it was compared with."""
+    """The threshold of the decision."""
     def __init__(
         self,
         *,
@@ -152,13 +152,15 @@ class SubmitFeedbackRequest(_message.Message):
     SURENESS_FIELD_NUMBER: _builtins.int
     label: Global___Label.ValueType
     annotator: _builtins.str
-    """Who says so; 1..128 characters."""
+    """The annotator; 1..128 characters."""
     idempotency_key: _builtins.str
-    """Chosen by the client, 1..128 characters: the same key with the same content is
-    stored once, however often it is sent.
+    """Chosen by the client, 1..128 characters. Requests with the same key and content are stored
+    once.
     """
     sureness: _builtins.float
-    """How sure the annotator is, 0..1. Kept with the label; a vote counts the same."""
+    """How sure the annotator is, 0..1. Stored with the label; it does not change the weight of the
+    vote.
+    """
     @_builtins.property
     def image_a(self) -> Global___ImageRef: ...
     @_builtins.property
@@ -207,7 +209,7 @@ class SubmitFeedbackResponse(_message.Message):
     sha256_a: _builtins.str
     sha256_b: _builtins.str
     created: _builtins.bool
-    """False when this idempotency key had stored the label before."""
+    """False if an earlier request with this idempotency key stored the label."""
     def __init__(
         self,
         *,
@@ -269,7 +271,7 @@ Global___SubmitFeedbackStreamResponse: _TypeAlias = SubmitFeedbackStreamResponse
 
 @_typing.final
 class FeedbackResult(_message.Message):
-    """What became of a label."""
+    """Result for one label."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -300,7 +302,7 @@ Global___FeedbackResult: _TypeAlias = FeedbackResult  # noqa: Y015
 
 @_typing.final
 class FeedbackRefusal(_message.Message):
-    """Why a label was not stored."""
+    """Error of a label that was not stored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -308,12 +310,12 @@ class FeedbackRefusal(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
     code: _builtins.int
-    """The gRPC status code that SubmitFeedback would have ended with; after UNAVAILABLE (14)
-    the label may be sent again.
+    """The gRPC status code that SubmitFeedback would have ended with; after UNAVAILABLE (14) the
+    label may be sent again.
     """
     message: _builtins.str
     field: _builtins.str
-    """The field of the label that breaks the contract; empty when it is refused for more."""
+    """The invalid field; empty if the error is not about a single field."""
     def __init__(
         self,
         *,
@@ -337,11 +339,11 @@ class ListPairsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     consensus: Global___Label.ValueType
-    """Only pairs whose consensus is this; all labelled pairs when unspecified."""
+    """Only pairs with this consensus; all labelled pairs if unspecified."""
     page_size: _builtins.int
-    """1..1000; 100 when 0."""
+    """1..1000; 0 means 100."""
     page_token: _builtins.str
-    """next_page_token of the page before; empty for the first."""
+    """next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -383,7 +385,7 @@ Global___ListPairsResponse: _TypeAlias = ListPairsResponse  # noqa: Y015
 
 @_typing.final
 class Pair(_message.Message):
-    """Two images and what people say about them. image_a sorts before image_b."""
+    """Two images with their votes and consensus. sha256_a sorts before sha256_b."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -400,11 +402,11 @@ class Pair(_message.Message):
     sha256_a: _builtins.str
     sha256_b: _builtins.str
     consensus: Global___Label.ValueType
-    """What more than half of the annotators say, by the last label of each; LABEL_UNSURE when
-    that is what they say, LABEL_UNSPECIFIED when they are divided or too few.
+    """Label of more than half of the annotators, by the latest label of each; may be LABEL_UNSURE.
+    LABEL_UNSPECIFIED if there is no majority or there are too few votes.
     """
     confidence: _builtins.float
-    """Share of the votes that agree with the consensus, 0..1; 0 without one."""
+    """Share of the votes that agree with the consensus, 0..1; 0 without a consensus."""
     votes_same: _builtins.int
     votes_different: _builtins.int
     votes_unsure: _builtins.int
@@ -481,8 +483,8 @@ class ExportPairsRequest(_message.Message):
 
     SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
-    """A snapshot taken before, to get the same pairs again; when empty, what is stored now.
-    NOT_FOUND when it is unknown.
+    """An existing snapshot; if empty, the labels that are stored now. NOT_FOUND if it does not
+    exist.
     """
     def __init__(
         self,
@@ -507,7 +509,7 @@ class ExportPairsResponse(_message.Message):
     """The same in every message of one stream."""
     @_builtins.property
     def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelledPair]:
-        """At most 500; the last message may hold none."""
+        """At most 500; the last message may have none."""
 
     def __init__(
         self,
@@ -525,7 +527,7 @@ Global___ExportPairsResponse: _TypeAlias = ExportPairsResponse  # noqa: Y015
 
 @_typing.final
 class LabelledPair(_message.Message):
-    """A pair with a consensus of SAME or DIFFERENT, and the votes behind it."""
+    """A pair with a consensus of SAME or DIFFERENT, and its votes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -541,7 +543,7 @@ class LabelledPair(_message.Message):
     """Share of the votes that agree with label, 0..1."""
     @_builtins.property
     def votes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vote]:
-        """The votes as they stand in the snapshot, one an annotator."""
+        """The votes in the snapshot, one for each annotator."""
 
     def __init__(
         self,
@@ -645,10 +647,10 @@ class DeleteImageRequest(_message.Message):
     sha256: _builtins.str
     """SHA-256 of the image's bytes, 64 hex digits."""
     requested_by: _builtins.str
-    """Who asks; 1..128 characters."""
+    """Person or program that makes the request; 1..128 characters."""
     request_id: _builtins.str
-    """The caller's name for the request, 1..128 characters. It is kept for ever: it must not
-    say whom the image shows.
+    """Id of the request, chosen by the client; 1..128 characters. It is kept permanently, so it must
+    not identify the person in the image.
     """
     def __init__(
         self,
@@ -693,11 +695,11 @@ class DeleteSubjectRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """As ImportImages called the person's identity."""
+    """The identity in ImportImagesRequest."""
     requested_by: _builtins.str
-    """Who asks; 1..128 characters."""
+    """Person or program that makes the request; 1..128 characters."""
     request_id: _builtins.str
-    """As in DeleteImageRequest; it must not be the person's name."""
+    """As in DeleteImageRequest; it must not be the name of the person."""
     def __init__(
         self,
         *,
@@ -735,7 +737,7 @@ Global___DeleteSubjectResponse: _TypeAlias = DeleteSubjectResponse  # noqa: Y015
 
 @_typing.final
 class Erasure(_message.Message):
-    """What was erased under one request id, and who had learned from it."""
+    """Result of an erasure, with the model versions that were trained on the erased data."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -750,17 +752,17 @@ class Erasure(_message.Message):
     images: _builtins.int
     pairs: _builtins.int
     labels: _builtins.int
-    """Superseded ones too."""
+    """Includes superseded labels."""
     @_builtins.property
     def snapshot_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Data snapshots taken while the images had labels. A training that still runs on one of
-        them learns from the images; its version will name the snapshot.
+        """Data snapshots that were taken while the images had labels. A training that still runs on one
+        of them uses the images; the manifest of its version names the snapshot.
         """
 
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainedVersion]:
-        """Published model versions that learned from these snapshots. An image may be in a snapshot
-        without having been used: rather more versions than fewer.
+        """Published model versions that were trained on these snapshots. A training may not have used
+        every image of its snapshot, so the list may be too long but not too short.
         """
 
     @_builtins.property
@@ -792,7 +794,7 @@ class TrainedVersion(_message.Message):
     INHERITED_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     inherited: _builtins.bool
-    """It did not learn from the snapshots itself; a version it was fine-tuned from did."""
+    """True if not the version itself but an ancestor was trained on the snapshots."""
     def __init__(
         self,
         *,
@@ -814,9 +816,9 @@ class ListAuditRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """1..1000; 100 when 0."""
+    """1..1000; 0 means 100."""
     page_token: _builtins.str
-    """next_page_token of the page before; empty for the first."""
+    """next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -857,7 +859,7 @@ Global___ListAuditResponse: _TypeAlias = ListAuditResponse  # noqa: Y015
 
 @_typing.final
 class AuditEntry(_message.Message):
-    """Something that was done. No entry holds biometric data."""
+    """An entry of the audit log. It has no biometric data."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -873,7 +875,7 @@ class AuditEntry(_message.Message):
     """erase_image, erase_subject, or retention."""
     request_id: _builtins.str
     detail: _builtins.str
-    """A JSON object with the figures of the action."""
+    """JSON object with the counts of the action."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -901,7 +903,7 @@ class ImportImagesRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
     identity: _builtins.str
-    """Who is on it, if that is known; up to 128 characters. The first one said stays."""
+    """Identity of the person, if known; up to 128 characters. A stored identity is not changed."""
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     def __init__(
@@ -927,13 +929,13 @@ class ImportImagesResponse(_message.Message):
     REJECTED_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
     created: _builtins.int
-    """Stored now."""
+    """Images that were stored by this call."""
     known: _builtins.int
-    """Stored before."""
+    """Images that were stored before."""
     rejected: _builtins.int
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedImage]:
-        """The first 1,000 that were rejected."""
+        """The first 1,000 rejected images."""
 
     def __init__(
         self,
@@ -958,9 +960,9 @@ class RejectedImage(_message.Message):
     PLACE_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     place: _builtins.int
-    """Its place in the stream, from 0."""
+    """Index of the image in the stream, from 0."""
     why: _builtins.str
-    """What is wrong with it, beginning with the field."""
+    """The error, beginning with the field."""
     def __init__(
         self,
         *,
@@ -984,16 +986,16 @@ class NextPairsRequest(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     annotator: _builtins.str
-    """Who will label; 1..128 characters."""
+    """The annotator; 1..128 characters."""
     count: _builtins.int
-    """1..100; 10 when 0."""
+    """1..100; 0 means 10."""
     strategy: Global___Strategy.ValueType
     idempotency_key: _builtins.str
-    """Chosen by the client, one for each time that it wants more pairs; 1..128 characters when
-    set. It belongs to the annotator. The same key with the same content gives the leases of
-    the first call again, but for images erased since; with other content it is ALREADY_EXISTS.
-    A call without a key must not be repeated blindly: each leases other pairs. The server
-    refuses one that gRPC repeats by a retry policy, with FAILED_PRECONDITION.
+    """Chosen by the client, a new one for each set of pairs; 1..128 characters if set. Keys are
+    separate for each annotator. A call with the same key and content returns the leases of the
+    first call, without images that were erased since; with other content it ends with
+    ALREADY_EXISTS. A call without a key leases other pairs each time, so do not retry it. If gRPC
+    retries one because of a retry policy, it ends with FAILED_PRECONDITION.
     """
     def __init__(
         self,
@@ -1018,10 +1020,10 @@ class NextPairsResponse(_message.Message):
     PAIRS_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     note: _builtins.str
-    """Why pairs are fewer, or chosen otherwise, than asked for; empty when they are not."""
+    """Reason why pairs are fewer than requested or selected by another strategy; empty otherwise."""
     @_builtins.property
     def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeasedPair]:
-        """Fewer than asked for when no more are prepared."""
+        """May be fewer than requested."""
 
     def __init__(
         self,
@@ -1039,7 +1041,7 @@ Global___NextPairsResponse: _TypeAlias = NextPairsResponse  # noqa: Y015
 
 @_typing.final
 class LeasedPair(_message.Message):
-    """A pair that is held for one annotator."""
+    """A pair that is leased to one annotator."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1052,7 +1054,7 @@ class LeasedPair(_message.Message):
     sha256_b: _builtins.str
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """Then the pair may be handed to others, unless it has been labelled."""
+        """End of the lease. Afterwards the pair may be leased to others, unless it has been labelled."""
 
     def __init__(
         self,
@@ -1092,7 +1094,7 @@ class ListAnnotatorsResponse(_message.Message):
     ANNOTATORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def annotators(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnnotatorRecord]:
-        """By name; at most 1,000, of those who answered a pair that measured them."""
+        """Sorted by name; at most 1,000 annotators, who have labelled at least one gold pair."""
 
     def __init__(
         self,
@@ -1120,17 +1122,21 @@ class AnnotatorRecord(_message.Message):
     WEIGHTED_FIELD_NUMBER: _builtins.int
     annotator: _builtins.str
     gold_answers: _builtins.int
-    """Answers on pairs of known truth, and how many of them were right; UNSURE counts as wrong."""
+    """Labels of gold pairs, and how many of them are correct; UNSURE counts as wrong."""
     gold_right: _builtins.int
     @_builtins.property
     @_deprecated("""This field has been marked as deprecated using proto field options.""")
     def overlap(self) -> _builtins.int:
-        """No longer set, as the following: the service does not estimate reliability any more."""
+        """This field and the following ones are no longer set: the service no longer estimates
+        reliability.
+        """
 
     @overlap.setter
     @_deprecated("""This field has been marked as deprecated using proto field options.""")
     def overlap(self, value: _builtins.int) -> None:
-        """No longer set, as the following: the service does not estimate reliability any more."""
+        """This field and the following ones are no longer set: the service no longer estimates
+        reliability.
+        """
 
     @_builtins.property
     @_deprecated("""This field has been marked as deprecated using proto field options.""")

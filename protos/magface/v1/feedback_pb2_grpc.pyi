@@ -27,9 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FeedbackServiceStub:
-    """Keeps what people say about pairs of faces, and the images they said it of.
+    """Stores labels of face pairs with their images, and selects pairs to label.
 
-    Every method may be repeated after UNAVAILABLE or a lost answer, NextPairs only with an
+    Every call may be retried after UNAVAILABLE or a lost response, NextPairs only with an
     idempotency_key.
     """
 
@@ -38,148 +38,150 @@ class FeedbackServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FeedbackServiceAsyncStub: ...
     SubmitFeedback: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.SubmitFeedbackRequest, _feedback_pb2.SubmitFeedbackResponse]
-    """Stores one label. When it answers, the label and both images are durable.
+    """Stores one label. When the call returns, the label and both images are durable.
 
-    INVALID_ARGUMENT names the field; NOT_FOUND when an image is given by a hash
-    that is not stored; ALREADY_EXISTS when the idempotency key was used for
-    something else, or the same bytes are stored with another alignment or landmarks;
-    RESOURCE_EXHAUSTED (with RetryInfo) when too many labels wait; UNAVAILABLE when a
-    store cannot be reached: the same call may be sent again and counts once.
+    INVALID_ARGUMENT names the invalid field. NOT_FOUND if no image with a given hash is stored.
+    ALREADY_EXISTS if the idempotency key was used for other content, or if the same bytes are
+    stored with another alignment or other landmarks. RESOURCE_EXHAUSTED (with RetryInfo) if too
+    many labels are waiting. UNAVAILABLE if a store cannot be reached. A retry with the same
+    idempotency key is stored once.
     """
     SubmitFeedbackStream: _grpc.StreamStreamMultiCallable[_feedback_pb2.SubmitFeedbackStreamRequest, _feedback_pb2.SubmitFeedbackStreamResponse]
-    """Stores many labels. Each is answered by its idempotency key, several in one message, as
-    soon as it is durable or refused; answers come in the order in which labels are stored,
-    which need not be that of the stream. What one label is refused for does not end the
-    stream. The service reads no faster than it stores. After a cut the labels that were not
-    answered are sent again, and count once.
+    """Stores many labels. A result with the idempotency key of the label follows as soon as the
+    label is durable or refused; a message may have several results. Their order may differ from
+    that of the requests. A refused label does not end the stream. The service reads requests no
+    faster than it stores labels. If the stream breaks, send the labels without a result again;
+    each is stored once.
     """
     ListPairs: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListPairsRequest, _feedback_pb2.ListPairsResponse]
-    """Lists pairs with their consensus, newest first, a page at a time."""
+    """Lists pairs with their consensus, newest first."""
     GetImage: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.GetImageRequest, _feedback_pb2.GetImageResponse]
-    """Gives back an image as it was sent, ALIGNMENT_UNSPECIFIED replaced by what it was
-    taken as. NOT_FOUND when it is not stored.
+    """Returns an image as it was sent, except that ALIGNMENT_UNSPECIFIED is replaced by the
+    alignment that was used. NOT_FOUND if it is not stored.
     """
     ExportPairs: _grpc.UnaryStreamMultiCallable[_feedback_pb2.ExportPairsRequest, _feedback_pb2.ExportPairsResponse]
-    """Streams every pair that has a consensus, as of one data snapshot: the same set for ever,
-    but for what was erased since. A snapshot exported again lacks erased images, and the
-    pairs and labels they were in. Without a snapshot_id the latest snapshot is given again
-    while nothing that it holds was erased and no label was added since.
+    """Streams every pair that has a consensus, from one data snapshot. A snapshot is immutable
+    except for erasures: a later export lacks the erased images with their pairs and labels.
+    Without a snapshot_id, the latest snapshot is used if no label was added and nothing in it was
+    erased since; otherwise a new snapshot is taken.
     """
     GetStats: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.GetStatsRequest, _feedback_pb2.GetStatsResponse]
-    """Counts what is stored."""
+    """Returns counts of the stored data."""
     DeleteImage: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.DeleteImageRequest, _feedback_pb2.DeleteImageResponse]
-    """Erases an image: its bytes, its pairs, their labels, and what was derived from them. When
-    it answers, nothing of it is stored, and embedders were told to drop what they cached; an
-    image may be sent again later. The same call again erases what came back since.
+    """Erases an image: its bytes, its pairs, their labels, and all data derived from them. When the
+    call returns, none of it is stored, and the embedders have been told to drop cached data. The
+    image may be stored again later; a repeated call erases it again.
 
-    What stays is the request's id, who asked, and counts. UNAVAILABLE when a store cannot be
-    reached or another server is at it: what was asked for is recorded then, and is carried
-    out by itself; the same call again tells whether it is done.
+    The request id, requested_by and counts are kept. UNAVAILABLE if a store cannot be reached or
+    another server is carrying out the request. The request is then recorded and is completed in
+    the background; a repeated call tells whether it is complete.
     """
     DeleteSubject: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.DeleteSubjectRequest, _feedback_pb2.DeleteSubjectResponse]
-    """Erases, as DeleteImage does, every image of a person."""
+    """Erases every image of a person, in the same way as DeleteImage."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListAuditRequest, _feedback_pb2.ListAuditResponse]
-    """Lists who erased what and when, newest first; who labelled is said by the labels. Entries
-    are never changed or removed.
+    """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
+    Entries are never changed or removed.
     """
     ImportImages: _grpc.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]
-    """Puts images into the pool that NextPairs chooses from, without labels. What is wrong with
-    one image does not end the stream: it is counted and named in the answer. The same bytes
-    sent again change nothing, so a stream that was cut is simply sent anew.
+    """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
+    end the stream; the response has the number and the errors of rejected images. Images that
+    are stored already are not changed, so the whole stream can be sent again if it breaks.
 
-    UNAVAILABLE when a store cannot be reached: what came before may be stored.
+    UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
     """
     NextPairs: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.NextPairsRequest, _feedback_pb2.NextPairsResponse]
-    """Hands out pairs to label, each held for its annotator until its lease ends. A pair goes
-    to as many annotators as the service is set to ask, and never to one who holds it or has
-    labelled it. Some pairs are drawn at random whatever the strategy, and some are pairs
-    whose truth is known, which measure the annotator; the answer does not say which.
+    """Leases pairs to an annotator for labelling. A pair is leased to as many annotators as the
+    service is configured for, and never to one who holds a lease of it or has labelled it. Some
+    pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
+    known, to measure the annotator; the response does not tell which.
 
-    INVALID_ARGUMENT names the field. FAILED_PRECONDITION when fewer than two images are stored.
+    INVALID_ARGUMENT names the invalid field. FAILED_PRECONDITION if fewer than two images are
+    stored.
     """
     ListAnnotators: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListAnnotatorsRequest, _feedback_pb2.ListAnnotatorsResponse]
-    """Lists how annotators answered pairs whose truth is known. How reliable annotators are is
-    estimated by trainings: see TrainerService.ListSuspects.
+    """Lists the accuracy of annotators on gold pairs. Trainings estimate the reliability of
+    annotators from all votes: see TrainerService.ListSuspects.
     """
 
 @_typing.type_check_only
 class FeedbackServiceAsyncStub(FeedbackServiceStub):
-    """Keeps what people say about pairs of faces, and the images they said it of.
+    """Stores labels of face pairs with their images, and selects pairs to label.
 
-    Every method may be repeated after UNAVAILABLE or a lost answer, NextPairs only with an
+    Every call may be retried after UNAVAILABLE or a lost response, NextPairs only with an
     idempotency_key.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitFeedback: _aio.UnaryUnaryMultiCallable[_feedback_pb2.SubmitFeedbackRequest, _feedback_pb2.SubmitFeedbackResponse]  # type: ignore[assignment]
-    """Stores one label. When it answers, the label and both images are durable.
+    """Stores one label. When the call returns, the label and both images are durable.
 
-    INVALID_ARGUMENT names the field; NOT_FOUND when an image is given by a hash
-    that is not stored; ALREADY_EXISTS when the idempotency key was used for
-    something else, or the same bytes are stored with another alignment or landmarks;
-    RESOURCE_EXHAUSTED (with RetryInfo) when too many labels wait; UNAVAILABLE when a
-    store cannot be reached: the same call may be sent again and counts once.
+    INVALID_ARGUMENT names the invalid field. NOT_FOUND if no image with a given hash is stored.
+    ALREADY_EXISTS if the idempotency key was used for other content, or if the same bytes are
+    stored with another alignment or other landmarks. RESOURCE_EXHAUSTED (with RetryInfo) if too
+    many labels are waiting. UNAVAILABLE if a store cannot be reached. A retry with the same
+    idempotency key is stored once.
     """
     SubmitFeedbackStream: _aio.StreamStreamMultiCallable[_feedback_pb2.SubmitFeedbackStreamRequest, _feedback_pb2.SubmitFeedbackStreamResponse]  # type: ignore[assignment]
-    """Stores many labels. Each is answered by its idempotency key, several in one message, as
-    soon as it is durable or refused; answers come in the order in which labels are stored,
-    which need not be that of the stream. What one label is refused for does not end the
-    stream. The service reads no faster than it stores. After a cut the labels that were not
-    answered are sent again, and count once.
+    """Stores many labels. A result with the idempotency key of the label follows as soon as the
+    label is durable or refused; a message may have several results. Their order may differ from
+    that of the requests. A refused label does not end the stream. The service reads requests no
+    faster than it stores labels. If the stream breaks, send the labels without a result again;
+    each is stored once.
     """
     ListPairs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListPairsRequest, _feedback_pb2.ListPairsResponse]  # type: ignore[assignment]
-    """Lists pairs with their consensus, newest first, a page at a time."""
+    """Lists pairs with their consensus, newest first."""
     GetImage: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetImageRequest, _feedback_pb2.GetImageResponse]  # type: ignore[assignment]
-    """Gives back an image as it was sent, ALIGNMENT_UNSPECIFIED replaced by what it was
-    taken as. NOT_FOUND when it is not stored.
+    """Returns an image as it was sent, except that ALIGNMENT_UNSPECIFIED is replaced by the
+    alignment that was used. NOT_FOUND if it is not stored.
     """
     ExportPairs: _aio.UnaryStreamMultiCallable[_feedback_pb2.ExportPairsRequest, _feedback_pb2.ExportPairsResponse]  # type: ignore[assignment]
-    """Streams every pair that has a consensus, as of one data snapshot: the same set for ever,
-    but for what was erased since. A snapshot exported again lacks erased images, and the
-    pairs and labels they were in. Without a snapshot_id the latest snapshot is given again
-    while nothing that it holds was erased and no label was added since.
+    """Streams every pair that has a consensus, from one data snapshot. A snapshot is immutable
+    except for erasures: a later export lacks the erased images with their pairs and labels.
+    Without a snapshot_id, the latest snapshot is used if no label was added and nothing in it was
+    erased since; otherwise a new snapshot is taken.
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetStatsRequest, _feedback_pb2.GetStatsResponse]  # type: ignore[assignment]
-    """Counts what is stored."""
+    """Returns counts of the stored data."""
     DeleteImage: _aio.UnaryUnaryMultiCallable[_feedback_pb2.DeleteImageRequest, _feedback_pb2.DeleteImageResponse]  # type: ignore[assignment]
-    """Erases an image: its bytes, its pairs, their labels, and what was derived from them. When
-    it answers, nothing of it is stored, and embedders were told to drop what they cached; an
-    image may be sent again later. The same call again erases what came back since.
+    """Erases an image: its bytes, its pairs, their labels, and all data derived from them. When the
+    call returns, none of it is stored, and the embedders have been told to drop cached data. The
+    image may be stored again later; a repeated call erases it again.
 
-    What stays is the request's id, who asked, and counts. UNAVAILABLE when a store cannot be
-    reached or another server is at it: what was asked for is recorded then, and is carried
-    out by itself; the same call again tells whether it is done.
+    The request id, requested_by and counts are kept. UNAVAILABLE if a store cannot be reached or
+    another server is carrying out the request. The request is then recorded and is completed in
+    the background; a repeated call tells whether it is complete.
     """
     DeleteSubject: _aio.UnaryUnaryMultiCallable[_feedback_pb2.DeleteSubjectRequest, _feedback_pb2.DeleteSubjectResponse]  # type: ignore[assignment]
-    """Erases, as DeleteImage does, every image of a person."""
+    """Erases every image of a person, in the same way as DeleteImage."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListAuditRequest, _feedback_pb2.ListAuditResponse]  # type: ignore[assignment]
-    """Lists who erased what and when, newest first; who labelled is said by the labels. Entries
-    are never changed or removed.
+    """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
+    Entries are never changed or removed.
     """
     ImportImages: _aio.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]  # type: ignore[assignment]
-    """Puts images into the pool that NextPairs chooses from, without labels. What is wrong with
-    one image does not end the stream: it is counted and named in the answer. The same bytes
-    sent again change nothing, so a stream that was cut is simply sent anew.
+    """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
+    end the stream; the response has the number and the errors of rejected images. Images that
+    are stored already are not changed, so the whole stream can be sent again if it breaks.
 
-    UNAVAILABLE when a store cannot be reached: what came before may be stored.
+    UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
     """
     NextPairs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.NextPairsRequest, _feedback_pb2.NextPairsResponse]  # type: ignore[assignment]
-    """Hands out pairs to label, each held for its annotator until its lease ends. A pair goes
-    to as many annotators as the service is set to ask, and never to one who holds it or has
-    labelled it. Some pairs are drawn at random whatever the strategy, and some are pairs
-    whose truth is known, which measure the annotator; the answer does not say which.
+    """Leases pairs to an annotator for labelling. A pair is leased to as many annotators as the
+    service is configured for, and never to one who holds a lease of it or has labelled it. Some
+    pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
+    known, to measure the annotator; the response does not tell which.
 
-    INVALID_ARGUMENT names the field. FAILED_PRECONDITION when fewer than two images are stored.
+    INVALID_ARGUMENT names the invalid field. FAILED_PRECONDITION if fewer than two images are
+    stored.
     """
     ListAnnotators: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListAnnotatorsRequest, _feedback_pb2.ListAnnotatorsResponse]  # type: ignore[assignment]
-    """Lists how annotators answered pairs whose truth is known. How reliable annotators are is
-    estimated by trainings: see TrainerService.ListSuspects.
+    """Lists the accuracy of annotators on gold pairs. Trainings estimate the reliability of
+    annotators from all votes: see TrainerService.ListSuspects.
     """
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps what people say about pairs of faces, and the images they said it of.
+    """Stores labels of face pairs with their images, and selects pairs to label.
 
-    Every method may be repeated after UNAVAILABLE or a lost answer, NextPairs only with an
+    Every call may be retried after UNAVAILABLE or a lost response, NextPairs only with an
     idempotency_key.
     """
 
@@ -189,13 +191,13 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.SubmitFeedbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.SubmitFeedbackResponse, _abc.Awaitable[_feedback_pb2.SubmitFeedbackResponse]]:
-        """Stores one label. When it answers, the label and both images are durable.
+        """Stores one label. When the call returns, the label and both images are durable.
 
-        INVALID_ARGUMENT names the field; NOT_FOUND when an image is given by a hash
-        that is not stored; ALREADY_EXISTS when the idempotency key was used for
-        something else, or the same bytes are stored with another alignment or landmarks;
-        RESOURCE_EXHAUSTED (with RetryInfo) when too many labels wait; UNAVAILABLE when a
-        store cannot be reached: the same call may be sent again and counts once.
+        INVALID_ARGUMENT names the invalid field. NOT_FOUND if no image with a given hash is stored.
+        ALREADY_EXISTS if the idempotency key was used for other content, or if the same bytes are
+        stored with another alignment or other landmarks. RESOURCE_EXHAUSTED (with RetryInfo) if too
+        many labels are waiting. UNAVAILABLE if a store cannot be reached. A retry with the same
+        idempotency key is stored once.
         """
 
     @_abc_1.abstractmethod
@@ -204,11 +206,11 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_feedback_pb2.SubmitFeedbackStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feedback_pb2.SubmitFeedbackStreamResponse], _abc.AsyncIterator[_feedback_pb2.SubmitFeedbackStreamResponse]]:
-        """Stores many labels. Each is answered by its idempotency key, several in one message, as
-        soon as it is durable or refused; answers come in the order in which labels are stored,
-        which need not be that of the stream. What one label is refused for does not end the
-        stream. The service reads no faster than it stores. After a cut the labels that were not
-        answered are sent again, and count once.
+        """Stores many labels. A result with the idempotency key of the label follows as soon as the
+        label is durable or refused; a message may have several results. Their order may differ from
+        that of the requests. A refused label does not end the stream. The service reads requests no
+        faster than it stores labels. If the stream breaks, send the labels without a result again;
+        each is stored once.
         """
 
     @_abc_1.abstractmethod
@@ -217,7 +219,7 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.ListPairsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.ListPairsResponse, _abc.Awaitable[_feedback_pb2.ListPairsResponse]]:
-        """Lists pairs with their consensus, newest first, a page at a time."""
+        """Lists pairs with their consensus, newest first."""
 
     @_abc_1.abstractmethod
     def GetImage(
@@ -225,8 +227,8 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.GetImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.GetImageResponse, _abc.Awaitable[_feedback_pb2.GetImageResponse]]:
-        """Gives back an image as it was sent, ALIGNMENT_UNSPECIFIED replaced by what it was
-        taken as. NOT_FOUND when it is not stored.
+        """Returns an image as it was sent, except that ALIGNMENT_UNSPECIFIED is replaced by the
+        alignment that was used. NOT_FOUND if it is not stored.
         """
 
     @_abc_1.abstractmethod
@@ -235,10 +237,10 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.ExportPairsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feedback_pb2.ExportPairsResponse], _abc.AsyncIterator[_feedback_pb2.ExportPairsResponse]]:
-        """Streams every pair that has a consensus, as of one data snapshot: the same set for ever,
-        but for what was erased since. A snapshot exported again lacks erased images, and the
-        pairs and labels they were in. Without a snapshot_id the latest snapshot is given again
-        while nothing that it holds was erased and no label was added since.
+        """Streams every pair that has a consensus, from one data snapshot. A snapshot is immutable
+        except for erasures: a later export lacks the erased images with their pairs and labels.
+        Without a snapshot_id, the latest snapshot is used if no label was added and nothing in it was
+        erased since; otherwise a new snapshot is taken.
         """
 
     @_abc_1.abstractmethod
@@ -247,7 +249,7 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.GetStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.GetStatsResponse, _abc.Awaitable[_feedback_pb2.GetStatsResponse]]:
-        """Counts what is stored."""
+        """Returns counts of the stored data."""
 
     @_abc_1.abstractmethod
     def DeleteImage(
@@ -255,13 +257,13 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.DeleteImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.DeleteImageResponse, _abc.Awaitable[_feedback_pb2.DeleteImageResponse]]:
-        """Erases an image: its bytes, its pairs, their labels, and what was derived from them. When
-        it answers, nothing of it is stored, and embedders were told to drop what they cached; an
-        image may be sent again later. The same call again erases what came back since.
+        """Erases an image: its bytes, its pairs, their labels, and all data derived from them. When the
+        call returns, none of it is stored, and the embedders have been told to drop cached data. The
+        image may be stored again later; a repeated call erases it again.
 
-        What stays is the request's id, who asked, and counts. UNAVAILABLE when a store cannot be
-        reached or another server is at it: what was asked for is recorded then, and is carried
-        out by itself; the same call again tells whether it is done.
+        The request id, requested_by and counts are kept. UNAVAILABLE if a store cannot be reached or
+        another server is carrying out the request. The request is then recorded and is completed in
+        the background; a repeated call tells whether it is complete.
         """
 
     @_abc_1.abstractmethod
@@ -270,7 +272,7 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.DeleteSubjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.DeleteSubjectResponse, _abc.Awaitable[_feedback_pb2.DeleteSubjectResponse]]:
-        """Erases, as DeleteImage does, every image of a person."""
+        """Erases every image of a person, in the same way as DeleteImage."""
 
     @_abc_1.abstractmethod
     def ListAudit(
@@ -278,8 +280,8 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.ListAuditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.ListAuditResponse, _abc.Awaitable[_feedback_pb2.ListAuditResponse]]:
-        """Lists who erased what and when, newest first; who labelled is said by the labels. Entries
-        are never changed or removed.
+        """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
+        Entries are never changed or removed.
         """
 
     @_abc_1.abstractmethod
@@ -288,11 +290,11 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_feedback_pb2.ImportImagesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.ImportImagesResponse, _abc.Awaitable[_feedback_pb2.ImportImagesResponse]]:
-        """Puts images into the pool that NextPairs chooses from, without labels. What is wrong with
-        one image does not end the stream: it is counted and named in the answer. The same bytes
-        sent again change nothing, so a stream that was cut is simply sent anew.
+        """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
+        end the stream; the response has the number and the errors of rejected images. Images that
+        are stored already are not changed, so the whole stream can be sent again if it breaks.
 
-        UNAVAILABLE when a store cannot be reached: what came before may be stored.
+        UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
         """
 
     @_abc_1.abstractmethod
@@ -301,12 +303,13 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.NextPairsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.NextPairsResponse, _abc.Awaitable[_feedback_pb2.NextPairsResponse]]:
-        """Hands out pairs to label, each held for its annotator until its lease ends. A pair goes
-        to as many annotators as the service is set to ask, and never to one who holds it or has
-        labelled it. Some pairs are drawn at random whatever the strategy, and some are pairs
-        whose truth is known, which measure the annotator; the answer does not say which.
+        """Leases pairs to an annotator for labelling. A pair is leased to as many annotators as the
+        service is configured for, and never to one who holds a lease of it or has labelled it. Some
+        pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
+        known, to measure the annotator; the response does not tell which.
 
-        INVALID_ARGUMENT names the field. FAILED_PRECONDITION when fewer than two images are stored.
+        INVALID_ARGUMENT names the invalid field. FAILED_PRECONDITION if fewer than two images are
+        stored.
         """
 
     @_abc_1.abstractmethod
@@ -315,8 +318,8 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.ListAnnotatorsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.ListAnnotatorsResponse, _abc.Awaitable[_feedback_pb2.ListAnnotatorsResponse]]:
-        """Lists how annotators answered pairs whose truth is known. How reliable annotators are is
-        estimated by trainings: see TrainerService.ListSuspects.
+        """Lists the accuracy of annotators on gold pairs. Trainings estimate the reliability of
+        annotators from all votes: see TrainerService.ListSuspects.
         """
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,38 +26,38 @@ class _Alignment:
 class _AlignmentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Alignment.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ALIGNMENT_UNSPECIFIED: _Alignment.ValueType  # 0
-    """Landmarks when they are given; an aligned crop when the picture is exactly
-    112x112; otherwise INVALID_ARGUMENT.
+    """Uses the landmarks if there are any; otherwise treats an image of exactly 112x112 as
+    aligned; otherwise the call ends with INVALID_ARGUMENT.
     """
     ALIGNMENT_ALIGNED: _Alignment.ValueType  # 1
-    """A square crop already aligned to the five-point template; resized to 112x112 if needed."""
+    """A square crop that is aligned to the five-point template; resized to 112x112 if needed."""
     ALIGNMENT_LANDMARKS: _Alignment.ValueType  # 2
-    """Any picture, with `landmarks` saying where the face is."""
+    """Any image with `landmarks`."""
     ALIGNMENT_DETECT: _Alignment.ValueType  # 3
-    """Any picture; the most prominent face is detected with YuNet and aligned.
-    FAILED_PRECONDITION where the server has no detector model.
+    """Any image; YuNet detects the most prominent face, which is then aligned.
+    FAILED_PRECONDITION if the server has no detector model.
     """
 
 class Alignment(_Alignment, metaclass=_AlignmentEnumTypeWrapper):
-    """How the face lies in the bytes of an Image."""
+    """How to get the aligned crop of a face from an image."""
 
 ALIGNMENT_UNSPECIFIED: Alignment.ValueType  # 0
-"""Landmarks when they are given; an aligned crop when the picture is exactly
-112x112; otherwise INVALID_ARGUMENT.
+"""Uses the landmarks if there are any; otherwise treats an image of exactly 112x112 as
+aligned; otherwise the call ends with INVALID_ARGUMENT.
 """
 ALIGNMENT_ALIGNED: Alignment.ValueType  # 1
-"""A square crop already aligned to the five-point template; resized to 112x112 if needed."""
+"""A square crop that is aligned to the five-point template; resized to 112x112 if needed."""
 ALIGNMENT_LANDMARKS: Alignment.ValueType  # 2
-"""Any picture, with `landmarks` saying where the face is."""
+"""Any image with `landmarks`."""
 ALIGNMENT_DETECT: Alignment.ValueType  # 3
-"""Any picture; the most prominent face is detected with YuNet and aligned.
-FAILED_PRECONDITION where the server has no detector model.
+"""Any image; YuNet detects the most prominent face, which is then aligned.
+FAILED_PRECONDITION if the server has no detector model.
 """
 Global___Alignment: _TypeAlias = Alignment  # noqa: Y015
 
 @_typing.final
 class Point(_message.Message):
-    """A point in the picture, in pixels from its top left corner after EXIF rotation."""
+    """A point in the image, in pixels from the top left corner after EXIF rotation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -81,7 +81,7 @@ Global___Point: _TypeAlias = Point  # noqa: Y015
 
 @_typing.final
 class Image(_message.Message):
-    """One picture of one face."""
+    """An image of one face."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -89,14 +89,14 @@ class Image(_message.Message):
     ALIGNMENT_FIELD_NUMBER: _builtins.int
     LANDMARKS_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """JPEG, PNG, WebP or BMP. INVALID_ARGUMENT when empty, truncated, not an
-    image, or above the server's limits in bytes and pixels.
+    """A JPEG, PNG, WebP or BMP file. INVALID_ARGUMENT if it is empty, truncated, damaged, of
+    another format, or above the limits of the server in bytes or pixels.
     """
     alignment: Global___Alignment.ValueType
     @_builtins.property
     def landmarks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
-        """Exactly five: left eye, right eye, nose, left and right mouth corner, left
-        and right as they appear in the picture.
+        """Exactly five or none: left eye, right eye, nose, left and right mouth corner; left and right
+        as they appear in the image.
         """
 
     def __init__(

@@ -51,9 +51,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_QUEUED: _JobState.ValueType  # 1
     JOB_STATE_RUNNING: _JobState.ValueType  # 2
     JOB_STATE_SUCCEEDED: _JobState.ValueType  # 3
-    """The job did what was asked. For training this includes a candidate that the
-    gate refused: see gate.
-    """
+    """The job is complete. A training is also complete if the gate refused its candidate: see gate."""
     JOB_STATE_FAILED: _JobState.ValueType  # 4
     JOB_STATE_CANCELLED: _JobState.ValueType  # 5
 
@@ -63,9 +61,7 @@ JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 JOB_STATE_QUEUED: JobState.ValueType  # 1
 JOB_STATE_RUNNING: JobState.ValueType  # 2
 JOB_STATE_SUCCEEDED: JobState.ValueType  # 3
-"""The job did what was asked. For training this includes a candidate that the
-gate refused: see gate.
-"""
+"""The job is complete. A training is also complete if the gate refused its candidate: see gate."""
 JOB_STATE_FAILED: JobState.ValueType  # 4
 JOB_STATE_CANCELLED: JobState.ValueType  # 5
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
@@ -77,77 +73,77 @@ class _JobStage:
 class _JobStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobStage.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     JOB_STAGE_UNSPECIFIED: _JobStage.ValueType  # 0
-    """The job entered no stage since stages are kept: it ended before, or was queued before and
-    still waits.
+    """No stage is recorded: the job ended, or was queued and has not started, before stages were
+    recorded.
     """
     JOB_STAGE_QUEUED: _JobStage.ValueType  # 1
-    """Waits for a runner, before its first attempt and between two attempts."""
+    """Waits for a runner, before the first attempt or between two attempts."""
     JOB_STAGE_STARTING: _JobStage.ValueType  # 2
-    """Claimed by a runner, which starts a worker process. Each attempt begins with it."""
+    """A runner has claimed the job and starts a worker process. Each attempt begins with this stage."""
     JOB_STAGE_LOADING_MODEL: _JobStage.ValueType  # 3
-    """Fetches and reads the networks that the job works with, and the reference faces."""
+    """Fetches and loads the networks and the reference faces."""
     JOB_STAGE_PULLING_FEEDBACK: _JobStage.ValueType  # 4
-    """Freezes the feedback as a data snapshot, and fetches its pairs."""
+    """Takes a data snapshot of the feedback and fetches its pairs."""
     JOB_STAGE_PULLING_IMAGES: _JobStage.ValueType  # 5
     JOB_STAGE_DECODING_IMAGES: _JobStage.ValueType  # 6
     """Decodes the images and aligns the faces."""
     JOB_STAGE_EMBEDDING: _JobStage.ValueType  # 7
     JOB_STAGE_CHECKING_LABELS: _JobStage.ValueType  # 8
-    """Estimates which labels are wrong, where need be by training on one half of the people and
-    testing on the other.
+    """Estimates which labels are wrong, if necessary by training on one half of the people and
+    testing on the other half.
     """
     JOB_STAGE_TRAINING: _JobStage.ValueType  # 9
     JOB_STAGE_QUANTIZING: _JobStage.ValueType  # 10
     """Converts the network to eight bits."""
     JOB_STAGE_CALIBRATING: _JobStage.ValueType  # 11
-    """Fits what maps the network's output to magnitude quantiles, threshold and probability."""
+    """Computes the threshold, the magnitude quantiles and the probability curve."""
     JOB_STAGE_EVALUATING: _JobStage.ValueType  # 12
-    """Measures a candidate beside its parent for the gate, or a version on the feedback."""
+    """Measures a candidate and its parent for the gate, or a version on the feedback."""
     JOB_STAGE_EXPORTING: _JobStage.ValueType  # 13
-    """Writes the version's files."""
+    """Writes the files of the version."""
     JOB_STAGE_REPORTING: _JobStage.ValueType  # 14
-    """Writes the page that shows an evaluation."""
+    """Writes the report of an evaluation."""
     JOB_STAGE_PUBLISHING: _JobStage.ValueType  # 15
-    """Puts what was made into the object store, and records it."""
+    """Uploads the results to the object store and records them."""
     JOB_STAGE_PROMOTING: _JobStage.ValueType  # 16
     """Makes the new version the serving one."""
 
 class JobStage(_JobStage, metaclass=_JobStageEnumTypeWrapper):
-    """What a job is doing; a job passes through the stages that its kind has."""
+    """Stage of a job. The stages of a job depend on its kind."""
 
 JOB_STAGE_UNSPECIFIED: JobStage.ValueType  # 0
-"""The job entered no stage since stages are kept: it ended before, or was queued before and
-still waits.
+"""No stage is recorded: the job ended, or was queued and has not started, before stages were
+recorded.
 """
 JOB_STAGE_QUEUED: JobStage.ValueType  # 1
-"""Waits for a runner, before its first attempt and between two attempts."""
+"""Waits for a runner, before the first attempt or between two attempts."""
 JOB_STAGE_STARTING: JobStage.ValueType  # 2
-"""Claimed by a runner, which starts a worker process. Each attempt begins with it."""
+"""A runner has claimed the job and starts a worker process. Each attempt begins with this stage."""
 JOB_STAGE_LOADING_MODEL: JobStage.ValueType  # 3
-"""Fetches and reads the networks that the job works with, and the reference faces."""
+"""Fetches and loads the networks and the reference faces."""
 JOB_STAGE_PULLING_FEEDBACK: JobStage.ValueType  # 4
-"""Freezes the feedback as a data snapshot, and fetches its pairs."""
+"""Takes a data snapshot of the feedback and fetches its pairs."""
 JOB_STAGE_PULLING_IMAGES: JobStage.ValueType  # 5
 JOB_STAGE_DECODING_IMAGES: JobStage.ValueType  # 6
 """Decodes the images and aligns the faces."""
 JOB_STAGE_EMBEDDING: JobStage.ValueType  # 7
 JOB_STAGE_CHECKING_LABELS: JobStage.ValueType  # 8
-"""Estimates which labels are wrong, where need be by training on one half of the people and
-testing on the other.
+"""Estimates which labels are wrong, if necessary by training on one half of the people and
+testing on the other half.
 """
 JOB_STAGE_TRAINING: JobStage.ValueType  # 9
 JOB_STAGE_QUANTIZING: JobStage.ValueType  # 10
 """Converts the network to eight bits."""
 JOB_STAGE_CALIBRATING: JobStage.ValueType  # 11
-"""Fits what maps the network's output to magnitude quantiles, threshold and probability."""
+"""Computes the threshold, the magnitude quantiles and the probability curve."""
 JOB_STAGE_EVALUATING: JobStage.ValueType  # 12
-"""Measures a candidate beside its parent for the gate, or a version on the feedback."""
+"""Measures a candidate and its parent for the gate, or a version on the feedback."""
 JOB_STAGE_EXPORTING: JobStage.ValueType  # 13
-"""Writes the version's files."""
+"""Writes the files of the version."""
 JOB_STAGE_REPORTING: JobStage.ValueType  # 14
-"""Writes the page that shows an evaluation."""
+"""Writes the report of an evaluation."""
 JOB_STAGE_PUBLISHING: JobStage.ValueType  # 15
-"""Puts what was made into the object store, and records it."""
+"""Uploads the results to the object store and records them."""
 JOB_STAGE_PROMOTING: JobStage.ValueType  # 16
 """Makes the new version the serving one."""
 Global___JobStage: _TypeAlias = JobStage  # noqa: Y015
@@ -159,20 +155,20 @@ class _Recipe:
 class _RecipeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Recipe.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RECIPE_UNSPECIFIED: _Recipe.ValueType  # 0
-    """RECIPE_COSINE."""
+    """The same as RECIPE_COSINE."""
     RECIPE_COSINE: _Recipe.ValueType  # 1
-    """Cosine margins on both sides, BatchNorm statistics frozen, mimicry of the parent."""
+    """Cosine margins for both classes, frozen BatchNorm statistics, distillation from the parent."""
     RECIPE_HADSELL: _Recipe.ValueType  # 2
-    """The seed's: Euclidean contrastive loss of Hadsell 2006 with margin 1.0, BatchNorm frozen."""
+    """Euclidean contrastive loss (Hadsell 2006) with margin 1.0, frozen BatchNorm."""
 
 class Recipe(_Recipe, metaclass=_RecipeEnumTypeWrapper): ...
 
 RECIPE_UNSPECIFIED: Recipe.ValueType  # 0
-"""RECIPE_COSINE."""
+"""The same as RECIPE_COSINE."""
 RECIPE_COSINE: Recipe.ValueType  # 1
-"""Cosine margins on both sides, BatchNorm statistics frozen, mimicry of the parent."""
+"""Cosine margins for both classes, frozen BatchNorm statistics, distillation from the parent."""
 RECIPE_HADSELL: Recipe.ValueType  # 2
-"""The seed's: Euclidean contrastive loss of Hadsell 2006 with margin 1.0, BatchNorm frozen."""
+"""Euclidean contrastive loss (Hadsell 2006) with margin 1.0, frozen BatchNorm."""
 Global___Recipe: _TypeAlias = Recipe  # noqa: Y015
 
 class _ChannelOrder:
@@ -182,15 +178,15 @@ class _ChannelOrder:
 class _ChannelOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChannelOrder.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CHANNEL_ORDER_UNSPECIFIED: _ChannelOrder.ValueType  # 0
-    """CHANNEL_ORDER_BGR, as official MagFace."""
+    """The same as CHANNEL_ORDER_BGR, which official MagFace has."""
     CHANNEL_ORDER_BGR: _ChannelOrder.ValueType  # 1
     CHANNEL_ORDER_RGB: _ChannelOrder.ValueType  # 2
 
 class ChannelOrder(_ChannelOrder, metaclass=_ChannelOrderEnumTypeWrapper):
-    """Which channel order to give an imported network."""
+    """Channel order of the input of an imported network."""
 
 CHANNEL_ORDER_UNSPECIFIED: ChannelOrder.ValueType  # 0
-"""CHANNEL_ORDER_BGR, as official MagFace."""
+"""The same as CHANNEL_ORDER_BGR, which official MagFace has."""
 CHANNEL_ORDER_BGR: ChannelOrder.ValueType  # 1
 CHANNEL_ORDER_RGB: ChannelOrder.ValueType  # 2
 Global___ChannelOrder: _TypeAlias = ChannelOrder  # noqa: Y015
@@ -203,20 +199,20 @@ class _SuspectReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Suspect
     DESCRIPTOR: _descriptor.EnumDescriptor
     SUSPECT_REASON_UNSPECIFIED: _SuspectReason.ValueType  # 0
     SUSPECT_REASON_UNLIKELY: _SuspectReason.ValueType  # 1
-    """Its votes and the similarity of its images make it more likely wrong than right."""
+    """By its votes and the similarity of its images it is more probably wrong than correct."""
     SUSPECT_REASON_CONTRADICTION: _SuspectReason.ValueType  # 2
-    """Labels that say SAME connect what a label parts that says DIFFERENT, and none of the
-    others is trusted less.
+    """A chain of SAME labels connects two images with a DIFFERENT label, and no other label of the
+    contradiction is less reliable.
     """
 
 class SuspectReason(_SuspectReason, metaclass=_SuspectReasonEnumTypeWrapper): ...
 
 SUSPECT_REASON_UNSPECIFIED: SuspectReason.ValueType  # 0
 SUSPECT_REASON_UNLIKELY: SuspectReason.ValueType  # 1
-"""Its votes and the similarity of its images make it more likely wrong than right."""
+"""By its votes and the similarity of its images it is more probably wrong than correct."""
 SUSPECT_REASON_CONTRADICTION: SuspectReason.ValueType  # 2
-"""Labels that say SAME connect what a label parts that says DIFFERENT, and none of the
-others is trusted less.
+"""A chain of SAME labels connects two images with a DIFFERENT label, and no other label of the
+contradiction is less reliable.
 """
 Global___SuspectReason: _TypeAlias = SuspectReason  # noqa: Y015
 
@@ -247,7 +243,9 @@ Global___JobStageStart: _TypeAlias = JobStageStart  # noqa: Y015
 
 @_typing.final
 class TrainingOptions(_message.Message):
-    """How to fine-tune. Unset fields take the trainer's defaults, which are measured in docs/."""
+    """Options of a fine-tuning. Unset fields have the defaults of the trainer; docs/ has their
+    measurements.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -263,14 +261,14 @@ class TrainingOptions(_message.Message):
     learning_rate: _builtins.float
     """Peak learning rate of AdamW."""
     batch_size: _builtins.int
-    """Pairs a step."""
+    """Pairs per step."""
     genuine_margin: _builtins.float
-    """Cosine similarity above which a genuine pair costs nothing, -1..1."""
+    """Cosine similarity above which the loss of a genuine pair is 0, -1..1."""
     impostor_margin: _builtins.float
-    """Cosine similarity below which an impostor pair costs nothing, -1..1."""
+    """Cosine similarity below which the loss of an impostor pair is 0, -1..1."""
     seed: _builtins.int
     parent_version: _builtins.str
-    """Version to start from; the serving one when empty."""
+    """Version to start from; the serving version if empty."""
     recipe: Global___Recipe.ValueType
     def __init__(
         self,
@@ -324,11 +322,11 @@ class StartTrainingRequest(_message.Message):
     NO_PROMOTION_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     requested_by: _builtins.str
-    """Who asks; 1..128 characters."""
+    """Person or program that makes the request; 1..128 characters."""
     no_promotion: _builtins.bool
-    """Keep the candidate out of service even if the gate passes it."""
+    """Do not promote the candidate even if the gate passes it."""
     idempotency_key: _builtins.str
-    """See TrainerService; 1..128 characters when set."""
+    """See TrainerService; 1..128 characters if set."""
     @_builtins.property
     def options(self) -> Global___TrainingOptions: ...
     def __init__(
@@ -369,7 +367,7 @@ Global___StartTrainingResponse: _TypeAlias = StartTrainingResponse  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
-    """One piece of work of the trainer."""
+    """A job of the trainer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -391,13 +389,13 @@ class Job(_message.Message):
     state: Global___JobState.ValueType
     requested_by: _builtins.str
     progress: _builtins.float
-    """Share of the work done, 0..1."""
+    """Share of the work that is done, 0..1."""
     message: _builtins.str
-    """What it is doing now, or how it ended, for a person to read."""
+    """Human-readable status or result."""
     model_version: _builtins.str
-    """The version it made or measured; empty until then."""
+    """The version that it made or evaluated; empty until then."""
     stage: Global___JobStage.ValueType
-    """What it is doing; of a job that has ended, what it did last."""
+    """The current stage; the last stage of a job that has ended."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -406,13 +404,13 @@ class Job(_message.Message):
     def ended_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def gate(self) -> Global___GateVerdict:
-        """The gate's verdict on what a training or a quantization made; unset until it is reached."""
+        """The verdict of the gate on the result of a training or quantization; unset until then."""
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobStageStart]:
-        """Every stage that it has entered, the latest last, in all its attempts; started_at never
-        decreases. An attempt begins with JOB_STAGE_STARTING, also when the one before it was
-        killed in the middle of another stage.
+        """All stages that it has entered, in all attempts, oldest first; started_at never decreases.
+        Each attempt begins with JOB_STAGE_STARTING, also if the previous attempt was killed during
+        another stage.
         """
 
     def __init__(
@@ -444,7 +442,7 @@ Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class GateVerdict(_message.Message):
-    """Whether a candidate may serve, and each figure behind it."""
+    """Decision of the gate whether a candidate may serve, with its checks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -477,13 +475,13 @@ class GateCheck(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """For instance heldout_errors."""
+    """For example heldout_errors."""
     passed: _builtins.bool
     value: _builtins.float
     limit: _builtins.float
-    """What value is held against."""
+    """The limit for value."""
     detail: _builtins.str
-    """For a person to read: what was compared, and how."""
+    """Human-readable description of the comparison."""
     def __init__(
         self,
         *,
@@ -547,9 +545,9 @@ class ListJobsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """1..1000; 100 when 0."""
+    """1..1000; 0 means 100."""
     page_token: _builtins.str
-    """next_page_token of the page before; empty for the first."""
+    """next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -636,13 +634,13 @@ class WatchJobResponse(_message.Message):
     FIGURES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> Global___Job:
-        """The job as it stands after this event, its stages included."""
+        """The job after this event, with its stages."""
 
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Figures that came with the event, for instance epoch, loss, images_per_second."""
+        """Figures of the event, for example epoch, loss, images_per_second."""
 
     def __init__(
         self,
@@ -668,9 +666,9 @@ class CancelJobRequest(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     requested_by: _builtins.str
-    """Who asks; 1..128 characters."""
+    """Person or program that makes the request; 1..128 characters."""
     idempotency_key: _builtins.str
-    """See TrainerService; 1..128 characters when set."""
+    """See TrainerService; 1..128 characters if set."""
     def __init__(
         self,
         *,
@@ -708,7 +706,7 @@ Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):
-    """An immutable network with everything needed to serve it."""
+    """An immutable network with all that is needed to serve it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -740,7 +738,7 @@ class ModelVersion(_message.Message):
     def gate(self) -> Global___GateVerdict: ...
     @_builtins.property
     def compatible_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Other versions whose stored embeddings it compares with."""
+        """Other versions whose embeddings it can be compared with."""
 
     def __init__(
         self,
@@ -774,9 +772,9 @@ class ListModelsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """1..1000; 100 when 0."""
+    """1..1000; 0 means 100."""
     page_token: _builtins.str
-    """next_page_token of the page before; empty for the first."""
+    """next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -801,7 +799,7 @@ class ListModelsResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty on the last page."""
     serving_generation: _builtins.int
-    """Changes by one with every promotion and rollback; see PromoteModelRequest."""
+    """Increases by one with every promotion and rollback; see PromoteModelRequest."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]: ...
     def __init__(
@@ -829,12 +827,12 @@ class ImportOptions(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     channel_order: Global___ChannelOrder.ValueType
     threshold: _builtins.float
-    """Cosine similarity from which Verify says SAME, -1..1; 0.4 when unset."""
+    """Cosine similarity from which Verify decides SAME, -1..1; 0.4 if unset."""
     requested_by: _builtins.str
-    """Who asks; 1..128 characters."""
+    """Person or program that makes the request; 1..128 characters."""
     idempotency_key: _builtins.str
-    """See TrainerService; 1..128 characters when set. The file belongs to the content: it is sent
-    again with the key.
+    """See TrainerService; 1..128 characters if set. The file is part of the content: a retry sends
+    it again.
     """
     def __init__(
         self,
@@ -914,15 +912,15 @@ class PromoteModelRequest(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     requested_by: _builtins.str
-    """Who asks; 1..128 characters."""
+    """Person or program that makes the request; 1..128 characters."""
     reason: _builtins.str
-    """Why; kept in the history. Required when override_gate is set."""
+    """Reason for the history. Required if override_gate is set."""
     override_gate: _builtins.bool
-    """Promote although the gate refused the version."""
+    """Promote the version even if the gate refused it."""
     expected_generation: _builtins.int
-    """When set, ABORTED unless the serving generation is still this one."""
+    """If set, ABORTED unless the serving generation is still this one."""
     idempotency_key: _builtins.str
-    """See TrainerService; 1..128 characters when set."""
+    """See TrainerService; 1..128 characters if set."""
     def __init__(
         self,
         *,
@@ -974,13 +972,13 @@ class RollbackRequest(_message.Message):
     EXPECTED_GENERATION_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     requested_by: _builtins.str
-    """Who asks; 1..128 characters."""
+    """Person or program that makes the request; 1..128 characters."""
     reason: _builtins.str
-    """Why; kept in the history."""
+    """Reason for the history."""
     expected_generation: _builtins.int
-    """When set, ABORTED unless the serving generation is still this one."""
+    """If set, ABORTED unless the serving generation is still this one."""
     idempotency_key: _builtins.str
-    """See TrainerService; 1..128 characters when set."""
+    """See TrainerService; 1..128 characters if set."""
     def __init__(
         self,
         *,
@@ -1047,19 +1045,19 @@ class GetRolloutResponse(_message.Message):
     COMPLETE_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """What was decided last; empty before the first promotion."""
+    """The version of the latest promotion or rollback; empty before the first one."""
     serving_generation: _builtins.int
     complete: _builtins.bool
-    """At least one lives, and all of them serve what was decided last."""
+    """True if there is at least one replica and all of them serve that version."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
-        """Embedders heard of in the last seconds, by name."""
+        """Embedders with a recent heartbeat, sorted by name."""
 
     @_builtins.property
     def shadow(self) -> Global___ShadowReport:
-        """What the replicas that serve the version decided last found of the candidate in the shadow,
-        together; unset when none is tried. This is where to look before a candidate is promoted:
-        its GateVerdict was reached when it was made, on feedback, and knows no live requests.
+        """Combined shadow report of the replicas that serve that version; unset if there is no shadow
+        evaluation. Check it before you promote a candidate: the GateVerdict is from the time when the
+        candidate was made and is based on feedback, not on live requests.
         """
 
     def __init__(
@@ -1083,7 +1081,7 @@ Global___GetRolloutResponse: _TypeAlias = GetRolloutResponse  # noqa: Y015
 
 @_typing.final
 class Replica(_message.Message):
-    """An embedder."""
+    """A replica of the embedder."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1094,14 +1092,14 @@ class Replica(_message.Message):
     SHADOW_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     model_version: _builtins.str
-    """What it serves; empty before it has loaded anything."""
+    """The version it serves; empty before it has loaded one."""
     generation: _builtins.int
-    """The decision that it follows by that; 0 when it serves something else than was decided."""
+    """The serving generation that it follows; 0 if it serves another version."""
     swap_error: _builtins.str
-    """Why it cannot load what was decided; empty when it can."""
+    """Why it cannot load the version of the latest promotion or rollback; empty if it can."""
     @_builtins.property
     def shadow(self) -> Global___ShadowReport:
-        """What it found of the candidate that it tries; unset when it tries none."""
+        """Its report on the candidate in shadow evaluation; unset if there is none."""
 
     def __init__(
         self,
@@ -1124,7 +1122,7 @@ Global___Replica: _TypeAlias = Replica  # noqa: Y015
 
 @_typing.final
 class ShadowReport(_message.Message):
-    """How a candidate did on live Verify calls against the version that serves."""
+    """Comparison of a candidate with the serving version on live Verify calls."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1135,16 +1133,16 @@ class ShadowReport(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     pairs: _builtins.int
-    """Calls that both versions judged, since either of them changed."""
+    """Calls that both versions computed since either of them changed."""
     agreement: _builtins.float
-    """Share of them with the same decision, each at its own version's threshold, 0..1; 0 while
-    pairs is 0.
+    """Share of them with the same decision, each version at its own threshold, 0..1; 0 if pairs is
+    0.
     """
     similarity_shift: _builtins.float
-    """Mean of the candidate's cosine similarity less the serving version's."""
+    """Mean of the cosine similarity of the candidate minus that of the serving version."""
     error: _builtins.str
-    """Why it cannot be loaded, or could not compute the last time it failed; empty otherwise.
-    Of several replicas, with the name of each.
+    """The last error of loading or running it; empty if there is none. For several replicas with the
+    name of each.
     """
     def __init__(
         self,
@@ -1171,11 +1169,11 @@ class ShadowModelRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """Empty to try none."""
+    """Empty to stop the shadow evaluation."""
     requested_by: _builtins.str
-    """Who asks; 1..128 characters."""
+    """Person or program that makes the request; 1..128 characters."""
     idempotency_key: _builtins.str
-    """See TrainerService; 1..128 characters when set."""
+    """See TrainerService; 1..128 characters if set."""
     def __init__(
         self,
         *,
@@ -1197,7 +1195,7 @@ class ShadowModelResponse(_message.Message):
 
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """What is tried from now on; empty when that is none."""
+    """The version in shadow evaluation from now on; empty if there is none."""
     def __init__(
         self,
         *,
@@ -1221,15 +1219,15 @@ class EvaluateModelRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """The serving one when empty."""
+    """The serving version if empty."""
     against_version: _builtins.str
-    """A version to compare with on the same pairs; none when empty."""
+    """A version to compare with on the same pairs; none if empty."""
     data_snapshot: _builtins.str
-    """Feedback to measure on; as it stands when the job starts if empty."""
+    """Data snapshot to evaluate on; if empty, the feedback that is stored when the job starts."""
     requested_by: _builtins.str
-    """Who asks; 1..128 characters."""
+    """Person or program that makes the request; 1..128 characters."""
     idempotency_key: _builtins.str
-    """See TrainerService; 1..128 characters when set."""
+    """See TrainerService; 1..128 characters if set."""
     def __init__(
         self,
         *,
@@ -1275,11 +1273,11 @@ class QuantizeModelRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """The serving one when empty."""
+    """The serving version if empty."""
     requested_by: _builtins.str
-    """Who asks; 1..128 characters."""
+    """Person or program that makes the request; 1..128 characters."""
     idempotency_key: _builtins.str
-    """See TrainerService; 1..128 characters when set."""
+    """See TrainerService; 1..128 characters if set."""
     def __init__(
         self,
         *,
@@ -1317,7 +1315,7 @@ Global___QuantizeModelResponse: _TypeAlias = QuantizeModelResponse  # noqa: Y015
 
 @_typing.final
 class Evaluation(_message.Message):
-    """What was measured of a version on the pairs of a data snapshot."""
+    """Evaluation of a version on the pairs of a data snapshot."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1329,12 +1327,12 @@ class Evaluation(_message.Message):
     FIGURES_FIELD_NUMBER: _builtins.int
     AGAINST_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The job that measured."""
+    """The evaluation job."""
     model_version: _builtins.str
     data_snapshot: _builtins.str
     pairs_trained_on: _builtins.int
-    """Pairs with an image of the feedback that the version was trained on. Where these are
-    many, the figures say little about people whom it has not seen.
+    """Pairs with an image that the version was trained on. If there are many of them, the figures
+    say little about people who were not in the training data.
     """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...
@@ -1342,7 +1340,7 @@ class Evaluation(_message.Message):
     def figures(self) -> Global___Figures: ...
     @_builtins.property
     def against(self) -> Global___VersionComparison:
-        """Unset when it was measured alone."""
+        """Unset if there was no version to compare with."""
 
     def __init__(
         self,
@@ -1431,12 +1429,12 @@ class Figures(_message.Message):
     @_builtins.property
     def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """accuracy, precision, recall, best_accuracy, best_threshold, auc, eer, mean_magnitude, and
-        tar_at_far.0.1 to tar_at_far.0.0001. What the pairs cannot support is left out.
+        tar_at_far.0.1 to tar_at_far.0.0001. Figures for which there are too few pairs are missing.
         """
 
     @_builtins.property
     def intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
-        """95 % intervals of some of them, bootstrapped over people."""
+        """95 % bootstrap intervals of some of them, resampled by person."""
 
     def __init__(
         self,
@@ -1484,7 +1482,7 @@ Global___Interval: _TypeAlias = Interval  # noqa: Y015
 
 @_typing.final
 class VersionComparison(_message.Message):
-    """A version beside another on the same pairs."""
+    """Comparison with another version on the same pairs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1517,15 +1515,17 @@ class VersionComparison(_message.Message):
     DIFFERENCE_INTERVALS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     fixed: _builtins.int
-    """Pairs that it decides wrongly and the measured version rightly, and the other way."""
+    """Pairs that only the evaluated version decides correctly, and pairs that only this version
+    decides correctly.
+    """
     broken: _builtins.int
     p_value: _builtins.float
-    """Of McNemar's exact test on these decisions."""
+    """p-value of McNemar's exact test on these decisions."""
     @_builtins.property
     def figures(self) -> Global___Figures: ...
     @_builtins.property
     def difference_intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
-        """95 % paired intervals of the differences, the measured version's figure minus its own."""
+        """Paired 95 % intervals of the differences: the evaluated version minus this version."""
 
     def __init__(
         self,
@@ -1553,11 +1553,11 @@ class ListEvaluationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """Of this version only; of all when empty."""
+    """Only evaluations of this version; all if empty."""
     page_size: _builtins.int
-    """1..1000; 100 when 0."""
+    """1..1000; 0 means 100."""
     page_token: _builtins.str
-    """next_page_token of the page before; empty for the first."""
+    """next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -1603,7 +1603,7 @@ class GetEvaluationReportRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The job that measured."""
+    """The evaluation job."""
     def __init__(
         self,
         *,
@@ -1645,11 +1645,11 @@ class ListSuspectsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The latest training that succeeded when empty."""
+    """A training; if empty, the latest one that succeeded."""
     page_size: _builtins.int
-    """1..1000; 100 when 0."""
+    """1..1000; 0 means 100."""
     page_token: _builtins.str
-    """next_page_token of the page before, with the job_id that came with it; empty for the first."""
+    """next_page_token of the previous page, with the job_id returned with it; empty for the first."""
     def __init__(
         self,
         *,
@@ -1677,14 +1677,14 @@ class ListSuspectsResponse(_message.Message):
     TREATED_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The training that found them."""
+    """The training that the suspects are from."""
     pairs: _builtins.int
-    """Labelled pairs that it was given."""
+    """Labelled pairs in the training data."""
     wrong_share: _builtins.float
-    """Share of their labels that it expects to be wrong, 0..1."""
+    """Estimated share of wrong labels, 0..1."""
     treated: _builtins.bool
-    """Whether it weighted labels by their probability to be right and left out those that are
-    more likely wrong; it does not where next to none seem wrong.
+    """Whether the training weighted labels by their probability of being correct and ignored those
+    that are more probably wrong. It does not if almost no label seems to be wrong.
     """
     next_page_token: _builtins.str
     """Empty on the last page."""
@@ -1692,7 +1692,7 @@ class ListSuspectsResponse(_message.Message):
     def suspects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Suspect]: ...
     @_builtins.property
     def annotators(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnnotatorReliability]:
-        """Of all annotators, the least reliable first; on the first page only."""
+        """All annotators, least reliable first; on the first page only."""
 
     def __init__(
         self,
@@ -1728,13 +1728,13 @@ class Suspect(_message.Message):
     sha256_a: _builtins.str
     sha256_b: _builtins.str
     same: _builtins.bool
-    """What it says: SAME when true, DIFFERENT when false."""
+    """The label: SAME if true, DIFFERENT if false."""
     wrong_probability: _builtins.float
     """Probability that it is wrong, 0..1."""
     reason: Global___SuspectReason.ValueType
     @_builtins.property
     def annotators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Who said so."""
+        """Annotators who gave this label."""
 
     def __init__(
         self,
@@ -1756,7 +1756,7 @@ Global___Suspect: _TypeAlias = Suspect  # noqa: Y015
 
 @_typing.final
 class AnnotatorReliability(_message.Message):
-    """How often an annotator is right; for few votes nearer to what all of them reach together."""
+    """Estimated accuracy of an annotator; for few votes it is close to the mean of all annotators."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1766,11 +1766,11 @@ class AnnotatorReliability(_message.Message):
     IMPOSTOR_RIGHT_FIELD_NUMBER: _builtins.int
     annotator: _builtins.str
     votes: _builtins.int
-    """Votes of theirs, not counting the unsure ones."""
+    """Number of votes, without UNSURE."""
     genuine_right: _builtins.float
-    """Share of the pairs of one person that they call SAME, 0..1."""
+    """Sensitivity: share of the genuine pairs that they label SAME, 0..1."""
     impostor_right: _builtins.float
-    """Share of the pairs of two people that they call DIFFERENT, 0..1."""
+    """Specificity: share of the impostor pairs that they label DIFFERENT, 0..1."""
     def __init__(
         self,
         *,

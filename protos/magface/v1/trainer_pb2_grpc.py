@@ -26,16 +26,16 @@ if _version_not_supported:
 
 
 class TrainerServiceStub:
-    """Makes model versions, and decides which one serves.
+    """Makes model versions and decides which one serves.
 
-    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
-    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
-    and belongs to requested_by. The same key with the same content has one effect, however often
-    and however many at once it is sent: a repetition is answered with what the first call made (a
-    job as it stands by then, or the generation). The same key with other content, or for another
-    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
-    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
-    by a retry policy, with FAILED_PRECONDITION.
+    Every call may be retried after UNAVAILABLE or a lost response; a request that has an
+    idempotency_key field only if the key is set. The client chooses a new key for each action. Keys
+    are separate for each requested_by. Calls with the same key and content have one effect, also
+    when they are concurrent, and return the result of the first call (the job in its current state,
+    or the generation). The same key with other content or for another method ends with
+    ALREADY_EXISTS. Calls without a key are independent of each other: check whether the first call
+    was carried out before you send another one. If gRPC retries a call without a key because of a
+    retry policy, it ends with FAILED_PRECONDITION.
     """
 
     def __init__(self, channel):
@@ -127,21 +127,21 @@ class TrainerServiceStub:
 
 
 class TrainerServiceServicer:
-    """Makes model versions, and decides which one serves.
+    """Makes model versions and decides which one serves.
 
-    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
-    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
-    and belongs to requested_by. The same key with the same content has one effect, however often
-    and however many at once it is sent: a repetition is answered with what the first call made (a
-    job as it stands by then, or the generation). The same key with other content, or for another
-    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
-    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
-    by a retry policy, with FAILED_PRECONDITION.
+    Every call may be retried after UNAVAILABLE or a lost response; a request that has an
+    idempotency_key field only if the key is set. The client chooses a new key for each action. Keys
+    are separate for each requested_by. Calls with the same key and content have one effect, also
+    when they are concurrent, and return the result of the first call (the job in its current state,
+    or the generation). The same key with other content or for another method ends with
+    ALREADY_EXISTS. Calls without a key are independent of each other: check whether the first call
+    was carried out before you send another one. If gRPC retries a call without a key because of a
+    retry policy, it ends with FAILED_PRECONDITION.
     """
 
     def StartTraining(self, request, context):
-        """Queues a fine-tuning of a model version on the feedback as it stands when the job starts.
-        INVALID_ARGUMENT names the option at fault; NOT_FOUND for an unknown parent.
+        """Queues the fine-tuning of a model version on the feedback that is stored when the job starts.
+        INVALID_ARGUMENT names the invalid option. NOT_FOUND if the parent version does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,103 +161,104 @@ class TrainerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Streams a job's events from the beginning, then as they come; ends with the job.
+        """Streams the past events of a job and then new ones; ends when the job ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Asks a job to stop; FAILED_PRECONDITION when it has ended.
+        """Requests the cancellation of a job. FAILED_PRECONDITION if it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists model versions, newest first, and says which one serves.
+        """Lists model versions, newest first, with the one that serves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportModel(self, request_iterator, context):
-        """Uploads a checkpoint (an ImportOptions first, then chunks) and queues the job
-        that makes a model version of it. INVALID_ARGUMENT when the file is empty or too large.
+        """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
+        version from it. INVALID_ARGUMENT if the file is empty or too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PromoteModel(self, request, context):
-        """Makes a version the serving one. FAILED_PRECONDITION when its gate refused it
-        and `override_gate` is false; ABORTED when another promotion came first.
+        """Makes a version the serving one. FAILED_PRECONDITION if the gate refused it and
+        `override_gate` is false. ABORTED if a concurrent promotion was first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Makes the version that served before the present one serve again.
-        FAILED_PRECONDITION when there is none; ABORTED when another promotion came first.
+        """Makes the previous serving version serve again. FAILED_PRECONDITION if there is none. ABORTED
+        if a concurrent promotion was first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRollout(self, request, context):
-        """Says which embedders live, and whether each of them serves what was decided last. Promotions
-        and rollbacks do not wait for that; ask here until it is complete.
+        """Lists the running embedders and the version that each of them serves. Promotions and rollbacks
+        do not wait for the embedders; call this method until the rollout is complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ShadowModel(self, request, context):
-        """Lets the embedders try a version on a sample of live requests, unseen by their callers,
-        instead of any other that they try, until it is stopped; not while it serves itself. What
-        they find is in GetRollout. NOT_FOUND for an unknown version, FAILED_PRECONDITION for the
-        one that serves.
+        """Starts the shadow evaluation of a version: the embedders also compute a sample of the live
+        requests with it, without effect on the responses. It replaces the shadow evaluation of any
+        other version and lasts until it is stopped; it pauses while the version itself serves.
+        GetRollout has the results. NOT_FOUND if the version does not exist, FAILED_PRECONDITION if it
+        serves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EvaluateModel(self, request, context):
-        """Queues the measurement of a version on the feedback's pairs, at the version's own
-        threshold. NOT_FOUND for an unknown version.
+        """Queues the evaluation of a version on the pairs of the feedback, at the threshold of the
+        version. NOT_FOUND if the version does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def QuantizeModel(self, request, context):
-        """Queues the making of a version's eight-bit form: a version of its own, that computes faster
-        on a CPU and is judged beside the one that it is made of. It serves when it is promoted.
-        NOT_FOUND for an unknown version.
+        """Queues the 8-bit quantization of a version. The result is a new version, which is faster on a
+        CPU. The gate compares it with the original version. It serves only after a promotion.
+        NOT_FOUND if the version does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluations(self, request, context):
-        """Lists what was measured, newest first.
+        """Lists evaluations, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEvaluationReport(self, request, context):
-        """Streams the page that shows an evaluation and its errors: one HTML file that needs no
-        other. NOT_FOUND when the job is unknown or has measured nothing.
+        """Streams the HTML report of an evaluation with its errors, as one self-contained file.
+        NOT_FOUND if the job does not exist or has no report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSuspects(self, request, context):
-        """Lists the labels that a finished training suspects to be wrong, the surest first, and how
-        reliable it found each annotator. NOT_FOUND when the job is no training that succeeded.
+        """Lists the labels that a training suspects to be wrong, most probable first, and its estimate
+        of the reliability of each annotator. NOT_FOUND if the job is not a training that succeeded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -355,16 +356,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrainerService:
-    """Makes model versions, and decides which one serves.
+    """Makes model versions and decides which one serves.
 
-    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
-    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
-    and belongs to requested_by. The same key with the same content has one effect, however often
-    and however many at once it is sent: a repetition is answered with what the first call made (a
-    job as it stands by then, or the generation). The same key with other content, or for another
-    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
-    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
-    by a retry policy, with FAILED_PRECONDITION.
+    Every call may be retried after UNAVAILABLE or a lost response; a request that has an
+    idempotency_key field only if the key is set. The client chooses a new key for each action. Keys
+    are separate for each requested_by. Calls with the same key and content have one effect, also
+    when they are concurrent, and return the result of the first call (the job in its current state,
+    or the generation). The same key with other content or for another method ends with
+    ALREADY_EXISTS. Calls without a key are independent of each other: check whether the first call
+    was carried out before you send another one. If gRPC retries a call without a key because of a
+    retry policy, it ends with FAILED_PRECONDITION.
     """
 
     @staticmethod

@@ -27,16 +27,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TrainerServiceStub:
-    """Makes model versions, and decides which one serves.
+    """Makes model versions and decides which one serves.
 
-    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
-    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
-    and belongs to requested_by. The same key with the same content has one effect, however often
-    and however many at once it is sent: a repetition is answered with what the first call made (a
-    job as it stands by then, or the generation). The same key with other content, or for another
-    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
-    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
-    by a retry policy, with FAILED_PRECONDITION.
+    Every call may be retried after UNAVAILABLE or a lost response; a request that has an
+    idempotency_key field only if the key is set. The client chooses a new key for each action. Keys
+    are separate for each requested_by. Calls with the same key and content have one effect, also
+    when they are concurrent, and return the result of the first call (the job in its current state,
+    or the generation). The same key with other content or for another method ends with
+    ALREADY_EXISTS. Calls without a key are independent of each other: check whether the first call
+    was carried out before you send another one. If gRPC retries a call without a key because of a
+    retry policy, it ends with FAILED_PRECONDITION.
     """
 
     @_typing.overload
@@ -44,141 +44,143 @@ class TrainerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrainerServiceAsyncStub: ...
     StartTraining: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.StartTrainingRequest, _trainer_pb2.StartTrainingResponse]
-    """Queues a fine-tuning of a model version on the feedback as it stands when the job starts.
-    INVALID_ARGUMENT names the option at fault; NOT_FOUND for an unknown parent.
+    """Queues the fine-tuning of a model version on the feedback that is stored when the job starts.
+    INVALID_ARGUMENT names the invalid option. NOT_FOUND if the parent version does not exist.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]
     ListJobs: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListJobsRequest, _trainer_pb2.ListJobsResponse]
     """Lists jobs, newest first."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_trainer_pb2.WatchJobRequest, _trainer_pb2.WatchJobResponse]
-    """Streams a job's events from the beginning, then as they come; ends with the job."""
+    """Streams the past events of a job and then new ones; ends when the job ends."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CancelJobRequest, _trainer_pb2.CancelJobResponse]
-    """Asks a job to stop; FAILED_PRECONDITION when it has ended."""
+    """Requests the cancellation of a job. FAILED_PRECONDITION if it has ended."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListModelsRequest, _trainer_pb2.ListModelsResponse]
-    """Lists model versions, newest first, and says which one serves."""
+    """Lists model versions, newest first, with the one that serves."""
     ImportModel: _grpc.StreamUnaryMultiCallable[_trainer_pb2.ImportModelRequest, _trainer_pb2.ImportModelResponse]
-    """Uploads a checkpoint (an ImportOptions first, then chunks) and queues the job
-    that makes a model version of it. INVALID_ARGUMENT when the file is empty or too large.
+    """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
+    version from it. INVALID_ARGUMENT if the file is empty or too large.
     """
     PromoteModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.PromoteModelRequest, _trainer_pb2.PromoteModelResponse]
-    """Makes a version the serving one. FAILED_PRECONDITION when its gate refused it
-    and `override_gate` is false; ABORTED when another promotion came first.
+    """Makes a version the serving one. FAILED_PRECONDITION if the gate refused it and
+    `override_gate` is false. ABORTED if a concurrent promotion was first.
     """
     Rollback: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.RollbackRequest, _trainer_pb2.RollbackResponse]
-    """Makes the version that served before the present one serve again.
-    FAILED_PRECONDITION when there is none; ABORTED when another promotion came first.
+    """Makes the previous serving version serve again. FAILED_PRECONDITION if there is none. ABORTED
+    if a concurrent promotion was first.
     """
     GetRollout: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]
-    """Says which embedders live, and whether each of them serves what was decided last. Promotions
-    and rollbacks do not wait for that; ask here until it is complete.
+    """Lists the running embedders and the version that each of them serves. Promotions and rollbacks
+    do not wait for the embedders; call this method until the rollout is complete.
     """
     ShadowModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ShadowModelRequest, _trainer_pb2.ShadowModelResponse]
-    """Lets the embedders try a version on a sample of live requests, unseen by their callers,
-    instead of any other that they try, until it is stopped; not while it serves itself. What
-    they find is in GetRollout. NOT_FOUND for an unknown version, FAILED_PRECONDITION for the
-    one that serves.
+    """Starts the shadow evaluation of a version: the embedders also compute a sample of the live
+    requests with it, without effect on the responses. It replaces the shadow evaluation of any
+    other version and lasts until it is stopped; it pauses while the version itself serves.
+    GetRollout has the results. NOT_FOUND if the version does not exist, FAILED_PRECONDITION if it
+    serves.
     """
     EvaluateModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateModelRequest, _trainer_pb2.EvaluateModelResponse]
-    """Queues the measurement of a version on the feedback's pairs, at the version's own
-    threshold. NOT_FOUND for an unknown version.
+    """Queues the evaluation of a version on the pairs of the feedback, at the threshold of the
+    version. NOT_FOUND if the version does not exist.
     """
     QuantizeModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.QuantizeModelRequest, _trainer_pb2.QuantizeModelResponse]
-    """Queues the making of a version's eight-bit form: a version of its own, that computes faster
-    on a CPU and is judged beside the one that it is made of. It serves when it is promoted.
-    NOT_FOUND for an unknown version.
+    """Queues the 8-bit quantization of a version. The result is a new version, which is faster on a
+    CPU. The gate compares it with the original version. It serves only after a promotion.
+    NOT_FOUND if the version does not exist.
     """
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListEvaluationsRequest, _trainer_pb2.ListEvaluationsResponse]
-    """Lists what was measured, newest first."""
+    """Lists evaluations, newest first."""
     GetEvaluationReport: _grpc.UnaryStreamMultiCallable[_trainer_pb2.GetEvaluationReportRequest, _trainer_pb2.GetEvaluationReportResponse]
-    """Streams the page that shows an evaluation and its errors: one HTML file that needs no
-    other. NOT_FOUND when the job is unknown or has measured nothing.
+    """Streams the HTML report of an evaluation with its errors, as one self-contained file.
+    NOT_FOUND if the job does not exist or has no report.
     """
     ListSuspects: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListSuspectsRequest, _trainer_pb2.ListSuspectsResponse]
-    """Lists the labels that a finished training suspects to be wrong, the surest first, and how
-    reliable it found each annotator. NOT_FOUND when the job is no training that succeeded.
+    """Lists the labels that a training suspects to be wrong, most probable first, and its estimate
+    of the reliability of each annotator. NOT_FOUND if the job is not a training that succeeded.
     """
 
 @_typing.type_check_only
 class TrainerServiceAsyncStub(TrainerServiceStub):
-    """Makes model versions, and decides which one serves.
+    """Makes model versions and decides which one serves.
 
-    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
-    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
-    and belongs to requested_by. The same key with the same content has one effect, however often
-    and however many at once it is sent: a repetition is answered with what the first call made (a
-    job as it stands by then, or the generation). The same key with other content, or for another
-    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
-    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
-    by a retry policy, with FAILED_PRECONDITION.
+    Every call may be retried after UNAVAILABLE or a lost response; a request that has an
+    idempotency_key field only if the key is set. The client chooses a new key for each action. Keys
+    are separate for each requested_by. Calls with the same key and content have one effect, also
+    when they are concurrent, and return the result of the first call (the job in its current state,
+    or the generation). The same key with other content or for another method ends with
+    ALREADY_EXISTS. Calls without a key are independent of each other: check whether the first call
+    was carried out before you send another one. If gRPC retries a call without a key because of a
+    retry policy, it ends with FAILED_PRECONDITION.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartTraining: _aio.UnaryUnaryMultiCallable[_trainer_pb2.StartTrainingRequest, _trainer_pb2.StartTrainingResponse]  # type: ignore[assignment]
-    """Queues a fine-tuning of a model version on the feedback as it stands when the job starts.
-    INVALID_ARGUMENT names the option at fault; NOT_FOUND for an unknown parent.
+    """Queues the fine-tuning of a model version on the feedback that is stored when the job starts.
+    INVALID_ARGUMENT names the invalid option. NOT_FOUND if the parent version does not exist.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]  # type: ignore[assignment]
     ListJobs: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListJobsRequest, _trainer_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Lists jobs, newest first."""
     WatchJob: _aio.UnaryStreamMultiCallable[_trainer_pb2.WatchJobRequest, _trainer_pb2.WatchJobResponse]  # type: ignore[assignment]
-    """Streams a job's events from the beginning, then as they come; ends with the job."""
+    """Streams the past events of a job and then new ones; ends when the job ends."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CancelJobRequest, _trainer_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Asks a job to stop; FAILED_PRECONDITION when it has ended."""
+    """Requests the cancellation of a job. FAILED_PRECONDITION if it has ended."""
     ListModels: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListModelsRequest, _trainer_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists model versions, newest first, and says which one serves."""
+    """Lists model versions, newest first, with the one that serves."""
     ImportModel: _aio.StreamUnaryMultiCallable[_trainer_pb2.ImportModelRequest, _trainer_pb2.ImportModelResponse]  # type: ignore[assignment]
-    """Uploads a checkpoint (an ImportOptions first, then chunks) and queues the job
-    that makes a model version of it. INVALID_ARGUMENT when the file is empty or too large.
+    """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
+    version from it. INVALID_ARGUMENT if the file is empty or too large.
     """
     PromoteModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.PromoteModelRequest, _trainer_pb2.PromoteModelResponse]  # type: ignore[assignment]
-    """Makes a version the serving one. FAILED_PRECONDITION when its gate refused it
-    and `override_gate` is false; ABORTED when another promotion came first.
+    """Makes a version the serving one. FAILED_PRECONDITION if the gate refused it and
+    `override_gate` is false. ABORTED if a concurrent promotion was first.
     """
     Rollback: _aio.UnaryUnaryMultiCallable[_trainer_pb2.RollbackRequest, _trainer_pb2.RollbackResponse]  # type: ignore[assignment]
-    """Makes the version that served before the present one serve again.
-    FAILED_PRECONDITION when there is none; ABORTED when another promotion came first.
+    """Makes the previous serving version serve again. FAILED_PRECONDITION if there is none. ABORTED
+    if a concurrent promotion was first.
     """
     GetRollout: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]  # type: ignore[assignment]
-    """Says which embedders live, and whether each of them serves what was decided last. Promotions
-    and rollbacks do not wait for that; ask here until it is complete.
+    """Lists the running embedders and the version that each of them serves. Promotions and rollbacks
+    do not wait for the embedders; call this method until the rollout is complete.
     """
     ShadowModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ShadowModelRequest, _trainer_pb2.ShadowModelResponse]  # type: ignore[assignment]
-    """Lets the embedders try a version on a sample of live requests, unseen by their callers,
-    instead of any other that they try, until it is stopped; not while it serves itself. What
-    they find is in GetRollout. NOT_FOUND for an unknown version, FAILED_PRECONDITION for the
-    one that serves.
+    """Starts the shadow evaluation of a version: the embedders also compute a sample of the live
+    requests with it, without effect on the responses. It replaces the shadow evaluation of any
+    other version and lasts until it is stopped; it pauses while the version itself serves.
+    GetRollout has the results. NOT_FOUND if the version does not exist, FAILED_PRECONDITION if it
+    serves.
     """
     EvaluateModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.EvaluateModelRequest, _trainer_pb2.EvaluateModelResponse]  # type: ignore[assignment]
-    """Queues the measurement of a version on the feedback's pairs, at the version's own
-    threshold. NOT_FOUND for an unknown version.
+    """Queues the evaluation of a version on the pairs of the feedback, at the threshold of the
+    version. NOT_FOUND if the version does not exist.
     """
     QuantizeModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.QuantizeModelRequest, _trainer_pb2.QuantizeModelResponse]  # type: ignore[assignment]
-    """Queues the making of a version's eight-bit form: a version of its own, that computes faster
-    on a CPU and is judged beside the one that it is made of. It serves when it is promoted.
-    NOT_FOUND for an unknown version.
+    """Queues the 8-bit quantization of a version. The result is a new version, which is faster on a
+    CPU. The gate compares it with the original version. It serves only after a promotion.
+    NOT_FOUND if the version does not exist.
     """
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListEvaluationsRequest, _trainer_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
-    """Lists what was measured, newest first."""
+    """Lists evaluations, newest first."""
     GetEvaluationReport: _aio.UnaryStreamMultiCallable[_trainer_pb2.GetEvaluationReportRequest, _trainer_pb2.GetEvaluationReportResponse]  # type: ignore[assignment]
-    """Streams the page that shows an evaluation and its errors: one HTML file that needs no
-    other. NOT_FOUND when the job is unknown or has measured nothing.
+    """Streams the HTML report of an evaluation with its errors, as one self-contained file.
+    NOT_FOUND if the job does not exist or has no report.
     """
     ListSuspects: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListSuspectsRequest, _trainer_pb2.ListSuspectsResponse]  # type: ignore[assignment]
-    """Lists the labels that a finished training suspects to be wrong, the surest first, and how
-    reliable it found each annotator. NOT_FOUND when the job is no training that succeeded.
+    """Lists the labels that a training suspects to be wrong, most probable first, and its estimate
+    of the reliability of each annotator. NOT_FOUND if the job is not a training that succeeded.
     """
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Makes model versions, and decides which one serves.
+    """Makes model versions and decides which one serves.
 
-    Every method may be repeated after UNAVAILABLE or a lost answer, one with an idempotency_key
-    only if the key is set. The key is chosen by the client, one for each thing that it wants done,
-    and belongs to requested_by. The same key with the same content has one effect, however often
-    and however many at once it is sent: a repetition is answered with what the first call made (a
-    job as it stands by then, or the generation). The same key with other content, or for another
-    method, is ALREADY_EXISTS. Without a key each call is a call of its own: do not repeat it
-    blindly, but look first whether it was carried out. The server refuses one that gRPC repeats
-    by a retry policy, with FAILED_PRECONDITION.
+    Every call may be retried after UNAVAILABLE or a lost response; a request that has an
+    idempotency_key field only if the key is set. The client chooses a new key for each action. Keys
+    are separate for each requested_by. Calls with the same key and content have one effect, also
+    when they are concurrent, and return the result of the first call (the job in its current state,
+    or the generation). The same key with other content or for another method ends with
+    ALREADY_EXISTS. Calls without a key are independent of each other: check whether the first call
+    was carried out before you send another one. If gRPC retries a call without a key because of a
+    retry policy, it ends with FAILED_PRECONDITION.
     """
 
     @_abc_1.abstractmethod
@@ -187,8 +189,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.StartTrainingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.StartTrainingResponse, _abc.Awaitable[_trainer_pb2.StartTrainingResponse]]:
-        """Queues a fine-tuning of a model version on the feedback as it stands when the job starts.
-        INVALID_ARGUMENT names the option at fault; NOT_FOUND for an unknown parent.
+        """Queues the fine-tuning of a model version on the feedback that is stored when the job starts.
+        INVALID_ARGUMENT names the invalid option. NOT_FOUND if the parent version does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -212,7 +214,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_trainer_pb2.WatchJobResponse], _abc.AsyncIterator[_trainer_pb2.WatchJobResponse]]:
-        """Streams a job's events from the beginning, then as they come; ends with the job."""
+        """Streams the past events of a job and then new ones; ends when the job ends."""
 
     @_abc_1.abstractmethod
     def CancelJob(
@@ -220,7 +222,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.CancelJobResponse, _abc.Awaitable[_trainer_pb2.CancelJobResponse]]:
-        """Asks a job to stop; FAILED_PRECONDITION when it has ended."""
+        """Requests the cancellation of a job. FAILED_PRECONDITION if it has ended."""
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -228,7 +230,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ListModelsResponse, _abc.Awaitable[_trainer_pb2.ListModelsResponse]]:
-        """Lists model versions, newest first, and says which one serves."""
+        """Lists model versions, newest first, with the one that serves."""
 
     @_abc_1.abstractmethod
     def ImportModel(
@@ -236,8 +238,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_trainer_pb2.ImportModelRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ImportModelResponse, _abc.Awaitable[_trainer_pb2.ImportModelResponse]]:
-        """Uploads a checkpoint (an ImportOptions first, then chunks) and queues the job
-        that makes a model version of it. INVALID_ARGUMENT when the file is empty or too large.
+        """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
+        version from it. INVALID_ARGUMENT if the file is empty or too large.
         """
 
     @_abc_1.abstractmethod
@@ -246,8 +248,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.PromoteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.PromoteModelResponse, _abc.Awaitable[_trainer_pb2.PromoteModelResponse]]:
-        """Makes a version the serving one. FAILED_PRECONDITION when its gate refused it
-        and `override_gate` is false; ABORTED when another promotion came first.
+        """Makes a version the serving one. FAILED_PRECONDITION if the gate refused it and
+        `override_gate` is false. ABORTED if a concurrent promotion was first.
         """
 
     @_abc_1.abstractmethod
@@ -256,8 +258,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.RollbackResponse, _abc.Awaitable[_trainer_pb2.RollbackResponse]]:
-        """Makes the version that served before the present one serve again.
-        FAILED_PRECONDITION when there is none; ABORTED when another promotion came first.
+        """Makes the previous serving version serve again. FAILED_PRECONDITION if there is none. ABORTED
+        if a concurrent promotion was first.
         """
 
     @_abc_1.abstractmethod
@@ -266,8 +268,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.GetRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.GetRolloutResponse, _abc.Awaitable[_trainer_pb2.GetRolloutResponse]]:
-        """Says which embedders live, and whether each of them serves what was decided last. Promotions
-        and rollbacks do not wait for that; ask here until it is complete.
+        """Lists the running embedders and the version that each of them serves. Promotions and rollbacks
+        do not wait for the embedders; call this method until the rollout is complete.
         """
 
     @_abc_1.abstractmethod
@@ -276,10 +278,11 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.ShadowModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ShadowModelResponse, _abc.Awaitable[_trainer_pb2.ShadowModelResponse]]:
-        """Lets the embedders try a version on a sample of live requests, unseen by their callers,
-        instead of any other that they try, until it is stopped; not while it serves itself. What
-        they find is in GetRollout. NOT_FOUND for an unknown version, FAILED_PRECONDITION for the
-        one that serves.
+        """Starts the shadow evaluation of a version: the embedders also compute a sample of the live
+        requests with it, without effect on the responses. It replaces the shadow evaluation of any
+        other version and lasts until it is stopped; it pauses while the version itself serves.
+        GetRollout has the results. NOT_FOUND if the version does not exist, FAILED_PRECONDITION if it
+        serves.
         """
 
     @_abc_1.abstractmethod
@@ -288,8 +291,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.EvaluateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.EvaluateModelResponse, _abc.Awaitable[_trainer_pb2.EvaluateModelResponse]]:
-        """Queues the measurement of a version on the feedback's pairs, at the version's own
-        threshold. NOT_FOUND for an unknown version.
+        """Queues the evaluation of a version on the pairs of the feedback, at the threshold of the
+        version. NOT_FOUND if the version does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -298,9 +301,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.QuantizeModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.QuantizeModelResponse, _abc.Awaitable[_trainer_pb2.QuantizeModelResponse]]:
-        """Queues the making of a version's eight-bit form: a version of its own, that computes faster
-        on a CPU and is judged beside the one that it is made of. It serves when it is promoted.
-        NOT_FOUND for an unknown version.
+        """Queues the 8-bit quantization of a version. The result is a new version, which is faster on a
+        CPU. The gate compares it with the original version. It serves only after a promotion.
+        NOT_FOUND if the version does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -309,7 +312,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.ListEvaluationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ListEvaluationsResponse, _abc.Awaitable[_trainer_pb2.ListEvaluationsResponse]]:
-        """Lists what was measured, newest first."""
+        """Lists evaluations, newest first."""
 
     @_abc_1.abstractmethod
     def GetEvaluationReport(
@@ -317,8 +320,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.GetEvaluationReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_trainer_pb2.GetEvaluationReportResponse], _abc.AsyncIterator[_trainer_pb2.GetEvaluationReportResponse]]:
-        """Streams the page that shows an evaluation and its errors: one HTML file that needs no
-        other. NOT_FOUND when the job is unknown or has measured nothing.
+        """Streams the HTML report of an evaluation with its errors, as one self-contained file.
+        NOT_FOUND if the job does not exist or has no report.
         """
 
     @_abc_1.abstractmethod
@@ -327,8 +330,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.ListSuspectsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ListSuspectsResponse, _abc.Awaitable[_trainer_pb2.ListSuspectsResponse]]:
-        """Lists the labels that a finished training suspects to be wrong, the surest first, and how
-        reliable it found each annotator. NOT_FOUND when the job is no training that succeeded.
+        """Lists the labels that a training suspects to be wrong, most probable first, and its estimate
+        of the reliability of each annotator. NOT_FOUND if the job is not a training that succeeded.
         """
 
 def add_TrainerServiceServicer_to_server(servicer: TrainerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,28 +27,28 @@ class _TextKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextKind.Val
     DESCRIPTOR: _descriptor.EnumDescriptor
     TEXT_KIND_UNSPECIFIED: _TextKind.ValueType  # 0
     TEXT_KIND_NAME: _TextKind.ValueType  # 1
-    """A name or an id: one line."""
+    """A name or an id, on one line."""
     TEXT_KIND_PROSE: _TextKind.ValueType  # 2
-    """Prose, which may have tabs and several lines."""
+    """Free text, which may have tabs and several lines."""
     TEXT_KIND_SHA256: _TextKind.ValueType  # 3
-    """64 hex digits, of either case."""
+    """64 hexadecimal digits, in upper or lower case."""
 
 class TextKind(_TextKind, metaclass=_TextKindEnumTypeWrapper):
-    """What a text may hold. NUL and other control characters are always refused."""
+    """Characters that a text may have. NUL and other control characters are always refused."""
 
 TEXT_KIND_UNSPECIFIED: TextKind.ValueType  # 0
 TEXT_KIND_NAME: TextKind.ValueType  # 1
-"""A name or an id: one line."""
+"""A name or an id, on one line."""
 TEXT_KIND_PROSE: TextKind.ValueType  # 2
-"""Prose, which may have tabs and several lines."""
+"""Free text, which may have tabs and several lines."""
 TEXT_KIND_SHA256: TextKind.ValueType  # 3
-"""64 hex digits, of either case."""
+"""64 hexadecimal digits, in upper or lower case."""
 Global___TextKind: _TypeAlias = TextKind  # noqa: Y015
 
 @_typing.final
 class TextRule(_message.Message):
-    """What a text of a request must be. A text that breaks its rule gets INVALID_ARGUMENT, which
-    names the field. Blank texts are always refused; empty ones are when `required`.
+    """Rule for a text field of a request. An invalid text ends the call with INVALID_ARGUMENT, which
+    names the field. A text of white space alone is always refused, an empty one if `required`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -58,9 +58,9 @@ class TextRule(_message.Message):
     REQUIRED_FIELD_NUMBER: _builtins.int
     kind: Global___TextKind.ValueType
     max_characters: _builtins.int
-    """Unicode code points."""
+    """Most Unicode code points."""
     required: _builtins.bool
-    """Where the field is in a oneof: if it is the one that is set."""
+    """For a field in a oneof: required if it is the field that is set."""
     def __init__(
         self,
         *,

@@ -1,4 +1,4 @@
-"""Figures as people read them: labels, percents, intervals."""
+"""Formatting of evaluation figures for people: labels, percentages, intervals."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _NOT_MEASURED = "—"
 
 @dataclass(frozen=True)
 class Line:
-    """One figure, with its interval or with why there is no figure."""
+    """One figure with its interval, or the reason why it was not measured."""
 
     label: str
     value: str
@@ -19,7 +19,7 @@ class Line:
 
 @dataclass(frozen=True)
 class ChangeLine:
-    """One figure of two models."""
+    """One figure of two models and its difference."""
 
     label: str
     old: str
@@ -29,7 +29,7 @@ class ChangeLine:
 
 
 def headlines(evaluation: Evaluation) -> list[Line]:
-    """Accuracy, best accuracy, AUC and EER."""
+    """Return the lines for accuracy, best accuracy, AUC and EER."""
     best = "best accuracy"
     if evaluation.best_threshold is not None:
         best += f", at {evaluation.best_threshold:.3f}"
@@ -44,7 +44,7 @@ def headlines(evaluation: Evaluation) -> list[Line]:
 
 
 def tar_lines(evaluation: Evaluation) -> list[Line]:
-    """TAR at each FAR."""
+    """Return a line for the TAR at each FAR."""
     missing = "needs genuine pairs"
     if evaluation.genuine_pairs:
         missing = f"too few impostor pairs: {evaluation.impostor_pairs}"
@@ -53,7 +53,7 @@ def tar_lines(evaluation: Evaluation) -> list[Line]:
 
 
 def change_lines(old: Evaluation, new: Evaluation, comparison: Comparison) -> Iterator[ChangeLine]:
-    """The figures of both models whose difference has an interval."""
+    """Yield the figures of both models whose difference has an interval."""
     for name, difference in comparison.differences.items():
         before, after = old.figure(name), new.figure(name)
         if before is not None and after is not None:
@@ -67,7 +67,7 @@ def change_lines(old: Evaluation, new: Evaluation, comparison: Comparison) -> It
 
 
 def percent(share: float) -> str:
-    """A share of one as a percentage."""
+    """Format a fraction as a percentage."""
     return f"{100 * share:.2f} %"
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about an evaluation."""
+"""HTML report of an evaluation, as one self-contained file."""
 
 import base64
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _MOST_PAIRS_SHOWN = 60
 
 @dataclass(frozen=True)
 class _Face:
-    """One face of a pair, its picture as a data URL."""
+    """One face of a pair; the picture is a data URL."""
 
     name: str
     magnitude: float
@@ -32,7 +32,7 @@ class _Face:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A pair, and the figures to sort it by; `magnitude` is the smaller of its faces'."""
+    """A pair with the figures to sort by; `magnitude` is the smaller one of its two faces."""
 
     similarity: float
     old_similarity: float | None
@@ -42,7 +42,7 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Section:
-    """Pairs under one heading; `total` counts those that are not shown too."""
+    """Pairs under one heading; `total` also counts the pairs that are not shown."""
 
     title: str
     note: str
@@ -55,8 +55,8 @@ class _Section:
         return self.title.lower().replace(" ", "-")
 
 
-class _Shelf:
-    """Turns pairs into what the page shows, each crop encoded once."""
+class _PairViews:
+    """Makes the template's data of pairs; each crop is encoded once."""
 
     def __init__(
         self, pair_set: PairSet, crops: CropReader, measured: Measurement, old: Measurement | None
@@ -106,24 +106,24 @@ def write_report(
     crops: CropReader,
     old: Measurement | None = None,
 ) -> None:
-    """Write the page.
+    """Write the report.
 
     Args:
-        path: The file; replaced when it exists.
-        pair_set: What was measured on.
-        measured: The model the page is about.
-        crops: Gives what the network saw.
-        old: Another model to compare with, measured on the same pairs.
+        path: The file; an existing file is replaced.
+        pair_set: The pair set of the measurement.
+        measured: The measurement to report.
+        crops: Reads the crops that the network got.
+        old: Measurement of another model on the same pairs, to compare with.
     """
     evaluation = measured.evaluation
-    shelf = _Shelf(pair_set, crops, measured, old)
-    sections = _error_sections(shelf, measured, pair_set)
+    views = _PairViews(pair_set, crops, measured, old)
+    sections = _error_sections(views, measured, pair_set)
     changed = compare(old, measured, pair_set) if old else None
     changes = (
         change_lines(old.evaluation, evaluation, changed.comparison) if old and changed else ()
     )
     if changed:
-        sections += _change_sections(shelf, changed)
+        sections += _change_sections(views, changed)
     curve = evaluation.error_versus_reject
     page = _template().render(
         measured=measured,
@@ -142,25 +142,25 @@ def write_report(
     path.write_text(page, encoding="utf-8")
 
 
-def _error_sections(shelf: _Shelf, measured: Measurement, pair_set: PairSet) -> list[_Section]:
+def _error_sections(views: _PairViews, measured: Measurement, pair_set: PairSet) -> list[_Section]:
     kinds: dict[ErrorKind, tuple[str, str]] = {
-        "false_positive": ("False positives", "different people, called the same"),
-        "false_negative": ("False negatives", "one person, called different"),
+        "false_positive": ("False positives", "different people, accepted as the same person"),
+        "false_negative": ("False negatives", "the same person, rejected as different people"),
     }
     errors = find_errors(measured, pair_set)
     return [
-        shelf.section(*words, "worst", [error.pair for error in errors if error.kind == kind])
+        views.section(*words, "worst", [error.pair for error in errors if error.kind == kind])
         for kind, words in kinds.items()
     ]
 
 
-def _change_sections(shelf: _Shelf, changed: Changes) -> list[_Section]:
+def _change_sections(views: _PairViews, changed: Changes) -> list[_Section]:
     parts = (
-        ("New errors", "right before, wrong now", changed.broken),
-        ("Fixed errors", "wrong before, right now", changed.fixed),
+        ("New errors", "correct before, wrong now", changed.broken),
+        ("Fixed errors", "wrong before, correct now", changed.fixed),
     )
     return [
-        shelf.section(title, note, "change", [pair.pair for pair in pairs])
+        views.section(title, note, "change", [pair.pair for pair in pairs])
         for title, note, pairs in parts
     ]
 

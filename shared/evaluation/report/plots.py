@@ -1,4 +1,4 @@
-"""The plots of a report, as SVG text that needs no other file."""
+"""Plots of the report, as self-contained SVG text."""
 
 import io
 from contextlib import AbstractContextManager
@@ -19,7 +19,7 @@ _INK = "#1d2433"
 
 
 def similarity_histograms(scores: Scores, threshold: float) -> str:
-    """Similarities of genuine and of impostor pairs, with the threshold."""
+    """Plot histograms of the genuine and impostor similarities, with the threshold."""
     figure, axes = _canvas()
     bins = np.linspace(float(scores.similarity.min()), float(scores.similarity.max()), 50).tolist()
     for label, mask, colour in (
@@ -34,7 +34,7 @@ def similarity_histograms(scores: Scores, threshold: float) -> str:
 
 
 def roc_curve(measured: Measurement, old: Measurement | None) -> str:
-    """TAR against FAR on a logarithmic axis; the old version's in grey where there is one."""
+    """Plot TAR against FAR on a logarithmic axis; the curve of an old model is grey."""
     figure, axes = _canvas()
     lowest = 1 / measured.scores.impostor_pairs
     versions = [(measured, _GENUINE)] if old is None else [(old, _OLD), (measured, _GENUINE)]
@@ -48,7 +48,7 @@ def roc_curve(measured: Measurement, old: Measurement | None) -> str:
 
 
 def error_versus_reject(curve: RejectCurve) -> str:
-    """FNMR against the share of genuine pairs rejected for their magnitude."""
+    """Plot FNMR against the share of genuine pairs that are rejected by magnitude."""
     figure, axes = _canvas()
     label = f"FNMR at FMR {100 * curve.fmr:g} %"
     axes.plot(curve.rejected, curve.fnmr, color=_GENUINE, marker=".", label=label)
@@ -60,7 +60,7 @@ def error_versus_reject(curve: RejectCurve) -> str:
 
 
 def _style() -> AbstractContextManager[None]:
-    # Letters stay letters: outlines would make up most of the file.
+    # Keep text as text: letters as outlines would make up most of the file.
     return mpl.rc_context({"svg.fonttype": "none", "font.size": 9.5, "axes.edgecolor": "#98a1b0"})
 
 
@@ -76,9 +76,9 @@ def _canvas() -> tuple[Figure, Axes]:
 def _svg(figure: Figure, axes: Axes) -> str:
     axes.legend(frameon=False, fontsize=8.5)
     text = io.StringIO()
-    # Without the metadata, which names other sites.
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    # Without metadata, which contains URLs of other sites.
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with _style():
-        figure.savefig(text, format="svg", metadata=nothing)
-    # Inside a page only the element itself may stand.
+        figure.savefig(text, format="svg", metadata=no_metadata)
+    # Inside HTML only the svg element is allowed, without the XML header.
     return text.getvalue()[text.getvalue().index("<svg") :]

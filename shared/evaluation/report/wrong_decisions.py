@@ -1,4 +1,4 @@
-"""Wrong decisions, worst first, and a folder tree to look at them in."""
+"""Wrong decisions of a model, worst first, and their export as image folders."""
 
 import json
 import shutil
@@ -23,13 +23,14 @@ _FOLDERS: dict[ErrorKind, str] = {
 
 @dataclass(frozen=True)
 class PairError:
-    """One pair decided wrongly.
+    """One pair that is decided wrongly.
 
     Attributes:
-        pair: Its place in the set.
-        kind: A false positive is an impostor pair called the same person.
-        images: Places of its two images in the set.
-        magnitudes: Of the two faces.
+        pair: Index of the pair in the set.
+        kind: A false positive is an accepted impostor pair.
+        similarity: Cosine similarity.
+        images: Indices of its two images in the set.
+        magnitudes: Magnitudes of the two faces.
     """
 
     pair: int
@@ -40,7 +41,7 @@ class PairError:
 
 
 def find_errors(measured: Measurement, pair_set: PairSet) -> list[PairError]:
-    """Give all wrong decisions, those farthest from the threshold first."""
+    """Return all wrong decisions, those farthest from the threshold first."""
     scores, threshold = measured.scores, measured.evaluation.threshold
     magnitudes = measured.embedded.magnitudes
     wrong = np.flatnonzero(scores.decisions(threshold) != scores.genuine)
@@ -63,29 +64,29 @@ def find_errors(measured: Measurement, pair_set: PairSet) -> list[PairError]:
 def write_error_folders(
     folder: Path, pair_set: PairSet, measured: Measurement, crops: CropReader, most: int = 200
 ) -> None:
-    """Write the worst errors of each kind below a folder, replacing an earlier tree.
+    """Write the worst errors of each kind to a folder; an earlier export is replaced.
 
-    ``false_positives/pair_001_sim0.327/`` and so on hold both images as they came, a
-    ``comparison.png`` of what the network saw, and ``info.txt``; ``error_summary.json``
-    lists all errors, the unwritten ones too.
+    ``false_positives/pair_001_sim0.327/`` and so on hold the two original images, a
+    ``comparison.png`` of the crops, and ``info.txt``. ``error_summary.json`` lists all errors,
+    including those without a folder.
 
     Args:
-        folder: Made when absent.
-        pair_set: What was measured on.
-        measured: Whose errors to write.
-        crops: Gives what the network saw.
-        most: Folders of each kind.
+        folder: Created if it does not exist.
+        pair_set: The pair set of the measurement.
+        measured: The measurement whose errors are written.
+        crops: Reads the crops that the network got.
+        most: Most folders of each kind.
     """
     errors, threshold = find_errors(measured, pair_set), measured.evaluation.threshold
-    places: dict[int, str] = {}
+    folders: dict[int, str] = {}
     for kind, name in _FOLDERS.items():
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
         chosen = [error for error in errors if error.kind == kind][:most]
         for number, error in enumerate(chosen, start=1):
-            place = f"{name}/pair_{number:03d}_sim{error.similarity:.3f}"
-            places[error.pair] = place
-            _write_error(folder / place, error, pair_set, threshold, crops)
+            path = f"{name}/pair_{number:03d}_sim{error.similarity:.3f}"
+            folders[error.pair] = path
+            _write_error(folder / path, error, pair_set, threshold, crops)
     summary = {
         "model": measured.name,
         "threshold": threshold,
@@ -98,7 +99,7 @@ def write_error_folders(
                 "similarity": error.similarity,
                 "magnitudes": error.magnitudes,
                 "images": [pair_set.name(image) for image in error.images],
-                "folder": places.get(error.pair),
+                "folder": folders.get(error.pair),
             }
             for error in errors
         ],
@@ -114,11 +115,11 @@ def _write_error(
         (folder / f"img{number}_{_file_name(pair_set, image)}").write_bytes(pair_set.data(image))
     cv2.imwrite(str(folder / "comparison.png"), side_by_side(error, threshold, crops))
     actual = "same person" if error.kind == "false_negative" else "different people"
-    called = "different people" if error.kind == "false_negative" else "same person"
+    decided = "different people" if error.kind == "false_negative" else "same person"
     lines = [
         f"Similarity: {error.similarity:.4f} (threshold {threshold:.4f})",
         f"Actual: {actual}",
-        f"Called: {called}",
+        f"Decided: {decided}",
         *(
             f"Image {number}: {pair_set.name(image)}, magnitude {magnitude:.2f}"
             for number, (image, magnitude) in enumerate(
@@ -130,7 +131,7 @@ def _write_error(
 
 
 def side_by_side(error: PairError, threshold: float, crops: CropReader) -> NDArray[np.uint8]:
-    """Draw both crops, enlarged, over a line that says what went wrong; uint8 HxWx3 BGR."""
+    """Draw both crops, enlarged, above a caption with the error; uint8 HxWx3 BGR."""
     faces = [
         cv2.resize(crops(image), (224, 224), interpolation=cv2.INTER_CUBIC)
         for image in error.images

@@ -1,4 +1,4 @@
-"""The network that is served before anybody has trained one; see the README beside it."""
+"""The bundled network, which is served until another version is promoted; see README.md here."""
 
 from pathlib import Path
 from typing import Final
@@ -12,12 +12,12 @@ CALIBRATION_FILE: Final = Path(__file__).with_name("calibration.json")
 
 
 class DefaultCalibration(BaseModel):
-    """What a manifest needs and the weights do not tell, measured on real faces.
+    """Fields of the manifest that the weights do not contain, measured on real faces.
 
     Attributes:
-        channel_order: What the network was trained with.
-        threshold: The one with the fewest errors on the pairs of the README.
-        magnitude_quantiles: 101, as `Manifest.magnitude_quantiles` wants them.
+        channel_order: Channel order that the network was trained with.
+        threshold: Threshold with the fewest errors on the pairs of the README.
+        magnitude_quantiles: 101 values for `Manifest.magnitude_quantiles`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

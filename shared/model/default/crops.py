@@ -1,4 +1,4 @@
-"""The bundled golden and reference crops; see the README beside them."""
+"""Readers of the bundled golden and reference crops; see README.md here."""
 
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ REFERENCE_CROPS_FILE: Final = Path(__file__).with_name("reference_crops.zip")
 
 
 def default_golden_crops() -> NDArray[np.uint8]:
-    """Read the faces that a new version's self-check is made of.
+    """Read the golden crops, which the self-check of an imported version is made of.
 
     Returns:
         uint8 [3, 112, 112, 3], BGR.
@@ -24,16 +24,16 @@ def default_golden_crops() -> NDArray[np.uint8]:
 
 
 def default_reference_crops() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Read the faces that a training is held to where nobody has named real ones.
+    """Read the reference crops, which the gate of a training uses when no other are configured.
 
     Returns:
-        Crops, uint8 [256, 112, 112, 3], BGR; and who each of them shows, int64 [256].
+        Crops, uint8 [256, 112, 112, 3], BGR, and the number of the person on each, int64 [256].
     """
     return _read(REFERENCE_CROPS_FILE)
 
 
 def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Decode the images of a zip with a folder per person."""
+    """Decode the images of a zip file with one folder per person."""
     with ZipFile(file) as archive:
         names = archive.namelist()
         crops = np.stack([_decode(archive.read(name), name) for name in names])
@@ -43,5 +43,5 @@ def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
     crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if crop is None:
-        raise CorruptData(f"the bundled crop {name} is no image that OpenCV can decode")
+        raise CorruptData(f"OpenCV cannot decode the bundled crop {name}")
     return crop.astype(np.uint8, copy=False)

@@ -10,7 +10,7 @@ from shared.errors import InvalidInput
 
 CROP_SIZE: Final = 112
 LANDMARK_COUNT: Final = 5
-# Left eye, right eye, nose, left and right mouth corner, as they appear in the picture.
+# Left eye, right eye, nose, left and right mouth corner; left and right in the image.
 ARCFACE_TEMPLATE: Final[NDArray[np.float32]] = np.array(
     [
         [38.2946, 51.6963],
@@ -24,17 +24,17 @@ ARCFACE_TEMPLATE: Final[NDArray[np.float32]] = np.array(
 
 
 def check_landmarks(landmarks: ArrayLike, field: str = "landmarks") -> NDArray[np.float32]:
-    """Make sure that these are five finite points that span an area.
+    """Check that landmarks are five finite points that span an area.
 
     Args:
         landmarks: Shape (5, 2), x and y in pixels.
-        field: What the caller's contract calls them, for the error.
+        field: Path of the field, for the error.
 
     Returns:
-        The same as a float32 array of shape (5, 2).
+        The landmarks as float32, shape (5, 2).
 
     Raises:
-        InvalidInput: If they are not.
+        InvalidInput: If the landmarks are invalid.
     """
     points = np.asarray(landmarks, dtype=np.float32)
     if points.shape != (LANDMARK_COUNT, 2):
@@ -54,9 +54,9 @@ def check_landmarks(landmarks: ArrayLike, field: str = "landmarks") -> NDArray[n
 def similarity_transform(
     source: NDArray[np.float32], target: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Least-squares rotation, uniform scale and shift that takes source to target.
+    """Return the least-squares similarity transform from source to target.
 
-    Umeyama (1991) without reflections; in the plane it is one complex division.
+    Umeyama (1991) without reflections; in two dimensions it is one complex division.
 
     Args:
         source: Shape (N, 2), not all equal.
@@ -76,18 +76,18 @@ def similarity_transform(
 def align_face(
     image: NDArray[np.uint8], landmarks: ArrayLike, field: str = "landmarks"
 ) -> NDArray[np.uint8]:
-    """Cut a face out so that its landmarks lie on the ArcFace template.
+    """Cut out a face with its landmarks on the ArcFace template.
 
     Args:
         image: uint8, shape (height, width, 3).
-        landmarks: Shape (5, 2), in pixels of ``image``, in the template's order.
-        field: What the caller's contract calls them, for the error.
+        landmarks: Shape (5, 2), in pixels of ``image``, in the order of the template.
+        field: Path of the field, for the error.
 
     Returns:
-        uint8 crop of shape (112, 112, 3); black where it reaches over the picture's edge.
+        uint8 crop of shape (112, 112, 3); black outside the image.
 
     Raises:
-        InvalidInput: If the landmarks are unusable or lie outside the picture.
+        InvalidInput: If the landmarks are invalid or outside the image.
     """
     points = check_landmarks(landmarks, field)
     height, width = image.shape[:2]
@@ -100,11 +100,11 @@ def align_face(
     matrix = similarity_transform(points, ARCFACE_TEMPLATE)
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     if scale < 0.5:
-        # Bilinear sampling below half size skips pixels; average them first.
+        # Bilinear sampling skips pixels below half size, so reduce the image by averaging first.
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         ratio = np.array([size[0] / width, size[1] / height], dtype=np.float32)
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        # Pixel centres, not corners, carry the coordinates.
+        # Coordinates refer to pixel centres.
         points = (points + 0.5) * ratio - 0.5
         matrix = similarity_transform(points, ARCFACE_TEMPLATE)
     return np.asarray(cv2.warpAffine(image, matrix, (CROP_SIZE, CROP_SIZE)), dtype=np.uint8)

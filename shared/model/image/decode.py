@@ -15,27 +15,27 @@ from shared.settings import ImageLimits
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
 _ORIENTATION_TAG: Final = 0x0112
 _SIXTEEN_BIT_MODES: Final = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-# Type and checksum of the chunk that closes every PNG.
+# Type and checksum of the last chunk of every PNG.
 _PNG_END: Final = b"IEND\xae\x42\x60\x82"
 
 
 def decode_image(data: bytes, limits: ImageLimits, field: str = "data") -> NDArray[np.uint8]:
-    """Decode one picture the way ``cv2.imread`` would, but strictly.
+    """Decode one image like ``cv2.imread``, but refuse damaged files.
 
-    Size and pixel count are checked before anything is decompressed. The EXIF
-    orientation is applied, grey is spread over three channels, alpha is dropped
-    and 16-bit samples keep their high byte. Of an animation the first frame is taken.
+    Size and pixel count are checked before decompression. The EXIF orientation is applied,
+    greyscale is converted to three channels, alpha is dropped, and 16-bit samples keep their high
+    byte. Of an animation the first frame is decoded.
 
     Args:
         data: A JPEG, PNG, WebP or BMP file.
         limits: Largest encoded size and pixel count.
-        field: What the caller's contract calls ``data``, for the error.
+        field: Path of the field, for the error.
 
     Returns:
         uint8 array of shape (height, width, 3), channels in BGR order.
 
     Raises:
-        InvalidInput: If it is empty, too large, not such a file, truncated or damaged.
+        InvalidInput: If the data is empty, too large, of another format, truncated or damaged.
     """
     if not data:
         raise InvalidInput(field, "is empty; a JPEG, PNG, WebP or BMP picture is needed")
@@ -62,7 +62,7 @@ def _open_header(data: bytes, field: str) -> Image.Image:
             field,
             f"is not a readable JPEG, PNG, WebP or BMP picture (it starts with bytes {start})",
         ) from error
-    # Parsers of hostile headers fail in many ways; each means that the file is broken.
+    # Pillow raises many kinds of exception for a damaged header.
     except Exception as error:
         raise InvalidInput(field, f"has a damaged header: {error}") from error
 
@@ -100,6 +100,6 @@ def _decode_pixels(picture: Image.Image, data: bytes, field: str) -> NDArray[np.
 def _orientation(picture: Image.Image) -> Any:
     try:
         return picture.getexif().get(_ORIENTATION_TAG, 1)
-    # A broken EXIF block does not make the pixels unusable; cv2 ignores it too.
+    # The pixels are usable without a valid EXIF block; cv2 ignores it as well.
     except Exception:
         return 1

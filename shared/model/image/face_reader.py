@@ -1,4 +1,4 @@
-"""Reads a face image of any alignment into the 112x112 crop that the network takes."""
+"""Reader of face images: decodes and aligns to the 112x112 crop that the network takes."""
 
 import threading
 from typing import Final, Literal
@@ -17,16 +17,16 @@ from shared.settings import ImageLimits
 
 NO_DETECTOR: Final = (
     "there is no face detector here: install one with "
-    "`pip install 'magface-active-learning[detect]'`, or let MAGFACE_DETECTOR_MODEL name "
-    "YuNet's ONNX file; landmarks and aligned crops work without it"
+    "`pip install 'magface-active-learning[detect]'`, or set MAGFACE_DETECTOR_MODEL to "
+    "YuNet's ONNX file; images with landmarks and aligned crops do not need it"
 )
 
 
 class FaceReader:
-    """Turns faces into aligned crops; may be used from several threads at once.
+    """Reads aligned crops from face images; threads may share it.
 
     Args:
-        limits: How large a picture may be, and where the detector's model is.
+        limits: Limits on the size of an image, and the path of the detector model.
 
     Raises:
         PreconditionFailed: If ``limits`` names a detector model that does not exist.
@@ -45,14 +45,14 @@ class FaceReader:
 
         Args:
             face: See `crop`.
-            max_pixels: A larger picture is not decoded.
+            max_pixels: A larger image is not decoded.
             field: See `crop`.
 
         Returns:
-            As `crop` does; None for any other face, which `crop` must judge.
+            The same as `crop`; None for any other face, which `crop` must read.
 
         Raises:
-            InvalidInput: As `crop` does.
+            InvalidInput: The same as for `crop`.
         """
         if face.alignment == "detect" or len(face.data) > self._limits.image_max_bytes:
             return None
@@ -64,19 +64,19 @@ class FaceReader:
         """Decode and align one face.
 
         Args:
-            face: What the caller sent.
-            field: What the caller's contract calls it, e.g. ``images[3]``; errors name
+            face: The face image.
+            field: Path of the face in the request, e.g. ``images[3]``; errors name
                 ``images[3].data`` and so on.
 
         Returns:
             uint8 of shape (112, 112, 3), BGR.
 
         Raises:
-            InvalidInput: If the picture, its alignment or its landmarks cannot be used.
-            PreconditionFailed: If it must be detected and there is no detector.
+            InvalidInput: If the image, its alignment or its landmarks are invalid.
+            PreconditionFailed: If the face must be detected and there is no detector.
         """
         if face.alignment == "detect":
-            # Before the picture is decoded: without a detector that would be wasted.
+            # Checked before the image is decoded, which would be wasted without a detector.
             self._require_detector()
         image = decode_image(face.data, self._limits, f"{field}.data")
         return self._crop(image, face, field)
@@ -111,8 +111,8 @@ def _resolve(
             return "aligned"
         raise InvalidInput(
             f"{field}.alignment",
-            f"is unspecified and the picture is {width}x{height}, not 112x112: say that it is "
-            "aligned, or give landmarks, or ask for detection",
+            f"is unspecified and the image is {width}x{height}, not 112x112: set it to "
+            "aligned or detect, or send landmarks",
         )
     if face.landmarks and face.alignment != "landmarks":
         raise InvalidInput(
@@ -127,9 +127,9 @@ def _as_crop(image: NDArray[np.uint8], field: str) -> NDArray[np.uint8]:
     if height != width:
         raise InvalidInput(
             f"{field}.data",
-            f"is {width}x{height}; an aligned crop must be square, 112x112 at best",
+            f"is {width}x{height}; an aligned crop must be square, preferably 112x112",
         )
     if height == CROP_SIZE:
         return image
-    way = cv2.INTER_AREA if height > CROP_SIZE else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=way), np.uint8)
+    method = cv2.INTER_AREA if height > CROP_SIZE else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (CROP_SIZE, CROP_SIZE), interpolation=method), np.uint8)

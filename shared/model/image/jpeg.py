@@ -1,8 +1,8 @@
-"""Fast, strict decoding of plain JPEGs with libjpeg-turbo.
+"""Fast decoding of plain JPEGs with libjpeg-turbo; damaged files are refused.
 
-libjpeg-turbo warns of damage and goes on, with grey where data is missing; Pillow does not pass
-the warning on. Here a picture is either decoded without any warning, to the same pixels as
-Pillow's, or left to Pillow: what it refuses stays refused.
+For damaged data libjpeg-turbo gives a warning and grey pixels; Pillow ignores the warning. This
+module decodes an image only if there is no warning, to the same pixels as Pillow. All other images
+are left to Pillow.
 """
 
 from typing import Final
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 from shared.errors import InvalidInput
 
 _START: Final = b"\xff\xd8\xff"
-# Where they are, they may say that the picture must be turned.
+# A file with one of these may have an EXIF orientation.
 _ORIENTED: Final = (b"Exif\x00\x00", b"tiff:Orientation")
 
 
 def decode_plain_jpeg(data: bytes, max_pixels: int, field: str) -> NDArray[np.uint8] | None:
-    """Decode a JPEG in three colours that lies the way it is meant to be seen.
+    """Decode a colour JPEG without an EXIF orientation.
 
     Args:
         data: Any file.
-        max_pixels: A larger picture is not decoded.
-        field: What the caller's contract calls ``data``, for the error.
+        max_pixels: A larger image is not decoded.
+        field: Path of the field, for the error.
 
     Returns:
-        uint8 (height, width, 3), BGR; None for a file that Pillow must judge.
+        uint8 (height, width, 3), BGR; None for a file that Pillow must decode.
 
     Raises:
-        InvalidInput: If its pixels end too early.
+        InvalidInput: If the pixel data is truncated.
     """
     header = _header(data)
     if header is None or header[2] != "YCbCr" or header[0] * header[1] > max_pixels:

@@ -1,4 +1,4 @@
-"""Loads MagFace checkpoints, completely or not at all."""
+"""Loader of MagFace checkpoints; a checkpoint that is not complete is refused."""
 
 import pickle
 import re
@@ -28,13 +28,13 @@ def _listed(title: str, keys: tuple[str, ...]) -> str:
 
 
 class IncompleteCheckpoint(InvalidInput):
-    """The tensors are not those of the network; nothing was loaded.
+    """The tensors of a file do not match the network.
 
     Args:
-        name: The file.
+        name: Name of the file.
         missing: Keys of the network that the file lacks.
         unexpected: Keys of the file that the network lacks.
-        misshapen: Keys with the shape found and the shape needed.
+        misshapen: Keys with the shape found and the expected shape.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class IncompleteCheckpoint(InvalidInput):
     ) -> None:
         found = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
         lists = "; ".join(_listed(title, keys) for title, keys in found if keys)
-        super().__init__("checkpoint", f"{name} does not hold a whole iResNet: {lists}")
+        super().__init__("checkpoint", f"{name} is not a complete iResNet: {lists}")
         self.missing = missing
         self.unexpected = unexpected
         self.misshapen = misshapen
@@ -54,13 +54,13 @@ class IncompleteCheckpoint(InvalidInput):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network that was loaded completely.
+    """A loaded network.
 
     Attributes:
         network: In eval mode, float32, on the CPU.
-        prefix: What stood before each of the network's keys.
-        entries: How many state_dict entries were loaded; 925 for iResNet-100.
-        head: Key of the classification head that was skipped, if the file held one.
+        prefix: Prefix of the keys in the file.
+        entries: Number of state_dict entries that were loaded; 925 for iResNet-100.
+        head: Key of the classification head, which is not loaded; None if there is none.
     """
 
     network: IResNet
@@ -79,7 +79,7 @@ def _read_pickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         if refused := _REFUSED_CALL.search(str(error)):
             why = (
-                f"needs to call {refused[1]} to be read, and files that run code are refused; "
+                f"calls {refused[1]} when it is loaded, and files that run code are refused; "
                 "save its state_dict alone"
             )
         else:
@@ -92,13 +92,13 @@ def _read_pickle(path: Path) -> object:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise InvalidInput(
             "checkpoint",
-            f"{path.name} cannot be read; it is damaged, cut short or of another kind ({reason})",
+            f"{path.name} cannot be read; it is damaged, truncated or of another type ({reason})",
         ) from error
 
 
 def _read_state(path: Path) -> State:
     if not path.is_file():
-        raise InvalidInput("checkpoint", f"there is no file {path}")
+        raise InvalidInput("checkpoint", f"file {path} does not exist")
     with path.open("rb") as file:
         start = file.read(9)
     if not start:
@@ -114,7 +114,7 @@ def _read_state(path: Path) -> State:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
-        raise InvalidInput("checkpoint", f"{path.name} holds no state_dict")
+        raise InvalidInput("checkpoint", f"{path.name} has no state_dict")
     return {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
 
 
@@ -122,8 +122,8 @@ def _find_prefix(name: str, state: State) -> str:
     prefixes = Counter(match[1] for key in state if (match := _PREFIX.match(key)))
     if prefixes:
         return prefixes.most_common(1)[0][0]
-    held = _listed("tensors", tuple(state)) if state else "no tensor"
-    raise InvalidInput("checkpoint", f"{name} holds no iResNet (no layer1 … layer4), but {held}")
+    found = _listed("tensors", tuple(state)) if state else "no tensors"
+    raise InvalidInput("checkpoint", f"{name} has no iResNet (no layer1 … layer4), but {found}")
 
 
 def _is_head(key: str, tensor: torch.Tensor, embedding_size: int) -> bool:
@@ -153,19 +153,21 @@ def _check_values(name: str, state: State) -> None:
     )
     if bad:
         raise InvalidInput(
-            "checkpoint", f"{name} holds NaN, infinity or no floats in {_listed('tensors', bad)}"
+            "checkpoint",
+            f"{name} has NaN, infinity or non-floats in {_listed('tensors', bad)}",
         )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Load an official checkpoint (``.pth``) or a ``.safetensors`` file, told by its content.
+    """Load an official checkpoint (``.pth``) or a ``.safetensors`` file, detected by its content.
 
-    Depth, widths and embedding size come from the shapes; prefixes are found, the
-    classification head is skipped. Half precision becomes float32.
+    Depth, widths and embedding size are derived from the shapes. A prefix of the keys is removed,
+    the classification head is skipped, and half precision is converted to float32.
 
     Raises:
-        IncompleteCheckpoint: If any entry is missing, unexpected or misshapen.
-        InvalidInput: If the file cannot be read, would run code, or holds no finite iResNet.
+        IncompleteCheckpoint: If an entry is missing, unexpected or of the wrong shape.
+        InvalidInput: If the file cannot be read, would run code, has no iResNet, or has values
+            that are not finite.
     """
     tensors = _read_state(path)
     prefix = _find_prefix(path.name, tensors)

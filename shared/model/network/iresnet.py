@@ -1,7 +1,7 @@
-"""The iResNet of official MagFace (``models/iresnet.py``), with its constants.
+"""The iResNet of the official MagFace repository (``models/iresnet.py``), with its constants.
 
-Keys are those of the released files below their prefix, so that weights go both ways.
-InsightFace's network has the same keys, but another BatchNorm epsilon.
+The state_dict keys are those of the released files without their prefix, so weights can be
+exchanged. InsightFace's network has the same keys but another BatchNorm epsilon.
 """
 
 import re
@@ -27,11 +27,11 @@ _BatchNorm2d = partial(nn.BatchNorm2d, eps=2e-5, momentum=0.9)
 
 @dataclass(frozen=True)
 class IResNetSpec:
-    """What distinguishes one iResNet from another.
+    """Depth and widths of an iResNet.
 
     Attributes:
         blocks: Residual blocks in each of the four stages.
-        widths: Channels of the stem, then of each of the four stages.
+        widths: Channels of the stem and of each of the four stages.
         embedding_size: Length of the output.
     """
 
@@ -41,7 +41,7 @@ class IResNetSpec:
 
     @property
     def name(self) -> str:
-        """Such as ``iresnet100``; a stem of another width than 64 shows: ``iresnet18w16``."""
+        """Name such as ``iresnet100``; with a stem width other than 64 ``iresnet18w16``."""
         width = "" if self.widths[0] == 64 else f"w{self.widths[0]}"
         return f"iresnet{2 * sum(self.blocks) + 2}{width}"
 
@@ -74,7 +74,7 @@ def _stage(width_in: int, width: int, blocks: int) -> nn.Sequential:
 
 
 class IResNet(nn.Module):
-    """Turns faces into features whose direction is the person and whose norm the quality.
+    """Network from faces to features: the direction is the embedding, the norm the magnitude.
 
     Args:
         spec: Depth and widths.
@@ -103,7 +103,7 @@ class IResNet(nn.Module):
             x: float32 [N, 3, 112, 112], scaled, in the channel order of the weights.
 
         Returns:
-            float32 [N, embedding_size], not normalised.
+            float32 [N, embedding_size], not normalized.
         """
         x = self.prelu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
@@ -113,30 +113,30 @@ class IResNet(nn.Module):
 
 
 def _layout(found: tuple[int, ...]) -> tuple[int, int, int, int]:
-    # The smallest official depth that has room: a lost last block is then a missing key.
+    # The smallest official depth with enough blocks, so that missing last blocks are reported.
     for layout in _LAYOUTS:
         if all(have <= want for have, want in zip(found, layout, strict=True)):
             return layout
     known = ", ".join(f"iResNet-{2 * sum(layout) + 2} {layout}" for layout in _LAYOUTS)
-    raise InvalidInput("checkpoint", f"holds {found} blocks per stage; known are {known}")
+    raise InvalidInput("checkpoint", f"has {found} blocks per stage; supported are {known}")
 
 
 def _width(shapes: Mapping[str, tuple[int, ...]], keys: Iterable[str], part: str) -> int:
-    # The most frequent width, so that one wrong shape is reported and not believed.
+    # The most frequent width, so that a single wrong shape is reported as an error.
     sizes = [shapes[key][0] for key in keys if shapes.get(key)]
     if not sizes:
-        raise InvalidInput("checkpoint", f"holds nothing of the iResNet's {part}")
+        raise InvalidInput("checkpoint", f"has no tensor of the iResNet's {part}")
     return mode(sizes)
 
 
 def spec_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> IResNetSpec:
-    """Read depth, widths and embedding size off the shapes of a state_dict without prefix.
+    """Derive depth, widths and embedding size from the shapes of a state_dict without prefix.
 
     Args:
-        shapes: Shape by key; single keys may be missing or misshapen.
+        shapes: Shape by key; some keys may be missing or have a wrong shape.
 
     Raises:
-        InvalidInput: If a whole part is missing, or no iResNet has such depth.
+        InvalidInput: If a whole part of the network is missing, or the depth is not supported.
     """
     found = [0, 0, 0, 0]
     stage_keys: list[list[str]] = [[], [], [], []]

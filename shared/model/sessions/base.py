@@ -1,4 +1,4 @@
-"""Inference session protocol: from aligned crops to features."""
+"""Protocol of inference sessions: from aligned crops to features."""
 
 from collections.abc import Callable
 from typing import Final, Literal, Protocol
@@ -13,15 +13,15 @@ from shared.model.manifest import ChannelOrder
 Engine = Literal["onnxruntime", "torch"]
 Device = Literal["cpu", "cuda", "cuda-fp16"]
 
-# The batch at which onnxruntime computes an iResNet-18 fastest on a CPU (`make bench-serving`,
-# section engine): the layers of a larger one do not fit into the caches.
+# The fastest batch size of onnxruntime for an iResNet-18 on a CPU (`make bench-serving`, section
+# engine); with larger batches the activations do not fit into the caches.
 CPU_BATCH_IMAGES: Final = 8
 
 
 class Session(Protocol):
-    """A network ready to run. Calls may come from any thread, one at a time.
+    """A network that is ready to run. Any thread may call it, but only one at a time.
 
-    The ``batch_images`` that a session is opened with bounds the images of one run of the network.
+    The ``batch_images`` of a session is the largest number of images in one run of the network.
     """
 
     @property
@@ -37,20 +37,20 @@ class Session(Protocol):
         """Compute features; their direction is the embedding, their norm the magnitude.
 
         Args:
-            crops: uint8 [N, 112, 112, 3], N >= 1, aligned, BGR whatever the network wants; more
-                than ``batch_images`` are computed in several runs of the network.
+            crops: uint8 [N, 112, 112, 3], N >= 1, aligned, BGR for every network; more than
+                ``batch_images`` are computed in several runs of the network.
 
         Returns:
-            float32 [N, embedding_size], not normalised and not checked.
+            float32 [N, embedding_size], not normalized and not checked.
 
         Raises:
-            InvalidInput: If the crops have another shape or type.
+            InvalidInput: If the crops have another shape or dtype.
         """
         ...
 
 
 def check_crops(crops: NDArray[np.uint8]) -> None:
-    """Refuse what an engine would take without a word, such as an empty batch.
+    """Check the shape and dtype of crops; an engine would accept an empty batch, for example.
 
     Raises:
         InvalidInput: If the crops are not uint8 [N, 112, 112, 3] with N >= 1.
@@ -67,10 +67,10 @@ def run_in_batches(
     crops: NDArray[np.uint8],
     batch_images: int | None,
 ) -> NDArray[np.float32]:
-    """Run a network on crops, so many at a time.
+    """Run a network on crops in batches of limited size.
 
     Args:
-        run: One run: from uint8 [N, 112, 112, 3] to float32 [N, D].
+        run: Runs the network, from uint8 [N, 112, 112, 3] to float32 [N, D].
         crops: uint8 [N, 112, 112, 3], N >= 1.
         batch_images: Most images in one run; no limit when None.
 
@@ -86,12 +86,12 @@ def run_in_batches(
 def network_input(
     crops: NDArray[np.uint8], channel_order: ChannelOrder, scale: float = 1 / 255
 ) -> NDArray[np.float32]:
-    """Lay crops out as the network reads them.
+    """Convert crops to the input of a network.
 
     Args:
         crops: uint8, shape (N, 112, 112, 3), BGR.
-        channel_order: The order the network was trained with.
-        scale: What each pixel is multiplied by.
+        channel_order: Channel order that the network was trained with.
+        scale: Factor for each pixel.
 
     Returns:
         float32, contiguous, shape (N, 3, 112, 112).
@@ -105,16 +105,16 @@ def network_input(
 def split_features(
     raw: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Split features into direction and length (MagFace, section 3: a = |f|).
+    """Split features into embeddings and magnitudes (MagFace, section 3: a = |f|).
 
     Args:
-        raw: float32 [N, D] as a session gives them.
+        raw: float32 [N, D], the output of a session.
 
     Returns:
         Unit embeddings, float32 [N, D], and magnitudes, float32 [N].
 
     Raises:
-        CorruptData: If a row is zero or not finite; it names the first such row.
+        CorruptData: If a row is zero or not finite; names the first such row.
     """
     wide = raw.astype(np.float64)
     norms = np.sqrt(np.vecdot(wide, wide))

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: its affinity and its cgroup's quota."""
+"""Number of CPUs that this process may use, from its affinity and its cgroup quota."""
 
 import math
 import os
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def cpu_threads(root: Path = Path("/")) -> int:
-    """Count the CPUs that this process may keep busy: its affinity, less a cgroup's quota.
+    """Return the number of CPUs that this process may use: the smaller of affinity and quota.
 
-    A fraction is rounded down, since one thread too many is throttled with all the others.
+    A fraction is rounded down, because with one thread too many the kernel throttles all threads.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Folder with ``proc`` and ``sys``.
     """
     quotas = [math.inf]
     memberships = (root / "proc/self/cgroup").read_text().splitlines()
@@ -20,7 +20,7 @@ def cpu_threads(root: Path = Path("/")) -> int:
             continue
         top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
         own = top / path.lstrip("/")
-        # Any group on the way up may hold the quota, and a container shows only the upper ones.
+        # Any ancestor may have the quota, and inside a container only some of them are visible.
         quotas += [_read_quota(group) for group in (own, *own.parents) if group.is_relative_to(top)]
     return max(1, int(min(len(os.sched_getaffinity(0)), *quotas)))
 

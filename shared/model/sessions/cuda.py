@@ -1,4 +1,4 @@
-"""CUDA support for ONNX Runtime sessions: bound buffers and half precision."""
+"""CUDA support for ONNX Runtime sessions: device buffers and half precision."""
 
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ _QUANTIZED = "QuantizeLinear"
 
 
 class BoundRuns:
-    """Runs a session on buffers of its device, one pair of them for each batch size.
+    """Runs a session with preallocated device buffers, one pair for each batch size.
 
-    Without them each run allocates its input and its output on the device anew.
+    Without them each run allocates its input and output on the device.
 
     Args:
         session: From one float32 tensor to one float32 [batch, size].
-        device: As onnxruntime names it.
-        size: Of a row of the output.
+        device: Device name of onnxruntime.
+        size: Length of a row of the output.
     """
 
     def __init__(self, session: ort.InferenceSession, device: str, size: int) -> None:
@@ -33,7 +33,7 @@ class BoundRuns:
         """Compute a batch.
 
         Returns:
-            float32 [batch, size], the caller's to keep.
+            float32 [batch, size]; later calls do not overwrite it.
         """
         if len(images) not in self._bound:
             self._bound[len(images)] = self._bind(images)
@@ -56,22 +56,22 @@ class BoundRuns:
 
 
 def in_half_precision(file: Path) -> bytes:
-    """Give an ONNX network that computes in float16, but takes and gives float32 as before.
+    """Return an ONNX network converted to float16, with float32 input and output.
 
     Raises:
-        PreconditionFailed: If the package onnx is not there, or the network is quantized.
+        PreconditionFailed: If the package onnx is not installed, or the network is quantized.
     """
     try:
         import onnx  # noqa: PLC0415
         from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
     except ImportError as error:
         raise PreconditionFailed(
-            f"precision fp16 was asked for, which takes the package onnx, but {error}"
+            f"precision fp16 was requested and needs the package onnx, but {error}"
         ) from error
     network = onnx.load(file)
     if any(node.op_type == _QUANTIZED for node in network.graph.node):
         raise PreconditionFailed(
-            f"{file} is quantized, which half precision would undo: ask for precision fp32"
+            f"{file} is quantized, which excludes half precision; request precision fp32"
         )
     half: bytes = convert_float_to_float16(network, keep_io_types=True).SerializeToString()
     return half

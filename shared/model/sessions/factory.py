@@ -1,4 +1,4 @@
-"""Opens a model version's folder with the engine of choice; imports torch only when asked for."""
+"""Opening of sessions for model versions; torch is imported only for engine torch."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from shared.model.sessions.onnx import open_network, require_onnx_device
 
 
 def require_device(engine: Engine, device: Device) -> None:
-    """Make sure that sessions can be opened here, before there is a model to open.
+    """Check that an engine and a device can be used, without a model.
 
     Args:
-        engine: torch is imported only when asked for.
-        device: Never replaced by another one.
+        engine: torch is imported only if this is ``torch``.
+        device: There is no fallback to another device.
 
     Raises:
-        PreconditionFailed: If the device or torch is not there.
+        PreconditionFailed: If the device or torch is not available.
     """
     if engine == "onnxruntime":
         require_onnx_device(device)
@@ -24,7 +24,7 @@ def require_device(engine: Engine, device: Device) -> None:
     try:
         from shared.model.sessions.torch import require_torch_device  # noqa: PLC0415
     except ImportError as error:
-        raise PreconditionFailed(f"engine torch was asked for, but {error}") from error
+        raise PreconditionFailed(f"engine torch was requested, but {error}") from error
     require_torch_device(device)
 
 
@@ -35,26 +35,26 @@ def open_session(
     threads: int | None = None,
     batch_images: int | None = None,
 ) -> Session:
-    """Open a model version's folder with the engine of choice.
+    """Open the folder of a model version.
 
     Args:
-        folder: Holds the version's files and manifest.
-        engine: torch is imported only when asked for.
-        device: Never replaced by another one.
+        folder: Has the files and the manifest of the version.
+        engine: torch is imported only if this is ``torch``.
+        device: There is no fallback to another device.
         threads: CPU threads for one run; `cpu_threads()` when None.
-        batch_images: Most images in one run. When None, onnxruntime computes 8 at a time on a CPU,
-            and everything else any number.
+        batch_images: Most images in one run. When None, onnxruntime on a CPU computes 8 at a time,
+            and there is no limit otherwise.
 
     Raises:
-        CorruptData: If the folder's files are damaged or do not fit each other.
-        PreconditionFailed: If the device or torch is not there.
+        CorruptData: If the files are damaged or do not match each other.
+        PreconditionFailed: If the device or torch is not available.
     """
     manifest = read_manifest(folder)
     session = _open(folder, manifest, engine, device, threads=threads, batch_images=batch_images)
     if session.embedding_size != manifest.embedding_size:
         raise CorruptData(
-            f"{folder}: the network gives {session.embedding_size} numbers, "
-            f"its manifest says {manifest.embedding_size}"
+            f"{folder}: the network has embedding size {session.embedding_size}, "
+            f"the manifest says {manifest.embedding_size}"
         )
     return session
 
@@ -74,7 +74,7 @@ def _open(
         from shared.model.network.checkpoint import load_checkpoint  # noqa: PLC0415
         from shared.model.sessions.torch import TorchSession  # noqa: PLC0415
     except ImportError as error:
-        raise PreconditionFailed(f"engine torch was asked for, but {error}") from error
+        raise PreconditionFailed(f"engine torch was requested, but {error}") from error
     try:
         network = load_checkpoint(folder / WEIGHTS_FILE).network
     except InvalidInput as error:

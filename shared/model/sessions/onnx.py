@@ -22,13 +22,13 @@ from shared.model.sessions.base import (
 from shared.model.sessions.cpu import cpu_threads
 from shared.model.sessions.cuda import BoundRuns, in_half_precision
 
-# An ONNX file of one Relu over one float, to ask onnxruntime what it can run on.
+# An ONNX file with one Relu over one float, to test whether onnxruntime can use a device.
 _ONE_RELU: Final = (
     b'\x08\x08\x12\x00:2\n\x0c\n\x01a\x12\x01b"\x04Relu\x12\x00'
     b"Z\x0f\n\x01a\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
     b"b\x0f\n\x01b\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
 )
-# onnxruntime's global thread pool is set once in a process and cannot be unset.
+# The global thread pool of onnxruntime is set once per process and cannot be removed.
 _threads_shared = False
 
 
@@ -37,15 +37,15 @@ class OnnxSession:
 
     Args:
         path: A network from float32 [batch, 3, 112, 112] to float32 [batch, size].
-        channel_order: What the network wants.
-        scale: What a pixel is multiplied by.
-        device: Never replaced by another one.
+        channel_order: Channel order that the network was trained with.
+        scale: Factor for each pixel.
+        device: There is no fallback to another device.
         threads: CPU threads for one run; `cpu_threads()` when None.
-        batch_images: Most images in one run; when None, 8 on a CPU and any number on a GPU.
+        batch_images: Most images in one run; when None, 8 on a CPU and no limit on a GPU.
 
     Raises:
-        CorruptData: If the file is no such network.
-        PreconditionFailed: If the device is not there.
+        CorruptData: If the file is not such a network.
+        PreconditionFailed: If the device is not available.
     """
 
     engine: Engine = "onnxruntime"
@@ -93,13 +93,13 @@ def open_network(
     threads: int | None = None,
     batch_images: int | None = None,
 ) -> OnnxSession:
-    """Open an ONNX file with onnxruntime, for the input that a manifest describes.
+    """Open an ONNX file with the channel order and scale of a manifest.
 
-    See `OnnxSession` for the arguments.
+    See `OnnxSession` for the other arguments.
 
     Raises:
-        CorruptData: If the file is no such network.
-        PreconditionFailed: If the device is not there.
+        CorruptData: If the file is not such a network.
+        PreconditionFailed: If the device is not available.
     """
     order, scale = manifest.channel_order, manifest.scale
     return OnnxSession(
@@ -108,16 +108,17 @@ def open_network(
 
 
 def share_threads(threads: int) -> None:
-    """Let all onnxruntime sessions of this process compute with the same CPU threads.
+    """Make all onnxruntime sessions of this process use the same CPU threads.
 
-    A session's own threads have the priority of the thread that opens it, for good. These have
-    the process's, so that sessions can be opened in the background; but onnxruntime lets them
-    spin for a moment after each run. What else is said of threads then holds for torch alone.
+    The threads of a single session always have the priority of the thread that opened it. Shared
+    threads have the priority of the process, so sessions can be opened by a background thread of
+    low priority. Their disadvantage is that onnxruntime lets them spin briefly after each run.
+    The ``threads`` of `open_session` then applies to torch only.
+
+    Call it once, before the first session is opened.
 
     Args:
-        threads: How many compute one run, its caller's included.
-
-    To be called before the first session is opened, and once.
+        threads: Threads for one run, including the calling thread.
     """
     global _threads_shared  # noqa: PLW0603 - onnxruntime has one pool per process
     ort.set_global_thread_pool_sizes(threads, 1)
@@ -125,15 +126,15 @@ def share_threads(threads: int) -> None:
 
 
 def threads_shared() -> bool:
-    """Whether sessions may be opened on a thread of another priority than they run at."""
+    """Say whether `share_threads` was called, so that any thread may open sessions."""
     return _threads_shared
 
 
 def require_onnx_device(device: Device) -> None:
-    """Make sure that onnxruntime can use a device.
+    """Check that onnxruntime can use a device.
 
     Raises:
-        PreconditionFailed: If it is not there.
+        PreconditionFailed: If the device is not available.
     """
     _open_onnx(_ONE_RELU, device, threads=1)
 
@@ -145,29 +146,29 @@ def _open_onnx(model: Path | bytes, device: Device, threads: int) -> ort.Inferen
     else:
         options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Threads that spin between two runs take the cores from whatever else is here; within one
-    # they spare a twentieth of its time. Shared ones cannot be told.
+    # Threads that spin between runs take CPU time from other work; spinning within a run makes it
+    # a twentieth faster. The option has no effect on shared threads.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if device != "cpu":
         _load_cuda_libraries()
-        # TF32 would use up the self-check's tolerance.
+        # With TF32 the error would exceed the tolerance of the self-check.
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
     try:
         session = ort.InferenceSession(model, options, providers=providers)
-    except Exception as error:  # onnxruntime's errors share no base class of their own
-        name = model if isinstance(model, Path) else "the network to try the device with"
-        raise CorruptData(f"{name} is not an ONNX network that can be loaded: {error}") from error
+    except Exception as error:  # the errors of onnxruntime have no common base class
+        name = model if isinstance(model, Path) else "the network for the device test"
+        raise CorruptData(f"{name} cannot be loaded as an ONNX network: {error}") from error
     if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise PreconditionFailed(
-            f"device {device} was asked for, but onnxruntime cannot use a CUDA GPU here; it needs "
-            "an NVIDIA GPU, onnxruntime-gpu, CUDA 13 and cuDNN 9. Ask for device cpu otherwise"
+            f"device {device} was requested, but onnxruntime cannot use a CUDA GPU here; it needs "
+            "an NVIDIA GPU, onnxruntime-gpu, CUDA 13 and cuDNN 9. Otherwise request device cpu"
         )
     return session
 
 
 def _load_cuda_libraries() -> None:
-    # onnxruntime prints what it does not find, and stdout belongs to our callers.
+    # onnxruntime prints the libraries that it does not find; stdout is for the output of commands.
     with redirect_stdout(sys.stderr):
         ort.preload_dlls()
 
@@ -182,6 +183,6 @@ def _check_signature(path: Path, session: ort.InferenceSession) -> tuple[str, in
         ]:
             return inputs[0].name, embedding_size
     raise CorruptData(
-        f"{path} takes and gives {signature} instead of one float [batch, 3, 112, 112] and "
+        f"{path} has inputs and outputs {signature} instead of one float [batch, 3, 112, 112] and "
         "one float [batch, size]"
     )

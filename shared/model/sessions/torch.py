@@ -1,4 +1,4 @@
-"""PyTorch sessions."""
+"""PyTorch sessions on a CPU or a CUDA GPU."""
 
 import numpy as np
 import torch
@@ -18,20 +18,20 @@ from shared.model.sessions.cpu import cpu_threads
 
 
 def require_torch_device(device: Device) -> None:
-    """Make sure that torch can use a device.
+    """Check that torch can use a device.
 
     Raises:
-        PreconditionFailed: If it is not there.
+        PreconditionFailed: If the device is not available.
     """
     if device == "cuda-fp16":
         raise PreconditionFailed(
-            "device cuda-fp16 was asked for, which engine torch does not have; ask for engine "
-            "onnxruntime, or for device cuda"
+            "device cuda-fp16 was requested, which engine torch does not support; request engine "
+            "onnxruntime or device cuda"
         )
     if device == "cuda" and not torch.cuda.is_available():
         raise PreconditionFailed(
-            "device cuda was asked for, but torch cannot use a CUDA GPU here; "
-            "ask for device cpu otherwise"
+            "device cuda was requested, but torch cannot use a CUDA GPU here; "
+            "otherwise request device cpu"
         )
 
 
@@ -39,15 +39,15 @@ class TorchSession:
     """Runs a network with torch; the same results as `OnnxSession`.
 
     Args:
-        network: Is put into eval mode, and moved if the device is not the CPU.
-        channel_order: What the network wants.
-        scale: What a pixel is multiplied by.
-        device: Never replaced by another one.
-        threads: CPU threads, which torch sets for the whole process; `cpu_threads()` when None.
-        batch_images: Most images in one run; any number when None.
+        network: It is set to eval mode and moved to the device.
+        channel_order: Channel order that the network was trained with.
+        scale: Factor for each pixel.
+        device: There is no fallback to another device.
+        threads: CPU threads of torch in the whole process; `cpu_threads()` when None.
+        batch_images: Most images in one run; no limit when None.
 
     Raises:
-        PreconditionFailed: If the device is not there.
+        PreconditionFailed: If the device is not available.
     """
 
     engine: Engine = "torch"

@@ -93,7 +93,7 @@ def test_a_gpu_that_is_not_there_ends_the_start(embedder_settings, tmp_path, eng
     with EmbedderProcess(embedder_settings, tmp_path, **wish) as process:
         process.launch()
         assert process.wait() == 1
-        assert "the embedder cannot start: device cuda was asked for" in process.log
+        assert "the embedder cannot start: device cuda was requested" in process.log
 
 
 def test_torch_is_not_imported_by_the_onnxruntime_engine(tiny_versions):

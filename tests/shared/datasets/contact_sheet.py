@@ -14,7 +14,7 @@ IMAGES = 8
 
 
 def contact_sheet() -> NDArray[np.uint8]:
-    """Six people, a row each, at 72 pixels a picture."""
+    """Six people, one row for each, with images of 72 pixels."""
     rows = [np.hstack([render_person(person, k) for k in range(IMAGES)]) for person in PEOPLE]
     size = (72 * IMAGES, 72 * len(PEOPLE))
     return np.asarray(cv2.resize(np.vstack(rows), size, interpolation=cv2.INTER_AREA), np.uint8)

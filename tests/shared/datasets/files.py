@@ -1,16 +1,16 @@
-"""Folders of identities to choose pairs from."""
+"""Folders of identities for tests of sampling."""
 
 import pickle
 from pathlib import Path
 
 from shared.datasets.pairs import PairSet
 
-# What a picture weighs does not matter where nobody decodes it.
+# The content does not matter, because no test decodes it.
 CONTENT = b"picture"
 
 
 def people(folder: Path, counts: dict[str, int]) -> dict[str, list[Path]]:
-    """A folder per identity with so many images, named as LFW does."""
+    """Create a folder per identity with that many images, with names as in LFW."""
     identities = {}
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)

@@ -23,7 +23,7 @@ def raw(path: Path, data: bytes) -> Path:
     return path
 
 
-# Bytes have instructions of their own from protocol 3 on; before, Python 3 writes a call.
+# Bytes have their own opcodes from protocol 3 on; for protocol 2 Python 3 writes a call.
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_images_and_labels_come_out(tmp_path: Path, protocol: int) -> None:
     pair_set = read_pair_file(bin_file(tmp_path / "lfw.bin", IMAGES, LABELS, protocol))
@@ -51,7 +51,7 @@ def test_folds_are_ten_equal_runs(tmp_path: Path) -> None:
 
 
 class Calls:
-    """Pickles as a call that leaves a file behind."""
+    """Pickled as a call that creates a file."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -77,7 +77,7 @@ def test_a_pickle_that_calls_is_refused_and_executes_nothing(
     with pytest.raises(InvalidInput, match="is refused: at byte"):
         read_pair_file(path)
     assert not marker.exists()
-    # The same file does execute for whoever unpickles it without care.
+    # An ordinary unpickler runs the code in the same file.
     pickle.loads(path.read_bytes())  # noqa: S301
     assert marker.exists()
 
@@ -108,7 +108,7 @@ def test_every_other_way_to_an_object_is_refused(tmp_path: Path, data: bytes) ->
 @pytest.mark.parametrize(
     "data",
     [
-        # Memo place two thousand million; bytes of 200 GB that are not there.
+        # Memo index 2,000,000,000; a byte string of 200 GB that is not in the file.
         b"\x80\x02]r" + struct.pack("<I", 2**31 - 1) + b".",
         b"]p2000000000\n.",
         b"\x80\x04\x8e" + struct.pack("<Q", 200 * 2**30) + b"abc.",

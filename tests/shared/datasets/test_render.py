@@ -26,7 +26,7 @@ def test_the_same_seeds_give_the_same_bytes() -> None:
 
 
 def test_people_look_as_the_documentation_shows_them() -> None:
-    """A change here is a change of every rendered set; codecs may differ by a little."""
+    """A change here changes every rendered set; codecs may differ slightly."""
     shown = np.asarray(cv2.imread(str(SHEET))).astype(int)
     assert np.abs(shown - contact_sheet()).mean() < 1.0
 
@@ -61,7 +61,7 @@ def test_faces_are_aligned_to_the_template() -> None:
 
 
 def test_one_person_s_pictures_are_more_alike_than_two_people_s() -> None:
-    """By nothing but the mean colour of eight areas, so by far less than a face."""
+    """Nearest neighbour by the mean colours of eight areas, which is far less than a face."""
     people, images = 40, 6
     colours = np.array(
         [

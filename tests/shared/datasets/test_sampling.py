@@ -142,7 +142,7 @@ class TestSplits:
 class TestHardPairs:
     @staticmethod
     def similarity(images: Sequence[Path], pairs: NDArray[np.int32]) -> NDArray[np.float32]:
-        """A fixed made-up similarity of any two images."""
+        """A fixed artificial similarity of any two images."""
         numbers = np.array([int(file.parent.name[1:]) * 100 + int(file.stem) for file in images])
         first, second = numbers[pairs].T
         mixed = (first * second * 7919 + first + second) % 10_007

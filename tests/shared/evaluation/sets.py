@@ -1,4 +1,4 @@
-"""Sets of pairs whose figures can be counted by hand, and models that need no network."""
+"""Pair sets whose figures can be counted by hand, and models without a network."""
 
 import math
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ def plane_set(
     magnitudes: Sequence[float] | None = None,
     folds: Sequence[int] | None = None,
 ) -> tuple[PairSet, EmbeddedSet]:
-    """Pairs of two images each, whose embeddings lie in a plane as far apart as asked.
+    """Pairs of two images each, whose embeddings have the given similarities.
 
     Args:
-        similarities: One a pair.
-        labels: Whether the pair is genuine.
-        magnitudes: Two a pair; 20 for all when None.
-        folds: One a pair.
+        similarities: One for each pair.
+        labels: Whether each pair is genuine.
+        magnitudes: Two for each pair; 20 for all when None.
+        folds: One for each pair.
     """
     count = len(similarities)
     embeddings = np.array(
@@ -49,13 +49,13 @@ def plane_set(
 
 
 def random_set(images: int, pairs: int, seed: int = 0) -> PairSet:
-    """Random pairs of random people, each image with its number for content."""
+    """Random pairs of random people; the content of each image is its number."""
     rng = np.random.default_rng(seed)
     count = max(images // 10, 1)
     people = np.arange(images) % count
     drawn = rng.integers(images, size=(pairs, 2)).astype(np.int32)
     drawn[:images, 0] = np.arange(images)
-    # Every second pair is genuine at least.
+    # At least every second pair is genuine.
     own = people[drawn[::2, 0]]
     drawn[::2, 1] = own + count * rng.integers(images // count, size=len(own))
     return PairSet(
@@ -67,17 +67,17 @@ def random_set(images: int, pairs: int, seed: int = 0) -> PairSet:
 
 
 def numbered_crop(number: int) -> NDArray[np.uint8]:
-    """A crop that holds a number, which `NumberSession` reads; mirroring moves it."""
+    """A crop that encodes a number, which `NumberSession` reads; mirroring moves it."""
     crop = np.zeros((SIZE, SIZE, 3), np.uint8)
     crop[0, 0] = [number & 255, number >> 8, 1]
     return crop
 
 
 class NumberSession:
-    """Stands in for a network: features that depend on the number in the crop alone.
+    """Stand-in for a network: features that depend only on the number in the crop.
 
     Attributes:
-        runs: Size of each batch it was given.
+        runs: Size of each batch that was run.
         broken: Numbers for which it gives NaN.
     """
 

@@ -40,7 +40,7 @@ def test_each_version_is_judged_at_its_own_threshold_and_says_who_changed() -> N
     changed = compare(old, new, pair_set)
     comparison = changed.comparison
     assert (comparison.mcnemar.fixed, comparison.mcnemar.broken) == (2, 1)
-    # The pair whose similarity moved most comes first.
+    # The pair whose similarity changed most is first.
     assert [pair.pair for pair in changed.fixed] == [1, 3]
     [broken] = changed.broken
     assert (broken.pair, broken.genuine) == (2, False)
@@ -64,7 +64,7 @@ def test_a_difference_is_paired_so_that_one_model_does_not_differ_from_itself() 
     for name in ("accuracy", "auc", "tar_at_far.0.1"):
         assert 0 < gained[name].low <= gained[name].value <= gained[name].high
     assert gained["eer"].high < 0
-    # Two intervals of their own would overlap where the paired one is clear of zero.
+    # Two separate intervals would overlap where the paired one excludes zero.
     assert old.evaluation.intervals["accuracy"].high > new.evaluation.intervals["accuracy"].low
     lines = {
         line.label: line

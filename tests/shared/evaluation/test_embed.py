@@ -1,4 +1,4 @@
-"""Each image is decoded and embedded once, in bounded memory, and what fails is named."""
+"""Each image is decoded and embedded once, in bounded memory, and errors name the image."""
 
 import threading
 import time

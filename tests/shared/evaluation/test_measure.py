@@ -1,4 +1,4 @@
-"""The figures of a whole evaluation against those counted by hand."""
+"""Figures of a complete evaluation, compared with figures counted by hand."""
 
 import numpy as np
 import pytest

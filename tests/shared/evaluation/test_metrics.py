@@ -1,4 +1,4 @@
-"""Every figure against scikit-learn or against the definition, counted by hand."""
+"""Each metric, compared with scikit-learn or with its definition."""
 
 import math
 
@@ -143,7 +143,7 @@ def test_all_similarities_equal_decide_nothing() -> None:
 
 
 def test_folded_accuracy_chooses_each_threshold_on_the_other_folds() -> None:
-    # In fold 0 everything lies 0.5 higher: the others' threshold misjudges its impostors.
+    # In fold 0 all similarities are 0.5 higher, so the threshold of the others accepts impostors.
     base = np.array([0.3, 0.35, 0.1, 0.05])
     similarity = np.concatenate([base + 0.5, base, base])
     genuine = np.tile([True, True, False, False], 3)

@@ -1,4 +1,4 @@
-"""The report is one file that a browser opens without a network."""
+"""The report is a single file that a browser opens without network access."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from tests.shared.evaluation.sets import plane_set
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-# Nothing can be fetched, by the page or by the browser for itself.
+# Neither the page nor the browser itself can fetch anything.
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"),
     *("--disable-quic", "--disable-background-networking", "--disable-component-update"),
@@ -27,7 +27,7 @@ OPTIONS = (
 
 
 def two_versions() -> tuple[PairSet, Measurement, Measurement]:
-    """Pairs with errors of both kinds, some fixed and some new from the old to the new."""
+    """Pairs with errors of both kinds, some of them fixed and some new in the new model."""
     genuine = np.arange(240) < 120
     rng = np.random.default_rng(4)
     before = rng.normal(np.where(genuine, 0.5, 0.1), 0.15).clip(-0.99, 0.99)
@@ -55,7 +55,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Links(HTMLParser):
-    """Collects whatever a browser would fetch or follow."""
+    """Collects all URLs that a browser would fetch or follow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,5 +151,5 @@ def test_a_browser_paints_it(page: Path, tmp_path: Path) -> None:
     pixels = cv2.imread(str(picture))
     assert pixels is not None
     assert pixels.shape == (2000, 1280, 3)
-    # Plots in green and red, and faces: a page that failed to load is grey all over.
+    # Plots in green and red, and faces; a page that failed to load is all grey.
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 2000

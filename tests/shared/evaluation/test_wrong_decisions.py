@@ -1,4 +1,4 @@
-"""The folder tree of wrong decisions."""
+"""Export of wrong decisions as image folders."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ LABELS = [True, True, True, False, False, False]
 
 @pytest.fixture
 def people(tmp_path: Path) -> PairSet:
-    """Pairs of image files, in a folder per identity."""
+    """Pairs of image files in folders, one for each identity."""
     pair_set, _ = plane_set(SIMILARITIES, LABELS)
     files = []
     assert pair_set.identities is not None

@@ -1,4 +1,4 @@
-"""Makes the bundled default from an official checkpoint, and the figures in its README.
+"""Builds the bundled network from an official checkpoint, with the figures of its README.
 
 ``python -m tests.shared.model.build_default ../shared/checkpoints/magface_iresnet18w16.pth
 ../shared/faces/lfw``

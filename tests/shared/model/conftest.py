@@ -14,7 +14,7 @@ MATERIAL = Path(__file__).parents[4] / "shared"
 
 
 def save_checkpoint(path: Path, state: State, prefix: str = "") -> Path:
-    """Write weights as MagFace's training script does."""
+    """Write weights in the format of MagFace's training script."""
     tensors = {prefix + key: torch.from_numpy(value) for key, value in state.items()}
     content = {"epoch": 25, "arch": "iresnet18", "state_dict": tensors, "model_parallel": 1}
     torch.save(content, path)
@@ -44,7 +44,7 @@ def narrow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def narrow_version(
     narrow_checkpoint: Path, crops: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The folder of a version made of `narrow_checkpoint`. Copy it before you change it."""
+    """The folder of a version made from `narrow_checkpoint`. Copy it before you change it."""
     folder = tmp_path_factory.mktemp("versions") / "iresnet18w4-00000000"
     export_version(
         load_checkpoint(narrow_checkpoint).network,

@@ -1,7 +1,7 @@
-"""Weights made from nothing but their keys, so that no file of weights is needed.
+"""Weights computed from their keys, so that tests need no weights file.
 
-The rule is the one behind ``../shared/golden/parity.npz``, and the key lists are written
-down here a second time on purpose: they do not come from the network under test.
+The rule is that of ``../shared/golden/parity.npz``. The key lists are repeated here on purpose:
+they do not come from the network under test.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ NARROW_EMBEDDING = 32
 def official_shapes(
     blocks: tuple[int, ...], widths: tuple[int, ...], embedding_size: int
 ) -> dict[str, tuple[int, ...]]:
-    """Key -> shape, in the official order; the stem is as wide as the first stage."""
+    """Shapes by key, in the official order; the stem is as wide as the first stage."""
     stem, last = widths[0], widths[-1]
     shapes = {"conv1.weight": (stem, 3, 3, 3), **dict(_norm("bn1", stem)), "prelu.weight": (stem,)}
     width_in = stem
@@ -79,5 +79,5 @@ def _made(key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def narrow_state(architecture: str = "iresnet18") -> State:
-    """A whole network of an official depth, small enough for a test."""
+    """A complete network of an official depth, small enough for a test."""
     return made_state(official_shapes(LAYOUTS[architecture], NARROW, NARROW_EMBEDDING))

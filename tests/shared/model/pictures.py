@@ -1,4 +1,4 @@
-"""Files to decode, made by the library that does not decode them in the product."""
+"""Image files for tests, encoded by another library than the one that decodes them."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ LIMITS = ImageLimits()
 
 
 def scene(height: int = 90, width: int = 140) -> NDArray[np.uint8]:
-    """A smooth picture whose four corners and three channels all differ."""
+    """A smooth image whose four corners and three channels all differ."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     blue, green, red = 200 * x / width, 180 * y / height, 60 + 150 * (x + y) / (height + width)
     return np.rint(np.stack([blue, green, red], axis=-1)).astype(np.uint8)
@@ -28,7 +28,7 @@ def encode(pixels: NDArray[np.generic], suffix: str = ".png") -> bytes:
 
 
 def with_orientation(pixels: NDArray[np.uint8], orientation: int) -> bytes:
-    """A JPEG whose pixels lie as given, and whose EXIF says how to turn them."""
+    """A JPEG with the given pixels and an EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
@@ -37,7 +37,7 @@ def with_orientation(pixels: NDArray[np.uint8], orientation: int) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """The start of a PNG that claims a size and has next to nothing in it."""
+    """A truncated PNG whose header gives a size."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + body))

@@ -1,4 +1,4 @@
-"""The iResNet once more, in plain numpy, to hold the network under test against.
+"""Reference implementation of the iResNet in numpy, for comparison with the network under test.
 
 Written from the description of the official network and not from `shared.model.network.iresnet`:
 BatchNorm eps 2e-5, no activation after the sum, stride in the second convolution.

@@ -1,4 +1,4 @@
-"""What a GPU is given, as far as it can be tried without one."""
+"""CUDA support, as far as it can be tested without a GPU."""
 
 from pathlib import Path
 
@@ -65,9 +65,9 @@ def test_a_quantized_network_is_not_halved(
 
 
 def test_half_precision_without_a_gpu_is_refused(narrow_version: Path) -> None:
-    with pytest.raises(PreconditionFailed, match="device cuda-fp16 was asked for"):
+    with pytest.raises(PreconditionFailed, match="device cuda-fp16 was requested"):
         require_device("onnxruntime", "cuda-fp16")
-    with pytest.raises(PreconditionFailed, match="device cuda-fp16 was asked for"):
+    with pytest.raises(PreconditionFailed, match="device cuda-fp16 was requested"):
         OnnxSession(narrow_version / ONNX_FILE, "bgr", device="cuda-fp16")
-    with pytest.raises(PreconditionFailed, match="engine torch does not have"):
+    with pytest.raises(PreconditionFailed, match="engine torch does not support"):
         require_device("torch", "cuda-fp16")

@@ -29,7 +29,7 @@ def test_the_bundled_calibration_fits_the_network() -> None:
 
 
 def test_the_bundled_crops_never_change() -> None:
-    """Published versions hold the embeddings of the golden crops; figures rest on the others."""
+    """Published versions have embeddings of the golden crops; figures use the reference crops."""
     crops, persons = default_reference_crops()
     assert persons.tolist() == np.repeat(np.arange(64), 4).tolist()
     assert [
@@ -41,7 +41,7 @@ def test_the_bundled_crops_never_change() -> None:
 
 
 def test_the_renderer_still_draws_the_bundled_crops() -> None:
-    """To the byte on the machine they were made on; another processor may round one level off."""
+    """Equal on the machine they were made on; another CPU may differ by one level."""
     reference, persons = render_reference_crops()
     bundled_reference, bundled_persons = default_reference_crops()
     assert np.array_equal(persons, bundled_persons)

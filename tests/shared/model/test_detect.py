@@ -19,7 +19,7 @@ def detector() -> FaceDetector:
 
 
 def on_wall(crop: np.ndarray, scale: float = 1.0, x: int = 80, y: int = 60) -> np.ndarray:
-    """A crop somewhere in a grey picture of 320x260."""
+    """A grey image of 320x260 with a crop in it."""
     wall = np.full((260, 320, 3), 128, dtype=np.uint8)
     small = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     wall[y : y + small.shape[0], x : x + small.shape[1]] = small
@@ -41,7 +41,7 @@ def test_the_largest_face_is_taken(detector: FaceDetector) -> None:
 
 def test_a_huge_photograph_gives_coordinates_of_its_own_size(detector: FaceDetector) -> None:
     wall = on_wall(render_golden_crops(1)[0])
-    # 640 pixels, which is what the detector looks at, and four times that.
+    # 640 pixels, the input size of the detector, and four times that.
     fitting, huge = (
         np.asarray(cv2.resize(wall, None, fx=n, fy=n, interpolation=cv2.INTER_CUBIC), np.uint8)
         for n in (2, 8)

@@ -115,14 +115,14 @@ def test_a_network_in_train_mode_is_exported_in_eval_mode_and_left_alone(
 
 
 class Restless(IResNet):
-    """Never gives the same twice, so that no export of it can be faithful."""
+    """Gives other output on each call, so no export of it has the same output."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return functional.dropout(super().forward(x), 0.5, training=True)
 
 
 class Drifting(IResNet):
-    """Gives at a batch of 32 something else than the batches before let expect."""
+    """Gives other output at batch size 32 than at smaller batch sizes."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         features = super().forward(x)

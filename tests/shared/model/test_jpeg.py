@@ -1,4 +1,4 @@
-"""Plain JPEGs: the same pixels as Pillow's, and nothing accepted that Pillow refuses."""
+"""Plain JPEGs: the same pixels as with Pillow, and no file is accepted that Pillow refuses."""
 
 import io
 import random

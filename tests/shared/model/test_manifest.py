@@ -57,7 +57,9 @@ def test_a_manifest_that_cannot_be_read_is_corrupt_data(
 ) -> None:
     if content is not None:
         (tmp_path / MANIFEST_FILE).write_bytes(content)
-    with pytest.raises(CorruptData, match=r"manifest\.json (is no manifest|cannot be read)"):
+    with pytest.raises(
+        CorruptData, match=r"manifest\.json (is not a valid manifest|cannot be read)"
+    ):
         read_manifest(tmp_path)
 
 

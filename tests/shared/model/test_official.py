@@ -1,4 +1,4 @@
-"""The whole path with the released weights; runs when MAGFACE_CHECKPOINT names the file.
+"""End-to-end test with released weights; runs when MAGFACE_CHECKPOINT names the file.
 
 ``MAGFACE_CHECKPOINT=magface_epoch_00025.pth .venv/bin/pytest tests/shared/model/test_official.py``
 """

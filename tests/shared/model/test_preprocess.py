@@ -86,7 +86,7 @@ class TestPixels:
         assert np.array_equal(decode(file.getvalue()), scene()[..., ::-1])
 
 
-# How the stored pixels must be turned for each EXIF orientation.
+# Transformation of the stored pixels for each EXIF orientation.
 TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     1: lambda p: p,
     2: lambda p: p[:, ::-1],
@@ -231,7 +231,7 @@ class TestAlignment:
         rng = np.random.default_rng(4)
         source = ARCFACE_TEMPLATE
         target = (source * 1.3 + rng.normal(0, 4, (5, 2))).astype(np.float32)
-        # The same written as a linear system in a, b, x, y.
+        # The same as a linear system in a, b, x, y.
         ones, zeros = np.ones(5), np.zeros(5)
         rows = np.concatenate(
             [

@@ -16,7 +16,7 @@ from shared.model.sessions.factory import open_session
 
 
 def change_weights(version: Path, folder: Path, scale: float) -> Path:
-    """A copy of a version whose ONNX file has its largest tensor scaled."""
+    """Copy a version and scale the largest tensor of its ONNX file."""
     shutil.copytree(version, folder)
     model = onnx.load(folder / ONNX_FILE)
     largest = max(model.graph.initializer, key=lambda tensor: np.prod(tensor.dims))
@@ -66,8 +66,8 @@ def test_the_other_channel_order_is_noticed(narrow_version: Path, tmp_path: Path
         ({"embedding": base64.b64encode(bytes(31 * 4)).decode()}, "124 bytes instead of 128"),
         ({"embedding": "no base64!"}, "not base64"),
         ({"embedding": base64.b64encode(bytes(32 * 4)).decode()}, "all zeros"),
-        ({"png": base64.b64encode(b"no picture").decode()}, "no 112x112 PNG"),
-        ({"png": ""}, "no 112x112 PNG"),
+        ({"png": base64.b64encode(b"no picture").decode()}, "not a 112x112 PNG"),
+        ({"png": ""}, "not a 112x112 PNG"),
         ({"magnitude": 1.0}, "magnitude"),
     ],
 )

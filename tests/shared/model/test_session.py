@@ -29,7 +29,7 @@ def some_crops(count: int) -> NDArray[np.uint8]:
 
 
 def relabel(version: Path, folder: Path, **fields: object) -> Path:
-    """A copy of a version whose manifest says something else."""
+    """Copy a version and change fields of its manifest."""
     shutil.copytree(version, folder)
     read_manifest(folder).model_copy(update=fields).write(folder)
     return folder
@@ -88,9 +88,9 @@ def test_a_session_says_what_it_is(engine: Engine, narrow_version: Path) -> None
 @no_gpu
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_gpu_that_is_not_there_is_an_error(engine: Engine, narrow_version: Path) -> None:
-    with pytest.raises(PreconditionFailed, match="device cuda was asked for"):
+    with pytest.raises(PreconditionFailed, match="device cuda was requested"):
         open_session(narrow_version, engine, "cuda")
-    with pytest.raises(PreconditionFailed, match="device cuda was asked for"):
+    with pytest.raises(PreconditionFailed, match="device cuda was requested"):
         require_device(engine, "cuda")
 
 
@@ -168,7 +168,7 @@ def test_a_network_that_does_not_fit_its_manifest_is_corrupt_data(
     engine: Engine, narrow_version: Path, tmp_path: Path
 ) -> None:
     folder = relabel(narrow_version, tmp_path / "x", embedding_size=64)
-    with pytest.raises(CorruptData, match="gives 32 numbers, its manifest says 64"):
+    with pytest.raises(CorruptData, match="has embedding size 32, the manifest says 64"):
         open_session(folder, engine)
 
 

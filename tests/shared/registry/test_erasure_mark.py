@@ -1,4 +1,4 @@
-"""The mark that makes embedders forget."""
+"""The erasure mark."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Reports on labels forget an erased image, and keep everything else."""
+"""Erased images are removed from label reports, and nothing else is."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""Who learned from a snapshot is found by descent, and one unreadable manifest hides no other."""
+"""Versions trained on a snapshot and their descendants; an invalid manifest is skipped."""
 
 import json
 

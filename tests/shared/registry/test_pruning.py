@@ -1,4 +1,4 @@
-"""Local copies that nobody needs any longer."""
+"""Removal of local copies of versions that are not in use."""
 
 import fcntl
 from pathlib import Path

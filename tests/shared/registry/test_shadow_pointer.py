@@ -1,4 +1,4 @@
-"""The pointer to a candidate."""
+"""The shadow pointer."""
 
 import pytest
 

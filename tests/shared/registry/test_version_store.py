@@ -23,7 +23,7 @@ MANIFEST_KEY = f"models/{VERSION}/{MANIFEST_FILE}"
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """A version's folder as an export leaves it."""
+    """The folder of a version, as an export writes it."""
     write_version(tmp_path / "made", VERSION)
     return tmp_path / "made"
 

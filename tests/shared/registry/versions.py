@@ -1,4 +1,4 @@
-"""Makes version folders with content that no engine could load, for tests of the registry."""
+"""Version folders for tests of the registry; no engine can load their content."""
 
 import hashlib
 import os

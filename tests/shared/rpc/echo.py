@@ -1,4 +1,4 @@
-"""A service whose four methods, one of each kind, do with bytes what a test says.
+"""A service with one method of each kind (unary and stream), whose behaviour a test sets.
 
 Run as a program it serves until SIGTERM: ``python -m tests.shared.rpc.echo SECONDS LOG``; each call
 takes SECONDS and is written to LOG when it is accepted.
@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 SERVICE = "magface.test.Echo"
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-# A method of the contract that channels repeat; it does what unary_unary does.
+# A method of the contract that channels retry; it does the same as unary_unary.
 REPEATABLE = "/magface.v1.FeedbackService/GetStats"
 LOCAL = ServerSettings(listen="127.0.0.1:0", stop_grace_s=5.0)
 
@@ -29,7 +29,7 @@ Act = Callable[[bytes], Awaitable[bytes]]
 
 
 def echo(act: Act, *, ready: bool = True, closed: Callable[[], None] = lambda: None) -> Build:
-    """Builds the service: each request is given to ``act``, each result is an answer."""
+    """Build the service: ``act`` handles each request, each result of it is a response."""
 
     @asynccontextmanager
     async def build(server: grpc.aio.Server, lifecycle: Lifecycle) -> AsyncIterator[None]:
@@ -70,7 +70,7 @@ def _handlers(act: Act) -> list[grpc.GenericRpcHandler]:
 
 
 async def call(channel: grpc.aio.Channel, kind: str, *requests: bytes, wait_s: float = 20) -> Any:
-    """Calls the method of a kind; gives its answers, an error only after them."""
+    """Call the method of a kind; return its responses, and raise an error after them."""
     method = getattr(channel, kind)(f"/{SERVICE}/{kind}")
     request = requests if kind.startswith("stream") else b",".join(requests)
     if kind.endswith("unary"):
@@ -79,7 +79,7 @@ async def call(channel: grpc.aio.Channel, kind: str, *requests: bytes, wait_s: f
 
 
 class EchoProcess(ServiceProcess):
-    """The service as a program whose calls take 50 ms each."""
+    """The service in a process; each call takes 50 ms."""
 
     def __init__(self, folder: Path, *, listen: str = "127.0.0.1:0") -> None:
         self._accepted = folder / "accepted"
@@ -87,11 +87,11 @@ class EchoProcess(ServiceProcess):
         super().__init__("tests.shared.rpc.echo", folder, {"MAGFACE_LISTEN": listen}, arguments)
 
     def accepted(self) -> set[str]:
-        """The requests that it has accepted."""
+        """The requests that the service has accepted."""
         return set(self._accepted.read_text().splitlines())
 
     async def accepts(self, count: int = 1) -> None:
-        """Waits until it has accepted so many more calls."""
+        """Wait until the service has accepted that many more calls."""
         before = len(self.accepted())
         await until(lambda: len(self.accepted()) >= before + count)
 

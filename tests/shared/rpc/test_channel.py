@@ -40,7 +40,7 @@ async def test_calls_go_round_the_replicas_that_are_ready() -> None:
             for name in ("one", "two", "not ready")
         ]
         channel = await stack.enter_async_context(open_channel("ipv4:" + ",".join(addresses)))
-        # The first calls go to whichever is connected first.
+        # The first calls go to the server that is connected first.
         async with asyncio.timeout(10):
             while len(counts) < 2:
                 await call(channel, "unary_unary", b"x")

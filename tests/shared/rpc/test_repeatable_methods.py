@@ -1,4 +1,4 @@
-"""What the contract says of repeating each method, and that channels heed it."""
+"""The idempotency level of each method, and the retries of channels by it."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +22,7 @@ from tests.shared.rpc.echo import LOCAL
 from tests.support.idempotency import has_key
 
 METHODS = {method.full_name: method for service in services() for method in service.methods}
-# With the reason why a call must not be repeated.
+# Methods that must not be retried, with the reason.
 NOT_REPEATABLE: dict[str, str] = {}
 
 
@@ -60,7 +60,7 @@ async def test_a_channel_repeats_only_what_the_contract_marks() -> None:
 
 
 class _Away(grpc.GenericRpcHandler):
-    """Answers every method with UNAVAILABLE, and counts the calls."""
+    """Ends every call with UNAVAILABLE and counts the calls."""
 
     def __init__(self, counts: Counter[str]) -> None:
         self._counts = counts

@@ -1,4 +1,4 @@
-"""Each text of each request has a rule in the contract, and is held to it when it is read."""
+"""Each text field of each request has a rule in the contract, which is checked on parsing."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def test_a_text_that_is_not_chosen_or_not_sent_is_not_missed() -> None:
 
 
 def _made_up() -> Any:
-    """A message with lists, as no request has them now."""
+    """A message with lists, which no request has now."""
     file = FileDescriptorProto(
         name="magface/test/lists.proto",
         package="magface.test",

@@ -19,7 +19,7 @@ from tests.support.processes import free_port
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-# A stop that is held up lasts this grace, which no busy machine is taken for.
+# A stop that is delayed takes the whole grace period, longer than on any busy machine.
 PATIENT = LOCAL.model_copy(update={"stop_grace_s": 60.0})
 
 
@@ -184,7 +184,7 @@ async def test_clients_that_watch_health_hear_of_the_stop_and_do_not_hold_it_up(
 
 
 class _Load:
-    """Sixteen callers without a pause; keeps how each call, by its name, ended."""
+    """Sixteen clients that call without a pause; records the end of each call by its name."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.ended: dict[str, grpc.StatusCode] = {}

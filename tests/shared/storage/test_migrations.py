@@ -15,7 +15,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Puts migration files, given as name=SQL without the .sql, into a folder."""
+    """Write migration files into a folder; arguments are name=SQL without .sql."""
 
     def write_files(**files: str) -> Path:
         for name, text in files.items():

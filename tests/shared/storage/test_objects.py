@@ -192,7 +192,7 @@ def _frozen(server: SeaweedServer) -> Iterator[None]:
 
 
 class _BadServer(http.server.BaseHTTPRequestHandler):
-    """Answers every GET with 100 bytes announced, as badly as its path says."""
+    """Announces 100 bytes for every GET; the path selects how the response is broken."""
 
     protocol_version = "HTTP/1.1"
 

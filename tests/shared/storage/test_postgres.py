@@ -208,14 +208,14 @@ async def test_frozen_server_is_unavailable_in_time_and_used_again(
         await asyncio.gather(*(_insert(pool) for _ in range(4)))
         before = await _count(pool)
         with _frozen(own_postgres):
-            # More calls than connections: the late ones wait for a connection first.
+            # More calls than connections, so some of them wait for a connection first.
             started = time.monotonic()
             calls = (_insert(pool) for _ in range(8))
             results = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(result, Unavailable) for result in results)
             assert time.monotonic() - started < 8
         await _insert(pool)
-        # What was sent to the frozen server may have been executed after all.
+        # The frozen server may have executed a statement after the timeout.
         assert before + 1 <= await _count(pool) <= before + 9
 
 
