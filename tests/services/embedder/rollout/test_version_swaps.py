@@ -127,7 +127,7 @@ async def _still_serves(client: Client, version: str, references: dict[str, np.n
 @pytest.mark.parametrize(
     ("break_it", "why"),
     [
-        (broken.garbage, "not an ONNX network"),
+        (broken.garbage, "cannot be loaded as an ONNX"),
         (broken.nan_weights, "NaN"),
         (broken.wrong_size, "64"),
         (broken.golden_mismatch, "self-check"),
