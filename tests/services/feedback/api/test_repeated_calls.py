@@ -179,10 +179,13 @@ async def test_leases_of_an_image_erased_since_are_not_given_again(world: World)
     async with open_channel(world.address) as channel:
         stub = await connect(channel)
         (first,) = await call(stub, "NextPairs")
-        gone = first.pairs[2]
-        await stub.DeleteImage(pb.DeleteImageRequest(sha256=gone.sha256_a, **_ERASE), timeout=20)
+        erased = first.pairs[2].sha256_a
+        await stub.DeleteImage(pb.DeleteImageRequest(sha256=erased, **_ERASE), timeout=20)
         (again,) = await call(stub, "NextPairs")
-    assert list(again.pairs) == [pair for pair in first.pairs if pair != gone]
+    # Pairs are drawn at random, so the image may be in several of them.
+    left = [pair for pair in first.pairs if erased not in (pair.sha256_a, pair.sha256_b)]
+    assert len(left) < len(first.pairs)
+    assert list(again.pairs) == left
 
 
 async def test_a_wish_without_a_key_is_not_carried_out_twice_by_a_channel(world: World) -> None:
