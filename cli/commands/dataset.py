@@ -1,9 +1,11 @@
 """``magface dataset``: pair sets from folders of faces, and rendered people."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
 from cli.commands.options import ChannelOrderChoice
 from cli.output import JsonOption, emit, facts, table
@@ -113,9 +115,12 @@ def splits(
         {"split": name, "file": str(out / f"{name}.json"), **_counts(pair_set)}
         for name, pair_set in chosen.items()
     ]
-    columns = tuple(made[0])
-    readable = table(*columns, rows=[list(row.values()) for row in made])
-    emit(as_json, {"splits": made}, readable)
+    emit(as_json, {"splits": made}, splits_table(made))
+
+
+def splits_table(splits: Sequence[Mapping[str, object]]) -> RenderableType:
+    """Table of the sets of pairs, with a column for each of their fields."""
+    return table(*splits[0], rows=[list(row.values()) for row in splits])
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from magface.v1 import embedder_pb2, image_pb2
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
+from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, embedder
 from cli.images import AlignmentChoice, AlignmentOption, PictureA, PictureB, naming_files, to_image
@@ -49,12 +50,19 @@ def embed(
             for path, face in zip(images, faces, strict=True)
         ],
     }
+    emit(as_json, result, embeddings_table(images, faces, model_version))
+
+
+def embeddings_table(
+    images: Sequence[Path], faces: Sequence[embedder_pb2.FaceEmbedding], model_version: str
+) -> RenderableType:
+    """Table of the embeddings of images, without their numbers."""
     rows = [
         [path, f"{face.magnitude:.2f}", f"{face.quality:.2f}", len(face.embedding) // 4]
         for path, face in zip(images, faces, strict=True)
     ]
     title = f"by {model_version}; --json gives the embeddings"
-    emit(as_json, result, table("image", "magnitude", "quality", "floats", rows=rows, title=title))
+    return table("image", "magnitude", "quality", "floats", rows=rows, title=title)
 
 
 def verify(

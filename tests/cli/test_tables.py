@@ -2,13 +2,16 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from uuid import UUID
 
 import pytest
-from magface.v1 import feedback_pb2, trainer_pb2
+from magface.v1 import embedder_pb2, feedback_pb2, trainer_pb2
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from cli.commands.dataset import splits_table
+from cli.commands.faces import embeddings_table
 from cli.commands.feedback.erasure import audit_table
 from cli.commands.feedback.labels import pairs_table
 from cli.commands.feedback.pool import annotators_table, leases_table
@@ -148,11 +151,13 @@ _TABLES: dict[str, tuple[Callable[[], RenderableType], tuple[str, ...]]] = {
         (*_HASHES, _JOB),
     ),
     "embed": (
-        lambda: table("image", "magnitude", rows=[["/faces/anna.png", 31.2]], title=_VERSION),
+        lambda: embeddings_table(
+            [Path("/faces/anna.png")], [embedder_pb2.FaceEmbedding(magnitude=31.2)], _VERSION
+        ),
         ("/faces/anna.png", _VERSION),
     ),
     "splits": (
-        lambda: table("split", "file", "pairs", rows=[["train", f"/sets/{_JOB}.json", 1000]]),
+        lambda: splits_table([{"split": "train", "file": f"/sets/{_JOB}.json", "pairs": 1000}]),
         (f"/sets/{_JOB}.json",),
     ),
 }
