@@ -60,10 +60,10 @@ class Decoder:
         if len(faces) > _MAX_INLINE_FACES or not are_small(faces):
             return False
         for index, (field, face) in enumerate(faces):
-            crop = self._reader.crop_plain_jpeg(face, SMALL_PIXELS, field)
+            crop = self._reader.read_plain_jpeg(face, SMALL_PIXELS, field)
             if crop is None:
                 return False
-            request.crops[index] = crop
+            request.crops[index] = crop.pixels
         return True
 
     def start(self, request: InferenceRequest, faces: Sequence[NamedFace]) -> None:

@@ -1,6 +1,7 @@
 """Face detection with OpenCV's YuNet."""
 
 import threading
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import InvalidInput, PreconditionFailed
+from shared.model.image.face import Box, DetectedFace, FaceImage
 from shared.settings import ImageLimits
 
 MIN_CONFIDENCE: Final = 0.6
@@ -59,18 +61,11 @@ class FaceDetector:
         self._local = threading.local()
         self._detector()
 
-    def landmarks(self, image: NDArray[np.uint8], field: str = "image") -> NDArray[np.float32]:
-        """Find the most prominent face: the largest, with a penalty for distance to the centre.
+    def find(self, image: NDArray[np.uint8]) -> tuple[DetectedFace, ...]:
+        """Find all faces, the most prominent one first.
 
         Args:
             image: uint8, shape (height, width, 3), BGR.
-            field: Path of the field, for the error.
-
-        Returns:
-            float32, shape (5, 2), pixels of ``image``, in the order of the ArcFace template.
-
-        Raises:
-            InvalidInput: If no face is found.
         """
         height, width = image.shape[:2]
         shrink = min(1.0, _LONGEST_SIDE / max(height, width))
@@ -79,16 +74,13 @@ class FaceDetector:
             image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         detector = self._detector()
         detector.setInputSize(size)
-        _, faces = detector.detect(image)
-        if faces is None:
-            raise InvalidInput(
-                field,
-                f"shows no face that the detector finds (confidence of at least {MIN_CONFIDENCE}); "
-                "send a clearer picture, or landmarks, or an aligned crop",
-            )
-        best = faces[int(np.argmax(_prominence(np.asarray(faces, np.float32), size)))]
+        _, found = detector.detect(image)
+        if found is None:
+            return ()
+        faces = np.asarray(found, np.float32)
+        order = np.argsort(-_prominence(faces, size))
         ratio = np.array([width / size[0], height / size[1]], dtype=np.float32)
-        return np.asarray((best[4:14].reshape(5, 2) + 0.5) * ratio - 0.5, dtype=np.float32)
+        return tuple(_detected_face(faces[index], ratio) for index in order)
 
     def _detector(self) -> cv2.FaceDetectorYN:
         detector: cv2.FaceDetectorYN | None = getattr(self._local, "detector", None)
@@ -103,6 +95,52 @@ class FaceDetector:
                 ) from error
             self._local.detector = detector
         return detector
+
+
+def choose_face(faces: Sequence[DetectedFace], wanted: FaceImage, field: str) -> DetectedFace:
+    """Choose the face to compare.
+
+    Args:
+        faces: Found in the image, the most prominent one first.
+        wanted: The request, with its box and what to do with several faces.
+        field: Path of the image in the request, for the error.
+
+    Raises:
+        InvalidInput: If there is no face, none that overlaps the box, or several and the request
+            refuses that.
+    """
+    if not faces:
+        raise InvalidInput(
+            f"{field}.data",
+            f"shows no face that the detector finds (confidence of at least {MIN_CONFIDENCE}); "
+            "send a clearer picture, or landmarks, or an aligned crop",
+        )
+    if (box := wanted.box) is not None:
+        best = max(faces, key=lambda face: _overlap(face.box, box))
+        if _overlap(best.box, box) == 0.0:
+            raise InvalidInput(f"{field}.box", "overlaps none of the faces that were found")
+        return best
+    if len(faces) > 1 and wanted.on_several == "refuse":
+        raise InvalidInput(
+            f"{field}.data", f"shows {len(faces)} faces; send a box to choose one of them"
+        )
+    return faces[0]
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """Return the intersection over union of two boxes."""
+    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
+    if width <= 0 or height <= 0:
+        return 0.0
+    return width * height / (a.width * a.height + b.width * b.height - width * height)
+
+
+def _detected_face(row: NDArray[np.float32], ratio: NDArray[np.float32]) -> DetectedFace:
+    points = (row[4:14].reshape(5, 2) + 0.5) * ratio - 0.5
+    x, y, width, height = (row[:4].reshape(2, 2) * ratio).ravel().tolist()
+    landmarks = tuple((x, y) for x, y in points.tolist())
+    return DetectedFace(Box(x, y, width, height), landmarks, float(row[14]))
 
 
 def _prominence(faces: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.align import CROP_SIZE, align_face
 from shared.model.image.decode import decode_image
-from shared.model.image.detector import FaceDetector, find_detector_model
-from shared.model.image.face import FaceImage
+from shared.model.image.detector import FaceDetector, choose_face, find_detector_model
+from shared.model.image.face import Detection, FaceCrop, FaceImage
 from shared.model.image.jpeg import decode_plain_jpeg
 from shared.settings import ImageLimits
 
@@ -38,21 +38,19 @@ class FaceReader:
         self._detector: FaceDetector | None = None
         self._lock = threading.Lock()
 
-    def crop_plain_jpeg(
-        self, face: FaceImage, max_pixels: int, field: str
-    ) -> NDArray[np.uint8] | None:
+    def read_plain_jpeg(self, face: FaceImage, max_pixels: int, field: str) -> FaceCrop | None:
         """Read one face from a JPEG that needs neither Pillow nor the detector.
 
         Args:
-            face: See `crop`.
+            face: See `read`.
             max_pixels: A larger image is not decoded.
-            field: See `crop`.
+            field: See `read`.
 
         Returns:
-            The same as `crop`; None for any other face, which `crop` must read.
+            The same as `read`; None for any other face, which `read` must read.
 
         Raises:
-            InvalidInput: The same as for `crop`.
+            InvalidInput: The same as for `read`.
         """
         if face.alignment == "detect" or len(face.data) > self._limits.image_max_bytes:
             return None
@@ -61,6 +59,10 @@ class FaceReader:
         return None if image is None else self._crop(image, face, field)
 
     def crop(self, face: FaceImage, field: str = "image") -> NDArray[np.uint8]:
+        """Read only the pixels of `read`: uint8 (112, 112, 3), BGR."""
+        return self.read(face, field).pixels
+
+    def read(self, face: FaceImage, field: str = "image") -> FaceCrop:
         """Decode and align one face.
 
         Args:
@@ -68,11 +70,9 @@ class FaceReader:
             field: Path of the face in the request, e.g. ``images[3]``; errors name
                 ``images[3].data`` and so on.
 
-        Returns:
-            uint8 of shape (112, 112, 3), BGR.
-
         Raises:
-            InvalidInput: If the image, its alignment or its landmarks are invalid.
+            InvalidInput: If the image, its alignment, landmarks or box are invalid; if no face is
+                found, or several and ``on_several`` is "refuse".
             PreconditionFailed: If the face must be detected and there is no detector.
         """
         if face.alignment == "detect":
@@ -81,15 +81,33 @@ class FaceReader:
         image = decode_image(face.data, self._limits, f"{field}.data")
         return self._crop(image, face, field)
 
-    def _crop(self, image: NDArray[np.uint8], face: FaceImage, field: str) -> NDArray[np.uint8]:
+    def detect(self, data: bytes, field: str = "image") -> Detection:
+        """Decode a picture and find all faces in it.
+
+        Args:
+            data: An encoded picture.
+            field: Path of the picture in the request, for errors.
+
+        Raises:
+            InvalidInput: If the picture cannot be decoded.
+            PreconditionFailed: If there is no detector.
+        """
+        detector = self._require_detector()
+        image = decode_image(data, self._limits, f"{field}.data")
+        height, width = image.shape[:2]
+        return Detection(width, height, detector.find(image))
+
+    def _crop(self, image: NDArray[np.uint8], face: FaceImage, field: str) -> FaceCrop:
         match _resolve(face, image, field):
             case "aligned":
-                return _as_crop(image, field)
+                return FaceCrop(_as_crop(image, field))
             case "landmarks":
-                return align_face(image, face.landmarks, f"{field}.landmarks")
+                return FaceCrop(align_face(image, face.landmarks, f"{field}.landmarks"))
             case "detect":
-                points = self._require_detector().landmarks(image, f"{field}.data")
-                return align_face(image, points, f"{field}.data")
+                faces = self._require_detector().find(image)
+                chosen = choose_face(faces, face, field)
+                pixels = align_face(image, chosen.landmarks, f"{field}.data")
+                return FaceCrop(pixels, len(faces), chosen)
 
     def _require_detector(self) -> FaceDetector:
         if self._detector_model is None:
@@ -113,6 +131,11 @@ def _resolve(
             f"{field}.alignment",
             f"is unspecified and the image is {width}x{height}, not 112x112: set it to "
             "aligned or detect, or send landmarks",
+        )
+    if face.alignment != "detect" and (face.box or face.on_several == "refuse"):
+        name = "box" if face.box else "on_several"
+        raise InvalidInput(
+            f"{field}.{name}", f"is set, but the alignment is {face.alignment}: set it to detect"
         )
     if face.landmarks and face.alignment != "landmarks":
         raise InvalidInput(

@@ -50,11 +50,11 @@ def test_faces_are_aligned_to_the_template() -> None:
     distances, missed = [], 0
     for person in range(60):
         wall = cv2.copyMakeBorder(render_person(person, 0), 56, 56, 56, 56, cv2.BORDER_REPLICATE)
-        try:
-            found = detector.landmarks(np.asarray(wall, np.uint8)) - 56
-        except InvalidInput:
+        faces = detector.find(np.asarray(wall, np.uint8))
+        if not faces:
             missed += 1
             continue
+        found = np.array(faces[0].landmarks) - 56
         distances.append(np.linalg.norm(found - ARCFACE_TEMPLATE, axis=1).mean())
     assert missed <= 6
     assert np.median(distances) < 6

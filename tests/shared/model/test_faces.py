@@ -126,10 +126,10 @@ def test_threads_get_what_one_thread_gets(reader: FaceReader) -> None:
 def test_what_is_above_a_limit_is_not_read_at_once_either(limit: str) -> None:
     data = encode(scene(112, 150), ".jpg")
     face = FaceImage(data, "landmarks", TEMPLATE)
-    assert FaceReader(LIMITS).crop_plain_jpeg(face, 2 * 112**2, "image") is not None
+    assert FaceReader(LIMITS).read_plain_jpeg(face, 2 * 112**2, "image") is not None
     most = {"image_max_pixels": 112 * 150 - 1, "image_max_bytes": len(data) - 1}[limit]
     assert most >= {"image_max_pixels": 112 * 112, "image_max_bytes": 1024}[limit]
     strict = FaceReader(LIMITS.model_copy(update={limit: most}))
-    assert strict.crop_plain_jpeg(face, 2 * 112**2, "image") is None
+    assert strict.read_plain_jpeg(face, 2 * 112**2, "image") is None
     with pytest.raises(InvalidInput):
         strict.crop(face)

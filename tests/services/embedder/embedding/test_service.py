@@ -36,7 +36,7 @@ async def test_answers_come_in_the_order_of_the_call_with_magnitude_and_quality(
 async def test_jpegs_decoded_where_they_arrive_get_the_vectors_of_their_own_pixels():
     faces = [FaceImage(jpeg(crop), "aligned") for crop in crops(40)]
     reader = FaceReader(ImageLimits())
-    assert all(reader.crop_plain_jpeg(face, SMALL_PIXELS, "image") is not None for face in faces)
+    assert all(reader.read_plain_jpeg(face, SMALL_PIXELS, "image") is not None for face in faces)
     pixels = np.stack([reader.crop(face) for face in faces])
     wanted, _ = split_features(features_of(pixels, "v1"))
     # Single ones, pairs, and three together, which the pool decodes.
