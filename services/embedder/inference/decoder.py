@@ -2,12 +2,15 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
-from typing import Final, TypeAlias
+from typing import Final
 
 from services.embedder import metrics
 from services.embedder.inference.requests import Deliver, InferenceRequest, NamedFace
 from services.embedder.inference.small_pictures import SMALL_PIXELS, are_small
+from shared.model.image.face import Detection
 from shared.model.image.face_reader import FaceReader
 
 # A Verify has two faces; more are decoded faster by several threads.
@@ -36,7 +39,7 @@ class Decoder:
         self._submit = submit
         self._deliver = deliver
         # An executor with futures costs the loop ten times as much for each picture.
-        self._steps: SimpleQueue[_Step | None] = SimpleQueue()
+        self._steps: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"decode-{number}", daemon=True)
             for number in range(threads)
@@ -63,7 +66,7 @@ class Decoder:
             crop = self._reader.read_plain_jpeg(face, SMALL_PIXELS, field)
             if crop is None:
                 return False
-            request.crops[index] = crop.pixels
+            request.set_crop(index, crop)
         return True
 
     def start(self, request: InferenceRequest, faces: Sequence[NamedFace]) -> None:
@@ -75,7 +78,17 @@ class Decoder:
         """
         job = _DecodeJob(self._reader, request, faces)
         for index in range(len(faces)):
-            self._steps.put((job, index))
+            self._steps.put(partial(self._decode, job, index))
+
+    def detect(self, face: NamedFace) -> Future[Detection]:
+        """Find all faces in a picture on the pool; returns at once.
+
+        Returns:
+            The faces; it may be cancelled until the pool begins with the picture.
+        """
+        future: Future[Detection] = Future()
+        self._steps.put(partial(self._detect, face, future))
+        return future
 
     def stop(self) -> None:
         """Decode what was started, then end the threads."""
@@ -86,7 +99,7 @@ class Decoder:
 
     def _run(self) -> None:
         while step := self._steps.get():
-            self._decode(*step)
+            step()
             # An idle thread must not keep the last request's model in memory.
             del step
 
@@ -97,6 +110,16 @@ class Decoder:
             self._deliver(lambda: [(job.request, error)])
         else:
             self._submit([job.request])
+
+    def _detect(self, face: NamedFace, future: Future[Detection]) -> None:
+        if not future.set_running_or_notify_cancel():
+            metrics.DROPPED_IMAGES.labels("abandoned").inc()
+            return
+        field, picture = face
+        try:
+            future.set_result(self._reader.detect(picture.data, field))
+        except Exception as error:
+            future.set_exception(error)
 
 
 class _DecodeJob:
@@ -128,9 +151,6 @@ class _DecodeJob:
     def _fill(self, index: int) -> None:
         field, face = self._faces[index]
         try:
-            self.request.crops[index] = self._reader.crop(face, field)
+            self.request.set_crop(index, self._reader.read(face, field))
         except Exception as error:
             self._errors[index] = error
-
-
-_Step: TypeAlias = tuple[_DecodeJob, int]

@@ -17,6 +17,7 @@ from services.embedder.inference.requests import (
     new_request,
 )
 from services.embedder.models.resident import LoadedModel
+from shared.model.image.face import Detection
 from shared.model.image.face_reader import FaceReader
 
 
@@ -87,5 +88,14 @@ class Pipeline:
             self._batcher.discard(request)
             raise
         if isinstance(result, EngineOutput):
-            return result.faces()
+            return result.faces(request.found)
         raise result
+
+    async def detect(self, face: NamedFace) -> Detection:
+        """Find all faces in a picture; cancelling it saves the work that has not begun.
+
+        Raises:
+            InvalidInput: If the picture cannot be read.
+            PreconditionFailed: If there is no detector.
+        """
+        return await asyncio.wrap_future(self._decoder.detect(face))
