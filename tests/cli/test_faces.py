@@ -139,12 +139,12 @@ def test_an_identity_card_is_found_in_a_group(ask: Ask, photos: dict[str, Path])
     (listed,) = ask("faces", group)["photos"]
     number = _number(listed, SMALL)
     box = _at_box(listed["faces"][number - 1])
-    for choice in (["--face-b", number], ["--box-b", box]):
+    for choice in (("--face-b", number), ("--box-b", box)):
         answer = ask("verify", card, group, *choice, "--on-several", "refuse")
         assert answer["decision"] == "same"
         assert _inside(answer["face_b"]["detected_face"], SMALL)
-        swapped = [str(one).replace("-b", "-a") for one in choice]
-        back = ask("verify", group, card, *swapped)
+        option, value = choice
+        back = ask("verify", group, card, f"{option[:-1]}a", value)
         assert back["similarity"] == pytest.approx(answer["similarity"], abs=1e-5)
     other = ask("verify", card, group, "--face-b", _number(listed, GROUP[2]))
     assert other["decision"] == "different"
