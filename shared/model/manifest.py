@@ -16,6 +16,9 @@ ONNX_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
 MANIFEST_FILE = "manifest.json"
 
+# Epsilon of MagFace's BatchNorms, and of manifests that do not say it.
+MAGFACE_EPS = 2e-5
+
 ChannelOrder = Literal["bgr", "rgb"]
 
 
@@ -96,7 +99,7 @@ class Manifest(_Frozen):
     embedding_size: int = Field(ge=1)
     input_size: Literal[112] = 112
     scale: float = 1 / 255
-    batch_norm_eps: float = Field(default=2e-5, gt=0, le=1e-2)
+    batch_norm_eps: float = Field(default=MAGFACE_EPS, gt=0, le=1e-2)
     channel_order: ChannelOrder
     threshold: float = Field(ge=-1, le=1)
     magnitude_quantiles: tuple[float, ...] = Field(min_length=2)
@@ -143,8 +146,7 @@ class Manifest(_Frozen):
 
     def write(self, folder: Path) -> None:
         # Releases without the field refuse it, and mean the default.
-        default = type(self).model_fields["batch_norm_eps"].default
-        unsaid = {"batch_norm_eps"} if self.batch_norm_eps == default else None
+        unsaid = {"batch_norm_eps"} if self.batch_norm_eps == MAGFACE_EPS else None
         (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2, exclude=unsaid))
 
 

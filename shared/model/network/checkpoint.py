@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from shared.errors import CorruptData, InvalidInput
-from shared.model.manifest import WEIGHTS_FILE, read_manifest
+from shared.model.manifest import MAGFACE_EPS, WEIGHTS_FILE, read_manifest
 from shared.model.network.checkpoint_file import (
     CheckpointContent,
     read_checkpoint_file,
@@ -17,7 +17,6 @@ from shared.model.network.checkpoint_file import (
 )
 from shared.model.network.iresnet import (
     ARCFACE_TORCH_EPS,
-    MAGFACE_EPS,
     IResNet,
     IResNetSpec,
     spec_from_shapes,

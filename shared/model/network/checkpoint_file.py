@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -114,10 +114,12 @@ def _load(path: Path, name: str, *, zipped: bool) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle can fail in any way
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise MemoryError(f"{name} declares more than fits into the memory") from error
         raise _damaged(name, error) from error
 
 
-def _check_zip(file: BinaryIO, name: str) -> None:
+def _check_zip(file: IO[bytes], name: str) -> None:
     """Check the records' sizes and checksums, which torch does not, and scan the pickle."""
     try:
         if _directory_bytes(file) > _MAX_STRUCTURE_BYTES:
@@ -140,7 +142,7 @@ def _check_zip(file: BinaryIO, name: str) -> None:
         raise _damaged(name, error) from error
 
 
-def _directory_bytes(file: BinaryIO) -> int:
+def _directory_bytes(file: IO[bytes]) -> int:
     """Return the size of the zip's directory, without reading the directory."""
     size = file.seek(0, 2)
     file.seek(max(0, size - _ZIP_END_BYTES - _ZIP_COMMENT_BYTES))
@@ -181,7 +183,7 @@ def _check_sum(archive: zipfile.ZipFile, record: zipfile.ZipInfo, name: str) -> 
         raise _refuse(name, why, error) from error
 
 
-def _check_legacy(file: BinaryIO, name: str) -> None:
+def _check_legacy(file: IO[bytes], name: str) -> None:
     """Scan the pickles of the format before torch 1.6."""
     file.seek(0)
     if _scan(file, name) != _LEGACY_MAGIC:
@@ -198,7 +200,7 @@ def _foreign(name: str, error: Exception | None = None) -> InvalidInput:
     return _refuse(name, why, error)
 
 
-def _scan(content: BinaryIO, name: str) -> object:
+def _scan(content: IO[bytes], name: str) -> object:
     """Refuse a pickle that names what no checkpoint needs; return its first value."""
     start, first = content.tell(), None
     try:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from shared.errors import InvalidInput
+from shared.model.manifest import MAGFACE_EPS
 
 INPUT_SIZE = 112
 _TAIL_SIZE = INPUT_SIZE // 16
@@ -24,7 +25,6 @@ _BLOCK_KEY = re.compile(r"layer([1-4])\.(\d+)\.")
 
 _MOMENTUM = 0.9
 
-MAGFACE_EPS = 2e-5
 ARCFACE_TORCH_EPS = 1e-5
 
 _Norm = Callable[[int], nn.Module]
