@@ -58,7 +58,7 @@ class Decoder:
             crop = self._reader.read_plain_jpeg(face, SMALL_PIXELS, field)
             if crop is None:
                 return False
-            request.crops[index] = crop.pixels
+            request.set_crop(index, crop)
         return True
 
     def start(self, request: InferenceRequest, faces: Sequence[NamedFace]) -> Callable[[], None]:
@@ -123,7 +123,7 @@ class _DecodeJob:
                 unwanted = self._tasks[index + 1 : self._wanted]
                 self._wanted, self._error = index, outcome
             else:
-                self._request.crops[index] = cast("FaceCrop", outcome).pixels
+                self._request.set_crop(index, cast("FaceCrop", outcome))
             self._done.add(index)
             complete = all(number in self._done for number in range(self._wanted))
             if complete:

@@ -18,6 +18,7 @@ from services.embedder.inference.requests import (
 )
 from services.embedder.models.resident import LoadedModel
 from shared.decoding.pool import DecodePool
+from shared.model.image.face import Detection
 from shared.model.image.face_reader import FaceReader
 
 
@@ -35,6 +36,7 @@ class Pipeline:
         self, reader: FaceReader, pool: DecodePool, batch_images: int, deliver: Deliver
     ) -> None:
         self._deliver = deliver
+        self._pool = pool
         self._batcher = Batcher(batch_images)
         self._engine = InferenceEngine(self._batcher, deliver)
         self._decoder = Decoder(reader, pool, self._submit, deliver)
@@ -91,5 +93,20 @@ class Pipeline:
                 stop_decoding()
             raise
         if isinstance(result, EngineOutput):
-            return result.faces()
+            return result.faces(request.found)
         raise result
+
+    async def detect(self, face: NamedFace, deadline: float) -> Detection:
+        """Find all faces in a picture; cancelling it ends the work.
+
+        Args:
+            face: The picture.
+            deadline: By `time.monotonic`.
+
+        Raises:
+            InvalidInput: If the picture cannot be read.
+            PreconditionFailed: If there is no detector.
+            Overloaded: If the deadline passed.
+        """
+        field, picture = face
+        return await self._pool.detect(picture.data, field, deadline)

@@ -140,6 +140,11 @@ class FaceReader:
 def _resolve(
     face: FaceImage, image: NDArray[np.uint8], field: str
 ) -> Literal["aligned", "landmarks", "detect"]:
+    if face.alignment != "detect" and (face.box or face.on_several == "refuse"):
+        name = "box" if face.box else "on_several"
+        raise InvalidInput(
+            f"{field}.{name}", f"is set, but the alignment is {face.alignment}: set it to detect"
+        )
     if face.alignment == "unspecified":
         if face.landmarks:
             return "landmarks"
@@ -150,11 +155,6 @@ def _resolve(
             f"{field}.alignment",
             f"is unspecified and the image is {width}x{height}, not 112x112: set it to "
             "aligned or detect, or send landmarks",
-        )
-    if face.alignment != "detect" and (face.box or face.on_several == "refuse"):
-        name = "box" if face.box else "on_several"
-        raise InvalidInput(
-            f"{field}.{name}", f"is set, but the alignment is {face.alignment}: set it to detect"
         )
     if face.landmarks and face.alignment != "landmarks":
         raise InvalidInput(

@@ -304,9 +304,11 @@ async def test_raw_pictures_without_a_detector_say_how_to_get_one(
     async with running_embedder(embedder_settings) as client:
         await client.until_serving(VERSIONS[0])
         raw = image_pb2.Image(data=png(CROPS[0]), alignment=image_pb2.ALIGNMENT_DETECT)
-        error = await _refusal(client.embed(raw))
-    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert "pip install" in error.details()
+        listing = pb.DetectFacesRequest(image=raw)
+        for call in (client.embed(raw), client.stub.DetectFaces(listing, timeout=20)):
+            error = await _refusal(call)
+            assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert "pip install" in error.details()
 
 
 PHOTOS = sorted(Path("../shared/faces/raw").glob("*.jpg"))[:2]
