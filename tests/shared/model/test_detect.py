@@ -62,7 +62,7 @@ def test_no_face_is_refused_whatever_the_size(
 ) -> None:
     faces = detector.find(scene(*size))
     assert faces == ()
-    with pytest.raises(InvalidInput, match=r"images\[0\]\.data shows no face"):
+    with pytest.raises(InvalidInput, match=r"images\[0\]\.data: shows no face"):
         choose_face(faces, FaceImage(b""), "images[0]")
 
 
