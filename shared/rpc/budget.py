@@ -26,7 +26,7 @@ class ByteBudget:
 
     async def take(self, size: int) -> "HeldBytes":
         """Wait until so many bytes are free, and hold them."""
-        if not self._waiting and self._fits(size):
+        if self.has_room(size):
             self._used += size
             return HeldBytes(self, size)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -37,6 +37,10 @@ class ByteBudget:
             self._change(-size if not turn.cancelled() else 0)
             raise
         return HeldBytes(self, size)
+
+    def has_room(self, size: int) -> bool:
+        """Say whether `take` gives so many bytes at once."""
+        return not self._waiting and self._fits(size)
 
     def _change(self, by: int) -> None:
         self._used += by

@@ -15,6 +15,7 @@ from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.settings import MAX_IMAGES_PER_CALL
 from shared.errors import InvalidInput
 from shared.model.image.face import FaceImage
+from shared.rpc.budget import ByteBudget
 
 
 class FaceEmbedder:
@@ -98,15 +99,18 @@ class FaceEmbedder:
         self._on_verified(a, b, verdict)
         return verdict
 
-    def open_stream(self, max_unanswered: int, stopping: asyncio.Event) -> FaceStream:
+    def open_stream(
+        self, max_unanswered: int, budget: ByteBudget, stopping: asyncio.Event
+    ) -> FaceStream:
         """Open a stream of faces, which wait for admission instead of being refused.
 
         Args:
             max_unanswered: See `FaceStream`.
+            budget: See `FaceStream`.
             stopping: See `FaceStream`.
         """
         return FaceStream(
-            self._admission.admit_in_turn, self._embed_admitted, max_unanswered, stopping
+            self._admission.admit_in_turn, self._embed_admitted, max_unanswered, budget, stopping
         )
 
     async def _embed_admitted(self, face: FaceImage, model_version: str) -> EmbedResult:
