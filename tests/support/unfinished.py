@@ -37,8 +37,8 @@ class UnfinishedCalls:
         self._reading.cancel()
         self._writer.close()
 
-    def begin(self, method: str, size: int) -> int:
-        """Begin a call with a message of that size; returns its number."""
+    def begin(self, method: str, size: int | None = None) -> int:
+        """Begin a call with a message of that size, or without one; returns its number."""
         call = self._connection.get_next_available_stream_id()
         headers = [
             (":method", "POST"),
@@ -49,7 +49,8 @@ class UnfinishedCalls:
             ("content-type", "application/grpc"),
         ]
         self._connection.send_headers(call, headers)
-        self._connection.send_data(call, struct.pack(">BI", 0, size))
+        if size is not None:
+            self._connection.send_data(call, struct.pack(">BI", 0, size))
         self._flush()
         self._calls.append(call)
         return call
@@ -67,6 +68,11 @@ class UnfinishedCalls:
             data = data[size:]
             self._flush()
             await self._writer.drain()
+
+    def finish(self, call: int) -> None:
+        """Say that the call has no more messages."""
+        self._connection.end_stream(call)
+        self._flush()
 
     async def ended(self, calls: Iterable[int]) -> None:
         """Wait until the server has ended these calls."""

@@ -132,6 +132,7 @@ def _make_server(settings: ServerSettings, uploads: Uploads) -> grpc.aio.Server:
         # each call send 4 MiB.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.max_concurrent_streams", 1000),
+        ("grpc.experimental.tcp_max_read_chunk_size", 2**16),
         # A compressed message of 64 KiB can become one of 64 MiB. Pictures do not get smaller.
         ("grpc.compression_enabled_algorithms_bitset", 1),
     ]

@@ -14,7 +14,7 @@ from shared.errors import MagFaceError, Overloaded, TimedOut
 from shared.rpc.server.interceptors import Context
 
 # Requests that arrive sooner than this are not counted: nearly all, in less than a millisecond.
-_PROMPT_S: Final = 0.025
+_PROMPT_S: Final = 0.01
 _SAMPLE_S: Final = 5.0
 # A sample takes some microseconds for each connection, so it is taken less often with many.
 _REST_PER_SAMPLE: Final = 30
