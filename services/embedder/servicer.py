@@ -18,7 +18,7 @@ from services.embedder.rollout.shadow import ShadowEvaluator
 from services.embedder.rollout.swapper import Swapper
 from shared.errors import InvalidInput
 from shared.model.image.face import FaceImage
-from shared.rpc.converters import face_from_proto, pack_timestamp
+from shared.rpc.converters import detected_face_to_proto, face_from_proto, pack_timestamp
 from shared.rpc.errors import status_code
 from shared.rpc.server.interceptors import Context
 from shared.rpc.server.requests import check_texts
@@ -69,6 +69,17 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             model_version=verdict.model_version,
             face_a=_pack_face(verdict.face_a) if verdict.face_a else None,
             face_b=_pack_face(verdict.face_b) if verdict.face_b else None,
+        )
+
+    async def DetectFaces(
+        self, request: pb.DetectFacesRequest, context: Context
+    ) -> pb.DetectFacesResponse:
+        face = face_from_proto(request.image, "image")
+        detection = await self._embedder.detect(face, _deadline(context))
+        return pb.DetectFacesResponse(
+            width=detection.width,
+            height=detection.height,
+            faces=map(detected_face_to_proto, detection.faces),
         )
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
@@ -149,4 +160,6 @@ def _pack_face(face: EmbeddedFace) -> pb.FaceEmbedding:
         embedding=np.asarray(face.embedding, dtype="<f4").tobytes(),
         magnitude=face.magnitude,
         quality=face.quality,
+        faces_found=face.faces_found,
+        detected_face=detected_face_to_proto(face.detected) if face.detected else None,
     )

@@ -1,5 +1,6 @@
 """Conversion of the contract's images and timestamps to and from domain types."""
 
+import math
 from datetime import datetime
 from typing import Final
 
@@ -7,40 +8,67 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from magface.v1 import feedback_pb2, image_pb2
 
 from shared.errors import InvalidInput
-from shared.model.image.face import Alignment, FaceImage
+from shared.model.image.face import Alignment, Box, DetectedFace, FaceImage, Landmarks, OnSeveral
 
-_TO_DOMAIN: Final[dict[image_pb2.Alignment.ValueType, Alignment]] = {
+_ALIGNMENTS: Final[dict[image_pb2.Alignment.ValueType, Alignment]] = {
     image_pb2.ALIGNMENT_UNSPECIFIED: "unspecified",
     image_pb2.ALIGNMENT_ALIGNED: "aligned",
     image_pb2.ALIGNMENT_LANDMARKS: "landmarks",
     image_pb2.ALIGNMENT_DETECT: "detect",
 }
-_TO_PROTO: Final = {alignment: number for number, alignment in _TO_DOMAIN.items()}
+_ALIGNMENT_NUMBERS: Final = {alignment: number for number, alignment in _ALIGNMENTS.items()}
+_ON_SEVERAL: Final[dict[image_pb2.OnSeveral.ValueType, OnSeveral]] = {
+    image_pb2.ON_SEVERAL_UNSPECIFIED: "largest",
+    image_pb2.ON_SEVERAL_LARGEST: "largest",
+    image_pb2.ON_SEVERAL_REFUSE: "refuse",
+}
+_ON_SEVERAL_NUMBERS: Final[dict[OnSeveral, image_pb2.OnSeveral.ValueType]] = {
+    "largest": image_pb2.ON_SEVERAL_UNSPECIFIED,
+    "refuse": image_pb2.ON_SEVERAL_REFUSE,
+}
 
 
 def face_from_proto(image: image_pb2.Image, field: str) -> FaceImage:
-    """Unpack an Image; FaceReader checks its bytes and landmarks later.
+    """Unpack an Image; FaceReader checks its bytes, landmarks and alignment later.
 
     Args:
         image: The message.
         field: Path of the message in the request, e.g. ``images[3]``.
 
     Raises:
-        InvalidInput: If the alignment is not a value of the enum.
+        InvalidInput: If the alignment or on_several is not a value of its enum, or the box is not
+            finite or has no size.
     """
-    alignment = _TO_DOMAIN.get(image.alignment)
+    alignment = _ALIGNMENTS.get(image.alignment)
     if alignment is None:
         raise InvalidInput(f"{field}.alignment", f"is {image.alignment}, which is not an Alignment")
+    on_several = _ON_SEVERAL.get(image.on_several)
+    if on_several is None:
+        raise InvalidInput(
+            f"{field}.on_several", f"is {image.on_several}, which is not an OnSeveral"
+        )
     landmarks = tuple((p.x, p.y) for p in image.landmarks) if image.landmarks else ()
-    return FaceImage(image.data, alignment, landmarks)
+    box = _box_from_proto(image.box, f"{field}.box") if image.HasField("box") else None
+    return FaceImage(image.data, alignment, landmarks, on_several, box)
 
 
 def face_to_proto(face: FaceImage) -> image_pb2.Image:
     """Pack a face as an Image."""
     return image_pb2.Image(
         data=face.data,
-        alignment=_TO_PROTO[face.alignment],
-        landmarks=[image_pb2.Point(x=x, y=y) for x, y in face.landmarks],
+        alignment=_ALIGNMENT_NUMBERS[face.alignment],
+        landmarks=_points(face.landmarks),
+        on_several=_ON_SEVERAL_NUMBERS[face.on_several],
+        box=None if face.box is None else _box_to_proto(face.box),
+    )
+
+
+def detected_face_to_proto(face: DetectedFace) -> image_pb2.DetectedFace:
+    """Pack a face that was detected."""
+    return image_pb2.DetectedFace(
+        box=_box_to_proto(face.box),
+        landmarks=_points(face.landmarks),
+        confidence=face.confidence,
     )
 
 
@@ -64,3 +92,22 @@ def pack_timestamp(moment: datetime) -> Timestamp:
     timestamp = Timestamp()
     timestamp.FromDatetime(moment)
     return timestamp
+
+
+def _box_from_proto(box: image_pb2.Box, field: str) -> Box:
+    unpacked = Box(box.x, box.y, box.width, box.height)
+    for name in ("x", "y", "width", "height"):
+        if not math.isfinite(value := getattr(unpacked, name)):
+            raise InvalidInput(f"{field}.{name}", f"is {value}; it must be a finite number")
+    for name in ("width", "height"):
+        if (value := getattr(unpacked, name)) <= 0:
+            raise InvalidInput(f"{field}.{name}", f"is {value:g}; it must be above 0 pixels")
+    return unpacked
+
+
+def _box_to_proto(box: Box) -> image_pb2.Box:
+    return image_pb2.Box(x=box.x, y=box.y, width=box.width, height=box.height)
+
+
+def _points(landmarks: Landmarks) -> list[image_pb2.Point]:
+    return [image_pb2.Point(x=x, y=y) for x, y in landmarks]

@@ -188,6 +188,8 @@ class FaceEmbedding(_message.Message):
     EMBEDDING_FIELD_NUMBER: _builtins.int
     MAGNITUDE_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
+    FACES_FOUND_FIELD_NUMBER: _builtins.int
+    DETECTED_FACE_FIELD_NUMBER: _builtins.int
     embedding: _builtins.bytes
     """Unit vector as packed little-endian float32: 4 bytes per dimension, 2,048 bytes for 512-d."""
     magnitude: _builtins.float
@@ -196,16 +198,24 @@ class FaceEmbedding(_message.Message):
     """
     quality: _builtins.float
     """Quantile of the magnitude in a reference set, 0..1."""
+    faces_found: _builtins.int
+    """Number of faces that were detected in the image; 0 if its alignment was not ALIGNMENT_DETECT."""
+    @_builtins.property
+    def detected_face(self) -> _image_pb2.DetectedFace:
+        """The one of them that was embedded; unset if the alignment was not ALIGNMENT_DETECT."""
+
     def __init__(
         self,
         *,
         embedding: _builtins.bytes = ...,
         magnitude: _builtins.float = ...,
         quality: _builtins.float = ...,
+        faces_found: _builtins.int = ...,
+        detected_face: _image_pb2.DetectedFace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detected_face", b"detected_face"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "magnitude", b"magnitude", "quality", b"quality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detected_face", b"detected_face", "embedding", b"embedding", "faces_found", b"faces_found", "magnitude", b"magnitude", "quality", b"quality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,6 +344,60 @@ class VerifyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+
+@_typing.final
+class DetectFacesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def image(self) -> _image_pb2.Image:
+        """Its alignment must be ALIGNMENT_DETECT or unspecified; landmarks, on_several and box must not
+        be set.
+        """
+
+    def __init__(
+        self,
+        *,
+        image: _image_pb2.Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetectFacesRequest: _TypeAlias = DetectFacesRequest  # noqa: Y015
+
+@_typing.final
+class DetectFacesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    FACES_FIELD_NUMBER: _builtins.int
+    width: _builtins.int
+    """Of the image after EXIF rotation, in pixels."""
+    height: _builtins.int
+    """The same."""
+    @_builtins.property
+    def faces(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.DetectedFace]:
+        """The most prominent face first: the one that Embed and Verify use without a box."""
+
+    def __init__(
+        self,
+        *,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        faces: _abc.Iterable[_image_pb2.DetectedFace] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faces", b"faces", "height", b"height", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetectFacesResponse: _TypeAlias = DetectFacesResponse  # noqa: Y015
 
 @_typing.final
 class GetModelRequest(_message.Message):

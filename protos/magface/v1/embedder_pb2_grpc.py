@@ -52,6 +52,11 @@ class EmbedderServiceStub:
                 request_serializer=magface_dot_v1_dot_embedder__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_embedder__pb2.VerifyResponse.FromString,
                 _registered_method=True)
+        self.DetectFaces = channel.unary_unary(
+                '/magface.v1.EmbedderService/DetectFaces',
+                request_serializer=magface_dot_v1_dot_embedder__pb2.DetectFacesRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_embedder__pb2.DetectFacesResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/magface.v1.EmbedderService/GetModel',
                 request_serializer=magface_dot_v1_dot_embedder__pb2.GetModelRequest.SerializeToString,
@@ -100,6 +105,17 @@ class EmbedderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DetectFaces(self, request, context):
+        """Finds the faces in an image, for example to choose one of them by its box in Embed or Verify.
+        An image without a face gives an empty list. It needs no model version.
+
+        INVALID_ARGUMENT if the image cannot be read. FAILED_PRECONDITION if the server has no
+        detector model. RESOURCE_EXHAUSTED (with RetryInfo) if the server is overloaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
         """Describes the serving model version and the last attempt to replace it.
         """
@@ -124,6 +140,11 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=magface_dot_v1_dot_embedder__pb2.VerifyRequest.FromString,
                     response_serializer=magface_dot_v1_dot_embedder__pb2.VerifyResponse.SerializeToString,
+            ),
+            'DetectFaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.DetectFaces,
+                    request_deserializer=magface_dot_v1_dot_embedder__pb2.DetectFacesRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_embedder__pb2.DetectFacesResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -215,6 +236,33 @@ class EmbedderService:
             '/magface.v1.EmbedderService/Verify',
             magface_dot_v1_dot_embedder__pb2.VerifyRequest.SerializeToString,
             magface_dot_v1_dot_embedder__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DetectFaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.EmbedderService/DetectFaces',
+            magface_dot_v1_dot_embedder__pb2.DetectFacesRequest.SerializeToString,
+            magface_dot_v1_dot_embedder__pb2.DetectFacesResponse.FromString,
             options,
             channel_credentials,
             insecure,

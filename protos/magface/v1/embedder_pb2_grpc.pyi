@@ -59,6 +59,13 @@ class EmbedderServiceStub:
     FAILED_PRECONDITION if the version of a stored embedding is not compatible with the version
     that is used. Other errors are those of Embed.
     """
+    DetectFaces: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.DetectFacesRequest, _embedder_pb2.DetectFacesResponse]
+    """Finds the faces in an image, for example to choose one of them by its box in Embed or Verify.
+    An image without a face gives an empty list. It needs no model version.
+
+    INVALID_ARGUMENT if the image cannot be read. FAILED_PRECONDITION if the server has no
+    detector model. RESOURCE_EXHAUSTED (with RetryInfo) if the server is overloaded.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.GetModelRequest, _embedder_pb2.GetModelResponse]
     """Describes the serving model version and the last attempt to replace it."""
 
@@ -92,6 +99,13 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
 
     FAILED_PRECONDITION if the version of a stored embedding is not compatible with the version
     that is used. Other errors are those of Embed.
+    """
+    DetectFaces: _aio.UnaryUnaryMultiCallable[_embedder_pb2.DetectFacesRequest, _embedder_pb2.DetectFacesResponse]  # type: ignore[assignment]
+    """Finds the faces in an image, for example to choose one of them by its box in Embed or Verify.
+    An image without a face gives an empty list. It needs no model version.
+
+    INVALID_ARGUMENT if the image cannot be read. FAILED_PRECONDITION if the server has no
+    detector model. RESOURCE_EXHAUSTED (with RetryInfo) if the server is overloaded.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_embedder_pb2.GetModelRequest, _embedder_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes the serving model version and the last attempt to replace it."""
@@ -141,6 +155,19 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
 
         FAILED_PRECONDITION if the version of a stored embedding is not compatible with the version
         that is used. Other errors are those of Embed.
+        """
+
+    @_abc_1.abstractmethod
+    def DetectFaces(
+        self,
+        request: _embedder_pb2.DetectFacesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedder_pb2.DetectFacesResponse, _abc.Awaitable[_embedder_pb2.DetectFacesResponse]]:
+        """Finds the faces in an image, for example to choose one of them by its box in Embed or Verify.
+        An image without a face gives an empty list. It needs no model version.
+
+        INVALID_ARGUMENT if the image cannot be read. FAILED_PRECONDITION if the server has no
+        detector model. RESOURCE_EXHAUSTED (with RetryInfo) if the server is overloaded.
         """
 
     @_abc_1.abstractmethod

@@ -112,9 +112,10 @@ class FeedbackServiceServicer:
 
         INVALID_ARGUMENT names the invalid field. NOT_FOUND if no image with a given hash is stored.
         ALREADY_EXISTS if the idempotency key was used for other content, or if the same bytes are
-        stored with another alignment or other landmarks. RESOURCE_EXHAUSTED (with RetryInfo) if too
-        many labels are waiting. UNAVAILABLE if a store cannot be reached. A retry with the same
-        idempotency key is stored once.
+        stored with another alignment, other landmarks or another box. FAILED_PRECONDITION if an image
+        has ON_SEVERAL_REFUSE and no box, and the server has no detector model. RESOURCE_EXHAUSTED
+        (with RetryInfo) if too many labels are waiting. UNAVAILABLE if a store cannot be reached. A
+        retry with the same idempotency key is stored once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +141,7 @@ class FeedbackServiceServicer:
 
     def GetImage(self, request, context):
         """Returns an image as it was sent, except that ALIGNMENT_UNSPECIFIED is replaced by the
-        alignment that was used. NOT_FOUND if it is not stored.
+        alignment that was used, and that on_several is unset. NOT_FOUND if it is not stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,9 +42,10 @@ class FeedbackServiceStub:
 
     INVALID_ARGUMENT names the invalid field. NOT_FOUND if no image with a given hash is stored.
     ALREADY_EXISTS if the idempotency key was used for other content, or if the same bytes are
-    stored with another alignment or other landmarks. RESOURCE_EXHAUSTED (with RetryInfo) if too
-    many labels are waiting. UNAVAILABLE if a store cannot be reached. A retry with the same
-    idempotency key is stored once.
+    stored with another alignment, other landmarks or another box. FAILED_PRECONDITION if an image
+    has ON_SEVERAL_REFUSE and no box, and the server has no detector model. RESOURCE_EXHAUSTED
+    (with RetryInfo) if too many labels are waiting. UNAVAILABLE if a store cannot be reached. A
+    retry with the same idempotency key is stored once.
     """
     SubmitFeedbackStream: _grpc.StreamStreamMultiCallable[_feedback_pb2.SubmitFeedbackStreamRequest, _feedback_pb2.SubmitFeedbackStreamResponse]
     """Stores many labels. A result with the idempotency key of the label follows as soon as the
@@ -57,7 +58,7 @@ class FeedbackServiceStub:
     """Lists pairs with their consensus, newest first."""
     GetImage: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.GetImageRequest, _feedback_pb2.GetImageResponse]
     """Returns an image as it was sent, except that ALIGNMENT_UNSPECIFIED is replaced by the
-    alignment that was used. NOT_FOUND if it is not stored.
+    alignment that was used, and that on_several is unset. NOT_FOUND if it is not stored.
     """
     ExportPairs: _grpc.UnaryStreamMultiCallable[_feedback_pb2.ExportPairsRequest, _feedback_pb2.ExportPairsResponse]
     """Streams every pair that has a consensus, from one data snapshot. A snapshot is immutable
@@ -117,9 +118,10 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
 
     INVALID_ARGUMENT names the invalid field. NOT_FOUND if no image with a given hash is stored.
     ALREADY_EXISTS if the idempotency key was used for other content, or if the same bytes are
-    stored with another alignment or other landmarks. RESOURCE_EXHAUSTED (with RetryInfo) if too
-    many labels are waiting. UNAVAILABLE if a store cannot be reached. A retry with the same
-    idempotency key is stored once.
+    stored with another alignment, other landmarks or another box. FAILED_PRECONDITION if an image
+    has ON_SEVERAL_REFUSE and no box, and the server has no detector model. RESOURCE_EXHAUSTED
+    (with RetryInfo) if too many labels are waiting. UNAVAILABLE if a store cannot be reached. A
+    retry with the same idempotency key is stored once.
     """
     SubmitFeedbackStream: _aio.StreamStreamMultiCallable[_feedback_pb2.SubmitFeedbackStreamRequest, _feedback_pb2.SubmitFeedbackStreamResponse]  # type: ignore[assignment]
     """Stores many labels. A result with the idempotency key of the label follows as soon as the
@@ -132,7 +134,7 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     """Lists pairs with their consensus, newest first."""
     GetImage: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetImageRequest, _feedback_pb2.GetImageResponse]  # type: ignore[assignment]
     """Returns an image as it was sent, except that ALIGNMENT_UNSPECIFIED is replaced by the
-    alignment that was used. NOT_FOUND if it is not stored.
+    alignment that was used, and that on_several is unset. NOT_FOUND if it is not stored.
     """
     ExportPairs: _aio.UnaryStreamMultiCallable[_feedback_pb2.ExportPairsRequest, _feedback_pb2.ExportPairsResponse]  # type: ignore[assignment]
     """Streams every pair that has a consensus, from one data snapshot. A snapshot is immutable
@@ -195,9 +197,10 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT names the invalid field. NOT_FOUND if no image with a given hash is stored.
         ALREADY_EXISTS if the idempotency key was used for other content, or if the same bytes are
-        stored with another alignment or other landmarks. RESOURCE_EXHAUSTED (with RetryInfo) if too
-        many labels are waiting. UNAVAILABLE if a store cannot be reached. A retry with the same
-        idempotency key is stored once.
+        stored with another alignment, other landmarks or another box. FAILED_PRECONDITION if an image
+        has ON_SEVERAL_REFUSE and no box, and the server has no detector model. RESOURCE_EXHAUSTED
+        (with RetryInfo) if too many labels are waiting. UNAVAILABLE if a store cannot be reached. A
+        retry with the same idempotency key is stored once.
         """
 
     @_abc_1.abstractmethod
@@ -228,7 +231,7 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.GetImageResponse, _abc.Awaitable[_feedback_pb2.GetImageResponse]]:
         """Returns an image as it was sent, except that ALIGNMENT_UNSPECIFIED is replaced by the
-        alignment that was used. NOT_FOUND if it is not stored.
+        alignment that was used, and that on_several is unset. NOT_FOUND if it is not stored.
         """
 
     @_abc_1.abstractmethod

@@ -34,8 +34,8 @@ class _AlignmentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Alignment.V
     ALIGNMENT_LANDMARKS: _Alignment.ValueType  # 2
     """Any image with `landmarks`."""
     ALIGNMENT_DETECT: _Alignment.ValueType  # 3
-    """Any image; YuNet detects the most prominent face, which is then aligned.
-    FAILED_PRECONDITION if the server has no detector model.
+    """Any image; YuNet detects the faces, and one of them is aligned: the one that `box` chooses, or
+    the most prominent one. FAILED_PRECONDITION if the server has no detector model.
     """
 
 class Alignment(_Alignment, metaclass=_AlignmentEnumTypeWrapper):
@@ -50,10 +50,34 @@ ALIGNMENT_ALIGNED: Alignment.ValueType  # 1
 ALIGNMENT_LANDMARKS: Alignment.ValueType  # 2
 """Any image with `landmarks`."""
 ALIGNMENT_DETECT: Alignment.ValueType  # 3
-"""Any image; YuNet detects the most prominent face, which is then aligned.
-FAILED_PRECONDITION if the server has no detector model.
+"""Any image; YuNet detects the faces, and one of them is aligned: the one that `box` chooses, or
+the most prominent one. FAILED_PRECONDITION if the server has no detector model.
 """
 Global___Alignment: _TypeAlias = Alignment  # noqa: Y015
+
+class _OnSeveral:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnSeveralEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnSeveral.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_SEVERAL_UNSPECIFIED: _OnSeveral.ValueType  # 0
+    """The same as ON_SEVERAL_LARGEST."""
+    ON_SEVERAL_LARGEST: _OnSeveral.ValueType  # 1
+    """Uses the most prominent face, by its size and confidence and a little by its position."""
+    ON_SEVERAL_REFUSE: _OnSeveral.ValueType  # 2
+    """INVALID_ARGUMENT with the number of faces; call DetectFaces and send a box."""
+
+class OnSeveral(_OnSeveral, metaclass=_OnSeveralEnumTypeWrapper):
+    """What to do if the detector finds several faces in an image."""
+
+ON_SEVERAL_UNSPECIFIED: OnSeveral.ValueType  # 0
+"""The same as ON_SEVERAL_LARGEST."""
+ON_SEVERAL_LARGEST: OnSeveral.ValueType  # 1
+"""Uses the most prominent face, by its size and confidence and a little by its position."""
+ON_SEVERAL_REFUSE: OnSeveral.ValueType  # 2
+"""INVALID_ARGUMENT with the number of faces; call DetectFaces and send a box."""
+Global___OnSeveral: _TypeAlias = OnSeveral  # noqa: Y015
 
 @_typing.final
 class Point(_message.Message):
@@ -80,6 +104,72 @@ class Point(_message.Message):
 Global___Point: _TypeAlias = Point  # noqa: Y015
 
 @_typing.final
+class Box(_message.Message):
+    """An upright rectangle in the image, in pixels after EXIF rotation. It may extend beyond the image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    x: _builtins.float
+    """Left edge."""
+    y: _builtins.float
+    """Top edge."""
+    width: _builtins.float
+    """Above 0."""
+    height: _builtins.float
+    """Above 0."""
+    def __init__(
+        self,
+        *,
+        x: _builtins.float = ...,
+        y: _builtins.float = ...,
+        width: _builtins.float = ...,
+        height: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "width", b"width", "x", b"x", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Box: _TypeAlias = Box  # noqa: Y015
+
+@_typing.final
+class DetectedFace(_message.Message):
+    """A face that the detector found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOX_FIELD_NUMBER: _builtins.int
+    LANDMARKS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    confidence: _builtins.float
+    """Confidence of the detector, 0..1."""
+    @_builtins.property
+    def box(self) -> Global___Box: ...
+    @_builtins.property
+    def landmarks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
+        """Five points in the order of Image.landmarks."""
+
+    def __init__(
+        self,
+        *,
+        box: Global___Box | None = ...,
+        landmarks: _abc.Iterable[Global___Point] | None = ...,
+        confidence: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "confidence", b"confidence", "landmarks", b"landmarks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetectedFace: _TypeAlias = DetectedFace  # noqa: Y015
+
+@_typing.final
 class Image(_message.Message):
     """An image of one face."""
 
@@ -88,15 +178,25 @@ class Image(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     ALIGNMENT_FIELD_NUMBER: _builtins.int
     LANDMARKS_FIELD_NUMBER: _builtins.int
+    ON_SEVERAL_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """A JPEG, PNG, WebP or BMP file. INVALID_ARGUMENT if it is empty, truncated, damaged, of
     another format, or above the limits of the server in bytes or pixels.
     """
     alignment: Global___Alignment.ValueType
+    on_several: Global___OnSeveral.ValueType
+    """Only with ALIGNMENT_DETECT, and only if there is no `box`."""
     @_builtins.property
     def landmarks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
         """Exactly five or none: left eye, right eye, nose, left and right mouth corner; left and right
         as they appear in the image.
+        """
+
+    @_builtins.property
+    def box(self) -> Global___Box:
+        """Only with ALIGNMENT_DETECT: uses the detected face that overlaps this box most, for example a
+        box from DetectFaces. INVALID_ARGUMENT if it overlaps none.
         """
 
     def __init__(
@@ -105,10 +205,12 @@ class Image(_message.Message):
         data: _builtins.bytes = ...,
         alignment: Global___Alignment.ValueType = ...,
         landmarks: _abc.Iterable[Global___Point] | None = ...,
+        on_several: Global___OnSeveral.ValueType = ...,
+        box: Global___Box | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "data", b"data", "landmarks", b"landmarks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "box", b"box", "data", b"data", "landmarks", b"landmarks", "on_several", b"on_several"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

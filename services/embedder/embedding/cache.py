@@ -4,16 +4,19 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple, TypeAlias
 
 from services.embedder import metrics
 from services.embedder.inference.requests import EmbeddedFace
-from shared.model.image.face import FaceImage
+from shared.model.image.face import Box, FaceImage
 
 # Bytes of an entry beside its floats: the key with its hash, the objects, the dictionary's share.
-# Measured with tracemalloc and rounded up; landmarks are five pairs of boxed floats.
-_ENTRY_BYTES: Final = 760
+# Measured with tracemalloc and rounded up; landmarks are pairs of boxed floats.
+_ENTRY_BYTES: Final = 800
 _LANDMARK_BYTES: Final = 180
+_BOX_BYTES: Final = 180
+_DETECTED_BYTES: Final = 880
 
 
 class CacheKey(NamedTuple):
@@ -23,12 +26,16 @@ class CacheKey(NamedTuple):
     model_version: str
     alignment: str
     landmarks: tuple[tuple[float, float], ...]
+    on_several: str
+    box: Box | None
 
 
 def cache_key(face: FaceImage, model_version: str) -> CacheKey:
     """Give the key of a face's embedding; hashes the picture."""
     digest = hashlib.sha256(face.data).digest()
-    return CacheKey(digest, model_version, face.alignment, face.landmarks)
+    return CacheKey(
+        digest, model_version, face.alignment, face.landmarks, face.on_several, face.box
+    )
 
 
 CachedFaces: TypeAlias = dict[CacheKey, EmbeddedFace]
@@ -138,7 +145,7 @@ class EmbeddingCache:
         # A view of the batch's array would keep the whole array in memory.
         embedding = face.embedding.copy()
         embedding.flags.writeable = False
-        self._entries[key] = EmbeddedFace(embedding, face.magnitude, face.quality)
+        self._entries[key] = replace(face, embedding=embedding)
         self._bytes += _entry_bytes(key, face)
         while self._bytes > self._max_bytes:
             self._bytes -= _entry_bytes(*self._entries.popitem(last=False))
@@ -149,4 +156,9 @@ def _missing(keys: Sequence[CacheKey], found: CachedFaces) -> list[CacheKey]:
 
 
 def _entry_bytes(key: CacheKey, face: EmbeddedFace) -> int:
-    return _ENTRY_BYTES + _LANDMARK_BYTES * len(key.landmarks) + face.embedding.nbytes
+    size = _ENTRY_BYTES + _LANDMARK_BYTES * len(key.landmarks) + face.embedding.nbytes
+    if key.box is not None:
+        size += _BOX_BYTES
+    if face.detected is not None:
+        size += _DETECTED_BYTES
+    return size

@@ -14,7 +14,7 @@ from services.embedder.inference.small_pictures import are_small, encoded_bytes
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.settings import MAX_IMAGES_PER_CALL
 from shared.errors import InvalidInput
-from shared.model.image.face import FaceImage
+from shared.model.image.face import Detection, FaceImage
 from shared.rpc.budget import ByteBudget
 
 
@@ -99,6 +99,23 @@ class FaceEmbedder:
         self._on_verified(a, b, verdict)
         return verdict
 
+    async def detect(self, face: FaceImage, deadline: float) -> Detection:
+        """Find all faces in a picture; needs no model.
+
+        Args:
+            face: Only its picture is used.
+            deadline: By `time.monotonic`.
+
+        Raises:
+            InvalidInput: As ``image``, if the picture cannot be read, or if the face says how to
+                get or choose a crop of it.
+            PreconditionFailed: If there is no detector.
+            Overloaded: If the server is full, or the deadline passed.
+        """
+        _check_whole_picture(face, "image")
+        with self._admission.admit(1, len(face.data), self._pipeline.seconds_per_image):
+            return await self._pipeline.detect(("image", face), deadline)
+
     def open_stream(
         self, max_unanswered: int, budget: ByteBudget, stopping: asyncio.Event
     ) -> FaceStream:
@@ -155,3 +172,17 @@ async def _hash_on_thread(model: LoadedModel, named: Sequence[NamedFace]) -> lis
 
 def _keys(model: LoadedModel, named: Sequence[NamedFace]) -> list[CacheKey]:
     return [cache_key(face, model.version) for _, face in named]
+
+
+def _check_whole_picture(face: FaceImage, field: str) -> None:
+    reason = "is set, but all faces of the image are listed: leave it out"
+    if face.alignment not in ("unspecified", "detect"):
+        raise InvalidInput(
+            f"{field}.alignment", f"is {face.alignment}; faces are detected, so set it to detect"
+        )
+    if face.landmarks:
+        raise InvalidInput(f"{field}.landmarks", reason)
+    if face.box is not None:
+        raise InvalidInput(f"{field}.box", reason)
+    if face.on_several != "largest":
+        raise InvalidInput(f"{field}.on_several", reason)

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from services.embedder.models.resident import LoadedModel
 from shared.model.image.align import CROP_SIZE
-from shared.model.image.face import FaceImage
+from shared.model.image.face import DetectedFace, FaceCrop, FaceImage
 
 # A face with the name of its field in the call, for errors.
 NamedFace: TypeAlias = tuple[str, FaceImage]
+# What FaceCrop says of a crop beside its pixels: the number of faces found, and the one it shows.
+Found: TypeAlias = tuple[int, DetectedFace | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,15 @@ class EmbeddedFace:
         embedding: float32, (D,), of length 1.
         magnitude: Norm of the network's output.
         quality: Quantile of the magnitude in the model's reference set, 0..1.
+        faces_found: Faces that were detected in the image; 0 if the detector did not run.
+        detected: The detected face that was embedded; None if the detector did not run.
     """
 
     embedding: NDArray[np.float32]
     magnitude: float
     quality: float
+    faces_found: int = 0
+    detected: DetectedFace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +61,15 @@ class EngineOutput:
     magnitudes: NDArray[np.float32]
     qualities: NDArray[np.float32]
 
-    def faces(self) -> list[EmbeddedFace]:
-        """Give the faces one by one."""
+    def faces(self, found: Sequence[Found]) -> list[EmbeddedFace]:
+        """Give the faces one by one.
+
+        Args:
+            found: Of the request, which has one for each crop.
+        """
         magnitudes, qualities = self.magnitudes.tolist(), self.qualities.tolist()
-        return list(map(EmbeddedFace, self.embeddings, magnitudes, qualities))
+        counts, detected = zip(*found, strict=True)
+        return list(map(EmbeddedFace, self.embeddings, magnitudes, qualities, counts, detected))
 
 
 EngineResult: TypeAlias = EngineOutput | Exception
@@ -71,6 +82,7 @@ class InferenceRequest:
     Attributes:
         model: Computes the crops.
         crops: uint8, (N, 112, 112, 3), BGR; complete before the batcher gets them.
+        found: What was detected for each of the N crops.
         reply: Takes the result; called on the event loop.
         deadline: By `time.monotonic`; the request is not computed after it.
         abandoned: Set when the caller has cancelled its call.
@@ -78,6 +90,7 @@ class InferenceRequest:
 
     model: LoadedModel
     crops: NDArray[np.uint8]
+    found: list[Found]
     reply: Callable[[EngineResult], None]
     deadline: float = inf
     abandoned: bool = False
@@ -85,6 +98,11 @@ class InferenceRequest:
     @property
     def images(self) -> int:
         return len(self.crops)
+
+    def set_crop(self, index: int, crop: FaceCrop) -> None:
+        """Set one of the N crops; threads may set different ones at the same time."""
+        self.crops[index] = crop.pixels
+        self.found[index] = crop.faces_found, crop.face
 
     @property
     def expired(self) -> bool:
@@ -96,7 +114,7 @@ def new_request(
 ) -> InferenceRequest:
     """Make a request with uninitialised crops for so many images."""
     crops = np.empty((images, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
-    return InferenceRequest(model, crops, reply, deadline)
+    return InferenceRequest(model, crops, [(0, None)] * images, reply, deadline)
 
 
 RequestResults: TypeAlias = Sequence[tuple[InferenceRequest, EngineResult]]

@@ -122,7 +122,8 @@ def choose_face(faces: Sequence[DetectedFace], wanted: FaceImage, field: str) ->
         return best
     if len(faces) > 1 and wanted.on_several == "refuse":
         raise InvalidInput(
-            f"{field}.data", f"shows {len(faces)} faces; send a box to choose one of them"
+            f"{field}.data",
+            f"shows {len(faces)} faces; send a box to choose one of them (see DetectFaces)",
         )
     return faces[0]
 

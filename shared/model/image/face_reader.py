@@ -81,6 +81,25 @@ class FaceReader:
         image = decode_image(face.data, self._limits, f"{field}.data")
         return self._crop(image, face, field)
 
+    def check(self, face: FaceImage, field: str = "image") -> None:
+        """Check that a face can be read; of one that must be detected, only that it is a picture.
+
+        Args:
+            face: The face image.
+            field: See `read`.
+
+        Raises:
+            InvalidInput: If the image, its alignment or its landmarks are invalid.
+        """
+        if face.alignment != "detect":
+            self.read(face, field)
+            return
+        decode_image(face.data, self._limits, f"{field}.data")
+        if face.landmarks:
+            raise InvalidInput(
+                f"{field}.landmarks", "are set, but alignment detect does not use them"
+            )
+
     def detect(self, data: bytes, field: str = "image") -> Detection:
         """Decode a picture and find all faces in it.
 
@@ -121,6 +140,11 @@ class FaceReader:
 def _resolve(
     face: FaceImage, image: NDArray[np.uint8], field: str
 ) -> Literal["aligned", "landmarks", "detect"]:
+    if face.alignment != "detect" and (face.box or face.on_several == "refuse"):
+        name = "box" if face.box else "on_several"
+        raise InvalidInput(
+            f"{field}.{name}", f"is set, but the alignment is {face.alignment}: set it to detect"
+        )
     if face.alignment == "unspecified":
         if face.landmarks:
             return "landmarks"
@@ -131,11 +155,6 @@ def _resolve(
             f"{field}.alignment",
             f"is unspecified and the image is {width}x{height}, not 112x112: set it to "
             "aligned or detect, or send landmarks",
-        )
-    if face.alignment != "detect" and (face.box or face.on_several == "refuse"):
-        name = "box" if face.box else "on_several"
-        raise InvalidInput(
-            f"{field}.{name}", f"is set, but the alignment is {face.alignment}: set it to detect"
         )
     if face.landmarks and face.alignment != "landmarks":
         raise InvalidInput(

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from services.embedder.embedding.cache import CacheKey, EmbeddingCache, cache_key
 from services.embedder.inference.requests import EmbeddedFace
-from shared.model.image.face import FaceImage
+from shared.model.image.face import Box, DetectedFace, FaceImage
 from tests.support.waiting import until
 
 SIZE = 16
 # Bytes of an entry with SIZE floats.
-ENTRY = 760 + 4 * SIZE
+ENTRY = 800 + 4 * SIZE
 POINTS = tuple((float(x), float(x) + 0.5) for x in range(5))
 
 
 def _key(number: int, version: str = "v1") -> CacheKey:
-    return CacheKey(number.to_bytes(32), version, "aligned", ())
+    return CacheKey(number.to_bytes(32), version, "aligned", (), "largest", None)
 
 
 def _face(key: CacheKey) -> EmbeddedFace:
@@ -65,6 +65,8 @@ class _Computer:
         FaceImage(b"bytes", "aligned", POINTS),
         FaceImage(b"bytes", "landmarks", POINTS[::-1]),
         FaceImage(b"bytes", "landmarks"),
+        FaceImage(b"bytes", "landmarks", POINTS, "refuse"),
+        FaceImage(b"bytes", "landmarks", POINTS, box=Box(1, 2, 3, 4)),
     ],
 )
 def test_a_key_tells_apart_all_that_an_embedding_depends_on(other):
@@ -190,17 +192,59 @@ async def test_what_is_kept_cannot_be_changed_by_who_gets_it():
         cache.find([_key(1)])[0].embedding[0] = 2
 
 
-@pytest.mark.parametrize(("size", "landmarks"), [(512, ()), (512, POINTS), (8, POINTS)])
-async def test_its_memory_is_bounded_by_its_bytes_as_the_process_sees_it(size, landmarks):
+def test_boxes_that_differ_are_other_keys():
+    first, second = (
+        cache_key(FaceImage(b"bytes", "detect", box=Box(1, 2, 3, height)), "v1")
+        for height in (4, 5)
+    )
+    assert first != second
+
+
+async def test_what_was_detected_is_kept_with_the_embedding():
+    cache, detected = EmbeddingCache(2**20), _detected(7)
+
+    async def compute(keys) -> list[EmbeddedFace]:
+        return [EmbeddedFace(np.ones(SIZE, np.float32), 1.0, 0.5, 3, detected) for _ in keys]
+
+    await cache.get_or_compute([_key(1)], compute)
+    (found,) = cache.find([_key(1)])
+    assert (found.faces_found, found.detected) == (3, detected)
+
+
+def _detected(number: int) -> DetectedFace:
+    points = tuple((x + number, y + number) for x, y in POINTS)
+    return DetectedFace(_box(number), points, 1 / (number + 2))
+
+
+def _box(number: int) -> Box:
+    return Box(number + 0.1, number + 0.2, number + 0.3, number + 0.4)
+
+
+@pytest.mark.parametrize(
+    ("size", "landmarks", "boxed", "detected"),
+    [
+        (512, (), False, False),
+        (512, POINTS, False, False),
+        (8, POINTS, False, False),
+        (8, (), False, True),
+        (8, (), True, True),
+        (512, (), True, True),
+    ],
+)
+async def test_its_memory_is_bounded_by_its_bytes_as_the_process_sees_it(
+    size, landmarks, boxed, detected
+):
     limit = 2**20
 
     async def compute(keys) -> list[EmbeddedFace]:
         rows = np.ones((32, size), np.float32)
-        return [EmbeddedFace(rows[0], float(len(keys)), 0.5) for _ in keys]
+        found = _detected(int.from_bytes(keys[0].sha256[:2])) if detected else None
+        return [EmbeddedFace(rows[0], float(len(keys)), 0.5, 1, found) for _ in keys]
 
     def key(number: int) -> CacheKey:
         points = tuple((x + number, y) for x, y in landmarks)
-        return cache_key(FaceImage(number.to_bytes(8), "landmarks", points), "v1")
+        box = _box(number) if boxed else None
+        return cache_key(FaceImage(number.to_bytes(8), "landmarks", points, box=box), "v1")
 
     tracemalloc.start()
     try:
