@@ -11,11 +11,14 @@ from typing import Final, TypeAlias, cast
 import grpc
 
 from shared.errors import MagFaceError, Overloaded, TimedOut
+from shared.heap import trim_heap
 from shared.rpc.server.interceptors import Context
 
 # Requests that arrive sooner than this are not counted: nearly all, in less than a millisecond.
 _PROMPT_S: Final = 0.01
 _SAMPLE_S: Final = 5.0
+# gRPC drops an ended message within this time.
+_TRIM_S: Final = 0.2
 # A sample takes some microseconds for each connection, so it is taken less often with many.
 _REST_PER_SAMPLE: Final = 30
 # Bytes on the wire that are not part of a message: its prefix and frame, and the call's headers.
@@ -128,7 +131,7 @@ class Uploads:
         Args:
             received: Gives the bytes received by each connection, as `received_bytes` does.
         """
-        pause = _PROMPT_S
+        pause, trimming = _PROMPT_S, None
         while True:
             await asyncio.sleep(pause)
             now = time.monotonic()
@@ -139,6 +142,8 @@ class Uploads:
                 pause = max(_PROMPT_S, _REST_PER_SAMPLE * (self._sampled - now))
                 self._end_late(slow, now)
                 self._end_too_many([one for one in slow if one.refusal is None])
+            if any(one.refusal for one in slow) and (trimming is None or trimming.done()):
+                trimming = asyncio.create_task(_trim_soon())
 
     def _slow(self, now: float) -> list[_Upload]:
         return list(takewhile(lambda one: now - one.started >= _PROMPT_S, self._waiting))
@@ -202,3 +207,9 @@ class Uploads:
             " server's MAGFACE_UPLOAD_BYTES; send this one again",
             _RETRY_AFTER_S,
         )
+
+
+async def _trim_soon() -> None:
+    """Return the memory of messages that were ended to the system."""
+    await asyncio.sleep(_TRIM_S)
+    await asyncio.to_thread(trim_heap)
