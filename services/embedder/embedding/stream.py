@@ -42,7 +42,7 @@ class StreamedResult:
     model_version: str = ""
 
 
-Admit: TypeAlias = Callable[[int], AbstractAsyncContextManager[None]]
+Admit: TypeAlias = Callable[[FaceImage], AbstractAsyncContextManager[None]]
 EmbedOne: TypeAlias = Callable[[FaceImage, str], Awaitable[EmbedResult]]
 
 
@@ -50,7 +50,7 @@ class FaceStream:
     """One stream; belongs to the loop's thread.
 
     Args:
-        admit: Waits for the admission of one face of so many bytes, and holds it.
+        admit: Waits for the admission of one face, and holds it.
         embed: Embeds one admitted face with the named version.
         max_unanswered: Most faces that were read and whose results the caller has not taken.
         stopping: Set when the server stops; the stream then reads no more faces.
@@ -86,7 +86,7 @@ class FaceStream:
         try:
             if isinstance(face.face, MagFaceError):
                 raise face.face
-            async with self._admit(len(face.face.data)):
+            async with self._admit(face.face):
                 # A stream that waits for admission holds only one face that is not admitted.
                 read_next()
                 embedded = await self._embed(face.face, face.model_version)
