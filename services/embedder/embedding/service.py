@@ -16,6 +16,7 @@ from services.embedder.settings import MAX_IMAGES_PER_CALL
 from shared.decoding.admission import Admission
 from shared.errors import InvalidInput
 from shared.model.image.face import Detection, FaceImage
+from shared.rpc.budget import ByteBudget
 
 
 class FaceEmbedder:
@@ -118,14 +119,19 @@ class FaceEmbedder:
         with self._admission.admit(1, size, speed, self._pipeline.decoded_pixels(face)):
             return await self._pipeline.detect(("image", face), deadline)
 
-    def open_stream(self, max_unanswered: int, stopping: asyncio.Event) -> FaceStream:
+    def open_stream(
+        self, max_unanswered: int, budget: ByteBudget, stopping: asyncio.Event
+    ) -> FaceStream:
         """Open a stream of faces, which wait for admission instead of being refused.
 
         Args:
             max_unanswered: See `FaceStream`.
+            budget: See `FaceStream`.
             stopping: See `FaceStream`.
         """
-        return FaceStream(self._admit_in_turn, self._embed_admitted, max_unanswered, stopping)
+        return FaceStream(
+            self._admit_in_turn, self._embed_admitted, max_unanswered, budget, stopping
+        )
 
     def _admit_in_turn(self, face: FaceImage) -> AbstractAsyncContextManager[None]:
         pixels = self._pipeline.decoded_pixels(face)
