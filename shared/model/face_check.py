@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from shared.model.sessions.base import check_crops
+from shared.model.sessions.onnx import open_onnx
 
 FACE_CHECK_FILE: Final = Path(__file__).with_name("default") / "face_check.onnx"
 # The network's output is a logit. Chosen on held-out faces and pictures by
@@ -25,13 +25,8 @@ class FaceCheck:
     """
 
     def __init__(self) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
         # The network is too small for more than one thread.
-        options.intra_op_num_threads = 1
-        self._session = ort.InferenceSession(
-            FACE_CHECK_FILE, options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_onnx(FACE_CHECK_FILE, "cpu", threads=1)
 
     def shows_face(self, crops: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Say for each crop whether it shows a face.

@@ -1,5 +1,6 @@
 """Rendered faces to embed, and protobuf messages with them."""
 
+import itertools
 from functools import lru_cache
 
 import cv2
@@ -8,11 +9,15 @@ from magface.v1 import embedder_pb2 as pb
 from magface.v1 import image_pb2
 
 from cli.rendering.renderer import render_person
+from shared.model.image.contrast import stretch_low_contrast
 
 
 def crops(count: int, seed: int = 0) -> np.ndarray:
-    """uint8, (count, 112, 112, 3): faces of different people."""
-    return np.stack([_face(seed * 1000 + person) for person in range(count)])
+    """uint8, (count, 112, 112, 3): faces of different people, of ordinary contrast."""
+    faces = (_face(1000 * seed + person) for person in itertools.count())
+    # Pixels of a low contrast would be changed before they are embedded.
+    ordinary = (face for face in faces if stretch_low_contrast(face) is face)
+    return np.stack(list(itertools.islice(ordinary, count)))
 
 
 def png(crop: np.ndarray) -> bytes:
