@@ -211,7 +211,7 @@ class Image(_message.Message):
     """
     alignment: Global___Alignment.ValueType
     on_several: Global___OnSeveral.ValueType
-    """Only with ALIGNMENT_DETECT, and only if there is no `box`."""
+    """Only with ALIGNMENT_DETECT; a `box` takes precedence."""
     on_no_face: Global___OnNoFace.ValueType
     """Not with ALIGNMENT_DETECT, which always refuses an image without a face. The feedback service
     does not use it.

@@ -19,7 +19,7 @@ from services.embedder.inference.requests import (
 from services.embedder.models.resident import LoadedModel
 from shared.decoding.pool import DecodePool
 from shared.errors import InvalidInput
-from shared.model.image.face import Detection
+from shared.model.image.face import Detection, FaceImage
 from shared.model.image.face_reader import FaceReader
 
 
@@ -98,6 +98,10 @@ class Pipeline:
             _refuse_no_face(faces, embedded)
             return embedded
         raise result
+
+    def decoded_pixels(self, face: FaceImage) -> int:
+        """Return the pixels that a face's picture has by its header."""
+        return self._pool.decoded_pixels(face)
 
     async def detect(self, face: NamedFace, deadline: float) -> Detection:
         """Find all faces in a picture; cancelling it ends the work.
