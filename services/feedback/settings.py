@@ -56,6 +56,9 @@ class FeedbackSettings(
         feedback_orphan_grace_s: Age from which the object of an image without a row, left by a
             crash, is removed, in seconds.
         feedback_sweep_every_s: Pause between two sweeps for such objects, in seconds.
+        feedback_tombstone_days: Days for which images and labels that were erased on request are
+            refused, so that a late retry does not bring them back; with 0 they never are. A change
+            also holds for what was erased before.
     """
 
     feedback_minimum_votes: int = Field(default=1, ge=1)
@@ -67,3 +70,4 @@ class FeedbackSettings(
     feedback_retention_days: int | None = Field(default=None, ge=1)
     feedback_orphan_grace_s: float = Field(default=3600.0, ge=0)
     feedback_sweep_every_s: float = Field(default=3600.0, gt=0)
+    feedback_tombstone_days: int = Field(default=30, ge=0, le=36500)

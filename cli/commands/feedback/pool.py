@@ -13,7 +13,16 @@ from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, feedback, new_key, repeat_if_cut
 from cli.images import AlignmentChoice, AlignmentOption, to_image
-from cli.output import JsonOption, counting_progress, emit, facts, short_time, table, to_plain
+from cli.output import (
+    JsonOption,
+    counting_progress,
+    emit,
+    facts,
+    listed,
+    short_time,
+    table,
+    to_plain,
+)
 from shared.errors import InvalidInput, MagFaceError
 
 # Short enough to send a stream again after a lost connection.
@@ -61,6 +70,7 @@ def import_images(
     files = _identified(images) if identities else _unidentified(images)
     created = known = 0
     rejected: list[dict[str, Any]] = []
+    otherwise: list[dict[str, Any]] = []
     with feedback(folder) as stub, counting_progress() as progress:
         task = progress.add_task("importing", total=len(files))
         for first in range(0, len(files), _IMAGES_A_STREAM):
@@ -70,9 +80,15 @@ def import_images(
             rejected += [
                 {"image": str(part[one.place][0]), "why": one.why} for one in answer.rejections
             ]
+            otherwise += [
+                {"image": str(part[one.place][0]), "names": list(one.identities)}
+                for one in answer.other_names
+            ]
             progress.advance(task, len(part))
     result = {"images": len(files), "created": created, "known": known}
-    emit(as_json, {**result, "rejected": rejected}, facts(result))
+    lists = {"rejected": rejected, "named_otherwise": otherwise}
+    also = [f"{one['image']}: {', '.join(one['names'])}" for one in otherwise]
+    emit(as_json, {**result, **lists}, facts({**result, **listed("named otherwise", also)}))
     if rejected:
         raise MagFaceError(
             f"{len(rejected)} of {len(files)} images were rejected, the others are stored; "

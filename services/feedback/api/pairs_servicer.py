@@ -63,6 +63,11 @@ class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
                 pb.RejectedImage(place=rejection.position, why=rejection.reason)
                 for rejection in result.rejections
             ],
+            named_otherwise=result.named_otherwise,
+            other_names=[
+                pb.OtherNames(place=one.position, identities=one.names)
+                for one in result.other_names
+            ],
         )
 
     async def NextPairs(

@@ -96,6 +96,7 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
             sha256_a=result.image_a,
             sha256_b=result.image_b,
             created=result.created,
+            named_otherwise=result.named_otherwise,
         )
 
     async def ListPairs(
@@ -142,6 +143,8 @@ def _unpack_feedback(request: pb.SubmitFeedbackRequest) -> Feedback:
         if request.HasField("opinion")
         else None,
         sureness=request.sureness if request.HasField("sureness") else None,
+        identity_a=request.image_a.identity,
+        identity_b=request.image_b.identity,
     )
 
 

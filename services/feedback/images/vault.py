@@ -144,6 +144,14 @@ class ImageVault:
         except NotFound as error:
             raise CorruptData(f"image {sha256} has a row but no object: {error}") from error
 
+    async def holds(self, sha256: str) -> bool:
+        """Say whether an image has an object, also without a row.
+
+        Raises:
+            Unavailable: If the object store does not answer in time.
+        """
+        return await self._in_thread(self._objects.exists, image_key(sha256))
+
     async def remove(self, sha256: str) -> None:
         """Delete an image's object, if it exists.
 

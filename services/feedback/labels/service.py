@@ -75,7 +75,8 @@ class LabelService:
             NotFound: If an image is given by a hash that is not stored.
             AlreadyExists: If the key was used for other content, or the bytes of an image are
                 stored with another alignment or box.
-            PreconditionFailed: If an image refuses several faces and there is no detector.
+            PreconditionFailed: If an image refuses several faces and there is no detector, or the
+                label or an image was erased on request and is still refused.
             Overloaded: If too many labels wait to be stored, or too many images to be checked.
         """
         check_numbers(feedback)
@@ -91,6 +92,14 @@ class LabelService:
             feedback.opinion,
             feedback.sureness,
             tuple(image.facts for image in sent),
+            subjects=tuple(
+                (_hash(image), identity)
+                for image, identity in (
+                    (image_a, feedback.identity_a),
+                    (image_b, feedback.identity_b),
+                )
+                if identity
+            ),
         )
         if submission.image_a == submission.image_b:
             raise InvalidInput("image_b", "is the same image as image_a; send two images")
@@ -186,7 +195,7 @@ class LabelService:
             Conflict: If one of its images was removed meanwhile.
         """
         state, epoch = await self._log.read_existing(submission)
-        if result := state.accept(submission):
+        if (result := state.accept(submission)) and not submission.subjects:
             return result
         new = [image for image in sent if image.facts.sha256 in state.new_images]
         await asyncio.gather(*map(self._vault.put, new))
