@@ -16,7 +16,7 @@ async def add_subjects(
 ) -> dict[NamedImage, list[str]]:
     """Add names of people to images, which keep the names they have.
 
-    Of a transaction that updates counters too, this comes first, so that there is no deadlock.
+    A transaction that also updates counters does that last, so that there is no deadlock.
 
     Args:
         connection: In a transaction.
