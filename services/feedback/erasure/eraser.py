@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _IMAGES_PER_STEP: Final = 32
 _EXPIRED_AT_ONCE: Final = 1000
-# A name can be guessed, so that guessing is made slow: about 40 ms and 16 MiB for each guess.
+# A name can be guessed, so that guessing is made slow: tens of milliseconds and 16 MiB each.
 _SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}
 # The request id of removals by the sweep; they have no row in table `erasures`.
 _SWEEP: Final = ""
