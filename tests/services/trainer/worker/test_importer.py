@@ -89,3 +89,4 @@ def test_a_lack_of_memory_is_recognized_under_other_errors() -> None:
     except InvalidInput as error:
         assert ran_out_of_memory(error)
     assert not ran_out_of_memory(ValueError("another"))
+    assert not ran_out_of_memory(InvalidInput("checkpoint", "out of memory.pth is damaged"))
