@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.align import CROP_SIZE, align_face
 from shared.model.image.decode import decode_image
+from shared.model.image.decoding.jpeg import decode_plain_jpeg
 from shared.model.image.detector import FaceDetector, choose_face, find_detector_model
 from shared.model.image.face import Detection, FaceCrop, FaceImage
-from shared.model.image.jpeg import decode_plain_jpeg
 from shared.settings import ImageLimits
 
 NO_DETECTOR: Final = (
