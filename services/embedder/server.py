@@ -25,6 +25,7 @@ from services.embedder.rollout.shadow import ShadowEvaluator
 from services.embedder.rollout.swapper import LastServed, Swapper
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
+from shared.decoding.pool import DecodePool
 from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.factory import require_device
 from shared.model.sessions.onnx import threads_shared
@@ -56,14 +57,15 @@ def embedder(settings: EmbedderSettings) -> Build:
     @asynccontextmanager
     async def build(server: grpc.aio.Server, lifecycle: Lifecycle) -> AsyncIterator[None]:
         deliver = deliver_on(asyncio.get_running_loop())
-        pipeline = Pipeline(reader, settings.decode_threads, settings.batch_images, deliver)
+        pool = DecodePool(settings)
+        pipeline = Pipeline(reader, pool, settings.batch_images, deliver)
         admission = Admission(settings.max_images, settings.max_bytes)
         cache = EmbeddingCache(settings.cache_bytes)
         models = ResidentModels()
         pointers, loader = _pointers(settings), _loader(settings)
         background = _background()
         swapper = _swapper(settings, models, pointers, loader, background)
-        shadow = ShadowEvaluator(models, reader, loader.load, admission.idle, settings.shadow_share)
+        shadow = ShadowEvaluator(models, pool, loader.load, admission.idle, settings.shadow_share)
         erasures = ErasureWatcher(cache.clear, shadow.clear)
         pruner = CachePruner(loader.versions, partial(_in_use, models, swapper, shadow))
         heartbeat = Heartbeat(pointers, models, swapper, shadow)
@@ -73,6 +75,7 @@ def embedder(settings: EmbedderSettings) -> Build:
         open_stream = partial(faces.open_stream, max_unanswered, lifecycle.stopping)
         servicer = EmbedderServicer(faces, open_stream, models, swapper, shadow)
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
+        pool.start()
         pipeline.start()
         interval = settings.poll_interval_s
         jobs: tuple[Coroutine[Any, Any, None], ...] = (
@@ -97,6 +100,7 @@ def embedder(settings: EmbedderSettings) -> Build:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+            await asyncio.to_thread(pool.stop)
             await pipeline.stop()
             background.shutdown(wait=False)
 

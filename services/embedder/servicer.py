@@ -74,7 +74,8 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     async def DetectFaces(
         self, request: pb.DetectFacesRequest, context: Context
     ) -> pb.DetectFacesResponse:
-        detection = await self._embedder.detect(face_from_proto(request.image, "image"))
+        face = face_from_proto(request.image, "image")
+        detection = await self._embedder.detect(face, _deadline(context))
         return pb.DetectFacesResponse(
             width=detection.width,
             height=detection.height,

@@ -5,9 +5,10 @@ from typing import Any
 
 from pydantic import Field
 
+from shared.decoding.settings import DecodingSettings
 from shared.model.sessions.base import CPU_BATCH_IMAGES, Device, Engine
 from shared.model.sessions.cpu import cpu_threads
-from shared.settings import ImageLimits, ObjectStoreSettings, ServerSettings
+from shared.settings import ObjectStoreSettings, ServerSettings
 
 MAX_IMAGES_PER_CALL = 64
 _GPU_BATCH_IMAGES = 32
@@ -17,14 +18,13 @@ def _fastest_batch(settings: dict[str, Any]) -> int:
     return CPU_BATCH_IMAGES if settings["device"] == "cpu" else _GPU_BATCH_IMAGES
 
 
-class EmbedderSettings(ServerSettings, ObjectStoreSettings, ImageLimits):
+class EmbedderSettings(ServerSettings, ObjectStoreSettings, DecodingSettings):
     """Settings of the embedder, each an environment variable ``MAGFACE_…``.
 
     Attributes:
         engine: Runs the network.
         device: Of the engine; the embedder does not start without it.
         engine_threads: CPU threads of the engine; by default the CPUs of the cgroup's quota.
-        decode_threads: Threads that decode pictures; by default the same.
         batch_images: Most images in one batch. A batch is one run of the network; a call with more
             images is computed in several runs. By default 8 on a CPU, where larger batches are
             slower, and 32 on a GPU.
@@ -40,7 +40,6 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, ImageLimits):
     engine: Engine = "onnxruntime"
     device: Device = "cpu"
     engine_threads: int = Field(default_factory=cpu_threads, ge=1)
-    decode_threads: int = Field(default_factory=cpu_threads, ge=1)
     batch_images: int = Field(default_factory=_fastest_batch, ge=1)
     max_images: int = Field(default=48, ge=2)
     max_bytes: int = Field(default=256 * 2**20, ge=2**20)

@@ -17,6 +17,7 @@ MODULES = {
     "feedback": "feedback.benchmark",
     "formats": "formats",
     "learning": "learning.benchmark",
+    "robustness": "robustness.benchmark",
     "selection": "selection.benchmark",
     "serving": "serving.benchmark",
     "sessions": "sessions",

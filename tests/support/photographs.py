@@ -21,3 +21,7 @@ def photograph(*places: Place, width: int = 640, height: int = 420) -> NDArray[n
         crop = cv2.resize(render_person(person, image), (side, side), interpolation=method)
         wall[y : y + side, x : x + side] = crop
     return wall
+
+
+def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".jpg", pixels)[1].tobytes()

@@ -98,21 +98,22 @@ class FaceEmbedder:
         self._on_verified(a, b, verdict)
         return verdict
 
-    async def detect(self, face: FaceImage) -> Detection:
+    async def detect(self, face: FaceImage, deadline: float) -> Detection:
         """Find all faces in a picture; needs no model.
 
         Args:
             face: Only its picture is used.
+            deadline: By `time.monotonic`.
 
         Raises:
             InvalidInput: As ``image``, if the picture cannot be read, or if the face says how to
                 get or choose a crop of it.
             PreconditionFailed: If there is no detector.
-            Overloaded: If the server is full.
+            Overloaded: If the server is full, or the deadline passed.
         """
         _check_whole_picture(face, "image")
         with self._admission.admit(1, len(face.data), self._pipeline.seconds_per_image):
-            return await self._pipeline.detect(("image", face))
+            return await self._pipeline.detect(("image", face), deadline)
 
     def open_stream(self, max_unanswered: int, stopping: asyncio.Event) -> FaceStream:
         """Open a stream of faces, which wait for admission instead of being refused.

@@ -1,19 +1,18 @@
-"""Decoding and alignment of pictures into the crops of a request, on a bounded pool of threads."""
+"""Decoding and alignment of pictures into the crops of a request."""
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from functools import partial
-from queue import SimpleQueue
-from typing import Final
+from typing import Final, cast
 
 from services.embedder import metrics
 from services.embedder.inference.requests import Deliver, InferenceRequest, NamedFace
 from services.embedder.inference.small_pictures import SMALL_PIXELS, are_small
-from shared.model.image.face import Detection
+from shared.decoding.pool import DecodePool
+from shared.decoding.queue import DecodeOutcome, DecodeTask
+from shared.model.image.face import FaceCrop
 from shared.model.image.face_reader import FaceReader
 
-# A Verify has two faces; more are decoded faster by several threads.
+# A Verify has two faces; more are decoded faster by several processes.
 _MAX_INLINE_FACES: Final = 2
 
 
@@ -21,8 +20,8 @@ class Decoder:
     """Fills the crops of requests.
 
     Args:
-        reader: Decodes and aligns one face.
-        threads: Size of the pool.
+        reader: Decodes and aligns small pictures.
+        pool: Decodes and aligns all others.
         submit: Takes complete requests, on a thread of the pool; must not raise. It is not called
             for a request with an unreadable face, nor for an abandoned one.
         deliver: Takes failures back to the caller.
@@ -31,21 +30,14 @@ class Decoder:
     def __init__(
         self,
         reader: FaceReader,
-        threads: int,
+        pool: DecodePool,
         submit: Callable[[list[InferenceRequest]], None],
         deliver: Deliver,
     ) -> None:
         self._reader = reader
+        self._pool = pool
         self._submit = submit
         self._deliver = deliver
-        # An executor with futures costs the loop ten times as much for each picture.
-        self._steps: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._run, name=f"decode-{number}", daemon=True)
-            for number in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
 
     def fill_inline(self, request: InferenceRequest, faces: Sequence[NamedFace]) -> bool:
         """Fill the crops of a request on the calling thread if its pictures are small.
@@ -69,88 +61,75 @@ class Decoder:
             request.set_crop(index, crop)
         return True
 
-    def start(self, request: InferenceRequest, faces: Sequence[NamedFace]) -> None:
-        """Fill the crops of a request on the pool, then submit it; returns at once.
+    def start(self, request: InferenceRequest, faces: Sequence[NamedFace]) -> Callable[[], None]:
+        """Fill the crops of a request in the pool, then submit it; returns at once.
 
         Args:
             request: With room for as many crops as there are faces.
             faces: To decode.
-        """
-        job = _DecodeJob(self._reader, request, faces)
-        for index in range(len(faces)):
-            self._steps.put(partial(self._decode, job, index))
-
-    def detect(self, face: NamedFace) -> Future[Detection]:
-        """Find all faces in a picture on the pool; returns at once.
 
         Returns:
-            The faces; it may be cancelled until the pool begins with the picture.
+            A function that ends the work, for an abandoned request.
         """
-        future: Future[Detection] = Future()
-        self._steps.put(partial(self._detect, face, future))
-        return future
+        job = _DecodeJob(self._pool, request, self._complete)
+        job.start(faces)
+        return job.cancel
 
-    def stop(self) -> None:
-        """Decode what was started, then end the threads."""
-        for _ in self._threads:
-            self._steps.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        while step := self._steps.get():
-            step()
-            # An idle thread must not keep the last request's model in memory.
-            del step
-
-    def _decode(self, job: "_DecodeJob", index: int) -> None:
-        if not job.decode(index) or job.request.abandoned:
+    def _complete(self, request: InferenceRequest, error: Exception | None) -> None:
+        if request.abandoned:
             return
-        if (error := job.error) is not None:
-            self._deliver(lambda: [(job.request, error)])
+        if error is not None:
+            self._deliver(lambda: [(request, error)])
         else:
-            self._submit([job.request])
-
-    def _detect(self, face: NamedFace, future: Future[Detection]) -> None:
-        if not future.set_running_or_notify_cancel():
-            metrics.DROPPED_IMAGES.labels("abandoned").inc()
-            return
-        field, picture = face
-        try:
-            future.set_result(self._reader.detect(picture.data, field))
-        except Exception as error:
-            future.set_exception(error)
+            self._submit([request])
 
 
 class _DecodeJob:
     def __init__(
-        self, reader: FaceReader, request: InferenceRequest, faces: Sequence[NamedFace]
+        self,
+        pool: DecodePool,
+        request: InferenceRequest,
+        complete: Callable[[InferenceRequest, Exception | None], None],
     ) -> None:
-        self.request = request
-        self._reader = reader
-        self._faces = faces
-        self._errors: dict[int, Exception] = {}
-        self._left = len(faces)
+        self._pool = pool
+        self._request = request
+        self._complete = complete
+        self._tasks: Sequence[DecodeTask] = ()
+        # Pictures from here on cannot change the outcome: an earlier one failed.
+        self._wanted = request.images
+        self._error: Exception | None = None
+        self._done: set[int] = set()
         self._lock = threading.Lock()
 
-    def decode(self, index: int) -> bool:
-        """Decode one face, and say whether it was the last one."""
-        if self.request.abandoned:
-            metrics.DROPPED_IMAGES.labels("abandoned").inc()
-        else:
-            self._fill(index)
+    def start(self, faces: Sequence[NamedFace]) -> None:
         with self._lock:
-            self._left -= 1
-            return self._left == 0
+            self._tasks = self._pool.submit(
+                "read", faces, self._take, deadline=self._request.deadline
+            )
 
-    @property
-    def error(self) -> Exception | None:
-        """Error of the first face that could not be read."""
-        return self._errors[min(self._errors)] if self._errors else None
+    def cancel(self) -> None:
+        """Drop what is not decoded yet."""
+        metrics.DROPPED_IMAGES.labels("abandoned").inc(self._request.images - len(self._done))
+        self._pool.cancel(self._tasks)
+        self._tasks = ()
 
-    def _fill(self, index: int) -> None:
-        field, face = self._faces[index]
-        try:
-            self.request.set_crop(index, self._reader.read(face, field))
-        except Exception as error:
-            self._errors[index] = error
+    def _take(self, index: int, outcome: DecodeOutcome) -> None:
+        """Take one crop, or the error of the first face that could not be read."""
+        unwanted: Sequence[DecodeTask] = ()
+        with self._lock:
+            if index >= self._wanted:
+                return
+            if isinstance(outcome, Exception):
+                unwanted = self._tasks[index + 1 : self._wanted]
+                self._wanted, self._error = index, outcome
+            else:
+                self._request.set_crop(index, cast("FaceCrop", outcome))
+            self._done.add(index)
+            complete = all(number in self._done for number in range(self._wanted))
+            if complete:
+                # The tasks refer to this job, and the cycle would keep the pictures in memory.
+                self._tasks = ()
+        if unwanted:
+            self._pool.cancel(unwanted)
+        if complete:
+            self._complete(self._request, self._error)

@@ -17,27 +17,29 @@ from services.embedder.inference.requests import (
     new_request,
 )
 from services.embedder.models.resident import LoadedModel
+from shared.decoding.pool import DecodePool
 from shared.model.image.face import Detection
 from shared.model.image.face_reader import FaceReader
 
 
 class Pipeline:
-    """Computes embeddings on threads of its own; called from the event loop.
+    """Computes embeddings on a thread of its own; called from the event loop.
 
     Args:
-        reader: Decodes and aligns one face.
-        decode_threads: Threads that decode and align.
+        reader: Decodes and aligns small pictures.
+        pool: Decodes and aligns all others; the caller starts and stops it.
         batch_images: Most images in one batch.
         deliver: Takes results back to the loop.
     """
 
     def __init__(
-        self, reader: FaceReader, decode_threads: int, batch_images: int, deliver: Deliver
+        self, reader: FaceReader, pool: DecodePool, batch_images: int, deliver: Deliver
     ) -> None:
         self._deliver = deliver
+        self._pool = pool
         self._batcher = Batcher(batch_images)
         self._engine = InferenceEngine(self._batcher, deliver)
-        self._decoder = Decoder(reader, decode_threads, self._submit, deliver)
+        self._decoder = Decoder(reader, pool, self._submit, deliver)
         self._coalescer = Coalescer(self._submit)
 
     @property
@@ -49,8 +51,7 @@ class Pipeline:
         self._engine.start()
 
     async def stop(self) -> None:
-        """Compute what is queued, then end the threads."""
-        await asyncio.to_thread(self._decoder.stop)
+        """Compute what is queued, then end the thread; the pool must have stopped."""
         await asyncio.to_thread(self._engine.stop)
 
     def _submit(self, requests: Sequence[InferenceRequest]) -> None:
@@ -71,31 +72,41 @@ class Pipeline:
             deadline: By `time.monotonic`; the faces are not computed after it.
 
         Raises:
-            InvalidInput: For the first face that cannot be read.
+            InvalidInput: For the first face that cannot be read, also because decoding it takes
+                too much time or memory.
             PreconditionFailed: If a face must be detected and there is no detector.
-            Overloaded: If the deadline passed while the faces were queued.
+            Overloaded: If the deadline passed before the faces were computed.
             CorruptData: If the network's output for one of them is zero or not finite.
         """
         future: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
         request = new_request(model, len(faces), future.set_result, deadline)
+        stop_decoding = None
         if self._decoder.fill_inline(request, faces):
             self._coalescer.add(request)
         else:
-            self._decoder.start(request, faces)
+            stop_decoding = self._decoder.start(request, faces)
         try:
             result = await future
         except asyncio.CancelledError:
             self._batcher.discard(request)
+            if stop_decoding is not None:
+                stop_decoding()
             raise
         if isinstance(result, EngineOutput):
             return result.faces(request.found)
         raise result
 
-    async def detect(self, face: NamedFace) -> Detection:
-        """Find all faces in a picture; cancelling it saves the work that has not begun.
+    async def detect(self, face: NamedFace, deadline: float) -> Detection:
+        """Find all faces in a picture; cancelling it ends the work.
+
+        Args:
+            face: The picture.
+            deadline: By `time.monotonic`.
 
         Raises:
             InvalidInput: If the picture cannot be read.
             PreconditionFailed: If there is no detector.
+            Overloaded: If the deadline passed.
         """
-        return await asyncio.wrap_future(self._decoder.detect(face))
+        field, picture = face
+        return await self._pool.detect(picture.data, field, deadline)

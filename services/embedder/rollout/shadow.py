@@ -16,9 +16,9 @@ from services.embedder.embedding.verification import Side, Verdict
 from services.embedder.models.background import background_thread
 from services.embedder.models.malloc import release
 from services.embedder.models.resident import LoadedModel, ResidentModels
+from shared.decoding.pool import DecodePool
 from shared.errors import MagFaceError
 from shared.model.image.face import FaceImage
-from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.base import split_features
 from shared.registry.shadow_pointer import ShadowPointer
 from shared.runtime import backoff_s
@@ -70,7 +70,7 @@ class ShadowEvaluator:
 
     Args:
         models: Gives the serving version.
-        reader: Decodes and aligns one face.
+        pool: Decodes and aligns the faces.
         load: Loads a version. Blocks.
         idle: Set while no request is in flight.
         share: Share of the comparisons that are evaluated, 0..1.
@@ -79,13 +79,13 @@ class ShadowEvaluator:
     def __init__(
         self,
         models: ResidentModels,
-        reader: FaceReader,
+        pool: DecodePool,
         load: Callable[[str], LoadedModel],
         idle: asyncio.Event,
         share: float,
     ) -> None:
         self._models = models
-        self._reader = reader
+        self._pool = pool
         self._load = load
         self._idle = idle
         self._share = share
@@ -177,8 +177,9 @@ class ShadowEvaluator:
         try:
             for face in (pair.a, pair.b):
                 await self._idle.wait()
+                crop = await self._pool.read(face, "image", background=True)
                 vectors.append(
-                    await loop.run_in_executor(self._thread, self._embed, candidate, face)
+                    await loop.run_in_executor(self._thread, _embed, candidate, crop.pixels)
                 )
         except Exception as error:
             metrics.SHADOW_PAIRS.labels("failed").inc()
@@ -187,14 +188,6 @@ class ShadowEvaluator:
         # The candidate may have been replaced meanwhile; then the pair is in no statistics.
         if candidate is self._candidate:
             self._count(pair.verdict, candidate, float(np.dot(*vectors)))
-
-    def _embed(self, model: LoadedModel, face: FaceImage) -> NDArray[np.float32]:
-        crop = self._reader.crop(face)
-        started = time.perf_counter()
-        features = model.session.run(crop[None])
-        metrics.SHADOW_SECONDS.observe(time.perf_counter() - started)
-        embedding: NDArray[np.float32] = split_features(features)[0][0]
-        return embedding
 
     def _count(self, live: Verdict, candidate: LoadedModel, similarity: float) -> None:
         if live.model_version != self._baseline_version:
@@ -227,3 +220,11 @@ class ShadowEvaluator:
             exc_info=None if isinstance(error, MagFaceError) else error,
         )
         self._publish(replace(self._stats, error=f"{type(error).__name__}: {error}"))
+
+
+def _embed(model: LoadedModel, crop: NDArray[np.uint8]) -> NDArray[np.float32]:
+    started = time.perf_counter()
+    features = model.session.run(crop[None])
+    metrics.SHADOW_SECONDS.observe(time.perf_counter() - started)
+    embedding: NDArray[np.float32] = split_features(features)[0][0]
+    return embedding

@@ -10,7 +10,7 @@ from typing import Final, ParamSpec, Self, TypeVar
 
 from shared.errors import CorruptData, InvalidInput, NotFound, Unavailable
 from shared.model.image.decode import decode_image
-from shared.model.image.face import Alignment, FaceImage
+from shared.model.image.face import Alignment, Box, FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore, image_key
@@ -33,6 +33,7 @@ class ImageFacts:
     Attributes:
         sha256: Of the bytes, 64 hex digits.
         landmarks: Five (x, y) points in pixels; empty unless the alignment is "landmarks".
+        box: Chooses one of the faces; None unless the alignment is "detect".
         stored_at: None until it is stored.
     """
 
@@ -41,7 +42,16 @@ class ImageFacts:
     media_type: str
     alignment: Alignment
     landmarks: tuple[tuple[float, float], ...]
+    box: Box | None = None
     stored_at: datetime | None = None
+
+    def face(self, data: bytes) -> FaceImage:
+        """Give the image as it was sent, except for `FaceImage.on_several`.
+
+        Args:
+            data: Its bytes.
+        """
+        return FaceImage(data, self.alignment, self.landmarks, box=self.box)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +92,17 @@ class ImageVault:
     async def check(self, face: FaceImage, field: str) -> CheckedImage:
         """Check that a network could embed a face, and hash its bytes.
 
-        An image with alignment "detect" is decoded only; no face is detected here.
+        An image with alignment "detect" is decoded only; no face is detected here, unless the
+        image is to be refused if it shows several.
 
         Args:
             face: As the caller sent it.
             field: Name of the field in the contract, for the error.
 
         Raises:
-            InvalidInput: If the image, its alignment or its landmarks cannot be used.
+            InvalidInput: If the image, its alignment, landmarks or box cannot be used, or it shows
+                several faces and refuses that.
+            PreconditionFailed: If faces must be detected and there is no detector.
             Unavailable: If no thread is free in time.
         """
         return await self._in_thread(self._check, face, field)
@@ -135,12 +148,14 @@ class ImageVault:
             ) from None
 
     def _check(self, face: FaceImage, field: str) -> CheckedImage:
-        if face.alignment == "detect":
-            decode_image(face.data, self._limits, f"{field}.data")
+        if face.alignment == "detect" and (face.on_several == "largest" or face.box is not None):
+            height, width = decode_image(face.data, self._limits, f"{field}.data").shape[:2]
             if face.landmarks:
                 raise InvalidInput(
                     f"{field}.landmarks", "are set, but alignment detect does not use them"
                 )
+            if face.box is not None:
+                _check_in_image(face.box, width, height, f"{field}.box")
         else:
             self._reader.crop(face, field)
         facts = ImageFacts(
@@ -149,17 +164,24 @@ class ImageVault:
             media_type=_media_type(face.data),
             alignment=_resolved_alignment(face),
             landmarks=face.landmarks,
+            box=face.box,
         )
         return CheckedImage(facts, face.data)
 
 
 def facts_from_row(
-    row: tuple[bytes, int, str, Alignment, list[float] | None, datetime],
+    row: tuple[bytes, int, str, Alignment, list[float] | None, list[float] | None, datetime],
 ) -> ImageFacts:
-    """Convert a row that holds the columns of table `images` in their order."""
-    sha256, size_bytes, media_type, alignment, numbers, stored_at = row
+    """Convert a row of the query of images."""
+    sha256, size_bytes, media_type, alignment, numbers, sides, stored_at = row
     landmarks = tuple(zip(numbers[::2], numbers[1::2], strict=True)) if numbers else ()
-    return ImageFacts(sha256.hex(), size_bytes, media_type, alignment, landmarks, stored_at)
+    box = Box(*sides) if sides else None
+    return ImageFacts(sha256.hex(), size_bytes, media_type, alignment, landmarks, box, stored_at)
+
+
+def _check_in_image(box: Box, width: int, height: int, field: str) -> None:
+    if box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0:
+        raise InvalidInput(field, f"lies outside the image, which is {width}x{height}")
 
 
 def _resolved_alignment(face: FaceImage) -> Alignment:

@@ -99,7 +99,7 @@ async def read_existing_state(
 
 
 def check_alignment(sent: ImageFacts, stored: ImageFacts, name: str) -> None:
-    """Check that bytes are sent with the alignment and landmarks that they are stored with.
+    """Check that bytes are sent with the alignment, landmarks and box they are stored with.
 
     Args:
         sent: Facts of the image that was sent.
@@ -109,11 +109,15 @@ def check_alignment(sent: ImageFacts, stored: ImageFacts, name: str) -> None:
     Raises:
         AlreadyExists: If they differ.
     """
-    if (stored.alignment, stored.landmarks) != (sent.alignment, sent.landmarks):
+    if (stored.alignment, stored.landmarks, stored.box) != (
+        sent.alignment,
+        sent.landmarks,
+        sent.box,
+    ):
         raise AlreadyExists(
-            f"{name}.image: these bytes are stored as image {stored.sha256} with other landmarks "
-            f"or another alignment ({stored.alignment}); crop the face into an image of its own, "
-            "or name the stored image by its sha256"
+            f"{name}.image: these bytes are stored as image {stored.sha256} with another "
+            f"alignment ({stored.alignment}), other landmarks or another box; crop the face into "
+            "an image of its own, or name the stored image by its sha256"
         )
 
 

@@ -1,6 +1,7 @@
 """Label log: appends labels with their images and pairs, one transaction for a batch."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, Final
 
 from psycopg import AsyncConnection, AsyncCursor
@@ -54,7 +55,7 @@ class LabelLog:
         Returns:
             For each submission its result, or the error it was refused with: NotFound for an
             image that is not stored, AlreadyExists for a reused key or for bytes that are stored
-            with another alignment, Conflict if images were removed since its objects were
+            with another alignment or box, Conflict if images were removed since its objects were
             written.
 
         Raises:
@@ -127,7 +128,11 @@ def image_columns(images: Collection[ImageFacts]) -> dict[str, list[Any]]:
         "sizes": [facts.size_bytes for facts in images],
         "media_types": [facts.media_type for facts in images],
         "alignments": [facts.alignment for facts in images],
-        "landmarks": [_array_text(facts.landmarks) for facts in images],
+        "landmarks": [
+            _array_text([number for point in facts.landmarks for number in point])
+            for facts in images
+        ],
+        "boxes": [_array_text(astuple(facts.box) if facts.box else ()) for facts in images],
     }
 
 
@@ -174,9 +179,8 @@ async def _lock_pairs(
     return {(a.hex(), b.hex()): pair_id async for pair_id, a, b in locked}
 
 
-def _array_text(landmarks: tuple[tuple[float, float], ...]) -> str | None:
-    numbers = ",".join(repr(number) for point in landmarks for number in point)
-    return f"{{{numbers}}}" if numbers else None
+def _array_text(numbers: Sequence[float]) -> str | None:
+    return f"{{{','.join(map(repr, numbers))}}}" if numbers else None
 
 
 async def _insert_labels(

@@ -3,7 +3,7 @@
 from typing import Final
 
 IMAGES: Final = """
-SELECT sha256, size_bytes, media_type, alignment, landmarks, stored_at
+SELECT sha256, size_bytes, media_type, alignment, landmarks, box, stored_at
 FROM feedback.images WHERE sha256 = ANY(%(hashes)s::bytea[])
 """
 
@@ -14,14 +14,14 @@ FROM feedback.labels JOIN feedback.pairs USING (pair_id)
 WHERE idempotency_key = ANY(%(keys)s::text[])
 """
 
-# Every writer locks rows in the order of their keys, so that there is no deadlock. Landmarks are
-# sent as text, because unnest flattens nested arrays.
+# Every writer locks rows in the order of their keys, so that there is no deadlock. Landmarks
+# and boxes are sent as text, because unnest flattens nested arrays.
 INSERT_IMAGES: Final = """
-INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment, landmarks)
-SELECT sha256, size_bytes, media_type, alignment, landmarks::float8[] FROM unnest(
+INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment, landmarks, box)
+SELECT sha256, size_bytes, media_type, alignment, landmarks::float8[], box::float8[] FROM unnest(
     %(hashes)s::bytea[], %(sizes)s::integer[], %(media_types)s::text[],
-    %(alignments)s::text[], %(landmarks)s::text[]
-) AS sent (sha256, size_bytes, media_type, alignment, landmarks) ORDER BY sha256
+    %(alignments)s::text[], %(landmarks)s::text[], %(boxes)s::text[]
+) AS sent (sha256, size_bytes, media_type, alignment, landmarks, box) ORDER BY sha256
 ON CONFLICT (sha256) DO NOTHING RETURNING sha256
 """
 

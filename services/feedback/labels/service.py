@@ -70,7 +70,8 @@ class LabelService:
         Raises:
             NotFound: If an image is given by a hash that is not stored.
             AlreadyExists: If the key was used for other content, or the bytes of an image are
-                stored with another alignment.
+                stored with another alignment or box.
+            PreconditionFailed: If an image refuses several faces and there is no detector.
             Overloaded: If too many labels wait to be stored.
         """
         check_numbers(feedback)
@@ -119,7 +120,7 @@ class LabelService:
             if await self._image_row(sha256) is None:
                 raise NotFound(f"sha256: image {sha256} was erased while it was read") from None
             raise
-        return FaceImage(data, facts.alignment, facts.landmarks), stored_at
+        return facts.face(data), stored_at
 
     async def list_pairs(
         self, consensus: Label | None, page_size: int, page_token: str

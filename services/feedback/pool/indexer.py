@@ -141,7 +141,7 @@ class PoolIndexer:
             # The object was lost, or an erasure removed it and is about to remove the row.
             await self._mark_unembeddable(version, facts.sha256, error)
             return None
-        return FaceImage(data, facts.alignment, facts.landmarks)
+        return facts.face(data)
 
     async def _embed_faces(
         self, version: IndexVersion, faces: Sequence[tuple[ImageFacts, FaceImage]]

@@ -81,6 +81,25 @@ class FaceReader:
         image = decode_image(face.data, self._limits, f"{field}.data")
         return self._crop(image, face, field)
 
+    def check(self, face: FaceImage, field: str = "image") -> None:
+        """Check that a face can be read; of one that must be detected, only that it is a picture.
+
+        Args:
+            face: The face image.
+            field: See `read`.
+
+        Raises:
+            InvalidInput: If the image, its alignment or its landmarks are invalid.
+        """
+        if face.alignment != "detect":
+            self.read(face, field)
+            return
+        decode_image(face.data, self._limits, f"{field}.data")
+        if face.landmarks:
+            raise InvalidInput(
+                f"{field}.landmarks", "are set, but alignment detect does not use them"
+            )
+
     def detect(self, data: bytes, field: str = "image") -> Detection:
         """Decode a picture and find all faces in it.
 

@@ -94,7 +94,7 @@ def embedder_settings(
         **object_store_settings.model_dump(),
         cache_dir=tmp_path / "cache",
         engine_threads=1,
-        decode_threads=2,
+        decode_processes=2,
         poll_interval_s=0.1,
     )
 

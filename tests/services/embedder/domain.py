@@ -17,6 +17,7 @@ from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from tests.services.embedder.faces import crops, png
 from tests.services.embedder.standin import model
+from tests.support.decoding import decode_pool
 
 FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
 
@@ -28,10 +29,10 @@ class Service:
         deliver = deliver_on(asyncio.get_running_loop())
         self.models = ResidentModels()
         reader = FaceReader(ImageLimits())
-        self.pipeline = Pipeline(reader, 2, batch_images, deliver)
+        self.pipeline = Pipeline(reader, decode_pool(), batch_images, deliver)
         self.admission = Admission(max_images, 2**24)
         self.cache = EmbeddingCache(cache_bytes)
-        shadow = ShadowEvaluator(self.models, reader, model, self.admission.idle, 0.0)
+        shadow = ShadowEvaluator(self.models, decode_pool(), model, self.admission.idle, 0.0)
         self.faces = FaceEmbedder(
             self.models, self.pipeline, self.admission, self.cache, shadow.offer
         )

@@ -41,5 +41,5 @@ def _environment(settings: EmbedderSettings) -> dict[str, str]:
     store = ObjectStoreSettings(**settings.model_dump())
     secret = store.s3_secret_key.get_secret_value()
     ours = store.model_dump() | {"s3_secret_key": secret}
-    ours |= {"cache_dir": settings.cache_dir, "engine_threads": 1, "decode_threads": 2}
+    ours |= {"cache_dir": settings.cache_dir, "engine_threads": 1, "decode_processes": 2}
     return {f"MAGFACE_{name.upper()}": str(value) for name, value in ours.items()}

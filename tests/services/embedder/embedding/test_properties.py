@@ -26,6 +26,7 @@ from shared.settings import ImageLimits
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, png
 from tests.services.embedder.standin import features_of, model, number_of
+from tests.support.decoding import decode_pool
 
 CROPS = crops(6)
 FACES = [FaceImage(png(crop), "aligned") for crop in CROPS]
@@ -42,9 +43,9 @@ _OTHERS = st.tuples(
 
 @asynccontextmanager
 async def _service(cache_bytes: int, batch_images: int):
-    pipeline = Pipeline(READER, 2, batch_images, deliver_on(asyncio.get_running_loop()))
+    pipeline = Pipeline(READER, decode_pool(), batch_images, deliver_on(asyncio.get_running_loop()))
     models, admission = ResidentModels(), Admission(10_000, 2**30)
-    shadow = ShadowEvaluator(models, READER, model, admission.idle, 0.0)
+    shadow = ShadowEvaluator(models, decode_pool(), model, admission.idle, 0.0)
     cache = EmbeddingCache(cache_bytes)
     pipeline.start()
     try:

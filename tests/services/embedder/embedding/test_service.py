@@ -97,7 +97,7 @@ async def test_a_full_server_refuses_at_once_and_says_when_to_come_back():
         with pytest.raises(Overloaded) as refused:
             await service.faces.embed(FACES[:1], inf)
         with pytest.raises(Overloaded):
-            await service.faces.detect(FaceImage(FACES[0].data))
+            await service.faces.detect(FaceImage(FACES[0].data), inf)
         assert not any(call.done() for call in running)
         assert refused.value.retry_after_s >= 0.1
         serving.session.go_on.set()

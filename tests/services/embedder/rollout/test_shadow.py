@@ -27,6 +27,7 @@ from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image_side, png
 from tests.services.embedder.serving import running_embedder
 from tests.services.embedder.standin import StandInSession, manifest, model
+from tests.support.decoding import decode_pool
 from tests.support.waiting import let_others_run, until
 
 FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
@@ -45,11 +46,13 @@ class _World:
     def __init__(self, share: float = 1.0) -> None:
         self.models = ResidentModels()
         self.admission = Admission(64, 2**24)
-        self.pipeline = Pipeline(READER, 2, 4, deliver_on(asyncio.get_running_loop()))
+        self.pipeline = Pipeline(READER, decode_pool(), 4, deliver_on(asyncio.get_running_loop()))
         self.candidate = LoadedModel(manifest("v2"), _OtherOpinion("v2"))
         self.broken: Exception | None = None
         self.loads: list[str] = []
-        self.shadow = ShadowEvaluator(self.models, READER, self._load, self.admission.idle, share)
+        self.shadow = ShadowEvaluator(
+            self.models, decode_pool(), self._load, self.admission.idle, share
+        )
         cache = EmbeddingCache(2**20)
         self.faces = FaceEmbedder(
             self.models, self.pipeline, self.admission, cache, self.shadow.offer

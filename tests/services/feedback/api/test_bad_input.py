@@ -50,6 +50,13 @@ def _points(*pairs: tuple[float, float]) -> list[image_pb2.Point]:
     return [image_pb2.Point(x=x, y=y) for x, y in pairs]
 
 
+def _boxed(
+    alignment: image_pb2.Alignment.ValueType = image_pb2.ALIGNMENT_DETECT, **changes: float
+) -> pb.ImageRef:
+    sides = {"x": 1.0, "y": 1.0, "width": 9.0, "height": 9.0} | changes
+    return _image(picture(3), alignment=alignment, box=image_pb2.Box(**sides))
+
+
 def _opinion(similarity: float, version: str = "v") -> pb.ModelOpinion:
     return pb.ModelOpinion(model_version=version, similarity=similarity, threshold=0.4)
 
@@ -82,6 +89,26 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
                 picture(1), alignment=image_pb2.ALIGNMENT_DETECT, landmarks=_points((1, 1))
             )
         },
+    ),
+    "box without a size": ("image_a.image.box.width", {"image_a": _boxed(width=0)}),
+    "box that is no number": ("image_b.image.box.y", {"image_b": _boxed(y=float("nan"))}),
+    "box outside the image": ("image_a.image.box", {"image_a": _boxed(x=112)}),
+    "box left of the image": ("image_a.image.box", {"image_a": _boxed(x=-9)}),
+    "box without detection": (
+        "image_a.image.box",
+        {"image_a": _boxed(alignment=image_pb2.ALIGNMENT_UNSPECIFIED)},
+    ),
+    "box of an aligned crop": (
+        "image_a.image.box",
+        {"image_a": _boxed(alignment=image_pb2.ALIGNMENT_ALIGNED)},
+    ),
+    "unknown on_several": (
+        "image_a.image.on_several",
+        {"image_a": _image(picture(1), alignment=image_pb2.ALIGNMENT_DETECT, on_several=7)},
+    ),
+    "on_several of an aligned crop": (
+        "image_b.image.on_several",
+        {"image_b": _image(picture(2), on_several=image_pb2.ON_SEVERAL_REFUSE)},
     ),
     "no image": ("image_a", {"image_a": pb.ImageRef()}),
     "no second image": ("image_b", {"image_b": None}),

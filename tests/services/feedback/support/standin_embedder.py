@@ -9,7 +9,7 @@ import cv2
 import grpc
 import numpy as np
 from magface.v1 import embedder_pb2 as pb
-from magface.v1 import embedder_pb2_grpc
+from magface.v1 import embedder_pb2_grpc, image_pb2
 
 DIMENSIONS = 16
 THRESHOLD = 0.3
@@ -31,6 +31,7 @@ class StandInEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
         swap_after: Number of images after which the version becomes `swap_to`.
         refused: Bytes of images that it refuses.
         stop_after: Number of images after which it is UNAVAILABLE.
+        boxed: The images that it embedded and that have a box, by their bytes.
     """
 
     def __init__(self, version: str) -> None:
@@ -40,6 +41,7 @@ class StandInEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
         self.stop_after: int | None = None
         self.refused: set[bytes] = set()
         self.embedded = 0
+        self.boxed: dict[bytes, image_pb2.Image] = {}
 
     async def GetModel(  # noqa: N802
         self,
@@ -58,6 +60,7 @@ class StandInEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
         if any(image.data in self.refused for image in request.images):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "images[0].data: no face")
         self.embedded += len(request.images)
+        self.boxed |= {image.data: image for image in request.images if image.HasField("box")}
         if self.swap_after is not None and self.embedded >= self.swap_after:
             self.version, self.swap_after = self.swap_to, None
         faces = [

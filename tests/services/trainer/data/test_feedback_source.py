@@ -5,16 +5,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
+from services.trainer.data.batches import decode_images
 from services.trainer.data.feedback_source import PulledFeedback, pull_snapshot
 from services.trainer.data.labels import LabelledPair, Vote
 from shared.errors import NotFound, Unavailable
-from shared.model.image.face import FaceImage
+from shared.model.image.face import Box, FaceImage
+from shared.model.image.face_reader import FaceReader
 from shared.rpc.channel import open_sync_channel
+from shared.rpc.converters import face_to_proto
+from shared.settings import ImageLimits
 from tests.services.trainer.people import encode, submit
+from tests.support.photographs import GROUP, encode_jpeg, photograph
 from tests.support.processes import ServiceProcess, service_environment
 from tests.support.seaweedfs import SeaweedServer
 
@@ -92,6 +98,33 @@ def test_images_come_as_they_were_sent_and_are_fetched_once(channel: grpc.Channe
     feedback._stub = feedback_pb2_grpc.FeedbackServiceStub(cut_off)
     assert feedback.image(A) == FaceImage(FACES[0], "aligned")
     assert {path.name for path in (tmp_path / "images").iterdir()} == wanted
+
+
+def test_a_photograph_is_cropped_by_the_box_that_it_was_labelled_with(
+    channel: grpc.Channel, tmp_path: Path
+):
+    left, top, side = GROUP[1][2:]
+    box = Box(left, top, side, side)
+    photo = FaceImage(encode_jpeg(photograph(*GROUP)), "detect", box=box)
+    card = FaceImage(encode_jpeg(photograph((2, 1, 60, 60, 200))), "detect")
+    label = pb.SubmitFeedbackRequest(
+        image_a=pb.ImageRef(image=face_to_proto(photo)),
+        image_b=pb.ImageRef(image=face_to_proto(card)),
+        label=pb.LABEL_SAME,
+        annotator="ada",
+        idempotency_key="boxed",
+    )
+    sha256 = feedback_pb2_grpc.FeedbackServiceStub(channel).SubmitFeedback(label).sha256_a
+    feedback = pulled(channel, None, tmp_path / "images")
+    assert feedback.image(sha256) == photo
+    reader = FaceReader(ImageLimits())
+    usable, crops = decode_images([sha256], feedback, reader, tmp_path / "crops", lambda _: None)
+    assert usable == [sha256]
+    # Without the box, the large face is cropped.
+    large = reader.read(FaceImage(photo.data, "detect"))
+    chosen = reader.read(photo)
+    assert chosen.face != large.face
+    np.testing.assert_array_equal(crops[0], chosen.pixels)
 
 
 def test_an_image_that_is_not_stored_is_not_found(channel: grpc.Channel, tmp_path: Path):
