@@ -6,10 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 from shared.errors import CorruptData, InvalidInput, NotFound, Unavailable
 from shared.model.image.decode import decode_image
+from shared.model.image.decoding.header import MEDIA_TYPES
+from shared.model.image.decoding.signatures import picture_format
 from shared.model.image.face import Alignment, Box, FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
@@ -17,13 +19,6 @@ from shared.storage.objects import ObjectStore, image_key
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-_SIGNATURES: Final = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"RIFF", "image/webp"),
-    (b"BM", "image/bmp"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +156,7 @@ class ImageVault:
         facts = ImageFacts(
             sha256=hashlib.sha256(face.data).hexdigest(),
             size_bytes=len(face.data),
-            media_type=_media_type(face.data),
+            media_type=MEDIA_TYPES[picture_format(face.data)],
             alignment=_resolved_alignment(face),
             landmarks=face.landmarks,
             box=face.box,
@@ -189,7 +184,3 @@ def _resolved_alignment(face: FaceImage) -> Alignment:
     if face.alignment != "unspecified":
         return face.alignment
     return "landmarks" if face.landmarks else "aligned"
-
-
-def _media_type(data: bytes) -> str:
-    return next(kind for signature, kind in _SIGNATURES if data.startswith(signature))

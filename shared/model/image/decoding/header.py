@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, ParamSpec, TypeVar
+from typing import Final, Literal, TypeVar, TypeVarTuple
 
 from shared.errors import InvalidInput, MagFaceError
 
-_P = ParamSpec("_P")
+_Ts = TypeVarTuple("_Ts")
 _R = TypeVar("_R")
 
 PictureFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "HEIC", "AVIF"]
@@ -54,22 +54,23 @@ class PictureHeader:
         return self.pixels * self.scans
 
 
-def reading_picture(work: Callable[_P, _R], field: str, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+def reading_picture(work: Callable[[*_Ts], _R], field: str, *args: *_Ts) -> _R:
     """Call a function that reads a picture; whatever it raises becomes the picture's own error.
 
     The error leaves without the frames in which it arose, nor their errors, because a caller who
     keeps it would keep the pixels in memory.
 
     Args:
-        work: Takes ``args`` and ``kwargs``.
+        work: Takes ``args``.
         field: Path of the picture in the request.
+        args: Of ``work``.
 
     Raises:
         MagFaceError: As raised by ``work``.
         InvalidInput: In place of any other exception.
     """
     try:
-        return work(*args, **kwargs)
+        return work(*args)
     except MagFaceError as error:
         raised = error.with_traceback(None)
         raised.__cause__ = raised.__context__ = None

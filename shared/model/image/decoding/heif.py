@@ -23,7 +23,7 @@ _MAX_BOXES: Final = 4000
 _FULL_BOX_BYTES: Final = 4
 # Orientation by quarter turns against the clock, without and with a mirror behind them: about the
 # horizontal axis, and about the vertical one.
-_TURNED: Final = {None: (1, 8, 3, 6), 0: (4, 7, 2, 5), 1: (2, 5, 4, 7)}
+_TURNED: Final = {None: (1, 8, 3, 6), 0: (4, 5, 2, 7), 1: (2, 7, 4, 5)}
 
 _THREADS: Final = 1
 
