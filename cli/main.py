@@ -24,6 +24,9 @@ class _ReadableErrors(TyperGroup):
         except (MagFaceError, OSError) as error:
             typer.echo(f"magface: {error}", err=True)
             raise typer.Exit(1) from error
+        except MemoryError as error:
+            typer.echo(f"magface: not enough memory: {error}", err=True)
+            raise typer.Exit(1) from error
 
 
 app = typer.Typer(
