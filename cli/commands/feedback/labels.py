@@ -10,7 +10,15 @@ from magface.v1 import feedback_pb2
 from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, new_key
-from cli.images import AlignmentChoice, AlignmentOption, PictureA, PictureB, naming_files, to_image
+from cli.images import (
+    AlignmentChoice,
+    AlignmentOption,
+    PictureA,
+    PictureB,
+    naming_files,
+    read_image,
+    to_image,
+)
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 from cli.transfer.export import ExportFormat, export_pairs
 from shared.errors import MagFaceError
@@ -48,8 +56,8 @@ def submit(
 ) -> None:
     """Store one label."""
     request = feedback_pb2.SubmitFeedbackRequest(
-        image_a=feedback_pb2.ImageRef(image=to_image(a.read_bytes(), alignment)),
-        image_b=feedback_pb2.ImageRef(image=to_image(b.read_bytes(), alignment)),
+        image_a=feedback_pb2.ImageRef(image=to_image(read_image(a), alignment)),
+        image_b=feedback_pb2.ImageRef(image=to_image(read_image(b), alignment)),
         label=_LABELS[label],
         annotator=annotator,
         idempotency_key=idempotency_key or new_key(),

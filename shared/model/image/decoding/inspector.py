@@ -59,9 +59,19 @@ def check_picture(data: bytes, limits: ImageLimits) -> PictureHeader:
             f"has {len(data)} bytes; at most {limits.image_max_bytes} are accepted "
             "(the server's MAGFACE_IMAGE_MAX_BYTES)"
         )
-    header = _READERS[picture_format(data)](data)
+    header = read_header(data)
     _check_cost(header, limits)
     return header
+
+
+def read_header(data: bytes) -> PictureHeader:
+    """Read a picture's header without any limit.
+
+    Raises:
+        BadPicture: If the data is of another format, damaged or cut short.
+        Exception: Others, for data that no reader expects.
+    """
+    return _READERS[picture_format(data)](data)
 
 
 def _check_cost(header: PictureHeader, limits: ImageLimits) -> None:
