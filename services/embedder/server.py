@@ -72,7 +72,9 @@ def embedder(settings: EmbedderSettings) -> Build:
         faces = FaceEmbedder(models, pipeline, admission, cache, shadow.offer)
         # One batch that is computed and one that waits.
         max_unanswered = max(2 * settings.batch_images, _MIN_STREAM_IMAGES)
-        open_stream = partial(faces.open_stream, max_unanswered, lifecycle.stopping)
+        open_stream = partial(
+            faces.open_stream, max_unanswered, lifecycle.stream_budget, lifecycle.stopping
+        )
         servicer = EmbedderServicer(faces, open_stream, models, swapper, shadow)
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
         pool.start()

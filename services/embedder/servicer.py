@@ -54,7 +54,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     async def EmbedStream(
         self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: Context
     ) -> AsyncIterator[pb.EmbedStreamResponse]:
-        faces = (_unpack_streamed(request) async for request in request_iterator)
+        faces = _unpack_stream(request_iterator)
         async with aclosing(self._open_stream().results(faces)) as results:
             async for result in results:
                 yield _pack_streamed(result)
@@ -124,6 +124,15 @@ def _unpack_side(side: pb.VerifySide, field: str) -> Side:
             return StoredEmbedding(side.stored.embedding, side.stored.model_version)
         case _:
             raise InvalidInput(field, "is not set; give an image or a stored embedding")
+
+
+async def _unpack_stream(
+    requests: AsyncIterator[pb.EmbedStreamRequest],
+) -> AsyncIterator[StreamedFace]:
+    async for request in requests:
+        yield _unpack_streamed(request)
+        # While the stream waits for the next request it holds none.
+        del request
 
 
 def _unpack_streamed(request: pb.EmbedStreamRequest) -> StreamedFace:

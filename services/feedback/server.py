@@ -60,7 +60,7 @@ async def feedback_service(
         PreconditionFailed: At the end, if the database cannot be migrated. The process has then
             sent itself SIGTERM.
     """
-    servicer = FeedbackServicer(settings.feedback_stream_labels)
+    servicer = FeedbackServicer(settings.feedback_stream_labels, lifecycle.stream_budget)
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
     objects = ObjectStore(settings)
     async with (

@@ -15,6 +15,7 @@ from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.settings import MAX_IMAGES_PER_CALL
 from shared.errors import InvalidInput
 from shared.model.image.face import Detection, FaceImage
+from shared.rpc.budget import ByteBudget
 
 
 class FaceEmbedder:
@@ -115,15 +116,18 @@ class FaceEmbedder:
         with self._admission.admit(1, len(face.data), self._pipeline.seconds_per_image):
             return await self._pipeline.detect(("image", face), deadline)
 
-    def open_stream(self, max_unanswered: int, stopping: asyncio.Event) -> FaceStream:
+    def open_stream(
+        self, max_unanswered: int, budget: ByteBudget, stopping: asyncio.Event
+    ) -> FaceStream:
         """Open a stream of faces, which wait for admission instead of being refused.
 
         Args:
             max_unanswered: See `FaceStream`.
+            budget: See `FaceStream`.
             stopping: See `FaceStream`.
         """
         return FaceStream(
-            self._admission.admit_in_turn, self._embed_admitted, max_unanswered, stopping
+            self._admission.admit_in_turn, self._embed_admitted, max_unanswered, budget, stopping
         )
 
     async def _embed_admitted(self, face: FaceImage, model_version: str) -> EmbedResult:

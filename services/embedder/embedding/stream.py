@@ -9,7 +9,8 @@ from typing import TypeAlias
 from services.embedder.inference.requests import EmbeddedFace, EmbedResult
 from shared.errors import MagFaceError, Unavailable
 from shared.model.image.face import FaceImage
-from shared.rpc.streams import ReadNext, responses_as_completed
+from shared.rpc.budget import ByteBudget
+from shared.rpc.streams import BudgetedRequests, ReadNext, responses_as_completed
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,22 @@ class FaceStream:
         admit: Waits for the admission of one face of so many bytes, and holds it.
         embed: Embeds one admitted face with the named version.
         max_unanswered: Most faces that were read and whose results the caller has not taken.
+        budget: Bytes that the pictures of all streams may take.
         stopping: Set when the server stops; the stream then reads no more faces.
     """
 
     def __init__(
-        self, admit: Admit, embed: EmbedOne, max_unanswered: int, stopping: asyncio.Event
+        self,
+        admit: Admit,
+        embed: EmbedOne,
+        max_unanswered: int,
+        budget: ByteBudget,
+        stopping: asyncio.Event,
     ) -> None:
         self._admit = admit
         self._embed = embed
         self._max_unanswered = max_unanswered
+        self._budget = budget
         self._stopping = stopping
 
     async def results(self, faces: AsyncIterator[StreamedFace]) -> AsyncGenerator[StreamedResult]:
@@ -70,8 +78,9 @@ class FaceStream:
         Raises:
             Unavailable: When the server stops, after the results for all faces that were read.
         """
+        requests = BudgetedRequests(faces, _picture_bytes, self._budget)
         responses = responses_as_completed(
-            faces, self._embed_face, self._max_unanswered, self._stopping
+            requests, self._embed_face, self._max_unanswered, self._stopping
         )
         async with aclosing(responses) as groups:
             async for group in groups:
@@ -93,3 +102,7 @@ class FaceStream:
         except MagFaceError as error:
             return StreamedResult(face.id, error)
         return StreamedResult(face.id, embedded.faces[0], embedded.model_version)
+
+
+def _picture_bytes(face: StreamedFace) -> int:
+    return 0 if isinstance(face.face, MagFaceError) else len(face.face.data)

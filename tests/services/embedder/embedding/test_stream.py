@@ -20,6 +20,7 @@ from services.embedder.inference.requests import EmbeddedFace, EmbedResult
 from shared.errors import InvalidInput, Overloaded, Unavailable
 from shared.model.image.face import FaceImage
 from shared.model.sessions.base import split_features
+from shared.rpc.budget import ByteBudget
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image, vector
 from tests.services.embedder.process import EmbedderProcess
@@ -54,7 +55,7 @@ async def _admit_at_once(_: int):
 
 
 def _stream(embed=_embed, admit=_admit_at_once, stopping=None) -> FaceStream:
-    return FaceStream(admit, embed, MOST, stopping or asyncio.Event())
+    return FaceStream(admit, embed, MOST, ByteBudget(2**30), stopping or asyncio.Event())
 
 
 async def test_reading_stops_while_the_caller_does_not_take_its_answers():

@@ -20,7 +20,7 @@ from services.feedback.erasure.retention import sweep_orphans
 from services.feedback.erasure.row_deletion import delete_rows
 from services.feedback.images.vault import ImageVault
 from services.feedback.labels.service import LabelService
-from services.feedback.pool.importer import PoolImage, PoolImporter
+from services.feedback.pool.importer import PoolImage, PoolImporter, image_bytes
 from services.feedback.server import open_erasure_backend, open_label_service, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from services.trainer.data.label_report import (
@@ -34,6 +34,8 @@ from services.trainer.data.labels import LabelledPair
 from shared.errors import NotFound, Unavailable
 from shared.model.image.face import FaceImage
 from shared.registry.erasure_mark import read_erasure_generation
+from shared.rpc.budget import ByteBudget
+from shared.rpc.streams import BudgetedRequests
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool, transaction
 from tests.services.feedback.support.bulk_rows import fill
@@ -400,9 +402,12 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
     assert {image_key(row[0]) for row in rows} == objects
 
 
-async def _pool_images() -> AsyncIterator[PoolImage]:
-    for number in range(1, 5):
-        yield PoolImage(FaceImage(picture(number)), "somebody")
+def _pool_images() -> BudgetedRequests[PoolImage]:
+    async def images() -> AsyncIterator[PoolImage]:
+        for number in range(1, 5):
+            yield PoolImage(FaceImage(picture(number)), "somebody")
+
+    return BudgetedRequests(images(), image_bytes, ByteBudget(2**30))
 
 
 async def test_an_import_whose_objects_were_swept_before_their_rows_begins_anew(

@@ -8,11 +8,13 @@ import pytest
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
-from services.feedback.pool.importer import PoolImage
+from services.feedback.pool.importer import PoolImage, image_bytes
 from services.feedback.server import open_label_service, open_pairs_backend, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
 from shared.model.image.face import FaceImage
+from shared.rpc.budget import ByteBudget
+from shared.rpc.streams import BudgetedRequests
 from shared.storage.objects import ObjectStore, image_key
 from tests.services.feedback.support.helpers import Stored, picture, request, sha256
 
@@ -111,5 +113,6 @@ async def test_without_an_object_store_no_row_is_stored_and_it_says_unavailable(
             yield PoolImage(FaceImage(picture(1)))
 
         with pytest.raises(Unavailable):
-            await pairs.importer.import_images(one())
+            images = BudgetedRequests(one(), image_bytes, ByteBudget(2**30))
+            await pairs.importer.import_images(images)
     assert stored() == Stored(0, 0, 0, 0, 0, objects=0)
