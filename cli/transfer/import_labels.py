@@ -12,7 +12,7 @@ import grpc
 from magface.v1 import feedback_pb2
 from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 
-from cli.images import AlignmentChoice, file_of_field, to_image
+from cli.images import AlignmentChoice, error_of_file, to_image
 from cli.output import counting_progress
 from shared.datasets.pairs import PairSet
 from shared.errors import Unavailable
@@ -90,10 +90,9 @@ def _count(
     elif refused.code == _UNAVAILABLE:
         return False
     else:
-        file = file_of_field(names, refused.field) if refused.field else None
-        why = refused.message
-        if file is not None:
-            why = f"{file}: {why.removeprefix(f'{refused.field}: ')}"
+        reason = refused.message.removeprefix(f"{refused.field}: ")
+        error = error_of_file(names, refused.field, reason) if refused.field else None
+        why = refused.message if error is None else str(error)
         done.rejected.append({"pair": place, "why": why})
     return True
 

@@ -186,7 +186,7 @@ class Image(_message.Message):
     """
     alignment: Global___Alignment.ValueType
     on_several: Global___OnSeveral.ValueType
-    """Only with ALIGNMENT_DETECT, and only if there is no `box`."""
+    """Only with ALIGNMENT_DETECT; a `box` takes precedence."""
     @_builtins.property
     def landmarks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
         """Exactly five or none: left eye, right eye, nose, left and right mouth corner; left and right

@@ -43,7 +43,7 @@ class StreamedResult:
     model_version: str = ""
 
 
-Admit: TypeAlias = Callable[[int], AbstractAsyncContextManager[None]]
+Admit: TypeAlias = Callable[[FaceImage], AbstractAsyncContextManager[None]]
 EmbedOne: TypeAlias = Callable[[FaceImage, str], Awaitable[EmbedResult]]
 
 
@@ -51,7 +51,7 @@ class FaceStream:
     """One stream; belongs to the loop's thread.
 
     Args:
-        admit: Waits for the admission of one face of so many bytes, and holds it.
+        admit: Waits for the admission of one face, and holds it.
         embed: Embeds one admitted face with the named version.
         max_unanswered: Most faces that were read and whose results the caller has not taken.
         budget: Bytes that the pictures of all streams may take.
@@ -95,7 +95,7 @@ class FaceStream:
         try:
             if isinstance(face.face, MagFaceError):
                 raise face.face
-            async with self._admit(len(face.face.data)):
+            async with self._admit(face.face):
                 # A stream that waits for admission holds only one face that is not admitted.
                 read_next()
                 embedded = await self._embed(face.face, face.model_version)

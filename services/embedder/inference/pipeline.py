@@ -18,7 +18,7 @@ from services.embedder.inference.requests import (
 )
 from services.embedder.models.resident import LoadedModel
 from shared.decoding.pool import DecodePool
-from shared.model.image.face import Detection
+from shared.model.image.face import Detection, FaceImage
 from shared.model.image.face_reader import FaceReader
 
 
@@ -95,6 +95,10 @@ class Pipeline:
         if isinstance(result, EngineOutput):
             return result.faces(request.found)
         raise result
+
+    def decoded_pixels(self, face: FaceImage) -> int:
+        """Return the pixels that a face's picture has by its header."""
+        return self._pool.decoded_pixels(face)
 
     async def detect(self, face: NamedFace, deadline: float) -> Detection:
         """Find all faces in a picture; cancelling it ends the work.

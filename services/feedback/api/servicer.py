@@ -81,13 +81,15 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         check_texts(request)
         while True:
             try:
-                return await self._submit(request)
+                return await self._submit(request, in_turn=True)
             except Overloaded as error:
                 # A stream waits where a single call fails: the labels it has read are bounded.
                 await asyncio.sleep(error.retry_after_s)
 
-    async def _submit(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:
-        result = await self.labels().submit(_unpack_feedback(request))
+    async def _submit(
+        self, request: pb.SubmitFeedbackRequest, *, in_turn: bool = False
+    ) -> pb.SubmitFeedbackResponse:
+        result = await self.labels().submit(_unpack_feedback(request), in_turn=in_turn)
         return pb.SubmitFeedbackResponse(
             label_id=result.label_id,
             pair_id=result.pair_id,

@@ -152,7 +152,7 @@ class PoolImporter:
         try:
             if isinstance(sent.face, MagFaceError):
                 return sent.face
-            return await self._vault.check(sent.face, "image")
+            return await self._vault.check(sent.face, "image", in_turn=True)
         except Unavailable:
             raise
         except MagFaceError as error:

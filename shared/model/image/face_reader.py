@@ -13,7 +13,7 @@ from shared.model.image.decode import decode_image
 from shared.model.image.decoding.header import reading_picture
 from shared.model.image.decoding.jpeg import decode_plain_jpeg
 from shared.model.image.detector import FaceDetector, choose_face, find_detector_model
-from shared.model.image.face import Detection, FaceCrop, FaceImage
+from shared.model.image.face import Box, Detection, FaceCrop, FaceImage
 from shared.settings import ImageLimits
 
 NO_DETECTOR: Final = (
@@ -80,23 +80,30 @@ class FaceReader:
         return reading_picture(self._read, f"{field}.data", face, field)
 
     def check(self, face: FaceImage, field: str = "image") -> None:
-        """Check that a face can be read; of one that must be detected, only that it is a picture.
+        """Check that a face can be read.
+
+        The face of an image with alignment "detect" is not detected, unless the image is to be
+        refused if it shows several.
 
         Args:
             face: The face image.
             field: See `read`.
 
         Raises:
-            InvalidInput: If the image, its alignment or its landmarks are invalid.
+            InvalidInput: If the image, its alignment, landmarks or box cannot be used, or it shows
+                several faces and refuses that.
+            PreconditionFailed: If faces must be detected and there is no detector.
         """
-        if face.alignment != "detect":
+        if face.alignment != "detect" or (face.on_several == "refuse" and face.box is None):
             self.read(face, field)
             return
-        decode_image(face.data, self._limits, f"{field}.data")
+        height, width = decode_image(face.data, self._limits, f"{field}.data").shape[:2]
         if face.landmarks:
             raise InvalidInput(
                 f"{field}.landmarks", "are set, but alignment detect does not use them"
             )
+        if face.box is not None:
+            _check_in_image(face.box, width, height, f"{field}.box")
 
     def detect(self, data: bytes, field: str = "image") -> Detection:
         """Decode a picture and find all faces in it.
@@ -170,6 +177,11 @@ def _resolve(
             f"are given, but the alignment is {face.alignment}, which does not use them",
         )
     return face.alignment
+
+
+def _check_in_image(box: Box, width: int, height: int, field: str) -> None:
+    if box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0:
+        raise InvalidInput(field, f"lies outside the image, which is {width}x{height}")
 
 
 def _as_crop(image: NDArray[np.uint8], field: str) -> NDArray[np.uint8]:

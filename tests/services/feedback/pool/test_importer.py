@@ -16,7 +16,7 @@ from shared.model.image.face import FaceImage
 from shared.rpc.budget import ByteBudget
 from shared.rpc.streams import BudgetedRequests
 from shared.storage.objects import ObjectStore, image_key
-from tests.services.feedback.support.helpers import Stored, picture, request, sha256
+from tests.services.feedback.support.helpers import Stored, picture, request, sha256, vaults
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
@@ -104,9 +104,10 @@ async def test_without_an_object_store_no_row_is_stored_and_it_says_unavailable(
 ) -> None:
     await prepare_stores(settings, object_store)
     away = settings.model_copy(update={"s3_endpoint": "127.0.0.1:9", "s3_timeout_s": 0.5})
+    gone = ObjectStore(away)
     async with (
-        open_label_service(settings, object_store) as (_, pool),
-        open_pairs_backend(settings, ObjectStore(away), pool) as (pairs, _),
+        open_label_service(settings, vaults(settings, object_store)) as (_, pool),
+        open_pairs_backend(settings, gone, vaults(settings, gone), pool) as (pairs, _),
     ):
 
         async def one() -> AsyncIterator[PoolImage]:
