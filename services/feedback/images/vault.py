@@ -43,7 +43,7 @@ class ImageFacts:
     stored_at: datetime | None = None
 
     def face(self, data: bytes) -> FaceImage:
-        """Give the image as it was sent, except for `FaceImage.on_several`.
+        """Give the image as it was sent, except for `on_several` and `on_no_face` of `FaceImage`.
 
         Args:
             data: Its bytes.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.align import CROP_SIZE, align_face
+from shared.model.image.contrast import stretch_low_contrast
 from shared.model.image.decode import decode_image
 from shared.model.image.decoding.header import reading_picture
 from shared.model.image.decoding.jpeg import decode_plain_jpeg
@@ -129,19 +130,20 @@ class FaceReader:
         detector = self._require_detector()
         image = decode_image(data, self._limits, f"{field}.data")
         height, width = image.shape[:2]
-        return Detection(width, height, detector.find(image))
+        return Detection(width, height, detector.find(stretch_low_contrast(image)))
 
     def _crop(self, image: NDArray[np.uint8], face: FaceImage, field: str) -> FaceCrop:
         match _resolve(face, image, field):
             case "aligned":
-                return FaceCrop(_as_crop(image, field))
+                return FaceCrop(stretch_low_contrast(_as_crop(image, field)))
             case "landmarks":
-                return FaceCrop(align_face(image, face.landmarks, f"{field}.landmarks"))
+                crop = align_face(image, face.landmarks, f"{field}.landmarks")
+                return FaceCrop(stretch_low_contrast(crop))
             case "detect":
-                faces = self._require_detector().find(image)
+                faces = self._require_detector().find(stretch_low_contrast(image))
                 chosen = choose_face(faces, face, field)
                 pixels = align_face(image, chosen.landmarks, f"{field}.data")
-                return FaceCrop(pixels, len(faces), chosen)
+                return FaceCrop(stretch_low_contrast(pixels), len(faces), chosen)
 
     def _require_detector(self) -> FaceDetector:
         if self._detector_model is None:
@@ -159,6 +161,11 @@ def _resolve(
         name = "box" if face.box else "on_several"
         raise InvalidInput(
             f"{field}.{name}", f"is set, but the alignment is {face.alignment}: set it to detect"
+        )
+    if face.alignment == "detect" and face.on_no_face == "mark":
+        raise InvalidInput(
+            f"{field}.on_no_face",
+            "is set, but the alignment is detect: without a face there is no crop to embed",
         )
     if face.alignment == "unspecified":
         if face.landmarks:
