@@ -15,6 +15,8 @@ _BURST_BYTES: Final = 8 * 2**20
 _MAX_DEBT_BYTES: Final = _BURST_BYTES + _BYTES_PER_S
 # The time for smaller messages does not depend on their size.
 _SMALL_BYTES: Final = 2**16
+# Such a message takes the loop a millisecond.
+_LARGE_BYTES: Final = 2**20
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +37,16 @@ class _Sender:
 
     def debt_at(self, now: float) -> float:
         return max(0.0, self.debt - (now - self.since) * _BYTES_PER_S)
+
+
+async def give_way(size: int) -> None:
+    """Let other calls go on after a step whose time grows with the size of a message.
+
+    Args:
+        size: Of the message, in bytes.
+    """
+    if size > _LARGE_BYTES:
+        await asyncio.sleep(0)
 
 
 class UploadPace:

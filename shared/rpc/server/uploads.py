@@ -13,7 +13,7 @@ import grpc
 from shared.errors import MagFaceError, Overloaded, TimedOut
 from shared.heap import trim_heap
 from shared.rpc.server.interceptors import Context
-from shared.rpc.server.pacing import UploadPace
+from shared.rpc.server.pacing import UploadPace, give_way
 
 # Requests that arrive sooner than this are not counted: nearly all, in less than a millisecond.
 _PROMPT_S: Final = 0.01
@@ -27,8 +27,6 @@ _FRAMING_BYTES: Final = 14
 _HEADER_BYTES: Final = 128
 # A stream whose connection received less than this while it waited holds no large message.
 _IDLE_BYTES: Final = 2**20
-# Other calls have their turn between the steps in which a larger message is received.
-_LARGE_BYTES: Final = 2**20
 _RETRY_AFTER_S: Final = 1.0
 
 Received: TypeAlias = Callable[[], Mapping[str, int]]
@@ -130,9 +128,7 @@ class Uploads:
         framing = _FRAMING_BYTES if streamed else _FRAMING_BYTES + _HEADER_BYTES
         self._delivered[peer] += len(message) + framing
         self._pace.count(peer, len(message))
-        if len(message) > _LARGE_BYTES:
-            # Receiving it took long, and so does what follows.
-            await asyncio.sleep(0)
+        await give_way(len(message))
         return message  # type: ignore[no-any-return]
 
     async def watch(self, received: Received) -> None:
