@@ -14,11 +14,12 @@ import pytest
 from magface.v1 import embedder_pb2 as pb
 from magface.v1 import image_pb2
 
+from shared.settings import ImageLimits
 from tests.default_version import export_default
 from tests.services.embedder.faces import crops, image, image_side
 from tests.services.embedder.process import EmbedderProcess
 from tests.services.embedder.serving import Client
-from tests.shared.decoding.hostile import flat_png, run_length_bmp, slow_jpeg
+from tests.shared.decoding.hostile import flat_png, png_above, run_length_bmp, slow_jpeg
 from tests.support.memory import MemoryWatch, tree_bytes
 
 pytestmark = [
@@ -27,6 +28,7 @@ pytestmark = [
 ]
 _LIMIT = 10**9
 _CROPS = crops(8)
+_MAX_PIXELS = ImageLimits().image_max_pixels
 # A p99 below this is that of a busy machine, not of a hostile caller.
 _NOISE_S = 0.1
 
@@ -47,8 +49,9 @@ def _unlike(data: bytes, count: int) -> pb.EmbedRequest:
 
 
 _ATTACKS: dict[str, Callable[[], tuple[list[pb.EmbedRequest], float]]] = {
-    "twelve above the limit": lambda: ([_images(flat_png(7072, 7072), 12)] * 6, 30.0),
-    "forty of 50 megapixels": lambda: ([_unlike(flat_png(7000, 7000), 40)], 60.0),
+    "twelve one row above the limit": lambda: ([_images(png_above(_MAX_PIXELS), 12)] * 6, 30.0),
+    "forty of 50 megapixels": lambda: ([_unlike(flat_png(8160, 6144), 40)], 60.0),
+    "forty of 50 megapixels, twice": lambda: ([_unlike(flat_png(8160, 6144), 40)] * 2, 60.0),
     "eight of 50 megapixels": lambda: ([_unlike(flat_png(7000, 7000), 8)] * 2, 30.0),
     "slow scans": lambda: ([_images(slow_jpeg(7000, 7000, 300), 1)] * 2, 1.0),
     "slow scans below the limit": lambda: ([_images(slow_jpeg(7000, 7000, 10), 1)] * 2, 1.0),
