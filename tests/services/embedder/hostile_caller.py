@@ -5,7 +5,6 @@ Each file has an EmbedRequest, which is sent again as soon as it is answered, wi
 
 import asyncio
 import contextlib
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from shared.settings import ImageLimits
 from tests.services.embedder.faces import crops, image_side
 from tests.services.embedder.serving import Client
 from tests.shared.decoding.hostile import flat_png, png_above, run_length_bmp, slow_jpeg
+from tests.support.processes import running_module
 
 # Requests that are repeated at the same time, and their time-out in seconds.
 Attack: TypeAlias = tuple[list[pb.EmbedRequest], float]
@@ -76,14 +76,8 @@ def hostile_caller(address: str, attack: Attack, folder: Path) -> Iterator[None]
     files = [folder / f"request-{number}" for number in range(len(requests))]
     for file, request in zip(files, requests, strict=True):
         file.write_bytes(request.SerializeToString())
-    command = [sys.executable, "-m", "tests.services.embedder.hostile_caller", address]
-    process = subprocess.Popen([*command, str(timeout_s), *map(str, files)])
-    try:
+    with running_module(__name__, address, str(timeout_s), *map(str, files)):
         yield
-        assert process.poll() is None
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def _attack(address: str, timeout_s: float, requests: list[pb.EmbedRequest]) -> None:

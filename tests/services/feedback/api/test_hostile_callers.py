@@ -1,11 +1,8 @@
 """One hostile caller: the memory of the service, and what another caller notices."""
 
 import asyncio
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +12,10 @@ from magface.v1 import feedback_pb2_grpc
 
 from shared.rpc.channel import open_channel
 from shared.settings import ObjectStoreSettings
+from tests.services.feedback.support import hostile_caller
 from tests.services.feedback.support.helpers import request
 from tests.support.memory import MemoryWatch, tree_bytes
-from tests.support.processes import ServiceProcess, service_environment
+from tests.support.processes import ServiceProcess, running_module, service_environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 _LIMIT = 10**9
@@ -38,18 +36,6 @@ async def _label_for(stub: feedback_pb2_grpc.FeedbackServiceStub, seconds: float
     return took
 
 
-@contextmanager
-def _hostile_caller(address: str) -> Iterator[None]:
-    command = [sys.executable, "-m", "tests.services.feedback.support.hostile_caller", address]
-    process = subprocess.Popen(command)
-    try:
-        yield
-        assert process.poll() is None
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.parametrize("seconds", [3, pytest.param(20, marks=pytest.mark.slow)])
 async def test_memory_stays_under_the_limit_and_others_are_served(
     database_url: str, object_store_settings: ObjectStoreSettings, tmp_path: Path, seconds: int
@@ -63,7 +49,10 @@ async def test_memory_stays_under_the_limit_and_others_are_served(
             await _label_for(stub, 1)
             idle = tree_bytes(process.pid)
             before = await _label_for(stub, seconds / 3)
-            with MemoryWatch(process.pid) as memory, _hostile_caller(address):
+            with (
+                MemoryWatch(process.pid) as memory,
+                running_module(hostile_caller.__name__, address),
+            ):
                 during = await _label_for(stub, seconds)
         quiet, loud = (float(np.percentile(took, 99)) for took in (before, during))
         print(  # noqa: T201
