@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.align import CROP_SIZE, align_face
 from shared.model.image.decode import decode_image
-from shared.model.image.detector import FaceDetector, choose_face, find_detector_model
+from shared.model.image.detection.choice import choose_face, require_whole_face
+from shared.model.image.detection.detector import FaceDetector
+from shared.model.image.detection.yunet import find_detector_model
 from shared.model.image.face import Detection, FaceCrop, FaceImage
 from shared.model.image.jpeg import decode_plain_jpeg
 from shared.settings import ImageLimits
@@ -125,6 +127,8 @@ class FaceReader:
             case "detect":
                 faces = self._require_detector().find(image)
                 chosen = choose_face(faces, face, field)
+                height, width = image.shape[:2]
+                require_whole_face(chosen, width, height, field)
                 pixels = align_face(image, chosen.landmarks, f"{field}.data")
                 return FaceCrop(pixels, len(faces), chosen)
 
