@@ -62,16 +62,27 @@ def naming_files(files: Mapping[str, str]) -> Iterator[None]:
         with domain_errors():
             yield
     except InvalidInput as error:
-        if name := file_of_field(files, error.field):
-            raise InvalidInput(name, error.reason) from error
+        if of_file := error_of_file(files, error.field, error.reason):
+            raise of_file from error
         raise
 
 
-def file_of_field(files: Mapping[str, str], wanted: str) -> str | None:
-    """Finds the file that was sent in a field, or in a message that contains the field."""
-    return next(
-        (name for field, name in files.items() if f"{wanted}.".startswith(f"{field}.")), None
-    )
+def error_of_file(files: Mapping[str, str], field: str, reason: str) -> InvalidInput | None:
+    """Makes an error name the file that was sent in a field, or in a message that contains it.
+
+    Args:
+        files: Name of each file by the field it was sent in.
+        field: The field that is invalid.
+        reason: What is wrong with it.
+
+    Returns:
+        The error; None if the field belongs to no file.
+    """
+    for sent, name in files.items():
+        if f"{field}.".startswith(f"{sent}."):
+            part = field.removeprefix(sent).removeprefix(".image").removeprefix(".")
+            return InvalidInput(name, reason if part in ("", "data") else f"{part} {reason}")
+    return None
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

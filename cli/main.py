@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cli.commands import dataset, faces, training, up
+from cli.commands import dataset, face_list, faces, training, up
 from cli.commands.evaluation import evaluate
 from cli.commands.feedback.app import app as feedback
 from cli.commands.models.app import app as models
@@ -24,6 +24,9 @@ class _ReadableErrors(TyperGroup):
         except (MagFaceError, OSError) as error:
             typer.echo(f"magface: {error}", err=True)
             raise typer.Exit(1) from error
+        except MemoryError as error:
+            typer.echo(f"magface: not enough memory: {error}", err=True)
+            raise typer.Exit(1) from error
 
 
 app = typer.Typer(
@@ -35,6 +38,7 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(faces.embed)
 app.command()(faces.verify)
+app.command()(face_list.faces)
 app.add_typer(feedback, name="feedback")
 app.command()(training.train)
 app.add_typer(training.jobs, name="jobs")

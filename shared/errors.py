@@ -51,6 +51,10 @@ class Overloaded(MagFaceError):
         self.retry_after_s = retry_after_s
 
 
+class TimedOut(MagFaceError):
+    """The caller was too slow to send its request."""
+
+
 class Unavailable(MagFaceError):
     """A dependency cannot be reached now; nothing was changed."""
 

@@ -1,6 +1,6 @@
 """``magface embed`` and ``magface verify``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,18 @@ from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, embedder
-from cli.images import AlignmentChoice, AlignmentOption, PictureA, PictureB, naming_files, to_image
+from cli.face_choice import (
+    BoxAOption,
+    BoxBOption,
+    FaceAOption,
+    FaceBOption,
+    FaceChoice,
+    OnSeveralChoice,
+    OnSeveralOption,
+    chosen_face,
+    parse_box,
+)
+from cli.images import AlignmentChoice, AlignmentOption, PictureA, PictureB, naming_files
 from cli.output import JsonOption, counting_progress, emit, facts, shortest, table, to_plain
 from shared.errors import PreconditionFailed
 
@@ -31,18 +42,47 @@ VersionOption = Annotated[
 
 
 def embed(
+    *,
     images: Annotated[
         list[Path],
         typer.Argument(exists=True, dir_okay=False, metavar="IMG...", show_default=False),
     ],
     alignment: AlignmentOption = AlignmentChoice.AUTO,
+    on_several: OnSeveralOption = OnSeveralChoice.LARGEST,
+    box: Annotated[
+        image_pb2.Box | None,
+        typer.Option(
+            "--box",
+            parser=parse_box,
+            metavar="X,Y,WIDTH,HEIGHT",
+            help="Use the detected face in this box, in pixels; for one image.",
+            show_default=False,
+        ),
+    ] = None,
+    face: Annotated[
+        int | None,
+        typer.Option(
+            "--face",
+            min=1,
+            metavar="N",
+            help="Use face N, as `magface faces` numbers them; for one image.",
+            show_default=False,
+        ),
+    ] = None,
     model_version: VersionOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compute the embedding, magnitude and quality of each face."""
+    choice = FaceChoice(on_several, box, face)
+    if choice.wants_one and len(images) > 1:
+        raise typer.BadParameter("--box and --face choose a face of one image; give one image")
     with embedder(folder) as stub:
-        model_version, faces = _embed_with_one_version(stub, images, alignment, model_version)
+
+        def pack(path: Path) -> image_pb2.Image:
+            return chosen_face(stub, path, alignment, choice)
+
+        model_version, faces = _embed_with_one_version(stub, images, pack, model_version)
     result = {
         "model_version": model_version,
         "faces": [
@@ -58,11 +98,18 @@ def embeddings_table(
 ) -> RenderableType:
     """Table of the embeddings of images, without their numbers."""
     rows = [
-        [path, f"{face.magnitude:.2f}", f"{face.quality:.2f}", len(face.embedding) // 4]
+        [
+            path,
+            f"{face.magnitude:.2f}",
+            f"{face.quality:.2f}",
+            len(face.embedding) // 4,
+            face.faces_found or None,
+        ]
         for path, face in zip(images, faces, strict=True)
     ]
     title = f"by {model_version}; --json gives the embeddings"
-    return table("image", "magnitude", "quality", "floats", rows=rows, title=title)
+    columns = ("image", "magnitude", "quality", "floats", "faces found")
+    return table(*columns, rows=rows, title=title)
 
 
 def verify(
@@ -70,18 +117,26 @@ def verify(
     b: PictureB,
     *,
     alignment: AlignmentOption = AlignmentChoice.AUTO,
+    on_several: OnSeveralOption = OnSeveralChoice.LARGEST,
+    box_a: BoxAOption = None,
+    box_b: BoxBOption = None,
+    face_a: FaceAOption = None,
+    face_b: FaceBOption = None,
     model_version: VersionOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether two images show the same person."""
-    request = embedder_pb2.VerifyRequest(
-        a=embedder_pb2.VerifySide(image=to_image(a.read_bytes(), alignment)),
-        b=embedder_pb2.VerifySide(image=to_image(b.read_bytes(), alignment)),
-        model_version=model_version,
-    )
-    with embedder(folder) as stub, naming_files({"a": str(a), "b": str(b)}):
-        answer = stub.Verify(request, timeout=CALL_TIMEOUT_S)
+    choice_a = FaceChoice(on_several, box_a, face_a, ("--box-a", "--face-a"))
+    choice_b = FaceChoice(on_several, box_b, face_b, ("--box-b", "--face-b"))
+    with embedder(folder) as stub:
+        request = embedder_pb2.VerifyRequest(
+            a=embedder_pb2.VerifySide(image=chosen_face(stub, a, alignment, choice_a)),
+            b=embedder_pb2.VerifySide(image=chosen_face(stub, b, alignment, choice_b)),
+            model_version=model_version,
+        )
+        with naming_files({"a": str(a), "b": str(b)}):
+            answer = stub.Verify(request, timeout=CALL_TIMEOUT_S)
     result = to_plain(answer)
     for side, face in (("face_a", answer.face_a), ("face_b", answer.face_b)):
         result[side] = _plain_face(face)
@@ -89,9 +144,23 @@ def verify(
         "decision": result["decision"],
         "similarity": f"{answer.similarity:.3f} (same from {answer.threshold:.3f})",
         "quality": f"{answer.face_a.quality:.2f} and {answer.face_b.quality:.2f}",
+        **_several("A", answer.face_a, choice_a),
+        **_several("B", answer.face_b, choice_b),
         "model_version": answer.model_version,
     }
     emit(as_json, result, facts(readable))
+
+
+def _several(side: str, face: embedder_pb2.FaceEmbedding, choice: FaceChoice) -> dict[str, str]:
+    """Tells which of several faces was compared; nothing if there was one."""
+    if face.faces_found < 2:
+        return {}
+    which = "the largest"
+    if choice.number is not None:
+        which = f"face {choice.number}"
+    elif choice.box is not None:
+        which = "the one in the box"
+    return {f"faces in {side}": f"{face.faces_found} faces found, {which} compared"}
 
 
 def _plain_face(face: embedder_pb2.FaceEmbedding) -> dict[str, Any]:
@@ -102,7 +171,10 @@ def _plain_face(face: embedder_pb2.FaceEmbedding) -> dict[str, Any]:
 
 
 def _embed_with_one_version(
-    stub: EmbedderServiceStub, paths: Sequence[Path], alignment: AlignmentChoice, requested: str
+    stub: EmbedderServiceStub,
+    paths: Sequence[Path],
+    pack: Callable[[Path], image_pb2.Image],
+    requested: str,
 ) -> tuple[str, list[embedder_pb2.FaceEmbedding]]:
     """Embeds all images with the requested version, or with the one that embeds the first batch.
 
@@ -114,7 +186,7 @@ def _embed_with_one_version(
         try:
             with counting_progress() as progress:
                 task = progress.add_task("embedding", total=len(paths))
-                for names, batch in _batches(paths, alignment):
+                for names, batch in _batches(paths, pack):
                     answer = _embed_batch(stub, names, batch, version)
                     faces += answer.faces
                     version = answer.model_version
@@ -128,19 +200,19 @@ def _embed_with_one_version(
 
 
 def _batches(
-    paths: Sequence[Path], alignment: AlignmentChoice
+    paths: Sequence[Path], pack: Callable[[Path], image_pb2.Image]
 ) -> Iterator[tuple[list[Path], list[image_pb2.Image]]]:
     names: list[Path] = []
     batch: list[image_pb2.Image] = []
     size = 0
     for path in paths:
-        data = path.read_bytes()
-        if batch and (len(batch) == _IMAGES_A_CALL or size + len(data) > _BYTES_A_CALL):
+        image = pack(path)
+        if batch and (len(batch) == _IMAGES_A_CALL or size + len(image.data) > _BYTES_A_CALL):
             yield names, batch
             names, batch, size = [], [], 0
         names.append(path)
-        batch.append(to_image(data, alignment))
-        size += len(data)
+        batch.append(image)
+        size += len(image.data)
     yield names, batch
 
 

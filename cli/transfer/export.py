@@ -64,10 +64,12 @@ def _write_parquet(folder: Path, snapshot_id: str, pairs: _Pairs, images: _Image
     text = arrow.string()
     vote = arrow.struct([("annotator", text), ("label", text)])
     point = arrow.struct([("x", arrow.float32()), ("y", arrow.float32())])
+    sides = ("x", "y", "width", "height")
+    box = arrow.struct([(side, arrow.float32()) for side in sides])
     pair_columns = [("image1", text), ("image2", text), ("label", arrow.int8())]
     pair_columns += [("confidence", arrow.float32()), ("votes", arrow.list_(vote))]
     image_columns = [("sha256", text), ("file", text), ("alignment", text)]
-    image_columns += [("landmarks", arrow.list_(point))]
+    image_columns += [("landmarks", arrow.list_(point)), ("box", box)]
     tables = {
         "pairs": (pair_columns, [_entry(pair, images) for pair in pairs]),
         "images": (image_columns, [{"sha256": name, **image} for name, image in images.items()]),
@@ -117,4 +119,4 @@ def _fetch_image(stub: FeedbackServiceStub, folder: Path, sha256: str) -> dict[s
     name = f"images/{sha256}{_SUFFIXES.get(image.data[:2], '')}"
     (folder / name).write_bytes(image.data)
     plain = to_plain(image)
-    return {"file": name, "alignment": plain["alignment"], "landmarks": plain["landmarks"]}
+    return {"file": name, **{key: plain[key] for key in ("alignment", "landmarks", "box")}}

@@ -2,15 +2,16 @@
 
 import sys
 
-from services.embedder.models.malloc import limit_heaps
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
 from shared.errors import MagFaceError
+from shared.heap import limit_heaps
 from shared.model.sessions.onnx import share_threads
 from shared.rpc.server.runner import run_server
 
 
 def main() -> None:
+    # `run_server` would do it after the detector and ONNX Runtime have started threads.
     limit_heaps()
     settings = EmbedderSettings()
     if settings.engine == "onnxruntime":

@@ -17,9 +17,6 @@ ENGINE_SECONDS: Final = Histogram(
 IMAGES_IN_FLIGHT: Final = Gauge(
     "magface_embedder_images_in_flight", "Images admitted and not yet answered"
 )
-REFUSED_CALLS: Final = Counter(
-    "magface_embedder_refused_calls_total", "Calls refused because the server was full"
-)
 DROPPED_IMAGES: Final = Counter(
     "magface_embedder_dropped_images_total",
     "Images dropped before they were computed, by reason",

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from magface.v1 import embedder_pb2_grpc
 
-from services.embedder.embedding.admission import Admission
+from services.embedder import metrics
 from services.embedder.embedding.cache import EmbeddingCache
 from services.embedder.embedding.service import FaceEmbedder
 from services.embedder.inference.pipeline import Pipeline
@@ -25,7 +25,9 @@ from services.embedder.rollout.shadow import ShadowEvaluator
 from services.embedder.rollout.swapper import LastServed, Swapper
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
+from shared.decoding.admission import Admission
 from shared.decoding.pool import DecodePool
+from shared.decoding.settings import pixels_in_flight
 from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.factory import require_device
 from shared.model.sessions.onnx import threads_shared
@@ -59,7 +61,8 @@ def embedder(settings: EmbedderSettings) -> Build:
         deliver = deliver_on(asyncio.get_running_loop())
         pool = DecodePool(settings)
         pipeline = Pipeline(reader, pool, settings.batch_images, deliver)
-        admission = Admission(settings.max_images, settings.max_bytes)
+        admission = Admission(settings.max_images, settings.max_bytes, pixels_in_flight(settings))
+        metrics.IMAGES_IN_FLIGHT.set_function(lambda: admission.images)
         cache = EmbeddingCache(settings.cache_bytes)
         models = ResidentModels()
         pointers, loader = _pointers(settings), _loader(settings)
@@ -72,7 +75,9 @@ def embedder(settings: EmbedderSettings) -> Build:
         faces = FaceEmbedder(models, pipeline, admission, cache, shadow.offer)
         # One batch that is computed and one that waits.
         max_unanswered = max(2 * settings.batch_images, _MIN_STREAM_IMAGES)
-        open_stream = partial(faces.open_stream, max_unanswered, lifecycle.stopping)
+        open_stream = partial(
+            faces.open_stream, max_unanswered, lifecycle.stream_budget, lifecycle.stopping
+        )
         servicer = EmbedderServicer(faces, open_stream, models, swapper, shadow)
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
         pool.start()

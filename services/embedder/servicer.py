@@ -54,7 +54,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     async def EmbedStream(
         self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: Context
     ) -> AsyncIterator[pb.EmbedStreamResponse]:
-        faces = (_unpack_streamed(request) async for request in request_iterator)
+        faces = _unpack_stream(request_iterator)
         async with aclosing(self._open_stream().results(faces)) as results:
             async for result in results:
                 yield _pack_streamed(result)
@@ -126,6 +126,15 @@ def _unpack_side(side: pb.VerifySide, field: str) -> Side:
             raise InvalidInput(field, "is not set; give an image or a stored embedding")
 
 
+async def _unpack_stream(
+    requests: AsyncIterator[pb.EmbedStreamRequest],
+) -> AsyncIterator[StreamedFace]:
+    async for request in requests:
+        yield _unpack_streamed(request)
+        # While the stream waits for the next request it holds none.
+        del request
+
+
 def _unpack_streamed(request: pb.EmbedStreamRequest) -> StreamedFace:
     face: FaceImage | InvalidInput
     try:
@@ -152,5 +161,6 @@ def _pack_face(face: EmbeddedFace) -> pb.FaceEmbedding:
         magnitude=face.magnitude,
         quality=face.quality,
         faces_found=face.faces_found,
+        no_face=face.no_face,
         detected_face=detected_face_to_proto(face.detected) if face.detected else None,
     )

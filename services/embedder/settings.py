@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from shared.decoding.settings import DecodingSettings
+from shared.decoding.settings import DecodingSettings, memory_share
 from shared.model.sessions.base import CPU_BATCH_IMAGES, Device, Engine
 from shared.model.sessions.cpu import cpu_threads
 from shared.settings import ObjectStoreSettings, ServerSettings
@@ -16,6 +16,10 @@ _GPU_BATCH_IMAGES = 32
 
 def _fastest_batch(settings: dict[str, Any]) -> int:
     return CPU_BATCH_IMAGES if settings["device"] == "cpu" else _GPU_BATCH_IMAGES
+
+
+def _memory_share(settings: dict[str, Any]) -> int:
+    return memory_share(settings["memory_bytes"])
 
 
 class EmbedderSettings(ServerSettings, ObjectStoreSettings, DecodingSettings):
@@ -30,8 +34,10 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, DecodingSettings):
             slower, and 32 on a GPU.
         max_images: Images in flight at which calls are refused: by default one and a half batches
             of a GPU, six of a CPU. An admitted call waits for these images at most.
-        max_bytes: Most bytes of encoded pictures in flight; above it calls are refused.
-        cache_bytes: Memory for cached embeddings; 0 turns the cache off.
+        max_bytes: Most bytes of encoded pictures in flight, above which calls are refused; by
+            default a sixteenth of `memory_bytes`.
+        cache_bytes: Memory for cached embeddings, by default a sixteenth of `memory_bytes`; 0
+            turns the cache off.
         shadow_share: Share of the comparisons on which a shadow candidate is evaluated, 0..1.
         cache_dir: Folder for local copies of model versions, for a start without the store.
         poll_interval_s: Seconds between two readings of the registry's pointers.
@@ -42,8 +48,8 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, DecodingSettings):
     engine_threads: int = Field(default_factory=cpu_threads, ge=1)
     batch_images: int = Field(default_factory=_fastest_batch, ge=1)
     max_images: int = Field(default=48, ge=2)
-    max_bytes: int = Field(default=256 * 2**20, ge=2**20)
-    cache_bytes: int = Field(default=256 * 2**20, ge=0)
+    max_bytes: int = Field(default_factory=_memory_share, ge=2**20)
+    cache_bytes: int = Field(default_factory=_memory_share, ge=0)
     shadow_share: float = Field(default=0.1, ge=0, le=1)
     cache_dir: Path = Path("embedder-cache")
     poll_interval_s: float = Field(default=0.5, gt=0)

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import grpc
 import numpy as np
@@ -36,11 +36,16 @@ from services.feedback.selection.candidate_queue import CandidateQueue
 from services.feedback.selection.maintenance import PoolMaintenance
 from services.feedback.selection.pair_leases import LeasePolicy, PairLeaser
 from services.feedback.settings import FeedbackSettings
+from shared.decoding.admission import Admission
+from shared.decoding.pool import DecodePool
+from shared.decoding.settings import memory_share, pixels_in_flight
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
 from shared.storage.retry import retry_until_available
+
+NewVault: TypeAlias = Callable[[], ImageVault]
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +65,14 @@ async def feedback_service(
         PreconditionFailed: At the end, if the database cannot be migrated. The process has then
             sent itself SIGTERM.
     """
-    servicer = FeedbackServicer(settings.feedback_stream_labels)
+    servicer = FeedbackServicer(settings.feedback_stream_labels, lifecycle.stream_budget)
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
     objects = ObjectStore(settings)
     async with (
-        open_label_service(settings, objects) as (labels, pool),
-        open_pairs_backend(settings, objects, pool) as (pairs, maintenance),
-        open_erasure_backend(settings, objects, pool) as erasure,
+        open_vaults(settings, objects) as new_vault,
+        open_label_service(settings, new_vault) as (labels, pool),
+        open_pairs_backend(settings, objects, new_vault, pool) as (pairs, maintenance),
+        open_erasure_backend(settings, objects, new_vault, pool) as erasure,
     ):
 
         async def start() -> None:
@@ -107,8 +113,31 @@ async def prepare_stores(settings: FeedbackSettings, objects: ObjectStore) -> No
 
 
 @asynccontextmanager
+async def open_vaults(settings: FeedbackSettings, objects: ObjectStore) -> AsyncIterator[NewVault]:
+    """Give the function that makes vaults, which share the decode processes."""
+    decoders = DecodePool(settings)
+    admission = Admission(
+        settings.feedback_queued_labels,
+        memory_share(settings.memory_bytes),
+        pixels_in_flight(settings),
+    )
+    decoders.start()
+    try:
+        yield partial(
+            ImageVault,
+            objects,
+            decoders,
+            admission,
+            settings.feedback_image_threads,
+            wait_s=3 * settings.s3_timeout_s,
+        )
+    finally:
+        await asyncio.to_thread(decoders.stop)
+
+
+@asynccontextmanager
 async def open_label_service(
-    settings: FeedbackSettings, objects: ObjectStore
+    settings: FeedbackSettings, new_vault: NewVault
 ) -> AsyncIterator[tuple[LabelService, Pool]]:
     """Assemble the label service, without waiting for its stores.
 
@@ -118,7 +147,7 @@ async def open_label_service(
     async with AsyncExitStack() as stack:
         pool = await open_pool(settings)
         stack.push_async_callback(pool.close)
-        vault = stack.enter_context(_image_vault(settings, objects))
+        vault = stack.enter_context(new_vault())
         log = LabelLog(pool, settings.feedback_minimum_votes)
         writer = BatchWriter(
             log,
@@ -132,7 +161,7 @@ async def open_label_service(
 
 @asynccontextmanager
 async def open_pairs_backend(
-    settings: FeedbackSettings, objects: ObjectStore, pool: Pool
+    settings: FeedbackSettings, objects: ObjectStore, new_vault: NewVault, pool: Pool
 ) -> AsyncIterator[tuple[PairsBackend, PoolMaintenance]]:
     """Assemble pool and selection, without waiting for their stores."""
     wake = asyncio.Event()
@@ -143,7 +172,7 @@ async def open_pairs_backend(
         target=settings.feedback_candidates,
     )
     async with AsyncExitStack() as stack:
-        vault = stack.enter_context(_image_vault(settings, objects))
+        vault = stack.enter_context(new_vault())
         indexer = None
         if settings.embedder_address is not None:
             embedder = await stack.enter_async_context(open_embedder(settings.embedder_address))
@@ -167,21 +196,15 @@ async def open_pairs_backend(
 
 @asynccontextmanager
 async def open_erasure_backend(
-    settings: FeedbackSettings, objects: ObjectStore, pool: Pool
+    settings: FeedbackSettings, objects: ObjectStore, new_vault: NewVault, pool: Pool
 ) -> AsyncIterator[ErasureBackend]:
     """Assemble erasure, without waiting for its stores."""
-    with _image_vault(settings, objects) as vault:
+    with new_vault() as vault:
         eraser = Eraser(pool, vault, objects, lease_s=_REMOVAL_TIMEOUTS * settings.s3_timeout_s)
         try:
             yield ErasureBackend(eraser, AuditLog(pool))
         finally:
             await eraser.close()
-
-
-def _image_vault(settings: FeedbackSettings, objects: ObjectStore) -> ImageVault:
-    return ImageVault(
-        objects, settings, settings.feedback_image_threads, wait_s=3 * settings.s3_timeout_s
-    )
 
 
 def _lease_policy(settings: FeedbackSettings) -> LeasePolicy:

@@ -2,9 +2,9 @@
 
 from pydantic import Field
 
+from shared.decoding.settings import DecodingSettings
 from shared.settings import (
     DatabaseSettings,
-    ImageLimits,
     MagFaceSettings,
     ObjectStoreSettings,
     ServerSettings,
@@ -37,7 +37,7 @@ class SelectionSettings(MagFaceSettings):
 
 
 class FeedbackSettings(
-    SelectionSettings, DatabaseSettings, ObjectStoreSettings, ServerSettings, ImageLimits
+    SelectionSettings, DatabaseSettings, ObjectStoreSettings, ServerSettings, DecodingSettings
 ):
     """All settings of `python -m services.feedback`, from the environment.
 
@@ -49,7 +49,7 @@ class FeedbackSettings(
         feedback_batch_labels: Most labels of one transaction.
         feedback_queued_labels: Most labels that wait for their transaction; further ones are
             answered with RESOURCE_EXHAUSTED.
-        feedback_image_threads: Threads that check images and call the object store.
+        feedback_image_threads: Threads that call the object store.
         feedback_stream_labels: Most labels of one stream that are read and not answered yet.
         feedback_retention_days: Age from which images are erased with their labels, in days;
             unset, they are kept.

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from services.trainer.registry.shadow import ShadowPublisher
 from services.trainer.registry.suspects import SuspectLabels
 from services.trainer.registry.versions import VersionRegistry
 from services.trainer.settings import TrainerSettings
+from services.trainer.worker.memory import memory_limit
 from shared.registry.version_store import VersionStore
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
@@ -106,7 +108,8 @@ def _runner(
     store = VersionStore(objects, settings.work_dir / "versions")
     completion = JobCompletion(pool, objects, store, pointer)
     command = worker_command(settings.train_processes)
-    return JobRunner(JobLeases(pool), completion, settings.work_dir, command)
+    limit = partial(memory_limit, settings)
+    return JobRunner(JobLeases(pool), completion, settings.work_dir, command, limit)
 
 
 async def _prepare_stores(settings: TrainerSettings, pool: Pool, objects: ObjectStore) -> None:

@@ -13,11 +13,16 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
     Attributes:
         work_dir: Temporary files of uploads and jobs; needs room for a few checkpoints.
         upload_max_bytes: Largest checkpoint accepted, in bytes.
+        import_memory_bytes: Most memory of the worker of an import, in bytes; if not set, what
+            the largest network takes (6 GiB) and the largest upload.
+        worker_memory_bytes: The same for every process of the other jobs; not limited if not set.
         train_processes: Processes that share a training, e.g. one per GPU.
     """
 
     work_dir: Path = Path("trainer-work")
     upload_max_bytes: int = Field(default=2 * 2**30, ge=2**20)
+    import_memory_bytes: int | None = Field(default=None, ge=2**28)
+    worker_memory_bytes: int | None = Field(default=None, ge=2**28)
     train_processes: int = Field(default=1, ge=1)
 
 

@@ -10,7 +10,7 @@ from math import inf
 from typing import Final, TypeVar, cast
 
 from shared.decoding import metrics
-from shared.decoding.cost import decode_cost
+from shared.decoding.cost import decode_cost, decoded_pixels
 from shared.decoding.messages import DecodeAnswer, DecodeRequest, Operation
 from shared.decoding.processes import DecodeProcess, ForkServer, Stopped
 from shared.decoding.queue import DecodeOutcome, DecodeQueue, DecodeTask, Lane
@@ -67,6 +67,10 @@ class DecodePool:
             if thread.is_alive():
                 thread.join()
         self._server.close()
+
+    def decoded_pixels(self, face: FaceImage) -> int:
+        """Return the pixels that a picture has by its header; 0 if it will be refused."""
+        return decoded_pixels(face.data, self._settings)
 
     def submit(
         self,

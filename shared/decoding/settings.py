@@ -10,6 +10,23 @@ from shared.settings import ImageLimits
 # Each takes some 50 MB, and decoding is seldom the bottleneck.
 _MAX_DEFAULT_PROCESSES: Final = 4
 
+_SHARES: Final = 16
+_PICTURES_IN_FLIGHT: Final = 16
+
+
+def memory_share(memory_bytes: int) -> int:
+    """Give the part of a service's memory that one of its budgets has by default, in bytes."""
+    return memory_bytes // _SHARES
+
+
+def pixels_in_flight(limits: ImageLimits) -> int:
+    """Give the most pixels of pictures that a service admits: those of 16 largest pictures.
+
+    Only some of them are decoded at a time, so this bounds how long a picture waits, and not the
+    memory.
+    """
+    return _PICTURES_IN_FLIGHT * limits.image_max_pixels
+
 
 def _default_processes() -> int:
     return min(cpu_threads(), _MAX_DEFAULT_PROCESSES)

@@ -22,6 +22,7 @@ from shared.model.manifest import (
     ProbabilityCurve,
     describe_file,
 )
+from shared.model.network.checkpoint import EPS_METADATA
 from shared.model.network.iresnet import INPUT_SIZE, IResNet
 from shared.model.sessions.base import Session, split_features
 from shared.model.sessions.onnx import OnnxSession
@@ -81,13 +82,15 @@ def export_version(
         # A network that diverged fails here, before the export, which takes seconds.
         split_features(torch_session.run(golden_crops))
         _write_onnx(frozen, draft / ONNX_FILE)
-        save_file(frozen.state_dict(), draft / WEIGHTS_FILE)
+        eps = network.spec.eps
+        save_file(frozen.state_dict(), draft / WEIGHTS_FILE, {EPS_METADATA: repr(eps)})
         session = OnnxSession(draft / ONNX_FILE, channel_order)
         _require_parity(session, torch_session, golden_crops)
         manifest = Manifest(
             model_version=model_version,
             architecture=network.spec.name,
             embedding_size=network.spec.embedding_size,
+            batch_norm_eps=eps,
             channel_order=channel_order,
             threshold=threshold,
             magnitude_quantiles=tuple(magnitude_quantiles),

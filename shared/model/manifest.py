@@ -16,6 +16,9 @@ ONNX_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
 MANIFEST_FILE = "manifest.json"
 
+# Epsilon of MagFace's BatchNorms, and of manifests that do not say it.
+MAGFACE_EPS = 2e-5
+
 ChannelOrder = Literal["bgr", "rgb"]
 
 
@@ -71,6 +74,7 @@ class Manifest(_Frozen):
         architecture: ``iresnet18`` and so on, derived from the shapes of the weights.
         embedding_size: Length of the embedding.
         scale: Factor for the pixels of the network's input.
+        batch_norm_eps: Epsilon of the BatchNorms; 2e-5 in MagFace and in manifests without it.
         channel_order: Channel order that the network was trained with.
         threshold: Cosine similarity from which two faces are the same person.
         magnitude_quantiles: Magnitudes of a reference set at evenly spaced quantiles 0..1, in
@@ -95,6 +99,7 @@ class Manifest(_Frozen):
     embedding_size: int = Field(ge=1)
     input_size: Literal[112] = 112
     scale: float = 1 / 255
+    batch_norm_eps: float = Field(default=MAGFACE_EPS, gt=0, le=1e-2)
     channel_order: ChannelOrder
     threshold: float = Field(ge=-1, le=1)
     magnitude_quantiles: tuple[float, ...] = Field(min_length=2)
@@ -140,7 +145,9 @@ class Manifest(_Frozen):
         return tuple(quantile * ratio for quantile in self.magnitude_quantiles)
 
     def write(self, folder: Path) -> None:
-        (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2))
+        # Releases without the field refuse it, and mean the default.
+        unsaid = {"batch_norm_eps"} if self.batch_norm_eps == MAGFACE_EPS else None
+        (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2, exclude=unsaid))
 
 
 def quantiles_of(magnitudes: NDArray[np.float32], count: int = 101) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ from shared.errors import (
     NotFound,
     Overloaded,
     PreconditionFailed,
+    TimedOut,
     Unavailable,
 )
 
@@ -30,6 +31,7 @@ _CODES: dict[type[MagFaceError], grpc.StatusCode] = {
     PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
     Conflict: grpc.StatusCode.ABORTED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TimedOut: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     CorruptData: grpc.StatusCode.DATA_LOSS,
 }
@@ -122,7 +124,7 @@ def _exhausted(error: grpc.RpcError, text: str) -> MagFaceError:
     if retry.HasField("retry_delay"):
         return Overloaded(text, retry.retry_delay.ToNanoseconds() / 1e9)
     # Without a delay the status comes from gRPC, which refused a message that is too large.
-    return InvalidInput("request", text)
+    return InvalidInput("request", f"{text}; the limit is the server's MAGFACE_MAX_MESSAGE_BYTES")
 
 
 def _find(error: grpc.RpcError, wanted: Any) -> Any:

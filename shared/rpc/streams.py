@@ -3,15 +3,69 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import TypeAlias, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from shared.rpc.budget import ByteBudget, HeldBytes
+
+# What a stream asks for before its first request is known.
+_FIRST_BYTES: Final = 2**20
+# A stream that is idle keeps the bytes for its next request from others for so long.
+_PATIENCE_S: Final = 0.1
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 ReadNext: TypeAlias = Callable[[], None]
 
 
+class BudgetedRequests(Generic[_Request]):
+    """The requests of a stream, each read when the budget has room for one like those before.
+
+    Args:
+        requests: The stream of requests.
+        size: Gives the bytes of a request.
+        budget: The bytes that the requests of all streams may hold.
+    """
+
+    def __init__(
+        self, requests: AsyncIterator[_Request], size: Callable[[_Request], int], budget: ByteBudget
+    ) -> None:
+        self._requests = aiter(requests)
+        self._size = size
+        self._budget = budget
+        self._largest = 0
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether the next request has to wait for bytes that others hold."""
+        return not self._budget.has_room(self._expected)
+
+    @property
+    def _expected(self) -> int:
+        return self._largest or _FIRST_BYTES
+
+    async def read(self) -> tuple[_Request, HeldBytes]:
+        """Read the next request; its bytes are held until they are given back.
+
+        Raises:
+            StopAsyncIteration: If there are no more.
+        """
+        held = await self._budget.take(self._expected)
+        forgo = asyncio.get_running_loop().call_later(_PATIENCE_S, held.resize, 0)
+        try:
+            request = await anext(self._requests)
+        except BaseException:
+            held.resize(0)
+            raise
+        finally:
+            forgo.cancel()
+        size = self._size(request)
+        self._largest = max(self._largest, size)
+        held.resize(size)
+        return request, held
+
+
 async def responses_as_completed(
-    requests: AsyncIterator[_Request],
+    requests: BudgetedRequests[_Request],
     respond: Callable[[_Request, ReadNext], Awaitable[_Response]],
     max_unanswered: int,
     stopping: asyncio.Event | None = None,
@@ -19,8 +73,9 @@ async def responses_as_completed(
     """Yield the responses to a stream of requests as they complete, in lists that are never empty.
 
     A list holds the responses that are ready at the same time. No request is read while
-    ``max_unanswered`` requests have a response that the caller has not taken. When the requests
-    end or fail, those that were read are still answered. Closing the generator cancels them.
+    ``max_unanswered`` requests have a response that the caller has not taken, or while the bytes
+    of unanswered requests take the budget. When the requests end or fail, those that were read
+    are still answered. Closing the generator cancels them.
 
     Args:
         requests: The stream of requests.
@@ -38,23 +93,24 @@ async def responses_as_completed(
         in_flight.discard(task)
         completed.put_nowait(task)
 
-    def start(request: _Request) -> asyncio.Event:
+    def start(request: _Request, held: HeldBytes) -> asyncio.Event:
         may_read = asyncio.Event()
         task = asyncio.ensure_future(respond(request, may_read.set))
         in_flight.add(task)
         task.add_done_callback(complete)
         task.add_done_callback(lambda _: may_read.set())
+        task.add_done_callback(lambda _: held.resize(0))
         return may_read
 
     async def read() -> None:
-        iterator = aiter(requests)
         while True:
             await slots.acquire()
             try:
-                request = await anext(iterator)
+                # Without a name for the request, an idle stream holds none.
+                may_read = start(*await requests.read())
             except StopAsyncIteration:
                 return
-            await start(request).wait()
+            await may_read.wait()
 
     reader = asyncio.create_task(read())
     reader.add_done_callback(lambda _: completed.put_nowait(None))

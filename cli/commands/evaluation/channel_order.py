@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Final
 
+from cli.commands.evaluation.model_source import load_local_network
 from cli.commands.evaluation.pair_crops import pair_crops
 from cli.images import AlignmentChoice
 from cli.output import counting_progress
@@ -13,7 +14,6 @@ from shared.evaluation.measure import score
 from shared.evaluation.metrics import roc
 from shared.evaluation.scores import Scores
 from shared.model.manifest import ChannelOrder
-from shared.model.network.checkpoint import load_checkpoint
 from shared.model.sessions.torch import TorchSession
 
 # The official order comes first, so that a tie selects it.
@@ -21,7 +21,10 @@ _ORDERS: Final[tuple[ChannelOrder, ...]] = ("bgr", "rgb")
 
 
 def probe_channel_order(
-    checkpoint: Path, pair_file: Path, target_far: float | None = None
+    checkpoint: Path,
+    pair_file: Path,
+    target_far: float | None = None,
+    eps: float | None = None,
 ) -> dict[str, Any]:
     """Measures a checkpoint in both channel orders on labelled pairs of aligned faces.
 
@@ -29,6 +32,7 @@ def probe_channel_order(
         checkpoint: The file.
         pair_file: The pairs.
         target_far: FAR of the threshold; None for the threshold with the best accuracy.
+        eps: Epsilon of the BatchNorms; None to tell by the file.
 
     Returns:
         The better ``channel_order`` with its ``threshold``, the ``best_accuracy`` by order, and
@@ -39,7 +43,7 @@ def probe_channel_order(
             impostor pairs for the FAR.
     """
     pair_set = read_pair_file(pair_file)
-    network = load_checkpoint(checkpoint).network
+    network = load_local_network(checkpoint, eps)
     crops = pair_crops(pair_set, AlignmentChoice.AUTO)
     scores: dict[ChannelOrder, Scores] = {}
     with counting_progress() as progress:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cli.commands.evaluation.model_source import load_local_network
 from cli.commands.evaluation.pair_crops import pair_crops
 from cli.images import AlignmentChoice
 from cli.output import counting_progress
@@ -15,7 +16,6 @@ from shared.evaluation.embed import embed_set
 from shared.evaluation.scores import pair_similarity
 from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import ChannelOrder
-from shared.model.network.checkpoint import load_checkpoint
 from shared.model.sessions.base import Session
 from shared.model.sessions.torch import TorchSession
 
@@ -31,7 +31,7 @@ def hard_pairs(share: float, checkpoint: Path | None, channel_order: ChannelOrde
     Raises:
         InvalidInput: The checkpoint is incomplete, or an image cannot be used.
     """
-    network = load_checkpoint(checkpoint or DEFAULT_CHECKPOINT).network
+    network = load_local_network(checkpoint or DEFAULT_CHECKPOINT)
     session = TorchSession(network, channel_order)
     return HardPairs(lambda images, pairs: _similarity(session, images, pairs), share)
 

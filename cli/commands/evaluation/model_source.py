@@ -8,10 +8,12 @@ from pathlib import Path
 from magface.v1 import embedder_pb2
 
 from cli.clients import CALL_TIMEOUT_S, DEFAULT_DIR, embedder
+from cli.output import messages
 from deploy.local.endpoints import Endpoints
 from shared.errors import PreconditionFailed
 from shared.model.manifest import ChannelOrder, read_manifest
 from shared.model.network.checkpoint import load_checkpoint
+from shared.model.network.iresnet import IResNet
 from shared.model.sessions.base import Session
 from shared.model.sessions.factory import open_session
 from shared.model.sessions.torch import TorchSession
@@ -31,13 +33,29 @@ class EvaluatedModel:
     threshold: float
 
 
+def load_local_network(path: Path, eps: float | None = None) -> IResNet:
+    """Loads a checkpoint file, and prints what a person should know about it.
+
+    Args:
+        path: The file.
+        eps: Epsilon of the BatchNorms; None to tell by the file.
+
+    Raises:
+        InvalidInput: The checkpoint is incomplete or damaged.
+    """
+    checkpoint = load_checkpoint(path, eps=eps)
+    if checkpoint.warning:
+        messages.print(f"warning: {checkpoint.warning}", style="yellow", markup=False)
+    return checkpoint.network
+
+
 def open_checkpoint(path: Path, channel_order: ChannelOrder) -> EvaluatedModel:
     """Opens a checkpoint file with torch.
 
     Raises:
         InvalidInput: The checkpoint is incomplete.
     """
-    network = load_checkpoint(path).network
+    network = load_local_network(path)
     return EvaluatedModel(str(path), TorchSession(network, channel_order), _CHECKPOINT_THRESHOLD)
 
 

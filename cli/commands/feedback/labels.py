@@ -10,7 +10,15 @@ from magface.v1 import feedback_pb2
 from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, new_key
-from cli.images import AlignmentChoice, AlignmentOption, PictureA, PictureB, naming_files, to_image
+from cli.face_choice import (
+    BoxAOption,
+    BoxBOption,
+    FaceChoice,
+    OnSeveralChoice,
+    OnSeveralOption,
+    face_in_box,
+)
+from cli.images import AlignmentChoice, AlignmentOption, PictureA, PictureB, naming_files
 from cli.output import JsonOption, emit, facts, short_time, table, to_plain
 from cli.transfer.export import ExportFormat, export_pairs
 from shared.errors import MagFaceError
@@ -43,13 +51,20 @@ def submit(
         str, typer.Option(help="A repeated key stores nothing; random by default.")
     ] = "",
     alignment: AlignmentOption = AlignmentChoice.AUTO,
+    on_several: OnSeveralOption = OnSeveralChoice.LARGEST,
+    box_a: BoxAOption = None,
+    box_b: BoxBOption = None,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Store one label."""
     request = feedback_pb2.SubmitFeedbackRequest(
-        image_a=feedback_pb2.ImageRef(image=to_image(a.read_bytes(), alignment)),
-        image_b=feedback_pb2.ImageRef(image=to_image(b.read_bytes(), alignment)),
+        image_a=feedback_pb2.ImageRef(
+            image=face_in_box(a, alignment, FaceChoice(on_several, box_a))
+        ),
+        image_b=feedback_pb2.ImageRef(
+            image=face_in_box(b, alignment, FaceChoice(on_several, box_b))
+        ),
         label=_LABELS[label],
         annotator=annotator,
         idempotency_key=idempotency_key or new_key(),

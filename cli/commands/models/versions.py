@@ -26,6 +26,7 @@ from cli.output import JsonOption, emit, facts, messages, short_time, table, to_
 
 _CHUNK_BYTES: Final = 2**20
 _UPLOAD_TIMEOUT_S: Final = 600.0
+_MAX_NAME: Final = 255
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Recorded in the history.")]
 
@@ -91,6 +92,14 @@ def import_model(
             min=0, max=1, help="FAR for --probe's threshold; default: most accurate threshold."
         ),
     ] = None,
+    eps: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.01,
+            help="Epsilon of the BatchNorms; default: 2e-5, or 1e-5 for a file of arcface_torch.",
+        ),
+    ] = None,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,
@@ -104,7 +113,7 @@ def import_model(
     if probe is not None:
         from cli.commands.evaluation.channel_order import probe_channel_order
 
-        measured = probe_channel_order(file, probe, target_far)
+        measured = probe_channel_order(file, probe, target_far, eps)
         channel_order = ChannelOrderChoice(measured["channel_order"])
         threshold = measured["threshold"] if threshold is None else threshold
     options = trainer_pb2.ImportOptions(
@@ -112,6 +121,7 @@ def import_model(
         threshold=threshold,
         requested_by=by,
         idempotency_key=new_key(),
+        batch_norm_eps=eps,
     )
     with trainer(folder) as stub:
         job = wait_for_job(stub, upload_checkpoint(stub, file, options))
@@ -201,15 +211,24 @@ def upload_checkpoint(
     Raises:
         Unavailable: The trainer cannot be reached.
     """
+    named = trainer_pb2.ImportOptions()
+    named.CopyFrom(options)
+    named.file_name = _shown_name(file)
     with _upload_progress() as progress:
         task = progress.add_task("uploading", total=file.stat().st_size)
 
         def send(timeout_s: float) -> trainer_pb2.Job:
             progress.reset(task)
-            parts = _parts(options, file, progress, task)
+            parts = _parts(named, file, progress, task)
             return stub.ImportModel(parts, timeout=timeout_s).job
 
         return repeat_if_cut(send, _UPLOAD_TIMEOUT_S)
+
+
+def _shown_name(file: Path) -> str:
+    """The file's name as the contract allows it: a text of one line."""
+    name = "".join(char if char.isprintable() else "?" for char in file.name)
+    return name.strip()[:_MAX_NAME]
 
 
 def models_table(models: Sequence[dict[str, Any]]) -> RenderableType:

@@ -29,6 +29,13 @@ class EmbedderServiceStub:
     """Computes embeddings of faces and compares faces. A call uses the model version that serves when
     it is accepted, or another resident version that it names. No method has side effects, so every
     call may be retried.
+
+    For every method of every service: bytes that cannot be parsed are INVALID_ARGUMENT. In a stream
+    of requests they end the stream after the answers to the messages before; such a message has no
+    id for an answer of its own. A message that does not arrive within 90 s is DEADLINE_EXCEEDED. A
+    message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
+    too much at once; in a stream, send the messages without an answer again. The numbers are
+    settings of the server. Messages must not be compressed (UNIMPLEMENTED).
     """
 
     def __init__(self, channel):
@@ -68,6 +75,13 @@ class EmbedderServiceServicer:
     """Computes embeddings of faces and compares faces. A call uses the model version that serves when
     it is accepted, or another resident version that it names. No method has side effects, so every
     call may be retried.
+
+    For every method of every service: bytes that cannot be parsed are INVALID_ARGUMENT. In a stream
+    of requests they end the stream after the answers to the messages before; such a message has no
+    id for an answer of its own. A message that does not arrive within 90 s is DEADLINE_EXCEEDED. A
+    message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
+    too much at once; in a stream, send the messages without an answer again. The numbers are
+    settings of the server. Messages must not be compressed (UNIMPLEMENTED).
     """
 
     def Embed(self, request, context):
@@ -85,9 +99,9 @@ class EmbedderServiceServicer:
         """Embeds a stream of images of any length, for example all images of an index.
 
         Responses come in any order, each with the id of its request. The response to an image that
-        cannot be embedded has an error, and the stream continues. A stream does not end with
-        RESOURCE_EXHAUSTED: unary calls have priority over it, and the server stops reading while it
-        is overloaded or the client does not read the responses. UNAVAILABLE when the server stops;
+        cannot be embedded has an error, and the stream continues. The number of images does not end a
+        stream: unary calls have priority over it, and the server stops reading while it is overloaded
+        or the client does not read the responses. An idle stream stays open. UNAVAILABLE when the server stops;
         send the requests without a response to another server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -163,6 +177,13 @@ class EmbedderService:
     """Computes embeddings of faces and compares faces. A call uses the model version that serves when
     it is accepted, or another resident version that it names. No method has side effects, so every
     call may be retried.
+
+    For every method of every service: bytes that cannot be parsed are INVALID_ARGUMENT. In a stream
+    of requests they end the stream after the answers to the messages before; such a message has no
+    id for an answer of its own. A message that does not arrive within 90 s is DEADLINE_EXCEEDED. A
+    message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
+    too much at once; in a stream, send the messages without an answer again. The numbers are
+    settings of the server. Messages must not be compressed (UNIMPLEMENTED).
     """
 
     @staticmethod

@@ -30,6 +30,13 @@ class EmbedderServiceStub:
     """Computes embeddings of faces and compares faces. A call uses the model version that serves when
     it is accepted, or another resident version that it names. No method has side effects, so every
     call may be retried.
+
+    For every method of every service: bytes that cannot be parsed are INVALID_ARGUMENT. In a stream
+    of requests they end the stream after the answers to the messages before; such a message has no
+    id for an answer of its own. A message that does not arrive within 90 s is DEADLINE_EXCEEDED. A
+    message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
+    too much at once; in a stream, send the messages without an answer again. The numbers are
+    settings of the server. Messages must not be compressed (UNIMPLEMENTED).
     """
 
     @_typing.overload
@@ -47,9 +54,9 @@ class EmbedderServiceStub:
     """Embeds a stream of images of any length, for example all images of an index.
 
     Responses come in any order, each with the id of its request. The response to an image that
-    cannot be embedded has an error, and the stream continues. A stream does not end with
-    RESOURCE_EXHAUSTED: unary calls have priority over it, and the server stops reading while it
-    is overloaded or the client does not read the responses. UNAVAILABLE when the server stops;
+    cannot be embedded has an error, and the stream continues. The number of images does not end a
+    stream: unary calls have priority over it, and the server stops reading while it is overloaded
+    or the client does not read the responses. An idle stream stays open. UNAVAILABLE when the server stops;
     send the requests without a response to another server.
     """
     Verify: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.VerifyRequest, _embedder_pb2.VerifyResponse]
@@ -74,6 +81,13 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     """Computes embeddings of faces and compares faces. A call uses the model version that serves when
     it is accepted, or another resident version that it names. No method has side effects, so every
     call may be retried.
+
+    For every method of every service: bytes that cannot be parsed are INVALID_ARGUMENT. In a stream
+    of requests they end the stream after the answers to the messages before; such a message has no
+    id for an answer of its own. A message that does not arrive within 90 s is DEADLINE_EXCEEDED. A
+    message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
+    too much at once; in a stream, send the messages without an answer again. The numbers are
+    settings of the server. Messages must not be compressed (UNIMPLEMENTED).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -88,9 +102,9 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     """Embeds a stream of images of any length, for example all images of an index.
 
     Responses come in any order, each with the id of its request. The response to an image that
-    cannot be embedded has an error, and the stream continues. A stream does not end with
-    RESOURCE_EXHAUSTED: unary calls have priority over it, and the server stops reading while it
-    is overloaded or the client does not read the responses. UNAVAILABLE when the server stops;
+    cannot be embedded has an error, and the stream continues. The number of images does not end a
+    stream: unary calls have priority over it, and the server stops reading while it is overloaded
+    or the client does not read the responses. An idle stream stays open. UNAVAILABLE when the server stops;
     send the requests without a response to another server.
     """
     Verify: _aio.UnaryUnaryMultiCallable[_embedder_pb2.VerifyRequest, _embedder_pb2.VerifyResponse]  # type: ignore[assignment]
@@ -114,6 +128,13 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Computes embeddings of faces and compares faces. A call uses the model version that serves when
     it is accepted, or another resident version that it names. No method has side effects, so every
     call may be retried.
+
+    For every method of every service: bytes that cannot be parsed are INVALID_ARGUMENT. In a stream
+    of requests they end the stream after the answers to the messages before; such a message has no
+    id for an answer of its own. A message that does not arrive within 90 s is DEADLINE_EXCEEDED. A
+    message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
+    too much at once; in a stream, send the messages without an answer again. The numbers are
+    settings of the server. Messages must not be compressed (UNIMPLEMENTED).
     """
 
     @_abc_1.abstractmethod
@@ -138,9 +159,9 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Embeds a stream of images of any length, for example all images of an index.
 
         Responses come in any order, each with the id of its request. The response to an image that
-        cannot be embedded has an error, and the stream continues. A stream does not end with
-        RESOURCE_EXHAUSTED: unary calls have priority over it, and the server stops reading while it
-        is overloaded or the client does not read the responses. UNAVAILABLE when the server stops;
+        cannot be embedded has an error, and the stream continues. The number of images does not end a
+        stream: unary calls have priority over it, and the server stops reading while it is overloaded
+        or the client does not read the responses. An idle stream stays open. UNAVAILABLE when the server stops;
         send the requests without a response to another server.
         """
 

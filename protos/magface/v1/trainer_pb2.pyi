@@ -825,6 +825,8 @@ class ImportOptions(_message.Message):
     THRESHOLD_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    BATCH_NORM_EPS_FIELD_NUMBER: _builtins.int
     channel_order: Global___ChannelOrder.ValueType
     threshold: _builtins.float
     """Cosine similarity from which Verify decides SAME, -1..1; 0.4 if unset."""
@@ -834,6 +836,12 @@ class ImportOptions(_message.Message):
     """See TrainerService; 1..128 characters if set. The file is part of the content: a retry sends
     it again.
     """
+    file_name: _builtins.str
+    """What the caller calls the file; the job's errors name it. At most 255 characters."""
+    batch_norm_eps: _builtins.float
+    """Epsilon of the network's BatchNorms, above 0 and at most 0.01. If unset: 1e-5 for a checkpoint
+    that is recognized as one of arcface_torch, else 2e-5 as in MagFace.
+    """
     def __init__(
         self,
         *,
@@ -841,13 +849,20 @@ class ImportOptions(_message.Message):
         threshold: _builtins.float | None = ...,
         requested_by: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
+        file_name: _builtins.str = ...,
+        batch_norm_eps: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_norm_eps", b"_batch_norm_eps", "_threshold", b"_threshold", "batch_norm_eps", b"batch_norm_eps", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "channel_order", b"channel_order", "idempotency_key", b"idempotency_key", "requested_by", b"requested_by", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_norm_eps", b"_batch_norm_eps", "_threshold", b"_threshold", "batch_norm_eps", b"batch_norm_eps", "channel_order", b"channel_order", "file_name", b"file_name", "idempotency_key", b"idempotency_key", "requested_by", b"requested_by", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_norm_eps: _TypeAlias = _typing.Literal["batch_norm_eps"]  # noqa: Y015
+    _WhichOneofArgType__batch_norm_eps: _TypeAlias = _typing.Literal["_batch_norm_eps", b"_batch_norm_eps"]  # noqa: Y015
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_norm_eps) -> _WhichOneofReturnType__batch_norm_eps | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
 
 Global___ImportOptions: _TypeAlias = ImportOptions  # noqa: Y015

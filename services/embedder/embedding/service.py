@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from math import inf
 
-from services.embedder.embedding.admission import Admission
 from services.embedder.embedding.cache import CacheKey, EmbeddingCache, cache_key
 from services.embedder.embedding.stream import FaceStream
 from services.embedder.embedding.verification import Side, Verdict, compare, stored_vectors
@@ -13,8 +13,10 @@ from services.embedder.inference.requests import EmbeddedFace, EmbedResult, Name
 from services.embedder.inference.small_pictures import are_small, encoded_bytes
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.settings import MAX_IMAGES_PER_CALL
+from shared.decoding.admission import Admission
 from shared.errors import InvalidInput
 from shared.model.image.face import Detection, FaceImage
+from shared.rpc.budget import ByteBudget
 
 
 class FaceEmbedder:
@@ -54,7 +56,8 @@ class FaceEmbedder:
             model_version: A loaded version; the serving one when empty.
 
         Raises:
-            InvalidInput: For a face that cannot be read, as ``images[i]``; for too many or none.
+            InvalidInput: For a face that cannot be read, as ``images[i]``; for too many or none;
+                for too many pixels together.
             PreconditionFailed: If that version is not loaded.
             Overloaded: If the server is full, or the deadline passed.
             Unavailable: Before the first model is loaded.
@@ -112,19 +115,27 @@ class FaceEmbedder:
             Overloaded: If the server is full, or the deadline passed.
         """
         _check_whole_picture(face, "image")
-        with self._admission.admit(1, len(face.data), self._pipeline.seconds_per_image):
+        size, speed = len(face.data), self._pipeline.seconds_per_image
+        with self._admission.admit(1, size, speed, self._pipeline.decoded_pixels(face)):
             return await self._pipeline.detect(("image", face), deadline)
 
-    def open_stream(self, max_unanswered: int, stopping: asyncio.Event) -> FaceStream:
+    def open_stream(
+        self, max_unanswered: int, budget: ByteBudget, stopping: asyncio.Event
+    ) -> FaceStream:
         """Open a stream of faces, which wait for admission instead of being refused.
 
         Args:
             max_unanswered: See `FaceStream`.
+            budget: See `FaceStream`.
             stopping: See `FaceStream`.
         """
         return FaceStream(
-            self._admission.admit_in_turn, self._embed_admitted, max_unanswered, stopping
+            self._admit_in_turn, self._embed_admitted, max_unanswered, budget, stopping
         )
+
+    def _admit_in_turn(self, face: FaceImage) -> AbstractAsyncContextManager[None]:
+        pixels = self._pipeline.decoded_pixels(face)
+        return self._admission.admit_in_turn(len(face.data), pixels)
 
     async def _embed_admitted(self, face: FaceImage, model_version: str) -> EmbedResult:
         model = self._models.resolve(model_version)
@@ -141,7 +152,8 @@ class FaceEmbedder:
             if found := self._cache.find(keys):
                 return found
         size, speed = encoded_bytes(named), self._pipeline.seconds_per_image
-        with self._admission.admit(len(named), size, speed):
+        pixels = sum(self._pipeline.decoded_pixels(face) for _, face in named)
+        with self._admission.admit(len(named), size, speed, pixels):
             keys = keys or await _hash_on_thread(model, named)
             return await self._get_or_compute(model, named, keys, deadline)
 
@@ -182,3 +194,5 @@ def _check_whole_picture(face: FaceImage, field: str) -> None:
         raise InvalidInput(f"{field}.box", reason)
     if face.on_several != "largest":
         raise InvalidInput(f"{field}.on_several", reason)
+    if face.on_no_face != "refuse":
+        raise InvalidInput(f"{field}.on_no_face", reason)

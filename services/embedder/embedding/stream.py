@@ -9,7 +9,8 @@ from typing import TypeAlias
 from services.embedder.inference.requests import EmbeddedFace, EmbedResult
 from shared.errors import MagFaceError, Unavailable
 from shared.model.image.face import FaceImage
-from shared.rpc.streams import ReadNext, responses_as_completed
+from shared.rpc.budget import ByteBudget
+from shared.rpc.streams import BudgetedRequests, ReadNext, responses_as_completed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class StreamedResult:
     model_version: str = ""
 
 
-Admit: TypeAlias = Callable[[int], AbstractAsyncContextManager[None]]
+Admit: TypeAlias = Callable[[FaceImage], AbstractAsyncContextManager[None]]
 EmbedOne: TypeAlias = Callable[[FaceImage, str], Awaitable[EmbedResult]]
 
 
@@ -50,18 +51,25 @@ class FaceStream:
     """One stream; belongs to the loop's thread.
 
     Args:
-        admit: Waits for the admission of one face of so many bytes, and holds it.
+        admit: Waits for the admission of one face, and holds it.
         embed: Embeds one admitted face with the named version.
         max_unanswered: Most faces that were read and whose results the caller has not taken.
+        budget: Bytes that the pictures of all streams may take.
         stopping: Set when the server stops; the stream then reads no more faces.
     """
 
     def __init__(
-        self, admit: Admit, embed: EmbedOne, max_unanswered: int, stopping: asyncio.Event
+        self,
+        admit: Admit,
+        embed: EmbedOne,
+        max_unanswered: int,
+        budget: ByteBudget,
+        stopping: asyncio.Event,
     ) -> None:
         self._admit = admit
         self._embed = embed
         self._max_unanswered = max_unanswered
+        self._budget = budget
         self._stopping = stopping
 
     async def results(self, faces: AsyncIterator[StreamedFace]) -> AsyncGenerator[StreamedResult]:
@@ -70,8 +78,9 @@ class FaceStream:
         Raises:
             Unavailable: When the server stops, after the results for all faces that were read.
         """
+        requests = BudgetedRequests(faces, _picture_bytes, self._budget)
         responses = responses_as_completed(
-            faces, self._embed_face, self._max_unanswered, self._stopping
+            requests, self._embed_face, self._max_unanswered, self._stopping
         )
         async with aclosing(responses) as groups:
             async for group in groups:
@@ -86,10 +95,14 @@ class FaceStream:
         try:
             if isinstance(face.face, MagFaceError):
                 raise face.face
-            async with self._admit(len(face.face.data)):
+            async with self._admit(face.face):
                 # A stream that waits for admission holds only one face that is not admitted.
                 read_next()
                 embedded = await self._embed(face.face, face.model_version)
         except MagFaceError as error:
             return StreamedResult(face.id, error)
         return StreamedResult(face.id, embedded.faces[0], embedded.model_version)
+
+
+def _picture_bytes(face: StreamedFace) -> int:
+    return 0 if isinstance(face.face, MagFaceError) else len(face.face.data)

@@ -7,16 +7,18 @@ from typing import Final
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
-from services.feedback.pool.importer import PoolImage, PoolImporter
+from services.feedback.pool.importer import PoolImage, PoolImporter, image_bytes
 from services.feedback.selection.annotator_stats import AnnotatorRecord, AnnotatorStats
 from services.feedback.selection.pair_leases import PairLeaser
 from services.feedback.selection.strategies import Strategy
 from shared.errors import InvalidInput
+from shared.rpc.budget import ByteBudget
 from shared.rpc.converters import face_from_proto, pack_timestamp
 from shared.rpc.server.deferred import Deferred
 from shared.rpc.server.idempotency import read_idempotency_key
 from shared.rpc.server.interceptors import Context
 from shared.rpc.server.requests import check_texts
+from shared.rpc.streams import BudgetedRequests
 
 _STRATEGIES: Final[dict[pb.Strategy.ValueType, Strategy | None]] = {
     pb.STRATEGY_UNSPECIFIED: None,
@@ -37,16 +39,22 @@ class PairsBackend:
 
 
 class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
-    """Pool and pair methods of FeedbackService; UNAVAILABLE until `pairs` is set."""
+    """Pool and pair methods of FeedbackService; UNAVAILABLE until `pairs` is set.
 
-    def __init__(self) -> None:
+    Args:
+        stream_budget: Bytes that the requests of all streams may hold.
+    """
+
+    def __init__(self, stream_budget: ByteBudget) -> None:
         super().__init__()
+        self._stream_budget = stream_budget
         self.pairs: Deferred[PairsBackend] = Deferred("the service")
 
     async def ImportImages(
         self, request_iterator: AsyncIterator[pb.ImportImagesRequest], context: Context
     ) -> pb.ImportImagesResponse:
-        result = await self.pairs().importer.import_images(_pool_images(request_iterator))
+        images = BudgetedRequests(_pool_images(request_iterator), image_bytes, self._stream_budget)
+        result = await self.pairs().importer.import_images(images)
         return pb.ImportImagesResponse(
             created=result.created,
             known=result.known,
@@ -101,6 +109,8 @@ async def _pool_images(
 ) -> AsyncIterator[PoolImage]:
     async for request in requests:
         yield _unpack_pool_image(request)
+        # While the stream waits for the next request it holds none.
+        del request
 
 
 def _unpack_pool_image(request: pb.ImportImagesRequest) -> PoolImage:

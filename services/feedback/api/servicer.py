@@ -12,12 +12,17 @@ from services.feedback.api.pairs_servicer import PairsServicer
 from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import ExportedPair, Feedback, Label, Opinion, PairSummary
 from shared.errors import InvalidInput, MagFaceError, Overloaded
+from shared.rpc.budget import ByteBudget
 from shared.rpc.converters import face_or_hash_from_proto, face_to_proto, pack_timestamp
 from shared.rpc.errors import status_code
 from shared.rpc.server.deferred import Deferred
 from shared.rpc.server.interceptors import Context
 from shared.rpc.server.requests import check_texts
-from shared.rpc.streams import ReadNext, responses_as_completed
+from shared.rpc.streams import (
+    BudgetedRequests,
+    ReadNext,
+    responses_as_completed,
+)
 
 _LABELS: Final[dict[pb.Label.ValueType, Label]] = {
     pb.LABEL_SAME: Label.SAME,
@@ -32,10 +37,11 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
 
     Args:
         stream_labels: Most labels of one stream that are read and not answered yet.
+        stream_budget: Bytes that the requests of all streams may hold.
     """
 
-    def __init__(self, stream_labels: int) -> None:
-        super().__init__()
+    def __init__(self, stream_labels: int, stream_budget: ByteBudget) -> None:
+        super().__init__(stream_budget)
         self._stream_labels = stream_labels
         self.labels: Deferred[LabelService] = Deferred("the service")
 
@@ -47,9 +53,10 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
     async def SubmitFeedbackStream(
         self, request_iterator: AsyncIterator[pb.SubmitFeedbackStreamRequest], context: Context
     ) -> AsyncIterator[pb.SubmitFeedbackStreamResponse]:
-        answers = responses_as_completed(
-            request_iterator, self._submit_streamed, self._stream_labels
+        requests = BudgetedRequests(
+            request_iterator, pb.SubmitFeedbackStreamRequest.ByteSize, self._stream_budget
         )
+        answers = responses_as_completed(requests, self._submit_streamed, self._stream_labels)
         async with aclosing(answers) as parts:
             async for results in parts:
                 yield pb.SubmitFeedbackStreamResponse(results=results)
@@ -74,13 +81,15 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         check_texts(request)
         while True:
             try:
-                return await self._submit(request)
+                return await self._submit(request, in_turn=True)
             except Overloaded as error:
                 # A stream waits where a single call fails: the labels it has read are bounded.
                 await asyncio.sleep(error.retry_after_s)
 
-    async def _submit(self, request: pb.SubmitFeedbackRequest) -> pb.SubmitFeedbackResponse:
-        result = await self.labels().submit(_unpack_feedback(request))
+    async def _submit(
+        self, request: pb.SubmitFeedbackRequest, *, in_turn: bool = False
+    ) -> pb.SubmitFeedbackResponse:
+        result = await self.labels().submit(_unpack_feedback(request), in_turn=in_turn)
         return pb.SubmitFeedbackResponse(
             label_id=result.label_id,
             pair_id=result.pair_id,

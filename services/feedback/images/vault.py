@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, ParamSpec, Self, TypeVar
 
-from shared.errors import CorruptData, InvalidInput, NotFound, Unavailable
-from shared.model.image.decode import decode_image
+from shared.decoding.admission import Admission
+from shared.decoding.pool import DecodePool
+from shared.errors import CorruptData, NotFound, Unavailable
 from shared.model.image.face import Alignment, Box, FaceImage
-from shared.model.image.face_reader import FaceReader
-from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore, image_key
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+# For the delay after which a refused caller tries again.
+_SECONDS_PER_IMAGE: Final = 0.02
 _SIGNATURES: Final = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -46,7 +47,7 @@ class ImageFacts:
     stored_at: datetime | None = None
 
     def face(self, data: bytes) -> FaceImage:
-        """Give the image as it was sent, except for `FaceImage.on_several`.
+        """Give the image as it was sent, except for `on_several` and `on_no_face` of `FaceImage`.
 
         Args:
             data: Its bytes.
@@ -63,23 +64,29 @@ class CheckedImage:
 
 
 class ImageVault:
-    """Checks images and reads and writes their objects, in a thread pool of its own.
+    """Checks images, and reads and writes their objects in a thread pool of its own.
 
     A context manager: leaving it stops the threads.
 
     Args:
         objects: The bucket.
-        limits: Largest size of an image, in bytes and pixels.
-        threads: Images that are worked on at a time.
+        pool: Decodes images; the caller starts and stops it.
+        admission: Bounds the images that are checked at a time.
+        threads: Objects that are read and written at a time.
         wait_s: Longest wait for one operation, including the wait for a thread, in seconds.
     """
 
     def __init__(
-        self, objects: ObjectStore, limits: ImageLimits, threads: int, wait_s: float
+        self,
+        objects: ObjectStore,
+        pool: DecodePool,
+        admission: Admission,
+        threads: int,
+        wait_s: float,
     ) -> None:
         self._objects = objects
-        self._limits = limits
-        self._reader = FaceReader(limits)
+        self._pool = pool
+        self._admission = admission
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._wait_s = wait_s
 
@@ -89,7 +96,7 @@ class ImageVault:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def check(self, face: FaceImage, field: str) -> CheckedImage:
+    async def check(self, face: FaceImage, field: str, *, in_turn: bool = False) -> CheckedImage:
         """Check that a network could embed a face, and hash its bytes.
 
         An image with alignment "detect" is decoded only; no face is detected here, unless the
@@ -98,14 +105,21 @@ class ImageVault:
         Args:
             face: As the caller sent it.
             field: Name of the field in the contract, for the error.
+            in_turn: Whether to wait until the image is admitted.
 
         Raises:
             InvalidInput: If the image, its alignment, landmarks or box cannot be used, or it shows
                 several faces and refuses that.
             PreconditionFailed: If faces must be detected and there is no detector.
-            Unavailable: If no thread is free in time.
+            Overloaded: If there is no room for it now, and it does not wait.
+            Unavailable: If it is not checked in time.
         """
-        return await self._in_thread(self._check, face, field)
+        size, pixels = len(face.data), self._pool.decoded_pixels(face)
+        if in_turn:
+            async with self._admission.admit_in_turn(size, pixels):
+                return await self._check(face, field)
+        with self._admission.admit(1, size, _SECONDS_PER_IMAGE, pixels):
+            return await self._check(face, field)
 
     async def put(self, image: CheckedImage) -> None:
         """Write an image's object, also if it exists.
@@ -143,23 +157,17 @@ class ImageVault:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._wait_s)
         except TimeoutError:
-            raise Unavailable(
-                f"an image was not processed within {self._wait_s:g} s; try again later"
-            ) from None
+            raise self._late() from None
 
-    def _check(self, face: FaceImage, field: str) -> CheckedImage:
-        if face.alignment == "detect" and (face.on_several == "largest" or face.box is not None):
-            height, width = decode_image(face.data, self._limits, f"{field}.data").shape[:2]
-            if face.landmarks:
-                raise InvalidInput(
-                    f"{field}.landmarks", "are set, but alignment detect does not use them"
-                )
-            if face.box is not None:
-                _check_in_image(face.box, width, height, f"{field}.box")
-        else:
-            self._reader.crop(face, field)
+    async def _check(self, face: FaceImage, field: str) -> CheckedImage:
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._pool.check(face, field)
+        except TimeoutError:
+            raise self._late() from None
+        sha256 = await self._in_thread(_sha256, face.data)
         facts = ImageFacts(
-            sha256=hashlib.sha256(face.data).hexdigest(),
+            sha256=sha256,
             size_bytes=len(face.data),
             media_type=_media_type(face.data),
             alignment=_resolved_alignment(face),
@@ -167,6 +175,9 @@ class ImageVault:
             box=face.box,
         )
         return CheckedImage(facts, face.data)
+
+    def _late(self) -> Unavailable:
+        return Unavailable(f"an image was not processed within {self._wait_s:g} s; try again later")
 
 
 def facts_from_row(
@@ -179,16 +190,15 @@ def facts_from_row(
     return ImageFacts(sha256.hex(), size_bytes, media_type, alignment, landmarks, box, stored_at)
 
 
-def _check_in_image(box: Box, width: int, height: int, field: str) -> None:
-    if box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0:
-        raise InvalidInput(field, f"lies outside the image, which is {width}x{height}")
-
-
 def _resolved_alignment(face: FaceImage) -> Alignment:
     """Replace "unspecified" by the alignment that it stands for."""
     if face.alignment != "unspecified":
         return face.alignment
     return "landmarks" if face.landmarks else "aligned"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _media_type(data: bytes) -> str:

@@ -61,22 +61,26 @@ class LabelService:
         self._writer = writer
         self._minimum_votes = minimum_votes
 
-    async def submit(self, feedback: Feedback) -> SubmitResult:
+    async def submit(self, feedback: Feedback, *, in_turn: bool = False) -> SubmitResult:
         """Store one label and its images; both are durable when this returns.
 
         All of it is stored or nothing. A crash leaves at most an object that has no row. The same
         key with the same content is stored once.
+
+        Args:
+            feedback: The label and its images.
+            in_turn: Whether its images wait until they are admitted.
 
         Raises:
             NotFound: If an image is given by a hash that is not stored.
             AlreadyExists: If the key was used for other content, or the bytes of an image are
                 stored with another alignment or box.
             PreconditionFailed: If an image refuses several faces and there is no detector.
-            Overloaded: If too many labels wait to be stored.
+            Overloaded: If too many labels wait to be stored, or too many images to be checked.
         """
         check_numbers(feedback)
-        image_a = await self._check_image("image_a", feedback.image_a)
-        image_b = await self._check_image("image_b", feedback.image_b)
+        image_a = await self._check_image("image_a", feedback.image_a, in_turn)
+        image_b = await self._check_image("image_b", feedback.image_b, in_turn)
         sent = [image for image in (image_a, image_b) if isinstance(image, CheckedImage)]
         submission = Submission(
             _hash(image_a),
@@ -195,10 +199,12 @@ class LabelService:
         except NotFound as error:
             raise Conflict("an image was removed while the label was being stored") from error
 
-    async def _check_image(self, field: str, image: FaceImage | str) -> CheckedImage | str:
+    async def _check_image(
+        self, field: str, image: FaceImage | str, in_turn: bool
+    ) -> CheckedImage | str:
         if isinstance(image, str):
             return image
-        return await self._vault.check(image, f"{field}.image")
+        return await self._vault.check(image, f"{field}.image", in_turn=in_turn)
 
     async def _image_row(self, sha256: str) -> TupleRow | None:
         wanted = {"hashes": [bytes.fromhex(sha256)]}

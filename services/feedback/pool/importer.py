@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +15,8 @@ from services.feedback.labels.label_log import image_columns
 from services.feedback.pool import queries
 from shared.errors import Conflict, MagFaceError, Unavailable
 from shared.model.image.face import FaceImage
+from shared.rpc.budget import HeldBytes
+from shared.rpc.streams import BudgetedRequests
 from shared.storage.postgres import Pool, transaction
 
 _CHUNK_IMAGES: Final = 64
@@ -95,8 +97,11 @@ class PoolImporter:
         self._pool = pool
         self._vault = vault
 
-    async def import_images(self, images: AsyncIterator[PoolImage]) -> ImportResult:
+    async def import_images(self, images: BudgetedRequests[PoolImage]) -> ImportResult:
         """Store a stream of images, with at most one chunk of it in memory.
+
+        A chunk ends where the next image would wait for the bytes that other streams hold, so
+        that no stream waits for another while it holds images.
 
         An image that cannot be used is rejected; the import continues with the others.
 
@@ -105,16 +110,19 @@ class PoolImporter:
                 stream may be sent again.
         """
         result = ImportResult()
-        chunk: list[PoolImage] = []
-        first, size = 0, 0
-        async for image in images:
-            chunk.append(image)
-            size += len(image.face.data) if isinstance(image.face, FaceImage) else 0
-            if len(chunk) == _CHUNK_IMAGES or size >= _CHUNK_BYTES:
-                await self._import_chunk(chunk, first, result)
-                first, chunk, size = first + len(chunk), [], 0
-        await self._import_chunk(chunk, first, result)
-        return result
+        first = 0
+        while True:
+            chunk = await _read_chunk(images)
+            if not chunk:
+                return result
+            try:
+                await self._import_chunk([image for image, _ in chunk], first, result)
+            finally:
+                for _, held in chunk:
+                    held.resize(0)
+            first += len(chunk)
+            # While the stream waits for the next image it holds none.
+            del chunk
 
     async def _import_chunk(
         self, images: Sequence[PoolImage], first: int, result: ImportResult
@@ -144,7 +152,7 @@ class PoolImporter:
         try:
             if isinstance(sent.face, MagFaceError):
                 return sent.face
-            return await self._vault.check(sent.face, "image")
+            return await self._vault.check(sent.face, "image", in_turn=True)
         except Unavailable:
             raise
         except MagFaceError as error:
@@ -188,6 +196,32 @@ class PoolImporter:
             subjects = {"hashes": list(identities), "subjects": list(identities.values())}
             await connection.execute(queries.INSERT_SUBJECTS, subjects)
             await consensus_view.update_counters(connection, Counter(), images=len(new))
+
+
+async def _read_chunk(
+    images: BudgetedRequests[PoolImage],
+) -> list[tuple[PoolImage, HeldBytes]]:
+    chunk: list[tuple[PoolImage, HeldBytes]] = []
+    size = 0
+    try:
+        while len(chunk) < _CHUNK_IMAGES and size < _CHUNK_BYTES:
+            if chunk and images.must_wait:
+                break
+            image, held = await images.read()
+            chunk.append((image, held))
+            size += image_bytes(image)
+    except StopAsyncIteration:
+        pass
+    except BaseException:
+        for _, held in chunk:
+            held.resize(0)
+        raise
+    return chunk
+
+
+def image_bytes(image: PoolImage) -> int:
+    """Give the encoded size of an image; 0 if it is rejected already."""
+    return len(image.face.data) if isinstance(image.face, FaceImage) else 0
 
 
 def _mismatches(chunk: _Chunk, stored: Mapping[str, ImageFacts]) -> dict[str, str]:

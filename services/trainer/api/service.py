@@ -24,6 +24,7 @@ from shared.model.manifest import ChannelOrder
 from shared.storage.idempotency import IdempotencyKey
 
 _UNCALIBRATED_THRESHOLD = 0.4
+_MAX_EPS = 1e-2
 
 
 class Trainer:
@@ -192,6 +193,8 @@ class Trainer:
         threshold: float | None,
         requested_by: str,
         key: str | None = None,
+        file_name: str | None = None,
+        batch_norm_eps: float | None = None,
     ) -> Job:
         """Store an uploaded checkpoint, and queue the job that makes a version of it.
 
@@ -202,6 +205,8 @@ class Trainer:
                 for 0.4.
             requested_by: Who asks.
             key: Idempotency key; a repeated call must send the same file.
+            file_name: What the caller calls the file.
+            batch_norm_eps: Epsilon of the network's BatchNorms; None to tell by the file.
 
         Raises:
             InvalidInput: If an option is out of its range, or the file is empty or too large.
@@ -210,11 +215,20 @@ class Trainer:
             threshold = _UNCALIBRATED_THRESHOLD
         if not math.isfinite(threshold) or abs(threshold) > 1:
             raise InvalidInput("options.threshold", f"{threshold} is outside -1..1")
+        if batch_norm_eps is not None and not 0 < batch_norm_eps <= _MAX_EPS:
+            raise InvalidInput(
+                "options.batch_norm_eps", f"{batch_norm_eps} is not above 0 and at most {_MAX_EPS}"
+            )
         upload = await self._uploads.store(chunks)
         spec = ImportSpec(
-            upload=upload, channel_order=channel_order, threshold=threshold
-        ).model_dump(mode="json")
-        idempotency_key = IdempotencyKey.of(requested_by, key, "import", **spec)
+            upload=upload,
+            channel_order=channel_order,
+            threshold=threshold,
+            file_name=file_name,
+            batch_norm_eps=batch_norm_eps,
+        ).model_dump(mode="json", exclude_none=True)
+        content = {option: value for option, value in spec.items() if option != "file_name"}
+        idempotency_key = IdempotencyKey.of(requested_by, key, "import", **content)
         return await self.jobs.create(JobKind.IMPORT, spec, requested_by, idempotency_key)
 
     async def promote(

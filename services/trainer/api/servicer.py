@@ -100,6 +100,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             threshold=options.threshold if options.HasField("threshold") else None,
             requested_by=options.requested_by,
             key=read_idempotency_key(options.idempotency_key, context),
+            file_name=options.file_name or None,
+            batch_norm_eps=options.batch_norm_eps if options.HasField("batch_norm_eps") else None,
         )
         return pb.ImportModelResponse(job=pack_job(job))
 

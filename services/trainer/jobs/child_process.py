@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import IO
 
+from services.trainer.worker.memory import MemoryLimit, speaks_of_memory
 from services.trainer.worker.protocol import Assignment
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,13 @@ class WorkerProcess:
     event loops differ in who closes the file of a pipe that they did not open.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        threads: ThreadPoolExecutor,
+        limit: MemoryLimit | None,
+    ) -> None:
+        self._limit = limit
         self._process = process
         self._threads = threads
         self._last_stderr: deque[str] = deque(maxlen=_STDERR_LINES)
@@ -51,6 +58,9 @@ class WorkerProcess:
         code = await asyncio.to_thread(self._process.wait)
         lines = "\n".join(self._last_stderr)
         stderr = f"; its last output:\n{lines}" if lines else ""
+        if self._limit is not None and code != 0 and speaks_of_memory(lines):
+            # A library ended the process where memory ran out.
+            return f"{self._limit}{stderr}"
         if code >= 0:
             return f"the worker ended with exit status {code}{stderr}"
         hint = ", possibly because memory ran out" if -code == signal.SIGKILL else ""
@@ -99,7 +109,7 @@ async def start_worker(
             env=os.environ | _ENVIRONMENT,
             start_new_session=True,
         )
-        worker = WorkerProcess(process, threads)
+        worker = WorkerProcess(process, threads, assignment.memory_limit)
         try:
             _send(process.stdin, assignment)
             yield worker

@@ -29,7 +29,7 @@ from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.versions import add_version, lock_serving_history
 from services.trainer.worker.specs import JobKind
 from shared.errors import AlreadyExists, Unavailable
-from shared.model.manifest import Manifest, read_manifest
+from shared.model.manifest import MAGFACE_EPS, Manifest, read_manifest
 from shared.registry.version_store import VersionStore
 from shared.runtime import backoff_s
 from shared.storage.objects import ObjectStore
@@ -122,7 +122,8 @@ class JobCompletion:
             if plan.due:
                 await enter_stage(connection, claim, Stage.PROMOTING, f"promoting {version}")
                 await promote_new(connection, plan, requested_by=job.requested_by)
-            ending = JobEnding(JobState.SUCCEEDED, plan.message, version, gate)
+            message = plan.message + _remark(job, manifest)
+            ending = JobEnding(JobState.SUCCEEDED, message, version, gate)
             await finish_job(connection, claim, ending)
         await self._pointer.try_to_publish()
 
@@ -146,6 +147,16 @@ class JobCompletion:
             await lock_claimed(connection, claim)
             await add_evaluation(connection, claim.job.job_id, result)
             await finish_job(connection, claim, ending)
+
+
+def _remark(job: Job, manifest: Manifest) -> str:
+    """Say of an import that its BatchNorms are not MagFace's."""
+    if job.kind is not JobKind.IMPORT or manifest.batch_norm_eps == MAGFACE_EPS:
+        return ""
+    return (
+        f"; warning: its BatchNorms have eps {manifest.batch_norm_eps:g}, as those of"
+        f" arcface_torch, and not MagFace's {MAGFACE_EPS:g}"
+    )
 
 
 async def _plan_promotion(

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +16,7 @@ from services.trainer.jobs.completion import JobCompletion
 from services.trainer.jobs.leases import JobClaim, JobEnding, JobLeases
 from services.trainer.jobs.queue import JobState
 from services.trainer.progress import Progress, Stage
+from services.trainer.worker.memory import MemoryLimit
 from services.trainer.worker.protocol import (
     Assignment,
     EvaluationDone,
@@ -25,6 +26,7 @@ from services.trainer.worker.protocol import (
     VersionDone,
     read_message,
 )
+from services.trainer.worker.specs import JobKind
 from shared.errors import Conflict, MagFaceError, Unavailable
 from shared.model.manifest import Manifest
 from shared.runtime import repeat
@@ -65,6 +67,7 @@ class JobRunner:
         completion: Publishes and records the results.
         work_dir: Each attempt gets a folder in it, which is removed at the end of the attempt.
         command: Starts the worker.
+        memory_limit: Gives the limit for the worker of a kind of job; None for no limit.
     """
 
     def __init__(
@@ -73,11 +76,13 @@ class JobRunner:
         completion: JobCompletion,
         work_dir: Path,
         command: Sequence[str] = WORKER,
+        memory_limit: Callable[[JobKind], MemoryLimit | None] = lambda _: None,
     ) -> None:
         self._leases = leases
         self._completion = completion
         self._work_dir = work_dir.absolute()
         self._command = command
+        self._memory_limit = memory_limit
 
     async def run(self) -> NoReturn:
         """Run jobs until cancelled; a running job is then put back into the queue."""
@@ -198,6 +203,7 @@ class JobRunner:
             spec=dict(job.spec),
             data_snapshot=job.data_snapshot,
             workdir=workdir,
+            memory_limit=self._memory_limit(job.kind),
         )
         async with start_worker(self._command, assignment) as worker:
             output = await self._follow(claim, worker)

@@ -45,8 +45,8 @@ from services.trainer.training.spec import TrainingOutcome, TrainingSpec
 from shared.model.export import export_version
 from shared.model.golden import golden_crops, passes_self_check
 from shared.model.image.face_reader import FaceReader
-from shared.model.manifest import WEIGHTS_FILE, Manifest, read_manifest
-from shared.model.network.checkpoint import load_checkpoint
+from shared.model.manifest import Manifest, read_manifest
+from shared.model.network.checkpoint import load_version_network
 from shared.model.network.iresnet import IResNet
 from shared.model.sessions.cpu import cpu_threads
 from shared.settings import ImageLimits
@@ -202,7 +202,7 @@ def _read_inputs(
 
 
 def _load_network(folder: Path) -> IResNet:
-    return load_checkpoint(folder / WEIGHTS_FILE).network.to(local_device())
+    return load_version_network(folder).to(local_device())
 
 
 def _faces_to_replay(inputs: _Inputs) -> CropArray | None:

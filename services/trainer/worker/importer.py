@@ -1,5 +1,6 @@
 """Import of a MagFace checkpoint as a model version."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
@@ -16,6 +17,8 @@ from shared.model.manifest import quantiles_of
 from shared.model.network.checkpoint import load_checkpoint
 from shared.model.sessions.base import Session, split_features
 from shared.model.sessions.torch import TorchSession
+
+logger = logging.getLogger(__name__)
 
 _BATCH_SIZE = 32
 
@@ -50,7 +53,10 @@ def import_checkpoint(
         CorruptData: If the network outputs NaN or zero, or its ONNX form differs from it.
     """
     report(Progress(Stage.LOADING_MODEL, 0.1, "reading the checkpoint"))
-    loaded = load_checkpoint(checkpoint)
+    name_for_errors = spec.file_name or ("the uploaded file" if spec.upload else checkpoint.name)
+    loaded = load_checkpoint(checkpoint, name=name_for_errors, eps=spec.batch_norm_eps)
+    if loaded.warning:
+        logger.warning("%s", loaded.warning)
     name = f"{loaded.spec.name}-{job_id.hex[:8]}"
     message = f"read {loaded.entries} entries of {loaded.spec.name}"
     report(Progress(Stage.LOADING_MODEL, 0.3, message))

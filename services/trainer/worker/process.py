@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from services.trainer.worker.memory import MemoryLimit, ran_out_of_memory
 from services.trainer.worker.protocol import (
     Assignment,
     EvaluationDone,
@@ -40,8 +41,8 @@ class RunnerGone(Exception):
 def run(handle: Handler, *, prepare: Preparation, under_torchrun: bool) -> None:
     """Read the assignment, do the job and send its last message.
 
-    A MagFaceError of the handler is sent as the job's failure. Any other exception ends the
-    process with a traceback.
+    A MagFaceError of the handler is sent as the job's failure, and so is a lack of memory under a
+    limit. Any other exception ends the process with a traceback.
 
     Args:
         handle: Does the job.
@@ -60,7 +61,7 @@ def run(handle: Handler, *, prepare: Preparation, under_torchrun: bool) -> None:
         assignment = _read_assignment()
         if os.getppid() != assignment.parent_pid:
             raise RunnerGone("the runner has ended")
-        _send_result(writer, lambda: handle(assignment, writer))
+        _send_result(writer, lambda: handle(assignment, writer), assignment.memory_limit)
 
 
 def _run_distributed(handle: Handler, prepare: Preparation, writer: MessageWriter) -> None:
@@ -78,10 +79,16 @@ def _run_distributed(handle: Handler, prepare: Preparation, writer: MessageWrite
     with process_group():
         if is_rank0():
             assignment = _read_assignment()
-            _send_result(writer, lambda: handle(broadcast(prepare(assignment, writer)), writer))
+            _send_result(
+                writer,
+                lambda: handle(broadcast(prepare(assignment, writer)), writer),
+                assignment.memory_limit,
+            )
             return
         received: Assignment | None = broadcast(None)
         if received is not None and received.kind is JobKind.TRAIN:
+            if received.memory_limit is not None:
+                received.memory_limit.apply()
             _handle_silently(handle, received, rank())
 
 
@@ -94,20 +101,29 @@ def _handle_silently(handle: Handler, assignment: Assignment, rank: int) -> None
 
 
 def _send_result(
-    writer: MessageWriter, do: Callable[[], VersionDone | EvaluationDone | None]
+    writer: MessageWriter,
+    do: Callable[[], VersionDone | EvaluationDone | None],
+    limit: MemoryLimit | None,
 ) -> None:
-    with _report_failure(writer):
+    with _report_failure(writer, limit):
+        if limit is not None:
+            limit.apply()
         result = do()
         if result is not None:
             writer.write(result)
 
 
 @contextmanager
-def _report_failure(writer: MessageWriter) -> Iterator[None]:
+def _report_failure(writer: MessageWriter, limit: MemoryLimit | None) -> Iterator[None]:
     try:
         yield
-    except MagFaceError as error:
-        writer.write(Failed(reason=str(error), transient=isinstance(error, Unavailable)))
+    except Exception as error:
+        if limit is not None and ran_out_of_memory(error):
+            writer.write(Failed(reason=f"{limit} ({error or 'MemoryError'})", transient=False))
+        elif isinstance(error, MagFaceError):
+            writer.write(Failed(reason=str(error), transient=isinstance(error, Unavailable)))
+        else:
+            raise
 
 
 def _read_assignment() -> Assignment:

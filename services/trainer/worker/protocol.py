@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from services.trainer.evaluation.gate import GateVerdict
 from services.trainer.evaluation.result import EvaluationResult
 from services.trainer.progress import Progress, Stage
+from services.trainer.worker.memory import MemoryLimit
 from services.trainer.worker.specs import JobKind
 
 _PROGRESS_INTERVAL_S = 1.0
@@ -27,6 +28,7 @@ class Assignment(_Message):
         parent_pid: Process id of the runner; the worker ends with it.
         data_snapshot: Snapshot that an earlier attempt made; None for the first attempt.
         workdir: An empty folder of this attempt.
+        memory_limit: Most memory of the process; None for no limit.
     """
 
     parent_pid: int
@@ -35,6 +37,7 @@ class Assignment(_Message):
     spec: dict[str, Any]
     data_snapshot: str | None
     workdir: Path
+    memory_limit: MemoryLimit | None = None
 
 
 class ProgressMade(_Message):

@@ -28,12 +28,16 @@ class ImportSpec(_Spec):
     Attributes:
         upload: SHA-256 of the uploaded file; None for the bundled checkpoint.
         promote_if_first: Promote the version if none is serving when it is done.
+        file_name: What the caller calls the uploaded file, for errors.
+        batch_norm_eps: See `load_checkpoint`.
     """
 
     upload: str | None
     channel_order: ChannelOrder
     threshold: float = Field(ge=-1, le=1)
     promote_if_first: bool = False
+    file_name: str | None = None
+    batch_norm_eps: float | None = Field(default=None, gt=0, le=1e-2)
 
 
 class TrainOptions(_Spec):

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.align import CROP_SIZE, align_face
+from shared.model.image.contrast import stretch_low_contrast
 from shared.model.image.decode import decode_image
 from shared.model.image.detection.choice import choose_face, require_whole_face
 from shared.model.image.detection.detector import FaceDetector
 from shared.model.image.detection.yunet import find_detector_model
-from shared.model.image.face import Detection, FaceCrop, FaceImage
+from shared.model.image.face import Box, Detection, FaceCrop, FaceImage
 from shared.model.image.jpeg import decode_plain_jpeg
 from shared.settings import ImageLimits
 
@@ -84,23 +85,30 @@ class FaceReader:
         return self._crop(image, face, field)
 
     def check(self, face: FaceImage, field: str = "image") -> None:
-        """Check that a face can be read; of one that must be detected, only that it is a picture.
+        """Check that a face can be read.
+
+        The face of an image with alignment "detect" is not detected, unless the image is to be
+        refused if it shows several.
 
         Args:
             face: The face image.
             field: See `read`.
 
         Raises:
-            InvalidInput: If the image, its alignment or its landmarks are invalid.
+            InvalidInput: If the image, its alignment, landmarks or box cannot be used, or it shows
+                several faces and refuses that.
+            PreconditionFailed: If faces must be detected and there is no detector.
         """
-        if face.alignment != "detect":
+        if face.alignment != "detect" or (face.on_several == "refuse" and face.box is None):
             self.read(face, field)
             return
-        decode_image(face.data, self._limits, f"{field}.data")
+        height, width = decode_image(face.data, self._limits, f"{field}.data").shape[:2]
         if face.landmarks:
             raise InvalidInput(
                 f"{field}.landmarks", "are set, but alignment detect does not use them"
             )
+        if face.box is not None:
+            _check_in_image(face.box, width, height, f"{field}.box")
 
     def detect(self, data: bytes, field: str = "image") -> Detection:
         """Decode a picture and find all faces in it.
@@ -116,21 +124,22 @@ class FaceReader:
         detector = self._require_detector()
         image = decode_image(data, self._limits, f"{field}.data")
         height, width = image.shape[:2]
-        return Detection(width, height, detector.find(image))
+        return Detection(width, height, detector.find(stretch_low_contrast(image)))
 
     def _crop(self, image: NDArray[np.uint8], face: FaceImage, field: str) -> FaceCrop:
         match _resolve(face, image, field):
             case "aligned":
-                return FaceCrop(_as_crop(image, field))
+                return FaceCrop(stretch_low_contrast(_as_crop(image, field)))
             case "landmarks":
-                return FaceCrop(align_face(image, face.landmarks, f"{field}.landmarks"))
+                crop = align_face(image, face.landmarks, f"{field}.landmarks")
+                return FaceCrop(stretch_low_contrast(crop))
             case "detect":
-                faces = self._require_detector().find(image)
+                faces = self._require_detector().find(stretch_low_contrast(image))
                 chosen = choose_face(faces, face, field)
                 height, width = image.shape[:2]
                 require_whole_face(chosen, width, height, field)
                 pixels = align_face(image, chosen.landmarks, f"{field}.data")
-                return FaceCrop(pixels, len(faces), chosen)
+                return FaceCrop(stretch_low_contrast(pixels), len(faces), chosen)
 
     def _require_detector(self) -> FaceDetector:
         if self._detector_model is None:
@@ -149,6 +158,11 @@ def _resolve(
         raise InvalidInput(
             f"{field}.{name}", f"is set, but the alignment is {face.alignment}: set it to detect"
         )
+    if face.alignment == "detect" and face.on_no_face == "mark":
+        raise InvalidInput(
+            f"{field}.on_no_face",
+            "is set, but the alignment is detect: without a face there is no crop to embed",
+        )
     if face.alignment == "unspecified":
         if face.landmarks:
             return "landmarks"
@@ -166,6 +180,11 @@ def _resolve(
             f"are given, but the alignment is {face.alignment}, which does not use them",
         )
     return face.alignment
+
+
+def _check_in_image(box: Box, width: int, height: int, field: str) -> None:
+    if box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0:
+        raise InvalidInput(field, f"lies outside the image, which is {width}x{height}")
 
 
 def _as_crop(image: NDArray[np.uint8], field: str) -> NDArray[np.uint8]:

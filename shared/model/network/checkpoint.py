@@ -1,6 +1,5 @@
-"""Loader of MagFace checkpoints; a checkpoint that is not complete is refused."""
+"""Loader of MagFace checkpoints; a checkpoint that is not complete or is damaged is refused."""
 
-import pickle
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -8,23 +7,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 
-from shared.errors import InvalidInput
-from shared.model.network.iresnet import IResNet, IResNetSpec, spec_from_shapes
+from shared.errors import CorruptData, InvalidInput
+from shared.model.manifest import MAGFACE_EPS, WEIGHTS_FILE, read_manifest
+from shared.model.network.checkpoint_file import (
+    CheckpointContent,
+    read_checkpoint_file,
+    walk_mappings,
+)
+from shared.model.network.iresnet import (
+    ARCFACE_TORCH_EPS,
+    IResNet,
+    IResNetSpec,
+    spec_from_shapes,
+)
+from shared.model.network.weight_checks import (
+    COUNTER,
+    check_finite,
+    check_trained,
+    listed,
+)
+
+# Twice an iResNet-100 in float32, the largest network that MagFace has.
+MAX_NETWORK_BYTES = 512 * 2**20
+EPS_METADATA = "batch_norm_eps"
 
 _PREFIX = re.compile(r"(.*?)layer[1-4]\.\d+\.")
-_REFUSED_CALL = re.compile(r"GLOBAL (\S+)")
-_COUNTER = ".num_batches_tracked"
-_SHOWN = 8
+_IN_BLOCK = re.compile(r"(^|\.)layer\d+\.\d+\.")
+# The entry under which arcface_torch's newer scripts save the network.
+_ARCFACE_TORCH_ENTRY = "state_dict_backbone"
+_MAX_WIDTH = 8192
 
 State = dict[str, torch.Tensor]
-
-
-def _listed(title: str, keys: tuple[str, ...]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return f"{len(keys)} {title}: {', '.join(keys[:_SHOWN])}{more}"
 
 
 class IncompleteCheckpoint(InvalidInput):
@@ -35,6 +49,7 @@ class IncompleteCheckpoint(InvalidInput):
         missing: Keys of the network that the file lacks.
         unexpected: Keys of the file that the network lacks.
         misshapen: Keys with the shape found and the expected shape.
+        there: All keys of the file.
     """
 
     def __init__(
@@ -43,10 +58,14 @@ class IncompleteCheckpoint(InvalidInput):
         missing: tuple[str, ...],
         unexpected: tuple[str, ...],
         misshapen: tuple[str, ...],
+        there: tuple[str, ...],
     ) -> None:
         found = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-        lists = "; ".join(_listed(title, keys) for title, keys in found if keys)
-        super().__init__("checkpoint", f"{name} is not a complete iResNet: {lists}")
+        lists = "; ".join(listed(title, keys) for title, keys in found if keys)
+        super().__init__(
+            "checkpoint",
+            f"{name} is not a complete iResNet: {lists}; the file has {listed('tensors', there)}",
+        )
         self.missing = missing
         self.unexpected = unexpected
         self.misshapen = misshapen
@@ -59,130 +78,275 @@ class Checkpoint:
     Attributes:
         network: In eval mode, float32, on the CPU.
         prefix: Prefix of the keys in the file.
-        entries: Number of state_dict entries that were loaded; 925 for iResNet-100.
+        entries: Number of state_dict entries of the network; 925 for iResNet-100.
         head: Key of the classification head, which is not loaded; None if there is none.
+        warning: What a person should know about the file; None if nothing.
     """
 
     network: IResNet
     prefix: str
     entries: int
     head: str | None
+    warning: str | None = None
 
     @property
     def spec(self) -> IResNetSpec:
         return self.network.spec
 
 
-def _read_pickle(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if refused := _REFUSED_CALL.search(str(error)):
-            why = (
-                f"calls {refused[1]} when it is loaded, and files that run code are refused; "
-                "save its state_dict alone"
-            )
-        else:
-            why = (
-                "is neither a torch checkpoint nor a safetensors file; "
-                "other pickles can run code and are refused"
-            )
-        raise InvalidInput("checkpoint", f"{path.name} {why}") from error
-    except Exception as error:  # a damaged pickle can fail in any way
-        reason = str(error).partition("\n")[0].partition(". ")[0]
+@dataclass(frozen=True)
+class _Weights:
+    """The tensors of the mapping that holds the network.
+
+    Attributes:
+        entry: Path of the mapping in the file; empty for the file itself.
+        prefix: Prefix of the network's keys.
+        state: The network's tensors by key without prefix.
+        beside: The other tensors of the mapping by key.
+    """
+
+    entry: str
+    prefix: str
+    state: State
+    beside: State
+
+
+def _tensors(mapping: Mapping[object, object]) -> State:
+    return {str(key): value for key, value in mapping.items() if isinstance(value, torch.Tensor)}
+
+
+def _prefixes(tensors: State) -> list[str]:
+    matches = [match for key in tensors if (match := _PREFIX.match(key))]
+    return list(dict.fromkeys(match[1] for match in matches))
+
+
+def _keys_of(content: object) -> str:
+    mappings = [(path, mapping) for path, mapping in walk_mappings(content) if mapping]
+    if not mappings:
+        return f"holds a {type(content).__name__} and no state_dict"
+    keys = (
+        listed(f"keys in {path}" if path else "keys", tuple(str(key) for key in mapping))
+        for path, mapping in mappings[:3]
+    )
+    return f"has {'; '.join(keys)}"
+
+
+def _find_weights(name: str, content: object) -> _Weights:
+    """Find the one mapping, and in it the one prefix, that holds an iResNet.
+
+    Raises:
+        InvalidInput: If there is none, or more than one.
+    """
+    found = [
+        (path, prefix, tensors)
+        for path, mapping in walk_mappings(content)
+        for tensors in [_tensors(mapping)]
+        for prefix in _prefixes(tensors)
+    ]
+    if not found:
+        raise InvalidInput(
+            "checkpoint", f"{name} has no iResNet (no layer1 … layer4); it {_keys_of(content)}"
+        )
+    if len(found) > 1:
+        names = tuple(f"{path or 'the file'}: {prefix}layer1…" for path, prefix, _ in found)
         raise InvalidInput(
             "checkpoint",
-            f"{path.name} cannot be read; it is damaged, truncated or of another type ({reason})",
-        ) from error
+            f"{name} holds more than one network, {listed('candidates', names)}; "
+            "save the state_dict of one of them",
+        )
+    path, prefix, tensors = found[0]
+    state = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+    beside = {key: t for key, t in tensors.items() if not key.startswith(prefix)}
+    return _Weights(path, prefix, state, beside)
 
 
-def _read_state(path: Path) -> State:
-    if not path.is_file():
-        raise InvalidInput("checkpoint", f"file {path} does not exist")
-    with path.open("rb") as file:
-        start = file.read(9)
-    if not start:
-        raise InvalidInput("checkpoint", f"{path.name} is empty")
-    content: object
-    if start[8:] == b"{":
-        try:
-            content = load_safetensors(path.read_bytes())
-        except SafetensorError as error:
-            raise InvalidInput("checkpoint", f"{path.name} cannot be read: {error}") from error
-    else:
-        content = _read_pickle(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict):
-        raise InvalidInput("checkpoint", f"{path.name} has no state_dict")
-    return {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+def _check_storage(name: str, state: State, file_bytes: int) -> None:
+    """Check that the tensors are plain and the file holds their data, before any is read."""
+    odd = tuple(
+        key
+        for key, t in state.items()
+        if t.layout is not torch.strided
+        or t.device.type != "cpu"
+        or t.is_quantized
+        or t.is_complex()
+    )
+    if odd:
+        raise InvalidInput(
+            "checkpoint",
+            f"{name} has sparse, quantized, complex or empty {listed('tensors', odd)}; "
+            "save the plain state_dict of the network",
+        )
+    used: Counter[int] = Counter()
+    beyond = []
+    for key, tensor in state.items():
+        storage = tensor.untyped_storage()
+        used[storage.data_ptr()] += tensor.nbytes
+        if used[storage.data_ptr()] > storage.nbytes():
+            beyond.append(key)
+    if beyond or used.total() > file_bytes:
+        raise InvalidInput(
+            "checkpoint",
+            f"{name} declares more values than it holds, {used.total()} bytes in a file of "
+            f"{file_bytes} bytes, in {listed('tensors', tuple(beyond or state))}; "
+            "save tensors that are not expanded and share no data",
+        )
+    network_bytes = 4 * sum(tensor.numel() for tensor in state.values())
+    if network_bytes > MAX_NETWORK_BYTES:
+        raise InvalidInput(
+            "checkpoint",
+            f"{name} holds a network of {network_bytes} bytes in float32; the limit is "
+            f"{MAX_NETWORK_BYTES}, twice an iResNet-100",
+        )
 
 
-def _find_prefix(name: str, state: State) -> str:
-    prefixes = Counter(match[1] for key in state if (match := _PREFIX.match(key)))
-    if prefixes:
-        return prefixes.most_common(1)[0][0]
-    found = _listed("tensors", tuple(state)) if state else "no tensors"
-    raise InvalidInput("checkpoint", f"{name} has no iResNet (no layer1 … layer4), but {found}")
+def _find_head(weights: _Weights, expected: Mapping[str, torch.Tensor], size: int) -> list[str]:
+    """Return the keys of the classification head, [classes, size] or its transpose, and its bias.
+
+    A tensor inside a block is never a head: it changes what the network computes. Nor are two
+    matrices: one of them could be another layer.
+    """
+    others = weights.beside | {
+        weights.prefix + key: t for key, t in weights.state.items() if key not in expected
+    }
+    heads = [
+        key
+        for key, tensor in others.items()
+        if tensor.ndim == 2 and size in tensor.shape and not _IN_BLOCK.search(key)
+    ]
+    if len(heads) != 1:
+        return []
+    head = heads[0]
+    bias = f"{head.removesuffix('weight')}bias"
+    if head.endswith("weight") and bias in others and others[bias].ndim == 1:
+        heads.append(bias)
+    return heads
 
 
-def _is_head(key: str, tensor: torch.Tensor, embedding_size: int) -> bool:
-    return key.endswith("fc.weight") and tensor.ndim == 2 and tensor.shape[1] == embedding_size
+def _is_unused(key: str, state: State) -> bool:
+    """Whether a key that is missing is the counter of a normalization that is there."""
+    return key.endswith(COUNTER) and f"{key.removesuffix(COUNTER)}.weight" in state
 
 
 def _check_shapes(
-    name: str, expected: Mapping[str, torch.Tensor], state: State, outside: list[str]
+    name: str, expected: Mapping[str, torch.Tensor], weights: _Weights, head: list[str]
 ) -> None:
-    missing = tuple(key for key in expected if key not in state)
-    unexpected = (*(key for key in state if key not in expected), *outside)
+    state = weights.state
+    missing = tuple(key for key in expected if key not in state and not _is_unused(key, state))
+    unexpected = (
+        *(key for key in state if key not in expected and weights.prefix + key not in head),
+        *(key for key in weights.beside if key not in head),
+    )
     misshapen = tuple(
         f"{key} {list(state[key].shape)} instead of {list(tensor.shape)}"
         for key, tensor in expected.items()
         if key in state and state[key].shape != tensor.shape
     )
     if missing or unexpected or misshapen:
-        raise IncompleteCheckpoint(name, missing, unexpected, misshapen)
+        there = (*(weights.prefix + key for key in state), *weights.beside)
+        raise IncompleteCheckpoint(name, missing, unexpected, misshapen, there)
 
 
-def _check_values(name: str, state: State) -> None:
-    bad = tuple(
-        key
-        for key, tensor in state.items()
-        if not key.endswith(_COUNTER)
-        and not (tensor.is_floating_point() and bool(torch.isfinite(tensor).all()))
+def _choose_eps(
+    weights: _Weights, metadata: Mapping[str, str], eps: float | None
+) -> tuple[float, str | None]:
+    """Return the BatchNorms' epsilon and a warning if it has been inferred.
+
+    The keys of arcface_torch and MagFace are the same. But arcface_torch never trains the last
+    BatchNorm's weight, which stays exactly 1, and MagFace does.
+    """
+    if eps is not None:
+        return eps, None
+    if EPS_METADATA in metadata:
+        return float(metadata[EPS_METADATA]), None
+    last = weights.state.get("features.weight")
+    wrapped = weights.entry.split(".")[-1] == _ARCFACE_TORCH_ENTRY
+    fixed = last is not None and bool((last == 1).all())
+    if not (wrapped or fixed):
+        return MAGFACE_EPS, None
+    sign = f"its entry {_ARCFACE_TORCH_ENTRY}" if wrapped else "features.weight, which is all 1"
+    return ARCFACE_TORCH_EPS, (
+        f"looks like a checkpoint of arcface_torch by {sign}; its BatchNorms are computed with "
+        f"eps {ARCFACE_TORCH_EPS:g} and not with MagFace's {MAGFACE_EPS:g}"
     )
-    if bad:
-        raise InvalidInput(
-            "checkpoint",
-            f"{name} has NaN, infinity or non-floats in {_listed('tensors', bad)}",
-        )
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Load an official checkpoint (``.pth``) or a ``.safetensors`` file, detected by its content.
+def _assemble(network: IResNet, state: State) -> IResNet:
+    network.load_state_dict(state, assign=True)
+    return network.eval()
 
-    Depth, widths and embedding size are derived from the shapes. A prefix of the keys is removed,
-    the classification head is skipped, and half precision is converted to float32.
+
+def _complete(expected: Mapping[str, torch.Tensor], state: State) -> State:
+    """Copy the network's tensors as float32; counters that the file lacks are zero."""
+    return {
+        key: torch.zeros((), dtype=torch.int64)
+        if key not in state
+        else state[key].to(torch.int64 if key.endswith(COUNTER) else torch.float32, copy=True)
+        for key in expected
+    }
+
+
+def _read(
+    path: Path, name: str, eps: float | None
+) -> tuple[_Weights, IResNet, list[str], str | None]:
+    """Read a file and check its keys and sizes; the network is on the meta device."""
+    content: CheckpointContent = read_checkpoint_file(path, name)
+    weights = _find_weights(name, content.value)
+    _check_storage(name, weights.state, path.stat().st_size)
+    shapes = {key: tuple(tensor.shape) for key, tensor in weights.state.items()}
+    used_eps, warning = _choose_eps(weights, content.metadata, eps)
+    spec = spec_from_shapes(shapes, used_eps)
+    if max(*spec.widths, spec.embedding_size) > _MAX_WIDTH:
+        raise InvalidInput("checkpoint", f"{name} has layers wider than {_MAX_WIDTH}")
+    with torch.device("meta"):
+        network = IResNet(spec)
+    head = _find_head(weights, network.state_dict(), spec.embedding_size)
+    _check_shapes(name, network.state_dict(), weights, head)
+    check_finite(name, {key: weights.state[key] for key in shapes if key in network.state_dict()})
+    return weights, network, head, warning
+
+
+def load_checkpoint(path: Path, *, name: str | None = None, eps: float | None = None) -> Checkpoint:
+    """Load a checkpoint (``.pth``) of MagFace or arcface_torch, or a ``.safetensors`` file.
+
+    The format is detected by the content. The network may be the file itself or an entry of it
+    such as ``state_dict``. Depth, widths and embedding size are derived from the shapes. A prefix
+    of the keys is removed, the classification head is skipped, and half precision is converted to
+    float32.
+
+    Args:
+        path: The file.
+        name: What its owner calls it, for errors; None for the name of the path.
+        eps: Epsilon of the BatchNorms; None for the file's own metadata, 1e-5 for a checkpoint of
+            arcface_torch, else MagFace's 2e-5.
 
     Raises:
         IncompleteCheckpoint: If an entry is missing, unexpected or of the wrong shape.
-        InvalidInput: If the file cannot be read, would run code, has no iResNet, or has values
-            that are not finite.
+        InvalidInput: If the file cannot be read, would run code, has no iResNet or more than one,
+            declares more data than it holds, or has values that no training gives.
     """
-    tensors = _read_state(path)
-    prefix = _find_prefix(path.name, tensors)
-    state = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-    spec = spec_from_shapes({key: tuple(tensor.shape) for key, tensor in state.items()})
-    outside = [key for key in tensors if not key.startswith(prefix)]
-    heads = [key for key in outside if _is_head(key, tensors[key], spec.embedding_size)]
-    with torch.device("meta"):
-        network = IResNet(spec)
-    unknown = [key for key in outside if key not in heads]
-    _check_shapes(path.name, network.state_dict(), state, unknown)
-    _check_values(path.name, state)
-    whole = {
-        key: tensor.to(torch.int64 if key.endswith(_COUNTER) else torch.float32, copy=True)
-        for key, tensor in state.items()
-    }
-    network.load_state_dict(whole, assign=True)
-    return Checkpoint(network.eval(), prefix, len(whole), heads[0] if heads else None)
+    name = name or path.name
+    weights, network, head, warning = _read(path, name, eps)
+    state = _complete(network.state_dict(), weights.state)
+    rounded = any(tensor.dtype is torch.float16 for tensor in weights.state.values())
+    check_trained(name, state, rounded=rounded)
+    if warning:
+        warning = f"{name} {warning}"
+    loaded = _assemble(network, state)
+    return Checkpoint(loaded, weights.prefix, len(state), head[0] if head else None, warning)
+
+
+def load_version_network(folder: Path) -> IResNet:
+    """Load the network of a model version, with the epsilon that its manifest says.
+
+    Args:
+        folder: Folder of the version, whose checksums have been compared with the manifest.
+
+    Raises:
+        CorruptData: If the weights do not match the network.
+    """
+    try:
+        path = folder / WEIGHTS_FILE
+        weights, network, *_ = _read(path, path.name, read_manifest(folder).batch_norm_eps)
+    except InvalidInput as error:
+        raise CorruptData(f"{folder}: {error.reason}") from error
+    return _assemble(network, _complete(network.state_dict(), weights.state))

@@ -1,11 +1,12 @@
 """The iResNet of the official MagFace repository (``models/iresnet.py``), with its constants.
 
 The state_dict keys are those of the released files without their prefix, so weights can be
-exchanged. InsightFace's network has the same keys but another BatchNorm epsilon.
+exchanged. InsightFace's arcface_torch has the same keys but another BatchNorm epsilon, which is
+therefore part of the specification.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -15,14 +16,18 @@ import torch
 from torch import nn
 
 from shared.errors import InvalidInput
+from shared.model.manifest import MAGFACE_EPS
 
 INPUT_SIZE = 112
 _TAIL_SIZE = INPUT_SIZE // 16
 _LAYOUTS = ((2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 14, 3), (3, 13, 30, 3))
 _BLOCK_KEY = re.compile(r"layer([1-4])\.(\d+)\.")
 
-_BatchNorm1d = partial(nn.BatchNorm1d, eps=2e-5, momentum=0.9)
-_BatchNorm2d = partial(nn.BatchNorm2d, eps=2e-5, momentum=0.9)
+_MOMENTUM = 0.9
+
+ARCFACE_TORCH_EPS = 1e-5
+
+_Norm = Callable[[int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,13 @@ class IResNetSpec:
         blocks: Residual blocks in each of the four stages.
         widths: Channels of the stem and of each of the four stages.
         embedding_size: Length of the output.
+        eps: Epsilon of the BatchNorms, which the weights were trained with.
     """
 
     blocks: tuple[int, int, int, int]
     widths: tuple[int, int, int, int, int] = (64, 64, 128, 256, 512)
     embedding_size: int = 512
+    eps: float = MAGFACE_EPS
 
     @property
     def name(self) -> str:
@@ -47,18 +54,18 @@ class IResNetSpec:
 
 
 class _Block(nn.Module):
-    def __init__(self, width_in: int, width: int, stride: int) -> None:
+    def __init__(self, width_in: int, width: int, stride: int, norm: _Norm) -> None:
         super().__init__()
-        self.bn1 = _BatchNorm2d(width_in)
+        self.bn1 = norm(width_in)
         self.conv1 = nn.Conv2d(width_in, width, 3, 1, 1, bias=False)
-        self.bn2 = _BatchNorm2d(width)
+        self.bn2 = norm(width)
         self.prelu = nn.PReLU(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn3 = _BatchNorm2d(width)
+        self.bn3 = norm(width)
         self.downsample: nn.Module | None = None
         if stride != 1 or width_in != width:
             self.downsample = nn.Sequential(
-                nn.Conv2d(width_in, width, 1, stride, bias=False), _BatchNorm2d(width)
+                nn.Conv2d(width_in, width, 1, stride, bias=False), norm(width)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -68,9 +75,9 @@ class _Block(nn.Module):
         return torch.add(out, identity)
 
 
-def _stage(width_in: int, width: int, blocks: int) -> nn.Sequential:
-    rest = (_Block(width, width, 1) for _ in range(1, blocks))
-    return nn.Sequential(_Block(width_in, width, 2), *rest)
+def _stage(width_in: int, width: int, blocks: int, norm: _Norm) -> nn.Sequential:
+    rest = (_Block(width, width, 1, norm) for _ in range(1, blocks))
+    return nn.Sequential(_Block(width_in, width, 2, norm), *rest)
 
 
 class IResNet(nn.Module):
@@ -84,17 +91,18 @@ class IResNet(nn.Module):
         super().__init__()
         self.spec = spec
         stem, *_, last = spec.widths
+        norm = partial(nn.BatchNorm2d, eps=spec.eps, momentum=_MOMENTUM)
         self.conv1 = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
-        self.bn1 = _BatchNorm2d(stem)
+        self.bn1 = norm(stem)
         self.prelu = nn.PReLU(stem)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
-            _stage(width_in, width, blocks)
+            _stage(width_in, width, blocks, norm)
             for (width_in, width), blocks in zip(pairwise(spec.widths), spec.blocks, strict=True)
         )
-        self.bn2 = _BatchNorm2d(last)
+        self.bn2 = norm(last)
         self.dropout = nn.Dropout(p=0.4)
         self.fc = nn.Linear(last * _TAIL_SIZE**2, spec.embedding_size)
-        self.features = _BatchNorm1d(spec.embedding_size)
+        self.features = nn.BatchNorm1d(spec.embedding_size, spec.eps, _MOMENTUM)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute features.
@@ -129,11 +137,14 @@ def _width(shapes: Mapping[str, tuple[int, ...]], keys: Iterable[str], part: str
     return mode(sizes)
 
 
-def spec_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> IResNetSpec:
+def spec_from_shapes(
+    shapes: Mapping[str, tuple[int, ...]], eps: float = MAGFACE_EPS
+) -> IResNetSpec:
     """Derive depth, widths and embedding size from the shapes of a state_dict without prefix.
 
     Args:
         shapes: Shape by key; some keys may be missing or have a wrong shape.
+        eps: Epsilon of the BatchNorms, which no shape tells.
 
     Raises:
         InvalidInput: If a whole part of the network is missing, or the depth is not supported.
@@ -156,4 +167,5 @@ def spec_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> IResNetSpec:
         blocks=_layout(tuple(found)),
         widths=(stem, one, two, three, four),
         embedding_size=_width(shapes, tail_keys, "embedding layer"),
+        eps=eps,
     )

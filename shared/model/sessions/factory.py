@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from shared.errors import CorruptData, InvalidInput, PreconditionFailed
-from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, Manifest, read_manifest
+from shared.errors import CorruptData, PreconditionFailed
+from shared.model.manifest import ONNX_FILE, Manifest, read_manifest
 from shared.model.sessions.base import Device, Engine, Session
 from shared.model.sessions.onnx import open_network, require_onnx_device
 
@@ -71,14 +71,11 @@ def _open(
     if engine == "onnxruntime":
         return open_network(folder / ONNX_FILE, manifest, device, threads, batch_images)
     try:
-        from shared.model.network.checkpoint import load_checkpoint  # noqa: PLC0415
+        from shared.model.network.checkpoint import load_version_network  # noqa: PLC0415
         from shared.model.sessions.torch import TorchSession  # noqa: PLC0415
     except ImportError as error:
         raise PreconditionFailed(f"engine torch was requested, but {error}") from error
-    try:
-        network = load_checkpoint(folder / WEIGHTS_FILE).network
-    except InvalidInput as error:
-        raise CorruptData(f"{folder}: {error.reason}") from error
+    network = load_version_network(folder)
     order, scale = manifest.channel_order, manifest.scale
     return TorchSession(
         network, order, scale, device=device, threads=threads, batch_images=batch_images

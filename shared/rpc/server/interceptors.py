@@ -5,13 +5,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
+from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
 
-from shared.rpc.server.requests import request_parser
+from shared.errors import InvalidInput
+from shared.rpc.server.requests import Parse, request_parser
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 if TYPE_CHECKING:
@@ -21,6 +23,15 @@ else:
     Handler = grpc.RpcMethodHandler
 Guard: TypeAlias = Callable[[Context], AbstractAsyncContextManager[None]]
 GuardFactory: TypeAlias = Callable[[str], Guard]
+Behaviour: TypeAlias = Callable[[Any, Context], Any]
+
+
+class Receive(Protocol):
+    """Receives the next message of a call, see `Uploads.read`."""
+
+    async def __call__(
+        self, context: Context, *, streamed: bool, may_idle: bool
+    ) -> bytes | None: ...
 
 
 class CallGuard(AbstractAsyncContextManager[None]):
@@ -62,20 +73,24 @@ class _GuardedHandler(Handler):
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Parses requests and enters the guards for the duration of each call.
+    """Receives and parses requests, and enters the guards for the duration of each call.
 
-    There is only one interceptor because each one adds time to every call. A request that cannot
-    be parsed, or a unary request with an invalid text, raises InvalidInput inside the guards, and
-    the handler does not run. The handler of a stream checks the texts itself (`check_texts`), so
-    that it can report an invalid message and continue with the stream.
+    There is only one interceptor because each one adds time to every call. A request that does
+    not arrive, that cannot be parsed, or a unary request with an invalid text, raises its error
+    inside the guards, and the handler does not run. A message of a stream that cannot be parsed
+    raises InvalidInput where the handler iterates over the stream, and ends it. The handler of a
+    stream checks the texts itself (`check_texts`), so that it can report an invalid message and
+    continue with the stream.
 
     Args:
+        receive: Receives the messages of all calls.
         innermost: Makes the innermost guard of a method ``/package.Service/Name``; it is called
             once for each method.
         outer: Make the guards around it, from the inside out.
     """
 
-    def __init__(self, innermost: GuardFactory, *outer: GuardFactory) -> None:
+    def __init__(self, receive: Receive, innermost: GuardFactory, *outer: GuardFactory) -> None:
+        self._receive = receive
         self._make_guards = (innermost, *outer)
         self._guarded: dict[str, tuple[Handler, Handler]] = {}
 
@@ -90,35 +105,45 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         known, guarded = self._guarded.get(method, (None, None))
         if guarded is None or known is not handler:
-            guarded = _guarded(handler, [make(method) for make in self._make_guards])
+            guards = [make(method) for make in self._make_guards]
+            guarded = _guarded(handler, self._receive, guards)
             self._guarded[method] = handler, guarded
         return guarded
 
 
-def _guarded(handler: Handler, guards: Sequence[Guard]) -> Handler:
-    kind = (
-        f"{'stream' if handler.request_streaming else 'unary'}_"
-        f"{'stream' if handler.response_streaming else 'unary'}"
-    )
-    behaviour = getattr(handler, kind)
+def _guarded(handler: Handler, receive: Receive, guards: Sequence[Guard]) -> Handler:
+    """Make the handler of a method that receives its requests itself.
+
+    gRPC receives the request of a unary method before it calls the handler, so that nothing could
+    end an upload. To gRPC all our methods have a stream of requests; on the wire it is the same.
+    """
+    response = "stream" if handler.response_streaming else "unary"
+    request = "stream" if handler.request_streaming else "unary"
+    behaviour = getattr(handler, f"{request}_{response}")
     generates = isasyncgenfunction(behaviour)
-    deserializer = handler.request_deserializer
-    if (message := _message_type(deserializer)) is not None:
-        if handler.request_streaming:
-            # An exception of the parser is raised where the handler iterates over the stream.
-            deserializer = request_parser(message, checked=False)
-        else:
-            behaviour = _parsing(behaviour, request_parser(message, checked=True))
-            deserializer = None
+    parse = _parser(handler.request_deserializer, checked=not handler.request_streaming)
+    if handler.request_streaming:
+        behaviour = _with_requests(behaviour, receive, parse, may_idle=handler.response_streaming)
+    elif generates:
+        behaviour = _with_request_streaming(behaviour, receive, parse)
+    else:
+        behaviour = _with_request(behaviour, receive, parse)
     for guard in guards:
         behaviour = _around(behaviour, guard, generates=generates)
     return _GuardedHandler(
-        handler.request_streaming,
+        True,
         handler.response_streaming,
-        deserializer,
+        None,
         handler.response_serializer,
-        **{kind: behaviour},
+        **{f"stream_{response}": behaviour},
     )
+
+
+def _parser(deserializer: Any, *, checked: bool) -> Parse[Any]:
+    message = _message_type(deserializer)
+    if message is None:
+        return lambda data, _=None: deserializer(data) if deserializer else data
+    return request_parser(message, checked=checked)
 
 
 def _message_type(deserializer: Any) -> type[Message] | None:
@@ -127,9 +152,46 @@ def _message_type(deserializer: Any) -> type[Message] | None:
     return owner if isinstance(owner, type) and issubclass(owner, Message) else None
 
 
-def _parsing(behaviour: Callable[..., Any], read: Callable[[bytes], Message]) -> Callable[..., Any]:
-    def call(request: bytes, context: Context) -> Any:
-        return behaviour(read(request), context)
+async def _receive_one(receive: Receive, parse: Parse[Any], context: Context) -> Any:
+    data = await receive(context, streamed=False, may_idle=False)
+    if data is None:
+        raise InvalidInput("request", "is missing: the call has no message")
+    return parse(data, None)
+
+
+def _with_request(behaviour: Behaviour, receive: Receive, parse: Parse[Any]) -> Behaviour:
+    async def call(_: Any, context: Context) -> Any:
+        return await behaviour(await _receive_one(receive, parse, context), context)
+
+    return call
+
+
+def _with_request_streaming(behaviour: Behaviour, receive: Receive, parse: Parse[Any]) -> Behaviour:
+    async def stream(_: Any, context: Context) -> AsyncIterator[Any]:
+        request = await _receive_one(receive, parse, context)
+        async with aclosing(behaviour(request, context)) as responses:
+            async for response in responses:
+                yield response
+
+    return stream
+
+
+def _with_requests(
+    behaviour: Behaviour, receive: Receive, parse: Parse[Any], *, may_idle: bool
+) -> Behaviour:
+    async def requests(context: Context) -> AsyncIterator[Any]:
+        for index in count():
+            data = await receive(context, streamed=True, may_idle=may_idle)
+            if data is None:
+                return
+            request = parse(data, index)
+            # While the stream waits for the next message it holds none.
+            del data
+            yield request
+            del request
+
+    def call(_: Any, context: Context) -> Any:
+        return behaviour(requests(context), context)
 
     return call
 

@@ -5,6 +5,7 @@ import asyncio
 from grpc_health.v1.health import aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from shared.rpc.budget import ByteBudget
 from shared.rpc.server.interceptors import Context
 
 
@@ -36,10 +37,12 @@ class Lifecycle:
 
     Attributes:
         stopping: Set when the server stops. Handlers of endless streams wait for it and return.
+        stream_budget: Bytes that the requests of all streams may hold.
     """
 
-    def __init__(self, service_name: str) -> None:
+    def __init__(self, service_name: str, stream_budget: ByteBudget) -> None:
         self._names = ("", service_name)
+        self.stream_budget = stream_budget
         self.stopping = asyncio.Event()
         self.health = HealthServicer()
 

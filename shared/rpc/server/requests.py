@@ -1,27 +1,36 @@
 """Parsing of requests and validation of their texts by the rules in the contract."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from functools import cache
-from typing import Any, Final, TypeVar
+from itertools import islice
+from typing import Any, Final, Protocol, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 from magface.v1 import validation_pb2 as pb
 
 from shared.errors import InvalidInput
+from shared.rpc.server.wire import WireField, wire_fields
 from shared.validation import TextKind, TextRule
 
 _Request = TypeVar("_Request", bound=Message)
+_Parsed_co = TypeVar("_Parsed_co", covariant=True)
+
+
+class Parse(Protocol[_Parsed_co]):
+    """Parses a message; the index is its place in a stream, from 0."""
+
+    def __call__(self, data: bytes, index: int | None = None, /) -> _Parsed_co: ...
+
 
 _KINDS: Final = {
     pb.TEXT_KIND_NAME: TextKind.NAME,
     pb.TEXT_KIND_PROSE: TextKind.PROSE,
     pb.TEXT_KIND_SHA256: TextKind.SHA256,
 }
-_LENGTH_DELIMITED: Final = 2
+# A parsed field can take a hundred bytes for two on the wire, so that a message of many fields
+# takes far more memory than its size. A valid request has some hundred fields at most.
+_MOST_FIELDS: Final = 20_000
+_ALWAYS_SMALL_BYTES: Final = 2**16
 
 
 class TextRules:
@@ -108,7 +117,7 @@ def check_texts(request: Message) -> None:
     text_rules(request.DESCRIPTOR).check(request)
 
 
-def request_parser(kind: type[_Request], *, checked: bool) -> Callable[[bytes], _Request]:
+def request_parser(kind: type[_Request], *, checked: bool) -> Parse[_Request]:
     """Make the parser of a request type.
 
     Args:
@@ -117,16 +126,18 @@ def request_parser(kind: type[_Request], *, checked: bool) -> Callable[[bytes], 
 
     Returns:
         A function from the bytes to the request. It raises InvalidInput, which names the field
-        where the field can be determined.
+        where the field can be determined, and the place of the message in a stream.
     """
     parse, rules = kind.FromString, text_rules(kind.DESCRIPTOR)
     check = rules.check if checked and rules else None
 
-    def read(data: bytes) -> _Request:
+    def read(data: bytes, index: int | None = None) -> _Request:
+        if len(data) > _ALWAYS_SMALL_BYTES:
+            _check_fields(kind, data, index)
         try:
             request = parse(data)
         except DecodeError as error:
-            raise _unreadable(kind, data) from error
+            raise _unreadable(kind, data, index) from error
         if check is not None:
             check(request)
         return request
@@ -134,29 +145,32 @@ def request_parser(kind: type[_Request], *, checked: bool) -> Callable[[bytes], 
     return read
 
 
-def _unreadable(kind: Any, data: bytes) -> InvalidInput:
-    with suppress(DecodeError):
-        if field := next(_undecodable(kind.DESCRIPTOR, data), None):
-            return InvalidInput(field, "is not valid UTF-8")
-    return InvalidInput("request", f"cannot be parsed as {kind.DESCRIPTOR.full_name}")
+def _check_fields(kind: Any, data: bytes, index: int | None) -> None:
+    fields = wire_fields(kind.DESCRIPTOR, memoryview(data))
+    if next(islice(fields, _MOST_FIELDS, None), None) is not None:
+        raise InvalidInput("request", f"has more than {_MOST_FIELDS} fields{_place(index)}")
 
 
-def _undecodable(descriptor: Descriptor, data: bytes, path: str = "") -> Iterator[str]:
-    """Yield the paths of the texts that are not UTF-8, without the index within a list."""
-    parts: Iterable[Any] = UnknownFieldSet(Empty.FromString(data))  # type: ignore[assignment]
-    for part in parts:
-        field = descriptor.fields_by_number.get(part.field_number)
-        if field is None or part.wire_type != _LENGTH_DELIMITED:
-            continue
-        if field.message_type is not None:
-            yield from _undecodable(field.message_type, part.data, f"{path}{field.name}.")
-        elif field.type == FieldDescriptor.TYPE_STRING and not _is_utf8(part.data):
-            yield path + field.name
+def _unreadable(kind: Any, data: bytes, index: int | None) -> InvalidInput:
+    for field in islice(wire_fields(kind.DESCRIPTOR, memoryview(data)), _MOST_FIELDS):
+        if _is_text(field) and not _is_utf8(field.content):
+            return InvalidInput(field.path, f"is not valid UTF-8{_place(index)}")
+    name = kind.DESCRIPTOR.full_name
+    return InvalidInput("request", f"cannot be parsed as {name}{_place(index)}")
 
 
-def _is_utf8(data: bytes) -> bool:
+def _place(index: int | None) -> str:
+    return "" if index is None else f" (message {index} of the stream, from 0)"
+
+
+def _is_text(field: WireField) -> bool:
+    kind = field.descriptor.type if field.descriptor else None
+    return kind == FieldDescriptor.TYPE_STRING
+
+
+def _is_utf8(data: memoryview) -> bool:
     try:
-        data.decode()
+        str(data, "utf-8")
     except UnicodeDecodeError:
         return False
     return True

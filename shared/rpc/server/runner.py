@@ -5,7 +5,8 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,10 +18,14 @@ from prometheus_client import start_http_server
 
 from shared.errors import MagFaceError, PreconditionFailed
 from shared.files import write_atomically
+from shared.heap import limit_heaps
+from shared.rpc.budget import ByteBudget
+from shared.rpc.server.connections import received_bytes
 from shared.rpc.server.error_status import error_status
 from shared.rpc.server.interceptors import GuardInterceptor
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.metrics import call_metrics
+from shared.rpc.server.uploads import Uploads
 from shared.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -29,6 +34,10 @@ Build: TypeAlias = Callable[[grpc.aio.Server, Lifecycle], AbstractAsyncContextMa
 
 # Time for clients that watch the health of this server to send their next call to another.
 _DRAIN_S = 0.2
+# A request of a stream is in memory twice: as a message, and as the bytes of its pictures.
+_COPIES_OF_STREAMED = 2
+# The part of the upload bytes that the requests of streams may take, both copies together a half.
+_STREAM_SHARE = 2 * _COPIES_OF_STREAMED
 
 
 def run_server(settings: ServerSettings, service_name: str, build: Build) -> None:
@@ -47,6 +56,7 @@ def run_server(settings: ServerSettings, service_name: str, build: Build) -> Non
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    limit_heaps()
     # A call takes a tenth less processor time than with the event loop of asyncio.
     try:
         uvloop.run(_serve_until_signal(settings, service_name, build))
@@ -73,16 +83,19 @@ async def running_server(
     Raises:
         PreconditionFailed: If the address cannot be bound.
     """
-    lifecycle = Lifecycle(service_name)
+    lifecycle = Lifecycle(service_name, ByteBudget(settings.upload_bytes // _STREAM_SHARE))
     await lifecycle.set_ready(False)
-    server = _make_server(settings)
+    uploads = _make_uploads(settings, lifecycle.stream_budget)
+    server = _make_server(settings, uploads)
     async with build(server, lifecycle):
         health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
         names = (service_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         host = settings.listen.rpartition(":")[0]
-        address = f"{host}:{_bind(server, settings.listen)}"
+        port = _bind(server, settings.listen)
+        address = f"{host}:{port}"
         await server.start()
+        watch = asyncio.create_task(uploads.watch(partial(received_bytes, port)))
         try:
             with _metrics_page(host, settings.metrics_port):
                 with _endpoint_file(settings.endpoint_file, address):
@@ -92,18 +105,40 @@ async def running_server(
         finally:
             lifecycle.end_streams()
             await server.stop(settings.stop_grace_s)
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
 
 
-def _make_server(settings: ServerSettings) -> grpc.aio.Server:
+def _make_uploads(settings: ServerSettings, streams: ByteBudget) -> Uploads:
+    return Uploads(
+        settings.upload_bytes,
+        settings.upload_timeout_s,
+        settings.max_message_bytes,
+        lambda: _COPIES_OF_STREAMED * streams.used,
+    )
+
+
+def _make_server(settings: ServerSettings, uploads: Uploads) -> grpc.aio.Server:
     options: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         # With SO_REUSEPORT a second server could bind the same port without an error.
         ("grpc.so_reuseport", 0),
-        # Channels of shared.rpc.channel send a keepalive ping every 10 s.
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        # Load balancers and clients keep idle connections alive with pings, as a rule every 10 s.
+        # A client that sends ten pings less than a second apart is sent away.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        ("grpc.http2.max_ping_strikes", 10),
+        # The server takes 64 KiB of a message before it asks for the message. Otherwise gRPC lets
+        # each call send 4 MiB.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.max_concurrent_streams", 1000),
+        ("grpc.experimental.tcp_max_read_chunk_size", 2**16),
+        # A compressed message of 64 KiB can become one of 64 MiB. Pictures do not get smaller.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
     ]
-    guards = GuardInterceptor(error_status, call_metrics)
+    guards = GuardInterceptor(uploads.read, error_status, call_metrics)
     return grpc.aio.server(interceptors=[guards], options=options)
 
 

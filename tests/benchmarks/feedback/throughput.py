@@ -17,7 +17,7 @@ from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import Feedback, Label
-from services.feedback.server import open_label_service
+from services.feedback.server import open_label_service, open_vaults
 from shared.rpc.channel import open_channel
 from shared.storage.objects import ObjectStore
 from tests.benchmarks.progress import log
@@ -118,8 +118,8 @@ async def _open_alternatives(
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(parts.service.address))
         stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
-        objects = ObjectStore(settings)
-        store, _ = await stack.enter_async_context(open_label_service(settings, objects))
+        new_vault = await stack.enter_async_context(open_vaults(settings, ObjectStore(settings)))
+        store, _ = await stack.enter_async_context(open_label_service(settings, new_vault))
         connections = [
             await stack.enter_async_context(
                 await psycopg.AsyncConnection.connect(parts.database_url)

@@ -4,7 +4,6 @@ import asyncio
 
 import numpy as np
 
-from services.embedder.embedding.admission import Admission
 from services.embedder.embedding.cache import EmbeddingCache
 from services.embedder.embedding.service import FaceEmbedder
 from services.embedder.embedding.verification import StoredEmbedding
@@ -12,6 +11,7 @@ from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.rollout.shadow import ShadowEvaluator
+from shared.decoding.admission import Admission
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits

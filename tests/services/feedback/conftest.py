@@ -11,7 +11,7 @@ from services.feedback.server import open_label_service, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
-from tests.services.feedback.support.helpers import Stored, settings_for, stub_on
+from tests.services.feedback.support.helpers import Stored, settings_for, stub_on, vaults
 from tests.support.seaweedfs import SeaweedServer
 
 
@@ -57,7 +57,7 @@ async def store(
 ) -> AsyncIterator[LabelService]:
     """The label service on real stores, without gRPC."""
     await prepare_stores(settings, object_store)
-    async with open_label_service(settings, object_store) as (store, _):
+    async with open_label_service(settings, vaults(settings, object_store)) as (store, _):
         yield store
 
 

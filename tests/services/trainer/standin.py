@@ -78,6 +78,10 @@ def be_killed(_assignment: Assignment, _writer: MessageWriter) -> VersionDone:
     raise AssertionError("still alive")
 
 
+def fill_the_memory(_assignment: Assignment, _writer: MessageWriter) -> VersionDone:
+    raise AssertionError(len(bytearray(2**30)))
+
+
 def babble(assignment: Assignment, writer: MessageWriter) -> VersionDone:
     writer._pipe.write(b"this is no message\n")
     return version(assignment, writer)

@@ -1,7 +1,8 @@
 """Reference implementation of the iResNet in numpy, for comparison with the network under test.
 
 Written from the description of the official network and not from `shared.model.network.iresnet`:
-BatchNorm eps 2e-5, no activation after the sum, stride in the second convolution.
+BatchNorm eps 2e-5 (1e-5 in arcface_torch), no activation after the sum, stride in the second
+convolution.
 """
 
 import numpy as np
@@ -13,23 +14,25 @@ from tests.shared.model.made_weights import State
 Array = NDArray[np.float64]
 
 
-def forward(state: State, blocks: tuple[int, ...], images: Array) -> Array:
+def forward(state: State, blocks: tuple[int, ...], images: Array, *, eps: float = 2e-5) -> Array:
     """Features, float64 [N, D], of scaled images, float64 [N, 3, 112, 112], in eval mode."""
-    x = _prelu(state, "prelu", _norm(state, "bn1", _conv(state, "conv1", images, 1)))
+    x = _prelu(state, "prelu", _norm(state, eps, "bn1", _conv(state, "conv1", images, 1)))
     for stage, count in enumerate(blocks, 1):
         for block in range(count):
-            x = _block(state, f"layer{stage}.{block}", x, 2 if block == 0 else 1)
-    x = _norm(state, "bn2", x).reshape(len(x), -1)
+            x = _block(state, eps, f"layer{stage}.{block}", x, 2 if block == 0 else 1)
+    x = _norm(state, eps, "bn2", x).reshape(len(x), -1)
     x = x @ state["fc.weight"].T.astype(np.float64) + state["fc.bias"]
-    return _norm(state, "features", x)
+    return _norm(state, eps, "features", x)
 
 
-def _block(state: State, name: str, x: Array, stride: int) -> Array:
-    out = _conv(state, f"{name}.conv1", _norm(state, f"{name}.bn1", x), 1)
-    out = _prelu(state, f"{name}.prelu", _norm(state, f"{name}.bn2", out))
-    out = _norm(state, f"{name}.bn3", _conv(state, f"{name}.conv2", out, stride))
+def _block(state: State, eps: float, name: str, x: Array, stride: int) -> Array:
+    out = _conv(state, f"{name}.conv1", _norm(state, eps, f"{name}.bn1", x), 1)
+    out = _prelu(state, f"{name}.prelu", _norm(state, eps, f"{name}.bn2", out))
+    out = _norm(state, eps, f"{name}.bn3", _conv(state, f"{name}.conv2", out, stride))
     if f"{name}.downsample.0.weight" in state:
-        x = _norm(state, f"{name}.downsample.1", _conv(state, f"{name}.downsample.0", x, stride))
+        x = _norm(
+            state, eps, f"{name}.downsample.1", _conv(state, f"{name}.downsample.0", x, stride)
+        )
     return out + x
 
 
@@ -42,13 +45,13 @@ def _conv(state: State, name: str, x: Array, stride: int) -> Array:
     return np.tensordot(windows, weight, ((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2)
 
 
-def _norm(state: State, name: str, x: Array) -> Array:
+def _norm(state: State, eps: float, name: str, x: Array) -> Array:
     shape = (1, -1) + (1,) * (x.ndim - 2)
     mean, variance, weight, bias = (
         state[f"{name}.{part}"].astype(np.float64).reshape(shape)
         for part in ("running_mean", "running_var", "weight", "bias")
     )
-    return (x - mean) / np.sqrt(variance + 2e-5) * weight + bias
+    return (x - mean) / np.sqrt(variance + eps) * weight + bias
 
 
 def _prelu(state: State, name: str, x: Array) -> Array:

@@ -3,8 +3,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared.rpc.streams import ReadNext, responses_as_completed
+from shared.rpc.budget import ByteBudget
+from shared.rpc.streams import BudgetedRequests, ReadNext, responses_as_completed
 from tests.support.waiting import let_others_run
+
+
+def _unbounded(requests: AsyncIterator[int]) -> BudgetedRequests[int]:
+    return BudgetedRequests(requests, lambda _: 0, ByteBudget(2**40))
 
 
 async def test_no_more_is_read_than_may_be_unanswered() -> None:
@@ -21,7 +26,7 @@ async def test_no_more_is_read_than_may_be_unanswered() -> None:
         await gate.wait()
         return number
 
-    answers = responses_as_completed(requests(), answer, max_unanswered=4)
+    answers = responses_as_completed(_unbounded(requests()), answer, max_unanswered=4)
     first = asyncio.ensure_future(anext(answers))
     await let_others_run()
     assert read == 4
@@ -50,7 +55,7 @@ async def test_a_stream_that_breaks_gives_its_unanswered_labels_up() -> None:
             raise
         return number
 
-    answers = responses_as_completed(requests(), answer, max_unanswered=4)
+    answers = responses_as_completed(_unbounded(requests()), answer, max_unanswered=4)
     assert await anext(answers) == [1]
     await answers.aclose()
     await asyncio.sleep(0)
@@ -67,7 +72,9 @@ async def test_what_breaks_a_stream_reaches_the_caller() -> None:
         return number
 
     with pytest.raises(ConnectionError, match="cut"):
-        async for answers in responses_as_completed(requests(), answer, max_unanswered=4):
+        async for answers in responses_as_completed(
+            _unbounded(requests()), answer, max_unanswered=4
+        ):
             assert answers == [1]
 
 
@@ -87,7 +94,7 @@ async def test_a_request_that_waits_keeps_the_next_one_from_being_read() -> None
         read_next()
         return number
 
-    answers = responses_as_completed(numbers(3), answer, max_unanswered=3)
+    answers = responses_as_completed(_unbounded(numbers(3)), answer, max_unanswered=3)
     first = asyncio.ensure_future(anext(answers))
     await let_others_run()
     assert started == 1
@@ -99,7 +106,7 @@ async def test_a_request_that_never_lets_the_next_one_be_read_does_so_by_returni
     async def answer(number: int, _: ReadNext) -> int:
         return number
 
-    answers = responses_as_completed(numbers(3), answer, max_unanswered=3)
+    answers = responses_as_completed(_unbounded(numbers(3)), answer, max_unanswered=3)
     assert sorted([one async for part in answers for one in part]) == [0, 1, 2]
 
 
@@ -112,6 +119,6 @@ async def test_responses_before_an_error_are_given_first() -> None:
 
     seen = []
     with pytest.raises(ZeroDivisionError):
-        async for part in responses_as_completed(numbers(4), answer, max_unanswered=4):
+        async for part in responses_as_completed(_unbounded(numbers(4)), answer, max_unanswered=4):
             seen += part
     assert seen == [0, 1]

@@ -19,7 +19,7 @@ from tests.shared.model.pictures import with_orientation
 from tests.support.photographs import GROUP, photograph
 
 PHOTO = jpeg(photograph(*GROUP))
-CARD = jpeg(photograph((2, 1, 60, 60, 150), width=300, height=260))
+CARD = jpeg(photograph((1, 1, 60, 60, 150), width=300, height=260))
 WALL = jpeg(photograph())
 DETECT = image_pb2.ALIGNMENT_DETECT
 REFUSE = image_pb2.ON_SEVERAL_REFUSE

@@ -14,12 +14,13 @@ from magface.v1 import image_pb2
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 from prometheus_client import REGISTRY
 
-from services.embedder.embedding.admission import Admission
 from services.embedder.embedding.stream import FaceStream, StreamedFace
 from services.embedder.inference.requests import EmbeddedFace, EmbedResult
+from shared.decoding.admission import Admission
 from shared.errors import InvalidInput, Overloaded, Unavailable
 from shared.model.image.face import FaceImage
 from shared.model.sessions.base import split_features
+from shared.rpc.budget import ByteBudget
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image, vector
 from tests.services.embedder.process import EmbedderProcess
@@ -49,12 +50,12 @@ async def _embed(face: FaceImage, version: str) -> EmbedResult:
 
 
 @asynccontextmanager
-async def _admit_at_once(_: int):
+async def _admit_at_once(_: FaceImage):
     yield
 
 
 def _stream(embed=_embed, admit=_admit_at_once, stopping=None) -> FaceStream:
-    return FaceStream(admit, embed, MOST, stopping or asyncio.Event())
+    return FaceStream(admit, embed, MOST, ByteBudget(2**30), stopping or asyncio.Event())
 
 
 async def test_reading_stops_while_the_caller_does_not_take_its_answers():
@@ -74,7 +75,9 @@ async def test_a_stream_that_waits_for_room_has_read_one_more_than_was_admitted(
         await asyncio.Event().wait()
 
     with admission.admit(3, 3, 0.0):
-        answers = _stream(never, admission.admit_in_turn).results(source.faces())
+        answers = _stream(never, lambda face: admission.admit_in_turn(len(face.data))).results(
+            source.faces()
+        )
         first = asyncio.create_task(anext(answers))
         await until(lambda: admission._images == MOST)
         await let_others_run()

@@ -10,7 +10,6 @@ from math import inf
 import numpy as np
 import pytest
 
-from services.embedder.embedding.admission import Admission
 from services.embedder.embedding.cache import EmbeddingCache
 from services.embedder.embedding.service import FaceEmbedder
 from services.embedder.inference.pipeline import Pipeline
@@ -18,6 +17,7 @@ from services.embedder.inference.requests import deliver_on
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.rollout import shadow as module
 from services.embedder.rollout.shadow import ShadowEvaluator
+from shared.decoding.admission import Admission
 from shared.errors import CorruptData
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
@@ -30,7 +30,10 @@ from tests.services.embedder.standin import StandInSession, manifest, model
 from tests.support.decoding import decode_pool
 from tests.support.waiting import let_others_run, until
 
-FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
+CROPS = crops(6)
+# The stand-ins' features are the first bytes of a crop.
+CROPS[:, 0, :3] = np.random.default_rng(0).integers(0, 256, (6, 3, 3))
+FACES = [FaceImage(png(crop), "aligned") for crop in CROPS]
 PAIRS = list(zip(FACES, FACES[1:] + FACES[:1], strict=True))
 READER = FaceReader(ImageLimits())
 

@@ -20,7 +20,7 @@ from services.feedback.erasure.retention import sweep_orphans
 from services.feedback.erasure.row_deletion import delete_rows
 from services.feedback.images.vault import ImageVault
 from services.feedback.labels.service import LabelService
-from services.feedback.pool.importer import PoolImage, PoolImporter
+from services.feedback.pool.importer import PoolImage, PoolImporter, image_bytes
 from services.feedback.server import open_erasure_backend, open_label_service, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from services.trainer.data.label_report import (
@@ -34,10 +34,19 @@ from services.trainer.data.labels import LabelledPair
 from shared.errors import NotFound, Unavailable
 from shared.model.image.face import FaceImage
 from shared.registry.erasure_mark import read_erasure_generation
+from shared.rpc.budget import ByteBudget
+from shared.rpc.streams import BudgetedRequests
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool, transaction
 from tests.services.feedback.support.bulk_rows import fill
-from tests.services.feedback.support.helpers import Stored, feedback, picture, request, sha256
+from tests.services.feedback.support.helpers import (
+    Stored,
+    feedback,
+    picture,
+    request,
+    sha256,
+    vaults,
+)
 from tests.support.waiting import retry_while_unavailable, wait_until
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
@@ -56,10 +65,12 @@ async def domain(settings: FeedbackSettings, object_store: ObjectStore) -> Async
     """Label service and eraser on real stores, without gRPC."""
     await prepare_stores(settings, object_store)
     async with (
-        open_label_service(settings, object_store) as (labels, pool),
-        open_erasure_backend(settings, object_store, pool) as erasure,
+        open_label_service(settings, vaults(settings, object_store)) as (labels, pool),
+        open_erasure_backend(
+            settings, object_store, vaults(settings, object_store), pool
+        ) as erasure,
     ):
-        with ImageVault(object_store, settings, threads=4, wait_s=15) as vault:
+        with vaults(settings, object_store)() as vault:
             yield Domain(labels, erasure.eraser, pool, vault)
 
 
@@ -337,8 +348,8 @@ async def test_an_erasure_cut_short_is_finished_by_another_process(
     nowhere = settings.model_copy(update={"s3_endpoint": "127.0.0.1:9", "s3_timeout_s": 0.2})
     lost = ObjectStore(nowhere)
     async with (
-        open_label_service(nowhere, lost) as (_, pool),
-        open_erasure_backend(nowhere, lost, pool) as broken,
+        open_label_service(nowhere, vaults(nowhere, lost)) as (_, pool),
+        open_erasure_backend(nowhere, lost, vaults(nowhere, lost), pool) as broken,
     ):
         with pytest.raises(Unavailable):
             await broken.eraser.erase_image(sha256(1), "dpo", "ticket")
@@ -348,9 +359,9 @@ async def test_an_erasure_cut_short_is_finished_by_another_process(
         await labels.submit(feedback(1, 3))
     with pytest.raises(Unavailable, match="ask again"):
         await eraser.erase_image(sha256(1), "dpo", "ticket")
-    async with open_erasure_backend(
-        settings.model_copy(update={"s3_timeout_s": 0.05}), object_store, domain.pool
-    ) as erasure:
+    hasty = settings.model_copy(update={"s3_timeout_s": 0.05})
+    new_vault = vaults(hasty, object_store)
+    async with open_erasure_backend(hasty, object_store, new_vault, domain.pool) as erasure:
         await asyncio.sleep(0.5)
         await erasure.eraser.finish()
     assert sha256(1) not in str([found.key for found in object_store.list("images/")])
@@ -400,9 +411,12 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
     assert {image_key(row[0]) for row in rows} == objects
 
 
-async def _pool_images() -> AsyncIterator[PoolImage]:
-    for number in range(1, 5):
-        yield PoolImage(FaceImage(picture(number)), "somebody")
+def _pool_images() -> BudgetedRequests[PoolImage]:
+    async def images() -> AsyncIterator[PoolImage]:
+        for number in range(1, 5):
+            yield PoolImage(FaceImage(picture(number)), "somebody")
+
+    return BudgetedRequests(images(), image_bytes, ByteBudget(2**30))
 
 
 async def test_an_import_whose_objects_were_swept_before_their_rows_begins_anew(

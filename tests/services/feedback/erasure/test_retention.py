@@ -11,7 +11,6 @@ import pytest
 
 from services.feedback.erasure.eraser import Eraser
 from services.feedback.erasure.retention import sweep_orphans
-from services.feedback.images.vault import ImageVault
 from services.feedback.labels.label_log import LabelLog
 from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import Label, Submission
@@ -21,7 +20,14 @@ from shared.errors import Conflict, Unavailable
 from shared.model.image.face import FaceImage
 from shared.storage.objects import ObjectStore, image_key
 from shared.storage.postgres import Pool
-from tests.services.feedback.support.helpers import Stored, feedback, picture, sha256, stub_on
+from tests.services.feedback.support.helpers import (
+    Stored,
+    feedback,
+    picture,
+    sha256,
+    stub_on,
+    vaults,
+)
 from tests.support.postgres import blocked_sessions
 from tests.support.waiting import until, wait_until
 
@@ -39,8 +45,10 @@ class Domain:
 async def domain(settings: FeedbackSettings, object_store: ObjectStore) -> AsyncIterator[Domain]:
     await prepare_stores(settings, object_store)
     async with (
-        open_label_service(settings, object_store) as (labels, pool),
-        open_erasure_backend(settings, object_store, pool) as erasure,
+        open_label_service(settings, vaults(settings, object_store)) as (labels, pool),
+        open_erasure_backend(
+            settings, object_store, vaults(settings, object_store), pool
+        ) as erasure,
     ):
         yield Domain(labels, pool, erasure.eraser)
 
@@ -91,7 +99,7 @@ async def test_a_label_whose_object_was_swept_before_its_row_is_stored_anew(
     stored: Callable[[], Stored],
 ) -> None:
     await domain.labels.submit(feedback(1, 2))
-    with ImageVault(object_store, settings, 2, wait_s=5) as vault:
+    with vaults(settings, object_store)() as vault:
         image = await vault.check(FaceImage(picture(3)), "image_b")
         late = Submission(sha256(1), sha256(3), Label.SAME, "ann", "late", images=(image.facts,))
         log = LabelLog(domain.pool, 1)

@@ -1,6 +1,7 @@
 """Tests of images with several faces: the box that chooses one stays with the image."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ from tests.services.feedback.support.helpers import (
     stub_on,
 )
 from tests.services.feedback.support.standin_embedder import StandInEmbedder, served
+from tests.support.decoding import hide_detector
 from tests.support.photographs import GROUP, encode_jpeg, photograph
 from tests.support.waiting import until
 
@@ -122,9 +124,9 @@ async def test_pool_images_with_several_faces_are_rejected_on_request(
 
 
 async def test_without_a_detector_several_faces_cannot_be_refused(
-    settings: FeedbackSettings, monkeypatch: pytest.MonkeyPatch
+    settings: FeedbackSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("shared.model.image.face_reader.find_detector_model", lambda _: None)
+    hide_detector(monkeypatch, tmp_path)
     async with stub_on(settings) as stub:
         photo = _photo(CARD, on_several=REFUSE)
         code, details = await _error(stub.SubmitFeedback(request(image_a=photo)))

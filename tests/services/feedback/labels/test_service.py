@@ -18,7 +18,7 @@ from services.feedback.settings import FeedbackSettings
 from shared.errors import AlreadyExists, MagFaceError, NotFound, Unavailable
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import open_pool
-from tests.services.feedback.support.helpers import Stored, feedback, request, sha256
+from tests.services.feedback.support.helpers import Stored, feedback, request, sha256, vaults
 from tests.support.postgres import blocked_sessions
 from tests.support.waiting import until, wait_until
 
@@ -33,7 +33,11 @@ async def replicas(
     await prepare_stores(settings, object_store)
     async with AsyncExitStack() as stack:
         yield [
-            (await stack.enter_async_context(open_label_service(settings, object_store)))[0]
+            (
+                await stack.enter_async_context(
+                    open_label_service(settings, vaults(settings, object_store))
+                )
+            )[0]
             for _ in range(3)
         ]
 

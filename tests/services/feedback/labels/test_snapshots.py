@@ -13,7 +13,7 @@ from services.feedback.settings import FeedbackSettings
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import open_pool
 from tests.services.feedback.support.bulk_rows import fill
-from tests.services.feedback.support.helpers import feedback, sha256
+from tests.services.feedback.support.helpers import feedback, sha256, vaults
 from tests.support.postgres import blocked_sessions
 from tests.support.waiting import until
 
@@ -139,7 +139,7 @@ async def test_a_changed_rule_derives_anew_and_leaves_old_snapshots_alone(
     assert len(before) == 2
 
     stricter = settings.model_copy(update={"feedback_minimum_votes": 2})
-    async with open_label_service(stricter, object_store) as (changed, pool):
+    async with open_label_service(stricter, vaults(stricter, object_store)) as (changed, pool):
         await apply_rule(pool, 2)
         stats = await changed.stats()
         assert (stats.pairs_same, stats.pairs_undecided, stats.labels) == (1, 1, 3)

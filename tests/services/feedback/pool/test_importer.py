@@ -8,13 +8,15 @@ import pytest
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
-from services.feedback.pool.importer import PoolImage
+from services.feedback.pool.importer import PoolImage, image_bytes
 from services.feedback.server import open_label_service, open_pairs_backend, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
 from shared.model.image.face import FaceImage
+from shared.rpc.budget import ByteBudget
+from shared.rpc.streams import BudgetedRequests
 from shared.storage.objects import ObjectStore, image_key
-from tests.services.feedback.support.helpers import Stored, picture, request, sha256
+from tests.services.feedback.support.helpers import Stored, picture, request, sha256, vaults
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
@@ -102,14 +104,16 @@ async def test_without_an_object_store_no_row_is_stored_and_it_says_unavailable(
 ) -> None:
     await prepare_stores(settings, object_store)
     away = settings.model_copy(update={"s3_endpoint": "127.0.0.1:9", "s3_timeout_s": 0.5})
+    gone = ObjectStore(away)
     async with (
-        open_label_service(settings, object_store) as (_, pool),
-        open_pairs_backend(settings, ObjectStore(away), pool) as (pairs, _),
+        open_label_service(settings, vaults(settings, object_store)) as (_, pool),
+        open_pairs_backend(settings, gone, vaults(settings, gone), pool) as (pairs, _),
     ):
 
         async def one() -> AsyncIterator[PoolImage]:
             yield PoolImage(FaceImage(picture(1)))
 
         with pytest.raises(Unavailable):
-            await pairs.importer.import_images(one())
+            images = BudgetedRequests(one(), image_bytes, ByteBudget(2**30))
+            await pairs.importer.import_images(images)
     assert stored() == Stored(0, 0, 0, 0, 0, objects=0)

@@ -15,13 +15,17 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 from pydantic import SecretStr
 
+from services.feedback.images.vault import ImageVault
 from services.feedback.labels.types import Feedback, Label
-from services.feedback.server import feedback_service
+from services.feedback.server import NewVault, feedback_service
 from services.feedback.settings import FeedbackSettings
+from shared.decoding.admission import Admission
 from shared.model.image.face import FaceImage
 from shared.rpc.channel import open_channel
 from shared.rpc.server.runner import running_server
 from shared.settings import ObjectStoreSettings
+from shared.storage.objects import ObjectStore
+from tests.support.decoding import decode_pool
 
 _keys = itertools.count()
 
@@ -122,3 +126,11 @@ def feedback(a: int = 1, b: int = 2, **changes: Any) -> Feedback:
         "idempotency_key": fresh_key(),
     }
     return Feedback(**(fields | changes))
+
+
+def vaults(settings: FeedbackSettings, objects: ObjectStore) -> NewVault:
+    """Make vaults that share the decode processes of this test process."""
+    admission = Admission(4096, 2**28)
+    threads = settings.feedback_image_threads
+    wait_s = 3 * settings.s3_timeout_s
+    return partial(ImageVault, objects, decode_pool(), admission, threads, wait_s=wait_s)

@@ -16,7 +16,7 @@ from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
-from tests.services.feedback.support.helpers import settings_for
+from tests.services.feedback.support.helpers import settings_for, vaults
 
 
 def labels_in(database_url: str) -> int:
@@ -62,7 +62,7 @@ def emptied(database: PostgresServer, s3: NanioServer, timeout_s: float) -> Feed
 async def prepared_store(settings: FeedbackSettings) -> AsyncIterator[LabelService]:
     objects = ObjectStore(settings)
     await prepare_stores(settings, objects)
-    async with open_label_service(settings, objects) as (store, _):
+    async with open_label_service(settings, vaults(settings, objects)) as (store, _):
         yield store
 
 

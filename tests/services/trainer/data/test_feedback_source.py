@@ -106,7 +106,7 @@ def test_a_photograph_is_cropped_by_the_box_that_it_was_labelled_with(
     left, top, side = GROUP[1][2:]
     box = Box(left, top, side, side)
     photo = FaceImage(encode_jpeg(photograph(*GROUP)), "detect", box=box)
-    card = FaceImage(encode_jpeg(photograph((2, 1, 60, 60, 200))), "detect")
+    card = FaceImage(encode_jpeg(photograph((1, 1, 60, 60, 200))), "detect")
     label = pb.SubmitFeedbackRequest(
         image_a=pb.ImageRef(image=face_to_proto(photo)),
         image_b=pb.ImageRef(image=face_to_proto(card)),

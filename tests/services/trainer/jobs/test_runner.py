@@ -18,6 +18,7 @@ from services.trainer.jobs.runner import JobRunner
 from services.trainer.progress import Stage
 from services.trainer.registry.evaluations import EvaluationStore
 from services.trainer.registry.versions import VersionRegistry
+from services.trainer.worker.memory import MemoryLimit
 from services.trainer.worker.specs import JobKind
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
@@ -31,11 +32,13 @@ def running(pool: Pool, completion: JobCompletion, tmp_path: Path):
     """Run job runners whose workers behave in a given way."""
 
     @asynccontextmanager
-    async def running(behaviour: str, runners: int = 1):
+    async def running(behaviour: str, runners: int = 1, limit: MemoryLimit | None = None):
         command = (*COMMAND, behaviour, str(tmp_path / "started"))
         tasks = [
             asyncio.create_task(
-                JobRunner(JobLeases(pool), completion, tmp_path / "work", command).run()
+                JobRunner(
+                    JobLeases(pool), completion, tmp_path / "work", command, lambda _: limit
+                ).run()
             )
             for _ in range(runners)
         ]
@@ -156,6 +159,19 @@ async def test_a_job_that_cannot_be_done_fails_with_the_reason(
         failed = await ended(jobs, job)
     assert failed.state is JobState.FAILED
     assert re.search(says, failed.message), failed.message
+
+
+async def test_a_job_that_needs_more_memory_than_its_limit_names_the_limit_and_the_setting(
+    jobs: JobQueue, running
+):
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    limit = MemoryLimit(max_bytes=2**29, setting="MAGFACE_IMPORT_MEMORY_BYTES")
+    async with running("fill_the_memory", limit=limit):
+        failed = await ended(jobs, job)
+    assert failed.state is JobState.FAILED
+    assert "536870912 bytes" in failed.message
+    assert "MAGFACE_IMPORT_MEMORY_BYTES" in failed.message
+    assert "Traceback" not in failed.message
 
 
 async def test_the_runner_goes_on_after_a_failure(jobs: JobQueue, running):
