@@ -100,4 +100,5 @@ def test_photographs_align_as_their_published_crops(material: Path, bundled: boo
     assert len(alike) == 60
     # The published crops were made from a single look at the photograph.
     assert np.median(alike) > 0.985
-    assert min(alike) > 0.8
+    # One head leans by 14 degrees, and its crop is turned upright.
+    assert min(alike) > 0.75
