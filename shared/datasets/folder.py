@@ -9,7 +9,7 @@ import numpy as np
 from shared.errors import InvalidInput
 from shared.validation import normal_name
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".heic", ".heif", ".avif")
 
 
 def read_identities(folder: Path) -> dict[str, list[Path]]:
