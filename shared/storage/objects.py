@@ -39,11 +39,13 @@ class StoredObject:
         key: Its key in the bucket.
         size: In bytes.
         modified_at: Time of the last write, by the clock of the store.
+        md5: Of the content, in hex; None if the store does not tell it, as in a listing.
     """
 
     key: str
     size: int
     modified_at: datetime
+    md5: str | None = None
 
 
 def image_key(sha256: str) -> str:
@@ -147,7 +149,7 @@ class ObjectStore:
             found = self._client.stat_object(self.bucket, key)
             if not found.etag:
                 raise NotS3Error("an answer without an ETag")
-            return _stored(found)
+            return _stored(found, md5=_md5_of(found.metadata))
 
     def exists(self, key: str) -> bool:
         try:
@@ -230,7 +232,7 @@ class ObjectStore:
             response = self._client.get_object(self.bucket, key)
         try:
             with self._errors(key):
-                size, etag = _size_and_etag(response.headers)
+                size, stored_md5 = _size_and_md5(response.headers)
             deadline = time.monotonic() + self._timeout_s + size / _SLOWEST_BYTES_PER_S
             received = 0
             while chunk := self._next_chunk(key, response, deadline):
@@ -245,7 +247,7 @@ class ObjectStore:
         finally:
             response.close()
             response.release_conn()
-        as_stored = md5.hexdigest() == etag if etag else None
+        as_stored = md5.hexdigest() == stored_md5 if stored_md5 else None
         return _Received(digest.hexdigest(), size, as_stored)
 
     def _next_chunk(self, key: str, response: Any, deadline: float) -> bytes:
@@ -297,23 +299,28 @@ def _md5(data: bytes = b"") -> Any:
     return hashlib.md5(data, usedforsecurity=False)
 
 
-def _stored(found: Any) -> StoredObject:
+def _stored(found: Any, md5: str | None = None) -> StoredObject:
     if found.size is None or found.last_modified is None:
         raise NotS3Error("an answer without the size or the time of an object")
-    return StoredObject(found.object_name, found.size, found.last_modified)
+    return StoredObject(found.object_name, found.size, found.last_modified, md5)
 
 
-def _size_and_etag(headers: Any) -> tuple[int, str | None]:
+def _size_and_md5(headers: Any) -> tuple[int, str | None]:
     """Read the size of an object that is sent, and its MD5 if the ETag is one.
 
     Raises:
         NotS3Error: If the answer lacks its size or its ETag.
     """
-    size, etag = headers.get("Content-Length"), headers.get("ETag", "").strip('"')
-    if size is None or not etag:
+    size = headers.get("Content-Length")
+    if size is None or not headers.get("ETag"):
         raise NotS3Error("an answer without a Content-Length or an ETag")
+    return int(size), _md5_of(headers)
+
+
+def _md5_of(headers: Any) -> str | None:
+    etag = headers.get("ETag", "").strip('"')
     plain = headers.get(_ENCRYPTION, "AES256") == "AES256" and _MD5_ETAG.fullmatch(etag)
-    return int(size), etag if plain else None
+    return etag if plain else None
 
 
 def _short(error: Exception) -> str:

@@ -44,9 +44,7 @@ Lie: TypeAlias = Callable[[str, Callable[[], Answer]], Answer]
 
 def page(status: int, kind: str = "text/html", *more: tuple[str, str]) -> Lie:
     """Answer with a web page; the server is not asked."""
-    return lambda *_: Answer(
-        status, [("Content-Type", kind), *more], _PAGE, length=str(len(_PAGE))
-    )
+    return lambda *_: Answer(status, [("Content-Type", kind), *more], _PAGE, length=str(len(_PAGE)))
 
 
 def nothing(status: int) -> Lie:

@@ -5,12 +5,15 @@ import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Final
 
 from services.trainer.worker.specs import upload_key
 from shared.errors import InvalidInput
+from shared.files import room_in
 from shared.storage.objects import ObjectStore
 
-MAX_CHUNK_BYTES = 2**20
+MAX_CHUNK_BYTES: Final = 2**20
+UPLOAD_FILES: Final = "upload-"
 
 
 class UploadStore:
@@ -35,10 +38,13 @@ class UploadStore:
 
         Raises:
             InvalidInput: If a chunk is too large, or the file is empty or too large.
-            Unavailable: If the object store cannot be reached.
+            Unavailable: If the object store cannot be reached, or there is no room for the file.
         """
         digest, size = hashlib.sha256(), 0
-        with NamedTemporaryFile(dir=self._work_dir, prefix="upload-") as file:
+        with (
+            room_in(self._work_dir),
+            NamedTemporaryFile(dir=self._work_dir, prefix=UPLOAD_FILES) as file,
+        ):
             async for chunk in chunks:
                 size += len(chunk)
                 self._check_size(len(chunk), size)
