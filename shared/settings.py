@@ -13,6 +13,8 @@ _PREFIX: Final = "MAGFACE_"
 _ENV_FILE: Final = ".env"
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]")
 _BUCKET: Final = r"^[A-Za-z0-9][A-Za-z0-9.:_-]{1,61}[A-Za-z0-9]$"
+_PORT: Final = re.compile(r":([^:\]]+)$")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|\s")
 _LARGEST_PORT: Final = 65535
 
 
@@ -41,6 +43,12 @@ def _host_and_port(address: str, *, first_port: int) -> str:
     if not _is_port(port, first_port):
         raise ValueError(f"must end with a port, {first_port}..{_LARGEST_PORT}")
     return address
+
+
+def _is_database_url(text: str) -> bool:
+    places = re.split(r"[/?]", text.partition("://")[2])[0].rpartition("@")[2].split(",")
+    ports = [_PORT.search(place) for place in places]
+    return all(_is_port(port[1], 1) for port in ports if port) and not _BAD_ESCAPE.search(text)
 
 
 def _is_port(text: str, first: int) -> bool:
@@ -111,18 +119,10 @@ class DatabaseSettings(MagFaceSettings):
     @field_validator("database_url")
     @classmethod
     def _valid_url(cls, url: SecretStr) -> SecretStr:
-        # Not every service has psycopg.
-        import psycopg.conninfo  # noqa: PLC0415
-
         text = url.get_secret_value()
         if "://" in text and not text.startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://")
-        try:
-            parts = psycopg.conninfo.conninfo_to_dict(text)
-        except (psycopg.Error, ValueError):
-            parts = {}
-        ports = str(parts.get("port") or 5432).split(",")
-        if not parts or not all(_is_port(port, 1) for port in ports):
+        if not (_is_database_url(text) if "://" in text else "=" in text):
             raise ValueError(
                 "must be postgresql://user:password@host:port/name, with special characters"
                 f" of the password as %XX and a port of 1..{_LARGEST_PORT}"

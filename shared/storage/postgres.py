@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+from shared.errors import PreconditionFailed
 from shared.settings import DatabaseSettings
 from shared.storage.database_errors import database_errors
 
@@ -46,6 +47,9 @@ async def open_pool(settings: DatabaseSettings) -> Pool:
     """Open a pool of connections, without waiting for the server.
 
     Statements that take longer than ``database_timeout_s`` are cancelled.
+
+    Raises:
+        PreconditionFailed: If the URL cannot be read.
     """
     url = settings.database_url.get_secret_value()
     timeout_s = settings.database_timeout_s
@@ -87,7 +91,13 @@ async def transaction(pool: Pool) -> AsyncIterator[BoundedConnection]:
 
 
 def _connection_options(url: str, timeout_s: float) -> dict[str, Any]:
-    given = conninfo_to_dict(url).get("options") or ""
+    try:
+        given = conninfo_to_dict(url).get("options") or ""
+    except psycopg.ProgrammingError:
+        # The message may hold a part of the password.
+        raise PreconditionFailed(
+            "MAGFACE_DATABASE_URL cannot be read; expected postgresql://user:password@host:port/name"
+        ) from None
     limits = (
         f"-c statement_timeout={int(timeout_s * 1000)} "
         f"-c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_S * 1000}"

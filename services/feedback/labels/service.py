@@ -176,7 +176,7 @@ class LabelService:
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(queries.STATS)
             counts = [int(number) for number in await cursor.fetchone() or ()]
-        return Stats(*counts, len(self._vault.damaged))
+        return Stats(*counts, *[len(self._vault.damaged)])
 
     async def _submit_with_images(
         self, sent: Sequence[CheckedImage], submission: Submission
