@@ -19,6 +19,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FULL_TEXTS: Final = (
     *map(os.strerror, _FULL),
     "PytorchStreamWriter failed writing file",
+    "unexpected pos",
 )
 
 

@@ -34,10 +34,13 @@ _REMEDIES: Final[tuple[tuple[type[psycopg.Error], str], ...]] = (
 
 
 @contextmanager
-def database_errors() -> Iterator[None]:
+def database_errors(what: str = "the database cannot answer now") -> Iterator[None]:
     """Raise the domain's error in place of one that psycopg raises in the block.
 
     Errors of the program, such as a wrong statement or a violated constraint, stay as they are.
+
+    Args:
+        what: Begins the message of `Unavailable`.
 
     Raises:
         Conflict: If a concurrent transaction was committed first.
@@ -50,7 +53,7 @@ def database_errors() -> Iterator[None]:
     except psycopg.Error as error:
         if not _is_of_environment(error):
             raise
-        raise Unavailable(f"the database cannot answer now: {_reason(error)}") from error
+        raise Unavailable(f"{what}: {_reason(error)}") from error
 
 
 def _is_of_environment(error: psycopg.Error) -> bool:

@@ -43,7 +43,7 @@ def apply_migrations(database_url: str, schema: str, folder: Path) -> list[str]:
     """
     migrations = _read(folder)
     with (
-        database_errors(),
+        database_errors(f"cannot migrate schema {schema}"),
         psycopg.connect(database_url, autocommit=True, connect_timeout=10) as connection,
     ):
         _lock(connection, schema)
@@ -111,7 +111,7 @@ def _pending(
 
 def _apply(connection: psycopg.Connection, schema: str, migration: _Migration) -> None:
     try:
-        with database_errors(), connection.transaction():
+        with database_errors(f"cannot migrate schema {schema}"), connection.transaction():
             connection.execute(
                 sql.SQL("SET LOCAL search_path = {}, public").format(sql.Identifier(schema))
             )

@@ -289,6 +289,8 @@ class ObjectStore:
             raise NotFound(f"{self._where(key)} does not exist") from error
         if error.code == "NoSuchBucket":
             raise Unavailable(f"{self._where()} does not exist; create it") from error
+        # The client keeps the region that the store once named, which may have been damaged.
+        self._client._region_map.pop(self.bucket, None)
         raise Unavailable(f"{self._where(key)} failed: {error.code} {error.message}") from error
 
     def _where(self, key: str = "") -> str:

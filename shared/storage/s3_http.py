@@ -10,14 +10,8 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, ReadTimeoutError
 
 _CONNECTIONS: Final = 32
 _SUCCESS: Final = frozenset({200, 204, 206})
-_RESULTS: Final = frozenset(
-    {
-        "ListBucketResult",
-        "LocationConstraint",
-        "InitiateMultipartUploadResult",
-        "CompleteMultipartUploadResult",
-    }
-)
+_LISTING: Final = "ListBucketResult"
+_UPLOADS: Final = frozenset({"InitiateMultipartUploadResult", "CompleteMultipartUploadResult"})
 
 
 class NotS3Error(HTTPError):
@@ -76,7 +70,7 @@ class S3Http(urllib3.PoolManager):
             raise HTTPError(f"{type(error).__name__}: {error}") from error
         self._of_thread.answers = self.answers + 1
         try:
-            _check_answer(method, response, read=kwargs.get("preload_content", True))
+            _check_answer(method, url, response, read=kwargs.get("preload_content", True))
         except NotS3Error:
             response.close()
             response.release_conn()
@@ -84,11 +78,12 @@ class S3Http(urllib3.PoolManager):
         return response
 
 
-def _check_answer(method: str, response: Any, *, read: bool) -> None:
+def _check_answer(method: str, url: str, response: Any, *, read: bool) -> None:
     """Refuse an answer that is not S3's.
 
     Args:
         method: Of the request.
+        url: Of the request.
         response: The answer.
         read: Whether its body was read.
 
@@ -103,15 +98,22 @@ def _check_answer(method: str, response: Any, *, read: bool) -> None:
             f"a web page (status {response.status}) in place of an S3 answer; check what answers"
             " at this address"
         )
-    # These are listings, locations and multipart uploads: objects are read piece by piece.
+    # Objects are read piece by piece, later.
     if read and response.status in _SUCCESS and method in {"GET", "POST"}:
-        _check_document(response.data)
+        name = _document(response.data)
+        if method == "POST":
+            right = name in _UPLOADS
+        elif "list-type=" in url:
+            right = name == _LISTING
+        else:
+            # The location of the bucket, for which servers have several names.
+            right = name.lower() != "html"
+        if not right:
+            raise NotS3Error(f"a document <{name}> in place of an S3 answer")
 
 
-def _check_document(body: bytes) -> None:
+def _document(body: bytes) -> str:
     try:
-        name = ElementTree.fromstring(body).tag.rpartition("}")[2]  # noqa: S314
-    except (ElementTree.ParseError, ValueError) as error:
+        return ElementTree.fromstring(body).tag.rpartition("}")[2]  # noqa: S314
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise NotS3Error(f"a document that is damaged or not XML: {error}") from error
-    if name not in _RESULTS:
-        raise NotS3Error(f"a document <{name}> in place of an S3 answer")
