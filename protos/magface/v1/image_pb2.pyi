@@ -206,8 +206,8 @@ class Image(_message.Message):
     BOX_FIELD_NUMBER: _builtins.int
     ON_NO_FACE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """A JPEG, PNG, WebP or BMP file. INVALID_ARGUMENT if it is empty, truncated, damaged, of
-    another format, or above the limits of the server in bytes or pixels.
+    """A JPEG, PNG, WebP, HEIC, AVIF or BMP file. INVALID_ARGUMENT if it is empty, truncated, damaged,
+    of another format, too costly to decode, or above the limits of the server in bytes or pixels.
     """
     alignment: Global___Alignment.ValueType
     on_several: Global___OnSeveral.ValueType

@@ -11,9 +11,12 @@ from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.align import CROP_SIZE, align_face
 from shared.model.image.contrast import stretch_low_contrast
 from shared.model.image.decode import decode_image
-from shared.model.image.detector import FaceDetector, choose_face, find_detector_model
+from shared.model.image.decoding.header import reading_picture
+from shared.model.image.decoding.jpeg import decode_plain_jpeg
+from shared.model.image.detection.choice import choose_face, require_whole_face
+from shared.model.image.detection.detector import FaceDetector
+from shared.model.image.detection.yunet import find_detector_model
 from shared.model.image.face import Box, Detection, FaceCrop, FaceImage
-from shared.model.image.jpeg import decode_plain_jpeg
 from shared.settings import ImageLimits
 
 NO_DETECTOR: Final = (
@@ -76,11 +79,8 @@ class FaceReader:
                 found, or several and ``on_several`` is "refuse".
             PreconditionFailed: If the face must be detected and there is no detector.
         """
-        if face.alignment == "detect":
-            # Checked before the image is decoded, which would be wasted without a detector.
-            self._require_detector()
-        image = decode_image(face.data, self._limits, f"{field}.data")
-        return self._crop(image, face, field)
+        # An error in cropping holds the frames that hold the picture.
+        return reading_picture(self._read, f"{field}.data", face, field)
 
     def check(self, face: FaceImage, field: str = "image") -> None:
         """Check that a face can be read.
@@ -119,6 +119,16 @@ class FaceReader:
             InvalidInput: If the picture cannot be decoded.
             PreconditionFailed: If there is no detector.
         """
+        return reading_picture(self._detect, f"{field}.data", data, field)
+
+    def _read(self, face: FaceImage, field: str) -> FaceCrop:
+        if face.alignment == "detect":
+            # Checked before the image is decoded, which would be wasted without a detector.
+            self._require_detector()
+        image = decode_image(face.data, self._limits, f"{field}.data")
+        return self._crop(image, face, field)
+
+    def _detect(self, data: bytes, field: str) -> Detection:
         detector = self._require_detector()
         image = decode_image(data, self._limits, f"{field}.data")
         height, width = image.shape[:2]
@@ -134,6 +144,8 @@ class FaceReader:
             case "detect":
                 faces = self._require_detector().find(stretch_low_contrast(image))
                 chosen = choose_face(faces, face, field)
+                height, width = image.shape[:2]
+                require_whole_face(chosen, width, height, field)
                 pixels = align_face(image, chosen.landmarks, f"{field}.data")
                 return FaceCrop(stretch_low_contrast(pixels), len(faces), chosen)
 

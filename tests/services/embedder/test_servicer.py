@@ -115,8 +115,8 @@ def _bad_images() -> dict[str, tuple[image_pb2.Image, str, str]]:
     wide = png(np.zeros((50, 100, 3), np.uint8))
     return {
         "empty": (image_pb2.Image(data=b""), "data", "is empty"),
-        "truncated": (image_pb2.Image(data=whole[:-200], alignment=aligned), "data", "truncated"),
-        "not an image": (image_pb2.Image(data=b"hello world"), "data", "not a readable"),
+        "truncated": (image_pb2.Image(data=whole[:-200], alignment=aligned), "data", "cut short"),
+        "not an image": (image_pb2.Image(data=b"hello world"), "data", "is text"),
         "too many bytes": (image_pb2.Image(data=whole + bytes(2**20)), "data", "at most 1048576"),
         "too many pixels": (
             image_pb2.Image(data=png(np.zeros((400, 400, 3), np.uint8))),
