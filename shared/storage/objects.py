@@ -231,7 +231,7 @@ class ObjectStore:
         with self._errors(key):
             response = self._client.get_object(self.bucket, key)
         try:
-            with self._errors(key):
+            with self._errors(key, answered=True):
                 size, stored_md5 = _size_and_md5(response.headers)
             deadline = time.monotonic() + self._timeout_s + size / _SLOWEST_BYTES_PER_S
             received = 0
@@ -251,7 +251,7 @@ class ObjectStore:
         return _Received(digest.hexdigest(), size, as_stored)
 
     def _next_chunk(self, key: str, response: Any, deadline: float) -> bytes:
-        with self._errors(key):
+        with self._errors(key, answered=True):
             chunk: bytes = response.read1(_CHUNK_BYTES)
         if chunk and time.monotonic() > deadline:
             raise Unavailable(
@@ -261,13 +261,17 @@ class ObjectStore:
         return chunk
 
     @contextmanager
-    def _errors(self, key: str = "") -> Iterator[None]:
+    def _errors(self, key: str = "", *, answered: bool = False) -> Iterator[None]:
         """Raise the domain's error in place of one of the client library.
 
         Any error that comes after an answer is a fault of the answer, since the library does not
         expect answers that are not S3's. Errors before that are faults of the program.
+
+        Args:
+            key: Of the object.
+            answered: Whether the answer came before the block.
         """
-        answers = self._http.answers
+        answers = -1 if answered else self._http.answers
         try:
             yield
         except MagFaceError:
@@ -302,7 +306,7 @@ def _md5(data: bytes = b"") -> Any:
 
 
 def _stored(found: Any, md5: str | None = None) -> StoredObject:
-    if found.size is None or found.last_modified is None:
+    if found.size is None or found.size < 0 or found.last_modified is None:
         raise NotS3Error("an answer without the size or the time of an object")
     return StoredObject(found.object_name, found.size, found.last_modified, md5)
 

@@ -70,7 +70,7 @@ class PoolLeadership:
             self._leader = None
 
     async def _try_to_lead(self) -> LeaderConnection | None:
-        with database_errors():
+        with database_errors("the database cannot be reached"):
             connection = await psycopg.AsyncConnection.connect(
                 self._settings.database_url.get_secret_value(),
                 autocommit=True,

@@ -112,7 +112,9 @@ async def test_the_trainer_starts_and_goes_on_with_a_read_only_database(
             )
 
         training = pb.StartTrainingRequest(
-            requested_by="ada", options=pb.TrainingOptions(parent_version="v1")
+            requested_by="ada",
+            idempotency_key="once",
+            options=pb.TrainingOptions(parent_version="v1"),
         )
         async with AsyncExitStack() as stack:
             stub = await _connect(stack, settings)
