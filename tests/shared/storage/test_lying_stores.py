@@ -187,7 +187,7 @@ def test_removal_that_something_else_acknowledged_is_not_acknowledged(
 
 
 def test_errors_of_the_program_stay_what_they_are(store: ObjectStore, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="object name"):
+    with pytest.raises(ValueError):
         store.put("", b"x")
     with pytest.raises(FileNotFoundError):
         store.put_file("key", tmp_path / "absent")
