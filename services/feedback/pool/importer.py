@@ -202,7 +202,8 @@ class PoolImporter:
         }
         accepted = {sha256: one for sha256, one in chunk.items() if sha256 not in refusals}
         new = [one.image for sha256, one in accepted.items() if sha256 not in stored]
-        await asyncio.gather(*map(self._vault.put, new))
+        known = [one.image for sha256, one in accepted.items() if sha256 in stored]
+        await asyncio.gather(*map(self._vault.put, new), *map(self._vault.restore, known))
         named = {
             (sha256, name)
             for sha256, one in accepted.items()
