@@ -66,9 +66,7 @@ class ObjectCheck:
 
     async def _sweep_prefix(self, prefix: str) -> None:
         sizes = await self._sizes(prefix)
-        if not sizes:
-            return
-        found = await asyncio.to_thread(self._list, f"images/{prefix}/")
+        found = await asyncio.to_thread(self._list, f"images/{prefix}/") if sizes else {}
         suspects = {
             sha256 for sha256, size in sizes.items() if found.get(image_key(sha256)) != size
         }
@@ -77,8 +75,12 @@ class ObjectCheck:
             suspects &= (await self._sizes(prefix)).keys()
         gone = [sha256 for sha256 in suspects if not await self._has_size(sha256, sizes[sha256])]
         self._damaged.add(*gone)
-        known = self._damaged.starting_with(prefix)
-        self._damaged.discard(*(sha256 for sha256 in known if sha256 not in sizes))
+        for sha256 in self._damaged.starting_with(prefix):
+            if sha256 not in sizes:
+                self._damaged.discard(sha256)
+            elif sha256 not in gone:
+                # The operator may have restored it.
+                await self._read(sha256)
 
     async def _sizes(self, prefix: str) -> dict[str, int]:
         """Read the sizes of the images whose hash starts with two digits."""

@@ -139,5 +139,6 @@ async def test_images_whose_objects_are_lost_are_counted_and_logged_once(
         await asyncio.sleep(0.5)
     told = [record.getMessage() for record in caplog.records if "damaged" in record.name]
     assert sum(int(line.split()[3]) for line in told) == 3
-    await through_proxy.ImportImages(_pool(1, 2, 3))
+    await through_proxy.ImportImages(_pool(1, 2))
+    object_store.put(image_key(sha256(3)), picture(3))
     await until(partial(damaged, 0))
