@@ -10,7 +10,7 @@ from magface.v1 import embedder_pb2, image_pb2
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 
 from cli.clients import CALL_TIMEOUT_S
-from cli.images import AlignmentChoice, naming_files, to_image
+from cli.images import AlignmentChoice, naming_files, read_image, to_image
 from shared.errors import InvalidInput
 
 _BOX_FORM: Final = "X,Y,WIDTH,HEIGHT"
@@ -139,7 +139,7 @@ def face_in_box(path: Path, alignment: AlignmentChoice, choice: FaceChoice) -> i
             f"{' and '.join(choice.options)} choose a detected face; leave --alignment out"
         )
     detected = choice.box is not None
-    image = to_image(path.read_bytes(), AlignmentChoice.DETECT if detected else alignment)
+    image = to_image(read_image(path), AlignmentChoice.DETECT if detected else alignment)
     if choice.on_several is OnSeveralChoice.REFUSE and image.alignment == _DETECT:
         image.on_several = image_pb2.ON_SEVERAL_REFUSE
     if choice.box is not None:
@@ -149,7 +149,7 @@ def face_in_box(path: Path, alignment: AlignmentChoice, choice: FaceChoice) -> i
 
 def detect_faces(stub: EmbedderServiceStub, path: Path) -> embedder_pb2.DetectFacesResponse:
     """Lists the faces of a photograph; errors name the file."""
-    request = embedder_pb2.DetectFacesRequest(image=image_pb2.Image(data=path.read_bytes()))
+    request = embedder_pb2.DetectFacesRequest(image=image_pb2.Image(data=read_image(path)))
     with naming_files({"image": str(path)}):
         return stub.DetectFaces(request, timeout=CALL_TIMEOUT_S)
 

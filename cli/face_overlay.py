@@ -9,6 +9,7 @@ import numpy as np
 from magface.v1 import image_pb2
 from numpy.typing import NDArray
 
+from cli.images import read_image
 from shared.errors import InvalidInput
 from shared.files import open_atomic
 from shared.model.image.decode import decode_image
@@ -32,7 +33,7 @@ def write_overlay(photo: Path, faces: Sequence[image_pb2.DetectedFace], out: Pat
     Raises:
         InvalidInput: If the photograph cannot be decoded, or OpenCV writes no such format.
     """
-    image = decode_image(photo.read_bytes(), ImageLimits(), str(photo)).copy()
+    image = decode_image(read_image(photo), ImageLimits(), str(photo)).copy()
     for number, face in enumerate(faces, 1):
         _draw(image, face, str(number))
     try:

@@ -1,6 +1,5 @@
 """Conversion of image files to messages, and errors that name the file."""
 
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -9,12 +8,12 @@ from typing import Annotated, Final
 
 import typer
 from magface.v1 import image_pb2
-from PIL import Image, UnidentifiedImageError
 
 from shared.errors import InvalidInput
 from shared.rpc.errors import domain_errors
 
 _CROP_SIZE: Final = (112, 112)
+_MOST_BYTES: Final = 60 * 2**20
 
 
 class AlignmentChoice(StrEnum):
@@ -49,6 +48,26 @@ def to_image(data: bytes, alignment: AlignmentChoice) -> image_pb2.Image:
     )
     way = image_pb2.ALIGNMENT_ALIGNED if aligned else image_pb2.ALIGNMENT_DETECT
     return image_pb2.Image(data=data, alignment=way)
+
+
+def read_image(path: Path) -> bytes:
+    """Reads an image file.
+
+    Raises:
+        InvalidInput: It is no regular file, or cannot be read or sent.
+    """
+    try:
+        # A pipe would be waited for, and a device has no end.
+        if not path.is_file():
+            raise InvalidInput(str(path), "is not a file")
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise InvalidInput(
+                str(path), f"has {size} bytes; at most {_MOST_BYTES} can be sent in one call"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(str(path), f"cannot be read: {error.strerror}") from error
 
 
 @contextmanager
@@ -87,8 +106,12 @@ def error_of_file(files: Mapping[str, str], field: str, reason: str) -> InvalidI
 
 def _size(data: bytes) -> tuple[int, int] | None:
     """Reads width and height from the file's header; None when it is not readable."""
+    # Imported here, because it loads the decoders.
+    from shared.model.image.decoding.inspector import read_header
+
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return picture.size
-    except (UnidentifiedImageError, OSError, ValueError):
+        header = read_header(data)
+    # The server says what is wrong with it.
+    except Exception:
         return None
+    return header.width, header.height

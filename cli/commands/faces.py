@@ -1,6 +1,8 @@
 """``magface embed`` and ``magface verify``."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +25,8 @@ from cli.face_choice import (
 )
 from cli.images import AlignmentChoice, AlignmentOption, PictureA, PictureB, naming_files
 from cli.output import JsonOption, counting_progress, emit, facts, shortest, table, to_plain
-from shared.errors import PreconditionFailed
+from shared.errors import InvalidInput, MagFaceError, PreconditionFailed
+from shared.rpc.errors import domain_errors
 
 _IMAGES_A_CALL = 64
 _BYTES_A_CALL = 32 * 2**20
@@ -82,15 +85,20 @@ def embed(
         def pack(path: Path) -> image_pb2.Image:
             return chosen_face(stub, path, alignment, choice)
 
-        model_version, faces = _embed_with_one_version(stub, images, pack, model_version)
+        model_version, done = _embed_with_one_version(stub, images, pack, model_version)
     result = {
         "model_version": model_version,
-        "faces": [
-            {"image": str(path), **_plain_face(face)}
-            for path, face in zip(images, faces, strict=True)
-        ],
+        "faces": [{"image": str(path), **_plain_face(face)} for path, face in done.faces],
+        "refused": done.refused,
     }
-    emit(as_json, result, embeddings_table(images, faces, model_version))
+    paths, faces = [path for path, _ in done.faces], [face for _, face in done.faces]
+    emit(as_json, result, embeddings_table(paths, faces, model_version))
+    if done.refused:
+        first = done.refused[0]
+        raise MagFaceError(
+            f"{len(done.refused)} of {len(images)} images were refused; "
+            f"the first is {first['image']}: {first['why']}"
+        )
 
 
 def embeddings_table(
@@ -170,58 +178,95 @@ def _plain_face(face: embedder_pb2.FaceEmbedding) -> dict[str, Any]:
     return {**to_plain(face), "embedding": [shortest(value) for value in embedding]}
 
 
+@dataclass
+class EmbeddedFiles:
+    """Result of ``magface embed``.
+
+    Attributes:
+        faces: Each file with its face.
+        refused: ``{"image": file, "why": …}`` of each file without one.
+    """
+
+    faces: list[tuple[Path, embedder_pb2.FaceEmbedding]] = field(default_factory=list)
+    refused: list[dict[str, str]] = field(default_factory=list)
+
+
 def _embed_with_one_version(
     stub: EmbedderServiceStub,
     paths: Sequence[Path],
     pack: Callable[[Path], image_pb2.Image],
     requested: str,
-) -> tuple[str, list[embedder_pb2.FaceEmbedding]]:
+) -> tuple[str, EmbeddedFiles]:
     """Embeds all images with the requested version, or with the one that embeds the first batch.
 
-    Starts again with the serving version if that one is unloaded in between.
+    A refused image does not stop the others. Starts again with the serving version if that one is
+    unloaded in between.
     """
     for tries_left in reversed(range(_TRIES)):
-        faces: list[embedder_pb2.FaceEmbedding] = []
+        done = EmbeddedFiles()
         version = requested
         try:
             with counting_progress() as progress:
                 task = progress.add_task("embedding", total=len(paths))
-                for names, batch in _batches(paths, pack):
-                    answer = _embed_batch(stub, names, batch, version)
-                    faces += answer.faces
-                    version = answer.model_version
-                    progress.advance(task, len(batch))
+                for names, batch in _batches(paths, pack, done):
+                    version = _embed_batch(stub, names, batch, version, done)
+                    progress.update(task, completed=len(done.faces) + len(done.refused))
         except PreconditionFailed:
-            if requested or not faces or not tries_left:
+            if requested or not done.faces or not tries_left:
                 raise
         else:
             break
-    return version, faces
+    return version, done
 
 
 def _batches(
-    paths: Sequence[Path], pack: Callable[[Path], image_pb2.Image]
+    paths: Sequence[Path], pack: Callable[[Path], image_pb2.Image], done: EmbeddedFiles
 ) -> Iterator[tuple[list[Path], list[image_pb2.Image]]]:
     names: list[Path] = []
     batch: list[image_pb2.Image] = []
     size = 0
     for path in paths:
-        image = pack(path)
+        try:
+            image = pack(path)
+        except InvalidInput as error:
+            done.refused.append({"image": str(path), "why": error.reason})
+            continue
         if batch and (len(batch) == _IMAGES_A_CALL or size + len(image.data) > _BYTES_A_CALL):
             yield names, batch
             names, batch, size = [], [], 0
         names.append(path)
         batch.append(image)
         size += len(image.data)
-    yield names, batch
+    if batch:
+        yield names, batch
 
 
 def _embed_batch(
     stub: EmbedderServiceStub,
-    names: Sequence[Path],
-    batch: Sequence[image_pb2.Image],
+    names: list[Path],
+    batch: list[image_pb2.Image],
     version: str,
-) -> embedder_pb2.EmbedResponse:
-    request = embedder_pb2.EmbedRequest(images=batch, model_version=version)
-    with naming_files({f"images[{place}]": str(name) for place, name in enumerate(names)}):
-        return stub.Embed(request, timeout=CALL_TIMEOUT_S)
+    done: EmbeddedFiles,
+) -> str:
+    """Embeds a batch without the images that are refused; gives the version that embedded it."""
+    while batch:
+        request = embedder_pb2.EmbedRequest(images=batch, model_version=version)
+        try:
+            with domain_errors():
+                answer = stub.Embed(request, timeout=CALL_TIMEOUT_S)
+        except InvalidInput as error:
+            place = _place(error.field, len(batch))
+            if place is None:
+                raise
+            done.refused.append({"image": str(names.pop(place)), "why": error.reason})
+            del batch[place]
+        else:
+            done.faces += zip(names, answer.faces, strict=True)
+            return answer.model_version
+    return version
+
+
+def _place(name: str, count: int) -> int | None:
+    """Reads the place of an image from the field of an error; None for other fields."""
+    match = re.match(r"images\[(\d+)\]", name)
+    return int(match[1]) if match and int(match[1]) < count else None

@@ -16,6 +16,7 @@ from cli.images import AlignmentChoice, error_of_file, to_image
 from cli.output import counting_progress
 from shared.datasets.pairs import PairSet
 from shared.errors import Unavailable
+from shared.rpc.converters import face_to_proto
 from shared.rpc.errors import domain_errors
 
 _UNANSWERED: Final = 128
@@ -161,6 +162,9 @@ class _Sender:
     def _reference(self, image: int) -> feedback_pb2.ImageRef:
         if image in self._stored:
             return feedback_pb2.ImageRef(sha256=self._stored[image])
+        known = self._pair_set.face(image) if self._alignment is AlignmentChoice.AUTO else None
+        if known is not None:
+            return feedback_pb2.ImageRef(image=face_to_proto(known))
         picture = to_image(self._pair_set.data(image), self._alignment)
         return feedback_pb2.ImageRef(image=picture)
 
@@ -184,4 +188,6 @@ def _fingerprint(pair_set: PairSet) -> str:
     digest = hashlib.sha256(pair_set.pairs.tobytes() + pair_set.labels.tobytes())
     for image in range(len(pair_set.images)):
         digest.update(hashlib.sha256(pair_set.data(image)).digest())
+        if cropping := pair_set.croppings.get(image):
+            digest.update(repr(cropping).encode())
     return digest.hexdigest()

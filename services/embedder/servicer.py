@@ -161,5 +161,6 @@ def _pack_face(face: EmbeddedFace) -> pb.FaceEmbedding:
         magnitude=face.magnitude,
         quality=face.quality,
         faces_found=face.faces_found,
+        no_face=face.no_face,
         detected_face=detected_face_to_proto(face.detected) if face.detected else None,
     )

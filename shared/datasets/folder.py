@@ -8,7 +8,7 @@ import numpy as np
 
 from shared.errors import InvalidInput
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".heic", ".heif", ".avif")
 
 
 def read_identities(folder: Path) -> dict[str, list[Path]]:

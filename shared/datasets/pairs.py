@@ -1,6 +1,6 @@
 """Labelled pairs of face images."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,8 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import InvalidInput
+from shared.model.image.face import Alignment, Box, FaceImage, Landmarks
 
 ImageSource = Path | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cropping:
+    """How an image is cropped, where a pair set says it; see `FaceImage`."""
+
+    alignment: Alignment
+    landmarks: Landmarks = ()
+    box: Box | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +32,7 @@ class PairSet:
         labels: bool, (P,): True for a genuine pair, False for an impostor pair.
         folds: int32, (P,): cross-validation fold of each pair; None where the source has none.
         identities: Name of the person on each image; None where the source has no names.
+        croppings: How images are cropped, by their index; others by their size.
 
     Raises:
         InvalidInput: If the sizes of the fields do not match, or there is no pair.
@@ -32,6 +43,7 @@ class PairSet:
     labels: NDArray[np.bool_]
     folds: NDArray[np.int32] | None = None
     identities: tuple[str, ...] | None = None
+    croppings: Mapping[int, Cropping] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -68,6 +80,17 @@ class PairSet:
         except OSError as error:
             raise InvalidInput(str(source), f"cannot be read: {error.strerror}") from error
 
+    def face(self, image: int) -> FaceImage | None:
+        """Return the image at an index as it is to be cropped; None if the set does not say how.
+
+        Raises:
+            InvalidInput: If the file cannot be read.
+        """
+        how = self.croppings.get(image)
+        if how is None:
+            return None
+        return FaceImage(self.data(image), how.alignment, how.landmarks, box=how.box)
+
     def name(self, image: int) -> str:
         """Return the name of the image at an index: its path, or the index if it has none."""
         source = self.images[image]
@@ -97,13 +120,21 @@ class PairSetBuilder:
     _pairs: list[tuple[int, int]] = field(default_factory=list)
     _labels: list[bool] = field(default_factory=list)
     _folds: list[int] = field(default_factory=list)
+    _croppings: dict[int, Cropping] = field(default_factory=dict)
 
-    def image(self, source: ImageSource, identity: str | None = None) -> int:
+    def image(
+        self,
+        source: ImageSource,
+        identity: str | None = None,
+        cropping: Cropping | None = None,
+    ) -> int:
         """Return the index of an image; a new image is added."""
         place = self._places.setdefault(source, len(self._images))
         if place == len(self._images):
             self._images.append(source)
             self._identities.append(identity)
+            if cropping is not None:
+                self._croppings[place] = cropping
         return place
 
     def pair(self, first: int, second: int, genuine: bool, fold: int | None = None) -> None:
@@ -126,4 +157,5 @@ class PairSetBuilder:
             labels=np.array(self._labels, dtype=np.bool_),
             folds=np.array(self._folds, dtype=np.int32) if self._folds else None,
             identities=tuple(known) if len(known) == len(self._images) else None,
+            croppings=self._croppings,
         )

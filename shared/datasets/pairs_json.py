@@ -1,17 +1,27 @@
 """JSON pair files: ``{"pairs": [{"image1": …, "image2": …, "label": 1 or 0}]}``.
 
-An entry may also have ``identity1`` and ``identity2``; other keys are ignored.
+An entry may also have ``identity1`` and ``identity2``. An export of labels has ``images`` beside
+``pairs``, each with its ``file``, ``alignment``, ``landmarks`` and ``box``, by which it is cropped
+again. Other keys are ignored.
 """
 
 import json
+import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple, get_args
 
-from shared.datasets.pairs import PairSet, PairSetBuilder
+from shared.datasets.pairs import Cropping, PairSet, PairSetBuilder
 from shared.errors import InvalidInput
+from shared.model.image.face import Alignment, Box
 
 _NEEDED = ("image1", "image2", "label")
+_BOX_SIDES: Final = ("x", "y", "width", "height")
+
+
+class _ImageFiles(NamedTuple):
+    folder: Path
+    croppings: dict[Path, Cropping]
 
 
 def read_pairs_json(path: Path, images: Path | None = None) -> PairSet:
@@ -28,10 +38,12 @@ def read_pairs_json(path: Path, images: Path | None = None) -> PairSet:
     folder = path.parent if images is None else images
     builder = PairSetBuilder()
     seen: dict[frozenset[int], tuple[int, bool]] = {}
-    for number, entry in enumerate(_entries(path)):
+    content = _read(path)
+    files = _ImageFiles(folder, _croppings(content.get("images"), folder, path))
+    for number, entry in enumerate(content["pairs"]):
         field = f"{path}: pairs[{number}]"
         genuine = _check_entry(entry, field)
-        first, second = (_place(builder, entry, side, folder, field) for side in (1, 2))
+        first, second = (_place(builder, entry, side, files, field) for side in (1, 2))
         if first == second:
             raise InvalidInput(field, "compares an image with itself")
         earlier, label = seen.setdefault(frozenset((first, second)), (number, genuine))
@@ -69,7 +81,7 @@ def write_pairs_json(pair_set: PairSet, path: Path) -> None:
     path.write_text(json.dumps({"pairs": entries}, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _entries(path: Path) -> list[Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -79,7 +91,44 @@ def _entries(path: Path) -> list[Any]:
     entries = content.get("pairs") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise InvalidInput(str(path), 'has no list "pairs" at the top level')
-    return entries
+    return dict(content)
+
+
+def _croppings(images: Any, folder: Path, path: Path) -> dict[Path, Cropping]:
+    """Read how an export says that its images are cropped, by their files."""
+    if not isinstance(images, dict):
+        return {}
+    found = {}
+    for name, image in images.items():
+        field = f"{path}: images[{name}]"
+        if isinstance(image, dict) and isinstance(image.get("file"), str) and "alignment" in image:
+            found[Path(os.path.normpath(folder / image["file"]))] = _cropping(image, field)
+    return found
+
+
+def _cropping(image: dict[str, Any], field: str) -> Cropping:
+    alignment = image["alignment"]
+    if alignment not in get_args(Alignment):
+        raise InvalidInput(
+            f"{field}.alignment", f"is {alignment!r}; expected {', '.join(get_args(Alignment))}"
+        )
+    box = image.get("box")
+    points = image.get("landmarks") or ()
+    if not isinstance(points, list | tuple):
+        raise InvalidInput(f"{field}.landmarks", "is not a list of points")
+    landmarks = [_numbers(point, ("x", "y"), f"{field}.landmarks") for point in points]
+    return Cropping(
+        alignment,
+        tuple((x, y) for x, y in landmarks),
+        None if box is None else Box(*_numbers(box, _BOX_SIDES, f"{field}.box")),
+    )
+
+
+def _numbers(values: Any, names: tuple[str, ...], field: str) -> list[float]:
+    numbers = [values.get(name) for name in names] if isinstance(values, dict) else [None]
+    if not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
+        raise InvalidInput(field, f"is not an object of numbers {', '.join(names)}")
+    return [float(one) for one in numbers if one is not None]
 
 
 def _check_entry(entry: Any, field: str) -> bool:
@@ -99,7 +148,11 @@ def _check_entry(entry: Any, field: str) -> bool:
 
 
 def _place(
-    builder: PairSetBuilder, entry: dict[str, Any], side: int, folder: Path, field: str
+    builder: PairSetBuilder,
+    entry: dict[str, Any],
+    side: int,
+    images: _ImageFiles,
+    field: str,
 ) -> int:
     name, identity = entry[f"image{side}"], entry.get(f"identity{side}")
     if not isinstance(name, str) or not name:
@@ -107,7 +160,7 @@ def _place(
     if identity is not None and not isinstance(identity, str):
         raise InvalidInput(f"{field}.identity{side}", f"is {identity!r}, not a name")
     # Normalised, so that `a/../b.jpg` and `b.jpg` are one image.
-    source = Path(os.path.normpath(folder / name))
+    source = Path(os.path.normpath(images.folder / name))
     if not source.is_file():
         raise InvalidInput(f"{field}.image{side}", f"names {source}, which is not a file")
-    return builder.image(source, identity)
+    return builder.image(source, identity, images.croppings.get(source))

@@ -8,7 +8,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from magface.v1 import feedback_pb2, image_pb2
 
 from shared.errors import InvalidInput
-from shared.model.image.face import Alignment, Box, DetectedFace, FaceImage, Landmarks, OnSeveral
+from shared.model.image.face import (
+    Alignment,
+    Box,
+    DetectedFace,
+    FaceImage,
+    Landmarks,
+    OnNoFace,
+    OnSeveral,
+)
 
 _ALIGNMENTS: Final[dict[image_pb2.Alignment.ValueType, Alignment]] = {
     image_pb2.ALIGNMENT_UNSPECIFIED: "unspecified",
@@ -27,6 +35,16 @@ _ON_SEVERAL_NUMBERS: Final[dict[OnSeveral, image_pb2.OnSeveral.ValueType]] = {
     "refuse": image_pb2.ON_SEVERAL_REFUSE,
 }
 
+_ON_NO_FACE: Final[dict[image_pb2.OnNoFace.ValueType, OnNoFace]] = {
+    image_pb2.ON_NO_FACE_UNSPECIFIED: "refuse",
+    image_pb2.ON_NO_FACE_REFUSE: "refuse",
+    image_pb2.ON_NO_FACE_MARK: "mark",
+}
+_ON_NO_FACE_NUMBERS: Final[dict[OnNoFace, image_pb2.OnNoFace.ValueType]] = {
+    "refuse": image_pb2.ON_NO_FACE_UNSPECIFIED,
+    "mark": image_pb2.ON_NO_FACE_MARK,
+}
+
 
 def face_from_proto(image: image_pb2.Image, field: str) -> FaceImage:
     """Unpack an Image; FaceReader checks its bytes, landmarks and alignment later.
@@ -36,8 +54,8 @@ def face_from_proto(image: image_pb2.Image, field: str) -> FaceImage:
         field: Path of the message in the request, e.g. ``images[3]``.
 
     Raises:
-        InvalidInput: If the alignment or on_several is not a value of its enum, or the box is not
-            finite or has no size.
+        InvalidInput: If the alignment, on_several or on_no_face is not a value of its enum, or the
+            box is not finite or has no size.
     """
     alignment = _ALIGNMENTS.get(image.alignment)
     if alignment is None:
@@ -47,9 +65,14 @@ def face_from_proto(image: image_pb2.Image, field: str) -> FaceImage:
         raise InvalidInput(
             f"{field}.on_several", f"is {image.on_several}, which is not an OnSeveral"
         )
+    on_no_face = _ON_NO_FACE.get(image.on_no_face)
+    if on_no_face is None:
+        raise InvalidInput(
+            f"{field}.on_no_face", f"is {image.on_no_face}, which is not an OnNoFace"
+        )
     landmarks = tuple((p.x, p.y) for p in image.landmarks) if image.landmarks else ()
     box = _box_from_proto(image.box, f"{field}.box") if image.HasField("box") else None
-    return FaceImage(image.data, alignment, landmarks, on_several, box)
+    return FaceImage(image.data, alignment, landmarks, on_several, box, on_no_face)
 
 
 def face_to_proto(face: FaceImage) -> image_pb2.Image:
@@ -60,6 +83,7 @@ def face_to_proto(face: FaceImage) -> image_pb2.Image:
         landmarks=_points(face.landmarks),
         on_several=_ON_SEVERAL_NUMBERS[face.on_several],
         box=None if face.box is None else _box_to_proto(face.box),
+        on_no_face=_ON_NO_FACE_NUMBERS[face.on_no_face],
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from deploy.local.stack import Stack
 from tests.cli.conftest import Ask, Magface
 from tests.services.feedback.support.helpers import picture
+from tests.shared.model.pictures import png_header
 from tests.support.waiting import wait_until
 
 
@@ -68,15 +69,31 @@ def test_what_is_wrong_with_a_picture_is_said_with_its_name(
 ) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("not a picture")
-    for command in (["verify", pictures[0], text], ["embed", pictures[0], text]):
-        result = magface(*command, "--dir", stack.folder, "--json")
-        assert result.exit_code == 1
-        assert result.stdout == ""
-        assert result.stderr.startswith(f"magface: {text}: is not a readable")
-        assert result.stderr.count("\n") == 1
+    result = magface("verify", pictures[0], text, "--dir", stack.folder, "--json")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"magface: {text}: is text, which starts with")
+    assert result.stderr.count("\n") == 1
     result = magface("verify", pictures[0], large_picture, "--dir", stack.folder)
     assert result.exit_code == 1
     assert f"{large_picture}: " in result.stderr
+
+
+def test_pictures_that_are_refused_do_not_stop_the_others(
+    magface: Magface, stack: Stack, pictures: list[Path], tmp_path: Path
+) -> None:
+    bad = {"text.jpg": b"not a picture", "claims.png": png_header(60_000, 60_000), "empty": b""}
+    for name, data in bad.items():
+        (tmp_path / name).write_bytes(data)
+    files = [tmp_path / name for name in bad]
+    given = [files[0], pictures[0], files[1], files[2], pictures[1]]
+    result = magface("embed", *given, "--dir", stack.folder, "--json")
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert [face["image"] for face in answer["faces"]] == [str(path) for path in pictures[:2]]
+    assert [one["image"] for one in answer["refused"]] == [str(path) for path in files]
+    assert "3 of 5 images were refused" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_label_is_stored_once_for_one_key(ask: Ask, pictures: list[Path]) -> None:

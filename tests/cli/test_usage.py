@@ -1,6 +1,7 @@
 """Tests of the command line that need no service."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 from magface.v1 import trainer_pb2
 
+from cli.images import AlignmentChoice, read_image, to_image
 from cli.output import to_plain
 from shared.errors import InvalidInput
 from shared.model.default import DEFAULT_CHECKPOINT
 from tests.cli.conftest import Magface
+from tests.shared.model.pictures import png_header
 
 
 def test_help_does_not_load_what_is_heavy() -> None:
@@ -168,3 +171,14 @@ def test_messages_become_plain_without_protobuf_quirks() -> None:
     assert to_plain(figures)["intervals"] == {"auc": {"low": 0.25, "high": 0.0}}
     listing = to_plain(trainer_pb2.ListModelsResponse(serving_generation=2**40))
     assert listing["serving_generation"] == 2**40
+
+
+def test_a_file_that_is_no_picture_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    claims = tmp_path / "claims.png"
+    claims.write_bytes(png_header(60_000, 60_000))
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert to_image(read_image(claims), AlignmentChoice.AUTO).data == claims.read_bytes()
+    for path in (tmp_path, tmp_path / "pipe.jpg", tmp_path / "absent.jpg"):
+        with pytest.raises(InvalidInput) as caught:
+            read_image(path)
+        assert caught.value.field == str(path)

@@ -27,6 +27,8 @@ def pair_crops(pair_set: PairSet, alignment: AlignmentChoice) -> CropReader:
         data, name = pair_set.data(image), pair_set.name(image)
         if alignment is not AlignmentChoice.AUTO:
             return reader.crop(FaceImage(data, _EXPLICIT[alignment]), name)
+        if known := pair_set.face(image):
+            return reader.crop(known, name)
         try:
             # Only accepts 112x112. Reading the size first would open the image twice.
             return reader.crop(FaceImage(data), name)

@@ -12,7 +12,7 @@ from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, feedback, new_key, repeat_if_cut
-from cli.images import AlignmentChoice, AlignmentOption, to_image
+from cli.images import AlignmentChoice, AlignmentOption, read_image, to_image
 from cli.output import JsonOption, counting_progress, emit, facts, short_time, table, to_plain
 from shared.errors import InvalidInput, MagFaceError
 
@@ -65,11 +65,11 @@ def import_images(
         task = progress.add_task("importing", total=len(files))
         for first in range(0, len(files), _IMAGES_A_STREAM):
             part = files[first : first + _IMAGES_A_STREAM]
-            answer = repeat_if_cut(partial(_send, stub, part, alignment), _STREAM_TIMEOUT_S)
+            answer, refused = repeat_if_cut(
+                partial(_send, stub, part, alignment), _STREAM_TIMEOUT_S
+            )
             created, known = created + answer.created, known + answer.known
-            rejected += [
-                {"image": str(part[one.place][0]), "why": one.why} for one in answer.rejections
-            ]
+            rejected += refused
             progress.advance(task, len(part))
     result = {"images": len(files), "created": created, "known": known}
     emit(as_json, {**result, "rejected": rejected}, facts(result))
@@ -136,15 +136,29 @@ def _send(
     files: list[tuple[Path, str]],
     alignment: AlignmentChoice,
     timeout_s: float,
-) -> feedback_pb2.ImportImagesResponse:
-    return stub.ImportImages(_requests(files, alignment), timeout=timeout_s)
+) -> tuple[feedback_pb2.ImportImagesResponse, list[dict[str, Any]]]:
+    """Sends the files that can be read; gives the answer, and the refused files."""
+    sent: list[Path] = []
+    refused: list[dict[str, Any]] = []
+    requests = _requests(files, alignment, sent, refused)
+    answer = stub.ImportImages(requests, timeout=timeout_s)
+    refused += [{"image": str(sent[one.place]), "why": one.why} for one in answer.rejections]
+    return answer, refused
 
 
 def _requests(
-    files: list[tuple[Path, str]], alignment: AlignmentChoice
+    files: list[tuple[Path, str]],
+    alignment: AlignmentChoice,
+    sent: list[Path],
+    refused: list[dict[str, Any]],
 ) -> Iterator[feedback_pb2.ImportImagesRequest]:
     for file, identity in files:
-        image = to_image(file.read_bytes(), alignment)
+        try:
+            image = to_image(read_image(file), alignment)
+        except InvalidInput as error:
+            refused.append({"image": str(file), "why": error.reason})
+            continue
+        sent.append(file)
         yield feedback_pb2.ImportImagesRequest(image=image, identity=identity)
 
 
@@ -158,7 +172,11 @@ def _identified(folder: Path) -> list[tuple[Path, str]]:
 def _unidentified(folder: Path) -> list[tuple[Path, str]]:
     from shared.datasets.folder import IMAGE_SUFFIXES
 
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
+    ]
     if not files:
         raise InvalidInput(str(folder), "has no images in it")
     return [(file, "") for file in sorted(files)]

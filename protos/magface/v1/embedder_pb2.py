@@ -27,7 +27,7 @@ from magface.v1 import image_pb2 as magface_dot_v1_dot_image__pb2
 from magface.v1 import validation_pb2 as magface_dot_v1_dot_validation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magface/v1/embedder.proto\x12\nmagface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16magface/v1/image.proto\x1a\x1bmagface/v1/validation.proto\"S\n\x0c\x45mbedRequest\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.magface.v1.Image\x12 \n\rmodel_version\x18\x02 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"P\n\rEmbedResponse\x12(\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x19.magface.v1.FaceEmbedding\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"o\n\x12\x45mbedStreamRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x08\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.magface.v1.Image\x12 \n\rmodel_version\x18\x03 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"\x96\x01\n\x13\x45mbedStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x04\x66\x61\x63\x65\x18\x02 \x01(\x0b\x32\x19.magface.v1.FaceEmbeddingH\x00\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.magface.v1.ImageErrorH\x00\x12\x15\n\rmodel_version\x18\x04 \x01(\tB\x08\n\x06result\"+\n\nImageError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x8c\x01\n\rFaceEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\x11\n\tmagnitude\x18\x02 \x01(\x02\x12\x0f\n\x07quality\x18\x03 \x01(\x02\x12\x13\n\x0b\x66\x61\x63\x65s_found\x18\x04 \x01(\x05\x12/\n\rdetected_face\x18\x05 \x01(\x0b\x32\x18.magface.v1.DetectedFace\"w\n\rVerifyRequest\x12!\n\x01\x61\x18\x01 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12!\n\x01\x62\x18\x02 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12 \n\rmodel_version\x18\x03 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"g\n\nVerifySide\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.ImageH\x00\x12-\n\x06stored\x18\x02 \x01(\x0b\x32\x1b.magface.v1.StoredEmbeddingH\x00\x42\x06\n\x04side\"H\n\x0fStoredEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\"\n\rmodel_version\x18\x02 \x01(\tB\x0b\xca\xe1\x18\x07\x08\x01\x10\x80\x01\x18\x01\"\xcc\x01\n\x0eVerifyResponse\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12\x11\n\tthreshold\x18\x02 \x01(\x02\x12&\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x14.magface.v1.Decision\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12)\n\x06\x66\x61\x63\x65_a\x18\x05 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\x12)\n\x06\x66\x61\x63\x65_b\x18\x06 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\"6\n\x12\x44\x65tectFacesRequest\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.Image\"]\n\x13\x44\x65tectFacesResponse\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\'\n\x05\x66\x61\x63\x65s\x18\x03 \x03(\x0b\x32\x18.magface.v1.DetectedFace\"\x11\n\x0fGetModelRequest\"\xa8\x03\n\x10GetModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x65mbedding_size\x18\x03 \x01(\x05\x12\x15\n\rchannel_order\x18\x04 \x01(\t\x12\x11\n\tthreshold\x18\x05 \x01(\x02\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x31\n\rserving_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x63ompatible_versions\x18\x08 \x03(\t\x12\x17\n\x0fpending_version\x18\t \x01(\t\x12\x12\n\nswap_error\x18\n \x01(\t\x12\x19\n\x11resident_versions\x18\x0b \x03(\t\x12\x16\n\x0eshadow_version\x18\x0c \x01(\t\x12\x14\n\x0cshadow_pairs\x18\r \x01(\x03\x12\x18\n\x10shadow_agreement\x18\x0e \x01(\x02\x12\x1f\n\x17shadow_similarity_shift\x18\x0f \x01(\x02\x12\x14\n\x0cshadow_error\x18\x10 \x01(\t*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SAME\x10\x01\x12\x16\n\x12\x44\x45\x43ISION_DIFFERENT\x10\x02\x32\x94\x03\n\x0f\x45mbedderService\x12\x41\n\x05\x45mbed\x12\x18.magface.v1.EmbedRequest\x1a\x19.magface.v1.EmbedResponse\"\x03\x90\x02\x01\x12W\n\x0b\x45mbedStream\x12\x1e.magface.v1.EmbedStreamRequest\x1a\x1f.magface.v1.EmbedStreamResponse\"\x03\x90\x02\x01(\x01\x30\x01\x12\x44\n\x06Verify\x12\x19.magface.v1.VerifyRequest\x1a\x1a.magface.v1.VerifyResponse\"\x03\x90\x02\x01\x12S\n\x0b\x44\x65tectFaces\x12\x1e.magface.v1.DetectFacesRequest\x1a\x1f.magface.v1.DetectFacesResponse\"\x03\x90\x02\x01\x12J\n\x08GetModel\x12\x1b.magface.v1.GetModelRequest\x1a\x1c.magface.v1.GetModelResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magface/v1/embedder.proto\x12\nmagface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16magface/v1/image.proto\x1a\x1bmagface/v1/validation.proto\"S\n\x0c\x45mbedRequest\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.magface.v1.Image\x12 \n\rmodel_version\x18\x02 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"P\n\rEmbedResponse\x12(\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x19.magface.v1.FaceEmbedding\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"o\n\x12\x45mbedStreamRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x08\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.magface.v1.Image\x12 \n\rmodel_version\x18\x03 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"\x96\x01\n\x13\x45mbedStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x04\x66\x61\x63\x65\x18\x02 \x01(\x0b\x32\x19.magface.v1.FaceEmbeddingH\x00\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.magface.v1.ImageErrorH\x00\x12\x15\n\rmodel_version\x18\x04 \x01(\tB\x08\n\x06result\"+\n\nImageError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x9d\x01\n\rFaceEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\x11\n\tmagnitude\x18\x02 \x01(\x02\x12\x0f\n\x07quality\x18\x03 \x01(\x02\x12\x13\n\x0b\x66\x61\x63\x65s_found\x18\x04 \x01(\x05\x12/\n\rdetected_face\x18\x05 \x01(\x0b\x32\x18.magface.v1.DetectedFace\x12\x0f\n\x07no_face\x18\x06 \x01(\x08\"w\n\rVerifyRequest\x12!\n\x01\x61\x18\x01 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12!\n\x01\x62\x18\x02 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12 \n\rmodel_version\x18\x03 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"g\n\nVerifySide\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.ImageH\x00\x12-\n\x06stored\x18\x02 \x01(\x0b\x32\x1b.magface.v1.StoredEmbeddingH\x00\x42\x06\n\x04side\"H\n\x0fStoredEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\"\n\rmodel_version\x18\x02 \x01(\tB\x0b\xca\xe1\x18\x07\x08\x01\x10\x80\x01\x18\x01\"\xcc\x01\n\x0eVerifyResponse\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12\x11\n\tthreshold\x18\x02 \x01(\x02\x12&\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x14.magface.v1.Decision\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12)\n\x06\x66\x61\x63\x65_a\x18\x05 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\x12)\n\x06\x66\x61\x63\x65_b\x18\x06 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\"6\n\x12\x44\x65tectFacesRequest\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.Image\"]\n\x13\x44\x65tectFacesResponse\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\'\n\x05\x66\x61\x63\x65s\x18\x03 \x03(\x0b\x32\x18.magface.v1.DetectedFace\"\x11\n\x0fGetModelRequest\"\xa8\x03\n\x10GetModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x65mbedding_size\x18\x03 \x01(\x05\x12\x15\n\rchannel_order\x18\x04 \x01(\t\x12\x11\n\tthreshold\x18\x05 \x01(\x02\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x31\n\rserving_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x63ompatible_versions\x18\x08 \x03(\t\x12\x17\n\x0fpending_version\x18\t \x01(\t\x12\x12\n\nswap_error\x18\n \x01(\t\x12\x19\n\x11resident_versions\x18\x0b \x03(\t\x12\x16\n\x0eshadow_version\x18\x0c \x01(\t\x12\x14\n\x0cshadow_pairs\x18\r \x01(\x03\x12\x18\n\x10shadow_agreement\x18\x0e \x01(\x02\x12\x1f\n\x17shadow_similarity_shift\x18\x0f \x01(\x02\x12\x14\n\x0cshadow_error\x18\x10 \x01(\t*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SAME\x10\x01\x12\x16\n\x12\x44\x45\x43ISION_DIFFERENT\x10\x02\x32\x94\x03\n\x0f\x45mbedderService\x12\x41\n\x05\x45mbed\x12\x18.magface.v1.EmbedRequest\x1a\x19.magface.v1.EmbedResponse\"\x03\x90\x02\x01\x12W\n\x0b\x45mbedStream\x12\x1e.magface.v1.EmbedStreamRequest\x1a\x1f.magface.v1.EmbedStreamResponse\"\x03\x90\x02\x01(\x01\x30\x01\x12\x44\n\x06Verify\x12\x19.magface.v1.VerifyRequest\x1a\x1a.magface.v1.VerifyResponse\"\x03\x90\x02\x01\x12S\n\x0b\x44\x65tectFaces\x12\x1e.magface.v1.DetectFacesRequest\x1a\x1f.magface.v1.DetectFacesResponse\"\x03\x90\x02\x01\x12J\n\x08GetModel\x12\x1b.magface.v1.GetModelRequest\x1a\x1c.magface.v1.GetModelResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,8 +54,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDDERSERVICE'].methods_by_name['DetectFaces']._serialized_options = b'\220\002\001'
   _globals['_EMBEDDERSERVICE'].methods_by_name['GetModel']._loaded_options = None
   _globals['_EMBEDDERSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001'
-  _globals['_DECISION']._serialized_start=1852
-  _globals['_DECISION']._serialized_end=1931
+  _globals['_DECISION']._serialized_start=1869
+  _globals['_DECISION']._serialized_end=1948
   _globals['_EMBEDREQUEST']._serialized_start=127
   _globals['_EMBEDREQUEST']._serialized_end=210
   _globals['_EMBEDRESPONSE']._serialized_start=212
@@ -67,23 +67,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGEERROR']._serialized_start=560
   _globals['_IMAGEERROR']._serialized_end=603
   _globals['_FACEEMBEDDING']._serialized_start=606
-  _globals['_FACEEMBEDDING']._serialized_end=746
-  _globals['_VERIFYREQUEST']._serialized_start=748
-  _globals['_VERIFYREQUEST']._serialized_end=867
-  _globals['_VERIFYSIDE']._serialized_start=869
-  _globals['_VERIFYSIDE']._serialized_end=972
-  _globals['_STOREDEMBEDDING']._serialized_start=974
-  _globals['_STOREDEMBEDDING']._serialized_end=1046
-  _globals['_VERIFYRESPONSE']._serialized_start=1049
-  _globals['_VERIFYRESPONSE']._serialized_end=1253
-  _globals['_DETECTFACESREQUEST']._serialized_start=1255
-  _globals['_DETECTFACESREQUEST']._serialized_end=1309
-  _globals['_DETECTFACESRESPONSE']._serialized_start=1311
-  _globals['_DETECTFACESRESPONSE']._serialized_end=1404
-  _globals['_GETMODELREQUEST']._serialized_start=1406
-  _globals['_GETMODELREQUEST']._serialized_end=1423
-  _globals['_GETMODELRESPONSE']._serialized_start=1426
-  _globals['_GETMODELRESPONSE']._serialized_end=1850
-  _globals['_EMBEDDERSERVICE']._serialized_start=1934
-  _globals['_EMBEDDERSERVICE']._serialized_end=2338
+  _globals['_FACEEMBEDDING']._serialized_end=763
+  _globals['_VERIFYREQUEST']._serialized_start=765
+  _globals['_VERIFYREQUEST']._serialized_end=884
+  _globals['_VERIFYSIDE']._serialized_start=886
+  _globals['_VERIFYSIDE']._serialized_end=989
+  _globals['_STOREDEMBEDDING']._serialized_start=991
+  _globals['_STOREDEMBEDDING']._serialized_end=1063
+  _globals['_VERIFYRESPONSE']._serialized_start=1066
+  _globals['_VERIFYRESPONSE']._serialized_end=1270
+  _globals['_DETECTFACESREQUEST']._serialized_start=1272
+  _globals['_DETECTFACESREQUEST']._serialized_end=1326
+  _globals['_DETECTFACESRESPONSE']._serialized_start=1328
+  _globals['_DETECTFACESRESPONSE']._serialized_end=1421
+  _globals['_GETMODELREQUEST']._serialized_start=1423
+  _globals['_GETMODELREQUEST']._serialized_end=1440
+  _globals['_GETMODELRESPONSE']._serialized_start=1443
+  _globals['_GETMODELRESPONSE']._serialized_end=1867
+  _globals['_EMBEDDERSERVICE']._serialized_start=1951
+  _globals['_EMBEDDERSERVICE']._serialized_end=2355
 # @@protoc_insertion_point(module_scope)

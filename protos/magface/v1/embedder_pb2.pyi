@@ -190,6 +190,7 @@ class FaceEmbedding(_message.Message):
     QUALITY_FIELD_NUMBER: _builtins.int
     FACES_FOUND_FIELD_NUMBER: _builtins.int
     DETECTED_FACE_FIELD_NUMBER: _builtins.int
+    NO_FACE_FIELD_NUMBER: _builtins.int
     embedding: _builtins.bytes
     """Unit vector as packed little-endian float32: 4 bytes per dimension, 2,048 bytes for 512-d."""
     magnitude: _builtins.float
@@ -200,6 +201,10 @@ class FaceEmbedding(_message.Message):
     """Quantile of the magnitude in a reference set, 0..1."""
     faces_found: _builtins.int
     """Number of faces that were detected in the image; 0 if its alignment was not ALIGNMENT_DETECT."""
+    no_face: _builtins.bool
+    """Whether the crop shows no face; the embedding then means nothing and must not be compared. Only
+    with ON_NO_FACE_MARK, other images without a face are refused.
+    """
     @_builtins.property
     def detected_face(self) -> _image_pb2.DetectedFace:
         """The one of them that was embedded; unset if the alignment was not ALIGNMENT_DETECT."""
@@ -212,10 +217,11 @@ class FaceEmbedding(_message.Message):
         quality: _builtins.float = ...,
         faces_found: _builtins.int = ...,
         detected_face: _image_pb2.DetectedFace | None = ...,
+        no_face: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["detected_face", b"detected_face"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detected_face", b"detected_face", "embedding", b"embedding", "faces_found", b"faces_found", "magnitude", b"magnitude", "quality", b"quality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detected_face", b"detected_face", "embedding", b"embedding", "faces_found", b"faces_found", "magnitude", b"magnitude", "no_face", b"no_face", "quality", b"quality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,7 +322,9 @@ class VerifyResponse(_message.Message):
     similarity: _builtins.float
     """Cosine similarity of the two embeddings, -1..1."""
     threshold: _builtins.float
-    """A similarity at or above it gives DECISION_SAME; part of the model version."""
+    """A similarity at or above it gives DECISION_SAME, unless a side has no_face; part of the model
+    version.
+    """
     decision: Global___Decision.ValueType
     model_version: _builtins.str
     @_builtins.property
@@ -352,8 +360,8 @@ class DetectFacesRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def image(self) -> _image_pb2.Image:
-        """Its alignment must be ALIGNMENT_DETECT or unspecified; landmarks, on_several and box must not
-        be set.
+        """Its alignment must be ALIGNMENT_DETECT or unspecified; landmarks, on_several, box and
+        on_no_face must not be set.
         """
 
     def __init__(

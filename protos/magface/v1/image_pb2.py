@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16magface/v1/image.proto\x12\nmagface.v1\"\x1d\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\":\n\x03\x42ox\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\r\n\x05width\x18\x03 \x01(\x02\x12\x0e\n\x06height\x18\x04 \x01(\x02\"f\n\x0c\x44\x65tectedFace\x12\x1c\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x0f.magface.v1.Box\x12$\n\tlandmarks\x18\x02 \x03(\x0b\x32\x11.magface.v1.Point\x12\x12\n\nconfidence\x18\x03 \x01(\x02\"\xae\x01\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12(\n\talignment\x18\x02 \x01(\x0e\x32\x15.magface.v1.Alignment\x12$\n\tlandmarks\x18\x03 \x03(\x0b\x32\x11.magface.v1.Point\x12)\n\non_several\x18\x04 \x01(\x0e\x32\x15.magface.v1.OnSeveral\x12\x1c\n\x03\x62ox\x18\x05 \x01(\x0b\x32\x0f.magface.v1.Box*l\n\tAlignment\x12\x19\n\x15\x41LIGNMENT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41LIGNMENT_ALIGNED\x10\x01\x12\x17\n\x13\x41LIGNMENT_LANDMARKS\x10\x02\x12\x14\n\x10\x41LIGNMENT_DETECT\x10\x03*V\n\tOnSeveral\x12\x1a\n\x16ON_SEVERAL_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_SEVERAL_LARGEST\x10\x01\x12\x15\n\x11ON_SEVERAL_REFUSE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16magface/v1/image.proto\x12\nmagface.v1\"\x1d\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\":\n\x03\x42ox\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\r\n\x05width\x18\x03 \x01(\x02\x12\x0e\n\x06height\x18\x04 \x01(\x02\"f\n\x0c\x44\x65tectedFace\x12\x1c\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x0f.magface.v1.Box\x12$\n\tlandmarks\x18\x02 \x03(\x0b\x32\x11.magface.v1.Point\x12\x12\n\nconfidence\x18\x03 \x01(\x02\"\xd8\x01\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12(\n\talignment\x18\x02 \x01(\x0e\x32\x15.magface.v1.Alignment\x12$\n\tlandmarks\x18\x03 \x03(\x0b\x32\x11.magface.v1.Point\x12)\n\non_several\x18\x04 \x01(\x0e\x32\x15.magface.v1.OnSeveral\x12\x1c\n\x03\x62ox\x18\x05 \x01(\x0b\x32\x0f.magface.v1.Box\x12(\n\non_no_face\x18\x06 \x01(\x0e\x32\x14.magface.v1.OnNoFace*l\n\tAlignment\x12\x19\n\x15\x41LIGNMENT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41LIGNMENT_ALIGNED\x10\x01\x12\x17\n\x13\x41LIGNMENT_LANDMARKS\x10\x02\x12\x14\n\x10\x41LIGNMENT_DETECT\x10\x03*V\n\tOnSeveral\x12\x1a\n\x16ON_SEVERAL_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_SEVERAL_LARGEST\x10\x01\x12\x15\n\x11ON_SEVERAL_REFUSE\x10\x02*R\n\x08OnNoFace\x12\x1a\n\x16ON_NO_FACE_UNSPECIFIED\x10\x00\x12\x15\n\x11ON_NO_FACE_REFUSE\x10\x01\x12\x13\n\x0fON_NO_FACE_MARK\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'magface.v1.image_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALIGNMENT']._serialized_start=410
-  _globals['_ALIGNMENT']._serialized_end=518
-  _globals['_ONSEVERAL']._serialized_start=520
-  _globals['_ONSEVERAL']._serialized_end=606
+  _globals['_ALIGNMENT']._serialized_start=452
+  _globals['_ALIGNMENT']._serialized_end=560
+  _globals['_ONSEVERAL']._serialized_start=562
+  _globals['_ONSEVERAL']._serialized_end=648
+  _globals['_ONNOFACE']._serialized_start=650
+  _globals['_ONNOFACE']._serialized_end=732
   _globals['_POINT']._serialized_start=38
   _globals['_POINT']._serialized_end=67
   _globals['_BOX']._serialized_start=69
@@ -42,5 +44,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DETECTEDFACE']._serialized_start=129
   _globals['_DETECTEDFACE']._serialized_end=231
   _globals['_IMAGE']._serialized_start=234
-  _globals['_IMAGE']._serialized_end=408
+  _globals['_IMAGE']._serialized_end=450
 # @@protoc_insertion_point(module_scope)

@@ -79,6 +79,30 @@ ON_SEVERAL_REFUSE: OnSeveral.ValueType  # 2
 """INVALID_ARGUMENT with the number of faces; call DetectFaces and send a box."""
 Global___OnSeveral: _TypeAlias = OnSeveral  # noqa: Y015
 
+class _OnNoFace:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnNoFaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnNoFace.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_NO_FACE_UNSPECIFIED: _OnNoFace.ValueType  # 0
+    """The same as ON_NO_FACE_REFUSE."""
+    ON_NO_FACE_REFUSE: _OnNoFace.ValueType  # 1
+    """INVALID_ARGUMENT."""
+    ON_NO_FACE_MARK: _OnNoFace.ValueType  # 2
+    """Embeds it and sets FaceEmbedding.no_face; Verify decides DECISION_DIFFERENT."""
+
+class OnNoFace(_OnNoFace, metaclass=_OnNoFaceEnumTypeWrapper):
+    """What to do with an aligned crop, or one cut out by landmarks, that shows no face."""
+
+ON_NO_FACE_UNSPECIFIED: OnNoFace.ValueType  # 0
+"""The same as ON_NO_FACE_REFUSE."""
+ON_NO_FACE_REFUSE: OnNoFace.ValueType  # 1
+"""INVALID_ARGUMENT."""
+ON_NO_FACE_MARK: OnNoFace.ValueType  # 2
+"""Embeds it and sets FaceEmbedding.no_face; Verify decides DECISION_DIFFERENT."""
+Global___OnNoFace: _TypeAlias = OnNoFace  # noqa: Y015
+
 @_typing.final
 class Point(_message.Message):
     """A point in the image, in pixels from the top left corner after EXIF rotation."""
@@ -180,13 +204,18 @@ class Image(_message.Message):
     LANDMARKS_FIELD_NUMBER: _builtins.int
     ON_SEVERAL_FIELD_NUMBER: _builtins.int
     BOX_FIELD_NUMBER: _builtins.int
+    ON_NO_FACE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """A JPEG, PNG, WebP or BMP file. INVALID_ARGUMENT if it is empty, truncated, damaged, of
-    another format, or above the limits of the server in bytes or pixels.
+    """A JPEG, PNG, WebP, HEIC, AVIF or BMP file. INVALID_ARGUMENT if it is empty, truncated, damaged,
+    of another format, too costly to decode, or above the limits of the server in bytes or pixels.
     """
     alignment: Global___Alignment.ValueType
     on_several: Global___OnSeveral.ValueType
     """Only with ALIGNMENT_DETECT; a `box` takes precedence."""
+    on_no_face: Global___OnNoFace.ValueType
+    """Not with ALIGNMENT_DETECT, which always refuses an image without a face. The feedback service
+    does not use it.
+    """
     @_builtins.property
     def landmarks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
         """Exactly five or none: left eye, right eye, nose, left and right mouth corner; left and right
@@ -207,10 +236,11 @@ class Image(_message.Message):
         landmarks: _abc.Iterable[Global___Point] | None = ...,
         on_several: Global___OnSeveral.ValueType = ...,
         box: Global___Box | None = ...,
+        on_no_face: Global___OnNoFace.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "box", b"box", "data", b"data", "landmarks", b"landmarks", "on_several", b"on_several"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "box", b"box", "data", b"data", "landmarks", b"landmarks", "on_no_face", b"on_no_face", "on_several", b"on_several"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,13 +28,20 @@ class CacheKey(NamedTuple):
     landmarks: tuple[tuple[float, float], ...]
     on_several: str
     box: Box | None
+    on_no_face: str
 
 
 def cache_key(face: FaceImage, model_version: str) -> CacheKey:
     """Give the key of a face's embedding; hashes the picture."""
     digest = hashlib.sha256(face.data).digest()
     return CacheKey(
-        digest, model_version, face.alignment, face.landmarks, face.on_several, face.box
+        digest,
+        model_version,
+        face.alignment,
+        face.landmarks,
+        face.on_several,
+        face.box,
+        face.on_no_face,
     )
 
 

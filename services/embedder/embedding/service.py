@@ -194,3 +194,5 @@ def _check_whole_picture(face: FaceImage, field: str) -> None:
         raise InvalidInput(f"{field}.box", reason)
     if face.on_several != "largest":
         raise InvalidInput(f"{field}.on_several", reason)
+    if face.on_no_face != "refuse":
+        raise InvalidInput(f"{field}.on_no_face", reason)

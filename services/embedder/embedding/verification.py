@@ -40,6 +40,8 @@ class Verdict:
         threshold: Similarities at or above it mean the same person.
         face_a: None if side a is a stored embedding.
         face_b: None if side b is a stored embedding.
+
+    A picture without a face is never of the same person as another one.
     """
 
     similarity: float
@@ -50,7 +52,12 @@ class Verdict:
 
     @property
     def same(self) -> bool:
-        return self.similarity >= self.threshold
+        return self.similarity >= self.threshold and not self.no_face
+
+    @property
+    def no_face(self) -> bool:
+        """Whether the picture of a side shows no face."""
+        return any(face is not None and face.no_face for face in (self.face_a, self.face_b))
 
 
 def compare(

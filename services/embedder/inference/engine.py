@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,12 +20,24 @@ from services.embedder.inference.requests import (
     RequestResults,
 )
 from shared.errors import CorruptData, Overloaded
+from shared.model.face_check import FaceCheck
 from shared.model.manifest import Manifest
 from shared.model.sessions.base import split_features
 
 _log = logging.getLogger(__name__)
 # Weight of the newest batch in the moving average of the engine's speed.
 _SMOOTHING = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """The features of a batch, float32 [N, D], and whether its crops look like faces, bool [N]."""
+
+    features: NDArray[np.float32]
+    shows_face: NDArray[np.bool_]
+
+    def __getitem__(self, rows: slice) -> "_Computed":
+        return _Computed(self.features[rows], self.shows_face[rows])
 
 
 class InferenceEngine:
@@ -38,6 +51,7 @@ class InferenceEngine:
     def __init__(self, batcher: Batcher, deliver: Deliver) -> None:
         self._batcher = batcher
         self._deliver = deliver
+        self._face_check = FaceCheck()
         self._seconds_per_image = 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -64,19 +78,20 @@ class InferenceEngine:
         batch = self._batcher.take()
         if batch is None:
             return False
-        features = self._compute(batch) if batch.requests else None
-        self._deliver(partial(_results, batch, features))
+        computed = self._compute(batch) if batch.requests else None
+        self._deliver(partial(_results, batch, computed))
         return True
 
-    def _compute(self, batch: Batch) -> NDArray[np.float32] | Exception:
+    def _compute(self, batch: Batch) -> _Computed | Exception:
         started = time.perf_counter()
         try:
             features = batch.requests[0].model.session.run(batch.crops)
+            computed = _Computed(features, self._face_check.shows_face(batch.crops))
         except Exception as error:
             _log.exception("a batch of %d images failed; its calls get the error", batch.images)
             return error
         self._measure(batch.images, time.perf_counter() - started)
-        return features
+        return computed
 
     def _measure(self, images: int, seconds: float) -> None:
         metrics.BATCH_IMAGES.observe(images)
@@ -85,28 +100,31 @@ class InferenceEngine:
         self._seconds_per_image = mean + _SMOOTHING * (newest - mean) if mean else newest
 
 
-def _results(batch: Batch, features: NDArray[np.float32] | Exception | None) -> RequestResults:
+def _results(batch: Batch, computed: _Computed | Exception | None) -> RequestResults:
     results: list[tuple[InferenceRequest, EngineResult]] = [
         (request, _expired()) for request in batch.expired
     ]
-    if isinstance(features, Exception):
-        results += [(request, features) for request in batch.requests]
-    elif features is not None:
-        results += zip(batch.requests, _outputs(batch.requests, features), strict=True)
+    if isinstance(computed, Exception):
+        results += [(request, computed) for request in batch.requests]
+    elif computed is not None:
+        results += zip(batch.requests, _outputs(batch.requests, computed), strict=True)
     return results
 
 
-def _outputs(
-    requests: Sequence[InferenceRequest], features: NDArray[np.float32]
-) -> list[EngineResult]:
+def _outputs(requests: Sequence[InferenceRequest], computed: _Computed) -> list[EngineResult]:
     manifest = requests[0].model.manifest
     try:
-        whole = _output(features, manifest)
+        whole = _output(computed, manifest)
     except CorruptData:
         # An unusable row fails its own request only.
-        return [_output_or_error(features[rows], manifest) for rows in _rows(requests)]
+        return [_output_or_error(computed[rows], manifest) for rows in _rows(requests)]
     return [
-        EngineOutput(whole.embeddings[rows], whole.magnitudes[rows], whole.qualities[rows])
+        EngineOutput(
+            whole.embeddings[rows],
+            whole.magnitudes[rows],
+            whole.qualities[rows],
+            whole.shows_face[rows],
+        )
         for rows in _rows(requests)
     ]
 
@@ -118,14 +136,15 @@ def _rows(requests: Sequence[InferenceRequest]) -> Iterator[slice]:
         start += request.images
 
 
-def _output(features: NDArray[np.float32], manifest: Manifest) -> EngineOutput:
-    embeddings, magnitudes = split_features(features)
-    return EngineOutput(embeddings, magnitudes, manifest.quality(magnitudes))
+def _output(computed: _Computed, manifest: Manifest) -> EngineOutput:
+    embeddings, magnitudes = split_features(computed.features)
+    quality = manifest.quality(magnitudes)
+    return EngineOutput(embeddings, magnitudes, quality, computed.shows_face)
 
 
-def _output_or_error(features: NDArray[np.float32], manifest: Manifest) -> EngineResult:
+def _output_or_error(computed: _Computed, manifest: Manifest) -> EngineResult:
     try:
-        return _output(features, manifest)
+        return _output(computed, manifest)
     except CorruptData as error:
         return error
 

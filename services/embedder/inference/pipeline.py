@@ -18,6 +18,7 @@ from services.embedder.inference.requests import (
 )
 from services.embedder.models.resident import LoadedModel
 from shared.decoding.pool import DecodePool
+from shared.errors import InvalidInput
 from shared.model.image.face import Detection, FaceImage
 from shared.model.image.face_reader import FaceReader
 
@@ -73,7 +74,7 @@ class Pipeline:
 
         Raises:
             InvalidInput: For the first face that cannot be read, also because decoding it takes
-                too much time or memory.
+                too much time or memory, or whose crop shows no face and is not to be marked.
             PreconditionFailed: If a face must be detected and there is no detector.
             Overloaded: If the deadline passed before the faces were computed.
             CorruptData: If the network's output for one of them is zero or not finite.
@@ -93,7 +94,9 @@ class Pipeline:
                 stop_decoding()
             raise
         if isinstance(result, EngineOutput):
-            return result.faces(request.found)
+            embedded = result.faces(request.found)
+            _refuse_no_face(faces, embedded)
+            return embedded
         raise result
 
     def decoded_pixels(self, face: FaceImage) -> int:
@@ -114,3 +117,16 @@ class Pipeline:
         """
         field, picture = face
         return await self._pool.detect(picture.data, field, deadline)
+
+
+def _refuse_no_face(faces: Sequence[NamedFace], embedded: Sequence[EmbeddedFace]) -> None:
+    for (field, wanted), face in zip(faces, embedded, strict=True):
+        if face.no_face and wanted.on_no_face == "refuse":
+            if wanted.landmarks:
+                reason = "shows no face where the landmarks are; check them"
+            else:
+                reason = (
+                    "shows no face; an aligned crop must show one upright, with the eyes, nose and "
+                    "mouth on the ArcFace template: send any other picture with alignment detect"
+                )
+            raise InvalidInput(f"{field}.data", reason)

@@ -30,6 +30,7 @@ class EmbeddedFace:
         quality: Quantile of the magnitude in the model's reference set, 0..1.
         faces_found: Faces that were detected in the image; 0 if the detector did not run.
         detected: The detected face that was embedded; None if the detector did not run.
+        no_face: Whether the crop shows no face; the embedding then means nothing.
     """
 
     embedding: NDArray[np.float32]
@@ -37,6 +38,7 @@ class EmbeddedFace:
     quality: float
     faces_found: int = 0
     detected: DetectedFace | None = None
+    no_face: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,13 @@ class EngineOutput:
         embeddings: float32, (N, D), rows of length 1.
         magnitudes: float32, (N,), norms of the network's output.
         qualities: float32, (N,), quantiles of the magnitudes in the model's reference set, 0..1.
+        shows_face: bool, (N,), whether each crop looks like a face.
     """
 
     embeddings: NDArray[np.float32]
     magnitudes: NDArray[np.float32]
     qualities: NDArray[np.float32]
+    shows_face: NDArray[np.bool_]
 
     def faces(self, found: Sequence[Found]) -> list[EmbeddedFace]:
         """Give the faces one by one.
@@ -69,7 +73,14 @@ class EngineOutput:
         """
         magnitudes, qualities = self.magnitudes.tolist(), self.qualities.tolist()
         counts, detected = zip(*found, strict=True)
-        return list(map(EmbeddedFace, self.embeddings, magnitudes, qualities, counts, detected))
+        # What the detector found is a face.
+        no_face = [
+            not shows_face and face is None
+            for shows_face, face in zip(self.shows_face.tolist(), detected, strict=True)
+        ]
+        return list(
+            map(EmbeddedFace, self.embeddings, magnitudes, qualities, counts, detected, no_face)
+        )
 
 
 EngineResult: TypeAlias = EngineOutput | Exception

@@ -104,6 +104,8 @@ class ShadowEvaluator:
         """Sample a comparison that was answered; returns at once."""
         if self._candidate is None or verdict.model_version != self._baseline_version:
             return
+        if verdict.no_face:
+            return
         if not (isinstance(a, FaceImage) and isinstance(b, FaceImage)):
             return
         if random.random() >= self._share:  # noqa: S311

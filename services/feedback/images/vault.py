@@ -11,6 +11,8 @@ from typing import Final, ParamSpec, Self, TypeVar
 from shared.decoding.admission import Admission
 from shared.decoding.pool import DecodePool
 from shared.errors import CorruptData, NotFound, Unavailable
+from shared.model.image.decoding.header import MEDIA_TYPES
+from shared.model.image.decoding.signatures import picture_format
 from shared.model.image.face import Alignment, Box, FaceImage
 from shared.storage.objects import ObjectStore, image_key
 
@@ -19,12 +21,6 @@ _R = TypeVar("_R")
 
 # For the delay after which a refused caller tries again.
 _SECONDS_PER_IMAGE: Final = 0.02
-_SIGNATURES: Final = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"RIFF", "image/webp"),
-    (b"BM", "image/bmp"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,7 @@ class ImageFacts:
     stored_at: datetime | None = None
 
     def face(self, data: bytes) -> FaceImage:
-        """Give the image as it was sent, except for `FaceImage.on_several`.
+        """Give the image as it was sent, except for `on_several` and `on_no_face` of `FaceImage`.
 
         Args:
             data: Its bytes.
@@ -169,7 +165,7 @@ class ImageVault:
         facts = ImageFacts(
             sha256=sha256,
             size_bytes=len(face.data),
-            media_type=_media_type(face.data),
+            media_type=MEDIA_TYPES[picture_format(face.data)],
             alignment=_resolved_alignment(face),
             landmarks=face.landmarks,
             box=face.box,
@@ -199,7 +195,3 @@ def _resolved_alignment(face: FaceImage) -> Alignment:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _media_type(data: bytes) -> str:
-    return next(kind for signature, kind in _SIGNATURES if data.startswith(signature))

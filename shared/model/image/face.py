@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 Alignment = Literal["unspecified", "aligned", "landmarks", "detect"]
 # What to do with several faces: compare the most prominent one, or refuse the image.
 OnSeveral = Literal["largest", "refuse"]
+# What to do with a crop that shows no face: refuse the image, or embed it and mark the result.
+OnNoFace = Literal["refuse", "mark"]
 Landmarks = tuple[tuple[float, float], ...]
 
 
@@ -71,6 +73,8 @@ class FaceImage:
         on_several: For ``detect``: what to do if several faces are found and there is no box.
         box: For ``detect``: takes the face that overlaps this box most; None takes the most
             prominent one.
+        on_no_face: For an aligned crop, or one that is cut out by landmarks: what to do if it shows
+            no face. Only the embedder looks.
     """
 
     data: bytes
@@ -78,6 +82,7 @@ class FaceImage:
     landmarks: Landmarks = ()
     on_several: OnSeveral = "largest"
     box: Box | None = None
+    on_no_face: OnNoFace = "refuse"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.align import CROP_SIZE, align_face
+from shared.model.image.contrast import stretch_low_contrast
 from shared.model.image.decode import decode_image
+from shared.model.image.decoding.header import reading_picture
+from shared.model.image.decoding.jpeg import decode_plain_jpeg
 from shared.model.image.detector import FaceDetector, choose_face, find_detector_model
 from shared.model.image.face import Box, Detection, FaceCrop, FaceImage
-from shared.model.image.jpeg import decode_plain_jpeg
 from shared.settings import ImageLimits
 
 NO_DETECTOR: Final = (
@@ -75,11 +77,8 @@ class FaceReader:
                 found, or several and ``on_several`` is "refuse".
             PreconditionFailed: If the face must be detected and there is no detector.
         """
-        if face.alignment == "detect":
-            # Checked before the image is decoded, which would be wasted without a detector.
-            self._require_detector()
-        image = decode_image(face.data, self._limits, f"{field}.data")
-        return self._crop(image, face, field)
+        # An error in cropping holds the frames that hold the picture.
+        return reading_picture(self._read, f"{field}.data", face, field)
 
     def check(self, face: FaceImage, field: str = "image") -> None:
         """Check that a face can be read.
@@ -118,22 +117,33 @@ class FaceReader:
             InvalidInput: If the picture cannot be decoded.
             PreconditionFailed: If there is no detector.
         """
+        return reading_picture(self._detect, f"{field}.data", data, field)
+
+    def _read(self, face: FaceImage, field: str) -> FaceCrop:
+        if face.alignment == "detect":
+            # Checked before the image is decoded, which would be wasted without a detector.
+            self._require_detector()
+        image = decode_image(face.data, self._limits, f"{field}.data")
+        return self._crop(image, face, field)
+
+    def _detect(self, data: bytes, field: str) -> Detection:
         detector = self._require_detector()
         image = decode_image(data, self._limits, f"{field}.data")
         height, width = image.shape[:2]
-        return Detection(width, height, detector.find(image))
+        return Detection(width, height, detector.find(stretch_low_contrast(image)))
 
     def _crop(self, image: NDArray[np.uint8], face: FaceImage, field: str) -> FaceCrop:
         match _resolve(face, image, field):
             case "aligned":
-                return FaceCrop(_as_crop(image, field))
+                return FaceCrop(stretch_low_contrast(_as_crop(image, field)))
             case "landmarks":
-                return FaceCrop(align_face(image, face.landmarks, f"{field}.landmarks"))
+                crop = align_face(image, face.landmarks, f"{field}.landmarks")
+                return FaceCrop(stretch_low_contrast(crop))
             case "detect":
-                faces = self._require_detector().find(image)
+                faces = self._require_detector().find(stretch_low_contrast(image))
                 chosen = choose_face(faces, face, field)
                 pixels = align_face(image, chosen.landmarks, f"{field}.data")
-                return FaceCrop(pixels, len(faces), chosen)
+                return FaceCrop(stretch_low_contrast(pixels), len(faces), chosen)
 
     def _require_detector(self) -> FaceDetector:
         if self._detector_model is None:
@@ -151,6 +161,11 @@ def _resolve(
         name = "box" if face.box else "on_several"
         raise InvalidInput(
             f"{field}.{name}", f"is set, but the alignment is {face.alignment}: set it to detect"
+        )
+    if face.alignment == "detect" and face.on_no_face == "mark":
+        raise InvalidInput(
+            f"{field}.on_no_face",
+            "is set, but the alignment is detect: without a face there is no crop to embed",
         )
     if face.alignment == "unspecified":
         if face.landmarks:

@@ -64,7 +64,7 @@ class OnnxSession:
         self._channel_order = channel_order
         self._scale = scale
         model = in_half_precision(path) if device == "cuda-fp16" else path
-        self._session = _open_onnx(model, device, threads or cpu_threads())
+        self._session = open_onnx(model, device, threads or cpu_threads())
         self._input, self.embedding_size = _check_signature(path, self._session)
         self._bound = None
         if device != "cpu":
@@ -136,10 +136,21 @@ def require_onnx_device(device: Device) -> None:
     Raises:
         PreconditionFailed: If the device is not available.
     """
-    _open_onnx(_ONE_RELU, device, threads=1)
+    open_onnx(_ONE_RELU, device, threads=1)
 
 
-def _open_onnx(model: Path | bytes, device: Device, threads: int) -> ort.InferenceSession:
+def open_onnx(model: Path | bytes, device: Device, threads: int) -> ort.InferenceSession:
+    """Open a network of any signature with the settings that all sessions of a process share.
+
+    Args:
+        model: An ONNX file, or its bytes.
+        device: There is no fallback to another device.
+        threads: CPU threads for one run; without effect after `share_threads`.
+
+    Raises:
+        CorruptData: If onnxruntime cannot load the network.
+        PreconditionFailed: If the device is not available.
+    """
     options = ort.SessionOptions()
     if _threads_shared:
         options.use_per_session_threads = False

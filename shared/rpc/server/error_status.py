@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import traceback
 from functools import partial
 
 import grpc
@@ -33,6 +34,7 @@ class _ErrorStatus(CallGuard):
     async def ended(self, error: BaseException | None) -> None:
         if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
             return
+        _release_request(error)
         if isinstance(error, MagFaceError) and has_status(error):
             await self._end_known(error)
         else:
@@ -51,3 +53,14 @@ class _ErrorStatus(CallGuard):
         )
         message = f"internal error, reference {reference}; see the log of the server"
         await self._context.abort(grpc.StatusCode.INTERNAL, message)
+
+
+def _release_request(error: BaseException | None) -> None:
+    """Clear the variables of the frames that an error passed, where the request is.
+
+    gRPC refers to the error of an ended call from objects that the error refers to, so that the
+    request with its pictures would stay in memory until the next garbage collection.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

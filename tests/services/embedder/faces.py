@@ -1,16 +1,23 @@
-"""Made-up pictures to embed, and protobuf messages with them."""
+"""Rendered faces to embed, and protobuf messages with them."""
+
+import itertools
+from functools import lru_cache
 
 import cv2
 import numpy as np
 from magface.v1 import embedder_pb2 as pb
 from magface.v1 import image_pb2
 
+from cli.rendering.renderer import render_person
+from shared.model.image.contrast import stretch_low_contrast
+
 
 def crops(count: int, seed: int = 0) -> np.ndarray:
-    """uint8, (count, 112, 112, 3): smooth random pictures, all different."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (count, 7, 7, 3), dtype=np.uint8)
-    return np.stack([cv2.resize(c, (112, 112), interpolation=cv2.INTER_CUBIC) for c in coarse])
+    """uint8, (count, 112, 112, 3): faces of different people, of ordinary contrast."""
+    faces = (_face(1000 * seed + person) for person in itertools.count())
+    # Pixels of a low contrast would be changed before they are embedded.
+    ordinary = (face for face in faces if stretch_low_contrast(face) is face)
+    return np.stack(list(itertools.islice(ordinary, count)))
 
 
 def png(crop: np.ndarray) -> bytes:
@@ -37,3 +44,8 @@ def stored_side(embedding: np.ndarray | bytes, version: str) -> pb.VerifySide:
 
 def vector(face: pb.FaceEmbedding) -> np.ndarray:
     return np.frombuffer(face.embedding, "<f4")
+
+
+@lru_cache(maxsize=1024)
+def _face(person: int) -> np.ndarray:
+    return render_person(person, 0)

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import itertools
 import multiprocessing
+import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -127,11 +128,21 @@ async def test_unfinished_uploads_take_a_part_of_the_limit_and_others_are_served
         assert loud < max(3 * quiet, _NOISE_S)
 
 
-async def _repeat(call: Callable[[], Awaitable[object]]) -> None:
-    while True:
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            await call()
-        await asyncio.sleep(0.01)
+@contextlib.contextmanager
+def _hostile_caller(
+    address: str, requests: list[pb.EmbedRequest], timeout_s: float, folder: Path
+) -> Iterator[None]:
+    files = [folder / f"request-{number}" for number in range(len(requests))]
+    for file, request in zip(files, requests, strict=True):
+        file.write_bytes(request.SerializeToString())
+    command = [sys.executable, "-m", "tests.services.embedder.hostile_caller", address]
+    process = subprocess.Popen([*command, str(timeout_s), *map(str, files)])
+    try:
+        yield
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("name", _ATTACKS)
@@ -149,19 +160,11 @@ async def test_memory_stays_under_the_limit_and_others_are_served(
             await _verify_for(client, 1)
             idle = tree_bytes(process.pid)
             before = await _verify_for(client, 5)
-            with MemoryWatch(process.pid) as memory:
-                hostile = [
-                    asyncio.create_task(
-                        _repeat(
-                            lambda request=request: client.stub.Embed(request, timeout=timeout_s)
-                        )
-                    )
-                    for request in requests
-                ]
+            with (
+                MemoryWatch(process.pid) as memory,
+                _hostile_caller(process.address, requests, timeout_s, tmp_path),
+            ):
                 during = await _verify_for(client, 15)
-                for task in hostile:
-                    task.cancel()
-                await asyncio.gather(*hostile, return_exceptions=True)
         quiet, loud = (float(np.percentile(took, 99)) for took in (before, during))
         print(  # noqa: T201
             f"{name}: idle {idle / 1e6:.0f} MB, most {memory.most / 1e6:.0f} MB, p99 "

@@ -8,6 +8,7 @@ from shared.datasets.pair_files import read_pair_file
 from shared.datasets.pairs_json import read_pairs_json, write_pairs_json
 from shared.datasets.sampling import SampleSize, sample_pairs
 from shared.errors import InvalidInput
+from shared.model.image.face import Box, FaceImage
 from tests.shared.datasets.files import CONTENT, people, same
 
 
@@ -124,3 +125,40 @@ def test_the_kind_of_file_must_be_known(tmp_path: Path, name: str) -> None:
     (tmp_path / "pairs.csv").write_text("")
     with pytest.raises(InvalidInput, match=name):
         read_pair_file(tmp_path / name)
+
+
+def test_images_of_an_export_are_cropped_as_it_says(folder: Path) -> None:
+    box = {"x": 1.5, "y": -2, "width": 30, "height": 40}
+    points = [{"x": x, "y": x + 0.5} for x in range(5)]
+    images = {
+        "one": {"file": "a.jpg", "alignment": "detect", "landmarks": [], "box": box},
+        "other": {"file": "b.jpg", "alignment": "landmarks", "landmarks": points, "box": None},
+    }
+    path = folder / "export.json"
+    path.write_text(json.dumps({"pairs": [pair()], "images": images}))
+    pair_set = read_pairs_json(path)
+    one, other = pair_set.face(0), pair_set.face(1)
+    assert one == FaceImage(pair_set.data(0), "detect", box=Box(1.5, -2, 30, 40))
+    assert other == FaceImage(pair_set.data(1), "landmarks", tuple((x, x + 0.5) for x in range(5)))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"alignment": "sideways"}, "alignment"),
+        ({"box": {"x": 1, "y": 1, "width": 3}}, "box"),
+        ({"box": [1, 2, 3, 4]}, "box"),
+        ({"box": {"x": 1, "y": 1, "width": 3, "height": float("nan")}}, "box"),
+        ({"landmarks": "none"}, "landmarks"),
+        ({"landmarks": [{"x": 1}]}, "landmarks"),
+    ],
+)
+def test_a_cropping_that_cannot_be_read_is_named(
+    folder: Path, change: dict[str, Any], field: str
+) -> None:
+    image = {"file": "a.jpg", "alignment": "detect"} | change
+    path = folder / "export.json"
+    path.write_text(json.dumps({"pairs": [pair()], "images": {"ab": image}}))
+    with pytest.raises(InvalidInput) as refused:
+        read_pairs_json(path)
+    assert refused.value.field == f"{path}: images[ab].{field}"

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from shared.errors import InvalidInput
 from shared.model.image.decode import decode_image
-from shared.model.image.jpeg import decode_plain_jpeg
+from shared.model.image.decoding.jpeg import decode_plain_jpeg
 from tests.shared.model.pictures import LIMITS, encode, scene, with_orientation
 
 MANY = 10**6

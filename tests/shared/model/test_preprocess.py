@@ -127,12 +127,15 @@ class TestBadFiles:
         self.refused(b"", "is empty")
 
     def test_text(self) -> None:
-        self.refused(b"not a picture at all, only some text", "not a readable JPEG, PNG")
+        self.refused(
+            b"not a picture at all, only some text",
+            r"is text, which starts with .*; send a JPEG, PNG",
+        )
 
     def test_another_picture_format(self) -> None:
         file = io.BytesIO()
         Image.fromarray(scene()).save(file, "GIF")
-        self.refused(file.getvalue(), "not a readable JPEG, PNG")
+        self.refused(file.getvalue(), "is a GIF picture; save it as one of JPEG, PNG")
 
     @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
     def test_truncated_wherever_it_is_cut(self, suffix: str) -> None:
@@ -148,16 +151,16 @@ class TestBadFiles:
         segment = b"\xff\xe1" + (len(thumbnail) + 8).to_bytes(2, "big") + b"Exif\0\0" + thumbnail
         whole = data[:2] + segment + data[2:]
         assert decode(whole).shape == scene().shape
-        self.refused(whole[: -len(data) // 3], "truncated or damaged JPEG")
+        self.refused(whole[: -len(data) // 3], "is a JPEG file that is cut short")
 
     def test_damaged_png_data(self) -> None:
         data = bytearray(encode(scene()))
         data[len(data) // 2] ^= 0xFF
-        self.refused(bytes(data), "truncated or damaged PNG")
+        self.refused(bytes(data), "damaged PNG file: the checksum of a IDAT")
 
     @pytest.mark.parametrize("data", [png_header(0, 0), png_header(0, 5), bmp_header(0, 0)])
     def test_without_pixels(self, data: bytes) -> None:
-        self.refused(data, "pixels|damaged|not a readable")
+        self.refused(data, "pixels|damaged|no JPEG")
 
     @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
     @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ class TestBadFiles:
     )
     def test_too_many_pixels_are_refused_before_they_are_decoded(self, data: bytes) -> None:
         tracemalloc.start()
-        self.refused(data, "pixels")
+        self.refused(data, "pixels|cut short")
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 2**20

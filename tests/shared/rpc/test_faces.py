@@ -42,7 +42,7 @@ def test_every_choice_of_the_contract_has_a_meaning() -> None:
     }
 
 
-@pytest.mark.parametrize("field", ["alignment", "on_several"])
+@pytest.mark.parametrize("field", ["alignment", "on_several", "on_no_face"])
 def test_a_value_the_contract_does_not_have_is_refused_by_name(field: str) -> None:
     image = image_pb2.Image(**{field: 99})
     with pytest.raises(InvalidInput) as caught:

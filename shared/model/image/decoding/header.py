@@ -1,9 +1,13 @@
 """What a picture's header tells before anything is decompressed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar, TypeVarTuple
 
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, MagFaceError
+
+_Ts = TypeVarTuple("_Ts")
+_R = TypeVar("_R")
 
 PictureFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "HEIC", "AVIF"]
 
@@ -50,14 +54,38 @@ class PictureHeader:
         return self.pixels * self.scans
 
 
-def refusal(error: Exception, field: str) -> InvalidInput:
-    """Make the error of a picture from whatever its bytes made a decoder raise.
+def reading_picture(work: Callable[[*_Ts], _R], field: str, *args: *_Ts) -> _R:
+    """Call a function that reads a picture; whatever it raises becomes the picture's own error.
 
-    It refers to no other error, whose frames would keep the pixels in memory. Raise it outside of
-    the except block.
+    The error leaves without the frames in which it arose, nor their errors, because a caller who
+    keeps it would keep the pixels in memory.
+
+    Args:
+        work: Takes ``args``.
+        field: Path of the picture in the request.
+        args: Of ``work``.
+
+    Raises:
+        MagFaceError: As raised by ``work``.
+        InvalidInput: In place of any other exception.
     """
+    try:
+        return work(*args)
+    except MagFaceError as error:
+        raised = error.with_traceback(None)
+        raised.__cause__ = raised.__context__ = None
+    except Exception as error:
+        raised = _refusal(error, field)
+    # Outside of the except block, so that the error gets no context.
+    try:
+        raise raised
+    finally:
+        del raised
+
+
+def _refusal(error: Exception, field: str) -> InvalidInput:
     if isinstance(error, BadPicture):
         return InvalidInput(field, str(error))
     if isinstance(error, MemoryError):
         return InvalidInput(field, "takes more memory to decode than there is; reduce the picture")
-    return InvalidInput(field, f"is damaged: {type(error).__name__}: {error}")
+    return InvalidInput(field, f"is damaged or cut short: {type(error).__name__}: {error}")

@@ -4,7 +4,13 @@ from collections.abc import Callable
 from typing import Final
 
 from shared.model.image.decoding.bmp import read_bmp_header
-from shared.model.image.decoding.header import BadPicture, PictureFormat, PictureHeader, refusal
+from shared.model.image.decoding.header import (
+    BadPicture,
+    PictureFormat,
+    PictureHeader,
+    reading_picture,
+)
+from shared.model.image.decoding.heif import read_avif_header, read_heic_header
 from shared.model.image.decoding.jpeg_header import read_jpeg_header
 from shared.model.image.decoding.png import read_png_header
 from shared.model.image.decoding.signatures import READABLE, picture_format
@@ -21,6 +27,8 @@ _READERS: Final[dict[PictureFormat, Callable[[bytes], PictureHeader]]] = {
     "PNG": read_png_header,
     "WEBP": read_webp_header,
     "BMP": read_bmp_header,
+    "HEIC": read_heic_header,
+    "AVIF": read_avif_header,
 }
 
 
@@ -39,13 +47,7 @@ def inspect_picture(data: bytes, limits: ImageLimits, field: str = "data") -> Pi
         InvalidInput: If the data is empty, too large, of another format, cut short, or costs too
             much to decode.
     """
-    try:
-        header = check_picture(data, limits)
-    except Exception as error:
-        refused = refusal(error, field)
-    else:
-        return header
-    raise refused
+    return reading_picture(check_picture, field, data, limits)
 
 
 def check_picture(data: bytes, limits: ImageLimits) -> PictureHeader:
@@ -57,9 +59,19 @@ def check_picture(data: bytes, limits: ImageLimits) -> PictureHeader:
             f"has {len(data)} bytes; at most {limits.image_max_bytes} are accepted "
             "(the server's MAGFACE_IMAGE_MAX_BYTES)"
         )
-    header = _READERS[picture_format(data)](data)
+    header = read_header(data)
     _check_cost(header, limits)
     return header
+
+
+def read_header(data: bytes) -> PictureHeader:
+    """Read a picture's header without any limit.
+
+    Raises:
+        BadPicture: If the data is of another format, damaged or cut short.
+        Exception: Others, for data that no reader expects.
+    """
+    return _READERS[picture_format(data)](data)
 
 
 def _check_cost(header: PictureHeader, limits: ImageLimits) -> None:

@@ -1,7 +1,7 @@
 """Reader of a JPEG's markers: size, scans and the segments that matter; decodes nothing."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from shared.model.image.decoding.header import BadPicture, PictureHeader
@@ -16,6 +16,9 @@ _PROGRESSIVE: Final = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _APP1: Final = 0xE1
 _APP14: Final = 0xEE
 _EXIF: Final = b"Exif\0"
+_XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
+# Comments and APP0 to APP15, without JFIF's and Adobe's, which tell the colour space.
+_METADATA: Final = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 # A camera writes some tens; ICC profiles and extended XMP have up to 255 segments.
 _MAX_SEGMENTS: Final = 2000
 
@@ -30,6 +33,8 @@ class JpegMarkers:
         multiple_scans: Whether the decoder keeps all coefficients and reads further scans.
         scan_start: Where the first scan begins, in bytes.
         exif: Body of the EXIF segment after its name; None without one.
+        xmp: Body of the XMP segment after its name; None without one.
+        needed: The segments that a decoder needs, without metadata, each with its marker.
         inverted: Whether Adobe's marker is there, whose CMYK values are inverted.
     """
 
@@ -41,6 +46,8 @@ class JpegMarkers:
     multiple_scans: bool = False
     scan_start: int = 0
     exif: memoryview | None = None
+    xmp: memoryview | None = None
+    needed: list[memoryview] = field(default_factory=list)
     inverted: bool = False
 
 
@@ -86,6 +93,8 @@ def read_markers(data: bytes) -> JpegMarkers:
         if length < 2 or position + 2 + length > len(data):
             break
         _read_segment(markers, kind, body)
+        if kind not in _METADATA:
+            markers.needed.append(memoryview(data)[position : position + 2 + length])
         if kind == _START_OF_SCAN:
             markers.scan_start = position
             return _check_scan(markers, body)
@@ -100,6 +109,8 @@ def _read_segment(markers: JpegMarkers, kind: int, body: memoryview) -> None:
         _read_frame(markers, kind, body)
     elif kind == _APP1 and markers.exif is None and bytes(body[:5]) == _EXIF:
         markers.exif = body[6:]
+    elif kind == _APP1 and markers.xmp is None and bytes(body[: len(_XMP)]) == _XMP:
+        markers.xmp = body[len(_XMP) :]
     elif kind == _APP14 and bytes(body[:5]) == b"Adobe":
         markers.inverted = True
 

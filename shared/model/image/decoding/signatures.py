@@ -6,12 +6,11 @@ import re
 from typing import Final
 
 from shared.model.image.decoding.header import BadPicture, PictureFormat
+from shared.model.image.decoding.heif import heif_format
 
-READABLE: Final = "JPEG, PNG, WebP or BMP"
+READABLE: Final = "JPEG, PNG, WebP, HEIC, AVIF or BMP"
 _SEND: Final = f"send a {READABLE} picture"
 _CONVERT: Final = f"save it as one of {READABLE} and send that"
-_HEIF_BRANDS: Final = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
-_AVIF_BRANDS: Final = (b"avif", b"avis")
 _LOOKED_AT: Final = 1024
 
 # What files of other kinds begin with, what they are called, and what to do.
@@ -87,17 +86,11 @@ def _known_format(data: bytes) -> PictureFormat | None:
     # The four bytes after the size are reserved and zero, so that no text passes for a BMP.
     if data.startswith(b"BM") and not any(data[6:10]):
         return "BMP"
-    return None
+    return heif_format(data) if data[4:8] == b"ftyp" else None
 
 
 def _refuse_container(data: bytes) -> None:
     if data[4:8] == b"ftyp":
-        length = min(int.from_bytes(data[:4], "big"), _LOOKED_AT)
-        brands = [data[at : at + 4] for at in (8, *range(16, length, 4))]
-        if any(brand in _AVIF_BRANDS for brand in brands):
-            raise BadPicture(f"is an AVIF picture; {_CONVERT}")
-        if any(brand in _HEIF_BRANDS for brand in brands):
-            raise BadPicture(f"is a HEIC picture; {_CONVERT}")
         raise BadPicture("is a video (MP4 or QuickTime); send one of its frames as a picture")
     if data.startswith(b"RIFF"):
         raise BadPicture(f"is a RIFF file but no WebP picture; {_SEND}")

@@ -22,7 +22,7 @@ POINTS = tuple((float(x), float(x) + 0.5) for x in range(5))
 
 
 def _key(number: int, version: str = "v1") -> CacheKey:
-    return CacheKey(number.to_bytes(32), version, "aligned", (), "largest", None)
+    return CacheKey(number.to_bytes(32), version, "aligned", (), "largest", None, "refuse")
 
 
 def _face(key: CacheKey) -> EmbeddedFace:

@@ -30,7 +30,10 @@ from tests.services.embedder.standin import StandInSession, manifest, model
 from tests.support.decoding import decode_pool
 from tests.support.waiting import let_others_run, until
 
-FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
+CROPS = crops(6)
+# The stand-ins' features are the first bytes of a crop.
+CROPS[:, 0, :3] = np.random.default_rng(0).integers(0, 256, (6, 3, 3))
+FACES = [FaceImage(png(crop), "aligned") for crop in CROPS]
 PAIRS = list(zip(FACES, FACES[1:] + FACES[:1], strict=True))
 READER = FaceReader(ImageLimits())
 
