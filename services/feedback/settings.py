@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from shared.decoding.settings import DecodingSettings
+from shared.decoding.settings import DecodingSettings, upload_share
 from shared.settings import (
     DatabaseSettings,
     MagFaceSettings,
@@ -42,6 +42,7 @@ class FeedbackSettings(
     """All settings of `python -m services.feedback`, from the environment.
 
     Attributes:
+        upload_bytes: See `ServerSettings`; by default an eighth of `memory_bytes`.
         feedback_minimum_votes: Votes that a pair needs for a consensus. A change derives every
             consensus again at the next start.
         feedback_consensus: Deprecated and ignored: consensus is derived by majority. Any other
@@ -58,6 +59,7 @@ class FeedbackSettings(
         feedback_sweep_every_s: Pause between two sweeps for such objects, in seconds.
     """
 
+    upload_bytes: int = Field(default_factory=upload_share, ge=2**20)
     feedback_minimum_votes: int = Field(default=1, ge=1)
     feedback_consensus: str = "majority"
     feedback_batch_labels: int = Field(default=256, ge=1)

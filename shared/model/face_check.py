@@ -11,7 +11,7 @@ from shared.model.sessions.onnx import open_onnx
 
 FACE_CHECK_FILE: Final = Path(__file__).with_name("default") / "face_check.onnx"
 # The network's output is a logit. Chosen on held-out faces and pictures by
-# `python -m tests.shared.model.build_face_check`; see the README in `default`.
+# `python -m tests.shared.model.face_check`; see the README in `default`.
 MIN_SCORE: Final = 0.5
 # The network sees 28x28 pixels.
 _BLOCK: Final = 4

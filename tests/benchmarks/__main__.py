@@ -13,6 +13,7 @@ from tests.benchmarks.progress import log
 # Each module has `run(out: Path) -> dict[str, object]`.
 MODULES = {
     "ablation": "ablation",
+    "crops": "robustness.crops",
     "evaluate": "evaluate",
     "feedback": "feedback.benchmark",
     "formats": "formats",

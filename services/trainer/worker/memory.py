@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.specs import JobKind
+from shared.errors import MagFaceError
 
 # Measured: an import of an iResNet-100 takes 3.0 GB, of a network at the size limit twice as much.
 _IMPORT_BYTES = 6 * 2**30
@@ -73,7 +74,9 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error or one that caused it says that memory ran out."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MemoryError) or speaks_of_memory(str(cause)):
+        # A domain error quotes its input, which may say anything.
+        quotes = isinstance(cause, MagFaceError)
+        if isinstance(cause, MemoryError) or (not quotes and speaks_of_memory(str(cause))):
             return True
         cause = cause.__cause__ or cause.__context__
     return False

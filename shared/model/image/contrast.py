@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 # Ranges between the first and last hundredth of the values, 0..255. Below it a network for faces
 # gets worse; no aligned crop of Labeled Faces in the Wild is below 115.
-_LOW_RANGE: Final = 70
+_LOW_RANGE: Final = 80
 # The range after stretching, as in ordinary photographs.
 _DARKEST, _BRIGHTEST = 5, 235
 # A picture without structure has noise only.

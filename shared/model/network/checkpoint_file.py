@@ -68,6 +68,7 @@ def read_checkpoint_file(path: Path, name: str) -> CheckpointContent:
         name: What its owner calls it, for errors.
 
     Raises:
+        MemoryError: If the declared storages of a legacy file do not fit into the memory.
         InvalidInput: If the file does not exist, is damaged, compressed or of another type, or
             would run code or allocate memory without data in the file.
     """
@@ -115,7 +116,7 @@ def _load(path: Path, name: str, *, zipped: bool) -> object:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle can fail in any way
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            raise MemoryError(f"{name} declares more than fits into the memory") from error
+            raise MemoryError(f"{name} needs more memory than there is") from error
         raise _damaged(name, error) from error
 
 
@@ -179,7 +180,10 @@ def _check_sum(archive: zipfile.ZipFile, record: zipfile.ZipInfo, name: str) -> 
             while content.read(_CHUNK_BYTES):
                 pass
     except (zipfile.BadZipFile, EOFError) as error:
-        why = f"is damaged: the checksum of its record {record.filename} is wrong; copy it again"
+        why = (
+            f"is damaged: the checksum of its record {record.filename} is wrong; "
+            "copy it again, or save it with checksums"
+        )
         raise _refuse(name, why, error) from error
 
 

@@ -13,6 +13,7 @@ import grpc
 from shared.errors import MagFaceError, Overloaded, TimedOut
 from shared.heap import trim_heap
 from shared.rpc.server.interceptors import Context
+from shared.rpc.server.pacing import UploadPace, give_way
 
 # Requests that arrive sooner than this are not counted: nearly all, in less than a millisecond.
 _PROMPT_S: Final = 0.01
@@ -64,7 +65,7 @@ class Uploads:
     received less what it has delivered since the oldest of its unfinished messages began, and at
     most the largest message for each of them. When the sum is above the budget, the connection
     with most bytes loses its oldest message, until it is not. Messages that arrive promptly are
-    never refused.
+    never refused. Connections that send much wait for their turn before each message.
 
     It belongs to the loop's thread.
 
@@ -86,6 +87,7 @@ class Uploads:
         self._timeout_s = timeout_s
         self._max_message_bytes = max_message_bytes
         self._held = held
+        self._pace = UploadPace()
         self._waiting: dict[_Upload, None] = {}
         self._delivered: defaultdict[str, int] = defaultdict(int)
         self._pending: dict[str, int] = {}
@@ -108,7 +110,9 @@ class Uploads:
         """
         # Every call of an async function that awaits gRPC runs in a task.
         task = cast("asyncio.Task[object]", asyncio.current_task())
-        upload = _Upload(context.peer(), task, time.monotonic(), may_idle)
+        peer = context.peer()
+        await self._pace.wait(peer)
+        upload = _Upload(peer, task, time.monotonic(), may_idle)
         self._waiting[upload] = None
         try:
             message = await context.read()
@@ -122,7 +126,9 @@ class Uploads:
         if message is grpc.aio.EOF:
             return None
         framing = _FRAMING_BYTES if streamed else _FRAMING_BYTES + _HEADER_BYTES
-        self._delivered[upload.peer] += len(message) + framing
+        self._delivered[peer] += len(message) + framing
+        self._pace.count(peer, len(message))
+        await give_way(len(message))
         return message  # type: ignore[no-any-return]
 
     async def watch(self, received: Received) -> None:
@@ -152,6 +158,7 @@ class Uploads:
         """Take the bytes of each connection, and mark where uploads began that are now slow."""
         before = self._pending
         bytes_of = received()
+        self._pace.keep(bytes_of)
         self._delivered = defaultdict(
             int, {peer: self._delivered[peer] for peer in bytes_of if peer in self._delivered}
         )

@@ -27,6 +27,7 @@ from shared.errors import (
 )
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
 from shared.model.golden import check_golden
+from shared.model.manifest import read_manifest
 from shared.model.sessions.factory import open_session
 from shared.registry.serving_pointer import read_pointer
 from shared.registry.shadow_pointer import read_shadow
@@ -239,6 +240,9 @@ def test_a_job_without_evaluation_has_no_report(trainer: TrainerClient):
         (list(upload_parts(b"x", threshold=2.0)), "options.threshold"),
         (list(upload_parts(b"x", threshold=math.nan)), "options.threshold"),
         (list(upload_parts(b"x", channel_order=7)), "options.channel_order"),
+        (list(upload_parts(b"x", batch_norm_eps=0.0)), "options.batch_norm_eps"),
+        (list(upload_parts(b"x", batch_norm_eps=1.0)), "options.batch_norm_eps"),
+        (list(upload_parts(b"x", file_name="two\nlines")), "options.file_name"),
         ([*upload_parts(b"x"), pb.ImportModelRequest(options=pb.ImportOptions())], "chunk"),
         ([*upload_parts(b"x"), pb.ImportModelRequest(chunk=bytes(2**20 + 1))], "chunk"),
         (list(upload_parts(bytes(UPLOAD_LIMIT + 1))), "chunk"),
@@ -261,6 +265,11 @@ class Bomb:
         return (exec, ("raise SystemExit('boom')",))
 
 
+def zeroed(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes(2**20) + data[middle + 2**20 :]
+
+
 def broken_file(what: str, state: dict[str, torch.Tensor]) -> bytes:
     make = {
         "partial": lambda: saved({k: v for k, v in state.items() if "4.1.bn3" not in k}),
@@ -268,6 +277,7 @@ def broken_file(what: str, state: dict[str, torch.Tensor]) -> bytes:
         "head only": lambda: saved({"fc.weight": torch.zeros(100, 512)}),
         "pickle bomb": lambda: saved({"state_dict": Bomb()}),
         "bare pickle bomb": lambda: pickle.dumps(Bomb()),
+        "zeros inside": lambda: zeroed(saved(state)),
         "cut short": lambda: saved(state)[:100_000],
         "no checkpoint": lambda: b"once upon a time",
     }
@@ -279,6 +289,7 @@ def broken_file(what: str, state: dict[str, torch.Tensor]) -> bytes:
     ("what", "says"),
     [
         ("partial", r"5 missing: layer4\.1\.bn3\.weight"),
+        ("zeros inside", r"^checkpoint: from my trainer\.pth is damaged: the checksum"),
         ("pickle bomb", "files that run code are refused"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
@@ -296,11 +307,24 @@ def test_a_checkpoint_that_is_not_whole_fails_with_the_reason(
     trainer: TrainerClient, state: dict[str, torch.Tensor], what: str, says: str
 ):
     models = len(trainer.models().models)
-    job = trainer.import_file(broken_file(what, state))
+    job = trainer.import_file(broken_file(what, state), file_name="from my trainer.pth")
     last = trainer.follow(job.job_id)[-1].job
     assert (last.state, last.model_version) == (pb.JOB_STATE_FAILED, "")
     assert re.search(says, last.message), last.message
     assert len(trainer.models().models) == models
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("default_version")
+def test_an_import_from_arcface_torch_says_so(
+    trainer: TrainerClient, state, s3: ObjectStoreSettings, tmp_path: Path
+):
+    arcface = state | {"features.weight": torch.ones_like(state["features.weight"])}
+    last = trainer.follow(trainer.import_file(saved(arcface)).job_id)[-1].job
+    assert last.state == pb.JOB_STATE_SUCCEEDED, last.message
+    assert re.search(r"warning: .*eps 1e-05.*arcface_torch.*2e-05", last.message)
+    folder = VersionStore(ObjectStore(s3), tmp_path).fetch(last.model_version)
+    assert read_manifest(folder).batch_norm_eps == 1e-5
 
 
 def test_an_official_checkpoint_becomes_a_version_which_serves_when_promoted(

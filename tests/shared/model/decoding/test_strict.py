@@ -268,6 +268,21 @@ def test_avifs_are_turned_by_their_boxes(orientation: int) -> None:
     assert np.abs(seen - expected).mean() < 6
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heics_are_decoded_and_turned(orientation: int) -> None:
+    # Written by pillow-heif, whose encoder is no dependency.
+    data = (FIXTURES / f"scene_orientation_{orientation}.heic").read_bytes()
+    seen, expected = decode(data).astype(int), TURNS[orientation](scene())
+    assert seen.shape == expected.shape
+    assert np.abs(seen - expected).mean() < 6
+
+
+@pytest.mark.parametrize("length", [40, 300, 800, -100, -1])
+def test_heics_cut_short_are_refused(length: int) -> None:
+    data = (FIXTURES / "scene_orientation_1.heic").read_bytes()
+    assert "HEIC" in refusal(data[:length]).reason
+
+
 def arrays_reachable_from(error: BaseException) -> list[object]:
     seen: set[int] = set()
     left: list[object] = [error]
