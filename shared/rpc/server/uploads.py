@@ -5,8 +5,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
-from typing import Final, TypeAlias, cast
+from typing import Final, NoReturn, TypeAlias, cast
 
 import grpc
 
@@ -14,6 +15,7 @@ from shared.errors import MagFaceError, Overloaded, TimedOut
 from shared.heap import trim_heap
 from shared.rpc.server.interceptors import Context
 from shared.rpc.server.pacing import UploadPace, give_way
+from shared.runtime import repeat
 
 # Requests that arrive sooner than this are not counted: nearly all, in less than a millisecond.
 _PROMPT_S: Final = 0.01
@@ -92,6 +94,8 @@ class Uploads:
         self._delivered: defaultdict[str, int] = defaultdict(int)
         self._pending: dict[str, int] = {}
         self._sampled = 0.0
+        self._pause_s = _PROMPT_S
+        self._trimming: asyncio.Task[None] | None = None
 
     async def read(self, context: Context, *, streamed: bool, may_idle: bool) -> bytes | None:
         """Receive the next message of a call.
@@ -131,25 +135,27 @@ class Uploads:
         await give_way(len(message))
         return message  # type: ignore[no-any-return]
 
-    async def watch(self, received: Received) -> None:
+    async def watch(self, received: Received) -> NoReturn:
         """Enforce the bounds until it is cancelled.
 
         Args:
             received: Gives the bytes received by each connection, as `received_bytes` does.
         """
-        pause, trimming = _PROMPT_S, None
-        while True:
-            await asyncio.sleep(pause)
-            now = time.monotonic()
-            slow = self._slow(now)
-            if slow or now - self._sampled >= _SAMPLE_S:
-                self._sample(received, slow)
-                self._sampled = time.monotonic()
-                pause = max(_PROMPT_S, _REST_PER_SAMPLE * (self._sampled - now))
-                self._end_late(slow, now)
-                self._end_too_many([one for one in slow if one.refusal is None])
-            if any(one.refusal for one in slow) and (trimming is None or trimming.done()):
-                trimming = asyncio.create_task(_trim_soon())
+        await repeat("check of the uploads", partial(self._check, received), every_s=0)
+
+    async def _check(self, received: Received) -> None:
+        await asyncio.sleep(self._pause_s)
+        now = time.monotonic()
+        slow = self._slow(now)
+        if slow or now - self._sampled >= _SAMPLE_S:
+            self._sample(received, slow)
+            self._sampled = time.monotonic()
+            self._pause_s = max(_PROMPT_S, _REST_PER_SAMPLE * (self._sampled - now))
+            self._end_late(slow, now)
+            self._end_too_many([one for one in slow if one.refusal is None])
+        trimming = self._trimming is not None and not self._trimming.done()
+        if any(one.refusal for one in slow) and not trimming:
+            self._trimming = asyncio.create_task(_trim_soon())
 
     def _slow(self, now: float) -> list[_Upload]:
         return list(takewhile(lambda one: now - one.started >= _PROMPT_S, self._waiting))
