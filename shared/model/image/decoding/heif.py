@@ -26,6 +26,7 @@ _FULL_BOX_BYTES: Final = 4
 _TURNED: Final = {None: (1, 8, 3, 6), 0: (4, 5, 2, 7), 1: (2, 7, 4, 5)}
 
 _THREADS: Final = 1
+_WITH_ARTICLE: Final = {"HEIC": "a HEIC", "AVIF": "an AVIF"}
 
 pi_heif.options.DECODE_THREADS = _THREADS
 pi_heif.options.THUMBNAILS = False
@@ -159,7 +160,9 @@ def read_heif_boxes(data: bytes, form: str) -> HeifBoxes:
 def _header(boxes: HeifBoxes, form: PictureFormat, bytes_a_pixel: float) -> PictureHeader:
     size = boxes.find(b"ispe")
     if size is None or len(size) < 12:
-        raise BadPicture(f"is a {form} file without a still picture, or with a damaged header")
+        raise BadPicture(
+            f"is {_WITH_ARTICLE[form]} file without a still picture, or with a damaged header"
+        )
     width = int.from_bytes(size[4:8], "big")
     height = int.from_bytes(size[8:12], "big")
     return PictureHeader(form, width, height, round(bytes_a_pixel * width * height))
@@ -207,7 +210,7 @@ def _boxes(view: memoryview, form: str) -> Iterator[tuple[bytes, memoryview]]:
         # A length of zero means: to the end of the file.
         end = position + length if length else len(view)
         if end > len(view):
-            raise BadPicture(f"is a {form} file that is cut short")
+            raise BadPicture(f"is {_WITH_ARTICLE[form]} file that is cut short")
         if end < start:
             raise BadPicture(f"is a damaged {form} file: a box has a length of {length}")
         yield bytes(view[position + 4 : position + 8]), view[start:end]

@@ -55,7 +55,7 @@ def decode_plain_jpeg(data: bytes, max_pixels: int, field: str) -> NDArray[np.ui
     except ValueError as error:
         if "remature end" not in str(error):
             return None
-        reason = str(_damage(error))
+        reason = str(_damage(error, ended=False))
     else:
         return pixels
     raise InvalidInput(field, reason)
@@ -95,7 +95,7 @@ def _decode_strictly(data: bytes, markers: JpegMarkers, space: str) -> NDArray[n
     if _is_padding(data, str(warning)):
         tolerated: NDArray[np.uint8] = simplejpeg.decode_jpeg(given, space, strict=False)
         return tolerated
-    raise _damage(warning)
+    raise _damage(warning, ended=data.find(_END, markers.scan_start) >= 0)
 
 
 def _without_metadata(data: bytes, markers: JpegMarkers) -> bytes:
@@ -123,8 +123,9 @@ def _is_padding(data: bytes, warning: str) -> bool:
     return count <= _FEW_BYTES or len(set(extra)) == 1
 
 
-def _damage(error: Exception) -> BadPicture:
-    if "remature end of JPEG" in str(error):
+def _damage(error: Exception, *, ended: bool) -> BadPicture:
+    """Say what is wrong; without its last marker a file is cut short, whatever is met first."""
+    if not ended or "remature end of JPEG" in str(error):
         return BadPicture("is a JPEG file that is cut short: the end of its pixels is missing")
     return BadPicture(f"is a truncated or damaged JPEG file: {error}")
 
