@@ -161,9 +161,13 @@ class DecodePool:
         except asyncio.CancelledError:
             self.cancel(tasks)
             raise
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+        finally:
+            # The error refers to this frame, which must not refer to the error.
+            del outcome
 
     def _task(
         self,

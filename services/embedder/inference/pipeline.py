@@ -18,7 +18,7 @@ from services.embedder.inference.requests import (
 )
 from services.embedder.models.resident import LoadedModel
 from shared.decoding.pool import DecodePool
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, without_frames
 from shared.model.image.face import Detection, FaceImage
 from shared.model.image.face_reader import FaceReader
 
@@ -59,7 +59,8 @@ class Pipeline:
         try:
             self._batcher.submit(requests)
         except Exception as error:
-            results = [(request, error) for request in requests]
+            kept = without_frames(error)
+            results = [(request, kept) for request in requests]
             self._deliver(lambda: results)
 
     async def compute(
@@ -97,7 +98,11 @@ class Pipeline:
             embedded = result.faces(request.found)
             _refuse_no_face(faces, embedded)
             return embedded
-        raise result
+        try:
+            raise result
+        finally:
+            # The error refers to this frame, which must not refer to the error.
+            del result, future
 
     def decoded_pixels(self, face: FaceImage) -> int:
         """Return the pixels that a face's picture has by its header."""
