@@ -80,6 +80,19 @@ class Pipeline:
             Overloaded: If the deadline passed before the faces were computed.
             CorruptData: If the network's output for one of them is zero or not finite.
         """
+        outcome = await self._outcome(model, faces, deadline)
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            _refuse_no_face(faces, outcome)
+            return outcome
+        finally:
+            # The error refers to this frame, which would keep it until the next garbage collection.
+            del outcome
+
+    async def _outcome(
+        self, model: LoadedModel, faces: Sequence[NamedFace], deadline: float
+    ) -> list[EmbeddedFace] | Exception:
         future: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
         request = new_request(model, len(faces), future.set_result, deadline)
         stop_decoding = None
@@ -94,15 +107,7 @@ class Pipeline:
             if stop_decoding is not None:
                 stop_decoding()
             raise
-        if isinstance(result, EngineOutput):
-            embedded = result.faces(request.found)
-            _refuse_no_face(faces, embedded)
-            return embedded
-        try:
-            raise result
-        finally:
-            # The error refers to this frame, which must not refer to the error.
-            del result, future
+        return result.faces(request.found) if isinstance(result, EngineOutput) else result
 
     def decoded_pixels(self, face: FaceImage) -> int:
         """Return the pixels that a face's picture has by its header."""

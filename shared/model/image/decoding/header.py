@@ -74,7 +74,7 @@ def reading_picture(work: Callable[[*_Ts], _R], field: str, *args: *_Ts) -> _R:
     except MagFaceError as error:
         raised = without_frames(error)
     except Exception as error:
-        raised = _refusal(error, field)
+        raised = _refusal(without_frames(error), field)
     # Outside of the except block, so that the error gets no context.
     try:
         raise raised

@@ -1,6 +1,5 @@
 """Damage is refused in every format and colour space, and orientation never goes through EXIF."""
 
-import gc
 import io
 import random
 import struct
@@ -22,6 +21,7 @@ from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from tests.shared.model.pictures import LIMITS, encode, scene
 from tests.shared.model.test_preprocess import TURNS
+from tests.support.referents import kept_by
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "pictures"
 
@@ -283,22 +283,6 @@ def test_heics_cut_short_are_refused(length: int) -> None:
     assert "HEIC" in refusal(data[:length]).reason
 
 
-def arrays_reachable_from(error: BaseException) -> list[object]:
-    seen: set[int] = set()
-    left: list[object] = [error]
-    found: list[object] = []
-    while left:
-        one = left.pop()
-        if id(one) in seen or isinstance(one, type) or type(one).__name__ in ("module", "function"):
-            continue
-        seen.add(id(one))
-        if isinstance(one, (np.ndarray, Image.Image)) and one is not error:
-            found.append(one)
-        if not (isinstance(one, dict) and "__builtins__" in one):
-            left += gc.get_referents(one)
-    return found
-
-
 @pytest.mark.parametrize(
     "name", ["cut png", "wide crop", "bad landmarks", "no face", "damaged jpeg"]
 )
@@ -323,24 +307,42 @@ def test_a_kept_error_keeps_no_pixels(name: str) -> None:
             )
         raise AssertionError
 
-    assert arrays_reachable_from(fail()) == []
+    assert not [one for one in kept_by(fail()) if isinstance(one, (np.ndarray, Image.Image))]
 
 
-@pytest.mark.parametrize(
-    "raised",
-    [
-        *(MemoryError(), RecursionError("deep"), SystemError("x"), zlib.error("x"), cv2.error("x")),
-        *(struct.error("x"), Image.DecompressionBombError("x"), UserWarning("x"), KeyError("x")),
-    ],
-)
+RAISED = [
+    *(MemoryError(), RecursionError("deep"), SystemError("x"), zlib.error("x"), cv2.error("x")),
+    *(struct.error("x"), Image.DecompressionBombError("x"), UserWarning("x"), KeyError("x")),
+    *(OSError("x"), AssertionError("x"), StopIteration(), EOFError()),
+]
+
+
+@pytest.mark.parametrize("raised", RAISED, ids=lambda raised: type(raised).__name__)
+@pytest.mark.parametrize("work", ["read", "check", "check for detection", "detect", "plain"])
 def test_whatever_a_decoder_raises_is_the_picture_s_own_error(
-    monkeypatch: pytest.MonkeyPatch, raised: Exception
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, work: str
 ) -> None:
     def fail(*_: object) -> None:
         raise raised
 
     monkeypatch.setattr(png, "decode_with_pillow", fail)
-    assert refusal(encode(scene())).__context__ is None
+    monkeypatch.setattr("shared.model.image.face_reader.decode_plain_jpeg", fail)
+    reader, face = FaceReader(LIMITS), FaceImage(encode(scene()), "aligned")
+    with pytest.raises(InvalidInput) as caught:
+        match work:
+            case "read":
+                reader.read(face, "images[3]")
+            case "check":
+                reader.check(face, "images[3]")
+            case "check for detection":
+                reader.check(FaceImage(face.data, "detect"), "images[3]")
+            case "detect":
+                reader.detect(face.data, "images[3]")
+            case "plain":
+                reader.read_plain_jpeg(face, 10**6, "images[3]")
+    assert caught.value.field == "images[3].data"
+    assert caught.value.__context__ is None
+    assert caught.value.__cause__ is None
 
 
 def test_mutated_files_of_every_format_give_a_picture_or_a_refusal() -> None:
