@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from shared.errors import InvalidInput
 from shared.model.image.decode import decode_image
 from shared.model.image.decoding import png
+from shared.model.image.decoding.heif import read_heif_boxes
 from shared.model.image.decoding.orientation import find_orientation
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
@@ -268,13 +269,59 @@ def test_avifs_are_turned_by_their_boxes(orientation: int) -> None:
     assert np.abs(seen - expected).mean() < 6
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_heics_are_decoded_and_turned(orientation: int) -> None:
+def with_transforms(heic: bytes, turn: int, mirror: int | None) -> bytes:
+    """Replace the rotation of a HEIC that has one, and put a mirror behind it."""
+    boxes = bytearray(heic)
+    at = boxes.index(b"irot") + 4
+    boxes[at] = turn
+    if mirror is None:
+        return bytes(boxes)
+    # The list of properties and what contains it grow by 9 bytes, their assignment by one.
+    uses = boxes.index(b"ipma")
+    for kind, growth in ((b"meta", 10), (b"iprp", 10), (b"ipco", 9), (b"ipma", 1)):
+        grow(boxes, boxes.index(kind) - 4, growth)
+    for kind in (1, 2):
+        place = boxes.index(struct.pack(">HHH", kind, 0, 0), boxes.index(b"iloc"))
+        grow(boxes, place + 4, 10)
+    boxes[uses + 14] += 1
+    boxes.insert(uses + 20, 0x86)
+    boxes[at + 1 : at + 1] = struct.pack(">I4sB", 9, b"imir", mirror)
+    return bytes(boxes)
+
+
+def grow(data: bytearray, at: int, growth: int) -> None:
+    (number,) = struct.unpack_from(">I", data, at)
+    struct.pack_into(">I", data, at, number + growth)
+
+
+@pytest.mark.parametrize(
+    ("turn", "mirror", "orientation"),
+    [
+        *((0, None, 1), (1, None, 8), (2, None, 3), (3, None, 6)),
+        *((0, 0, 4), (1, 0, 5), (2, 0, 2), (3, 0, 7)),
+        *((0, 1, 2), (1, 1, 7), (2, 1, 4), (3, 1, 5)),
+    ],
+)
+def test_heics_are_turned_by_their_boxes(turn: int, mirror: int | None, orientation: int) -> None:
     # Written by pillow-heif, whose encoder is no dependency.
-    data = (FIXTURES / f"scene_orientation_{orientation}.heic").read_bytes()
-    seen, expected = decode(data).astype(int), TURNS[orientation](scene())
+    heic = with_transforms((FIXTURES / "scene_orientation_6.heic").read_bytes(), turn, mirror)
+    assert read_heif_boxes(heic, "HEIC").orientation == orientation
+    seen, expected = decode(heic).astype(int), TURNS[orientation](scene())
     assert seen.shape == expected.shape
     assert np.abs(seen - expected).mean() < 6
+
+
+def test_heics_of_ten_bits_are_decoded() -> None:
+    seen = decode((FIXTURES / "scene_10_bit.heic").read_bytes()).astype(int)
+    assert seen.shape == scene().shape
+    assert np.abs(seen - scene()).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["scene_orientation_1.heic", "scene_10_bit.heic"])
+def test_heics_that_hold_more_than_they_declare_are_refused_before_decoding(name: str) -> None:
+    heic = bytearray((FIXTURES / name).read_bytes())
+    struct.pack_into(">II", heic, heic.index(b"ispe") + 8, 16, 16)
+    assert "exceeds the maximum image size" in refusal(bytes(heic)).reason
 
 
 @pytest.mark.parametrize("length", [40, 300, 800, -100, -1])
