@@ -144,7 +144,7 @@ def test_the_limits_are_named_with_their_settings() -> None:
 def test_ten_megabytes_of_anything_are_inspected_quickly() -> None:
     noise = np.random.default_rng(0).bytes(10 * 2**20)
     starts = [with_scans(11, 140, 90), encode(scene()), b"RIFF\0\0\xa0\0WEBP", b"BM" + bytes(8)]
-    starts += [b"<html>", b"data:", b"", b"\xff\xd8\xff\xe0"]
+    starts += [b"<html>", b"data:", b"", b"\xff\xd8\xff\xe0", saved("AVIF")]
     fillers = [noise, b"\xff" * len(noise), b"\xff\x00" * (len(noise) // 2), b"A" * len(noise)]
     for start in starts:
         for filler in fillers:

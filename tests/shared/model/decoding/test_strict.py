@@ -324,6 +324,17 @@ def test_heics_that_hold_more_than_they_declare_are_refused_before_decoding(name
     assert "exceeds the maximum image size" in refusal(bytes(heic)).reason
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize("size", [(280, 180), (3000, 2000)])
+def test_avifs_that_hold_more_than_they_declare_are_refused_before_decoding(
+    mode: str, size: tuple[int, int]
+) -> None:
+    avif = bytearray(saved(Image.new(mode, size), "AVIF", speed=10))
+    struct.pack_into(">II", avif, avif.index(b"ispe") + 8, 112, 112)
+    reason = refusal(bytes(avif)).reason
+    assert f"declares 112x112 pixels, but holds {size[0]}x{size[1]}" in reason
+
+
 @pytest.mark.parametrize("length", [40, 300, 800, -100, -1])
 def test_heics_cut_short_are_refused(length: int) -> None:
     data = (FIXTURES / "scene_orientation_1.heic").read_bytes()
