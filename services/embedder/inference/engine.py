@@ -19,7 +19,7 @@ from services.embedder.inference.requests import (
     InferenceRequest,
     RequestResults,
 )
-from shared.errors import CorruptData, Overloaded
+from shared.errors import CorruptData, Overloaded, without_frames
 from shared.model.face_check import FaceCheck
 from shared.model.manifest import Manifest
 from shared.model.sessions.base import split_features
@@ -88,7 +88,7 @@ class InferenceEngine:
             features = batch.requests[0].model.session.run(batch.crops)
         except Exception as error:
             _log.exception("a batch of %d images failed; its calls get the error", batch.images)
-            return error
+            return without_frames(error)
         self._measure(batch.images, time.perf_counter() - started)
         return features
 
@@ -148,7 +148,7 @@ def _output_or_error(computed: _Computed, manifest: Manifest) -> EngineResult:
     try:
         return _output(computed, manifest)
     except CorruptData as error:
-        return error
+        return without_frames(error)
 
 
 def _expired() -> Exception:
