@@ -24,7 +24,14 @@ from services.feedback.labels.types import (
     SubmitResult,
 )
 from services.feedback.labels.validation import check_numbers
-from shared.errors import Conflict, CorruptData, InvalidInput, NotFound, Unavailable
+from shared.errors import (
+    Conflict,
+    CorruptData,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    without_frames,
+)
 from shared.model.image.face import FaceImage
 from shared.rpc.paging import read_page
 from shared.storage.postgres import Pool, fetch, transaction
@@ -213,7 +220,9 @@ class LabelService:
         try:
             return await self._writer.submit(ready)
         except NotFound as error:
-            raise Conflict("an image was removed while the label was being stored") from error
+            raise Conflict(
+                "an image was removed while the label was being stored"
+            ) from without_frames(error)
 
     async def _restore(self, known: Sequence[CheckedImage]) -> bool:
         """Write missing and damaged objects of images again; says whether there were any."""

@@ -14,7 +14,7 @@ from services.feedback.labels import consensus_view
 from services.feedback.labels import queries as label_queries
 from services.feedback.labels.idempotency import check_alignment
 from services.feedback.labels.label_log import image_columns
-from shared.errors import Conflict, MagFaceError, Unavailable
+from shared.errors import Conflict, MagFaceError, Unavailable, without_frames
 from shared.model.image.face import FaceImage
 from shared.rpc.budget import HeldBytes
 from shared.rpc.streams import BudgetedRequests
@@ -185,7 +185,7 @@ class PoolImporter:
         except Unavailable:
             raise
         except MagFaceError as error:
-            return error
+            return without_frames(error)
 
     async def _store(self, chunk: _Chunk, result: ImportResult) -> None:
         async with transaction(self._pool) as connection:
