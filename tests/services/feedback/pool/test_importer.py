@@ -12,6 +12,7 @@ from services.feedback.pool.importer import PoolImage, image_bytes
 from services.feedback.server import open_label_service, open_pairs_backend, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
+from shared.model.image.align import ARCFACE_TEMPLATE
 from shared.model.image.face import FaceImage
 from shared.rpc.budget import ByteBudget
 from shared.rpc.streams import BudgetedRequests
@@ -116,7 +117,7 @@ async def test_a_name_that_looks_like_another_is_rejected(stub: Stub, database_u
 
 async def test_bytes_that_are_stored_as_something_else_are_rejected(stub: Stub) -> None:
     await stub.ImportImages(sending((picture(1), "")))
-    landmarks = [image_pb2.Point(x=30 + 9 * n, y=40 + 7 * n * n) for n in range(5)]
+    landmarks = [image_pb2.Point(x=x, y=y) for x, y in ARCFACE_TEMPLATE.tolist()]
 
     async def otherwise() -> AsyncIterator[pb.ImportImagesRequest]:
         image = image_pb2.Image(data=picture(1), landmarks=landmarks)
