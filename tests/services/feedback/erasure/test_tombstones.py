@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import grpc
 import psycopg
@@ -25,13 +26,16 @@ from tests.services.feedback.support.helpers import (
 )
 
 Stub = FeedbackServiceStub
-_LABEL = request(1, 2, idempotency_key="label-1")
+
+
+def _label() -> pb.SubmitFeedbackRequest:
+    return request(1, 2, idempotency_key="label-1")
 
 
 @pytest.fixture
 async def erased(stub: Stub) -> Stub:
     """A service from which image 1 and the label of it and image 2 were erased."""
-    await stub.SubmitFeedback(_LABEL)
+    await stub.SubmitFeedback(_label())
     erase = pb.DeleteImageRequest(sha256=sha256(1), requested_by="dpo", request_id="ticket")
     await stub.DeleteImage(erase)
     return stub
@@ -49,19 +53,22 @@ def _images(*numbers: int) -> AsyncIterator[pb.ImportImagesRequest]:
 @pytest.mark.parametrize(
     ("late", "names"),
     [
-        (_LABEL, "the label 'label-1'"),
-        (request(3, 4, idempotency_key="label-1"), "the label 'label-1'"),
-        (request(1, 3), f"image_a: image {sha256(1)}"),
-        (request(3, 1), f"image_b: image {sha256(1)}"),
-        (request(3, image_b=known(1)), f"image_b: image {sha256(1)}"),
+        (_label, "the label 'label-1'"),
+        (partial(request, 3, 4, idempotency_key="label-1"), "the label 'label-1'"),
+        (partial(request, 1, 3), f"image_a: image {sha256(1)}"),
+        (partial(request, 3, 1), f"image_b: image {sha256(1)}"),
+        (lambda: request(3, image_b=known(1)), f"image_b: image {sha256(1)}"),
     ],
     ids=["its retry", "its key", "its image", "its image second", "its hash"],
 )
 async def test_a_label_of_what_was_erased_is_refused(
-    erased: Stub, stored: Callable[[], Stored], late: pb.SubmitFeedbackRequest, names: str
+    erased: Stub,
+    stored: Callable[[], Stored],
+    late: Callable[[], pb.SubmitFeedbackRequest],
+    names: str,
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await erased.SubmitFeedback(late)
+        await erased.SubmitFeedback(late())
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert names in str(refused.value.details())
     assert "MAGFACE_FEEDBACK_TOMBSTONE_DAYS" in str(refused.value.details())
@@ -71,7 +78,7 @@ async def test_a_label_of_what_was_erased_is_refused(
 async def test_a_stream_sent_again_stores_the_labels_of_others_only(
     erased: Stub, stored: Callable[[], Stored]
 ) -> None:
-    labels = [pb.SubmitFeedbackStreamRequest(feedback=one) for one in (_LABEL, request(2, 3))]
+    labels = [pb.SubmitFeedbackStreamRequest(feedback=one) for one in (_label(), request(2, 3))]
     results = [
         result
         async for part in erased.SubmitFeedbackStream(iter(labels))
@@ -118,7 +125,7 @@ async def test_tombstones_are_kept_as_long_as_the_operator_says(
         _let_pass(database_url, days=2)
         await backend.eraser.forget_tombstones()
         await labels.submit(feedback(1, 3))
-    again = await erased.SubmitFeedback(_LABEL)
+    again = await erased.SubmitFeedback(_label())
     assert again.created
 
 
@@ -131,11 +138,11 @@ def _let_pass(database_url: str, days: int) -> None:
 async def test_retention_leaves_no_tombstones(
     stub: Stub, settings: FeedbackSettings, object_store: ObjectStore
 ) -> None:
-    await stub.SubmitFeedback(_LABEL)
+    await stub.SubmitFeedback(_label())
     new_vault = vaults(settings, object_store)
     async with (
         open_label_service(settings, new_vault) as (_, pool),
         open_erasure_backend(settings, object_store, new_vault, pool) as backend,
     ):
         assert await backend.eraser.erase_older(datetime.now(UTC)) == 2
-    assert (await stub.SubmitFeedback(_LABEL)).created
+    assert (await stub.SubmitFeedback(_label())).created
