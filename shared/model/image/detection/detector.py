@@ -109,10 +109,14 @@ def _best_orientation(refiner: Refiner, group: list[Candidate]) -> Refined | Non
     ]
     if not rivals:
         return None
-    candidate, settled = max(rivals, key=lambda rival: rival[1].score)
+    settled = max((face for _, face in rivals), key=refiner.uprightness)
     if settled.score < _LEAST_SCORE or settled.spread > _MOST_SPREAD:
         return None
-    return refiner.confirm(candidate) or settled
+    for candidate, _ in rivals:
+        # A first look that the last ones agree with was right about the orientation.
+        if refiner.agree(candidate, settled) and (face := refiner.confirm(candidate)) is not None:
+            return face
+    return settled
 
 
 def _groups(candidates: list[Candidate]) -> list[list[Candidate]]:

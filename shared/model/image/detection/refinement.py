@@ -124,6 +124,19 @@ class Refiner:
             max(_apart(mean, look.points) for look in seen),
         )
 
+    def agree(self, first: Candidate, settled: Refined) -> bool:
+        """Tell whether the first look saw the face as it settled, upright after quarter turns."""
+        upright = abs(_tilt(settled.points, first.quarter)) <= _UPRIGHT
+        return upright and _apart(settled.points, first.points) <= _AGREEMENT
+
+    def uprightness(self, face: Refined) -> float:
+        """Return the sum of the scores of a face in a large and in a small upright chip.
+
+        Either alone is sometimes higher for a face upside down, for drawn faces above all.
+        """
+        look = self._look(face.points, _SMALL)
+        return face.score + (0.0 if look is None else look.score)
+
     def _turn_upright(self, points: Points) -> Points | None:
         for _ in range(_MAX_STEPS):
             look = self._look(points, _LARGE)
