@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from shared.errors import InvalidInput
+from shared.validation import normal_name
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".heic", ".heif", ".avif")
 
@@ -19,22 +20,24 @@ def read_identities(folder: Path) -> dict[str, list[Path]]:
             images, and files of other types are ignored.
 
     Returns:
-        Image paths by identity, both sorted by name.
+        Image paths by identity, both sorted by name. Names are normalised, so that folders whose
+        names differ only in the form of Unicode or in white space are one identity.
 
     Raises:
         InvalidInput: If the folder does not exist or has no identity.
     """
     if not folder.is_dir():
         raise InvalidInput(str(folder), "is not a folder")
-    identities = {}
+    identities: dict[str, list[Path]] = {}
     for person in sorted(folder.iterdir(), key=lambda path: path.name):
         if person.is_dir() and not person.name.startswith("."):
             images = [file for file in person.iterdir() if _is_image(file)]
             if images:
-                identities[person.name] = sorted(images, key=lambda path: path.name)
+                images.sort(key=lambda path: path.name)
+                identities.setdefault(normal_name(person.name), []).extend(images)
     if not identities:
         raise InvalidInput(str(folder), "has no subfolder with images; each identity needs one")
-    return identities
+    return dict(sorted(identities.items()))
 
 
 def split_identities(

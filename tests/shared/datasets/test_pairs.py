@@ -37,3 +37,13 @@ def test_identities_are_known_only_when_all_are() -> None:
     builder = PairSetBuilder()
     builder.pair(builder.image(b"a", "ada"), builder.image(b"b"), genuine=False)
     assert builder.build().identities is None
+    assert builder.build().names == (("ada", ""),)
+
+
+def test_each_pair_keeps_the_names_that_it_was_given() -> None:
+    builder = PairSetBuilder()
+    builder.pair(builder.image(b"a", "Zoe\u0308 "), builder.image(b"b", "bob"), genuine=False)
+    builder.pair(builder.image(b"a", "ada"), builder.image(b"c"), genuine=False)
+    pair_set = builder.build()
+    assert pair_set.names == (("Zo\u00eb", "bob"), ("ada", ""))
+    assert pair_set.identities is None
