@@ -14,8 +14,12 @@ from shared.model.image.detection.search import QUARTERS, Candidate, Search, box
 from shared.model.image.detection.yunet import YuNet
 from shared.model.image.face import DetectedFace
 
-# Faces that get a second look, largest first; the others of a crowd are left out.
+# Upright faces that get a second look, largest first; the others of a crowd are left out.
 _MOST_FACES: Final = 40
+# The same for faces that may be turned, each of which takes some twenty looks at chips.
+_MOST_SEARCHED: Final = 12
+# Largest size at which turned pictures are searched.
+_SEARCHED_TURNED: Final = 1280
 # A second look below this shows no face.
 _LEAST_SCORE: Final = 0.7
 _MOST_SPREAD: Final = 0.3
@@ -72,7 +76,9 @@ class FaceDetector:
         for side in search.larger_sides():
             if faces:
                 break
-            faces = _resolve(refiner, [c for q in QUARTERS for c in search.tiles(side, q)])
+            # Tiles of the largest size take most of the time, so they are looked at upright only.
+            quarters = QUARTERS if side <= _SEARCHED_TURNED else QUARTERS[:1]
+            faces = _resolve(refiner, [c for q in quarters for c in search.tiles(side, q)])
         return faces
 
 
@@ -130,7 +136,7 @@ def _groups(candidates: list[Candidate]) -> list[list[Candidate]]:
                 break
         else:
             groups.append([candidate])
-    return groups[:_MOST_FACES]
+    return groups[:_MOST_SEARCHED]
 
 
 def _largest(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -18,8 +18,9 @@ QUARTERS: Final = (0, 1, 2, 3)
 # Longest side of the larger sizes for small faces, looked at in tiles of WORKING_SIDE.
 _LARGER_SIDES: Final = (1280, 2560)
 _TILE_OVERLAP: Final = 96
-# Share of the picture's longer side that is added around a picture that a face may fill.
-_BORDER: Final = 0.5
+# Pixels of the border around a picture that a face may fill, which is reduced to half the working
+# size.
+_BORDER: Final = WORKING_SIDE // 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +58,8 @@ class Search:
         self._yunet = yunet
         self._image = image
         self._longest = max(image.shape[:2])
+        # The picture at the size that was looked at last, and the ratio of sizes.
+        self._last: tuple[int, NDArray[np.uint8], Points] | None = None
 
     def whole(self, quarter: int) -> list[Candidate]:
         """Look at the picture after quarter turns, reduced to the working size."""
@@ -64,8 +67,7 @@ class Search:
 
     def wider(self, quarter: int) -> list[Candidate]:
         """Look at half of the working size with a border, for faces that fill the picture."""
-        border = round(_BORDER * self._longest)
-        return list(self._looks(WORKING_SIDE, quarter, border))
+        return list(self._looks(WORKING_SIDE // 2, quarter, _BORDER))
 
     def larger_sides(self) -> list[int]:
         """Return the larger sizes at which the picture has more to show."""
@@ -77,10 +79,9 @@ class Search:
         return list(self._looks(side, quarter))
 
     def _looks(self, longest: int, quarter: int, border: int = 0) -> Iterator[Candidate]:
-        image = self._image
+        reduced, ratio = self._reduced(longest)
         if border:
-            image = _with_border(image, border)
-        reduced, ratio = _reduced(image, longest)
+            reduced = _with_border(reduced, border)
         turned = np.ascontiguousarray(np.rot90(reduced, quarter))
         back = _unturn(reduced.shape[1], reduced.shape[0], quarter)
         for y in _starts(turned.shape[0]):
@@ -91,9 +92,9 @@ class Search:
                         continue
                     eyes = eye_distance(seen.points)
                     points, mean, corners = (
-                        (transform(back, some + np.array([x, y], np.float32)) + 0.5) / ratio
+                        (transform(back, some + np.array([x, y], np.float32)) - border + 0.5)
+                        / ratio
                         - 0.5
-                        - border
                         for some in (seen.points, seen.mean_points, _corners(seen.box))
                     )
                     yield Candidate(
@@ -105,6 +106,12 @@ class Search:
                         eyes,
                         self._contains(corners),
                     )
+
+    def _reduced(self, longest: int) -> tuple[NDArray[np.uint8], Points]:
+        """Return the picture with its longest side reduced, and the ratio of sizes in x and y."""
+        if self._last is None or self._last[0] != longest:
+            self._last = (longest, *_reduced(self._image, longest))
+        return self._last[1:]
 
     def _contains(self, corners: Points) -> bool:
         height, width = self._image.shape[:2]
