@@ -33,7 +33,7 @@ def test_other_files_are_passed_over(tmp_path: Path) -> None:
 def test_a_folder_without_identities_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no subfolder with images"):
         read_identities(tmp_path)
-    with pytest.raises(InvalidInput, match="is not a folder"):
+    with pytest.raises(InvalidInput, match="cannot be listed: No such file"):
         read_identities(tmp_path / "absent")
 
 
