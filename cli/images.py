@@ -10,8 +10,8 @@ import typer
 from magface.v1 import image_pb2
 
 from cli.output import messages
+from shared.datasets.user_files import read_regular
 from shared.errors import InvalidInput
-from shared.files import read_regular
 from shared.rpc.errors import domain_errors
 
 _CROP_SIZE: Final = (112, 112)

@@ -1,27 +1,97 @@
-"""Atomic file writes, and reading of files that a user names.
+"""Atomic file writes, temporary files and full disks."""
 
-After an atomic write a reader sees the old content or the new content, never a part of it.
-"""
-
-import codecs
+import errno
+import fcntl
+import logging
 import os
 import secrets
-import stat
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from shared.errors import InvalidInput
+from shared.errors import Unavailable
 
-# The marks of UTF-32 begin with those of UTF-16.
-_BYTE_ORDER_MARKS: Final = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+logger = logging.getLogger(__name__)
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL_TEXTS: Final = (
+    *map(os.strerror, _FULL),
+    "PytorchStreamWriter failed writing file",
+    "unexpected pos",
 )
+
+
+def full_disk(error: BaseException, folder: Path) -> Unavailable | None:
+    """Give the domain's error for a write that failed for lack of room; None for other errors.
+
+    Args:
+        error: Of the write, or one that was raised from it.
+        folder: Where it was written to; named in the message unless the error names a file.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if _says_full(cause):
+            named = getattr(cause, "filename", None)
+            where = Path(os.fsdecode(named)).parent if named else folder
+            return Unavailable(
+                f"there is no room left in {where} ({cause}); free space there or give it more,"
+                " and try again"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _says_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    # Libraries in C++ and Rust raise their own errors, with the system's text or without it.
+    return any(text in str(error) for text in _FULL_TEXTS)
+
+
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """Raise the domain's error when the block lacks room to write in a folder.
+
+    Raises:
+        Unavailable: If the disk or a quota is full, or a file became larger than is allowed.
+    """
+    try:
+        yield
+    except OSError as error:
+        if full := full_disk(error, folder):
+            raise full from error
+        raise
+
+
+@contextmanager
+def clean_scratch(folder: Path, *patterns: str) -> Iterator[None]:
+    """Remove what a killed process left in a folder of temporary files, and use it in the block.
+
+    Nothing is removed while another process uses the folder, too.
+
+    Args:
+        folder: It must exist.
+        patterns: Names of temporary files and folders, as in ``Path.glob``.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another process uses %s; what is left in it stays", folder)
+        else:
+            for left in (found for pattern in patterns for found in folder.glob(pattern)):
+                logger.warning("removing %s, left by a process that was killed", left)
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -34,7 +104,16 @@ def open_atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
 
     Yields:
         The file to write to. It is synced to disk before it is renamed.
+
+    Raises:
+        Unavailable: If there is no room for it.
     """
+    with room_in(path.parent), _open_partial(path, mode) as file:
+        yield file
+
+
+@contextmanager
+def _open_partial(path: Path, mode: int) -> Iterator[BinaryIO]:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -51,71 +130,3 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a text file atomically; see `open_atomic`."""
     with open_atomic(path, mode) as file:
         file.write(text.encode())
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading, unless it is a folder, a pipe, a socket or a device.
-
-    What was opened is looked at, not the name, which may mean something else a moment later.
-
-    Raises:
-        InvalidInput: If it is no regular file or cannot be opened; names the path.
-    """
-    try:
-        # Without O_NONBLOCK, opening a pipe waits for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    # A zero byte, or a character that is in no name of a file.
-    except ValueError as error:
-        raise InvalidInput(str(path), f"cannot be the path of a file: {error}") from error
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        raise no_file(path, mode)
-    return os.fdopen(descriptor, "rb")
-
-
-def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
-    """Read a file; see `open_regular`.
-
-    Args:
-        path: The file.
-        most_bytes: Larger files are refused; None for any size.
-
-    Raises:
-        InvalidInput: If it is no regular file, cannot be read or is too large; names the path.
-    """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if most_bytes is not None and size > most_bytes:
-            raise InvalidInput(str(path), f"has {size} bytes; at most {most_bytes} are possible")
-        try:
-            return file.read()
-        except OSError as error:
-            raise unreadable(path, error) from error
-
-
-def read_text(path: Path) -> str:
-    """Read a text file as UTF-8, or as UTF-16 or UTF-32 if it begins with their byte order mark.
-
-    Raises:
-        InvalidInput: If it cannot be read or is no such text; names the path.
-    """
-    data = read_regular(path)
-    marks = (code for mark, code in _BYTE_ORDER_MARKS if data.startswith(mark))
-    try:
-        return data.decode(next(marks, "utf-8"))
-    except UnicodeDecodeError as error:
-        raise InvalidInput(str(path), f"cannot be read as text: {error}") from error
-
-
-def unreadable(path: Path, error: OSError) -> InvalidInput:
-    """Return the error that names a file or folder that cannot be read."""
-    return InvalidInput(str(path), f"cannot be read: {error.strerror or error}")
-
-
-def no_file(path: Path, mode: int) -> InvalidInput:
-    """Return the error that names what is no regular file, by its mode."""
-    what = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-    return InvalidInput(str(path), f"is {what}, not a file")

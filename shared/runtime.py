@@ -13,34 +13,52 @@ logger = logging.getLogger(__name__)
 async def repeat(name: str, step: Callable[[], Awaitable[object]], every_s: float) -> NoReturn:
     """Await `step` repeatedly until cancelled; an exception of `step` does not end the loop.
 
-    Of consecutive failures of the same type only the first is logged: a domain error with its
-    message, any other exception with its traceback. The next success is logged too.
+    Failures are logged as `FailureLog` does.
 
     Args:
         name: What the step does, for the log, e.g. ``"sweep of orphaned objects"``.
         step: One pass of the work; a new awaitable for each call.
         every_s: Pause after each pass, in seconds.
     """
-    failing: type[Exception] | None = None
+    failures = FailureLog(name)
     while True:
         try:
             await step()
         except Exception as error:
-            if failing is not type(error):
-                _log_failure(name, error)
-            failing = type(error)
+            failures.failed(error)
         else:
-            if failing is not None:
-                logger.info("%s succeeded again", name)
-            failing = None
+            failures.succeeded()
         await asyncio.sleep(every_s)
 
 
-def _log_failure(name: str, error: Exception) -> None:
-    if isinstance(error, MagFaceError):
-        logger.warning("%s failed, retrying: %s", name, error)
-    else:
-        logger.error("%s failed unexpectedly, retrying", name, exc_info=error)
+class FailureLog:
+    """Logs the first of consecutive failures of the same type, and the next success.
+
+    A domain error is logged with its message, any other exception with its traceback.
+
+    Args:
+        name: What is attempted, for the log.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._failing: type[Exception] | None = None
+
+    def failed(self, error: Exception) -> None:
+        """Note a failure; the attempt is repeated."""
+        if self._failing is type(error):
+            return
+        self._failing = type(error)
+        if isinstance(error, MagFaceError):
+            logger.warning("%s failed, retrying: %s", self._name, error)
+        else:
+            logger.error("%s failed unexpectedly, retrying", self._name, exc_info=error)
+
+    def succeeded(self) -> None:
+        """Note a success."""
+        if self._failing is not None:
+            logger.info("%s succeeded again", self._name)
+        self._failing = None
 
 
 def backoff_s(failures: int, *, first_s: float, last_s: float) -> float:

@@ -1,16 +1,106 @@
 """Settings that several services read from ``MAGFACE_…`` environment variables."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import PreconditionFailed
+
+_PREFIX: Final = "MAGFACE_"
+_ENV_FILE: Final = ".env"
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]")
+_BUCKET: Final = r"^[A-Za-z0-9][A-Za-z0-9.:_-]{1,61}[A-Za-z0-9]$"
+_PORT: Final = re.compile(r":([^:\]]+)$")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|\s")
+_LARGEST_PORT: Final = 65535
+
+
+def _server_address(address: str) -> str:
+    """Check ``host:port``, also with the schemes of gRPC's resolvers."""
+    if address.startswith(("dns:", "unix:", "ipv4:", "ipv6:")):
+        return address
+    return _host_and_port(address, first_port=1)
+
+
+def _listen_address(address: str) -> str:
+    return _host_and_port(address, first_port=0)
+
+
+def _s3_address(address: str) -> str:
+    """Check ``host:port`` or ``host``."""
+    if "://" in address:
+        raise ValueError("must be host:port without a scheme; for https set MAGFACE_S3_SECURE=true")
+    return address if _HOST.fullmatch(address) else _host_and_port(address, first_port=1)
+
+
+def _host_and_port(address: str, *, first_port: int) -> str:
+    host, _, port = address.rpartition(":")
+    if "://" in address or not _HOST.fullmatch(host):
+        raise ValueError("must be host:port without a scheme or a path")
+    if not _is_port(port, first_port):
+        raise ValueError(f"must end with a port, {first_port}..{_LARGEST_PORT}")
+    return address
+
+
+def _is_database_url(text: str) -> bool:
+    places = re.split(r"[/?]", text.partition("://")[2])[0].rpartition("@")[2].split(",")
+    ports = [_PORT.search(place) for place in places]
+    return all(_is_port(port[1], 1) for port in ports if port) and not _BAD_ESCAPE.search(text)
+
+
+def _is_port(text: str, first: int) -> bool:
+    return text.isascii() and text.isdigit() and first <= int(text) <= _LARGEST_PORT
+
+
+ServerAddress = Annotated[str, AfterValidator(_server_address)]
 
 
 class MagFaceSettings(BaseSettings):
     """Base of every settings class: sets the prefix and reads a ``.env`` file."""
 
-    model_config = SettingsConfigDict(env_prefix="MAGFACE_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_file=_ENV_FILE, extra="ignore", hide_input_in_errors=True
+    )
+
+
+_Settings = TypeVar("_Settings", bound=MagFaceSettings)
+
+
+def read_settings(kind: type[_Settings]) -> _Settings:
+    """Read settings from the environment.
+
+    Raises:
+        PreconditionFailed: If a variable is missing or invalid. The message names it, and does
+            not hold its value, which may be a secret.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        wrong = "; ".join(_describe(each) for each in error.errors(include_input=False))
+        raise PreconditionFailed(wrong) from None
+    except (ValueError, OSError) as error:
+        raise PreconditionFailed(
+            f"the file {_ENV_FILE} or a variable {_PREFIX}… cannot be read ({type(error).__name__})"
+        ) from None
+
+
+def settings_or_exit(kind: type[_Settings], program: str) -> _Settings:
+    """Read settings from the environment; end the process with one line if they are invalid."""
+    try:
+        return read_settings(kind)
+    except PreconditionFailed as error:
+        raise SystemExit(f"{program} cannot start: {error}") from None
+
+
+def _describe(error: Any) -> str:
+    name = _PREFIX + "_".join(map(str, error["loc"])).upper()
+    if error["type"] == "missing":
+        return f"{name} is not set"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {message[:1].lower()}{message[1:]}"
 
 
 class DatabaseSettings(MagFaceSettings):
@@ -26,6 +116,19 @@ class DatabaseSettings(MagFaceSettings):
     database_timeout_s: float = Field(default=5.0, gt=0)
     database_pool_size: int = Field(default=8, ge=1)
 
+    @field_validator("database_url")
+    @classmethod
+    def _valid_url(cls, url: SecretStr) -> SecretStr:
+        text = url.get_secret_value()
+        if "://" in text and not text.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must start with postgresql://")
+        if not (_is_database_url(text) if "://" in text else "=" in text):
+            raise ValueError(
+                "must be postgresql://user:password@host:port/name, with special characters"
+                f" of the password as %XX and a port of 1..{_LARGEST_PORT}"
+            )
+        return url
+
 
 class ObjectStoreSettings(MagFaceSettings):
     """Connection to the S3 server.
@@ -35,10 +138,10 @@ class ObjectStoreSettings(MagFaceSettings):
         s3_timeout_s: Longest wait for one request, in seconds.
     """
 
-    s3_endpoint: str
+    s3_endpoint: Annotated[str, AfterValidator(_s3_address)]
     s3_access_key: str
     s3_secret_key: SecretStr
-    s3_bucket: str = "magface"
+    s3_bucket: str = Field(default="magface", pattern=_BUCKET)
     s3_secure: bool = False
     s3_timeout_s: float = Field(default=5.0, gt=0)
 
@@ -57,7 +160,7 @@ class ServerSettings(MagFaceSettings):
         metrics_port: Port of the Prometheus endpoint on the same host; 0 disables it.
     """
 
-    listen: str = "127.0.0.1:0"
+    listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:0"
     max_message_bytes: int = Field(default=64 * 2**20, ge=2**20)
     upload_bytes: int = Field(default=128 * 2**20, ge=2**20)
     upload_timeout_s: float = Field(default=90.0, gt=0)

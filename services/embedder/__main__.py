@@ -8,12 +8,13 @@ from shared.errors import MagFaceError
 from shared.heap import limit_heaps
 from shared.model.sessions.onnx import share_threads
 from shared.rpc.server.runner import run_server
+from shared.settings import settings_or_exit
 
 
 def main() -> None:
     # `run_server` would do it after the detector and ONNX Runtime have started threads.
     limit_heaps()
-    settings = EmbedderSettings()
+    settings = settings_or_exit(EmbedderSettings, "the embedder")
     if settings.engine == "onnxruntime":
         share_threads(settings.engine_threads)
     try:

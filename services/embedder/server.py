@@ -80,6 +80,7 @@ def embedder(settings: EmbedderSettings) -> Build:
         )
         servicer = EmbedderServicer(faces, open_stream, models, swapper, shadow)
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
+        await asyncio.to_thread(loader.versions.remove_partials)
         pool.start()
         pipeline.start()
         interval = settings.poll_interval_s

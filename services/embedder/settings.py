@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from shared.decoding.settings import DecodingSettings, memory_share
+from shared.decoding.settings import DecodingSettings, memory_share, upload_share
 from shared.model.sessions.base import CPU_BATCH_IMAGES, Device, Engine
 from shared.model.sessions.cpu import cpu_threads
 from shared.settings import ObjectStoreSettings, ServerSettings
@@ -34,6 +34,7 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, DecodingSettings):
             slower, and 32 on a GPU.
         max_images: Images in flight at which calls are refused: by default one and a half batches
             of a GPU, six of a CPU. An admitted call waits for these images at most.
+        upload_bytes: See `ServerSettings`; by default an eighth of `memory_bytes`.
         max_bytes: Most bytes of encoded pictures in flight, above which calls are refused; by
             default a sixteenth of `memory_bytes`.
         cache_bytes: Memory for cached embeddings, by default a sixteenth of `memory_bytes`; 0
@@ -48,6 +49,7 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, DecodingSettings):
     engine_threads: int = Field(default_factory=cpu_threads, ge=1)
     batch_images: int = Field(default_factory=_fastest_batch, ge=1)
     max_images: int = Field(default=48, ge=2)
+    upload_bytes: int = Field(default_factory=upload_share, ge=2**20)
     max_bytes: int = Field(default_factory=_memory_share, ge=2**20)
     cache_bytes: int = Field(default_factory=_memory_share, ge=0)
     shadow_share: float = Field(default=0.1, ge=0, le=1)

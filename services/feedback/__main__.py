@@ -6,12 +6,13 @@ from typing import Final
 from services.feedback.server import feedback_service
 from services.feedback.settings import FeedbackSettings
 from shared.rpc.server.runner import run_server
+from shared.settings import settings_or_exit
 
 SERVICE: Final = "magface.v1.FeedbackService"
 
 
 def main() -> None:
-    settings = FeedbackSettings()
+    settings = settings_or_exit(FeedbackSettings, "the feedback service")
     run_server(settings, SERVICE, partial(feedback_service, settings))
 
 

@@ -21,6 +21,8 @@ from services.feedback.api.servicer import FeedbackServicer
 from services.feedback.erasure.audit import AuditLog
 from services.feedback.erasure.eraser import Eraser
 from services.feedback.erasure.retention import RetentionPolicy, run_retention
+from services.feedback.images.damaged import DamagedImages
+from services.feedback.images.object_check import ObjectCheck
 from services.feedback.images.vault import ImageVault
 from services.feedback.labels.batch_writer import BatchWriter
 from services.feedback.labels.consensus_view import ConsensusRule, apply_rule, read_rule
@@ -67,9 +69,9 @@ async def feedback_service(
     """
     servicer = FeedbackServicer(settings.feedback_stream_labels, lifecycle.stream_budget)
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(servicer, server)
-    objects = ObjectStore(settings)
+    objects, damaged = ObjectStore(settings), DamagedImages()
     async with (
-        open_vaults(settings, objects) as new_vault,
+        open_vaults(settings, objects, damaged) as new_vault,
         open_label_service(settings, new_vault) as (labels, pool),
         open_pairs_backend(settings, objects, new_vault, pool) as (pairs, maintenance),
         open_erasure_backend(settings, objects, new_vault, pool) as erasure,
@@ -85,6 +87,9 @@ async def feedback_service(
             await asyncio.gather(
                 run_retention(_retention_policy(settings), objects, erasure.eraser),
                 maintenance.run(),
+                ObjectCheck(pool, objects, damaged).run(
+                    settings.feedback_sweep_every_s, settings.feedback_read_back_every_s
+                ),
             )
 
         running = asyncio.create_task(start())
@@ -109,11 +114,13 @@ async def prepare_stores(settings: FeedbackSettings, objects: ObjectStore) -> No
         await asyncio.to_thread(apply_migrations, url, SCHEMA, MIGRATIONS)
         await asyncio.to_thread(objects.ensure_bucket)
 
-    await retry_until_available(attempt)
+    await retry_until_available("preparation of the stores", attempt)
 
 
 @asynccontextmanager
-async def open_vaults(settings: FeedbackSettings, objects: ObjectStore) -> AsyncIterator[NewVault]:
+async def open_vaults(
+    settings: FeedbackSettings, objects: ObjectStore, damaged: DamagedImages
+) -> AsyncIterator[NewVault]:
     """Give the function that makes vaults, which share the decode processes."""
     decoders = DecodePool(settings)
     admission = Admission(
@@ -130,6 +137,7 @@ async def open_vaults(settings: FeedbackSettings, objects: ObjectStore) -> Async
             admission,
             settings.feedback_image_threads,
             wait_s=3 * settings.s3_timeout_s,
+            damaged=damaged,
         )
     finally:
         await asyncio.to_thread(decoders.stop)
@@ -226,8 +234,9 @@ def _retention_policy(settings: FeedbackSettings) -> RetentionPolicy:
 
 
 async def _apply_consensus_rule(settings: FeedbackSettings, pool: Pool) -> None:
-    _warn_of_weights(settings, await retry_until_available(partial(read_rule, pool)))
-    await retry_until_available(partial(apply_rule, pool, settings.feedback_minimum_votes))
+    name = "derivation of the consensus"
+    _warn_of_weights(settings, await retry_until_available(name, partial(read_rule, pool)))
+    await retry_until_available(name, partial(apply_rule, pool, settings.feedback_minimum_votes))
 
 
 def _warn_of_weights(settings: FeedbackSettings, stored: ConsensusRule | None) -> None:

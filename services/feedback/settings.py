@@ -2,11 +2,12 @@
 
 from pydantic import Field
 
-from shared.decoding.settings import DecodingSettings
+from shared.decoding.settings import DecodingSettings, upload_share
 from shared.settings import (
     DatabaseSettings,
     MagFaceSettings,
     ObjectStoreSettings,
+    ServerAddress,
     ServerSettings,
 )
 
@@ -27,7 +28,7 @@ class SelectionSettings(MagFaceSettings):
         feedback_candidates: Open pairs to keep for each strategy.
     """
 
-    embedder_address: str | None = None
+    embedder_address: ServerAddress | None = None
     feedback_pool_poll_s: float = Field(default=2.0, gt=0)
     feedback_overlap: int = Field(default=1, ge=1, le=100)
     feedback_lease_s: float = Field(default=900.0, gt=0)
@@ -42,6 +43,7 @@ class FeedbackSettings(
     """All settings of `python -m services.feedback`, from the environment.
 
     Attributes:
+        upload_bytes: See `ServerSettings`; by default an eighth of `memory_bytes`.
         feedback_minimum_votes: Votes that a pair needs for a consensus. A change derives every
             consensus again at the next start.
         feedback_consensus: Deprecated and ignored: consensus is derived by majority. Any other
@@ -55,9 +57,13 @@ class FeedbackSettings(
             unset, they are kept.
         feedback_orphan_grace_s: Age from which the object of an image without a row, left by a
             crash, is removed, in seconds.
-        feedback_sweep_every_s: Pause between two sweeps for such objects, in seconds.
+        feedback_sweep_every_s: Pause between two sweeps for such objects, and for rows of images
+            without an object, in seconds.
+        feedback_read_back_every_s: Pause between two images that are read back in the background
+            and compared with their hash, in seconds.
     """
 
+    upload_bytes: int = Field(default_factory=upload_share, ge=2**20)
     feedback_minimum_votes: int = Field(default=1, ge=1)
     feedback_consensus: str = "majority"
     feedback_batch_labels: int = Field(default=256, ge=1)
@@ -67,3 +73,4 @@ class FeedbackSettings(
     feedback_retention_days: int | None = Field(default=None, ge=1)
     feedback_orphan_grace_s: float = Field(default=3600.0, ge=0)
     feedback_sweep_every_s: float = Field(default=3600.0, gt=0)
+    feedback_read_back_every_s: float = Field(default=0.5, gt=0)

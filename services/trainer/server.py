@@ -17,8 +17,8 @@ from services.trainer.jobs.completion import JobCompletion
 from services.trainer.jobs.janitor import Janitor
 from services.trainer.jobs.leases import JobLeases
 from services.trainer.jobs.queue import JobQueue
-from services.trainer.jobs.runner import JobRunner, worker_command
-from services.trainer.jobs.uploads import UploadStore
+from services.trainer.jobs.runner import JOB_FOLDERS, JobRunner, worker_command
+from services.trainer.jobs.uploads import UPLOAD_FILES, UploadStore
 from services.trainer.registry.evaluations import EvaluationStore
 from services.trainer.registry.replicas import ReplicaWatch
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
@@ -27,6 +27,7 @@ from services.trainer.registry.suspects import SuspectLabels
 from services.trainer.registry.versions import VersionRegistry
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.memory import memory_limit
+from shared.files import clean_scratch
 from shared.registry.version_store import VersionStore
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
@@ -54,10 +55,11 @@ async def trainer_service(
     objects = ObjectStore(settings)
     pool = await open_pool(settings)
     try:
-        async with asyncio.TaskGroup() as group:
-            serving = group.create_task(_serve(settings, pool, objects, servicer, lifecycle))
-            yield
-            serving.cancel()
+        with clean_scratch(settings.work_dir, f"{UPLOAD_FILES}*", f"{JOB_FOLDERS}*"):
+            async with asyncio.TaskGroup() as group:
+                serving = group.create_task(_serve(settings, pool, objects, servicer, lifecycle))
+                yield
+                serving.cancel()
     finally:
         await pool.close()
 
@@ -90,9 +92,10 @@ def _trainer(
     pointer: ServingPointerPublisher,
     replicas: ReplicaWatch,
 ) -> Trainer:
+    files = VersionStore(objects, settings.work_dir / "versions")
     return Trainer(
         JobQueue(pool),
-        VersionRegistry(pool),
+        VersionRegistry(pool, files.require_files),
         EvaluationStore(pool, objects),
         SuspectLabels(pool, objects),
         uploads=UploadStore(objects, settings.work_dir, settings.upload_max_bytes),
@@ -125,4 +128,4 @@ async def _prepare_stores(settings: TrainerSettings, pool: Pool, objects: Object
         await asyncio.to_thread(objects.ensure_bucket)
         await import_default_if_empty(pool)
 
-    await retry_until_available(attempt)
+    await retry_until_available("preparation of the stores", attempt)

@@ -4,7 +4,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from shared.settings import DatabaseSettings, ImageLimits, ObjectStoreSettings, ServerSettings
+from shared.settings import (
+    DatabaseSettings,
+    ImageLimits,
+    ObjectStoreSettings,
+    ServerAddress,
+    ServerSettings,
+)
 
 
 class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
@@ -39,6 +45,6 @@ class WorkerSettings(ObjectStoreSettings, ImageLimits):
             made-up people.
     """
 
-    feedback_address: str
+    feedback_address: ServerAddress
     train_images_at_once: int = Field(default=72, ge=1)
     reference_faces: Path | None = None

@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from shared.datasets.user_files import no_file, unreadable
 from shared.errors import InvalidInput
-from shared.files import no_file, unreadable
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".heic", ".heif", ".avif")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.datasets.user_files import read_regular
 from shared.errors import InvalidInput
-from shared.files import read_regular
 from shared.model.image.face import Alignment, Box, FaceImage, Landmarks
 
 ImageSource = Path | bytes

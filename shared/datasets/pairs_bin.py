@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from shared.datasets.pairs import PairSet, PairSetBuilder
+from shared.datasets.user_files import read_regular
 from shared.errors import InvalidInput
-from shared.files import read_regular
 
 FOLDS: Final = 10
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
 from shared.datasets.pairs import Cropping, PairSet, PairSetBuilder
+from shared.datasets.user_files import read_text
 from shared.errors import InvalidInput
-from shared.files import read_text
 from shared.model.image.face import Alignment, Box
 
 _NEEDED = ("image1", "image2", "label")

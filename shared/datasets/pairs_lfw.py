@@ -6,8 +6,8 @@ from pathlib import Path
 
 from shared.datasets.folder import IMAGE_SUFFIXES
 from shared.datasets.pairs import PairSet, PairSetBuilder
+from shared.datasets.user_files import read_text
 from shared.errors import InvalidInput
-from shared.files import read_text
 
 
 def read_lfw_pairs(path: Path, images: Path | None = None) -> PairSet:

@@ -7,13 +7,11 @@ from typing import Final
 import simplejpeg
 
 from shared.decoding.messages import Operation
+from shared.decoding.settings import BYTES_PER_PIXEL
 from shared.model.image.face import FaceImage
 from shared.settings import ImageLimits
 
 _MB: Final = 2**20
-# Pillow holds 4 bytes for a pixel, and the copies that convert them 3 each. A progressive JPEG
-# takes 6 bytes until its last scan, beside the 3 of its pixels.
-_BYTES_PER_PIXEL: Final = 10
 # For the detector, and for what does not grow with the picture.
 _FIXED_BYTES: Final = 160 * _MB
 # A decoded pixel takes about so long, in seconds of one processor.
@@ -72,7 +70,7 @@ def decode_cost(face: FaceImage, operation: Operation, limits: ImageLimits) -> D
     seconds = _FIXED_SECONDS + pixels * _SECONDS_PER_PIXEL * _slowness(face.data)
     if operation == "detect" or (operation == "read" and face.alignment == "detect"):
         seconds += _DETECTION_SECONDS
-    memory = _FIXED_BYTES + pixels * _BYTES_PER_PIXEL + 2 * len(face.data)
+    memory = _FIXED_BYTES + int(pixels * BYTES_PER_PIXEL) + 2 * len(face.data)
     return DecodeCost(pixels, seconds, memory)
 
 

@@ -14,7 +14,7 @@ from shared.decoding.cost import decode_cost, decoded_pixels
 from shared.decoding.messages import DecodeAnswer, DecodeRequest, Operation
 from shared.decoding.processes import DecodeProcess, ForkServer, Stopped
 from shared.decoding.queue import DecodeOutcome, DecodeQueue, DecodeTask, Lane
-from shared.decoding.settings import DecodingSettings
+from shared.decoding.settings import DecodingSettings, quick_pixels
 from shared.errors import InvalidInput, Overloaded, Unavailable
 from shared.model.image.face import Detection, FaceCrop, FaceImage
 
@@ -37,11 +37,14 @@ class DecodePool:
 
     Args:
         settings: Number of processes, their limits and those of the pictures.
+
+    Raises:
+        PreconditionFailed: If the memory is too small for the largest picture.
     """
 
     def __init__(self, settings: DecodingSettings) -> None:
         self._settings = settings
-        self._quick_pixels = settings.image_max_pixels // 2
+        self._quick_pixels = quick_pixels(settings)
         pixels: dict[Lane, int] = {
             "quick": self._quick_pixels,
             "slow": settings.image_max_pixels,

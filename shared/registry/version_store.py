@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from shared.errors import AlreadyExists, CorruptData, InvalidInput, NotFound
+from shared.errors import AlreadyExists, CorruptData, InvalidInput, NotFound, PreconditionFailed
+from shared.files import room_in
 from shared.model.manifest import (
     MANIFEST_FILE,
     FileEntry,
@@ -92,15 +93,48 @@ class VersionStore:
             InvalidInput: If the name is not a valid version name.
             NotFound: If no such version is published.
             CorruptData: If a stored file is truncated or changed; the message names the file.
-            Unavailable: If a download is needed and the store cannot be reached.
+            Unavailable: If a download is needed, and the store cannot be reached or there is no
+                room for it.
         """
         folder = self._folder(model_version)
         if _is_intact(folder, hashes=rehash):
             return folder
-        with self._locked(model_version):
+        with room_in(self._cache_dir), self._locked(model_version):
             if not _is_intact(folder, hashes=rehash):
                 self._download(model_version, folder)
         return folder
+
+    def require_files(self, manifest: Manifest) -> None:
+        """Look whether the store has all files of a version, in their sizes.
+
+        Raises:
+            PreconditionFailed: If it lacks one, or has one of another size.
+            Unavailable: If the store cannot be reached.
+        """
+        version = manifest.model_version
+        for name in (*manifest.files, MANIFEST_FILE):
+            try:
+                size = self._objects.stat(_key(version, name)).size
+            except NotFound as error:
+                raise PreconditionFailed(
+                    f"the object store lacks {name} of model version {version}; restore it there,"
+                    " or make the version again"
+                ) from error
+            if name != MANIFEST_FILE and size != manifest.files[name].size:
+                raise PreconditionFailed(
+                    f"{name} of model version {version} has {size} bytes in the object store, the"
+                    f" manifest says {manifest.files[name].size}; restore it there, or make the"
+                    " version again"
+                )
+
+    def remove_partials(self) -> None:
+        """Remove what downloads left that were killed; those under way stay."""
+        for partial in self._cache_dir.glob(f".*{_PARTIAL}"):
+            if partial.is_dir():
+                version = partial.name[1:].removesuffix(_PARTIAL)
+                with self._locked(version, wait=False) as locked:
+                    if locked:
+                        shutil.rmtree(partial, ignore_errors=True)
 
     def prune(self, keep: Collection[str]) -> list[str]:
         """Remove the local copies and incomplete downloads of all other versions.
@@ -130,8 +164,8 @@ class VersionStore:
         partial = self._cache_dir / f".{model_version}{_PARTIAL}"
         shutil.rmtree(partial, ignore_errors=True)
         manifest = self._published(model_version)
-        partial.mkdir()
         try:
+            partial.mkdir()
             for name, entry in manifest.files.items():
                 self._download_file(model_version, name, entry, partial / name)
             manifest.write(partial)

@@ -8,7 +8,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from shared.errors import PreconditionFailed, Unavailable
+from shared.errors import PreconditionFailed
+from shared.storage.database_errors import database_errors
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _LOCK_WAIT = "5min"
@@ -38,17 +39,17 @@ def apply_migrations(database_url: str, schema: str, folder: Path) -> list[str]:
     Raises:
         PreconditionFailed: If an applied file was changed or removed, a file has an invalid name
             or number, there is no file, or the SQL of a file fails (that file is rolled back).
-        Unavailable: If the database cannot be reached.
+        Unavailable: If the database cannot be reached or cannot be written to.
     """
     migrations = _read(folder)
-    try:
-        with psycopg.connect(database_url, autocommit=True, connect_timeout=10) as connection:
-            _lock(connection, schema)
-            pending = _pending(schema, migrations, _applied(connection, schema))
-            for migration in pending:
-                _apply(connection, schema, migration)
-    except psycopg.OperationalError as error:
-        raise Unavailable(f"cannot migrate schema {schema}: {error}") from error
+    with (
+        database_errors(f"cannot migrate schema {schema}"),
+        psycopg.connect(database_url, autocommit=True, connect_timeout=10) as connection,
+    ):
+        _lock(connection, schema)
+        pending = _pending(schema, migrations, _applied(connection, schema))
+        for migration in pending:
+            _apply(connection, schema, migration)
     return [migration.name for migration in pending]
 
 
@@ -110,7 +111,7 @@ def _pending(
 
 def _apply(connection: psycopg.Connection, schema: str, migration: _Migration) -> None:
     try:
-        with connection.transaction():
+        with database_errors(f"cannot migrate schema {schema}"), connection.transaction():
             connection.execute(
                 sql.SQL("SET LOCAL search_path = {}, public").format(sql.Identifier(schema))
             )
@@ -121,8 +122,6 @@ def _apply(connection: psycopg.Connection, schema: str, migration: _Migration) -
                 ),
                 [migration.number, migration.name, migration.sha256],
             )
-    except psycopg.OperationalError:
-        raise
     except psycopg.Error as error:
         raise PreconditionFailed(
             f"migration {migration.name} of schema {schema} failed and was rolled back: {error}"

@@ -13,8 +13,9 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from shared.errors import Conflict, Unavailable
+from shared.errors import PreconditionFailed
 from shared.settings import DatabaseSettings
+from shared.storage.database_errors import database_errors
 
 _IDLE_IN_TRANSACTION_S = 30
 
@@ -46,6 +47,9 @@ async def open_pool(settings: DatabaseSettings) -> Pool:
     """Open a pool of connections, without waiting for the server.
 
     Statements that take longer than ``database_timeout_s`` are cancelled.
+
+    Raises:
+        PreconditionFailed: If the URL cannot be read.
     """
     url = settings.database_url.get_secret_value()
     timeout_s = settings.database_timeout_s
@@ -76,22 +80,24 @@ async def transaction(pool: Pool) -> AsyncIterator[BoundedConnection]:
     """Run the block in one transaction: commit at its end, roll back on an exception.
 
     Raises:
-        Unavailable: If Postgres is down, frozen, full, shutting down or too slow, or all
-            connections are in use. If the connection is lost during the commit, the transaction
+        Unavailable: If Postgres is down, frozen, full, read-only, shutting down or too slow, or
+            all connections are in use. If the connection is lost during the commit, the transaction
             may have been applied, so the block must be safe to repeat.
         Conflict: If a concurrent transaction was committed first.
     """
-    try:
+    with database_errors():
         async with pool.connection() as connection:
             yield connection
-    except (errors.SerializationFailure, errors.DeadlockDetected) as error:
-        raise Conflict(f"a concurrent change was committed first: {_reason(error)}") from error
-    except (psycopg.OperationalError, errors.IdleInTransactionSessionTimeout) as error:
-        raise Unavailable(f"the database cannot answer now: {_reason(error)}") from error
 
 
 def _connection_options(url: str, timeout_s: float) -> dict[str, Any]:
-    given = conninfo_to_dict(url).get("options") or ""
+    try:
+        given = conninfo_to_dict(url).get("options") or ""
+    except psycopg.ProgrammingError:
+        # The message may hold a part of the password.
+        raise PreconditionFailed(
+            "MAGFACE_DATABASE_URL cannot be read; expected postgresql://user:password@host:port/name"
+        ) from None
     limits = (
         f"-c statement_timeout={int(timeout_s * 1000)} "
         f"-c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_S * 1000}"
@@ -115,10 +121,6 @@ async def _check(connection: BoundedConnection) -> None:
     poll.register(connection.pgconn.socket, select.POLLIN)
     if poll.poll(0):
         await AsyncConnectionPool.check_connection(connection)
-
-
-def _reason(error: psycopg.Error) -> str:
-    return str(error).strip() or type(error).__name__
 
 
 async def fetch(pool: Pool, query: Any, values: dict[str, Any]) -> list[TupleRow]:

@@ -1,11 +1,14 @@
+import fcntl
 import os
-import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from shared.errors import InvalidInput
-from shared.files import open_atomic, read_regular, read_text, write_atomically
+from shared.errors import Unavailable
+from shared.files import clean_scratch, full_disk, open_atomic, write_atomically
+from tests.support.full_disk import largest_file
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -44,45 +47,53 @@ def test_a_secret_is_never_readable_by_others(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path: Path) -> None:
-    (tmp_path / "folder.jpg").mkdir()
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "to_pipe.jpg").symlink_to(tmp_path / "pipe.jpg")
-    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "absent.jpg")
-    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "socket.jpg"))
-    odd = {
-        "folder.jpg": "is a folder",
-        "pipe.jpg": "is a pipe",
-        "to_pipe.jpg": "is a pipe",
-        "dangling.jpg": "cannot be read: No such file",
-        "loop.jpg": "cannot be read: Too many levels",
-        "socket.jpg": "cannot be read",
-        "absent.jpg": "cannot be read: No such file",
-        "n" * 300: "cannot be read: File name too long",
-        "zero\0": "cannot be the path of a file",
-    }
-    for name, reason in odd.items():
-        with pytest.raises(InvalidInput, match=reason) as caught:
-            read_regular(tmp_path / name)
-        assert caught.value.field == str(tmp_path / name)
-    with pytest.raises(InvalidInput, match="pipe, a socket or a device"):
-        read_regular(Path("/dev/zero"))
+def test_a_file_for_which_there_is_no_room_is_unavailable(tmp_path: Path) -> None:
+    file = tmp_path / "state"
+    file.write_text("old")
+    with largest_file(1000), pytest.raises(Unavailable, match=f"no room left in {tmp_path}"):
+        write_atomically(file, "new" * 1000)
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_link_to_a_file_is_read_unless_it_is_too_large(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"12345")
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    assert read_regular(tmp_path / "link", most_bytes=5) == b"12345"
-    with pytest.raises(InvalidInput, match="has 5 bytes"):
-        read_regular(tmp_path / "link", most_bytes=4)
+def test_a_full_disk_is_recognized_in_the_errors_of_libraries(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    large = {"weight": torch.zeros(100_000)}
+    for save in (torch.save, safetensors.save_file):
+        with largest_file(1000), pytest.raises(Exception) as raised:
+            save(large, tmp_path / "large")
+        assert full_disk(raised.value, tmp_path) is not None
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError) as error:
+        full.write(b"x")
+    assert "No space left" in str(full_disk(error.value, tmp_path))
+    assert full_disk(FileNotFoundError("x"), tmp_path) is None
 
 
-@pytest.mark.parametrize(
-    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be"]
-)
-def test_text_is_read_by_its_byte_order_mark(tmp_path: Path, encoding: str) -> None:
-    marked = "\ufeff" if encoding.endswith(("-le", "-be")) else ""
-    (tmp_path / "text").write_bytes((marked + "Zoë 1").encode(encoding))
-    assert read_text(tmp_path / "text") == "Zoë 1"
+def test_what_a_killed_process_left_is_removed_unless_another_one_works(tmp_path: Path) -> None:
+    hold = (
+        "import sys, time; from pathlib import Path; from shared.files import clean_scratch\n"
+        "with clean_scratch(Path(sys.argv[1]), 'upload-*'):\n"
+        "    (Path(sys.argv[1]) / 'upload-1').write_bytes(b'x'); print('up', flush=True)\n"
+        "    time.sleep(60)"
+    )
+    (tmp_path / "job-1").mkdir()
+    (tmp_path / "job-1" / "half").touch()
+    (tmp_path / "versions").mkdir()
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline()
+    with clean_scratch(tmp_path, "upload-*", "job-*"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["job-1", "upload-1", "versions"]
+    other.kill()
+    other.wait()
+    with clean_scratch(tmp_path, "upload-*", "job-*"):
+        assert [path.name for path in tmp_path.iterdir()] == ["versions"]
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)

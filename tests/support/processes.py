@@ -5,7 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -131,6 +132,18 @@ def service_environment(
         **more,
     }
     return {f"MAGFACE_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+@contextmanager
+def running_module(module: str, *arguments: str) -> Iterator[None]:
+    """Run ``python -m MODULE`` during the block, which it must not end by itself."""
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    try:
+        yield
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
 
 
 def lives(pid: int) -> bool:

@@ -18,7 +18,7 @@ from shared.model.sessions.base import Session
 from shared.model.sessions.factory import open_session
 from shared.model.sessions.torch import TorchSession
 from shared.registry.version_store import VersionStore
-from shared.settings import ObjectStoreSettings
+from shared.settings import ObjectStoreSettings, read_settings
 from shared.storage.objects import ObjectStore
 
 _CHECKPOINT_THRESHOLD = 0.4
@@ -90,7 +90,7 @@ def open_named(name: str, channel_order: ChannelOrder, folder: Path | None) -> E
 def _object_store_settings(folder: Path | None) -> ObjectStoreSettings:
     """Finds the object store: from ``folder``, else the environment, else ./run."""
     if folder is None and os.environ.get("MAGFACE_S3_ENDPOINT"):
-        return _settings_of_environment()
+        return read_settings(ObjectStoreSettings)
     endpoints = Endpoints.read(folder or DEFAULT_DIR)
     if endpoints is None:
         raise PreconditionFailed(
@@ -105,13 +105,3 @@ def _object_store_settings(folder: Path | None) -> ObjectStoreSettings:
         s3_secret_key=s3.secret_key,
         s3_bucket=s3.bucket,
     )
-
-
-def _settings_of_environment() -> ObjectStoreSettings:
-    try:
-        return ObjectStoreSettings()
-    except ValueError as error:
-        raise PreconditionFailed(
-            "MAGFACE_S3_ENDPOINT is set, so MAGFACE_S3_ACCESS_KEY and MAGFACE_S3_SECRET_KEY are "
-            "needed too"
-        ) from error

@@ -23,7 +23,7 @@ from cli.commands.job_progress import job_facts, wait_for_job
 from cli.commands.models.rollout import WaitOption, wait_for_rollout
 from cli.commands.options import ByOption, ChannelOrderChoice, user_name
 from cli.output import JsonOption, emit, facts, messages, short_time, table, to_plain
-from shared.files import open_regular
+from shared.datasets.user_files import open_regular
 
 _CHUNK_BYTES: Final = 2**20
 _UPLOAD_TIMEOUT_S: Final = 600.0

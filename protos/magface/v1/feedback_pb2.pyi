@@ -610,6 +610,7 @@ class GetStatsResponse(_message.Message):
     PAIRS_SAME_FIELD_NUMBER: _builtins.int
     PAIRS_DIFFERENT_FIELD_NUMBER: _builtins.int
     PAIRS_UNDECIDED_FIELD_NUMBER: _builtins.int
+    DAMAGED_IMAGES_FIELD_NUMBER: _builtins.int
     images: _builtins.int
     pairs: _builtins.int
     labels: _builtins.int
@@ -618,6 +619,10 @@ class GetStatsResponse(_message.Message):
     pairs_different: _builtins.int
     pairs_undecided: _builtins.int
     """Pairs with votes but no consensus of SAME or DIFFERENT."""
+    damaged_images: _builtins.int
+    """Images whose bytes are known to be missing or damaged in the object store: by a sweep of all
+    images, and by reading them back one after the other. To send such an image again restores it.
+    """
     def __init__(
         self,
         *,
@@ -628,10 +633,11 @@ class GetStatsResponse(_message.Message):
         pairs_same: _builtins.int = ...,
         pairs_different: _builtins.int = ...,
         pairs_undecided: _builtins.int = ...,
+        damaged_images: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotators", b"annotators", "images", b"images", "labels", b"labels", "pairs", b"pairs", "pairs_different", b"pairs_different", "pairs_same", b"pairs_same", "pairs_undecided", b"pairs_undecided"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotators", b"annotators", "damaged_images", b"damaged_images", "images", b"images", "labels", b"labels", "pairs", b"pairs", "pairs_different", b"pairs_different", "pairs_same", b"pairs_same", "pairs_undecided", b"pairs_undecided"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,7 +21,7 @@ from shared.errors import MagFaceError
 from shared.model.image.face import FaceImage
 from shared.model.sessions.base import split_features
 from shared.registry.shadow_pointer import ShadowPointer
-from shared.runtime import backoff_s
+from shared.runtime import backoff_s, repeat
 
 _log = logging.getLogger(__name__)
 _QUEUED_PAIRS: Final = 16
@@ -141,10 +141,12 @@ class ShadowEvaluator:
     async def run(self) -> None:
         """Evaluate the queued pairs until cancelled."""
         try:
-            while True:
-                await self._evaluate(await self._queue.get())
+            await repeat("evaluation of the candidate", self._evaluate_next, every_s=0)
         finally:
             self._thread.shutdown(wait=False)
+
+    async def _evaluate_next(self) -> None:
+        await self._evaluate(await self._queue.get())
 
     async def _reset(self, wanted: str, serving: str | None) -> None:
         self.clear()

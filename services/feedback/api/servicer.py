@@ -127,6 +127,7 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
             pairs_same=stats.pairs_same,
             pairs_different=stats.pairs_different,
             pairs_undecided=stats.pairs_undecided,
+            damaged_images=stats.damaged_images,
         )
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, ParamSpec, Self, TypeVar
 
+from services.feedback.images.damaged import DamagedImages
 from shared.decoding.admission import Admission
 from shared.decoding.pool import DecodePool
 from shared.errors import CorruptData, NotFound, Unavailable
@@ -15,6 +17,8 @@ from shared.model.image.decoding.header import MEDIA_TYPES
 from shared.model.image.decoding.signatures import picture_format
 from shared.model.image.face import Alignment, Box, FaceImage
 from shared.storage.objects import ObjectStore, image_key
+
+logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -70,6 +74,7 @@ class ImageVault:
         admission: Bounds the images that are checked at a time.
         threads: Objects that are read and written at a time.
         wait_s: Longest wait for one operation, including the wait for a thread, in seconds.
+        damaged: Images whose objects are known to be damaged; those that this reads are added.
     """
 
     def __init__(
@@ -78,13 +83,16 @@ class ImageVault:
         pool: DecodePool,
         admission: Admission,
         threads: int,
+        *,
         wait_s: float,
+        damaged: DamagedImages,
     ) -> None:
         self._objects = objects
         self._pool = pool
         self._admission = admission
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._wait_s = wait_s
+        self.damaged = damaged
 
     def __enter__(self) -> Self:
         return self
@@ -127,6 +135,23 @@ class ImageVault:
             Unavailable: If the object store does not answer in time.
         """
         await self._in_thread(self._objects.put, image_key(image.facts.sha256), image.data)
+        self.damaged.discard(image.facts.sha256)
+
+    async def restore(self, image: CheckedImage) -> bool:
+        """Write the object of an image that has a row again, if it is missing or damaged.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            Unavailable: If the object store does not answer in time.
+        """
+        damaged = image.facts.sha256 in self.damaged
+        if not damaged and await self._in_thread(self._is_stored, image):
+            return False
+        await self.put(image)
+        logger.warning("image %s was missing or damaged and is restored", image.facts.sha256)
+        return True
 
     async def get(self, sha256: str) -> bytes:
         """Read the bytes of an image that has a row.
@@ -138,7 +163,11 @@ class ImageVault:
         try:
             return await self._in_thread(self._objects.get, image_key(sha256), sha256=sha256)
         except NotFound as error:
+            self.damaged.add(sha256)
             raise CorruptData(f"image {sha256} has a row but no object: {error}") from error
+        except CorruptData:
+            self.damaged.add(sha256)
+            raise
 
     async def remove(self, sha256: str) -> None:
         """Delete an image's object, if it exists.
@@ -147,6 +176,15 @@ class ImageVault:
             Unavailable: If the object store does not answer in time.
         """
         await self._in_thread(self._objects.remove, image_key(sha256))
+        self.damaged.discard(sha256)
+
+    def _is_stored(self, image: CheckedImage) -> bool:
+        try:
+            found = self._objects.stat(image_key(image.facts.sha256))
+        except NotFound:
+            return False
+        md5 = hashlib.md5(image.data, usedforsecurity=False).hexdigest()
+        return found.size == len(image.data) and found.md5 in (None, md5)
 
     async def _in_thread(self, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         future = self._threads.submit(work, *args, **kwargs)

@@ -8,6 +8,7 @@ from typing import Self
 from services.feedback.labels.label_log import LabelLog
 from services.feedback.labels.types import Submission, SubmitResult
 from shared.errors import MagFaceError, Overloaded, Unavailable
+from shared.runtime import repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,9 @@ class BatchWriter:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="feedback-writer")
+        self._task = asyncio.create_task(
+            repeat("storing of labels", self._store_next, every_s=0), name="feedback-writer"
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -68,13 +71,16 @@ class BatchWriter:
                 f"the label was not stored within {2 * self._wait_s:g} s; send it again"
             ) from None
 
-    async def _run(self) -> None:
-        while True:
-            batch = [await self._queue.get()]
-            while len(batch) < self._batch and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
+    async def _store_next(self) -> None:
+        batch = [await self._queue.get()]
+        while len(batch) < self._batch and not self._queue.empty():
+            batch.append(self._queue.get_nowait())
+        try:
             # A caller that gave up got no answer and will send its label again.
             await self._store([label for label in batch if not label.result.done()])
+        except Exception as error:
+            _fail(batch, error)
+            raise
 
     async def _store(self, batch: list[_QueuedLabel]) -> None:
         try:

@@ -6,7 +6,12 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection, AsyncCursor
 
-from services.feedback.images.upload_fence import begin_upload, enter_fence, read_epoch
+from services.feedback.images.upload_fence import (
+    begin_upload,
+    enter_fence,
+    read_epoch,
+    require_epoch,
+)
 from services.feedback.images.vault import ImageFacts
 from services.feedback.labels import consensus_view, queries
 from services.feedback.labels.idempotency import (
@@ -45,6 +50,15 @@ class LabelLog:
             sent = [facts.sha256 for facts in submission.images]
             epoch = await begin_upload(connection, sent)
             return await read_existing_state(connection, [submission]), epoch
+
+    async def require_epoch(self, epoch: int) -> None:
+        """Check that no images were removed since an epoch was read.
+
+        Raises:
+            Conflict: If some were.
+        """
+        async with transaction(self._pool) as connection:
+            await require_epoch(connection, epoch)
 
     async def append(self, batch: Sequence[Submission]) -> list[AppendOutcome]:
         """Store a batch; when this returns, every label with a result is durable.

@@ -175,29 +175,40 @@ class LabelService:
         """Count what is stored."""
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(queries.STATS)
-            return Stats(*[int(number) for number in await cursor.fetchone() or ()])
+            counts = [int(number) for number in await cursor.fetchone() or ()]
+        return Stats(*counts, *[len(self._vault.damaged)])
 
     async def _submit_with_images(
         self, sent: Sequence[CheckedImage], submission: Submission
     ) -> SubmitResult:
-        """Write the objects of a label's images, then store the label.
+        """Write the objects of a label's images, also missing ones of stored images.
+
+        Then store the label.
 
         Raises:
             Conflict: If one of its images was removed meanwhile.
         """
         state, epoch = await self._log.read_existing(submission)
-        if result := state.accept(submission):
-            return result
+        result = state.accept(submission)
         new = [image for image in sent if image.facts.sha256 in state.new_images]
-        await asyncio.gather(*map(self._vault.put, new))
+        known = [image for image in sent if image.facts.sha256 not in state.new_images]
+        *_, restored = await asyncio.gather(*map(self._vault.put, new), self._restore(known))
+        if result:
+            if restored:
+                await self._log.require_epoch(epoch)
+            return result
         # A row is added only for images whose object was written above. An image that had a row
         # keeps it.
         written = tuple(image.facts for image in new)
-        ready = replace(submission, images=written, epoch=epoch if new else None)
+        ready = replace(submission, images=written, epoch=epoch if new or restored else None)
         try:
             return await self._writer.submit(ready)
         except NotFound as error:
             raise Conflict("an image was removed while the label was being stored") from error
+
+    async def _restore(self, known: Sequence[CheckedImage]) -> bool:
+        """Write missing and damaged objects of images again; says whether there were any."""
+        return any(await asyncio.gather(*map(self._vault.restore, known)))
 
     async def _check_image(
         self, field: str, image: FaceImage | str, in_turn: bool

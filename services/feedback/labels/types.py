@@ -127,6 +127,7 @@ class Stats:
 
     Attributes:
         pairs_undecided: Pairs with votes and without a consensus of SAME or DIFFERENT.
+        damaged_images: Images whose object is known to be missing or damaged.
     """
 
     images: int
@@ -135,6 +136,7 @@ class Stats:
     pairs_same: int
     pairs_different: int
     pairs_undecided: int
+    damaged_images: int
 
     @property
     def pairs(self) -> int:

@@ -167,7 +167,12 @@ class PoolImporter:
             stored = {facts.sha256: facts for facts in map(facts_from_row, await cursor.fetchall())}
         mismatches = _mismatches(chunk, stored)
         new = [one.image for sha256, one in chunk.items() if sha256 not in stored]
-        await asyncio.gather(*map(self._vault.put, new))
+        known = [
+            one.image
+            for sha256, one in chunk.items()
+            if sha256 in stored and sha256 not in mismatches
+        ]
+        await asyncio.gather(*map(self._vault.put, new), *map(self._vault.restore, known))
         identities = {
             bytes.fromhex(sha256): one.identity
             for sha256, one in chunk.items()

@@ -8,6 +8,7 @@ from psycopg.rows import TupleRow
 from services.feedback.pool import queries
 from shared.errors import Unavailable
 from shared.settings import DatabaseSettings
+from shared.storage.database_errors import database_errors
 
 # Creating and dropping a partition locks table images for a moment; writers must not queue up
 # behind a lock that is not granted soon.
@@ -27,10 +28,8 @@ class LeaderConnection:
         Raises:
             Unavailable: If the database does not answer, or a lock is not granted in time.
         """
-        try:
+        with database_errors():
             await self._connection.execute(statement)
-        except psycopg.OperationalError as error:
-            raise Unavailable(f"the pool cannot be changed now: {error}") from error
 
     async def close(self) -> None:
         await self._connection.close()
@@ -71,7 +70,7 @@ class PoolLeadership:
             self._leader = None
 
     async def _try_to_lead(self) -> LeaderConnection | None:
-        try:
+        with database_errors("the database cannot be reached"):
             connection = await psycopg.AsyncConnection.connect(
                 self._settings.database_url.get_secret_value(),
                 autocommit=True,
@@ -87,8 +86,6 @@ class PoolLeadership:
                 await connection.close()
                 raise
             await connection.close()
-        except psycopg.OperationalError as error:
-            raise Unavailable(f"the database cannot be reached: {error}") from error
         return None
 
 

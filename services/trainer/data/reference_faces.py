@@ -14,8 +14,8 @@ from safetensors.numpy import load, save
 
 from services.trainer.data.arrays import CropArray, IndexArray
 from shared.datasets.folder import read_identities
+from shared.datasets.user_files import read_regular
 from shared.errors import InvalidInput
-from shared.files import read_regular
 from shared.model.default.crops import default_reference_crops
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader

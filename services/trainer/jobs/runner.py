@@ -28,12 +28,14 @@ from services.trainer.worker.protocol import (
 )
 from services.trainer.worker.specs import JobKind
 from shared.errors import Conflict, MagFaceError, Unavailable
+from shared.files import room_in
 from shared.model.manifest import Manifest
 from shared.runtime import repeat
 
 logger = logging.getLogger(__name__)
 
 WORKER = (sys.executable, "-m", "services.trainer.worker")
+JOB_FOLDERS = "job-"
 _POLL_S = 0.3
 _HEARTBEAT_S = 0.3
 
@@ -170,12 +172,13 @@ class JobRunner:
             await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
 
     def _make_workdir(self, claim: JobClaim) -> Path:
-        prefix = f"job-{claim.job.job_id}"
+        prefix = f"{JOB_FOLDERS}{claim.job.job_id}"
         # Folders of earlier attempts, whose runner was killed.
         for left_over in self._work_dir.glob(f"{prefix}-*"):
             shutil.rmtree(left_over, ignore_errors=True)
         workdir = self._work_dir / f"{prefix}-{claim.fencing_token}"
-        workdir.mkdir(parents=True)
+        with room_in(self._work_dir):
+            workdir.mkdir(parents=True)
         return workdir
 
     async def _renew_lease(self, claim: JobClaim) -> NoReturn:
@@ -183,7 +186,9 @@ class JobRunner:
         while True:
             try:
                 cancelled_by = await self._leases.renew(claim)
-            except Unavailable as error:
+            except Conflict:
+                raise
+            except Exception as error:
                 if time.monotonic() - renewed_at > self._leases.lease_s:
                     raise
                 logger.warning("job %s: lease not renewed: %s", claim.job.job_id, error)

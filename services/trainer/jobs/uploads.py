@@ -2,15 +2,19 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from typing import BinaryIO, Final
 
 from services.trainer.worker.specs import upload_key
 from shared.errors import InvalidInput
+from shared.files import room_in
 from shared.storage.objects import ObjectStore
 
-MAX_CHUNK_BYTES = 2**20
+MAX_CHUNK_BYTES: Final = 2**20
+UPLOAD_FILES: Final = "upload-"
 
 
 class UploadStore:
@@ -35,10 +39,10 @@ class UploadStore:
 
         Raises:
             InvalidInput: If a chunk is too large, or the file is empty or too large.
-            Unavailable: If the object store cannot be reached.
+            Unavailable: If the object store cannot be reached, or there is no room for the file.
         """
         digest, size = hashlib.sha256(), 0
-        with NamedTemporaryFile(dir=self._work_dir, prefix="upload-") as file:
+        with room_in(self._work_dir), self._temporary_file() as file:
             async for chunk in chunks:
                 size += len(chunk)
                 self._check_size(len(chunk), size)
@@ -50,6 +54,16 @@ class UploadStore:
             key = upload_key(digest.hexdigest())
             await asyncio.to_thread(self._objects.put_file, key, Path(file.name))
         return digest.hexdigest()
+
+    @contextmanager
+    def _temporary_file(self) -> Iterator[BinaryIO]:
+        # A file of `tempfile` stays when there is no room for the rest of its buffer.
+        path = self._work_dir / f"{UPLOAD_FILES}{secrets.token_hex(8)}"
+        try:
+            with path.open("xb") as file:
+                yield file
+        finally:
+            path.unlink(missing_ok=True)
 
     def _check_size(self, chunk_bytes: int, file_bytes: int) -> None:
         if chunk_bytes > MAX_CHUNK_BYTES:

@@ -4,7 +4,8 @@ The serving history only grows: each promotion or rollback adds the next generat
 are made at the same time, one gets the generation and the other a `Conflict`.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -69,14 +70,17 @@ class ServingDecision:
 class VersionRegistry:
     """Lists versions, and decides which one serves.
 
-    Every method raises `Unavailable` if Postgres cannot be reached.
+    Every method raises `Unavailable` if a store that it needs cannot be reached.
 
     Args:
         pool: Connections to a database with the schema `trainer`.
+        require_files: Raises `PreconditionFailed` unless the object store has all files of a
+            version; blocks.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, require_files: Callable[[Manifest], None]) -> None:
         self._pool = pool
+        self._require_files = require_files
 
     async def get(self, model_version: str) -> ModelVersion:
         """Return a version.
@@ -122,7 +126,8 @@ class VersionRegistry:
         Raises:
             InvalidInput: If the gate is overridden without a reason.
             NotFound: If there is no such version.
-            PreconditionFailed: If its gate refused it and `override_gate` is false.
+            PreconditionFailed: If its gate refused it and `override_gate` is false, or one of its
+                files is not in the object store.
             Conflict: If the generation is not `expected_generation`, or another promotion or
                 rollback is made at the same time.
             AlreadyExists: If the key was used for another request.
@@ -150,6 +155,7 @@ class VersionRegistry:
                 )
             serving = await read_serving(connection)
             _check_generation(serving, expected_generation)
+            await asyncio.to_thread(self._require_files, version.manifest)
             if serving is None or serving.model_version != model_version:
                 serving = await append_decision(
                     connection,
@@ -182,7 +188,8 @@ class VersionRegistry:
             key: Idempotency key. If it was used before, the decision made then is returned.
 
         Raises:
-            PreconditionFailed: If no version served before.
+            PreconditionFailed: If no version served before, or one of its files is not in the
+                object store.
             Conflict: If the generation is not `expected_generation`, or a promotion or rollback
                 is made at the same time.
             AlreadyExists: If the key was used for another request.
@@ -202,6 +209,8 @@ class VersionRegistry:
             previous = await _previous_decision(connection, serving)
             if previous is None:
                 raise PreconditionFailed("no version served before the present one")
+            version = await read_version(connection, previous.model_version)
+            await asyncio.to_thread(self._require_files, version.manifest)
             decision = await append_decision(
                 connection,
                 serving,

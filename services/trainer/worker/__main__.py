@@ -7,10 +7,11 @@ from functools import partial
 from services.trainer.settings import WorkerSettings
 from services.trainer.worker.handlers import freeze_feedback, handle_job
 from services.trainer.worker.process import RunnerGone, run
+from shared.settings import settings_or_exit
 
 
 def main() -> None:
-    settings = WorkerSettings()
+    settings = settings_or_exit(WorkerSettings, "the worker")
     try:
         run(
             partial(handle_job, settings),

@@ -25,6 +25,7 @@ from services.trainer.worker.protocol import (
 )
 from services.trainer.worker.specs import JobKind
 from shared.errors import MagFaceError, Unavailable
+from shared.files import full_disk
 
 _PR_SET_PDEATHSIG = 1
 
@@ -41,8 +42,8 @@ class RunnerGone(Exception):
 def run(handle: Handler, *, prepare: Preparation, under_torchrun: bool) -> None:
     """Read the assignment, do the job and send its last message.
 
-    A MagFaceError of the handler is sent as the job's failure, and so is a lack of memory under a
-    limit. Any other exception ends the process with a traceback.
+    A MagFaceError of the handler is sent as the job's failure, and so are a full disk and a lack of
+    memory under a limit. Any other exception ends the process with a traceback.
 
     Args:
         handle: Does the job.
@@ -61,7 +62,12 @@ def run(handle: Handler, *, prepare: Preparation, under_torchrun: bool) -> None:
         assignment = _read_assignment()
         if os.getppid() != assignment.parent_pid:
             raise RunnerGone("the runner has ended")
-        _send_result(writer, lambda: handle(assignment, writer), assignment.memory_limit)
+        _send_result(
+            writer,
+            lambda: handle(assignment, writer),
+            assignment.memory_limit,
+            assignment.workdir,
+        )
 
 
 def _run_distributed(handle: Handler, prepare: Preparation, writer: MessageWriter) -> None:
@@ -83,6 +89,7 @@ def _run_distributed(handle: Handler, prepare: Preparation, writer: MessageWrite
                 writer,
                 lambda: handle(broadcast(prepare(assignment, writer)), writer),
                 assignment.memory_limit,
+                assignment.workdir,
             )
             return
         received: Assignment | None = broadcast(None)
@@ -104,8 +111,9 @@ def _send_result(
     writer: MessageWriter,
     do: Callable[[], VersionDone | EvaluationDone | None],
     limit: MemoryLimit | None,
+    workdir: Path,
 ) -> None:
-    with _report_failure(writer, limit):
+    with _report_failure(writer, limit, workdir):
         if limit is not None:
             limit.apply()
         result = do()
@@ -114,7 +122,9 @@ def _send_result(
 
 
 @contextmanager
-def _report_failure(writer: MessageWriter, limit: MemoryLimit | None) -> Iterator[None]:
+def _report_failure(
+    writer: MessageWriter, limit: MemoryLimit | None, workdir: Path
+) -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -122,6 +132,8 @@ def _report_failure(writer: MessageWriter, limit: MemoryLimit | None) -> Iterato
             writer.write(Failed(reason=f"{limit} ({error or 'MemoryError'})", transient=False))
         elif isinstance(error, MagFaceError):
             writer.write(Failed(reason=str(error), transient=isinstance(error, Unavailable)))
+        elif full := full_disk(error, workdir):
+            writer.write(Failed(reason=str(full), transient=True))
         else:
             raise
 

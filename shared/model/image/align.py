@@ -1,5 +1,6 @@
 """Five-point alignment of a face to the ArcFace template."""
 
+from itertools import permutations
 from typing import Final
 
 import cv2
@@ -10,6 +11,14 @@ from shared.errors import InvalidInput
 
 CROP_SIZE: Final = 112
 LANDMARK_COUNT: Final = 5
+# Of the landmarks of real faces, 99 in 100 miss the template by less than 5 pixels, and those of a
+# head turned by 65 degrees by 11; wrong orders miss it by 12.6 or more, mirrored ones by 22.
+MAX_RESIDUAL: Final = 11.5
+_NAMES: Final = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
+# A reading of wrong landmarks is suggested only if the face is then about upright.
+_UPRIGHT_DEGREES: Final = 60
+# OpenCV samples no image with a longer side.
+_WARP_LIMIT: Final = 32_000
 # Left eye, right eye, nose, left and right mouth corner; left and right in the image.
 ARCFACE_TEMPLATE: Final[NDArray[np.float32]] = np.array(
     [
@@ -34,7 +43,7 @@ def check_landmarks(landmarks: ArrayLike, field: str = "landmarks") -> NDArray[n
         The landmarks as float32, shape (5, 2).
 
     Raises:
-        InvalidInput: If the landmarks are invalid.
+        InvalidInput: If the landmarks are invalid, or lie as no face's do.
     """
     points = np.asarray(landmarks, dtype=np.float32)
     if points.shape != (LANDMARK_COUNT, 2):
@@ -47,8 +56,60 @@ def check_landmarks(landmarks: ArrayLike, field: str = "landmarks") -> NDArray[n
     if not np.isfinite(points).all():
         raise InvalidInput(field, "has a coordinate that is not a finite number")
     if float(np.ptp(points, axis=0).min()) < 1.0:
+        if points.min() >= 0 and points.max() <= 1:
+            raise InvalidInput(
+                field,
+                "lie between 0 and 1, like shares of the picture's size; pixels are needed: "
+                "multiply x by its width and y by its height",
+            )
         raise InvalidInput(field, "all lie within one pixel of a line; they must span a face")
+    residual = template_residual(points)
+    if residual > MAX_RESIDUAL:
+        raise InvalidInput(
+            field,
+            "do not lie as left eye, right eye, nose, left and right mouth corner do (left and "
+            f"right in the picture, y downwards): they miss the template by {residual:.0f} pixels "
+            f"of a 112x112 crop, and at most {MAX_RESIDUAL:.0f} are accepted; {_advice(points)}",
+        )
     return points
+
+
+def template_residual(points: NDArray[np.float32]) -> float:
+    """Return how badly landmarks fit the template, in pixels of the crop (root mean square)."""
+    matrix = similarity_transform(points, ARCFACE_TEMPLATE)
+    placed = points @ matrix[:, :2].T + matrix[:, 2]
+    return float(np.sqrt(((placed - ARCFACE_TEMPLATE) ** 2).sum(axis=1).mean()))
+
+
+def _advice(points: NDArray[np.float32]) -> str:
+    """Name the order or the axes in which landmarks would fit."""
+    own_sides = [1, 0, 2, 4, 3]
+    readings: dict[str, NDArray[np.floating]] = {
+        "left and right as the person has them: swap both eyes and both mouth corners": points[
+            own_sides
+        ],
+        "x and y swapped: send x first": points[:, ::-1],
+        "a y axis that points upwards: count y from the top of the picture": points * [1, -1],
+        "an x axis that points to the left: count x from the left of the picture": points * [-1, 1],
+    }
+    for order in permutations(range(LANDMARK_COUNT)):
+        names = [_NAMES[order.index(place)] for place in range(LANDMARK_COUNT)]
+        readings.setdefault(f"the order {', '.join(names)}", points[list(order)])
+    fitting = {name: read for name, read in readings.items() if _is_upright_face(read)}
+    if not fitting:
+        return "no order of them and no swap of axes fits either"
+    best = min(fitting, key=lambda name: (name.startswith("the order"), _unfitness(fitting[name])))
+    return f"they fit when read with {best}"
+
+
+def _is_upright_face(points: NDArray[np.floating]) -> bool:
+    matrix = similarity_transform(points.astype(np.float32), ARCFACE_TEMPLATE)
+    upright = abs(float(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0])))) < _UPRIGHT_DEGREES
+    return upright and template_residual(points.astype(np.float32)) <= MAX_RESIDUAL
+
+
+def _unfitness(points: NDArray[np.floating]) -> float:
+    return template_residual(points.astype(np.float32))
 
 
 def similarity_transform(
@@ -97,14 +158,66 @@ def align_face(
             field,
             f"lie around ({centre_x:.0f}, {centre_y:.0f}), outside the {width}x{height} picture",
         )
-    matrix = similarity_transform(points, ARCFACE_TEMPLATE)
+    return warp_square(image, similarity_transform(points, ARCFACE_TEMPLATE), CROP_SIZE)
+
+
+def share_outside(points: NDArray[np.float32], width: int, height: int) -> float:
+    """Return the share of a face's crop that lies outside its picture, 0..1.
+
+    Args:
+        points: Landmarks of the face, shape (5, 2).
+        width: Of the picture, in pixels.
+        height: The same.
+    """
+    to_image = cv2.invertAffineTransform(similarity_transform(points, ARCFACE_TEMPLATE))
+    grid = np.stack(np.meshgrid(*2 * [np.arange(0, CROP_SIZE, 4)]), axis=-1).reshape(-1, 2)
+    places = grid @ to_image[:, :2].T + to_image[:, 2]
+    inside = (places >= -0.5) & (places < [width - 0.5, height - 0.5])
+    return 1 - float(inside.all(axis=1).mean())
+
+
+def warp_square(
+    image: NDArray[np.uint8], matrix: NDArray[np.float64], side: int
+) -> NDArray[np.uint8]:
+    """Sample a square from an image.
+
+    Args:
+        image: uint8, shape (height, width, 3).
+        matrix: Similarity transform of shape (2, 3) from the image to the square.
+        side: Of the square, in pixels.
+
+    Returns:
+        uint8, shape (side, side, 3); black outside the image.
+    """
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    if scale < 0.5:
-        # Bilinear sampling skips pixels below half size, so reduce the image by averaging first.
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        ratio = np.array([size[0] / width, size[1] / height], dtype=np.float32)
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        # Coordinates refer to pixel centres.
-        points = (points + 0.5) * ratio - 0.5
-        matrix = similarity_transform(points, ARCFACE_TEMPLATE)
-    return np.asarray(cv2.warpAffine(image, matrix, (CROP_SIZE, CROP_SIZE)), dtype=np.uint8)
+    if scale < 0.5 or max(image.shape[:2]) > _WARP_LIMIT:
+        image, matrix = _reduce(image, matrix, side, scale if scale < 0.5 else 1.0)
+        if image.size == 0:
+            return np.zeros((side, side, 3), np.uint8)
+    return np.asarray(cv2.warpAffine(image, matrix, (side, side)), dtype=np.uint8)
+
+
+def _reduce(
+    image: NDArray[np.uint8], matrix: NDArray[np.float64], side: int, scale: float
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Cut out the part of an image that a square needs, and reduce it by averaging.
+
+    Bilinear sampling skips pixels below half size.
+    """
+    inverse = cv2.invertAffineTransform(matrix)
+    corners = np.array([[0, 0], [side, 0], [0, side], [side, side]], np.float64)
+    around = corners @ inverse[:, :2].T + inverse[:, 2]
+    margin = 2 / scale + 1
+    low = np.clip(np.floor(around.min(axis=0) - margin), 0, None).astype(int)
+    high = np.clip(np.ceil(around.max(axis=0) + margin), 0, image.shape[1::-1]).astype(int)
+    part = image[low[1] : high[1], low[0] : high[0]]
+    if part.size == 0:
+        return part, matrix
+    size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
+    ratio = np.array([size[0] / part.shape[1], size[1] / part.shape[0]])
+    reduced = cv2.resize(part, size, interpolation=cv2.INTER_AREA) if scale < 1 else part
+    # Coordinates refer to pixel centres: a point p of the image lies at (p - low + 0.5) * ratio
+    # - 0.5 of the reduced part.
+    turn = matrix[:, :2] / ratio
+    shift = matrix[:, :2] @ (0.5 / ratio - 0.5 + low) + matrix[:, 2]
+    return np.asarray(reduced, np.uint8), np.column_stack([turn, shift])

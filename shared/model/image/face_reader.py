@@ -13,7 +13,9 @@ from shared.model.image.contrast import stretch_low_contrast
 from shared.model.image.decode import decode_image
 from shared.model.image.decoding.header import reading_picture
 from shared.model.image.decoding.jpeg import decode_plain_jpeg
-from shared.model.image.detector import FaceDetector, choose_face, find_detector_model
+from shared.model.image.detection.choice import choose_face, require_whole_face
+from shared.model.image.detection.detector import FaceDetector
+from shared.model.image.detection.yunet import find_detector_model
 from shared.model.image.face import Box, Detection, FaceCrop, FaceImage
 from shared.settings import ImageLimits
 
@@ -142,6 +144,8 @@ class FaceReader:
             case "detect":
                 faces = self._require_detector().find(stretch_low_contrast(image))
                 chosen = choose_face(faces, face, field)
+                height, width = image.shape[:2]
+                require_whole_face(chosen, width, height, field)
                 pixels = align_face(image, chosen.landmarks, f"{field}.data")
                 return FaceCrop(stretch_low_contrast(pixels), len(faces), chosen)
 

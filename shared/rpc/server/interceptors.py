@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from shared.errors import InvalidInput
+from shared.rpc.server.pacing import give_way
 from shared.rpc.server.requests import Parse, request_parser
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -156,7 +157,11 @@ async def _receive_one(receive: Receive, parse: Parse[Any], context: Context) ->
     data = await receive(context, streamed=False, may_idle=False)
     if data is None:
         raise InvalidInput("request", "is missing: the call has no message")
-    return parse(data, None)
+    size, request = len(data), parse(data, None)
+    # The message is not kept beside the request.
+    del data
+    await give_way(size)
+    return request
 
 
 def _with_request(behaviour: Behaviour, receive: Receive, parse: Parse[Any]) -> Behaviour:

@@ -5,14 +5,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
-from typing import Final, TypeAlias, cast
+from typing import Final, NoReturn, TypeAlias, cast
 
 import grpc
 
 from shared.errors import MagFaceError, Overloaded, TimedOut
 from shared.heap import trim_heap
 from shared.rpc.server.interceptors import Context
+from shared.rpc.server.pacing import UploadPace, give_way
+from shared.runtime import repeat
 
 # Requests that arrive sooner than this are not counted: nearly all, in less than a millisecond.
 _PROMPT_S: Final = 0.01
@@ -64,7 +67,7 @@ class Uploads:
     received less what it has delivered since the oldest of its unfinished messages began, and at
     most the largest message for each of them. When the sum is above the budget, the connection
     with most bytes loses its oldest message, until it is not. Messages that arrive promptly are
-    never refused.
+    never refused. Connections that send much wait for their turn before each message.
 
     It belongs to the loop's thread.
 
@@ -86,10 +89,13 @@ class Uploads:
         self._timeout_s = timeout_s
         self._max_message_bytes = max_message_bytes
         self._held = held
+        self._pace = UploadPace()
         self._waiting: dict[_Upload, None] = {}
         self._delivered: defaultdict[str, int] = defaultdict(int)
         self._pending: dict[str, int] = {}
         self._sampled = 0.0
+        self._pause_s = _PROMPT_S
+        self._trimming: asyncio.Task[None] | None = None
 
     async def read(self, context: Context, *, streamed: bool, may_idle: bool) -> bytes | None:
         """Receive the next message of a call.
@@ -108,7 +114,9 @@ class Uploads:
         """
         # Every call of an async function that awaits gRPC runs in a task.
         task = cast("asyncio.Task[object]", asyncio.current_task())
-        upload = _Upload(context.peer(), task, time.monotonic(), may_idle)
+        peer = context.peer()
+        await self._pace.wait(peer)
+        upload = _Upload(peer, task, time.monotonic(), may_idle)
         self._waiting[upload] = None
         try:
             message = await context.read()
@@ -122,28 +130,32 @@ class Uploads:
         if message is grpc.aio.EOF:
             return None
         framing = _FRAMING_BYTES if streamed else _FRAMING_BYTES + _HEADER_BYTES
-        self._delivered[upload.peer] += len(message) + framing
+        self._delivered[peer] += len(message) + framing
+        self._pace.count(peer, len(message))
+        await give_way(len(message))
         return message  # type: ignore[no-any-return]
 
-    async def watch(self, received: Received) -> None:
+    async def watch(self, received: Received) -> NoReturn:
         """Enforce the bounds until it is cancelled.
 
         Args:
             received: Gives the bytes received by each connection, as `received_bytes` does.
         """
-        pause, trimming = _PROMPT_S, None
-        while True:
-            await asyncio.sleep(pause)
-            now = time.monotonic()
-            slow = self._slow(now)
-            if slow or now - self._sampled >= _SAMPLE_S:
-                self._sample(received, slow)
-                self._sampled = time.monotonic()
-                pause = max(_PROMPT_S, _REST_PER_SAMPLE * (self._sampled - now))
-                self._end_late(slow, now)
-                self._end_too_many([one for one in slow if one.refusal is None])
-            if any(one.refusal for one in slow) and (trimming is None or trimming.done()):
-                trimming = asyncio.create_task(_trim_soon())
+        await repeat("check of the uploads", partial(self._check, received), every_s=0)
+
+    async def _check(self, received: Received) -> None:
+        await asyncio.sleep(self._pause_s)
+        now = time.monotonic()
+        slow = self._slow(now)
+        if slow or now - self._sampled >= _SAMPLE_S:
+            self._sample(received, slow)
+            self._sampled = time.monotonic()
+            self._pause_s = max(_PROMPT_S, _REST_PER_SAMPLE * (self._sampled - now))
+            self._end_late(slow, now)
+            self._end_too_many([one for one in slow if one.refusal is None])
+        trimming = self._trimming is not None and not self._trimming.done()
+        if any(one.refusal for one in slow) and not trimming:
+            self._trimming = asyncio.create_task(_trim_soon())
 
     def _slow(self, now: float) -> list[_Upload]:
         return list(takewhile(lambda one: now - one.started >= _PROMPT_S, self._waiting))
@@ -152,6 +164,7 @@ class Uploads:
         """Take the bytes of each connection, and mark where uploads began that are now slow."""
         before = self._pending
         bytes_of = received()
+        self._pace.keep(bytes_of)
         self._delivered = defaultdict(
             int, {peer: self._delivered[peer] for peer in bytes_of if peer in self._delivered}
         )

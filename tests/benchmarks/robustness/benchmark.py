@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.model.image.detector import FaceDetector, choose_face, find_detector_model
+from shared.model.image.detection.choice import choose_face, require_whole_face
+from shared.model.image.detection.detector import FaceDetector
+from shared.model.image.detection.yunet import find_detector_model
 from shared.model.image.face import DetectedFace, FaceImage
 from shared.model.manifest import read_manifest
 from shared.model.sessions.factory import open_session
@@ -45,7 +47,9 @@ def run(_: Path) -> dict[str, Any]:
     old, new = SinglePassDetector(path), FaceDetector(path)
 
     def choose_new(image: Picture) -> DetectedFace:
-        return choose_face(new.find(image), FaceImage(b"", "detect"), "image")
+        face = choose_face(new.find(image), FaceImage(b"", "detect"), "image")
+        require_whole_face(face, image.shape[1], image.shape[0], "image")
+        return face
 
     procedures: dict[str, Choose] = {"old": old.choose, "today": choose_new}
     people = {"rendered": rendered_people(_RENDERED)}

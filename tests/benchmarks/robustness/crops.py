@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from cli.rendering.renderer import render_person
 from shared.model.face_check import FaceCheck
 from shared.model.image.contrast import stretch_low_contrast
-from shared.model.image.detector import FaceDetector, find_detector_model
+from shared.model.image.detection.detector import FaceDetector
+from shared.model.image.detection.yunet import find_detector_model
 from shared.model.manifest import read_manifest
 from shared.model.sessions.base import Session, split_features
 from shared.model.sessions.factory import open_session

@@ -21,10 +21,12 @@ from tests.benchmarks.progress import log
 from tests.benchmarks.serving.load.measurement import Figures
 from tests.benchmarks.serving.plan import Plan, machine, make_plan
 from tests.benchmarks.serving.section_store import SectionStore
+from tests.benchmarks.serving.sections.hostile import hostile
 from tests.benchmarks.serving.sections.int8 import int8
 from tests.benchmarks.serving.sections.overhead import overhead
 from tests.benchmarks.serving.sections.overload import cancel, overload
 from tests.benchmarks.serving.sections.peer_servers import peers
+from tests.benchmarks.serving.sections.photographs import photographs
 from tests.benchmarks.serving.sections.shadow import shadow
 from tests.benchmarks.serving.sections.speed import cache, engine, latency
 from tests.benchmarks.serving.sections.swap import swap
@@ -75,6 +77,8 @@ def _sections(out: Path) -> dict[str, Section]:
         "shadow": shadow,
         "overload": overload,
         "cancel": cancel,
+        "hostile": hostile,
+        "photographs": photographs,
     }
 
 

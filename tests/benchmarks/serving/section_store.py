@@ -9,6 +9,7 @@ _ROOT = Path(__file__).parents[3]
 # The sources that figures depend on. When one of them changes, sections are measured again.
 _SOURCES = (
     "services/embedder/**/*.py",
+    "shared/decoding/*.py",
     "shared/model/**/*.py",
     "shared/rpc/**/*.py",
     "tests/benchmarks/learning/figures.py",

@@ -52,6 +52,8 @@ TARGETS = {
         "overload", "refused_without_retry_info", *_at_most(0)
     ),
     "cancel": PerformanceTarget("cancel", "wasted_share", *_at_most(0.05)),
+    "hostile.p99": PerformanceTarget("hostile", "p99_ratio", *_at_most(3)),
+    "hostile.memory": PerformanceTarget("hostile", "most_bytes", *_at_most(1e9)),
 }
 
 

@@ -33,6 +33,17 @@ def image(crop: np.ndarray) -> image_pb2.Image:
     return image_pb2.Image(data=png(crop), alignment=image_pb2.ALIGNMENT_ALIGNED)
 
 
+def large_image(number: int) -> image_pb2.Image:
+    """A photograph of 12 megapixels without a face, which decode processes read."""
+    landmarks = [(180, 240), (320, 240), (250, 320), (190, 400), (310, 400)]
+    return image_pb2.Image(
+        data=_large_jpeg() + number.to_bytes(4, "big"),
+        alignment=image_pb2.ALIGNMENT_LANDMARKS,
+        landmarks=[image_pb2.Point(x=x, y=y) for x, y in landmarks],
+        on_no_face=image_pb2.ON_NO_FACE_MARK,
+    )
+
+
 def image_side(crop: np.ndarray) -> pb.VerifySide:
     return pb.VerifySide(image=image(crop))
 
@@ -44,6 +55,12 @@ def stored_side(embedding: np.ndarray | bytes, version: str) -> pb.VerifySide:
 
 def vector(face: pb.FaceEmbedding) -> np.ndarray:
     return np.frombuffer(face.embedding, "<f4")
+
+
+@lru_cache(maxsize=1)
+def _large_jpeg() -> bytes:
+    rough = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    return jpeg(cv2.resize(rough, (4000, 3000), interpolation=cv2.INTER_CUBIC))
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,7 @@ import pytest
 from magface.v1 import embedder_pb2 as pb
 
 from tests.services.embedder.conftest import VERSIONS
-from tests.services.embedder.faces import crops, image
+from tests.services.embedder.faces import crops, image, large_image
 from tests.services.embedder.process import EmbedderProcess
 from tests.services.embedder.serving import Client
 from tests.support.waiting import until
@@ -37,6 +37,25 @@ async def test_sigterm_under_load_fails_no_accepted_call(embedder_settings, tmp_
             responses = await asyncio.gather(*calls)
         assert [len(response.faces) for response in responses] == [60] * 20
         assert process.wait() == 0
+
+
+@pytest.mark.usefixtures("published")
+async def test_sigterm_answers_the_calls_whose_pictures_are_being_decoded(
+    embedder_settings, tmp_path
+):
+    with EmbedderProcess(embedder_settings, tmp_path, MAGFACE_STOP_GRACE_S="60") as process:
+        async with grpc.aio.insecure_channel(await asyncio.to_thread(process.start)) as channel:
+            client = Client(channel)
+            await client.until_serving(A)
+            requests = [pb.EmbedRequest(images=[large_image(n)]) for n in range(12)]
+            calls = [client.stub.Embed(request, timeout=60) for request in requests]
+            await until(lambda: process.embeds_started() == len(calls))
+            process.send_signal(signal.SIGTERM)
+            assert not all(call.done() for call in calls)
+            responses = await asyncio.gather(*calls)
+        assert [len(response.faces) for response in responses] == [1] * 12
+        assert process.wait() == 0
+        assert "Traceback" not in process.log
 
 
 @pytest.mark.usefixtures("published")

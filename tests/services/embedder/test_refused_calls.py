@@ -9,21 +9,31 @@ from magface.v1 import image_pb2
 
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.serving import running_embedder
-from tests.shared.decoding.hostile import flat_png
+from tests.shared.decoding.hostile import flat_png, png_above, run_length_bmp, slow_jpeg
+
+
+def _aligned(data: bytes) -> image_pb2.Image:
+    return image_pb2.Image(data=data, alignment=image_pb2.ALIGNMENT_ALIGNED)
 
 
 @pytest.mark.usefixtures("published")
 async def test_a_refused_call_leaves_no_request_behind(embedder_settings):
-    picture = image_pb2.Image(data=flat_png(7000, 7000), alignment=image_pb2.ALIGNMENT_ALIGNED)
-    too_many, damaged = [picture] * 9, [image_pb2.Image(data=b"no picture")]
+    calls = (
+        ([flat_png(7000, 7000)] * 9, "441 megapixels"),
+        ([flat_png(8160, 6144)] * 40, "2005 megapixels"),
+        ([png_above(embedder_settings.image_max_pixels)] * 12, "MAGFACE_IMAGE_MAX_PIXELS"),
+        ([run_length_bmp(7000, 7000)], "images[0].data"),
+        ([slow_jpeg(7000, 7000, 300)], "images[0].data"),
+        ([b"no picture"], "is text"),
+    )
     async with running_embedder(embedder_settings) as client:
         await client.until_serving(VERSIONS[0])
         gc.collect()
         gc.disable()
         try:
-            for images, reason in ((too_many, "441 megapixels"), (damaged, "is text")):
+            for pictures, reason in calls:
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await client.embed(*images)
+                    await client.embed(*map(_aligned, pictures))
                 assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
                 assert reason in refused.value.details()
                 # It refers to the request that the client has sent.

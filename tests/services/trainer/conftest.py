@@ -15,6 +15,7 @@ from shared.settings import DatabaseSettings
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
+from tests.services.trainer.samples import files_are_there
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def leases(pool: Pool) -> JobLeases:
 
 @pytest.fixture
 def versions(pool: Pool) -> VersionRegistry:
-    return VersionRegistry(pool)
+    return VersionRegistry(pool, files_are_there)
 
 
 @pytest.fixture

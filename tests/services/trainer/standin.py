@@ -19,6 +19,7 @@ from services.trainer.worker.protocol import (
 )
 from shared.errors import InvalidInput, Unavailable
 from tests.services.trainer.samples import make_folder, result_of
+from tests.support.full_disk import largest_file
 
 COMMAND = (sys.executable, "-m", "tests.services.trainer.standin")
 
@@ -80,6 +81,12 @@ def be_killed(_assignment: Assignment, _writer: MessageWriter) -> VersionDone:
 
 def fill_the_memory(_assignment: Assignment, _writer: MessageWriter) -> VersionDone:
     raise AssertionError(len(bytearray(2**30)))
+
+
+def fill_the_disk(assignment: Assignment, _writer: MessageWriter) -> VersionDone:
+    with largest_file(1000):
+        (assignment.workdir / "large").write_bytes(bytes(2000))
+    raise AssertionError("there was room")
 
 
 def babble(assignment: Assignment, writer: MessageWriter) -> VersionDone:

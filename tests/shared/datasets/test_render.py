@@ -10,7 +10,8 @@ from cli.rendering.traits import draw_traits
 from shared.datasets.folder import read_identities
 from shared.errors import InvalidInput
 from shared.model.image.align import ARCFACE_TEMPLATE
-from shared.model.image.detector import FaceDetector, find_detector_model
+from shared.model.image.detection.detector import FaceDetector
+from shared.model.image.detection.yunet import find_detector_model
 from shared.settings import ImageLimits
 from tests.shared.datasets.contact_sheet import SHEET, contact_sheet
 

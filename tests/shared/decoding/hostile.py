@@ -21,6 +21,12 @@ def flat_png(width: int, height: int) -> bytes:
     )
 
 
+def png_above(max_pixels: int) -> bytes:
+    """A PNG of one colour with one row more than a limit allows."""
+    width = 6500
+    return flat_png(width, max_pixels // width + 1)
+
+
 def slow_jpeg(width: int, height: int, scans: int) -> bytes:
     """A progressive JPEG that repeats its last scan, each of which passes over all pixels."""
     file = io.BytesIO()
@@ -31,10 +37,10 @@ def slow_jpeg(width: int, height: int, scans: int) -> bytes:
 
 
 def run_length_bmp(width: int, height: int) -> bytes:
-    """A BMP of some bytes that claims run-length pixels and ends at once."""
-    palette = bytes(4)
+    """A BMP of 68 bytes that claims run-length pixels and ends at once."""
+    palette = bytes(3 * 4)
     pixels = b"\x00\x01"
-    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 1, 1)
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 3, 3)
     start = 14 + len(info) + len(palette)
     head = struct.pack("<2sIHHI", b"BM", start + len(pixels), 0, 0, start)
     return head + info + palette + pixels

@@ -7,8 +7,8 @@ import pytest
 
 from cli.rendering.bundled_crops import render_golden_crops
 from shared.errors import InvalidInput, PreconditionFailed
-from shared.model.image import detector
 from shared.model.image.align import ARCFACE_TEMPLATE
+from shared.model.image.detection import yunet
 from shared.model.image.face import Alignment, FaceImage
 from shared.model.image.face_reader import FaceReader
 from tests.shared.model.pictures import LIMITS, encode, scene
@@ -94,7 +94,7 @@ def test_a_picture_without_a_face_is_refused(reader: FaceReader) -> None:
 def test_without_a_detector_only_detection_fails_and_says_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(detector, "find_spec", lambda _name: None)
+    monkeypatch.setattr(yunet, "find_spec", lambda _name: None)
     reader = FaceReader(LIMITS)
     assert reader.crop(FaceImage(encode(scene(112, 112)))).shape == (112, 112, 3)
     with pytest.raises(PreconditionFailed, match=r"\[detect\].*MAGFACE_DETECTOR_MODEL"):

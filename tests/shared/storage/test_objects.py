@@ -205,6 +205,7 @@ class _BadServer(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Length", "100")
+        self.send_header("ETag", '"0123"')
         self.end_headers()
         if self.path.startswith("/bucket/truncated"):
             self.wfile.write(b"x" * 40)

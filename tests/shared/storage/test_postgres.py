@@ -2,6 +2,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import psycopg
@@ -11,6 +12,7 @@ from pydantic import SecretStr
 from deploy.local.postgres import PostgresServer
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.settings import DatabaseSettings
+from shared.storage.migrations import apply_migrations
 from shared.storage.postgres import Pool, open_pool, transaction
 from tests.support.postgres import sleeping_sessions
 from tests.support.waiting import until
@@ -80,6 +82,74 @@ async def test_mistake_in_sql_is_no_outage(things_url: str) -> None:
         with pytest.raises(psycopg.errors.UndefinedTable):
             async with transaction(pool) as connection:
                 await connection.execute("SELECT * FROM nowhere")
+
+
+async def _raise(pool: Pool, code: str) -> None:
+    async with transaction(pool) as connection:
+        text = f"DO $$ BEGIN RAISE EXCEPTION 'as a server would' USING ERRCODE = '{code}'; END $$"
+        await connection.execute(text.encode())
+
+
+_FAULTS = (
+    "08006 25006 25P03 42501 53000 53100 53200 53300 55P03"
+    " 57014 57P01 57P02 57P03 58000 58030 XX000 XX001 XX002"
+)
+
+
+@pytest.mark.parametrize("code", _FAULTS.split())
+async def test_fault_of_the_server_is_unavailable(things_url: str, code: str) -> None:
+    async with _pool(things_url) as pool:
+        with pytest.raises(Unavailable, match="as a server would"):
+            await _raise(pool, code)
+        assert await _count(pool) == 0
+
+
+@pytest.mark.parametrize("code", ["22012", "23505", "42601", "42P01", "P0001"])
+async def test_fault_of_the_program_stays_what_it_is(things_url: str, code: str) -> None:
+    async with _pool(things_url) as pool:
+        with pytest.raises(psycopg.Error) as raised:
+            await _raise(pool, code)
+        assert raised.value.sqlstate == code
+
+
+def _set_read_only(url: str, value: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        name = connection.info.dbname
+        connection.execute(
+            f"ALTER DATABASE {name} SET default_transaction_read_only = {value}".encode()
+        )
+
+
+async def test_read_only_server_is_unavailable_until_it_can_be_written(
+    things_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "0001_more.sql").write_text("CREATE TABLE more (id int)")
+    _set_read_only(things_url, "on")
+    async with _pool(things_url) as pool:
+        assert await _count(pool) == 0
+        with pytest.raises(Unavailable, match="read-only"):
+            await _insert(pool)
+        with pytest.raises(Unavailable, match="read-only"):
+            apply_migrations(things_url, "more", tmp_path)
+    _set_read_only(things_url, "off")
+    async with _pool(things_url) as pool:
+        await _insert(pool)
+    assert apply_migrations(things_url, "more", tmp_path) == ["0001_more.sql"]
+
+
+async def test_user_without_rights_is_unavailable_until_it_has_them(things_url: str) -> None:
+    with psycopg.connect(things_url, autocommit=True) as connection:
+        connection.execute("REVOKE ALL ON things FROM PUBLIC")
+        connection.execute("DROP ROLE IF EXISTS stranger")
+        connection.execute("CREATE ROLE stranger")
+        async with _pool(f"{things_url}?options=-c%20role%3Dstranger") as pool:
+            with pytest.raises(Unavailable, match=r"permission denied.*grant"):
+                await _count(pool)
+            connection.execute("GRANT SELECT ON things TO stranger")
+            assert await _count(pool) == 0
+        connection.execute("DROP OWNED BY stranger")
+        connection.execute("DROP ROLE stranger")
 
 
 async def test_slow_statement_is_unavailable_in_time(things_url: str) -> None:

@@ -65,9 +65,13 @@ class Embedder:
         return self._server.address
 
     @property
-    def rss_bytes(self) -> int:
+    def pid(self) -> int:
         assert self._server.pid is not None
-        return int(psutil.Process(self._server.pid).memory_info().rss)
+        return self._server.pid
+
+    @property
+    def rss_bytes(self) -> int:
+        return int(psutil.Process(self.pid).memory_info().rss)
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of the samples of a metric that have these labels."""

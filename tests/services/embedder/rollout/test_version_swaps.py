@@ -1,6 +1,7 @@
 """Swaps of real networks through a real store: under load, and to damaged versions."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from shared.model.sessions.base import split_features
 from shared.registry.shadow_pointer import ShadowPointer, clear_shadow, write_shadow
 from tests.services.embedder import broken
 from tests.services.embedder.conftest import VERSIONS, Registry
-from tests.services.embedder.faces import crops, image, image_side, vector
+from tests.services.embedder.faces import crops, image, image_side, large_image, vector
 from tests.services.embedder.serving import Client, running_embedder
 from tests.support.waiting import until
 
@@ -106,6 +107,28 @@ async def test_swaps_and_rollbacks_under_load_fail_nothing_and_mix_nothing(scene
                 await load.sees(version)
     assert (load.failed, load.mixed) == ([], 0)
     assert set(load.seen) == {A, B, C}
+
+
+async def test_swaps_while_large_pictures_are_decoded_fail_nothing(scene):
+    numbers = itertools.count()
+    async with running_embedder(scene.settings) as client:
+        await client.until_serving(A)
+        stopped, seen = False, Counter[str]()
+
+        async def embed() -> None:
+            while not stopped:
+                response = await client.embed(large_image(next(numbers)))
+                seen[response.model_version] += 1
+
+        callers = [asyncio.create_task(embed()) for _ in range(3)]
+        for version in (B, A, B):
+            scene.registry.promote(version)
+            await client.until_serving(version)
+            before = seen[version]
+            await until(lambda v=version, n=before: seen[v] > n + 2)
+        stopped = True
+        await asyncio.gather(*callers)
+    assert set(seen) == {A, B}
 
 
 async def test_a_promotion_serves_within_two_seconds_and_a_rollback_too(scene):

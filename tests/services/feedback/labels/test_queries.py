@@ -32,6 +32,8 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "REMOVAL_EPOCH": {},
     "INCREMENT_EPOCH": {},
     "UPLOAD_EPOCH": {"hashes": [_A, _B]},
+    "IMAGE_SIZES": {"first": b"\x01", "last": b"\x01" + b"\xff" * 32},
+    "NEXT_IMAGE": {"after": _A},
     "LIST_IMAGE": {"sha256": _A, "request_id": "r"},
     "LIST_SUBJECT": {"subject": "somebody", "request_id": "r"},
     "LIST_EXPIRED": {"before": "2020-01-01", "limit": 1000, "request_id": "r"},

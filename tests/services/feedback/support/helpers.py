@@ -15,6 +15,7 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 from pydantic import SecretStr
 
+from services.feedback.images.damaged import DamagedImages
 from services.feedback.images.vault import ImageVault
 from services.feedback.labels.types import Feedback, Label
 from services.feedback.server import NewVault, feedback_service
@@ -133,4 +134,12 @@ def vaults(settings: FeedbackSettings, objects: ObjectStore) -> NewVault:
     admission = Admission(4096, 2**28)
     threads = settings.feedback_image_threads
     wait_s = 3 * settings.s3_timeout_s
-    return partial(ImageVault, objects, decode_pool(), admission, threads, wait_s=wait_s)
+    return partial(
+        ImageVault,
+        objects,
+        decode_pool(),
+        admission,
+        threads,
+        wait_s=wait_s,
+        damaged=DamagedImages(),
+    )

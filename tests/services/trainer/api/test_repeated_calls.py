@@ -36,7 +36,7 @@ from shared.rpc.server.runner import running_server
 from shared.settings import ServerSettings
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
-from tests.services.trainer.samples import IMPORT, add_sample
+from tests.services.trainer.samples import IMPORT, add_sample, files_are_there
 from tests.support.cut_link import CutLink, cut_link
 from tests.support.idempotency import keyed_methods
 
@@ -120,7 +120,7 @@ async def world(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> AsyncI
     """A trainer where v2 serves after v1, with one queued job."""
     trainer = Trainer(
         JobQueue(pool),
-        VersionRegistry(pool),
+        VersionRegistry(pool, files_are_there),
         EvaluationStore(pool, object_store),
         SuspectLabels(pool, object_store),
         uploads=UploadStore(object_store, tmp_path, 2**20),

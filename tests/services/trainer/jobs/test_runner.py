@@ -188,6 +188,16 @@ async def test_a_job_whose_store_is_away_is_tried_again_later(jobs: JobQueue, ru
     assert "the object store cannot be reached; trying again in 2 s" in waiting.message
 
 
+async def test_a_job_for_which_there_is_no_room_is_tried_again_later(
+    jobs: JobQueue, running, tmp_path: Path
+):
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    async with running("fill_the_disk"):
+        waiting = await job_until(jobs, job, lambda job: "trying again" in job.message)
+    assert waiting.state is JobState.QUEUED
+    assert re.search(rf"no room left in {tmp_path}/work.*trying again in 2 s", waiting.message)
+
+
 async def test_cancelling_stops_the_worker_and_what_it_started(
     jobs: JobQueue, running, tmp_path: Path
 ):

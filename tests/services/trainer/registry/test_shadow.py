@@ -17,7 +17,7 @@ from shared.errors import NotFound, PreconditionFailed
 from shared.registry.shadow_pointer import ShadowPointer, read_shadow
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
-from tests.services.trainer.samples import REFUSED, add_sample
+from tests.services.trainer.samples import REFUSED, add_sample, files_are_there
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ async def trainer(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> Trai
         await add_sample(pool, name, gate)
     trainer = Trainer(
         JobQueue(pool),
-        VersionRegistry(pool),
+        VersionRegistry(pool, files_are_there),
         EvaluationStore(pool, object_store),
         SuspectLabels(pool, object_store),
         uploads=UploadStore(object_store, tmp_path, 2**20),

@@ -1,13 +1,18 @@
 """Promotions and rollbacks, each with its requester and reason."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from services.trainer.registry.versions import VersionRegistry
+from services.trainer.registry.versions import VersionRegistry, add_version
 from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
-from shared.storage.postgres import Pool
+from shared.model.manifest import MANIFEST_FILE, ONNX_FILE
+from shared.registry.version_store import VersionStore
+from shared.storage.objects import ObjectStore
+from shared.storage.postgres import Pool, transaction
 from tests.services.trainer.samples import PASSED, REFUSED, add_sample
+from tests.shared.registry.versions import write_version
 from tests.support.postgres import blocked_sessions
 from tests.support.waiting import until
 
@@ -152,3 +157,31 @@ async def test_after_a_rollback_and_a_promotion_the_way_back_is_kept(
 async def test_nothing_is_rolled_back_before_the_first_promotion(versions: VersionRegistry):
     with pytest.raises(PreconditionFailed):
         await versions.rollback(requested_by="ada", reason="")
+
+
+@pytest.mark.parametrize("damage", [ONNX_FILE, MANIFEST_FILE, "size"])
+async def test_a_version_whose_files_are_not_in_the_store_does_not_serve(
+    pool: Pool, object_store: ObjectStore, tmp_path: Path, damage: str
+):
+    store = VersionStore(object_store, tmp_path / "cache")
+    registry = VersionRegistry(pool, store.require_files)
+    for name in ("v1", "v2"):
+        job = await add_sample(pool, f"{name}-job")
+        manifest = write_version(tmp_path / name, name, size=1000)
+        store.publish(tmp_path / name)
+        async with transaction(pool) as connection:
+            await add_version(connection, manifest, None, job.job_id)
+        await registry.promote(name, requested_by="ada", reason="good")
+    file = ONNX_FILE if damage == "size" else damage
+    content = object_store.get(f"models/v1/{file}")
+    if damage == "size":
+        object_store.put(f"models/v1/{file}", b"half")
+    else:
+        object_store.remove(f"models/v1/{file}")
+    with pytest.raises(PreconditionFailed, match=f"{file}.*v1"):
+        await registry.promote("v1", requested_by="ada", reason="again")
+    with pytest.raises(PreconditionFailed, match=f"{file}.*v1"):
+        await registry.rollback(requested_by="ada", reason="worse")
+    assert (await registry.serving()).model_version == "v2"
+    object_store.put(f"models/v1/{file}", content)
+    assert (await registry.rollback(requested_by="ada", reason="worse")).model_version == "v1"

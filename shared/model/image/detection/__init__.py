@@ -1,0 +1,1 @@
+"""Face detection: search, second look, and choice of a face; `detector` is its interface."""

@@ -1,0 +1,135 @@
+"""Face detector: finds the faces of a picture, each confirmed by a second look."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.model.image.detection.chips import eye_distance
+from shared.model.image.detection.choice import by_prominence
+from shared.model.image.detection.refinement import CERTAIN_SCORE, Refined, Refiner
+from shared.model.image.detection.search import QUARTERS, Candidate, Search, box_around
+from shared.model.image.detection.yunet import YuNet
+from shared.model.image.face import DetectedFace
+
+# Faces that get a second look, largest first; the others of a crowd are left out.
+_MOST_FACES: Final = 40
+# A second look below this shows no face.
+_LEAST_SCORE: Final = 0.7
+_MOST_SPREAD: Final = 0.3
+# Landmarks whose middles are this many distances of the eyes apart lie on one face; those of an
+# upright and an upside-down reading may be more than one apart, those of neighbours at least two.
+_SAME_FACE: Final = 1.5
+# Candidates for one face within this of the best score are compared by their second looks.
+_RIVAL_SCORE: Final = 0.25
+
+
+class FaceDetector:
+    """Finds faces that are turned, small, large or cut; threads may share it.
+
+    The whole picture is looked at first, reduced to 640 pixels. A face that is seen there with
+    confidence and upright is confirmed by one look at a chip, cut upright from the picture itself.
+    Where a face is not confirmed, or none is seen, the picture is looked at after quarter turns,
+    with a border, and at larger sizes in tiles, until a face is found. Of several orientations of
+    one face the one whose chips have the highest score is taken.
+
+    Args:
+        path: YuNet's ONNX file.
+
+    Raises:
+        PreconditionFailed: If OpenCV cannot load the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._yunet = YuNet(path)
+
+    def find(self, image: NDArray[np.uint8]) -> tuple[DetectedFace, ...]:
+        """Find all faces, the most prominent one first.
+
+        Args:
+            image: uint8, shape (height, width, 3), BGR.
+        """
+        search, refiner = Search(self._yunet, image), Refiner(self._yunet, image)
+        faces = self._find(search, refiner)
+        height, width = image.shape[:2]
+        return by_prominence([_detected(face) for face in faces], width, height)
+
+    def _find(self, search: Search, refiner: Refiner) -> list[Refined]:
+        first = _largest(search.whole(0))
+        if first and (largest := _confirm(refiner, first[0])) is not None:
+            others = (refiner.check(candidate) for candidate in first[1:_MOST_FACES])
+            return [largest, *(face for face in others if face is not None)]
+        turned = [candidate for quarter in QUARTERS[1:] for candidate in search.whole(quarter)]
+        if faces := _resolve(refiner, [*first, *turned]):
+            return faces
+        faces = _resolve(refiner, [c for q in QUARTERS for c in search.wider(q)])
+        for side in search.larger_sides():
+            if faces:
+                break
+            faces = _resolve(refiner, [c for q in QUARTERS for c in search.tiles(side, q)])
+        return faces
+
+
+def _confirm(refiner: Refiner, candidate: Candidate) -> Refined | None:
+    if candidate.score < CERTAIN_SCORE - 0.01:
+        return None
+    face = refiner.confirm(candidate)
+    return face if face is not None and face.score >= CERTAIN_SCORE else None
+
+
+def _resolve(refiner: Refiner, candidates: Iterable[Candidate]) -> list[Refined]:
+    """Find the faces behind candidates of several orientations."""
+    found = [_best_orientation(refiner, group) for group in _groups(_largest(candidates))]
+    faces: list[Refined] = []
+    for face in sorted((face for face in found if face is not None), key=lambda f: -f.score):
+        if not any(_is_same(face.points, other.points) for other in faces):
+            faces.append(face)
+    return faces
+
+
+def _best_orientation(refiner: Refiner, group: list[Candidate]) -> Refined | None:
+    best_score = max(candidate.score for candidate in group)
+    rivals = [
+        (candidate, settled)
+        for candidate in group
+        if candidate.score >= best_score - _RIVAL_SCORE
+        and (settled := refiner.settle(candidate.points)) is not None
+    ]
+    if not rivals:
+        return None
+    candidate, settled = max(rivals, key=lambda rival: rival[1].score)
+    if settled.score < _LEAST_SCORE or settled.spread > _MOST_SPREAD:
+        return None
+    return refiner.confirm(candidate) or settled
+
+
+def _groups(candidates: list[Candidate]) -> list[list[Candidate]]:
+    """Group the candidates that show one face; each orientation appears once, with its best."""
+    groups: list[list[Candidate]] = []
+    for candidate in candidates:
+        for group in groups:
+            if _is_same(group[0].points, candidate.points):
+                if all(candidate.quarter != other.quarter for other in group):
+                    group.append(candidate)
+                break
+        else:
+            groups.append([candidate])
+    return groups[:_MOST_FACES]
+
+
+def _largest(candidates: Iterable[Candidate]) -> list[Candidate]:
+    return sorted(candidates, key=lambda c: -c.score * eye_distance(c.points))
+
+
+def _is_same(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    """Tell whether two sets of landmarks lie on one face, whatever their orientation."""
+    size = max(eye_distance(one), eye_distance(other))
+    apart = float(np.linalg.norm(one.mean(axis=0) - other.mean(axis=0)))
+    return apart < _SAME_FACE * size
+
+
+def _detected(face: Refined) -> DetectedFace:
+    landmarks = tuple((x, y) for x, y in face.points.tolist())
+    return DetectedFace(box_around(face.points), landmarks, face.score)

@@ -1,0 +1,85 @@
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_VALID = {
+    "MAGFACE_DATABASE_URL": "postgresql://me:topsecret@127.0.0.1:5432/magface",
+    "MAGFACE_S3_ENDPOINT": "127.0.0.1:9000",
+    "MAGFACE_S3_ACCESS_KEY": "key",
+    "MAGFACE_S3_SECRET_KEY": "topsecret",
+    "MAGFACE_FEEDBACK_ADDRESS": "127.0.0.1:50052",
+}
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Start a service with changed variables, which must end it; returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(service: str, **changes: str | None) -> str:
+        for name, value in _VALID.items():
+            monkeypatch.setenv(name, value)
+        for name, value in changes.items():
+            if value is None:
+                monkeypatch.delenv(f"MAGFACE_{name}")
+            else:
+                monkeypatch.setenv(f"MAGFACE_{name}", value)
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(f"services.{service}.__main__").main()
+        assert isinstance(ended.value.code, str)
+        assert ended.value.__suppress_context__
+        return ended.value.code + "".join(capfd.readouterr())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("S3_ENDPOINT", "http://127.0.0.1:9000", "without a scheme"),
+        ("S3_ENDPOINT", "127.0.0.1:9000/bucket", "port"),
+        ("S3_ENDPOINT", "127.0.0.1:99999", "port"),
+        ("S3_ENDPOINT", None, "is not set"),
+        ("S3_BUCKET", "a bucket", "match pattern"),
+        ("S3_TIMEOUT_S", "-1", "greater than 0"),
+        ("DATABASE_URL", "mysql://me:topsecret@127.0.0.1/magface", "postgresql://"),
+        ("DATABASE_URL", "postgresql://me:topsecret@127.0.0.1:99999/magface", "port"),
+        ("DATABASE_URL", "postgresql://me:top%secret@127.0.0.1/magface", "%XX"),
+        ("DATABASE_URL", "topsecret", "postgresql://"),
+        ("LISTEN", "127.0.0.1:99999", "0..65535"),
+        ("LISTEN", "50051", "host:port"),
+        ("LISTEN", "http://127.0.0.1:50051", "host:port"),
+        ("EMBEDDER_ADDRESS", "https://embedder:50051", "host:port"),
+        ("STOP_GRACE_S", "topsecret", "valid number"),
+        ("LOG_LEVEL", "topsecret", "DEBUG"),
+    ],
+)
+def test_wrong_setting_is_one_line_that_names_it(
+    start: Callable[..., str], name: str, value: str | None, why: str
+) -> None:
+    said = start("feedback", **{name: value})
+    assert said.count("\n") == 0
+    assert said.startswith(f"the feedback service cannot start: MAGFACE_{name}")
+    assert why in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("service", ["embedder", "feedback", "trainer", "trainer.worker"])
+def test_every_service_names_all_wrong_settings(start: Callable[..., str], service: str) -> None:
+    said = start(service, S3_ENDPOINT="s3://topsecret", S3_SECRET_KEY=None)
+    assert said.count("\n") == 0
+    assert "MAGFACE_S3_ENDPOINT" in said
+    assert "MAGFACE_S3_SECRET_KEY is not set" in said
+    assert "topsecret" not in said
+
+
+def test_unreadable_env_file_is_one_line(start: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"MAGFACE_S3_SECRET_KEY=\xff\xfetopsecret")
+    said = start("feedback")
+    assert said.count("\n") == 0
+    assert ".env" in said
+    assert "topsecret" not in said
