@@ -172,7 +172,10 @@ class PoolImporter:
             for sha256, one in chunk.items()
             if sha256 in stored and sha256 not in mismatches
         ]
-        await asyncio.gather(*map(self._vault.put, new), *map(self._vault.restore, known))
+        await asyncio.gather(
+            *(self._vault.put(image, in_turn=True) for image in new),
+            *(self._vault.restore(image, in_turn=True) for image in known),
+        )
         identities = {
             bytes.fromhex(sha256): one.identity
             for sha256, one in chunk.items()

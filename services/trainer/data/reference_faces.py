@@ -64,8 +64,8 @@ def read_reference(folder: Path, limits: ImageLimits) -> ReferenceFaces:
                 unusable.append(error)
         if person:
             identities.append(person)
-    for error in unusable:
-        logger.warning("reference face left out: %s", error)
+    for left_out in unusable:
+        logger.warning("reference face left out: %s", left_out)
     usable = sum(len(crops) > 1 for crops in identities)
     if usable < _MIN_PEOPLE:
         raise InvalidInput(
