@@ -25,6 +25,7 @@ messages = Console(stderr=True)
 
 _GAP: Final = 2
 _SHORTEST_TEXT: Final = 24
+_LISTED: Final = 5
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
@@ -62,6 +63,14 @@ def table(
 def facts(pairs: Mapping[str, object]) -> RenderableType:
     """Makes a list of names and values, wrapped between words only."""
     return _Facts({name: _cell(value) for name, value in pairs.items()})
+
+
+def listed(name: str, items: Sequence[str]) -> dict[str, str]:
+    """Makes a row of `facts` with the number of items and the first of them; none without any."""
+    if not items:
+        return {}
+    rest = "; …" if len(items) > _LISTED else ""
+    return {name: f"{len(items)}: {'; '.join(items[:_LISTED])}{rest}"}
 
 
 @dataclass(frozen=True)

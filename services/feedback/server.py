@@ -208,7 +208,13 @@ async def open_erasure_backend(
 ) -> AsyncIterator[ErasureBackend]:
     """Assemble erasure, without waiting for its stores."""
     with new_vault() as vault:
-        eraser = Eraser(pool, vault, objects, lease_s=_REMOVAL_TIMEOUTS * settings.s3_timeout_s)
+        eraser = Eraser(
+            pool,
+            vault,
+            objects,
+            lease_s=_REMOVAL_TIMEOUTS * settings.s3_timeout_s,
+            tombstone_days=settings.feedback_tombstone_days,
+        )
         try:
             yield ErasureBackend(eraser, AuditLog(pool))
         finally:

@@ -61,6 +61,9 @@ class FeedbackSettings(
             without an object, in seconds.
         feedback_read_back_every_s: Pause between two images that are read back in the background
             and compared with their hash, in seconds.
+        feedback_tombstone_days: Days for which images and labels that were erased on request are
+            refused, so that a late retry does not bring them back; with 0 they never are. A change
+            also holds for what was erased before.
     """
 
     upload_bytes: int = Field(default_factory=upload_share, ge=2**20)
@@ -73,4 +76,5 @@ class FeedbackSettings(
     feedback_retention_days: int | None = Field(default=None, ge=1)
     feedback_orphan_grace_s: float = Field(default=3600.0, ge=0)
     feedback_sweep_every_s: float = Field(default=3600.0, gt=0)
+    feedback_tombstone_days: int = Field(default=30, ge=0, le=36500)
     feedback_read_back_every_s: float = Field(default=0.5, gt=0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from shared.datasets.user_files import no_file, unreadable
 from shared.errors import InvalidInput
+from shared.validation import normal_name
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".heic", ".heif", ".avif")
 
@@ -31,7 +32,9 @@ class FoundPeople(NamedTuple):
     """The images of a folder of people.
 
     Attributes:
-        images: Paths of the files by identity, both sorted by name.
+        images: Paths of the files by identity, sorted by name. Names are normalised, so that
+            folders whose names differ only in the form of Unicode or in white space are one
+            identity. The files of each folder are sorted.
         unusable: Like that of `FoundImages`.
     """
 
@@ -78,13 +81,13 @@ def read_identities(folder: Path) -> FoundPeople:
             found = _walk(person, {_identity(folder)})
             unusable += found.unusable
             if found.images:
-                images[person.name] = found.images
+                images.setdefault(normal_name(person.name), []).extend(found.images)
     if not images:
         first = f"; what cannot be read includes {unusable[0]}" if unusable else ""
         raise InvalidInput(
             str(folder), f"has no subfolder with images; each identity needs one{first}"
         )
-    return FoundPeople(images, unusable)
+    return FoundPeople(dict(sorted(images.items())), unusable)
 
 
 def split_identities(

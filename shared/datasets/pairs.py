@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from shared.datasets.user_files import read_regular
 from shared.errors import InvalidInput
 from shared.model.image.face import Alignment, Box, FaceImage, Landmarks
+from shared.validation import normal_name
 
 ImageSource = Path | bytes
 
@@ -32,7 +33,10 @@ class PairSet:
         pairs: int32, (P, 2): indices into ``images``.
         labels: bool, (P,): True for a genuine pair, False for an impostor pair.
         folds: int32, (P,): cross-validation fold of each pair; None where the source has none.
-        identities: Name of the person on each image; None where the source has no names.
+        identities: Name of the person on each image; None where the source does not name all of
+            them. If it gives an image several names, the first.
+        names: The names that the source gives the two images of each pair, also where it does not
+            name all; empty for an unknown one. All are normalised.
         croppings: How images are cropped, by their index; others by their size.
 
     Raises:
@@ -45,6 +49,7 @@ class PairSet:
     folds: NDArray[np.int32] | None = None
     identities: tuple[str, ...] | None = None
     croppings: Mapping[int, Cropping] = field(default_factory=dict)
+    names: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -63,6 +68,8 @@ class PairSet:
             raise InvalidInput(
                 "identities", f"are {len(self.identities)} for {len(self.images)} images"
             )
+        if self.names and len(self.names) != count:
+            raise InvalidInput("names", f"are of {len(self.names)} pairs, not of {count}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -116,6 +123,7 @@ class PairSet:
             folds=None if self.folds is None else self.folds[kept],
             identities=self.identities and tuple(self.identities[image] for image in used),
             croppings={new: self.croppings[old] for new, old in known if old in self.croppings},
+            names=self.names and tuple(self.names[pair] for pair in np.flatnonzero(kept)),
         )
         return remaining, used
 
@@ -150,6 +158,8 @@ class PairSetBuilder:
     _labels: list[bool] = field(default_factory=list)
     _folds: list[int] = field(default_factory=list)
     _croppings: dict[int, Cropping] = field(default_factory=dict)
+    _names: list[tuple[str, str]] = field(default_factory=list)
+    _latest_names: dict[int, str] = field(default_factory=dict)
 
     def image(
         self,
@@ -157,13 +167,22 @@ class PairSetBuilder:
         identity: str | None = None,
         cropping: Cropping | None = None,
     ) -> int:
-        """Return the index of an image; a new image is added."""
+        """Return the index of an image; a new image is added.
+
+        Args:
+            source: The image.
+            identity: The person on it, if known. The next pair of the image has this name.
+            cropping: How it is cropped, if known.
+        """
         place = self._places.setdefault(source, len(self._images))
         if place == len(self._images):
             self._images.append(source)
-            self._identities.append(identity)
+            self._identities.append(None)
             if cropping is not None:
                 self._croppings[place] = cropping
+        if name := normal_name(identity or ""):
+            self._latest_names[place] = name
+            self._identities[place] = self._identities[place] or name
         return place
 
     def pair(
@@ -191,6 +210,7 @@ class PairSetBuilder:
         if earlier != place:
             raise InvalidInput(here, f"repeats {earlier}, which has the same images")
         self._pairs.append((first, second))
+        self._names.append((self._latest_names.get(first, ""), self._latest_names.get(second, "")))
         self._labels.append(genuine)
         if fold is not None:
             self._folds.append(fold)
@@ -209,4 +229,5 @@ class PairSetBuilder:
             folds=np.array(self._folds, dtype=np.int32) if self._folds else None,
             identities=tuple(known) if len(known) == len(self._images) else None,
             croppings=self._croppings,
+            names=tuple(self._names),
         )

@@ -8,6 +8,7 @@ import simplejpeg
 
 from shared.decoding.messages import Operation
 from shared.decoding.settings import BYTES_PER_PIXEL
+from shared.model.image.decoding.inspector import read_header
 from shared.model.image.face import FaceImage
 from shared.settings import ImageLimits
 
@@ -96,8 +97,8 @@ def _size(data: bytes) -> tuple[int, int] | None:
         return abs(width), abs(height)
     if data.startswith(b"RIFF"):
         return _webp_size(data)
-    if data[4:8] == b"ftyp":  # HEIC and AVIF
-        return None
+    if data[4:8] == b"ftyp":
+        return _heif_size(data)
     return 0, 0
 
 
@@ -107,6 +108,15 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     except ValueError:
         return None
     return width, height
+
+
+def _heif_size(data: bytes) -> tuple[int, int] | None:
+    try:
+        header = read_header(data)
+    # The decode process says what is wrong with it.
+    except Exception:
+        return None
+    return header.width, header.height
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from typing import Final, TypeVar, cast
 
 from shared.decoding import metrics
 from shared.decoding.cost import decode_cost, decoded_pixels
-from shared.decoding.messages import DecodeAnswer, DecodeRequest, Operation
+from shared.decoding.messages import DecodeAnswer, DecodeRequest, DecodeResult, Operation
 from shared.decoding.processes import DecodeProcess, ForkServer, Stopped
 from shared.decoding.queue import DecodeOutcome, DecodeQueue, DecodeTask, Lane
 from shared.decoding.settings import DecodingSettings, quick_pixels
@@ -128,16 +128,17 @@ class DecodePool:
             PreconditionFailed: If the face must be detected and there is no detector.
             Overloaded: If the deadline passed.
         """
-        outcome = await self._one("read", face, field, deadline, background=background)
-        return cast("FaceCrop", outcome)
+        outcome = self._one("read", face, field, deadline, background=background)
+        return cast("FaceCrop", _result(await outcome))
 
     async def detect(self, data: bytes, field: str, deadline: float = inf) -> Detection:
         """Find all faces of a picture, as `FaceReader.detect`; raises as `read`."""
-        return cast("Detection", await self._one("detect", FaceImage(data), field, deadline))
+        outcome = self._one("detect", FaceImage(data), field, deadline)
+        return cast("Detection", _result(await outcome))
 
     async def check(self, face: FaceImage, field: str, deadline: float = inf) -> None:
         """Check that a face can be read, as `FaceReader.check`; raises as `read`."""
-        await self._one("check", face, field, deadline)
+        _result(await self._one("check", face, field, deadline))
 
     async def _one(
         self,
@@ -164,8 +165,6 @@ class DecodePool:
         except asyncio.CancelledError:
             self.cancel(tasks)
             raise
-        if isinstance(outcome, Exception):
-            raise outcome
         return outcome
 
     def _task(
@@ -269,3 +268,14 @@ class DecodePool:
         if wanted:
             task.done(outcome)
         return wanted
+
+
+def _result(outcome: DecodeOutcome) -> DecodeResult:
+    """Give a result, or raise an error."""
+    try:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+    finally:
+        # The error refers to this frame, which would keep it until the next garbage collection.
+        del outcome

@@ -10,7 +10,7 @@ from typing import Final
 import cv2
 
 from shared.decoding.messages import DecodeRequest, DecodeResult
-from shared.errors import InvalidInput, MagFaceError
+from shared.errors import InvalidInput, MagFaceError, without_frames
 from shared.model.image.face_reader import FaceReader
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def perform(reader: FaceReader, request: DecodeRequest) -> DecodeResult | MagFac
         with _memory_limit(request.memory_bytes):
             return _perform(reader, request)
     except MagFaceError as error:
-        return error.with_traceback(None)
+        return without_frames(error)
     except MemoryError:
         return _needs_memory(request)
     except cv2.error as error:

@@ -10,12 +10,12 @@ class ByteBudget:
     It belongs to the loop's thread. A single request that is larger than the budget is granted
     while nothing else is in use, so that it can be handled at all.
 
-    Args:
+    Attributes:
         max_bytes: Most bytes in use.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._used = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -54,7 +54,7 @@ class ByteBudget:
             self._waiting.popleft()
 
     def _fits(self, size: int) -> bool:
-        return self._used == 0 or self._used + size <= self._max_bytes
+        return self._used == 0 or self._used + size <= self.max_bytes
 
 
 class HeldBytes:

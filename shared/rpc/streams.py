@@ -7,10 +7,8 @@ from typing import Final, Generic, TypeAlias, TypeVar
 
 from shared.rpc.budget import ByteBudget, HeldBytes
 
-# What a stream asks for before its first request is known.
-_FIRST_BYTES: Final = 2**20
 # A stream that is idle keeps the bytes for its next request from others for so long.
-_PATIENCE_S: Final = 0.1
+_PATIENCE_S: Final = 0.25
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -41,7 +39,8 @@ class BudgetedRequests(Generic[_Request]):
 
     @property
     def _expected(self) -> int:
-        return self._largest or _FIRST_BYTES
+        # The first request of a stream may be of any size.
+        return self._largest or self._budget.max_bytes
 
     async def read(self) -> tuple[_Request, HeldBytes]:
         """Read the next request; its bytes are held until they are given back.

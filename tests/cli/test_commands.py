@@ -113,9 +113,10 @@ def test_feedback_comes_back_as_it_was_imported(
     size = ["--identities", 4, "--images", 3, "--pairs", 12]
     assert magface("dataset", "pairs", people, *size, "--out", file).exit_code == 0
     first = ask("feedback", "import", file, "--annotator", "bulk")
-    assert first == {"pairs": 12, "created": 12, "known": 0, "rejected": []}
+    nothing = {"rejected": [], "named_otherwise": []}
+    assert first == {"pairs": 12, "created": 12, "known": 0} | nothing
     again = ask("feedback", "import", file, "--annotator", "bulk")
-    assert again == {"pairs": 12, "created": 0, "known": 12, "rejected": []}
+    assert again == {"pairs": 12, "created": 0, "known": 12} | nothing
 
     exported = ask("feedback", "export", "--out", tmp_path / "export")
     content = json.loads((tmp_path / "export" / "pairs.json").read_text())
@@ -169,13 +170,34 @@ def test_what_is_erased_is_not_exported_again_and_is_on_the_trail(
     after = ask("feedback", "export", "--out", tmp_path / "after", *again)
     assert after["pairs"] == before["pairs"] - 1
     assert stored["sha256_a"] not in (tmp_path / "after" / "pairs.json").read_text()
-    nobody = ask("feedback", "erase-subject", "nobody", "--by", "dpo")
-    assert nobody["images"] == 0
+    nobody = magface("feedback", "erase-subject", "nobody", "--by", "dpo", "--dir", stack.folder)
+    assert nobody.exit_code == 1
+    assert "no stored image has this name" in nobody.stderr
     trail = ask("feedback", "audit")["entries"]
-    assert [one["action"] for one in trail[:2]] == ["erase_subject", "erase_image"]
-    assert trail[1]["request_id"] == "ticket-9"
+    assert [one["action"] for one in trail[:1]] == ["erase_image"]
+    assert trail[0]["request_id"] == "ticket-9"
     shown = magface("feedback", "audit", "--dir", stack.folder)
     assert "ticket-9" in shown.stdout
+
+
+def test_people_known_from_a_pairs_file_only_are_erased_by_any_of_their_names(
+    ask: Ask, tmp_path: Path
+) -> None:
+    for number in range(5010, 5014):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+    entries = [
+        {"image1": "5010.png", "image2": "5011.png", "label": 1, "identity1": "Zoe\u0308 Roe"},
+        {"image1": "5011.png", "image2": "5012.png", "label": 0, "identity2": "Max Roe"},
+        {"image1": "5012.png", "image2": "5013.png", "label": 0, "identity1": "Maximilian"},
+    ]
+    (tmp_path / "pairs.json").write_text(json.dumps({"pairs": entries}))
+    add = ("feedback", "import", tmp_path / "pairs.json", "--alignment", "aligned")
+    first = ask(*add, "--annotator", "Jose\u0301")
+    assert (first["created"], first["rejected"]) == (3, [])
+    assert [Path(name).name for name in first["named_otherwise"]] == ["5012.png"]
+    assert ask(*add, "--annotator", " Jos\u00e9 ")["known"] == 3
+    for name in ("Zo\u00eb  Roe", "Max Roe"):
+        assert ask("feedback", "erase-subject", name, "--by", "dpo")["images"] == 1
 
 
 def test_a_refused_pair_does_not_keep_the_others_out(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploy.local.stack import Stack
 from tests.cli.conftest import Ask, Magface
+from tests.services.feedback.support.helpers import picture
 from tests.support.waiting import wait_until
 
 
@@ -25,6 +26,20 @@ def test_a_folder_of_people_becomes_a_pool_and_pairs_to_label(ask: Ask, people: 
     for pair in hard["pairs"]:
         assert len(pair["sha256_a"]) == len(pair["sha256_b"]) == 64
     assert "annotators" in ask("feedback", "annotators")
+
+
+def test_the_same_picture_in_two_folders_has_both_names(ask: Ask, tmp_path: Path) -> None:
+    for name in ("anna", "bob"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(picture(5020))
+    answer = ask("feedback", "import-images", tmp_path, "--identities", "--alignment", "aligned")
+    assert [
+        (Path(one["image"]).parent.name, one["names"]) for one in answer["named_otherwise"]
+    ] == [
+        ("anna", ["bob"]),
+        ("bob", ["anna"]),
+    ]
+    assert ask("feedback", "erase-subject", "bob", "--by", "dpo")["images"] == 1
 
 
 def test_an_image_that_is_rejected_is_named_and_the_others_are_stored(

@@ -44,7 +44,7 @@ def repository(tmp_path: Path) -> Path:
 def _edit(folder: Path, old: str, new: str) -> None:
     proto = folder / PROTO
     assert old in proto.read_text()
-    proto.write_text(proto.read_text().replace(old, new))
+    proto.write_text(proto.read_text().replace(old, new, 1))
 
 
 def test_a_field_may_be_added_and_none_removed(repository: Path):

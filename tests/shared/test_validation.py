@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import InvalidInput
-from shared.validation import TextKind, TextRule
+from shared.validation import TextKind, TextRule, normal_name
+from tests.support.texts import LOOKALIKES, SPELLINGS
 
 ANY = st.text(st.characters(codec=None), max_size=40) | st.text(
     " \t\n\0\x1f\x85\u2028ab", max_size=8
@@ -36,6 +37,32 @@ def test_a_text_is_accepted_exactly_if_it_keeps_its_rule(
         and not any(unicodedata.category(c) in forbidden and c not in allowed for c in text)
     )
     assert accepts(TextRule(kind, most, required), text) == (keeps or (not text and not required))
+
+
+@given(ANY)
+def test_a_name_is_normalised_once_and_for_all(text: str) -> None:
+    name = normal_name(text)
+    assert normal_name(name) == name == unicodedata.normalize("NFC", name).strip()
+    rule = TextRule(TextKind.PERSON, 200, required=False)
+    if accepts(rule, text):
+        assert rule.check("field", text) == name
+        assert accepts(TextRule(TextKind.PERSON, 200, required=bool(text)), name)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_all_spellings_of_a_name_become_one(spelling: str) -> None:
+    rule = TextRule(TextKind.PERSON, 7, required=True)
+    assert rule.check("field", spelling) == "Zo\u00eb Roe"
+
+
+def test_case_distinguishes_names() -> None:
+    assert normal_name("Ann") != normal_name("ann")
+
+
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_an_invisible_character_in_a_name_is_refused(name: str) -> None:
+    assert not accepts(TextRule(TextKind.PERSON, 128, required=True), name)
+    assert accepts(TextRule(TextKind.NAME, 128, required=True), name)
 
 
 @given(st.text("0123456789abcdefABCDEFg \0", min_size=60, max_size=64))

@@ -44,7 +44,8 @@ class SeaweedServer(S3Server):
             "master.volumeSizeLimitMB": 1024,
             # With peers, a volume server that starts before the election retries only after 5 s.
             "master.peers": "none",
-            "volume.max": 1000,
+            # A bucket takes about seven volumes, and many tests make one of their own.
+            "volume.max": 20000,
             "volume.preStopSeconds": 0,
             "filer": "true",
             # Otherwise these two sockets would be in /tmp as well.

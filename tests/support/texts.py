@@ -20,6 +20,17 @@ from shared.rpc.server.requests import text_rule
 from shared.validation import TextKind, TextRule
 
 NOT_UTF8 = "not UTF-8"
+# Spellings of "Zo\u00eb Roe" that are stored as it is, and names that only look like it.
+SPELLINGS = (
+    "Zoe\u0308 Roe",
+    " Zo\u00eb Roe",
+    "Zo\u00eb Roe\u3000",
+    "Zo\u00eb\u00a0Roe",
+    "Zo\u00eb   Roe",
+    "\u2003Zoe\u0308 \u2009Roe ",
+)
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u202e\u2066\u061c\u3164\ufe0f\U000e0041"
+LOOKALIKES = tuple(f"Zo\u00eb{invisible} Roe" for invisible in _INVISIBLE)
 # Valid as a job's id and as a name; nothing has this id.
 _VALID_NAME = "00000000-0000-0000-0000-000000000000"
 _PLACEHOLDER = "#place#"
@@ -108,6 +119,9 @@ def _invalid_texts(rule: TextRule) -> Iterator[tuple[str, str]]:
     yield "an over-long text", "a" * (rule.max_characters + 1)
     if rule.kind is not TextKind.PROSE:
         yield "two lines", "a\nb"
+    if rule.kind is TextKind.PERSON:
+        yield "an invisible character", "a\u200bb"
+        yield "an over-long name in another form", "e\u0301" * (rule.max_characters + 1)
     if rule.required:
         yield "nothing", ""
 

@@ -45,14 +45,18 @@ def erase_image(
 def erase_subject(
     *,
     subject: Annotated[
-        str, typer.Argument(show_default=False, help="Name of the person in the pool.")
+        str,
+        typer.Argument(
+            show_default=False,
+            help="Name of the person, as in the import; upper and lower case differ.",
+        ),
     ],
     by: AuditedByOption,
     request_id: RequestOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Erase all images of a person with their pairs and labels."""
+    """Erase all images of a person with their pairs and labels; fails if there is none."""
     request = feedback_pb2.DeleteSubjectRequest(subject=subject, **_requester(by, request_id))
     with feedback(folder) as stub:
         _show(as_json, stub.DeleteSubject(request, timeout=CALL_TIMEOUT_S).erasure)

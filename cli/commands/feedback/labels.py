@@ -19,7 +19,7 @@ from cli.face_choice import (
     face_in_box,
 )
 from cli.images import AlignmentChoice, AlignmentOption, PictureA, PictureB, naming_files
-from cli.output import JsonOption, emit, facts, short_time, table, to_plain
+from cli.output import JsonOption, emit, facts, listed, short_time, table, to_plain
 from cli.transfer.export import ExportFormat, export_pairs
 from shared.errors import MagFaceError
 
@@ -104,8 +104,10 @@ def import_pairs(
     pair_set = read_pair_file(file, images)
     with feedback(folder) as stub:
         done = import_pair_set(stub, pair_set, annotator, alignment)
-    result = {"pairs": len(pair_set), "created": done.created, "known": done.known}
-    emit(as_json, {**result, "rejected": done.rejected}, facts(result))
+    counts = {"pairs": len(pair_set), "created": done.created, "known": done.known}
+    otherwise = sorted(done.named_otherwise)
+    shown = facts({**counts, **listed("named otherwise", otherwise)})
+    emit(as_json, {**counts, "rejected": done.rejected, "named_otherwise": otherwise}, shown)
     if done.rejected:
         first = done.rejected[0]
         raise MagFaceError(

@@ -19,7 +19,16 @@ from cli.images import (
     read_image,
     to_image,
 )
-from cli.output import JsonOption, counting_progress, emit, facts, short_time, table, to_plain
+from cli.output import (
+    JsonOption,
+    counting_progress,
+    emit,
+    facts,
+    listed,
+    short_time,
+    table,
+    to_plain,
+)
 from shared.errors import InvalidInput, MagFaceError
 
 # Short enough to send a stream again after a lost connection.
@@ -68,19 +77,23 @@ def import_images(
     files, unusable = _identified(images) if identities else _unidentified(images)
     created = known = 0
     rejected = files_and_reasons(unusable)
+    otherwise: list[dict[str, Any]] = []
     with feedback(folder) as stub, counting_progress() as progress:
         task = progress.add_task("importing", total=len(files))
         for first in range(0, len(files), _IMAGES_A_STREAM):
             part = files[first : first + _IMAGES_A_STREAM]
-            answer, refused = repeat_if_cut(
+            answer, refused, others = repeat_if_cut(
                 partial(_send, stub, part, alignment), _STREAM_TIMEOUT_S
             )
             created, known = created + answer.created, known + answer.known
             rejected += refused
+            otherwise += others
             progress.advance(task, len(part))
     total = len(files) + len(unusable)
     result = {"images": total, "created": created, "known": known}
-    emit(as_json, {**result, "rejected": rejected}, facts(result))
+    lists = {"rejected": rejected, "named_otherwise": otherwise}
+    also = [f"{one['image']}: {', '.join(one['names'])}" for one in otherwise]
+    emit(as_json, {**result, **lists}, facts({**result, **listed("named otherwise", also)}))
     if rejected:
         raise MagFaceError(
             f"{len(rejected)} of {total} images were rejected, the others are stored; "
@@ -144,14 +157,17 @@ def _send(
     files: list[tuple[Path, str]],
     alignment: AlignmentChoice,
     timeout_s: float,
-) -> tuple[feedback_pb2.ImportImagesResponse, list[dict[str, str]]]:
-    """Sends the files that can be read; gives the answer, and the refused files."""
+) -> tuple[feedback_pb2.ImportImagesResponse, list[dict[str, str]], list[dict[str, Any]]]:
+    """Sends the files that can be read; gives the answer, the refused files and other names."""
     sent: list[Path] = []
     refused: list[dict[str, str]] = []
     requests = _requests(files, alignment, sent, refused)
     answer = stub.ImportImages(requests, timeout=timeout_s)
     refused += [{"image": str(sent[one.place]), "why": one.why} for one in answer.rejections]
-    return answer, refused
+    others = [
+        {"image": str(sent[one.place]), "names": list(one.identities)} for one in answer.other_names
+    ]
+    return answer, refused, others
 
 
 def _requests(

@@ -90,8 +90,13 @@ class ImageRef(_message.Message):
 
     IMAGE_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     """SHA-256 of the image's bytes, 64 hex digits."""
+    identity: _builtins.str
+    """Identity of the person, if known; up to 128 characters. It is added to those that the image
+    has, also by a repeated call, and makes the image one that DeleteSubject erases.
+    """
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     def __init__(
@@ -99,10 +104,11 @@ class ImageRef(_message.Message):
         *,
         image: _image_pb2.Image | None = ...,
         sha256: _builtins.str = ...,
+        identity: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "ref", b"ref", "sha256", b"sha256"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "ref", b"ref", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "image", b"image", "ref", b"ref", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_ref: _TypeAlias = _typing.Literal["image", "sha256"]  # noqa: Y015
     _WhichOneofArgType_ref: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
@@ -204,12 +210,17 @@ class SubmitFeedbackResponse(_message.Message):
     SHA256_A_FIELD_NUMBER: _builtins.int
     SHA256_B_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    NAMED_OTHERWISE_FIELD_NUMBER: _builtins.int
     label_id: _builtins.int
     pair_id: _builtins.int
     sha256_a: _builtins.str
     sha256_b: _builtins.str
     created: _builtins.bool
     """False if an earlier request with this idempotency key stored the label."""
+    @_builtins.property
+    def named_otherwise(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SHA-256 of those images of the request that have another identity beside the one sent."""
+
     def __init__(
         self,
         *,
@@ -218,10 +229,11 @@ class SubmitFeedbackResponse(_message.Message):
         sha256_a: _builtins.str = ...,
         sha256_b: _builtins.str = ...,
         created: _builtins.bool = ...,
+        named_otherwise: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "label_id", b"label_id", "pair_id", b"pair_id", "sha256_a", b"sha256_a", "sha256_b", b"sha256_b"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "label_id", b"label_id", "named_otherwise", b"named_otherwise", "pair_id", b"pair_id", "sha256_a", b"sha256_a", "sha256_b", b"sha256_b"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -701,7 +713,7 @@ class DeleteSubjectRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """The identity in ImportImagesRequest."""
+    """An identity of ImportImagesRequest or ImageRef; case distinguishes."""
     requested_by: _builtins.str
     """Person or program that makes the request; 1..128 characters."""
     request_id: _builtins.str
@@ -909,7 +921,9 @@ class ImportImagesRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
     identity: _builtins.str
-    """Identity of the person, if known; up to 128 characters. A stored identity is not changed."""
+    """Identity of the person, if known; up to 128 characters. It is added to those that the image
+    has, if the image is not rejected.
+    """
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     def __init__(
@@ -934,14 +948,22 @@ class ImportImagesResponse(_message.Message):
     KNOWN_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
+    NAMED_OTHERWISE_FIELD_NUMBER: _builtins.int
+    OTHER_NAMES_FIELD_NUMBER: _builtins.int
     created: _builtins.int
     """Images that were stored by this call."""
     known: _builtins.int
     """Images that were stored before."""
     rejected: _builtins.int
+    named_otherwise: _builtins.int
+    """Images of the stream that have another identity beside the one sent; both are kept."""
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedImage]:
         """The first 1,000 rejected images."""
+
+    @_builtins.property
+    def other_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___OtherNames]:
+        """The first 1,000 of them."""
 
     def __init__(
         self,
@@ -950,14 +972,42 @@ class ImportImagesResponse(_message.Message):
         known: _builtins.int = ...,
         rejected: _builtins.int = ...,
         rejections: _abc.Iterable[Global___RejectedImage] | None = ...,
+        named_otherwise: _builtins.int = ...,
+        other_names: _abc.Iterable[Global___OtherNames] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "known", b"known", "rejected", b"rejected", "rejections", b"rejections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "known", b"known", "named_otherwise", b"named_otherwise", "other_names", b"other_names", "rejected", b"rejected", "rejections", b"rejections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportImagesResponse: _TypeAlias = ImportImagesResponse  # noqa: Y015
+
+@_typing.final
+class OtherNames(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    place: _builtins.int
+    """Index of the image in the stream, from 0."""
+    @_builtins.property
+    def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 10."""
+
+    def __init__(
+        self,
+        *,
+        place: _builtins.int = ...,
+        identities: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "place", b"place"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OtherNames: _TypeAlias = OtherNames  # noqa: Y015
 
 @_typing.final
 class RejectedImage(_message.Message):

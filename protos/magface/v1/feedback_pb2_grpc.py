@@ -113,7 +113,8 @@ class FeedbackServiceServicer:
         INVALID_ARGUMENT names the invalid field. NOT_FOUND if no image with a given hash is stored.
         ALREADY_EXISTS if the idempotency key was used for other content, or if the same bytes are
         stored with another alignment, other landmarks or another box. FAILED_PRECONDITION if an image
-        has ON_SEVERAL_REFUSE and no box, and the server has no detector model. RESOURCE_EXHAUSTED
+        has ON_SEVERAL_REFUSE and no box, and the server has no detector model; and if the label or an
+        image was erased on request and is still refused (see DeleteImage). RESOURCE_EXHAUSTED
         (with RetryInfo) if too many labels are waiting. UNAVAILABLE if a store cannot be reached. A
         retry with the same idempotency key is stored once.
         """
@@ -166,10 +167,14 @@ class FeedbackServiceServicer:
 
     def DeleteImage(self, request, context):
         """Erases an image: its bytes, its pairs, their labels, and all data derived from them. When the
-        call returns, none of it is stored, and the embedders have been told to drop cached data. The
-        image may be stored again later; a repeated call erases it again.
+        call returns, none of it is stored, and the embedders have been told to drop cached data.
+        For MAGFACE_FEEDBACK_TOMBSTONE_DAYS the service refuses to store the same bytes, and labels
+        with the idempotency keys of the erased ones, so that a late retry does not bring them back.
+        After that the image may be stored again; a repeated call then erases it again.
 
-        The request id, requested_by and counts are kept. UNAVAILABLE if a store cannot be reached or
+        The request id, requested_by and counts are kept. NOT_FOUND if the image is not stored, unless
+        the request id was used for it before. ALREADY_EXISTS if the request id was used to erase
+        something else. UNAVAILABLE if a store cannot be reached or
         another server is carrying out the request. The request is then recorded and is completed in
         the background; a repeated call tells whether it is complete.
         """
@@ -178,7 +183,8 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSubject(self, request, context):
-        """Erases every image of a person, in the same way as DeleteImage.
+        """Erases every image that has an identity, also if it has others, in the same way as DeleteImage.
+        NOT_FOUND if no image has it, unless the request id was used for it before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,8 +200,9 @@ class FeedbackServiceServicer:
 
     def ImportImages(self, request_iterator, context):
         """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
-        end the stream; the response has the number and the errors of rejected images. Images that
-        are stored already are not changed, so the whole stream can be sent again if it breaks.
+        end the stream; the response has the number and the errors of rejected images, among them
+        those that were erased on request and are still refused (see DeleteImage). Images that are
+        stored already are not changed but for an identity that is added, so the whole stream can be sent again if it breaks.
 
         UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
         """

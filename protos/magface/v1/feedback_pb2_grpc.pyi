@@ -43,7 +43,8 @@ class FeedbackServiceStub:
     INVALID_ARGUMENT names the invalid field. NOT_FOUND if no image with a given hash is stored.
     ALREADY_EXISTS if the idempotency key was used for other content, or if the same bytes are
     stored with another alignment, other landmarks or another box. FAILED_PRECONDITION if an image
-    has ON_SEVERAL_REFUSE and no box, and the server has no detector model. RESOURCE_EXHAUSTED
+    has ON_SEVERAL_REFUSE and no box, and the server has no detector model; and if the label or an
+    image was erased on request and is still refused (see DeleteImage). RESOURCE_EXHAUSTED
     (with RetryInfo) if too many labels are waiting. UNAVAILABLE if a store cannot be reached. A
     retry with the same idempotency key is stored once.
     """
@@ -70,23 +71,30 @@ class FeedbackServiceStub:
     """Returns counts of the stored data."""
     DeleteImage: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.DeleteImageRequest, _feedback_pb2.DeleteImageResponse]
     """Erases an image: its bytes, its pairs, their labels, and all data derived from them. When the
-    call returns, none of it is stored, and the embedders have been told to drop cached data. The
-    image may be stored again later; a repeated call erases it again.
+    call returns, none of it is stored, and the embedders have been told to drop cached data.
+    For MAGFACE_FEEDBACK_TOMBSTONE_DAYS the service refuses to store the same bytes, and labels
+    with the idempotency keys of the erased ones, so that a late retry does not bring them back.
+    After that the image may be stored again; a repeated call then erases it again.
 
-    The request id, requested_by and counts are kept. UNAVAILABLE if a store cannot be reached or
+    The request id, requested_by and counts are kept. NOT_FOUND if the image is not stored, unless
+    the request id was used for it before. ALREADY_EXISTS if the request id was used to erase
+    something else. UNAVAILABLE if a store cannot be reached or
     another server is carrying out the request. The request is then recorded and is completed in
     the background; a repeated call tells whether it is complete.
     """
     DeleteSubject: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.DeleteSubjectRequest, _feedback_pb2.DeleteSubjectResponse]
-    """Erases every image of a person, in the same way as DeleteImage."""
+    """Erases every image that has an identity, also if it has others, in the same way as DeleteImage.
+    NOT_FOUND if no image has it, unless the request id was used for it before.
+    """
     ListAudit: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListAuditRequest, _feedback_pb2.ListAuditResponse]
     """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
     Entries are never changed or removed.
     """
     ImportImages: _grpc.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]
     """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
-    end the stream; the response has the number and the errors of rejected images. Images that
-    are stored already are not changed, so the whole stream can be sent again if it breaks.
+    end the stream; the response has the number and the errors of rejected images, among them
+    those that were erased on request and are still refused (see DeleteImage). Images that are
+    stored already are not changed but for an identity that is added, so the whole stream can be sent again if it breaks.
 
     UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
     """
@@ -120,7 +128,8 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     INVALID_ARGUMENT names the invalid field. NOT_FOUND if no image with a given hash is stored.
     ALREADY_EXISTS if the idempotency key was used for other content, or if the same bytes are
     stored with another alignment, other landmarks or another box. FAILED_PRECONDITION if an image
-    has ON_SEVERAL_REFUSE and no box, and the server has no detector model. RESOURCE_EXHAUSTED
+    has ON_SEVERAL_REFUSE and no box, and the server has no detector model; and if the label or an
+    image was erased on request and is still refused (see DeleteImage). RESOURCE_EXHAUSTED
     (with RetryInfo) if too many labels are waiting. UNAVAILABLE if a store cannot be reached. A
     retry with the same idempotency key is stored once.
     """
@@ -147,23 +156,30 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     """Returns counts of the stored data."""
     DeleteImage: _aio.UnaryUnaryMultiCallable[_feedback_pb2.DeleteImageRequest, _feedback_pb2.DeleteImageResponse]  # type: ignore[assignment]
     """Erases an image: its bytes, its pairs, their labels, and all data derived from them. When the
-    call returns, none of it is stored, and the embedders have been told to drop cached data. The
-    image may be stored again later; a repeated call erases it again.
+    call returns, none of it is stored, and the embedders have been told to drop cached data.
+    For MAGFACE_FEEDBACK_TOMBSTONE_DAYS the service refuses to store the same bytes, and labels
+    with the idempotency keys of the erased ones, so that a late retry does not bring them back.
+    After that the image may be stored again; a repeated call then erases it again.
 
-    The request id, requested_by and counts are kept. UNAVAILABLE if a store cannot be reached or
+    The request id, requested_by and counts are kept. NOT_FOUND if the image is not stored, unless
+    the request id was used for it before. ALREADY_EXISTS if the request id was used to erase
+    something else. UNAVAILABLE if a store cannot be reached or
     another server is carrying out the request. The request is then recorded and is completed in
     the background; a repeated call tells whether it is complete.
     """
     DeleteSubject: _aio.UnaryUnaryMultiCallable[_feedback_pb2.DeleteSubjectRequest, _feedback_pb2.DeleteSubjectResponse]  # type: ignore[assignment]
-    """Erases every image of a person, in the same way as DeleteImage."""
+    """Erases every image that has an identity, also if it has others, in the same way as DeleteImage.
+    NOT_FOUND if no image has it, unless the request id was used for it before.
+    """
     ListAudit: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListAuditRequest, _feedback_pb2.ListAuditResponse]  # type: ignore[assignment]
     """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
     Entries are never changed or removed.
     """
     ImportImages: _aio.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]  # type: ignore[assignment]
     """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
-    end the stream; the response has the number and the errors of rejected images. Images that
-    are stored already are not changed, so the whole stream can be sent again if it breaks.
+    end the stream; the response has the number and the errors of rejected images, among them
+    those that were erased on request and are still refused (see DeleteImage). Images that are
+    stored already are not changed but for an identity that is added, so the whole stream can be sent again if it breaks.
 
     UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
     """
@@ -200,7 +216,8 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT names the invalid field. NOT_FOUND if no image with a given hash is stored.
         ALREADY_EXISTS if the idempotency key was used for other content, or if the same bytes are
         stored with another alignment, other landmarks or another box. FAILED_PRECONDITION if an image
-        has ON_SEVERAL_REFUSE and no box, and the server has no detector model. RESOURCE_EXHAUSTED
+        has ON_SEVERAL_REFUSE and no box, and the server has no detector model; and if the label or an
+        image was erased on request and is still refused (see DeleteImage). RESOURCE_EXHAUSTED
         (with RetryInfo) if too many labels are waiting. UNAVAILABLE if a store cannot be reached. A
         retry with the same idempotency key is stored once.
         """
@@ -263,10 +280,14 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.DeleteImageResponse, _abc.Awaitable[_feedback_pb2.DeleteImageResponse]]:
         """Erases an image: its bytes, its pairs, their labels, and all data derived from them. When the
-        call returns, none of it is stored, and the embedders have been told to drop cached data. The
-        image may be stored again later; a repeated call erases it again.
+        call returns, none of it is stored, and the embedders have been told to drop cached data.
+        For MAGFACE_FEEDBACK_TOMBSTONE_DAYS the service refuses to store the same bytes, and labels
+        with the idempotency keys of the erased ones, so that a late retry does not bring them back.
+        After that the image may be stored again; a repeated call then erases it again.
 
-        The request id, requested_by and counts are kept. UNAVAILABLE if a store cannot be reached or
+        The request id, requested_by and counts are kept. NOT_FOUND if the image is not stored, unless
+        the request id was used for it before. ALREADY_EXISTS if the request id was used to erase
+        something else. UNAVAILABLE if a store cannot be reached or
         another server is carrying out the request. The request is then recorded and is completed in
         the background; a repeated call tells whether it is complete.
         """
@@ -277,7 +298,9 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.DeleteSubjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.DeleteSubjectResponse, _abc.Awaitable[_feedback_pb2.DeleteSubjectResponse]]:
-        """Erases every image of a person, in the same way as DeleteImage."""
+        """Erases every image that has an identity, also if it has others, in the same way as DeleteImage.
+        NOT_FOUND if no image has it, unless the request id was used for it before.
+        """
 
     @_abc_1.abstractmethod
     def ListAudit(
@@ -296,8 +319,9 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.ImportImagesResponse, _abc.Awaitable[_feedback_pb2.ImportImagesResponse]]:
         """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
-        end the stream; the response has the number and the errors of rejected images. Images that
-        are stored already are not changed, so the whole stream can be sent again if it breaks.
+        end the stream; the response has the number and the errors of rejected images, among them
+        those that were erased on request and are still refused (see DeleteImage). Images that are
+        stored already are not changed but for an identity that is added, so the whole stream can be sent again if it breaks.
 
         UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
         """

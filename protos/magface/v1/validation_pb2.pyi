@@ -32,6 +32,11 @@ class _TextKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextKind.Val
     """Free text, which may have tabs and several lines."""
     TEXT_KIND_SHA256: _TextKind.ValueType  # 3
     """64 hexadecimal digits, in upper or lower case."""
+    TEXT_KIND_PERSON: _TextKind.ValueType  # 4
+    """The name of a person. It is stored and compared in Unicode's form NFC, without white space at
+    its ends, and with one space for white space within it. Invisible characters (zero-width,
+    bidirectional and others that Unicode says to ignore in display) are refused. Case is kept.
+    """
 
 class TextKind(_TextKind, metaclass=_TextKindEnumTypeWrapper):
     """Characters that a text may have. NUL and other control characters are always refused."""
@@ -43,6 +48,11 @@ TEXT_KIND_PROSE: TextKind.ValueType  # 2
 """Free text, which may have tabs and several lines."""
 TEXT_KIND_SHA256: TextKind.ValueType  # 3
 """64 hexadecimal digits, in upper or lower case."""
+TEXT_KIND_PERSON: TextKind.ValueType  # 4
+"""The name of a person. It is stored and compared in Unicode's form NFC, without white space at
+its ends, and with one space for white space within it. Invisible characters (zero-width,
+bidirectional and others that Unicode says to ignore in display) are refused. Case is kept.
+"""
 Global___TextKind: _TypeAlias = TextKind  # noqa: Y015
 
 @_typing.final
@@ -58,7 +68,7 @@ class TextRule(_message.Message):
     REQUIRED_FIELD_NUMBER: _builtins.int
     kind: Global___TextKind.ValueType
     max_characters: _builtins.int
-    """Most Unicode code points."""
+    """Most Unicode code points; of a person's name as it is stored."""
     required: _builtins.bool
     """For a field in a oneof: required if it is the field that is set."""
     def __init__(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from services.embedder.inference.requests import EmbeddedFace, EmbedResult
-from shared.errors import MagFaceError, Unavailable
+from shared.errors import MagFaceError, Unavailable, without_frames
 from shared.model.image.face import FaceImage
 from shared.rpc.budget import ByteBudget
 from shared.rpc.streams import BudgetedRequests, ReadNext, responses_as_completed
@@ -100,7 +100,7 @@ class FaceStream:
                 read_next()
                 embedded = await self._embed(face.face, face.model_version)
         except MagFaceError as error:
-            return StreamedResult(face.id, error)
+            return StreamedResult(face.id, without_frames(error))
         return StreamedResult(face.id, embedded.faces[0], embedded.model_version)
 
 

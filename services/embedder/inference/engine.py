@@ -19,7 +19,7 @@ from services.embedder.inference.requests import (
     InferenceRequest,
     RequestResults,
 )
-from shared.errors import CorruptData, Overloaded
+from shared.errors import CorruptData, Overloaded, without_frames
 from shared.model.face_check import FaceCheck
 from shared.model.manifest import Manifest
 from shared.model.sessions.base import split_features
@@ -78,20 +78,19 @@ class InferenceEngine:
         batch = self._batcher.take()
         if batch is None:
             return False
-        computed = self._compute(batch) if batch.requests else None
-        self._deliver(partial(_results, batch, computed))
+        features = self._compute(batch) if batch.requests else None
+        self._deliver(partial(_results, batch, features, self._face_check))
         return True
 
-    def _compute(self, batch: Batch) -> _Computed | Exception:
+    def _compute(self, batch: Batch) -> NDArray[np.float32] | Exception:
         started = time.perf_counter()
         try:
             features = batch.requests[0].model.session.run(batch.crops)
-            computed = _Computed(features, self._face_check.shows_face(batch.crops))
         except Exception as error:
             _log.exception("a batch of %d images failed; its calls get the error", batch.images)
-            return error
+            return without_frames(error)
         self._measure(batch.images, time.perf_counter() - started)
-        return computed
+        return features
 
     def _measure(self, images: int, seconds: float) -> None:
         metrics.BATCH_IMAGES.observe(images)
@@ -100,13 +99,16 @@ class InferenceEngine:
         self._seconds_per_image = mean + _SMOOTHING * (newest - mean) if mean else newest
 
 
-def _results(batch: Batch, computed: _Computed | Exception | None) -> RequestResults:
+def _results(
+    batch: Batch, features: NDArray[np.float32] | Exception | None, face_check: FaceCheck
+) -> RequestResults:
     results: list[tuple[InferenceRequest, EngineResult]] = [
         (request, _expired()) for request in batch.expired
     ]
-    if isinstance(computed, Exception):
-        results += [(request, computed) for request in batch.requests]
-    elif computed is not None:
+    if isinstance(features, Exception):
+        results += [(request, features) for request in batch.requests]
+    elif features is not None:
+        computed = _Computed(features, face_check.shows_face(batch.crops))
         results += zip(batch.requests, _outputs(batch.requests, computed), strict=True)
     return results
 
@@ -146,7 +148,7 @@ def _output_or_error(computed: _Computed, manifest: Manifest) -> EngineResult:
     try:
         return _output(computed, manifest)
     except CorruptData as error:
-        return error
+        return without_frames(error)
 
 
 def _expired() -> Exception:

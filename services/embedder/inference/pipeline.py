@@ -18,7 +18,7 @@ from services.embedder.inference.requests import (
 )
 from services.embedder.models.resident import LoadedModel
 from shared.decoding.pool import DecodePool
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, without_frames
 from shared.model.image.face import Detection, FaceImage
 from shared.model.image.face_reader import FaceReader
 
@@ -59,7 +59,8 @@ class Pipeline:
         try:
             self._batcher.submit(requests)
         except Exception as error:
-            results = [(request, error) for request in requests]
+            kept = without_frames(error)
+            results = [(request, kept) for request in requests]
             self._deliver(lambda: results)
 
     async def compute(
@@ -79,6 +80,19 @@ class Pipeline:
             Overloaded: If the deadline passed before the faces were computed.
             CorruptData: If the network's output for one of them is zero or not finite.
         """
+        outcome = await self._outcome(model, faces, deadline)
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            _refuse_no_face(faces, outcome)
+            return outcome
+        finally:
+            # The error refers to this frame, which would keep it until the next garbage collection.
+            del outcome
+
+    async def _outcome(
+        self, model: LoadedModel, faces: Sequence[NamedFace], deadline: float
+    ) -> list[EmbeddedFace] | Exception:
         future: asyncio.Future[EngineResult] = asyncio.get_running_loop().create_future()
         request = new_request(model, len(faces), future.set_result, deadline)
         stop_decoding = None
@@ -93,11 +107,7 @@ class Pipeline:
             if stop_decoding is not None:
                 stop_decoding()
             raise
-        if isinstance(result, EngineOutput):
-            embedded = result.faces(request.found)
-            _refuse_no_face(faces, embedded)
-            return embedded
-        raise result
+        return result.faces(request.found) if isinstance(result, EngineOutput) else result
 
     def decoded_pixels(self, face: FaceImage) -> int:
         """Return the pixels that a face's picture has by its header."""

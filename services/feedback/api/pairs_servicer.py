@@ -11,7 +11,7 @@ from services.feedback.pool.importer import PoolImage, PoolImporter, image_bytes
 from services.feedback.selection.annotator_stats import AnnotatorRecord, AnnotatorStats
 from services.feedback.selection.pair_leases import PairLeaser
 from services.feedback.selection.strategies import Strategy
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, without_frames
 from shared.rpc.budget import ByteBudget
 from shared.rpc.converters import face_from_proto, pack_timestamp
 from shared.rpc.server.deferred import Deferred
@@ -62,6 +62,11 @@ class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
             rejections=[
                 pb.RejectedImage(place=rejection.position, why=rejection.reason)
                 for rejection in result.rejections
+            ],
+            named_otherwise=result.named_otherwise,
+            other_names=[
+                pb.OtherNames(place=one.position, identities=one.names)
+                for one in result.other_names
             ],
         )
 
@@ -119,4 +124,4 @@ def _unpack_pool_image(request: pb.ImportImagesRequest) -> PoolImage:
         check_texts(request)
         return PoolImage(face_from_proto(request.image, "image"), request.identity)
     except InvalidInput as error:
-        return PoolImage(error)
+        return PoolImage(without_frames(error))

@@ -11,7 +11,7 @@ from services.feedback.api.erasure_servicer import ErasureServicer
 from services.feedback.api.pairs_servicer import PairsServicer
 from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import ExportedPair, Feedback, Label, Opinion, PairSummary
-from shared.errors import InvalidInput, MagFaceError, Overloaded
+from shared.errors import InvalidInput, MagFaceError, Overloaded, without_frames
 from shared.rpc.budget import ByteBudget
 from shared.rpc.converters import face_or_hash_from_proto, face_to_proto, pack_timestamp
 from shared.rpc.errors import status_code
@@ -69,6 +69,7 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         try:
             result.stored.CopyFrom(await self._submit_when_possible(request.feedback))
         except MagFaceError as error:
+            without_frames(error)
             result.refused.code = status_code(error).value[0]
             result.refused.message = str(error)
             if isinstance(error, InvalidInput):
@@ -96,6 +97,7 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
             sha256_a=result.image_a,
             sha256_b=result.image_b,
             created=result.created,
+            named_otherwise=result.named_otherwise,
         )
 
     async def ListPairs(
@@ -143,6 +145,8 @@ def _unpack_feedback(request: pb.SubmitFeedbackRequest) -> Feedback:
         if request.HasField("opinion")
         else None,
         sureness=request.sureness if request.HasField("sureness") else None,
+        identity_a=request.image_a.identity,
+        identity_b=request.image_b.identity,
     )
 
 

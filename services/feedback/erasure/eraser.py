@@ -8,9 +8,10 @@ upload of the same image cannot leave half an image.
 """
 
 import asyncio
+import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import uuid4
@@ -19,17 +20,19 @@ from services.feedback.erasure import queries
 from services.feedback.erasure.audit import Erasure, ErasureAction, audit_row
 from services.feedback.erasure.row_deletion import delete_rows
 from services.feedback.images.vault import ImageVault
-from shared.errors import NotFound, Unavailable
+from shared.errors import AlreadyExists, NotFound, Unavailable
 from shared.registry.erasure_mark import write_erasure_mark
 from shared.registry.label_reports import read_reports, remove_images
 from shared.registry.lineage import versions_trained_on
 from shared.storage.objects import ObjectStore
-from shared.storage.postgres import Pool, fetch, transaction
+from shared.storage.postgres import BoundedConnection, Pool, fetch, transaction
 
 logger = logging.getLogger(__name__)
 
 _IMAGES_PER_STEP: Final = 32
 _EXPIRED_AT_ONCE: Final = 1000
+# A name can be guessed, so that guessing is made slow: tens of milliseconds and 16 MiB each.
+_SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}
 # The request id of removals by the sweep; they have no row in table `erasures`.
 _SWEEP: Final = ""
 
@@ -47,21 +50,32 @@ class Eraser:
         objects: The bucket, for manifests, label reports and the erasure mark.
         lease_s: How long a process owns the removal of an object, in seconds. Must be longer than
             the deletion of an object can take.
+        tombstone_days: Days for which images and labels that were erased on request are not
+            stored again; 0 for none.
     """
 
-    def __init__(self, pool: Pool, vault: ImageVault, objects: ObjectStore, lease_s: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        vault: ImageVault,
+        objects: ObjectStore,
+        lease_s: float,
+        tombstone_days: int,
+    ) -> None:
         self._pool = pool
         self._vault = vault
         self._objects = objects
         self._lease_s = lease_s
+        self._tombstone_days = tombstone_days
         self._lock = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
 
     async def erase_image(self, sha256: str, requested_by: str, request_id: str) -> Erasure:
         """Erase an image; when this returns, nothing of it is stored.
 
-        Repeated with the same request id, it erases the image again if it was stored since, and
-        returns the sum.
+        Tombstones keep the image and its labels from being stored again for `tombstone_days`.
+        Repeated with the same request id, it erases the image again if it was stored
+        since, and returns the sum.
 
         Args:
             sha256: 64 hex digits.
@@ -70,17 +84,41 @@ class Eraser:
                 identify whom the image shows.
 
         Raises:
+            NotFound: If the image is not stored, and the request id was not used before.
+            AlreadyExists: If the request id was used to erase something else.
             Unavailable: If a store does not answer. Once the request is recorded, it is executed
                 in the background; repeat the call to learn whether it is finished.
         """
-        image = {"sha256": bytes.fromhex(sha256)}
-        return await self._erase("erase_image", requested_by, request_id, queries.LIST_IMAGE, image)
+        # A crashed upload leaves an object without a row, which is erased too.
+        without_row = await self._without_row([bytes.fromhex(sha256)])
+        has_object = bool(without_row) and await self._vault.holds(sha256)
+        image = {"sha256": bytes.fromhex(sha256), "has_object": has_object}
+        asked_for = await self._digest("erase_image", sha256, request_id)
+        return await self._erase(
+            "erase_image",
+            requested_by,
+            request_id,
+            queries.LIST_IMAGE,
+            image | {"asked_for": asked_for},
+            missing=f"sha256: image {sha256} is not stored",
+        )
 
     async def erase_subject(self, subject: str, requested_by: str, request_id: str) -> Erasure:
-        """Erase all images of a person, as `erase_image` erases one."""
-        named = {"subject": subject}
+        """Erase all images that have the name of a person, as `erase_image` erases one.
+
+        Args:
+            subject: The name, normalised; an image may have others too.
+            requested_by: Who requests the erasure.
+            request_id: As in `erase_image`.
+        """
+        asked_for = await self._digest("erase_subject", subject, request_id)
         return await self._erase(
-            "erase_subject", requested_by, request_id, queries.LIST_SUBJECT, named
+            "erase_subject",
+            requested_by,
+            request_id,
+            queries.LIST_SUBJECT,
+            {"subject": subject, "asked_for": asked_for},
+            missing="subject: no stored image has this name; case and accents distinguish names",
         )
 
     async def erase_older(self, before: datetime) -> int:
@@ -96,7 +134,7 @@ class Eraser:
         """
         erased = 0
         while await fetch(self._pool, queries.ANY_EXPIRED, {"before": before}):
-            expired = {"before": before, "limit": _EXPIRED_AT_ONCE}
+            expired = {"before": before, "limit": _EXPIRED_AT_ONCE, "asked_for": None}
             request_id = f"retention-{secrets.token_hex(8)}"
             erasure = await self._erase(
                 "retention", "system", request_id, queries.LIST_EXPIRED, expired
@@ -172,11 +210,27 @@ class Eraser:
                 erased = [sha256 for (sha256,) in await cursor.fetchall()]
                 await asyncio.to_thread(remove_images, self._objects, report, erased)
 
+    async def forget_tombstones(self) -> None:
+        """Remove the tombstones that are older than `tombstone_days`.
+
+        Raises:
+            Unavailable: If the database does not answer.
+        """
+        async with transaction(self._pool) as connection:
+            await connection.execute(queries.FORGET_TOMBSTONES, {"days": self._tombstone_days})
+
     async def close(self) -> None:
         """Cancel running erasures; they are recorded, and finished after the next start."""
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _digest(self, action: ErasureAction, what: str, request_id: str) -> bytes:
+        """Make the digest by which a repeated request is known, without storing a name."""
+        ((key,),) = await fetch(self._pool, queries.ERASURE_KEY, {})
+        salt = key + request_id.encode()
+        content = f"{action} {what}".encode()
+        return await asyncio.to_thread(hashlib.scrypt, content, salt=salt, **_SCRYPT)
 
     async def _without_row(self, hashes: list[bytes]) -> list[bytes]:
         rows = await fetch(self._pool, queries.WITHOUT_ROW, {"hashes": hashes})
@@ -189,13 +243,28 @@ class Eraser:
         request_id: str,
         list_query: str,
         what: dict[str, Any],
+        *,
+        missing: str = "",
     ) -> Erasure:
-        """Record an erasure of the images that a query adds to `removals`, and execute it."""
+        """Record an erasure of the images that a query adds to `removals`, and execute it.
+
+        Args:
+            action: What is done.
+            requested_by: Who requests it.
+            request_id: Of the erasure.
+            list_query: Adds images to `removals`.
+            what: Its parameters, and `asked_for`.
+            missing: The error of a new erasure that the query adds no image for; empty for none.
+        """
         values = {"request_id": request_id, "action": action, "actor": requested_by, **what}
         async with transaction(self._pool) as connection:
             await connection.execute(queries.LOCK_REMOVALS)
-            await connection.execute(queries.RECORD_ERASURE, values)
-            await connection.execute(list_query, values)
+            recorded = await connection.execute(queries.RECORD_ERASURE, values)
+            if not recorded.rowcount:
+                await _check_same_request(connection, values)
+            listed = await connection.execute(list_query, values)
+            if missing and recorded.rowcount and not listed.rowcount:
+                raise NotFound(missing)
             await connection.execute(queries.REOPEN_ERASURE, values)
             await connection.execute(queries.INCREMENT_EPOCH)
         await self._execute(request_id)
@@ -232,7 +301,8 @@ class Eraser:
             return True
         async with transaction(self._pool) as connection:
             await connection.execute(queries.LOCK_REMOVALS)
-            return await delete_rows(connection, request_id, hashes)
+            tombstones = self._tombstone_days > 0
+            return await delete_rows(connection, request_id, hashes, tombstones=tombstones)
 
     async def _remove_objects(self, request_id: str, hashes: list[bytes]) -> None:
         lease = {"request_id": request_id, "token": uuid4(), "lease_s": self._lease_s}
@@ -267,3 +337,19 @@ class Eraser:
             cursor = await connection.execute(queries.FINISH_ERASURE, wanted)
             if await cursor.fetchone() is not None:
                 await connection.execute(queries.AUDIT, audit_row(erasure))
+
+
+async def _check_same_request(connection: BoundedConnection, values: Mapping[str, Any]) -> None:
+    """Check that a request id that is recorded was recorded for the same.
+
+    Raises:
+        AlreadyExists: If it was not. An erasure recorded by an earlier version of the service does
+            not say whom it was for, and is taken for the same if its action is.
+    """
+    cursor = await connection.execute(queries.ASKED_FOR, values)
+    ((action, asked_for),) = await cursor.fetchall()
+    if action != values["action"] or asked_for not in (None, values["asked_for"]):
+        raise AlreadyExists(
+            f"request_id: {values['request_id']!r} was used for another erasure; give each"
+            " erasure an id of its own"
+        )

@@ -11,17 +11,21 @@ LOCK_REPORTS: Final = f"SELECT pg_advisory_xact_lock({REMOVAL_LOCK} + 1)"
 INCREMENT_EPOCH: Final = "UPDATE feedback.removal_epoch SET epoch = epoch + 1"
 
 RECORD_ERASURE: Final = """
-INSERT INTO feedback.erasures (request_id, action, actor)
-VALUES (%(request_id)s, %(action)s, %(actor)s) ON CONFLICT (request_id) DO NOTHING
+INSERT INTO feedback.erasures (request_id, action, actor, asked_for)
+VALUES (%(request_id)s, %(action)s, %(actor)s, %(asked_for)s)
+ON CONFLICT (request_id) DO NOTHING
 """
 
-# For an erasure that is finished, the image is listed only if it was stored again.
+ASKED_FOR: Final = """
+SELECT action, asked_for FROM feedback.erasures WHERE request_id = %(request_id)s
+"""
+
+ERASURE_KEY: Final = "SELECT key FROM feedback.erasure_key"
+
 LIST_IMAGE: Final = """
 INSERT INTO feedback.removals (sha256, request_id)
 SELECT %(sha256)s::bytea, %(request_id)s
-WHERE EXISTS (SELECT FROM feedback.erasures
-              WHERE request_id = %(request_id)s AND finished_at IS NULL)
-   OR EXISTS (SELECT FROM feedback.images WHERE sha256 = %(sha256)s)
+WHERE %(has_object)s OR EXISTS (SELECT FROM feedback.images WHERE sha256 = %(sha256)s)
 ON CONFLICT DO NOTHING
 """
 
@@ -102,9 +106,9 @@ LIMIT %(limit)s
 DELETE_LABELS: Final = """
 WITH gone AS (
     DELETE FROM feedback.labels WHERE pair_id = ANY(%(pairs)s::bigint[])
-    RETURNING pair_id, label_id
+    RETURNING pair_id, label_id, idempotency_key
 )
-SELECT pair_id, count(*), min(label_id) FROM gone GROUP BY pair_id
+SELECT pair_id, count(*), min(label_id), array_agg(idempotency_key) FROM gone GROUP BY pair_id
 """
 
 DELETE_CONSENSUS: Final = """
@@ -125,6 +129,21 @@ SET first_label_id = least(image_uses.first_label_id, excluded.first_label_id)
 """
 
 DELETE_IMAGES: Final = "DELETE FROM feedback.images WHERE sha256 = ANY(%(hashes)s::bytea[])"
+
+# What retention removes by its age may be stored again.
+ADD_TOMBSTONES: Final = """
+INSERT INTO feedback.tombstones (digest)
+SELECT DISTINCT sha256(key || mark) AS digest
+FROM unnest(%(marks)s::bytea[]) AS mark CROSS JOIN feedback.erasure_key
+WHERE EXISTS (SELECT FROM feedback.erasures
+              WHERE request_id = %(request_id)s AND action <> 'retention')
+ORDER BY digest
+ON CONFLICT (digest) DO UPDATE SET erased_at = excluded.erased_at
+"""
+
+FORGET_TOMBSTONES: Final = """
+DELETE FROM feedback.tombstones WHERE erased_at <= now() - make_interval(days => %(days)s)
+"""
 
 RECORD_SNAPSHOTS: Final = """
 INSERT INTO feedback.erasure_snapshots (request_id, snapshot_id)

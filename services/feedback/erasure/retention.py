@@ -17,6 +17,7 @@ _STRAY_GRACE: Final = timedelta(hours=1)
 _LISTED_AT_ONCE: Final = 500
 _FINISH_EVERY_S: Final = 5.0
 _EXPIRE_EVERY_S: Final = 600.0
+_FORGET_EVERY_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ async def run_retention(policy: RetentionPolicy, objects: ObjectStore, eraser: E
     await asyncio.gather(
         repeat("finishing of erasures", eraser.finish, _FINISH_EVERY_S),
         repeat("erasure of old images", expire, _EXPIRE_EVERY_S),
+        repeat("removal of old tombstones", eraser.forget_tombstones, _FORGET_EVERY_S),
         repeat("sweep of orphaned objects", sweep, policy.sweep_every_s),
     )
 

@@ -7,17 +7,20 @@ from typing import Final
 from psycopg import AsyncConnection
 
 from services.feedback.erasure import queries
+from services.feedback.images.tombstones import image_mark, label_mark
 from services.feedback.labels import consensus_view
 
 _PAIRS_AT_ONCE: Final = 2000
 
 
 async def delete_rows(
-    connection: AsyncConnection, request_id: str, hashes: Sequence[bytes]
+    connection: AsyncConnection, request_id: str, hashes: Sequence[bytes], *, tombstones: bool
 ) -> bool:
     """Delete images with their pairs and labels, in a transaction that holds the removal lock.
 
     The counts, and the snapshots taken while the images had labels, are stored with the erasure.
+    With `tombstones`, those of an erasure on request leave tombstones, which keep the images and
+    labels from being stored again.
     Other tables that refer to images or pairs do so with ON DELETE CASCADE.
 
     At most 2,000 pairs are deleted, so that the transaction stays short whatever the number of
@@ -31,12 +34,17 @@ async def delete_rows(
     cursor = await connection.execute(queries.PAIRS_OF_IMAGES, {**images, "limit": _PAIRS_AT_ONCE})
     pairs = {pair_id: (a, b) for pair_id, a, b in await cursor.fetchall()}
     await connection.execute(queries.ALLOW_REMOVAL)
-    erased = await _delete_pairs(connection, request_id, set(listed), pairs)
+    erased, keys = await _delete_pairs(connection, request_id, set(listed), pairs)
+    marks = [label_mark(key) for key in keys]
     finished = len(pairs) < _PAIRS_AT_ONCE
     if finished:
         cursor = await connection.execute(queries.DELETE_IMAGES, images)
         erased["images"] = cursor.rowcount
+        marks += map(image_mark, listed)
         await consensus_view.update_counters(connection, Counter(), images=-cursor.rowcount)
+    if tombstones:
+        added = {"request_id": request_id, "marks": marks}
+        await connection.execute(queries.ADD_TOMBSTONES, added)
     await connection.execute(queries.COUNT_ERASED, {"request_id": request_id, **erased})
     return finished
 
@@ -55,7 +63,7 @@ async def _delete_pairs(
     request_id: str,
     images: set[bytes],
     pairs: dict[int, tuple[bytes, bytes]],
-) -> dict[str, int]:
+) -> tuple[dict[str, int], list[str]]:
     """Delete pairs and their labels.
 
     Args:
@@ -65,14 +73,13 @@ async def _delete_pairs(
         pairs: The two images of each pair, by pair id.
 
     Returns:
-        How much was deleted, for `queries.COUNT_ERASED`.
+        How much was deleted, for `queries.COUNT_ERASED`, and the idempotency keys of the labels.
     """
     pair_ids = {"pairs": sorted(pairs)}
     cursor = await connection.execute(queries.DELETE_LABELS, pair_ids)
-    labels = {pair_id: (count, first) for pair_id, count, first in await cursor.fetchall()}
-    first_labels = _first_label_of_images(
-        pairs, {pair_id: first for pair_id, (_, first) in labels.items()}
-    )
+    rows = await cursor.fetchall()
+    keys = [key for *_, keys_of_pair in rows for key in keys_of_pair]
+    first_labels = _first_label_of_images(pairs, {pair_id: first for pair_id, _, first, _ in rows})
     await _record_uses(connection, request_id, images, first_labels)
     cursor = await connection.execute(queries.DELETE_CONSENSUS, pair_ids)
     changes = Counter[str]()
@@ -80,9 +87,9 @@ async def _delete_pairs(
         consensus_view.counter_of(consensus) for (consensus,) in await cursor.fetchall()
     )
     await connection.execute(queries.DELETE_PAIRS, pair_ids)
-    deleted = sum(count for count, _ in labels.values())
+    deleted = sum(count for _, count, *_ in rows)
     await consensus_view.update_counters(connection, changes, labels=-deleted)
-    return {"images": 0, "pairs": len(pairs), "labels": deleted}
+    return {"images": 0, "pairs": len(pairs), "labels": deleted}, keys
 
 
 async def _record_uses(

@@ -182,6 +182,14 @@ class ImageVault:
             self.damaged.add(sha256)
             raise
 
+    async def holds(self, sha256: str) -> bool:
+        """Say whether an image has an object, also without a row.
+
+        Raises:
+            Unavailable: If the object store does not answer in time.
+        """
+        return await self._in_thread(partial(self._objects.exists, image_key(sha256)))
+
     async def remove(self, sha256: str) -> None:
         """Delete an image's object, if it exists.
 

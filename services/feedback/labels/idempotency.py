@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from psycopg import AsyncConnection
 
+from services.feedback.images.tombstones import Tombstones, read_tombstones
 from services.feedback.images.vault import ImageFacts, facts_from_row
 from services.feedback.labels import queries
 from services.feedback.labels.types import Label, Opinion, Submission, SubmitResult
@@ -27,12 +28,14 @@ class ExistingState:
     Attributes:
         images: By hex SHA-256; those that the batch adds are included once accepted.
         labels: By idempotency key.
+        tombstones: Of the images and keys that were erased.
         new_images: Images that accepted submissions add, by hex SHA-256.
         accepted: Submissions that are to be stored, by idempotency key.
     """
 
     images: dict[str, ImageFacts]
     labels: dict[str, StoredLabel]
+    tombstones: Tombstones
     new_images: dict[str, ImageFacts] = field(default_factory=dict)
     accepted: dict[str, Submission] = field(default_factory=dict)
 
@@ -43,6 +46,8 @@ class ExistingState:
             AlreadyExists: If the key was used for other content, or the bytes of an image are
                 stored with another alignment.
             NotFound: If an image given by its hash is not stored.
+            PreconditionFailed: If an image that is not stored, or a label with this key, was
+                erased on request.
         """
         key = submission.idempotency_key
         if stored := self.labels.get(key):
@@ -51,6 +56,7 @@ class ExistingState:
         if first := self.accepted.get(key):
             _check_same_content(submission, first)
             return None
+        self.tombstones.check_key(key)
         self._check_images(submission)
         new = {
             facts.sha256: facts for facts in submission.images if facts.sha256 not in self.images
@@ -64,6 +70,8 @@ class ExistingState:
         sent = {facts.sha256: facts for facts in submission.images}
         for name, sha256 in (("image_a", submission.image_a), ("image_b", submission.image_b)):
             stored = self.images.get(sha256)
+            if stored is None:
+                self.tombstones.check_image(name, sha256)
             if stored is None and sha256 not in sent:
                 raise NotFound(f"{name}.sha256: image {sha256} is not stored; send its bytes")
             if stored is not None and sha256 in sent:
@@ -80,14 +88,14 @@ def submit_result(
 async def read_existing_state(
     connection: AsyncConnection, batch: Sequence[Submission]
 ) -> ExistingState:
-    """Read the images and idempotency keys of a batch that are stored."""
+    """Read the images and idempotency keys of a batch that are stored or were erased."""
     hashes = {sha256 for submission in batch for sha256 in submission.pair}
+    keys = [submission.idempotency_key for submission in batch]
     image_rows = await connection.execute(
         queries.IMAGES, {"hashes": [bytes.fromhex(sha256) for sha256 in hashes]}
     )
-    label_rows = await connection.execute(
-        queries.LABELS_BY_KEY, {"keys": [submission.idempotency_key for submission in batch]}
-    )
+    label_rows = await connection.execute(queries.LABELS_BY_KEY, {"keys": keys})
+    tombstones = await read_tombstones(connection, hashes, keys)
     images = {facts.sha256: facts for facts in map(facts_from_row, await image_rows.fetchall())}
     labels = {}
     async for label_id, pair_id, a, b, label, annotator, key, sureness, *opinion in label_rows:
@@ -95,7 +103,7 @@ async def read_existing_state(
             a.hex(), b.hex(), Label(label), annotator, key, _opinion_from_row(*opinion), sureness
         )
         labels[key] = StoredLabel(label_id, pair_id, stored)
-    return ExistingState(images, labels)
+    return ExistingState(images, labels, tombstones)
 
 
 def check_alignment(sent: ImageFacts, stored: ImageFacts, name: str) -> None:

@@ -1,11 +1,13 @@
 """Label log: appends labels with their images and pairs, one transaction for a batch."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any, Final
 
 from psycopg import AsyncConnection, AsyncCursor
 
+from services.feedback.images.subjects import NamedImage, add_subjects
 from services.feedback.images.upload_fence import (
     begin_upload,
     enter_fence,
@@ -68,7 +70,8 @@ class LabelLog:
 
         Returns:
             For each submission its result, or the error it was refused with: NotFound for an
-            image that is not stored, AlreadyExists for a reused key or for bytes that are stored
+            image that is not stored, PreconditionFailed for an image or a key that was erased on
+            request, AlreadyExists for a reused key or for bytes that are stored
             with another alignment or box, Conflict if images were removed since its objects were
             written.
 
@@ -95,19 +98,34 @@ class LabelLog:
         state = await read_existing_state(connection, batch)
         epoch = await read_epoch(entered)
         outcomes = [_accept(state, submission, epoch) for submission in batch]
-        stored = await self._store(connection, state) if state.accepted else {}
-        return [
+        stored, changes = await self._store(connection, state) if state.accepted else ({}, None)
+        results = [
             outcome or _result_of_new(submission, state, stored)
             for submission, outcome in zip(batch, outcomes, strict=True)
+        ]
+        named = {
+            image
+            for submission, result in zip(batch, results, strict=True)
+            if isinstance(result, SubmitResult)
+            for image in submission.subjects
+        }
+        others = await add_subjects(connection, named)
+        if changes is not None:
+            await consensus_view.update_counters(
+                connection, changes, images=len(state.new_images), labels=len(stored)
+            )
+        return [
+            _with_other_names(submission, result, others)
+            for submission, result in zip(batch, results, strict=True)
         ]
 
     async def _store(
         self, connection: AsyncConnection, state: ExistingState
-    ) -> dict[str, tuple[int, int]]:
+    ) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
         """Store the accepted submissions.
 
         Returns:
-            The ids of label and pair, by idempotency key.
+            The ids of label and pair, by idempotency key, and the changes for the counters.
 
         Raises:
             Conflict: If another writer has stored one of the images or keys.
@@ -123,16 +141,14 @@ class LabelLog:
         label_ids: dict[str, int] = {key: label_id async for key, label_id in inserted}
         if len(label_ids) < len(accepted):
             raise Conflict("an idempotency key was stored meanwhile")
-        await consensus_view.update_counters(
-            connection, changes, images=len(state.new_images), labels=len(label_ids)
-        )
-        return {
+        ids = {
             submission.idempotency_key: (
                 label_ids[submission.idempotency_key],
                 pair_ids[submission.pair],
             )
             for submission in accepted
         }
+        return ids, changes
 
 
 def image_columns(images: Collection[ImageFacts]) -> dict[str, list[Any]]:
@@ -165,6 +181,15 @@ def _result_of_new(
 ) -> SubmitResult:
     key = submission.idempotency_key
     return submit_result(submission, *stored[key], created=state.accepted[key] is submission)
+
+
+def _with_other_names(
+    submission: Submission, result: AppendOutcome, others: Mapping[NamedImage, Sequence[str]]
+) -> AppendOutcome:
+    images = tuple(sha256 for sha256, name in submission.subjects if (sha256, name) in others)
+    if not images or not isinstance(result, SubmitResult):
+        return result
+    return replace(result, named_otherwise=images)
 
 
 async def _lock_pairs(

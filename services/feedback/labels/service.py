@@ -24,7 +24,14 @@ from services.feedback.labels.types import (
     SubmitResult,
 )
 from services.feedback.labels.validation import check_numbers
-from shared.errors import Conflict, CorruptData, InvalidInput, NotFound, Unavailable
+from shared.errors import (
+    Conflict,
+    CorruptData,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    without_frames,
+)
 from shared.model.image.face import FaceImage
 from shared.rpc.paging import read_page
 from shared.storage.postgres import Pool, fetch, transaction
@@ -76,7 +83,8 @@ class LabelService:
             NotFound: If an image is given by a hash that is not stored.
             AlreadyExists: If the key was used for other content, or the bytes of an image are
                 stored with another alignment or box.
-            PreconditionFailed: If an image refuses several faces and there is no detector.
+            PreconditionFailed: If an image refuses several faces and there is no detector, or the
+                label or an image was erased on request and is still refused.
             Overloaded: If too many labels wait to be stored, or too many images to be checked.
         """
         check_numbers(feedback)
@@ -92,6 +100,14 @@ class LabelService:
             feedback.opinion,
             feedback.sureness,
             tuple(image.facts for image in sent),
+            subjects=tuple(
+                (_hash(image), identity)
+                for image, identity in (
+                    (image_a, feedback.identity_a),
+                    (image_b, feedback.identity_b),
+                )
+                if identity
+            ),
         )
         if submission.image_a == submission.image_b:
             raise InvalidInput("image_b", "is the same image as image_a; send two images")
@@ -197,7 +213,7 @@ class LabelService:
             *(self._vault.put(image, in_turn=in_turn) for image in new),
             self._restore(known, in_turn),
         )
-        if result:
+        if result and not submission.subjects:
             if restored:
                 await self._log.require_epoch(epoch)
             return result
@@ -208,7 +224,9 @@ class LabelService:
         try:
             return await self._writer.submit(ready, in_turn=in_turn)
         except NotFound as error:
-            raise Conflict("an image was removed while the label was being stored") from error
+            raise Conflict(
+                "an image was removed while the label was being stored"
+            ) from without_frames(error)
 
     async def _restore(self, known: Sequence[CheckedImage], in_turn: bool) -> bool:
         """Write missing and damaged objects of images again; says whether there were any."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from services.feedback.images.subjects import NamedImage
 from services.feedback.images.vault import ImageFacts
 from shared.model.image.face import FaceImage
 
@@ -37,6 +38,7 @@ class Feedback:
     Attributes:
         image_a: A face, or the hex SHA-256 of a stored image; image_b likewise.
         sureness: How sure the annotator is, 0..1; None if unknown.
+        identity_a: The person on image_a, normalised; empty if unknown. identity_b likewise.
     """
 
     image_a: FaceImage | str
@@ -46,6 +48,8 @@ class Feedback:
     idempotency_key: str
     opinion: Opinion | None = None
     sureness: float | None = None
+    identity_a: str = ""
+    identity_b: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Submission:
         image_a: Hex SHA-256, as is image_b; in the caller's order, never equal.
         images: Facts of those of the two images whose objects were written for it.
         epoch: Removal epoch under which the objects were written; None without any.
+        subjects: Names of the people on the two images, as far as known. They are no part of the
+            label: a repeated submission may add others.
     """
 
     image_a: str
@@ -67,6 +73,7 @@ class Submission:
     sureness: float | None = None
     images: tuple[ImageFacts, ...] = ()
     epoch: int | None = None
+    subjects: tuple[NamedImage, ...] = ()
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -81,6 +88,7 @@ class SubmitResult:
     Attributes:
         image_a: Hex SHA-256, as is image_b; in the caller's order.
         created: False if the idempotency key had stored it before.
+        named_otherwise: Those of the two images that have another name beside the one sent.
     """
 
     label_id: int
@@ -88,6 +96,7 @@ class SubmitResult:
     image_a: str
     image_b: str
     created: bool
+    named_otherwise: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,19 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from services.feedback.images.subjects import NamedImage, add_subjects
+from services.feedback.images.tombstones import Tombstones, read_tombstones
 from services.feedback.images.upload_fence import begin_upload, require_epoch
 from services.feedback.images.vault import CheckedImage, ImageFacts, ImageVault, facts_from_row
 from services.feedback.labels import consensus_view
 from services.feedback.labels import queries as label_queries
 from services.feedback.labels.idempotency import check_alignment
 from services.feedback.labels.label_log import image_columns
-from services.feedback.pool import queries
-from shared.errors import Conflict, MagFaceError, Unavailable
+from shared.errors import Conflict, MagFaceError, Unavailable, without_frames
 from shared.model.image.face import FaceImage
 from shared.rpc.budget import HeldBytes
 from shared.rpc.streams import BudgetedRequests
@@ -21,7 +22,8 @@ from shared.storage.postgres import Pool, transaction
 
 _CHUNK_IMAGES: Final = 64
 _CHUNK_BYTES: Final = 32 * 2**20
-_MOST_REJECTIONS: Final = 1000
+_MOST_LISTED: Final = 1000
+_MOST_NAMES: Final = 10
 _ATTEMPTS: Final = 5
 
 
@@ -51,6 +53,19 @@ class ImageRejection:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class OtherNames:
+    """An image that has other names beside the one sent.
+
+    Attributes:
+        position: In the stream, from 0.
+        names: At most 10 of them.
+    """
+
+    position: int
+    names: tuple[str, ...]
+
+
 @dataclass
 class ImportResult:
     """Outcome of a stream of images.
@@ -60,24 +75,39 @@ class ImportResult:
         known: Images that were stored before, or came earlier in the stream.
         rejected: Images that were rejected.
         rejections: The first 1,000 rejected images.
+        named_otherwise: Images that have another name beside the one sent.
+        other_names: The first 1,000 of them.
     """
 
     created: int = 0
     known: int = 0
     rejected: int = 0
     rejections: list[ImageRejection] = field(default_factory=list)
+    named_otherwise: int = 0
+    other_names: list[OtherNames] = field(default_factory=list)
 
     def reject(self, position: int, reason: str) -> None:
         self.rejected += 1
-        if len(self.rejections) < _MOST_REJECTIONS:
+        if len(self.rejections) < _MOST_LISTED:
             self.rejections.append(ImageRejection(position, reason))
+
+    def add_other_names(self, position: int, names: Sequence[str]) -> None:
+        self.named_otherwise += 1
+        if len(self.other_names) < _MOST_LISTED:
+            self.other_names.append(OtherNames(position, tuple(names[:_MOST_NAMES])))
 
 
 @dataclass(frozen=True, slots=True)
 class _ChunkImage:
-    position: int
+    """An image of a chunk.
+
+    Attributes:
+        identities: The name that came with each message of these bytes, by its position; empty
+            if unknown.
+    """
+
     image: CheckedImage
-    identity: str
+    identities: dict[int, str]
 
 
 # The images of a chunk, by hex SHA-256.
@@ -132,10 +162,9 @@ class PoolImporter:
         for position, (sent, outcome) in enumerate(zip(images, outcomes, strict=True), first):
             if isinstance(outcome, MagFaceError):
                 result.reject(position, str(outcome))
-            elif outcome.facts.sha256 in chunk:
-                result.known += 1
-            else:
-                chunk[outcome.facts.sha256] = _ChunkImage(position, outcome, sent.identity)
+                continue
+            same = chunk.setdefault(outcome.facts.sha256, _ChunkImage(outcome, {}))
+            same.identities[position] = sent.identity
         if chunk:
             await self._store_with_retries(chunk, result)
 
@@ -156,7 +185,7 @@ class PoolImporter:
         except Unavailable:
             raise
         except MagFaceError as error:
-            return error
+            return without_frames(error)
 
     async def _store(self, chunk: _Chunk, result: ImportResult) -> None:
         async with transaction(self._pool) as connection:
@@ -165,32 +194,43 @@ class PoolImporter:
                 label_queries.IMAGES, {"hashes": [bytes.fromhex(sha256) for sha256 in chunk]}
             )
             stored = {facts.sha256: facts for facts in map(facts_from_row, await cursor.fetchall())}
-        mismatches = _mismatches(chunk, stored)
-        new = [one.image for sha256, one in chunk.items() if sha256 not in stored]
-        known = [
-            one.image
+            tombstones = await read_tombstones(connection, chunk.keys() - stored.keys())
+        refusals = {
+            sha256: reason
             for sha256, one in chunk.items()
-            if sha256 in stored and sha256 not in mismatches
-        ]
+            if (reason := _refusal(one, stored.get(sha256), tombstones))
+        }
+        accepted = {sha256: one for sha256, one in chunk.items() if sha256 not in refusals}
+        new = [one.image for sha256, one in accepted.items() if sha256 not in stored]
+        known = [one.image for sha256, one in accepted.items() if sha256 in stored]
         await asyncio.gather(
             *(self._vault.put(image, in_turn=True) for image in new),
             *(self._vault.restore(image, in_turn=True) for image in known),
         )
-        identities = {
-            bytes.fromhex(sha256): one.identity
-            for sha256, one in chunk.items()
-            if one.identity and sha256 not in mismatches
+        named = {
+            (sha256, name)
+            for sha256, one in accepted.items()
+            for name in one.identities.values()
+            if name
         }
-        await self._add_rows(new, identities, epoch)
+        others = await self._add_rows(new, named, epoch)
         result.created += len(new)
-        result.known += len(stored) - len(mismatches)
-        for sha256, reason in mismatches.items():
-            result.reject(chunk[sha256].position, reason)
+        result.known += sum(len(one.identities) for one in accepted.values()) - len(new)
+        for sha256, reason in refusals.items():
+            for position in chunk[sha256].identities:
+                result.reject(position, reason)
+        for sha256, one in accepted.items():
+            for position, name in one.identities.items():
+                if names := others.get((sha256, name)):
+                    result.add_other_names(position, names)
 
     async def _add_rows(
-        self, new: Sequence[CheckedImage], identities: Mapping[bytes, str], epoch: int
-    ) -> None:
-        """Add the rows of new images, and the identities of new and stored ones.
+        self, new: Sequence[CheckedImage], named: Collection[NamedImage], epoch: int
+    ) -> Mapping[NamedImage, Sequence[str]]:
+        """Add the rows of new images, and the names of the people on new and stored ones.
+
+        Returns:
+            The other names of images that have one beside the one given.
 
         Raises:
             Conflict: If another writer stored one of the images, or images were removed.
@@ -201,9 +241,9 @@ class PoolImporter:
             cursor = await connection.execute(label_queries.INSERT_IMAGES, columns)
             if len(await cursor.fetchall()) < len(new):
                 raise Conflict("an image was stored meanwhile")
-            subjects = {"hashes": list(identities), "subjects": list(identities.values())}
-            await connection.execute(queries.INSERT_SUBJECTS, subjects)
+            others = await add_subjects(connection, named)
             await consensus_view.update_counters(connection, Counter(), images=len(new))
+        return others
 
 
 async def _read_chunk(
@@ -232,12 +272,13 @@ def image_bytes(image: PoolImage) -> int:
     return len(image.face.data) if isinstance(image.face, FaceImage) else 0
 
 
-def _mismatches(chunk: _Chunk, stored: Mapping[str, ImageFacts]) -> dict[str, str]:
-    """Find images that are stored with another alignment: the reason by hex SHA-256."""
-    reasons: dict[str, str] = {}
-    for sha256, facts in stored.items():
-        try:
-            check_alignment(chunk[sha256].image.facts, facts, "image")
-        except MagFaceError as error:
-            reasons[sha256] = str(error)
-    return reasons
+def _refusal(sent: _ChunkImage, stored: ImageFacts | None, tombstones: Tombstones) -> str:
+    """Say why a checked image is rejected; empty if it is not."""
+    try:
+        if stored is None:
+            tombstones.check_image("image", sent.image.facts.sha256)
+        else:
+            check_alignment(sent.image.facts, stored, "image")
+    except MagFaceError as error:
+        return str(error)
+    return ""

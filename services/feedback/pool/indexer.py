@@ -152,6 +152,9 @@ class PoolIndexer:
             if len(faces) == 1:
                 await self._mark_unembeddable(version, faces[0][0].sha256, error)
                 return True
+            embedded = None
+        # Not in the except block, where the error would keep the request.
+        if embedded is None:
             # Bisect, so that one unusable image does not keep out the others.
             half = len(faces) // 2
             return await self._embed_faces(version, faces[:half]) and await self._embed_faces(

@@ -9,17 +9,6 @@ from psycopg import sql
 
 TRY_LEADER_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('feedback pool', 0))"
 
-# The lock on the images makes this wait for an erasure, after which their rows are missing.
-INSERT_SUBJECTS: Final = """
-INSERT INTO feedback.image_subjects (sha256, subject)
-SELECT sha256, subject FROM (
-    SELECT sha256 FROM feedback.images WHERE sha256 = ANY(%(hashes)s::bytea[])
-    ORDER BY sha256 FOR KEY SHARE
-) AS stored JOIN unnest(%(hashes)s::bytea[], %(subjects)s::text[]) AS sent (sha256, subject)
-     USING (sha256)
-ON CONFLICT (sha256) DO NOTHING
-"""
-
 VERSION: Final = """
 SELECT version_id, model_version, dimensions, threshold, slope, intercept,
        complete_at IS NOT NULL

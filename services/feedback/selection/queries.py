@@ -77,24 +77,40 @@ WHERE votes_same > 0 AND votes_different > 0
 LIMIT %(limit)s
 """
 
+# Whom images show. One of several subjects may be wrong, so such an image has none here.
 SUBJECTS: Final = """
-SELECT sha256, subject FROM feedback.image_subjects WHERE sha256 = ANY(%(hashes)s::bytea[])
+SELECT sha256, min(subject) FROM feedback.image_subjects WHERE sha256 = ANY(%(hashes)s::bytea[])
+GROUP BY sha256 HAVING count(*) = 1
 """
 
-# Pairs of images whose subjects are known: the same subject or two.
+# Pairs of images whose subjects are known: the same subject or two. An image with several subjects
+# is in none of them, and two subjects of one image are not taken for two people.
 GOLD_BY_SUBJECT: Final = """
 SELECT drawn.sha256, mate.sha256, drawn.subject = mate.subject
 FROM unnest(%(points)s::bytea[]) AS point
 CROSS JOIN LATERAL (
-    SELECT sha256, subject FROM feedback.image_subjects
-    WHERE sha256 >= point ORDER BY sha256 LIMIT 1
+    SELECT sha256, subject FROM feedback.image_subjects AS sole
+    WHERE sha256 >= point AND NOT EXISTS (
+        SELECT FROM feedback.image_subjects AS more
+        WHERE more.sha256 = sole.sha256 AND more.subject <> sole.subject OFFSET 0
+    ) ORDER BY sha256 LIMIT 1
 ) AS drawn
 CROSS JOIN LATERAL (
-    (SELECT sha256, subject FROM feedback.image_subjects
-     WHERE subject = drawn.subject AND sha256 <> drawn.sha256 LIMIT 1)
+    (SELECT sha256, subject FROM feedback.image_subjects AS sole
+     WHERE subject = drawn.subject AND sha256 <> drawn.sha256 AND NOT EXISTS (
+         SELECT FROM feedback.image_subjects AS more
+         WHERE more.sha256 = sole.sha256 AND more.subject <> sole.subject OFFSET 0
+     ) LIMIT 1)
     UNION ALL
-    (SELECT sha256, subject FROM feedback.image_subjects
-     WHERE sha256 > drawn.sha256 AND subject <> drawn.subject ORDER BY sha256 LIMIT 1)
+    (SELECT sha256, subject FROM feedback.image_subjects AS sole
+     WHERE sha256 > drawn.sha256 AND subject <> drawn.subject AND NOT EXISTS (
+         SELECT FROM feedback.image_subjects AS more
+         WHERE more.sha256 = sole.sha256 AND more.subject <> sole.subject OFFSET 0
+     ) AND NOT EXISTS (
+         SELECT FROM feedback.image_subjects AS one JOIN feedback.image_subjects AS other
+              USING (sha256)
+         WHERE one.subject = drawn.subject AND other.subject = sole.subject OFFSET 0
+     ) ORDER BY sha256 LIMIT 1)
 ) AS mate
 """
 

@@ -59,8 +59,7 @@ class FaceReader:
         if face.alignment == "detect" or len(face.data) > self._limits.image_max_bytes:
             return None
         max_pixels = min(max_pixels, self._limits.image_max_pixels)
-        image = decode_plain_jpeg(face.data, max_pixels, f"{field}.data")
-        return None if image is None else self._crop(image, face, field)
+        return reading_picture(self._read_plain_jpeg, f"{field}.data", face, max_pixels, field)
 
     def crop(self, face: FaceImage, field: str = "image") -> NDArray[np.uint8]:
         """Read only the pixels of `read`: uint8 (112, 112, 3), BGR."""
@@ -99,14 +98,8 @@ class FaceReader:
         """
         if face.alignment != "detect" or (face.on_several == "refuse" and face.box is None):
             self.read(face, field)
-            return
-        height, width = decode_image(face.data, self._limits, f"{field}.data").shape[:2]
-        if face.landmarks:
-            raise InvalidInput(
-                f"{field}.landmarks", "are set, but alignment detect does not use them"
-            )
-        if face.box is not None:
-            _check_in_image(face.box, width, height, f"{field}.box")
+        else:
+            reading_picture(self._check_detectable, f"{field}.data", face, field)
 
     def detect(self, data: bytes, field: str = "image") -> Detection:
         """Decode a picture and find all faces in it.
@@ -127,6 +120,19 @@ class FaceReader:
             self._require_detector()
         image = decode_image(face.data, self._limits, f"{field}.data")
         return self._crop(image, face, field)
+
+    def _read_plain_jpeg(self, face: FaceImage, max_pixels: int, field: str) -> FaceCrop | None:
+        image = decode_plain_jpeg(face.data, max_pixels)
+        return None if image is None else self._crop(image, face, field)
+
+    def _check_detectable(self, face: FaceImage, field: str) -> None:
+        height, width = decode_image(face.data, self._limits, f"{field}.data").shape[:2]
+        if face.landmarks:
+            raise InvalidInput(
+                f"{field}.landmarks", "are set, but alignment detect does not use them"
+            )
+        if face.box is not None:
+            _check_in_image(face.box, width, height, f"{field}.box")
 
     def _detect(self, data: bytes, field: str) -> Detection:
         detector = self._require_detector()

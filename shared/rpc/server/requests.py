@@ -1,4 +1,4 @@
-"""Parsing of requests and validation of their texts by the rules in the contract."""
+"""Parsing of requests, and validation of their texts by the rules in the contract."""
 
 from functools import cache
 from itertools import islice
@@ -26,6 +26,7 @@ _KINDS: Final = {
     pb.TEXT_KIND_NAME: TextKind.NAME,
     pb.TEXT_KIND_PROSE: TextKind.PROSE,
     pb.TEXT_KIND_SHA256: TextKind.SHA256,
+    pb.TEXT_KIND_PERSON: TextKind.PERSON,
 }
 # A parsed field can take a hundred bytes for two on the wire, so that a message of many fields
 # takes far more memory than its size. A valid request has some hundred fields at most.
@@ -58,7 +59,7 @@ class TextRules:
         return bool(self._texts or self._text_lists or self._parts or self._part_lists)
 
     def check(self, message: Any, path: str = "") -> None:
-        """Check a message.
+        """Check a message, and normalise the names of people in it.
 
         Args:
             message: A message of the type that the rules are for.
@@ -70,13 +71,16 @@ class TextRules:
         for name, rule, when_set in self._texts:
             text = getattr(message, name)
             if text or (rule.required and (not when_set or message.HasField(name))):
-                rule.check(path + name, text)
+                checked = rule.check(path + name, text)
+                if checked != text:
+                    setattr(message, name, checked)
         for name, rules in self._parts:
             if message.HasField(name):
                 rules.check(getattr(message, name), f"{path}{name}.")
         for name, rule in self._text_lists:
-            for index, text in enumerate(getattr(message, name)):
-                rule.check(f"{path}{name}[{index}]", text)
+            texts = getattr(message, name)
+            for index, text in enumerate(texts):
+                texts[index] = rule.check(f"{path}{name}[{index}]", text)
         for name, rules in self._part_lists:
             for index, part in enumerate(getattr(message, name)):
                 rules.check(part, f"{path}{name}[{index}].")
@@ -110,6 +114,8 @@ def text_rule(field: FieldDescriptor) -> TextRule | None:
 
 def check_texts(request: Message) -> None:
     """Check all texts of a message of a request stream; `request_parser` checks unary requests.
+
+    Names of people are normalised in the message itself, before anything reads them.
 
     Raises:
         InvalidInput: For the first text that breaks its rule.

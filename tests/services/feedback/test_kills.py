@@ -24,6 +24,8 @@ _HASTY = {
     "MAGFACE_S3_TIMEOUT_S": "0.5",
     "MAGFACE_FEEDBACK_ORPHAN_GRACE_S": "0",
     "MAGFACE_FEEDBACK_SWEEP_EVERY_S": "0.5",
+    # The same images are stored and erased again and again.
+    "MAGFACE_FEEDBACK_TOMBSTONE_DAYS": "0",
 }
 _NOTHING_WRONG = Count([], [], [], [], [], [])
 # An interrupted removal is taken over after eight S3 timeouts, and looked for every 5 s.

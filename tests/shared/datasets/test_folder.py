@@ -17,6 +17,12 @@ def test_identities_and_images_come_in_the_order_of_their_names(tmp_path: Path) 
     assert found == {name: made[name] for name in found}
 
 
+def test_folders_whose_names_differ_in_their_form_only_are_one_identity(tmp_path: Path) -> None:
+    people(tmp_path, {"Zoe\u0308": 1, "Zo\u00eb": 2, "adam": 1})
+    found = read_identities(tmp_path)
+    assert {name: len(files) for name, files in found.items()} == {"adam": 1, "Zo\u00eb": 3}
+
+
 def test_other_files_are_passed_over(tmp_path: Path) -> None:
     people(tmp_path, {"adam": 1, ".hidden": 3})
     (tmp_path / "adam" / "notes.txt").write_text("no picture")

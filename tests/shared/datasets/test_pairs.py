@@ -37,6 +37,7 @@ def test_identities_are_known_only_when_all_are() -> None:
     builder = PairSetBuilder("pairs")
     builder.pair("0", builder.image(b"a", "ada"), builder.image(b"b"), genuine=False)
     assert builder.build().identities is None
+    assert builder.build().names == (("ada", ""),)
 
 
 def test_images_are_left_out_with_their_pairs() -> None:
@@ -55,6 +56,16 @@ def test_images_are_left_out_with_their_pairs() -> None:
     assert remaining.folds is not None
     assert remaining.folds.tolist() == [1, 2]
     assert remaining.identities == ("a", "c", "d")
+    assert remaining.names == (("a", "c"), ("c", "d"))
     assert remaining.croppings == {2: Cropping("detect")}
     with pytest.raises(InvalidInput, match="both images can be used"):
         remaining.without({1})
+
+
+def test_each_pair_keeps_the_names_that_it_was_given() -> None:
+    builder = PairSetBuilder("pairs")
+    builder.pair("0", builder.image(b"a", "Zoe\u0308 "), builder.image(b"b", "bob"), genuine=False)
+    builder.pair("1", builder.image(b"a", "ada"), builder.image(b"c"), genuine=False)
+    pair_set = builder.build()
+    assert pair_set.names == (("Zo\u00eb", "bob"), ("ada", ""))
+    assert pair_set.identities is None

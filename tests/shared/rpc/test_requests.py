@@ -11,7 +11,8 @@ from magface.v1 import embedder_pb2, feedback_pb2, trainer_pb2, validation_pb2
 
 from shared.errors import InvalidInput
 from shared.rpc.server.requests import check_texts, request_parser, text_rule
-from tests.support.texts import bad_texts, text_fields
+from shared.validation import TextKind
+from tests.support.texts import SPELLINGS, bad_texts, text_fields
 
 SERVICES = [
     service
@@ -80,6 +81,30 @@ def _made_up() -> Any:
         field.options.Extensions[validation_pb2.text].CopyFrom(rule)
     Default().AddSerializedFile(file.SerializeToString())
     return GetMessageClass(Default().FindMessageTypeByName("magface.test.Outer"))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_names_are_normalised_in_the_message_wherever_they_are(spelling: str) -> None:
+    label = feedback_pb2.SubmitFeedbackRequest(
+        image_a=feedback_pb2.ImageRef(sha256="0" * 64, identity=spelling),
+        annotator=spelling,
+        idempotency_key=" e\u0301",
+    )
+    part = feedback_pb2.SubmitFeedbackStreamRequest(feedback=label)
+    check_texts(part)
+    read = request_parser(feedback_pb2.SubmitFeedbackRequest, checked=True)
+    for read_label in (part.feedback, read(label.SerializeToString())):
+        assert read_label.annotator == read_label.image_a.identity == "Zo\u00eb Roe"
+        assert read_label.idempotency_key == " e\u0301"
+
+
+def test_every_field_with_the_name_of_a_person_is_normalised() -> None:
+    names = {"annotator", "identity", "requested_by", "subject"}
+    for method in METHODS:
+        for path, field in text_fields(method.input_type):
+            rule = text_rule(field)
+            is_person = rule is not None and rule.kind is TextKind.PERSON
+            assert is_person == (field.name in names), path
 
 
 def test_a_text_in_a_list_is_named_by_its_place() -> None:

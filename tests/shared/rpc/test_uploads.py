@@ -21,7 +21,7 @@ from tests.support.unfinished import UnfinishedCalls
 
 MIB = 2**20
 BUDGET = 48 * MIB
-TIMEOUT_S = 2.0
+TIMEOUT_S = 4.0
 # Per-call buffers, and what arrives between two looks at the connections.
 SLACK = 160 * MIB
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, TypeVarTuple
 
-from shared.errors import InvalidInput, MagFaceError
+from shared.errors import InvalidInput, MagFaceError, without_frames
 
 _Ts = TypeVarTuple("_Ts")
 _R = TypeVar("_R")
@@ -72,10 +72,9 @@ def reading_picture(work: Callable[[*_Ts], _R], field: str, *args: *_Ts) -> _R:
     try:
         return work(*args)
     except MagFaceError as error:
-        raised = error.with_traceback(None)
-        raised.__cause__ = raised.__context__ = None
+        raised = without_frames(error)
     except Exception as error:
-        raised = _refusal(error, field)
+        raised = _refusal(without_frames(error), field)
     # Outside of the except block, so that the error gets no context.
     try:
         raise raised

@@ -13,6 +13,7 @@ import pi_heif
 from numpy.typing import NDArray
 from PIL import _avif
 
+from shared.model.image.decoding.av1 import coded_size
 from shared.model.image.decoding.header import BadPicture, PictureFormat, PictureHeader
 from shared.model.image.decoding.zeros import has_zero_run
 
@@ -21,11 +22,14 @@ _AVIF_BRANDS: Final = (b"avif", b"avis")
 _BRANDS_LOOKED_AT: Final = 256
 _MAX_BOXES: Final = 4000
 _FULL_BOX_BYTES: Final = 4
+# Frames and tiles may be wider and higher than the picture by as many pixels.
+_CODED_MARGIN: Final = 64
 # Orientation by quarter turns against the clock, without and with a mirror behind them: about the
 # horizontal axis, and about the vertical one.
 _TURNED: Final = {None: (1, 8, 3, 6), 0: (4, 5, 2, 7), 1: (2, 7, 4, 5)}
 
 _THREADS: Final = 1
+_WITH_ARTICLE: Final = {"HEIC": "a HEIC", "AVIF": "an AVIF"}
 
 pi_heif.options.DECODE_THREADS = _THREADS
 pi_heif.options.THUMBNAILS = False
@@ -41,11 +45,13 @@ class HeifBoxes:
         primary: Number of the primary picture.
         properties: Kind and body of every property of the file.
         used: Numbers of the primary picture's properties, from 1.
+        places: Where the data of each picture begins in the file.
     """
 
     primary: int = 0
     properties: list[tuple[bytes, memoryview]] = field(default_factory=list)
     used: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
 
     def find(self, kind: bytes) -> memoryview | None:
         """Give a property of the primary picture."""
@@ -103,7 +109,17 @@ def read_avif_header(data: bytes) -> PictureHeader:
         samples = 1 + 2 / ((1 + across) * (1 + down))
         sample_bytes = 2 if config[2] & 0x40 else 1
     # The decoder's planes, the pixels and one copy of them.
-    return _header(boxes, "AVIF", samples * sample_bytes + 6.5)
+    header = _header(boxes, "AVIF", samples * sample_bytes + 6.5)
+    # The decoder would scale larger frames down. That of HEIC has its own limit.
+    most = (header.width + _CODED_MARGIN) * (header.height + _CODED_MARGIN)
+    for place in boxes.places:
+        width, height = coded_size(memoryview(data)[place:]) or (0, 0)
+        if width * height > most:
+            raise BadPicture(
+                f"is a damaged AVIF file: it declares {header.width}x{header.height} pixels, "
+                f"but holds {width}x{height}"
+            )
+    return header
 
 
 def decode_heic(data: bytes, header: PictureHeader) -> NDArray[np.uint8]:
@@ -159,7 +175,9 @@ def read_heif_boxes(data: bytes, form: str) -> HeifBoxes:
 def _header(boxes: HeifBoxes, form: PictureFormat, bytes_a_pixel: float) -> PictureHeader:
     size = boxes.find(b"ispe")
     if size is None or len(size) < 12:
-        raise BadPicture(f"is a {form} file without a still picture, or with a damaged header")
+        raise BadPicture(
+            f"is {_WITH_ARTICLE[form]} file without a still picture, or with a damaged header"
+        )
     width = int.from_bytes(size[4:8], "big")
     height = int.from_bytes(size[8:12], "big")
     return PictureHeader(form, width, height, round(bytes_a_pixel * width * height))
@@ -168,6 +186,8 @@ def _header(boxes: HeifBoxes, form: PictureFormat, bytes_a_pixel: float) -> Pict
 def _read_meta(boxes: HeifBoxes, kind: bytes, body: memoryview, form: str) -> None:
     if kind == b"pitm" and len(body) >= 6:
         boxes.primary = int.from_bytes(body[4:6] if body[0] == 0 else body[4:8], "big")
+    elif kind == b"iloc":
+        boxes.places = _places(body)
     elif kind == b"iprp":
         for inner, content in _boxes(body, form):
             if inner == b"ipco":
@@ -194,6 +214,32 @@ def _properties_of(body: memoryview, wanted: int) -> list[int]:
     return []
 
 
+def _places(body: memoryview) -> list[int]:
+    """Give where each part of the data begins, from a table of pictures."""
+    version, position = body[0], 6
+    offset_bytes, length_bytes, base_bytes = body[4] >> 4, body[4] & 15, body[5] >> 4
+    index_bytes = body[5] & 15 if version else 0
+
+    def number(size: int) -> int:
+        nonlocal position
+        position += size
+        return int.from_bytes(body[position - size : position], "big")
+
+    places: list[int] = []
+    for _ in range(min(number(2 if version < 2 else 4), _MAX_BOXES)):
+        # The number of the picture, how it is stored, and the file.
+        number(2 if version < 2 else 4)
+        number(4 if version else 2)
+        base = number(base_bytes)
+        for _ in range(number(2)):
+            if position >= len(body) or len(places) == _MAX_BOXES:
+                return places
+            number(index_bytes)
+            places.append(base + number(offset_bytes))
+            number(length_bytes)
+    return places
+
+
 def _boxes(view: memoryview, form: str) -> Iterator[tuple[bytes, memoryview]]:
     """Read kind and body of each box."""
     position = 0
@@ -207,7 +253,7 @@ def _boxes(view: memoryview, form: str) -> Iterator[tuple[bytes, memoryview]]:
         # A length of zero means: to the end of the file.
         end = position + length if length else len(view)
         if end > len(view):
-            raise BadPicture(f"is a {form} file that is cut short")
+            raise BadPicture(f"is {_WITH_ARTICLE[form]} file that is cut short")
         if end < start:
             raise BadPicture(f"is a damaged {form} file: a box has a length of {length}")
         yield bytes(view[position + 4 : position + 8]), view[start:end]

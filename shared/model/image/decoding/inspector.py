@@ -19,9 +19,9 @@ from shared.settings import ImageLimits
 
 # Progressive JPEGs have about ten scans; a picture of few pixels may have more.
 _MAX_SCANS: Final = 16
-# Of the largest picture: the pixels, one more byte each for a decoder's buffers, and four for the
-# coefficients of a progressive JPEG or for the samples in the decoder's own order.
-_MAX_BYTES_A_PIXEL: Final = 8
+# Of the largest picture: the pixels, one more byte each for a decoder's buffers, and six for the
+# coefficients of a progressive JPEG of full colour or for the samples in the decoder's own order.
+_MAX_BYTES_A_PIXEL: Final = 10
 _READERS: Final[dict[PictureFormat, Callable[[bytes], PictureHeader]]] = {
     "JPEG": read_jpeg_header,
     "PNG": read_png_header,

@@ -13,13 +13,14 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from shared.errors import InvalidInput
 from shared.model.image.decoding.header import BadPicture
 from shared.model.image.decoding.jpeg_header import JpegMarkers
 
 _START: Final = b"\xff\xd8\xff"
-# A file with one of these may have an EXIF orientation.
-_ORIENTED: Final = (b"Exif\x00\x00", b"tiff:Orientation")
+# A file with one of these in front of its pixels may have an EXIF orientation.
+_EXIF: Final = b"Exif\x00\x00"
+_XMP: Final = b"tiff:Orientation"
+_FEW_SEGMENTS: Final = 40
 # An interlaced or progressive file of more scans is inspected before it is decoded.
 _MAX_PLAIN_SCANS: Final = 16
 _SCAN: Final = b"\xff\xda"
@@ -31,34 +32,33 @@ _EXTRANEOUS: Final = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _FEW_BYTES: Final = 4
 
 
-def decode_plain_jpeg(data: bytes, max_pixels: int, field: str) -> NDArray[np.uint8] | None:
+def decode_plain_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
     """Decode a colour JPEG without an EXIF orientation, in the least time.
 
     Args:
         data: Any file.
         max_pixels: A larger image is not decoded.
-        field: Path of the field, for the error.
 
     Returns:
         uint8 (height, width, 3), BGR; None for a file that needs a closer look.
 
     Raises:
-        InvalidInput: If the pixel data is truncated.
+        BadPicture: If the pixel data is truncated.
     """
     header = _header(data)
     if header is None or header[2] != "YCbCr" or header[0] * header[1] > max_pixels:
         return None
-    if any(mark in data for mark in _ORIENTED) or data.count(_SCAN) > _MAX_PLAIN_SCANS:
+    if not _is_plain(data):
         return None
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "BGR", strict=True)
     except ValueError as error:
         if "remature end" not in str(error):
             return None
-        reason = str(_damage(error))
+        damage = _damage(error, ended=False)
     else:
         return pixels
-    raise InvalidInput(field, reason)
+    raise damage
 
 
 def decode_jpeg(data: bytes, markers: JpegMarkers) -> NDArray[np.uint8]:
@@ -95,7 +95,7 @@ def _decode_strictly(data: bytes, markers: JpegMarkers, space: str) -> NDArray[n
     if _is_padding(data, str(warning)):
         tolerated: NDArray[np.uint8] = simplejpeg.decode_jpeg(given, space, strict=False)
         return tolerated
-    raise _damage(warning)
+    raise _damage(warning, ended=data.find(_END, markers.scan_start) >= 0)
 
 
 def _without_metadata(data: bytes, markers: JpegMarkers) -> bytes:
@@ -123,8 +123,9 @@ def _is_padding(data: bytes, warning: str) -> bool:
     return count <= _FEW_BYTES or len(set(extra)) == 1
 
 
-def _damage(error: Exception) -> BadPicture:
-    if "remature end of JPEG" in str(error):
+def _damage(error: Exception, *, ended: bool) -> BadPicture:
+    """Say what is wrong; without its last marker a file is cut short, whatever is met first."""
+    if not ended or "remature end of JPEG" in str(error):
         return BadPicture("is a JPEG file that is cut short: the end of its pixels is missing")
     return BadPicture(f"is a truncated or damaged JPEG file: {error}")
 
@@ -150,3 +151,25 @@ def _header(data: bytes) -> tuple[int, int, str, str] | None:
     except ValueError:
         return None
     return header
+
+
+def _is_plain(data: bytes) -> bool:
+    """Whether a file has no orientation, and a few scans if it is progressive."""
+    position, sequential = 2, False
+    try:
+        # Most files have less than ten; another file is inspected before it is decoded.
+        for _ in range(_FEW_SEGMENTS):
+            marker, kind = data[position], data[position + 1]
+            if marker != 0xFF or kind < 0xC0 or 0xD0 <= kind <= 0xD9 or kind == 0xFF:
+                return False
+            if kind == _SCAN[1]:
+                if data.find(_EXIF, 0, position) >= 0 or data.find(_XMP, 0, position) >= 0:
+                    return False
+                # A sequential file whose first scan has all three components has no other.
+                once = sequential and data[position + 4] == 3
+                return once or data.count(_SCAN, position) <= _MAX_PLAIN_SCANS
+            sequential = sequential or kind in (0xC0, 0xC1)
+            position += 2 + (data[position + 2] << 8 | data[position + 3])
+    except IndexError:
+        pass
+    return False

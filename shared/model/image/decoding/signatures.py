@@ -70,7 +70,7 @@ def picture_format(data: bytes) -> PictureFormat:
     _refuse_container(data)
     _refuse_text(data)
     if not data.strip(b"\x00"):
-        raise BadPicture(f"is {len(data)} bytes of zero; {_SEND}")
+        raise BadPicture(f"has nothing but zeros in its {len(data)} bytes; {_SEND}")
     raise BadPicture(
         f"is not a {READABLE} picture (it starts with bytes {data[:8].hex(' ')}); {_SEND}"
     )

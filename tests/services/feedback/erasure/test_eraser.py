@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import uuid4
@@ -31,7 +32,7 @@ from services.trainer.data.label_report import (
     suspect,
 )
 from services.trainer.data.labels import LabelledPair
-from shared.errors import NotFound, Unavailable
+from shared.errors import AlreadyExists, NotFound, Unavailable
 from shared.model.image.face import FaceImage
 from shared.registry.erasure_mark import read_erasure_generation
 from shared.rpc.budget import ByteBudget
@@ -58,6 +59,12 @@ class Domain:
     eraser: Eraser
     pool: Pool
     vault: ImageVault
+
+
+@pytest.fixture
+def settings(settings: FeedbackSettings) -> FeedbackSettings:
+    """Images may be stored again after their erasure; `test_tombstones.py` has the default."""
+    return settings.model_copy(update={"feedback_tombstone_days": 0})
 
 
 @pytest.fixture
@@ -225,7 +232,7 @@ async def test_counts_and_consensus_are_as_if_the_image_had_never_come(
     for other in (2, 3, 4):
         await labels.submit(feedback(1, other))
     for number in (1, 4):
-        await eraser.erase_image(sha256(number), "dpo", "ticket")
+        await eraser.erase_image(sha256(number), "dpo", f"ticket-{number}")
     assert (await labels.stats(), stored()) == before
 
 
@@ -258,7 +265,8 @@ async def test_an_image_that_came_back_is_not_erased_by_who_still_thinks_it_is_l
     await domain.eraser.erase_image(sha256(1), "dpo", "ticket")
     await domain.labels.submit(feedback(1, 2))
     async with transaction(domain.pool) as connection:
-        assert await delete_rows(connection, "ticket", [bytes.fromhex(sha256(1))])
+        hashes = [bytes.fromhex(sha256(1))]
+        assert await delete_rows(connection, "ticket", hashes, tombstones=True)
     assert (stored().images, stored().labels) == (2, 1)
 
 
@@ -277,16 +285,70 @@ async def test_an_erasure_asked_for_twice_is_one_and_takes_what_came_back(
     assert stored().images == stored().objects == 1
 
 
-async def test_erasing_what_was_never_stored_is_done_at_once(
-    domain: Domain,
+async def test_erasing_what_is_not_stored_is_refused_and_leaves_no_trace(
+    domain: Domain, database_url: str
 ) -> None:
+    await domain.labels.submit(feedback(2, 3, identity_a="Jane Roe"))
+    for subject in ("Jane Ro", "jane roe", "Jane"):
+        with pytest.raises(NotFound, match=r"^subject: no stored image"):
+            await domain.eraser.erase_subject(subject, "dpo", "ticket")
+    with pytest.raises(NotFound, match=f"image {sha256(1)} is not stored"):
+        await domain.eraser.erase_image(sha256(1), "dpo", "ticket")
+    with pytest.raises(NotFound, match="no erasure"):
+        await domain.eraser.find("ticket")
+    assert _audit(database_url) == []
+
+
+async def test_an_object_without_a_row_is_erased_by_its_hash(
+    domain: Domain, object_store: ObjectStore
+) -> None:
+    object_store.put(image_key(sha256(1)), picture(1))
+    erasure = await domain.eraser.erase_image(sha256(1), "dpo", "ticket")
+    assert erasure.finished_at is not None
+    assert not object_store.exists(image_key(sha256(1)))
+
+
+async def test_a_person_erased_before_is_found_by_the_same_request_only(domain: Domain) -> None:
+    await domain.labels.submit(feedback(1, 2, identity_a="Jane Roe"))
+    first = await domain.eraser.erase_subject("Jane Roe", "dpo", "ticket")
+    assert first.images == 1
+    assert await domain.eraser.erase_subject("Jane Roe", "colleague", "ticket") == first
+    with pytest.raises(NotFound):
+        await domain.eraser.erase_subject("Jane Roe", "dpo", "other")
+
+
+async def test_a_request_id_stands_for_one_erasure(domain: Domain, database_url: str) -> None:
     eraser = domain.eraser
-    for erasure in (
-        await eraser.erase_image(sha256(1), "dpo", "a"),
-        await eraser.erase_subject("nobody", "dpo", "b"),
+    await domain.labels.submit(feedback(1, 2, identity_a="Jane Roe", identity_b="John Doe"))
+    await domain.labels.submit(feedback(3, 4))
+    await eraser.erase_subject("Jane Roe", "dpo", "ticket")
+    await eraser.erase_image(sha256(3), "dpo", "second")
+    for erase in (
+        lambda: eraser.erase_subject("John Doe", "dpo", "ticket"),
+        lambda: eraser.erase_subject("nobody", "dpo", "ticket"),
+        lambda: eraser.erase_image(sha256(2), "dpo", "ticket"),
+        lambda: eraser.erase_image(sha256(4), "dpo", "second"),
+        lambda: eraser.erase_subject(sha256(3), "dpo", "second"),
     ):
-        assert (erasure.images, erasure.labels) == (0, 0)
-        assert erasure.finished_at is not None
+        with pytest.raises(AlreadyExists, match="was used for another erasure"):
+            await erase()
+    assert len(_audit(database_url)) == 2
+    dump = _dump(database_url)
+    assert "Jane Roe" not in dump
+    assert "John Doe" in dump
+
+
+async def test_an_image_of_several_names_is_erased_by_any_of_them(
+    domain: Domain, stored: Callable[[], Stored]
+) -> None:
+    await domain.labels.submit(feedback(1, 2, identity_a="impostor"))
+    result = await domain.labels.submit(feedback(1, 3, identity_a="Jane Roe"))
+    assert result.named_otherwise == (sha256(1),)
+    erasure = await domain.eraser.erase_subject("Jane Roe", "dpo", "ticket")
+    assert (erasure.images, erasure.labels) == (1, 2)
+    assert stored().images == stored().objects == 2
+    with pytest.raises(NotFound):
+        await domain.eraser.erase_subject("impostor", "dpo", "other")
 
 
 def _audit(database_url: str) -> list[tuple[str, ...]]:
@@ -392,8 +454,9 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
     async def erase() -> None:
         nonlocal erased
         for turn in range(20):
-            done = await eraser.erase_image(sha256(1 + turn % 4), "dpo", f"ticket-{turn}")
-            erased += done.images
+            with suppress(NotFound):
+                done = await eraser.erase_image(sha256(1 + turn % 4), "dpo", f"ticket-{turn}")
+                erased += done.images
             await asyncio.sleep(0.02)
 
     async def keep_sweeping() -> None:
@@ -445,10 +508,12 @@ async def test_the_contract_erases_and_shows_the_trail(stub: Stub) -> None:
     )
     assert (answer.erasure.images, answer.erasure.labels) == (1, 1)
     assert answer.erasure.HasField("finished_at")
+    image = pb.ImageRef(sha256=sha256(2), identity="J\N{LATIN SMALL LETTER O WITH ACUTE}n")
+    await stub.SubmitFeedback(request(2, 3, image_a=image))
     answer = await stub.DeleteSubject(
-        pb.DeleteSubjectRequest(subject="nobody", requested_by="dpo", request_id="second")
+        pb.DeleteSubjectRequest(subject=" Jo\u0301n", requested_by="dpo", request_id="second")
     )
-    assert answer.erasure.images == 0
+    assert answer.erasure.images == 1
     first = await stub.ListAudit(pb.ListAuditRequest(page_size=1))
     second = await stub.ListAudit(
         pb.ListAuditRequest(page_size=1, page_token=first.next_page_token)

@@ -32,9 +32,16 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "REMOVAL_EPOCH": {},
     "INCREMENT_EPOCH": {},
     "UPLOAD_EPOCH": {"hashes": [_A, _B]},
+    "LIST_IMAGE": {"sha256": _A, "request_id": "r", "has_object": False},
+    "ASKED_FOR": {"request_id": "r"},
+    "ADD_TOMBSTONES": {"request_id": "r", "marks": [_A, _B]},
+    "FORGET_TOMBSTONES": {"days": 30},
+    "TOMBSTONES": {"marks": [_A, _B]},
+    "INSERT_SUBJECTS": {"hashes": [_A], "subjects": ["ann"]},
+    "SUBJECTS_OF": {"hashes": [_A, _B]},
+    "ERASURE_KEY": {},
     "IMAGE_SIZES": {"first": b"\x01", "last": b"\x01" + b"\xff" * 32},
     "NEXT_IMAGE": {"after": _A},
-    "LIST_IMAGE": {"sha256": _A, "request_id": "r"},
     "LIST_SUBJECT": {"subject": "somebody", "request_id": "r"},
     "LIST_EXPIRED": {"before": "2020-01-01", "limit": 1000, "request_id": "r"},
     "WITHOUT_ROW": {"hashes": [_A, _B]},
@@ -61,8 +68,10 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "LIST_AUDIT": {"before": 2**63 - 1, "limit": 101},
     "EXPORT_PAGE": {"after": 5_000, "limit": 500, "max_label_id": 24_000},
 }
-# Small tables: 16 counters, one rule, one epoch, some annotators and snapshots.
-_MAY_BE_SCANNED = {"counters", "consensus_rule", "annotators", "snapshots", "removal_epoch"}
+# Small tables: 16 counters, one rule, one epoch, one key, some annotators and snapshots.
+_MAY_BE_SCANNED = {"counters", "consensus_rule", "annotators", "snapshots", "removal_epoch"} | {
+    "erasure_key"
+}
 # Inserts of given rows, which use the key that ON CONFLICT names.
 _INSERTS = {"INSERT_IMAGES", "INSERT_PAIRS", "INSERT_LABELS", "STORE_CONSENSUS"} | {
     "RECORD_ERASURE",
@@ -83,6 +92,8 @@ _ERASED = (
     " SELECT sha256(n::text::bytea), 'request-' || n % 20 FROM generate_series(1, 5000) AS n",
     "INSERT INTO feedback.image_subjects (sha256, subject)"
     " SELECT sha256, 'person-' || row_number() OVER () / 5 FROM feedback.images",
+    "INSERT INTO feedback.tombstones SELECT sha256(n::text::bytea), now() - n * interval '1 min'"
+    " FROM generate_series(1, 5000) AS n",
     "INSERT INTO feedback.image_uses SELECT sha256, 1 FROM feedback.images",
     "INSERT INTO feedback.audit (actor, action, request_id)"
     " SELECT 'ann', 'erase_image', request_id FROM feedback.erasures",

@@ -12,11 +12,13 @@ from services.feedback.pool.importer import PoolImage, image_bytes
 from services.feedback.server import open_label_service, open_pairs_backend, prepare_stores
 from services.feedback.settings import FeedbackSettings
 from shared.errors import Unavailable
+from shared.model.image.align import ARCFACE_TEMPLATE
 from shared.model.image.face import FaceImage
 from shared.rpc.budget import ByteBudget
 from shared.rpc.streams import BudgetedRequests
 from shared.storage.objects import ObjectStore, image_key
 from tests.services.feedback.support.helpers import Stored, picture, request, sha256, vaults
+from tests.support.texts import LOOKALIKES, SPELLINGS
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 
@@ -30,8 +32,12 @@ def sending(*images: tuple[bytes, str]) -> AsyncIterator[pb.ImportImagesRequest]
 
 
 def subjects(database_url: str) -> dict[str, str]:
+    """The names of each image, in their order, with commas between them."""
     with psycopg.connect(database_url) as connection:
-        rows = connection.execute("SELECT sha256, subject FROM feedback.image_subjects")
+        rows = connection.execute(
+            "SELECT sha256, string_agg(subject, ',' ORDER BY subject) FROM feedback.image_subjects"
+            " GROUP BY sha256"
+        )
         return {image.hex(): subject for image, subject in rows}
 
 
@@ -69,16 +75,49 @@ async def test_a_bad_image_is_named_and_the_others_are_stored(
     assert stored() == Stored(2, 0, 0, 0, 0, objects=2)
 
 
-async def test_the_first_identity_said_of_an_image_stays(stub: Stub, database_url: str) -> None:
+async def test_an_image_keeps_all_names_and_a_second_one_is_reported(
+    stub: Stub, database_url: str
+) -> None:
     await stub.SubmitFeedback(request(1, 2))
-    for identity in ("", "ann", "bob"):
+    reports = [
         await stub.ImportImages(sending((picture(1), identity)))
-    assert subjects(database_url) == {sha256(1): "ann"}
+        for identity in ("", "ann", "ann", "bob")
+    ]
+    assert subjects(database_url) == {sha256(1): "ann,bob"}
+    assert [one.named_otherwise for one in reports] == [0, 0, 0, 1]
+    assert [(one.place, *one.identities) for one in reports[3].other_names] == [(0, "ann")]
+
+
+async def test_the_same_bytes_under_two_names_in_one_stream_have_both(
+    stub: Stub, database_url: str
+) -> None:
+    sent = ((picture(1), "ann"), (picture(2), "bob"), (picture(1), "bob"), (picture(1), ""))
+    answer = await stub.ImportImages(sending(*sent))
+    assert (answer.created, answer.known, answer.named_otherwise) == (2, 2, 2)
+    assert [(one.place, *one.identities) for one in answer.other_names] == [(0, "bob"), (2, "ann")]
+    assert subjects(database_url) == {sha256(1): "ann,bob", sha256(2): "bob"}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_all_spellings_of_a_name_are_one(
+    stub: Stub, database_url: str, spelling: str
+) -> None:
+    answer = await stub.ImportImages(sending((picture(1), "Zo\u00eb Roe"), (picture(1), spelling)))
+    assert (answer.rejected, answer.named_otherwise) == (0, 0)
+    assert subjects(database_url) == {sha256(1): "Zo\u00eb Roe"}
+
+
+async def test_a_name_that_looks_like_another_is_rejected(stub: Stub, database_url: str) -> None:
+    sent = [(picture(number), name) for number, name in enumerate(LOOKALIKES)]
+    answer = await stub.ImportImages(sending(*sent))
+    assert answer.rejected == len(LOOKALIKES)
+    assert all(one.why.startswith("identity: holds U+") for one in answer.rejections)
+    assert not subjects(database_url)
 
 
 async def test_bytes_that_are_stored_as_something_else_are_rejected(stub: Stub) -> None:
     await stub.ImportImages(sending((picture(1), "")))
-    landmarks = [image_pb2.Point(x=30 + 9 * n, y=40 + 7 * n * n) for n in range(5)]
+    landmarks = [image_pb2.Point(x=x, y=y) for x, y in ARCFACE_TEMPLATE.tolist()]
 
     async def otherwise() -> AsyncIterator[pb.ImportImagesRequest]:
         image = image_pb2.Image(data=picture(1), landmarks=landmarks)

@@ -114,6 +114,35 @@ async def test_the_truth_of_gold_pairs_is_what_is_known(queue: CandidateQueue, f
         assert by_subject or (truth == consensus and confidence == 1)
 
 
+async def test_an_image_of_several_names_is_in_no_gold_pair(
+    queue: CandidateQueue, filled: str
+) -> None:
+    with psycopg.connect(filled) as connection:
+        connection.execute("DELETE FROM feedback.pair_consensus")
+        connection.execute(
+            "UPDATE feedback.image_subjects SET subject = 'p' || get_byte(sha256, 0) % 3"
+        )
+        # p0 and p1 may be one person, as some images have both names.
+        connection.execute(
+            "INSERT INTO feedback.image_subjects (sha256, subject) SELECT sha256, 'p1'"
+            " FROM feedback.image_subjects WHERE subject = 'p0' AND get_byte(sha256, 1) < 64"
+        )
+    await queue.refill()
+    rows = ask(
+        filled,
+        "SELECT truth, one.subject, other.subject, (SELECT count(*) FROM feedback.image_subjects"
+        "  WHERE sha256 IN (image_a, image_b)) FROM feedback.candidates c"
+        " JOIN feedback.image_subjects AS one ON one.sha256 = c.image_a"
+        " JOIN feedback.image_subjects AS other ON other.sha256 = c.image_b"
+        " WHERE strategy = 'gold'",
+    )
+    assert {truth for truth, *_ in rows} == {"same", "different"}
+    for truth, one, other, names in rows:
+        assert names == 2
+        assert truth == ("same" if one == other else "different")
+        assert {one, other} != {"p0", "p1"}
+
+
 async def test_pairs_that_nobody_holds_are_chosen_anew_after_many_labels(
     queue: CandidateQueue, filled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,6 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "LEASES_AGAIN": {"lease_ids": [1, 2, 3]},
     "ANNOTATORS": {"limit": 1000},
     "POOL_SIZE": {},
-    "INSERT_SUBJECTS": {"hashes": [_A], "subjects": ["ann"]},
     "VERSION": {"model_version": "one"},
     "COMPLETE_VERSIONS": {},
     "COMPLETE": {"version_id": 1},

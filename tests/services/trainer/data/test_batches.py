@@ -14,13 +14,14 @@ from services.trainer.data.batches import decode_images, pair_batches, people_ba
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.pair_graph import PairGraph, build_graph
 from shared.errors import NotFound
+from shared.model.image.decoding import png
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 
 
 class Pictures:
-    """A feedback source of grey pictures; the brightness of each is its number."""
+    """A feedback source of pictures; the brightness of the left half of each is its number."""
 
     snapshot_id = "snapshot"
 
@@ -28,8 +29,11 @@ class Pictures:
         self.asked: list[str] = []
         self._data: dict[str, bytes] = {}
         for brightness in range(count):
-            png = cv2.imencode(".png", np.full((112, 112, 3), brightness, np.uint8))[1].tobytes()
-            self._data[hashlib.sha256(png).hexdigest()] = png
+            pixels = np.full((112, 112, 3), brightness, np.uint8)
+            # Without contrast, the reader would stretch it.
+            pixels[:, 56:] = 255
+            data = cv2.imencode(".png", pixels)[1].tobytes()
+            self._data[hashlib.sha256(data).hexdigest()] = data
 
     @property
     def names(self) -> list[str]:
@@ -61,6 +65,24 @@ def test_every_image_is_decoded_once_in_order(tmp_path: Path, reader: FaceReader
     assert crops.shape == (5, 112, 112, 3)
     assert [int(crop[0, 0, 0]) for crop in crops] == [0, 1, 2, 3, 4]
     assert ticks == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), SystemError("x"), cv2.error("x")])
+def test_whatever_an_image_raises_costs_only_itself(
+    tmp_path: Path, reader: FaceReader, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    decode, pictures = png.decode_with_pillow, Pictures(3)
+    first, second, third = pictures.names
+    bad = pictures.image(second).data
+
+    def fail_for_one(data: bytes, *how: object) -> object:
+        if data == bad:
+            raise raised
+        return decode(data, *how)
+
+    monkeypatch.setattr(png, "decode_with_pillow", fail_for_one)
+    usable, _ = decode_images(pictures.names, pictures, reader, tmp_path / "crops", lambda _: None)
+    assert usable == [first, third]
 
 
 def test_an_image_that_cannot_be_read_costs_only_itself(tmp_path: Path, reader: FaceReader) -> None:

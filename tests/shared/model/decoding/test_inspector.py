@@ -36,9 +36,9 @@ def with_chunks(name: bytes, body: bytes, count: int) -> bytes:
     return png[:33] + chunk * count + png[33:]
 
 
-def with_scans(scans: int, width: int, height: int) -> bytes:
+def with_scans(scans: int, width: int, height: int, subsampling: int = 2) -> bytes:
     """A progressive JPEG of so many scans, at least 10, that claims a size."""
-    whole = bytearray(saved("JPEG", progressive=True))
+    whole = bytearray(saved("JPEG", progressive=True, subsampling=subsampling))
     frame = whole.index(b"\xff\xc2")
     whole[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
     first = whole.index(b"\xff\xda")
@@ -83,7 +83,8 @@ def test_scans_of_a_progressive_jpeg_are_counted(subsampling: int) -> None:
 
 
 def test_usual_progressive_pictures_of_the_largest_size_are_accepted() -> None:
-    assert inspect(with_scans(12, 8160, 6144)).scans == 12
+    for subsampling in (0, 1, 2):
+        assert inspect(with_scans(12, 8160, 6144, subsampling)).scans == 12
 
 
 @pytest.mark.parametrize("scans", [20, 300, 20_000])
@@ -143,7 +144,7 @@ def test_the_limits_are_named_with_their_settings() -> None:
 def test_ten_megabytes_of_anything_are_inspected_quickly() -> None:
     noise = np.random.default_rng(0).bytes(10 * 2**20)
     starts = [with_scans(11, 140, 90), encode(scene()), b"RIFF\0\0\xa0\0WEBP", b"BM" + bytes(8)]
-    starts += [b"<html>", b"data:", b"", b"\xff\xd8\xff\xe0"]
+    starts += [b"<html>", b"data:", b"", b"\xff\xd8\xff\xe0", saved("AVIF")]
     fillers = [noise, b"\xff" * len(noise), b"\xff\x00" * (len(noise) // 2), b"A" * len(noise)]
     for start in starts:
         for filler in fillers:

@@ -1,6 +1,5 @@
 """Damage is refused in every format and colour space, and orientation never goes through EXIF."""
 
-import gc
 import io
 import random
 import struct
@@ -17,11 +16,13 @@ from PIL import Image, ImageOps
 from shared.errors import InvalidInput
 from shared.model.image.decode import decode_image
 from shared.model.image.decoding import png
+from shared.model.image.decoding.heif import read_heif_boxes
 from shared.model.image.decoding.orientation import find_orientation
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from tests.shared.model.pictures import LIMITS, encode, scene
 from tests.shared.model.test_preprocess import TURNS
+from tests.support.referents import kept_by
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "pictures"
 
@@ -268,35 +269,76 @@ def test_avifs_are_turned_by_their_boxes(orientation: int) -> None:
     assert np.abs(seen - expected).mean() < 6
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_heics_are_decoded_and_turned(orientation: int) -> None:
+def with_transforms(heic: bytes, turn: int, mirror: int | None) -> bytes:
+    """Replace the rotation of a HEIC that has one, and put a mirror behind it."""
+    boxes = bytearray(heic)
+    at = boxes.index(b"irot") + 4
+    boxes[at] = turn
+    if mirror is None:
+        return bytes(boxes)
+    # The list of properties and what contains it grow by 9 bytes, their assignment by one.
+    uses = boxes.index(b"ipma")
+    for kind, growth in ((b"meta", 10), (b"iprp", 10), (b"ipco", 9), (b"ipma", 1)):
+        grow(boxes, boxes.index(kind) - 4, growth)
+    for kind in (1, 2):
+        place = boxes.index(struct.pack(">HHH", kind, 0, 0), boxes.index(b"iloc"))
+        grow(boxes, place + 4, 10)
+    boxes[uses + 14] += 1
+    boxes.insert(uses + 20, 0x86)
+    boxes[at + 1 : at + 1] = struct.pack(">I4sB", 9, b"imir", mirror)
+    return bytes(boxes)
+
+
+def grow(data: bytearray, at: int, growth: int) -> None:
+    (number,) = struct.unpack_from(">I", data, at)
+    struct.pack_into(">I", data, at, number + growth)
+
+
+@pytest.mark.parametrize(
+    ("turn", "mirror", "orientation"),
+    [
+        *((0, None, 1), (1, None, 8), (2, None, 3), (3, None, 6)),
+        *((0, 0, 4), (1, 0, 5), (2, 0, 2), (3, 0, 7)),
+        *((0, 1, 2), (1, 1, 7), (2, 1, 4), (3, 1, 5)),
+    ],
+)
+def test_heics_are_turned_by_their_boxes(turn: int, mirror: int | None, orientation: int) -> None:
     # Written by pillow-heif, whose encoder is no dependency.
-    data = (FIXTURES / f"scene_orientation_{orientation}.heic").read_bytes()
-    seen, expected = decode(data).astype(int), TURNS[orientation](scene())
+    heic = with_transforms((FIXTURES / "scene_orientation_6.heic").read_bytes(), turn, mirror)
+    assert read_heif_boxes(heic, "HEIC").orientation == orientation
+    seen, expected = decode(heic).astype(int), TURNS[orientation](scene())
     assert seen.shape == expected.shape
     assert np.abs(seen - expected).mean() < 6
+
+
+def test_heics_of_ten_bits_are_decoded() -> None:
+    seen = decode((FIXTURES / "scene_10_bit.heic").read_bytes()).astype(int)
+    assert seen.shape == scene().shape
+    assert np.abs(seen - scene()).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["scene_orientation_1.heic", "scene_10_bit.heic"])
+def test_heics_that_hold_more_than_they_declare_are_refused_before_decoding(name: str) -> None:
+    heic = bytearray((FIXTURES / name).read_bytes())
+    struct.pack_into(">II", heic, heic.index(b"ispe") + 8, 16, 16)
+    assert "exceeds the maximum image size" in refusal(bytes(heic)).reason
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize("size", [(280, 180), (3000, 2000)])
+def test_avifs_that_hold_more_than_they_declare_are_refused_before_decoding(
+    mode: str, size: tuple[int, int]
+) -> None:
+    avif = bytearray(saved(Image.new(mode, size), "AVIF", speed=10))
+    struct.pack_into(">II", avif, avif.index(b"ispe") + 8, 112, 112)
+    reason = refusal(bytes(avif)).reason
+    assert f"declares 112x112 pixels, but holds {size[0]}x{size[1]}" in reason
 
 
 @pytest.mark.parametrize("length", [40, 300, 800, -100, -1])
 def test_heics_cut_short_are_refused(length: int) -> None:
     data = (FIXTURES / "scene_orientation_1.heic").read_bytes()
     assert "HEIC" in refusal(data[:length]).reason
-
-
-def arrays_reachable_from(error: BaseException) -> list[object]:
-    seen: set[int] = set()
-    left: list[object] = [error]
-    found: list[object] = []
-    while left:
-        one = left.pop()
-        if id(one) in seen or isinstance(one, type) or type(one).__name__ in ("module", "function"):
-            continue
-        seen.add(id(one))
-        if isinstance(one, (np.ndarray, Image.Image)) and one is not error:
-            found.append(one)
-        if not (isinstance(one, dict) and "__builtins__" in one):
-            left += gc.get_referents(one)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -323,24 +365,42 @@ def test_a_kept_error_keeps_no_pixels(name: str) -> None:
             )
         raise AssertionError
 
-    assert arrays_reachable_from(fail()) == []
+    assert not [one for one in kept_by(fail()) if isinstance(one, (np.ndarray, Image.Image))]
 
 
-@pytest.mark.parametrize(
-    "raised",
-    [
-        *(MemoryError(), RecursionError("deep"), SystemError("x"), zlib.error("x"), cv2.error("x")),
-        *(struct.error("x"), Image.DecompressionBombError("x"), UserWarning("x"), KeyError("x")),
-    ],
-)
+RAISED = [
+    *(MemoryError(), RecursionError("deep"), SystemError("x"), zlib.error("x"), cv2.error("x")),
+    *(struct.error("x"), Image.DecompressionBombError("x"), UserWarning("x"), KeyError("x")),
+    *(OSError("x"), AssertionError("x"), StopIteration(), EOFError()),
+]
+
+
+@pytest.mark.parametrize("raised", RAISED, ids=lambda raised: type(raised).__name__)
+@pytest.mark.parametrize("work", ["read", "check", "check for detection", "detect", "plain"])
 def test_whatever_a_decoder_raises_is_the_picture_s_own_error(
-    monkeypatch: pytest.MonkeyPatch, raised: Exception
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, work: str
 ) -> None:
     def fail(*_: object) -> None:
         raise raised
 
     monkeypatch.setattr(png, "decode_with_pillow", fail)
-    assert refusal(encode(scene())).__context__ is None
+    monkeypatch.setattr("shared.model.image.face_reader.decode_plain_jpeg", fail)
+    reader, face = FaceReader(LIMITS), FaceImage(encode(scene()), "aligned")
+    with pytest.raises(InvalidInput) as caught:
+        match work:
+            case "read":
+                reader.read(face, "images[3]")
+            case "check":
+                reader.check(face, "images[3]")
+            case "check for detection":
+                reader.check(FaceImage(face.data, "detect"), "images[3]")
+            case "detect":
+                reader.detect(face.data, "images[3]")
+            case "plain":
+                reader.read_plain_jpeg(face, 10**6, "images[3]")
+    assert caught.value.field == "images[3].data"
+    assert caught.value.__context__ is None
+    assert caught.value.__cause__ is None
 
 
 def test_mutated_files_of_every_format_give_a_picture_or_a_refusal() -> None:
