@@ -19,7 +19,7 @@ def test_identities_and_images_come_in_the_order_of_their_names(tmp_path: Path) 
 
 def test_folders_whose_names_differ_in_their_form_only_are_one_identity(tmp_path: Path) -> None:
     people(tmp_path, {"Zoe\u0308": 1, "Zo\u00eb": 2, "adam": 1})
-    found = read_identities(tmp_path)
+    found = read_identities(tmp_path).images
     assert {name: len(files) for name, files in found.items()} == {"adam": 1, "Zo\u00eb": 3}
 
 
