@@ -31,7 +31,8 @@ class Candidate:
         mean_points: Mean landmarks of all anchors.
         score: 0..1.
         quarter: Quarter turns, counter-clockwise, after which the face was seen upright.
-        seen_eyes: Distance of the eyes in the pixels that were looked at.
+        eyes: Distance of the eyes in pixels of the picture.
+        seen_eyes: The same in the pixels that were looked at.
         whole: Whether the face lies inside the picture.
     """
 
@@ -39,13 +40,9 @@ class Candidate:
     mean_points: Points
     score: float
     quarter: int
+    eyes: float
     seen_eyes: float
     whole: bool
-
-    @property
-    def middle(self) -> Points:
-        """Mean of the landmarks, (2,)."""
-        return np.asarray(self.points.mean(axis=0), np.float32)
 
 
 class Search:
@@ -92,6 +89,7 @@ class Search:
                 for seen in self._yunet.look(np.ascontiguousarray(tile)):
                     if _cut_by_tile(seen.box, x, y, tile, turned):
                         continue
+                    eyes = eye_distance(seen.points)
                     points, mean, corners = (
                         (transform(back, some + np.array([x, y], np.float32)) + 0.5) / ratio
                         - 0.5
@@ -103,7 +101,8 @@ class Search:
                         mean.astype(np.float32),
                         seen.score,
                         quarter,
-                        eye_distance(seen.points),
+                        eyes / float(ratio.mean()),
+                        eyes,
                         self._contains(corners),
                     )
 
