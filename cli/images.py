@@ -1,6 +1,6 @@
 """Conversion of image files to messages, and errors that name the file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -9,11 +9,14 @@ from typing import Annotated, Final
 import typer
 from magface.v1 import image_pb2
 
+from cli.output import messages
+from shared.datasets.user_files import read_regular
 from shared.errors import InvalidInput
 from shared.rpc.errors import domain_errors
 
 _CROP_SIZE: Final = (112, 112)
 _MOST_BYTES: Final = 60 * 2**20
+_MOST_NAMED: Final = 20
 
 
 class AlignmentChoice(StrEnum):
@@ -56,18 +59,23 @@ def read_image(path: Path) -> bytes:
     Raises:
         InvalidInput: It is no regular file, or cannot be read or sent.
     """
-    try:
-        # A pipe would be waited for, and a device has no end.
-        if not path.is_file():
-            raise InvalidInput(str(path), "is not a file")
-        size = path.stat().st_size
-        if size > _MOST_BYTES:
-            raise InvalidInput(
-                str(path), f"has {size} bytes; at most {_MOST_BYTES} can be sent in one call"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(str(path), f"cannot be read: {error.strerror}") from error
+    return read_regular(path, _MOST_BYTES)
+
+
+def files_and_reasons(errors: Iterable[InvalidInput]) -> list[dict[str, str]]:
+    """Makes the ``{"image": …, "why": …}`` of files that cannot be used from their errors."""
+    return [{"image": one.field.removesuffix(".data"), "why": one.reason} for one in errors]
+
+
+def report_left_out(errors: Sequence[InvalidInput]) -> list[dict[str, str]]:
+    """Says on stderr which files are left out; returns all of them like `files_and_reasons`."""
+    left_out = files_and_reasons(errors)
+    lines = [f"{one['image']}: {one['why']}" for one in left_out[:_MOST_NAMED]]
+    if len(left_out) > _MOST_NAMED:
+        lines.append(f"{len(left_out) - _MOST_NAMED} more")
+    for line in lines:
+        messages.print(f"left out: {line}", markup=False, highlight=False)
+    return left_out
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import typer
 from rich.console import RenderableType
 
 from cli.commands.options import ChannelOrderChoice
+from cli.images import report_left_out
 from cli.output import JsonOption, emit, facts, table
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ FacesArgument = Annotated[
     typer.Argument(
         exists=True,
         file_okay=False,
-        help="Folder with a folder of images per identity.",
+        help="Folder with a folder of images per identity. Folders in it count, also by links; "
+        "hidden files and folders do not.",
         show_default=False,
     ),
 ]
@@ -68,10 +70,12 @@ def pairs(
 
     size = SampleSize(pairs=count, identities=identities, images=images)
     wish = _wish(hard, checkpoint, channel_order)
-    chosen = sample_pairs(read_identities(folder), size, seed, wish)
+    found = read_identities(folder)
+    left_out = report_left_out(found.unusable)
+    chosen = sample_pairs(found.images, size, seed, wish)
     write_pairs_json(chosen, out)
     result = {"file": str(out), **_counts(chosen)}
-    emit(as_json, result, facts(result))
+    emit(as_json, {**result, "left_out": left_out}, facts(result))
 
 
 @app.command()
@@ -108,14 +112,16 @@ def splits(
     if len(sizes) != len(split):
         raise typer.BadParameter("the names must differ", param_hint="--split")
     wish = _wish(hard, checkpoint, channel_order)
-    chosen = sample_splits(read_identities(folder), sizes, seed, wish)
+    found = read_identities(folder)
+    left_out = report_left_out(found.unusable)
+    chosen = sample_splits(found.images, sizes, seed, wish)
     for name, pair_set in chosen.items():
         write_pairs_json(pair_set, out / f"{name}.json")
     made = [
         {"split": name, "file": str(out / f"{name}.json"), **_counts(pair_set)}
         for name, pair_set in chosen.items()
     ]
-    emit(as_json, {"splits": made}, splits_table(made))
+    emit(as_json, {"splits": made, "left_out": left_out}, splits_table(made))
 
 
 def splits_table(splits: Sequence[Mapping[str, object]]) -> RenderableType:

@@ -21,7 +21,8 @@ def demo(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Aligned 112x112 faces, a folder per identity; default: rendered people.",
+            help="Aligned 112x112 faces, a folder per identity, with the folders in it, also by "
+            "links; hidden ones do not count. Default: rendered people.",
         ),
     ] = None,
     checkpoint: Annotated[

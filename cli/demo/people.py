@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 
+from cli.commands.evaluation.pair_crops import pair_crops
+from cli.images import AlignmentChoice, report_left_out
 from cli.rendering.renderer import write_people
 from shared.datasets.folder import read_identities
 from shared.datasets.pairs import PairSet
@@ -30,16 +32,35 @@ class DemoPeople:
 def rendered_people(folder: Path, seed: int) -> DemoPeople:
     """Render people into a folder and split them."""
     write_people(folder, _RENDERED_PEOPLE, _RENDERED_IMAGES, seed)
-    return _split(read_identities(folder), seed)
+    return _split(read_identities(folder).images, seed)
 
 
 def people_of_folder(folder: Path, seed: int) -> DemoPeople:
     """Split the people of a folder of aligned faces, which has a folder per identity.
 
+    Images that cannot be used are named on stderr and left out.
+
     Raises:
         InvalidInput: There are too few people.
     """
-    return _split(read_identities(folder), seed)
+    found = read_identities(folder)
+    report_left_out(found.unusable)
+    people = _split(found.images, seed)
+    sets = (people.feedback, people.validation, people.test)
+    return DemoPeople(*(_usable(pair_set) for pair_set in sets))
+
+
+def _usable(pair_set: PairSet) -> PairSet:
+    """Leave out the images that cannot be decoded."""
+    crops = pair_crops(pair_set, AlignmentChoice.ALIGNED)
+    unusable = {}
+    for image in range(len(pair_set.images)):
+        try:
+            crops(image)
+        except InvalidInput as error:
+            unusable[image] = error
+    report_left_out(list(unusable.values()))
+    return pair_set.without(unusable)[0]
 
 
 def _split(identities: Mapping[str, Sequence[Path]], seed: int) -> DemoPeople:

@@ -15,7 +15,7 @@ from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 from cli.images import AlignmentChoice, error_of_file, to_image
 from cli.output import counting_progress
 from shared.datasets.pairs import PairSet
-from shared.errors import Unavailable
+from shared.errors import InvalidInput, Unavailable
 from shared.rpc.converters import face_to_proto
 from shared.rpc.errors import domain_errors
 from shared.validation import normal_name
@@ -76,6 +76,10 @@ def import_pair_set(
                 )
             except Unavailable as lost:
                 error = lost
+            for place in [place for place in list(sender.unusable) if place in remaining]:
+                done.rejected.append({"pair": place, "why": str(sender.unusable[place])})
+                del remaining[place]
+                progress.advance(task)
             failed_tries = failed_tries + 1 if len(remaining) == before else 0
             if failed_tries == _TRIES:
                 raise error
@@ -121,6 +125,8 @@ class _Sender:
         self._annotator = annotator
         self._alignment = alignment
         self._stored: dict[int, str] = {}
+        self.unusable: dict[int, InvalidInput] = {}
+        """Pairs with an image that cannot be read, by their place; they are not sent."""
         self._set_key = _fingerprint(pair_set)
 
     def send(self, places: Iterable[int]) -> Iterator[tuple[int, feedback_pb2.FeedbackResult]]:
@@ -148,7 +154,13 @@ class _Sender:
             slots.acquire()
             if ended.is_set():
                 return
-            yield feedback_pb2.SubmitFeedbackStreamRequest(feedback=self._request(key, place))
+            try:
+                request = self._request(key, place)
+            except InvalidInput as error:
+                self.unusable[place] = error
+                slots.release()
+                continue
+            yield feedback_pb2.SubmitFeedbackStreamRequest(feedback=request)
 
     def _request(self, key: str, place: int) -> feedback_pb2.SubmitFeedbackRequest:
         first, second = self._pair_set.pairs[place].tolist()
@@ -196,7 +208,11 @@ def _window(size: int) -> Iterator[tuple[Semaphore, Event]]:
 def _fingerprint(pair_set: PairSet) -> str:
     digest = hashlib.sha256(pair_set.pairs.tobytes() + pair_set.labels.tobytes())
     for image in range(len(pair_set.images)):
-        digest.update(hashlib.sha256(pair_set.data(image)).digest())
+        try:
+            content = pair_set.data(image)
+        except InvalidInput as error:
+            content = str(error).encode()
+        digest.update(hashlib.sha256(content).digest())
         if cropping := pair_set.croppings.get(image):
             digest.update(repr(cropping).encode())
     return digest.hexdigest()

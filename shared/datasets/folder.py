@@ -1,43 +1,93 @@
-"""Image folders with one subfolder per identity."""
+"""Folders of images, and folders with one subfolder per identity."""
 
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from shared.datasets.user_files import no_file, unreadable
 from shared.errors import InvalidInput
 from shared.validation import normal_name
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".heic", ".heif", ".avif")
 
 
-def read_identities(folder: Path) -> dict[str, list[Path]]:
-    """List the images of each identity.
+class FoundImages(NamedTuple):
+    """The images of a folder.
 
-    Args:
-        folder: Has one subfolder per identity. Hidden files and subfolders, subfolders without
-            images, and files of other types are ignored.
+    Attributes:
+        images: Paths of the files, sorted.
+        unusable: What cannot be looked at, such as a link to nothing, what has the suffix of an
+            image and is neither a file nor a folder, and names that are not UTF-8. Each error
+            names its path.
+    """
 
-    Returns:
-        Image paths by identity, both sorted by name. Names are normalised, so that folders whose
-        names differ only in the form of Unicode or in white space are one identity.
+    images: list[Path]
+    unusable: list[InvalidInput]
+
+
+class FoundPeople(NamedTuple):
+    """The images of a folder of people.
+
+    Attributes:
+        images: Paths of the files by identity, sorted by name. Names are normalised, so that
+            folders whose names differ only in the form of Unicode or in white space are one
+            identity. The files of each folder are sorted.
+        unusable: Like that of `FoundImages`.
+    """
+
+    images: dict[str, list[Path]]
+    unusable: list[InvalidInput]
+
+
+def find_images(folder: Path) -> FoundImages:
+    """Find the images in a folder and in all folders below it.
+
+    Files with the suffix of an image count, also through links. Hidden files and folders, whose
+    names begin with a dot, do not. Links to folders are followed, and each folder is looked into
+    once, so a link to a folder above it adds nothing.
 
     Raises:
-        InvalidInput: If the folder does not exist or has no identity.
+        InvalidInput: If the folder does not exist or cannot be listed.
     """
-    if not folder.is_dir():
-        raise InvalidInput(str(folder), "is not a folder")
-    identities: dict[str, list[Path]] = {}
-    for person in sorted(folder.iterdir(), key=lambda path: path.name):
-        if person.is_dir() and not person.name.startswith("."):
-            images = [file for file in person.iterdir() if _is_image(file)]
-            if images:
-                images.sort(key=lambda path: path.name)
-                identities.setdefault(normal_name(person.name), []).extend(images)
-    if not identities:
-        raise InvalidInput(str(folder), "has no subfolder with images; each identity needs one")
-    return dict(sorted(identities.items()))
+    _visible(folder)
+    return _walk(folder, set())
+
+
+def read_identities(folder: Path) -> FoundPeople:
+    """Find the images of each identity.
+
+    Args:
+        folder: Has one subfolder per identity, or a link to one. All images in it and in the
+            folders below it are images of that identity; `find_images` says which. Hidden
+            subfolders, subfolders without images, and files beside the subfolders do not count.
+
+    Raises:
+        InvalidInput: If the folder does not exist, cannot be listed, or has no identity with an
+            image.
+    """
+    images: dict[str, list[Path]] = {}
+    unusable: list[InvalidInput] = []
+    for person in _visible(folder):
+        try:
+            is_folder = stat.S_ISDIR(_mode(person))
+        except InvalidInput as error:
+            unusable.append(error)
+            continue
+        if is_folder:
+            # A link in a person's folder to the folder of all people would give them every image.
+            found = _walk(person, {_identity(folder)})
+            unusable += found.unusable
+            if found.images:
+                images.setdefault(normal_name(person.name), []).extend(found.images)
+    if not images:
+        first = f"; what cannot be read includes {unusable[0]}" if unusable else ""
+        raise InvalidInput(
+            str(folder), f"has no subfolder with images; each identity needs one{first}"
+        )
+    return FoundPeople(dict(sorted(images.items())), unusable)
 
 
 def split_identities(
@@ -70,7 +120,66 @@ def split_identities(
     return splits
 
 
-def _is_image(file: Path) -> bool:
-    return (
-        file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    )
+def _walk(folder: Path, entered: set[tuple[int, int]]) -> FoundImages:
+    """Find the images below a folder, without the folders that were entered before."""
+    found = FoundImages([], [])
+    folders: list[Path] = [folder]
+    links: list[Path] = []
+    while folders or links:
+        # Links come last, so that an image has its own path if it has one in this folder.
+        current = folders.pop() if folders else links.pop()
+        try:
+            this = _identity(current)
+            if this in entered:
+                continue
+            entered.add(this)
+            entries = _visible(current)
+        except InvalidInput as error:
+            found.unusable.append(error)
+            continue
+        for entry in entries:
+            try:
+                mode = _mode(entry)
+            except InvalidInput as error:
+                found.unusable.append(error)
+                continue
+            if stat.S_ISDIR(mode):
+                (links if entry.is_symlink() else folders).append(entry)
+            elif entry.suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            elif stat.S_ISREG(mode):
+                found.images.append(entry)
+            else:
+                found.unusable.append(no_file(entry, mode))
+    found.images.sort()
+    found.unusable.sort(key=lambda error: error.field)
+    return found
+
+
+def _mode(entry: Path) -> int:
+    """Return the mode of what an entry is or links to."""
+    try:
+        # Names go into messages and JSON files, which are UTF-8.
+        entry.name.encode()
+        return entry.stat().st_mode
+    except UnicodeEncodeError as error:
+        name = str(entry).encode("utf-8", "backslashreplace").decode()
+        raise InvalidInput(name, "has a name that is not UTF-8") from error
+    except OSError as error:
+        raise unreadable(entry, error) from error
+
+
+def _visible(folder: Path) -> list[Path]:
+    """List the entries of a folder that are not hidden, sorted by name."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise InvalidInput(str(folder), f"cannot be listed: {error.strerror}") from error
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise unreadable(folder, error) from error
+    return status.st_dev, status.st_ino

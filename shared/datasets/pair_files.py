@@ -17,10 +17,8 @@ def read_pair_file(path: Path, images: Path | None = None) -> PairSet:
         images: Folder that the paths in the file are relative to; the folder of the file when None.
 
     Raises:
-        InvalidInput: If the file does not exist, has another suffix, or does not follow its format.
+        InvalidInput: If the file cannot be read, has another suffix, or does not follow its format.
     """
-    if not path.is_file():
-        raise InvalidInput(str(path), "is not a file")
     match path.suffix.lower():
         case ".json":
             return read_pairs_json(path, images)

@@ -1,12 +1,13 @@
 """Labelled pairs of face images."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.datasets.user_files import read_regular
 from shared.errors import InvalidInput
 from shared.model.image.face import Alignment, Box, FaceImage, Landmarks
 from shared.validation import normal_name
@@ -80,12 +81,7 @@ class PairSet:
             InvalidInput: If the file cannot be read.
         """
         source = self.images[image]
-        if isinstance(source, bytes):
-            return source
-        try:
-            return source.read_bytes()
-        except OSError as error:
-            raise InvalidInput(str(source), f"cannot be read: {error.strerror}") from error
+        return source if isinstance(source, bytes) else read_regular(source)
 
     def face(self, image: int) -> FaceImage | None:
         """Return the image at an index as it is to be cropped; None if the set does not say how.
@@ -103,6 +99,34 @@ class PairSet:
         source = self.images[image]
         return f"image_{image:05d}" if isinstance(source, bytes) else str(source)
 
+    def without(self, left_out: Collection[int]) -> tuple["PairSet", list[int]]:
+        """Return the pairs that have none of some images.
+
+        Args:
+            left_out: Indices of the images.
+
+        Returns:
+            The remaining set, and the former index of each of its images.
+
+        Raises:
+            InvalidInput: If no pair remains.
+        """
+        kept = ~np.isin(self.pairs, list(left_out)).any(axis=1)
+        if not kept.any():
+            raise InvalidInput("pairs", "there are none of which both images can be used")
+        used, pairs = renumber(self.pairs[kept])
+        known = enumerate(used)
+        remaining = PairSet(
+            images=tuple(self.images[image] for image in used),
+            pairs=pairs,
+            labels=self.labels[kept],
+            folds=None if self.folds is None else self.folds[kept],
+            identities=self.identities and tuple(self.identities[image] for image in used),
+            croppings={new: self.croppings[old] for new, old in known if old in self.croppings},
+            names=self.names and tuple(self.names[pair] for pair in np.flatnonzero(kept)),
+        )
+        return remaining, used
+
 
 def renumber(pairs: NDArray[np.int32]) -> tuple[list[int], NDArray[np.int32]]:
     """Renumber the images of some pairs without gaps.
@@ -119,8 +143,14 @@ def renumber(pairs: NDArray[np.int32]) -> tuple[list[int], NDArray[np.int32]]:
 
 @dataclass
 class PairSetBuilder:
-    """Builds a PairSet pair by pair; each distinct image gets one index."""
+    """Builds a PairSet pair by pair; each distinct image gets one index.
 
+    Args:
+        source: Name of what the pairs are read from, for errors.
+    """
+
+    source: str
+    _seen: dict[frozenset[int], tuple[str, bool]] = field(default_factory=dict)
     _places: dict[Hashable, int] = field(default_factory=dict)
     _images: list[ImageSource] = field(default_factory=list)
     _identities: list[str | None] = field(default_factory=list)
@@ -155,8 +185,30 @@ class PairSetBuilder:
             self._identities[place] = self._identities[place] or name
         return place
 
-    def pair(self, first: int, second: int, genuine: bool, fold: int | None = None) -> None:
-        """Add a pair of image indices; either all pairs have a fold or none has."""
+    def pair(
+        self, place: str, first: int, second: int, genuine: bool, fold: int | None = None
+    ) -> None:
+        """Add a pair of images.
+
+        Args:
+            place: Where the pair stands in the source, such as ``line 3``.
+            first: Index of an image.
+            second: Index of the other image.
+            genuine: Whether both show one person.
+            fold: Cross-validation fold; either all pairs have one or none has.
+
+        Raises:
+            InvalidInput: If both images are the same, or an earlier pair has the same images;
+                names the place.
+        """
+        here = f"{self.source}: {place}"
+        if first == second:
+            raise InvalidInput(here, "compares an image with itself")
+        earlier, label = self._seen.setdefault(frozenset((first, second)), (place, genuine))
+        if label != genuine:
+            raise InvalidInput(here, f"contradicts {earlier}, which has the same images")
+        if earlier != place:
+            raise InvalidInput(here, f"repeats {earlier}, which has the same images")
         self._pairs.append((first, second))
         self._names.append((self._latest_names.get(first, ""), self._latest_names.get(second, "")))
         self._labels.append(genuine)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from shared.datasets.pairs import PairSet, PairSetBuilder
+from shared.datasets.user_files import read_regular
 from shared.errors import InvalidInput
 
 FOLDS: Final = 10
@@ -32,18 +33,15 @@ def read_bin(path: Path) -> PairSet:
     112x112 crops.
 
     Raises:
-        InvalidInput: If the file is not such a pickle; no code in it is run.
+        InvalidInput: If the file is not such a pickle; no code in it is run. If a pair has the
+            same image twice or the images of an earlier pair.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(str(path), f"cannot be read: {error.strerror}") from error
-    images, labels = _check_content(_unpickle(data, str(path)), str(path))
-    builder = PairSetBuilder()
+    images, labels = _check_content(_unpickle(read_regular(path), str(path)), str(path))
+    builder = PairSetBuilder(str(path))
     for number, genuine in enumerate(labels):
         first, second = (builder.image(images[2 * number + side]) for side in (0, 1))
         fold = number * FOLDS // len(labels) if len(labels) >= FOLDS else None
-        builder.pair(first, second, genuine, fold)
+        builder.pair(f"pair {number}", first, second, genuine, fold)
     return builder.build()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
 from shared.datasets.pairs import Cropping, PairSet, PairSetBuilder
+from shared.datasets.user_files import read_text
 from shared.errors import InvalidInput
 from shared.model.image.face import Alignment, Box
 
@@ -32,24 +33,19 @@ def read_pairs_json(path: Path, images: Path | None = None) -> PairSet:
         images: Folder that the paths are relative to; the folder of the file when None.
 
     Raises:
-        InvalidInput: If an entry lacks a key, names a file that does not exist, compares an image
-            with itself, or contradicts an earlier entry; names the entry.
+        InvalidInput: If an entry lacks a key, compares an image with itself, or contradicts or
+            repeats an earlier entry; names the entry. Whether its files exist shows when they
+            are read.
     """
     folder = path.parent if images is None else images
-    builder = PairSetBuilder()
-    seen: dict[frozenset[int], tuple[int, bool]] = {}
+    builder = PairSetBuilder(str(path))
     content = _read(path)
     files = _ImageFiles(folder, _croppings(content.get("images"), folder, path))
     for number, entry in enumerate(content["pairs"]):
         field = f"{path}: pairs[{number}]"
         genuine = _check_entry(entry, field)
         first, second = (_place(builder, entry, side, files, field) for side in (1, 2))
-        if first == second:
-            raise InvalidInput(field, "compares an image with itself")
-        earlier, label = seen.setdefault(frozenset((first, second)), (number, genuine))
-        if label != genuine:
-            raise InvalidInput(field, f"contradicts pairs[{earlier}], which has the same images")
-        builder.pair(first, second, genuine)
+        builder.pair(f"pairs[{number}]", first, second, genuine)
     return builder.build()
 
 
@@ -83,11 +79,9 @@ def write_pairs_json(pair_set: PairSet, path: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise InvalidInput(str(path), f"is not JSON: {error}") from error
-    except OSError as error:
-        raise InvalidInput(str(path), f"cannot be read: {error.strerror}") from error
     entries = content.get("pairs") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise InvalidInput(str(path), 'has no list "pairs" at the top level')
@@ -161,6 +155,4 @@ def _place(
         raise InvalidInput(f"{field}.identity{side}", f"is {identity!r}, not a name")
     # Normalised, so that `a/../b.jpg` and `b.jpg` are one image.
     source = Path(os.path.normpath(images.folder / name))
-    if not source.is_file():
-        raise InvalidInput(f"{field}.image{side}", f"names {source}, which is not a file")
     return builder.image(source, identity, images.croppings.get(source))

@@ -19,7 +19,8 @@ _HARD_POOL: Final = 20
 Similarity = Callable[[Sequence[Path], NDArray[np.int32]], NDArray[np.float32]]
 """From images and pairs of indices into them, (P, 2), to the similarity of each pair, (P,).
 
-Each image is in one of the pairs.
+Each image is in one of the pairs. Pairs with an image that cannot be used have NaN; none of them is
+sampled.
 """
 
 
@@ -93,13 +94,13 @@ def sample_pairs(
     impostor_count, genuine_count = size.pairs // 2, size.pairs - size.pairs // 2
     pool = impostor_count * (_HARD_POOL if hard else 1)
     impostor = _impostor_pairs(people, pool, len(genuine), rng)
-    _check_enough("genuine", genuine_count, len(genuine))
-    _check_enough("impostor", impostor_count, len(impostor))
     if hard:
         similarity = hard.similarity(images, np.concatenate([genuine, impostor]))
         among_genuine, among_impostor = similarity[: len(genuine)], similarity[len(genuine) :]
         genuine = _hard_first(genuine, -among_genuine, genuine_count, hard)
         impostor = _hard_first(impostor, among_impostor, impostor_count, hard)
+    _check_enough("genuine", genuine_count, len(genuine))
+    _check_enough("impostor", impostor_count, len(impostor))
     pairs = np.concatenate([genuine[:genuine_count], impostor[:impostor_count]])
     order = rng.permutation(len(pairs))
     names = list(chosen)
@@ -208,7 +209,12 @@ def _impostor_pairs(
 def _hard_first(
     pairs: NDArray[np.int32], hardness: NDArray[np.float32], count: int, hard: HardPairs
 ) -> NDArray[np.int32]:
-    """Move the requested share of the hardest pairs to the front; the others keep their order."""
+    """Move the requested share of the hardest pairs to the front; the others keep their order.
+
+    Pairs whose hardness is NaN are left out.
+    """
+    known = ~np.isnan(hardness)
+    pairs, hardness = pairs[known], hardness[known]
     hardest = np.argsort(-hardness, kind="stable")[: round(count * hard.share)]
     others = np.ones(len(pairs), dtype=np.bool_)
     others[hardest] = False

@@ -34,7 +34,7 @@ def run(_: Path) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(export_default(Path(folder) / "default"))
         write_people(Path(folder) / "people", _PEOPLE, _IMAGES, seed=0)
-        people = read_identities(Path(folder) / "people")
+        people = read_identities(Path(folder) / "people").images
         # As many as there are genuine pairs, so that every image is used.
         pairs = _PEOPLE * _IMAGES * (_IMAGES - 1)
         pair_set = sample_pairs(people, SampleSize(pairs), seed=0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,44 @@ def test_a_checkpoint_is_measured_without_any_service(magface: Magface, people: 
     assert answer["pairs"] == 20
     assert answer["threshold"] == 0.4
     assert "against" not in answer
+
+
+def test_unusable_images_are_named_and_left_out(
+    magface: Magface, people: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "people"
+    shutil.copytree(people, folder)
+    pictures = sorted(path for path in folder.rglob("*.*") if path.suffix in {".png", ".jpg"})
+    pictures[0].write_bytes(b"no picture")
+    (pictures[1].parent / "dangling.jpg").symlink_to(tmp_path / "absent.jpg")
+    answer = evaluate(
+        magface, folder, "--checkpoint", DEFAULT_CHECKPOINT, "--against", DEFAULT_CHECKPOINT
+    )
+    left_out = answer["left_out"]
+    assert isinstance(left_out, list)
+    named = [Path(one["image"]).name for one in left_out]
+    assert named == ["dangling.jpg", pictures[0].name]
+    assert isinstance(answer["pairs"], int)
+    assert isinstance(answer["pairs_left_out"], int)
+    assert answer["pairs_left_out"] >= 1
+    assert answer["pairs"] + answer["pairs_left_out"] == 20
+    made = magface(
+        "dataset",
+        "pairs",
+        folder,
+        "--out",
+        tmp_path / "pairs.json",
+        "--json",
+        "--identities",
+        4,
+        "--pairs",
+        16,
+        "--hard",
+        0.5,
+    )
+    assert made.exit_code == 0, made.stderr
+    assert pictures[0].name in made.stderr
+    assert pictures[0] not in read_pairs_json(tmp_path / "pairs.json").images
 
 
 def test_two_models_are_compared_and_the_results_written(

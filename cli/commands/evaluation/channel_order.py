@@ -5,11 +5,11 @@ from typing import Any, Final
 
 from cli.commands.evaluation.model_source import load_local_network
 from cli.commands.evaluation.pair_crops import pair_crops
-from cli.images import AlignmentChoice
+from cli.images import AlignmentChoice, report_left_out
 from cli.output import counting_progress
 from shared.datasets.pair_files import read_pair_file
 from shared.evaluation.calibration import best_accuracy_threshold, far_threshold
-from shared.evaluation.embed import embed_set
+from shared.evaluation.embed import embed_usable
 from shared.evaluation.measure import score
 from shared.evaluation.metrics import roc
 from shared.evaluation.scores import Scores
@@ -36,24 +36,29 @@ def probe_channel_order(
 
     Returns:
         The better ``channel_order`` with its ``threshold``, the ``best_accuracy`` by order, and
-        the number of ``pairs``.
+        the number of ``pairs`` measured; images that cannot be used are named on stderr.
 
     Raises:
-        InvalidInput: The checkpoint, the pairs or an image cannot be used, or there are too few
-            impostor pairs for the FAR.
+        InvalidInput: The checkpoint or the pairs cannot be used, or there are too few impostor
+            pairs for the FAR.
     """
     pair_set = read_pair_file(pair_file)
     network = load_local_network(checkpoint, eps)
-    crops = pair_crops(pair_set, AlignmentChoice.AUTO)
     scores: dict[ChannelOrder, Scores] = {}
     with counting_progress() as progress:
         task = progress.add_task("probing", total=len(_ORDERS) * len(pair_set.images))
         for order in _ORDERS:
             session = TorchSession(network, order)
-            embedded = embed_set(
-                session, pair_set, crops, progress=lambda count: progress.advance(task, count)
+            usable = embed_usable(
+                session,
+                pair_set,
+                pair_crops(pair_set, AlignmentChoice.AUTO),
+                progress=lambda count: progress.advance(task, count),
             )
-            scores[order] = score(embedded, pair_set)
+            # The second order is measured on what the first could use.
+            report_left_out(usable.unusable)
+            pair_set = usable.pair_set
+            scores[order] = score(usable.embedded, pair_set)
     accuracies = {order: roc(scores[order]).best()[1] for order in _ORDERS}
     better = max(_ORDERS, key=accuracies.__getitem__)
     if target_far is None:

@@ -1,6 +1,8 @@
 """``magface evaluate``: verification metrics of a model on labelled pairs."""
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,14 +10,14 @@ import typer
 
 from cli.clients import DirOption
 from cli.commands.options import ChannelOrderChoice
-from cli.images import AlignmentChoice, AlignmentOption
+from cli.images import AlignmentChoice, AlignmentOption, report_left_out
 from cli.output import JsonOption, counting_progress, emit
 from shared.errors import InvalidInput
 
 if TYPE_CHECKING:
     from cli.commands.evaluation.model_source import EvaluatedModel
     from shared.datasets.pairs import PairSet
-    from shared.evaluation.embed import CropReader
+    from shared.evaluation.embed import CropReader, UsableSet
     from shared.evaluation.measure import Measurement
     from shared.evaluation.results import Changes
 
@@ -27,7 +29,8 @@ def evaluate(
         typer.Option(
             exists=True,
             show_default=False,
-            help="Pairs as .json, LFW's .txt or InsightFace's .bin; or a folder per identity.",
+            help="Pairs as .json, LFW's .txt or InsightFace's .bin; or a folder per identity, "
+            "with the folders in it, also by links; hidden ones do not count.",
         ),
     ],
     model: Annotated[str, typer.Option(help="Version to measure; default: serving.")] = "",
@@ -55,7 +58,10 @@ def evaluate(
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model version or a checkpoint on labelled pairs of faces."""
+    """Measure a model version or a checkpoint on labelled pairs of faces.
+
+    Images that cannot be used are named and left out with their pairs.
+    """
     from cli.commands.evaluation.model_source import open_checkpoint, open_named, open_version
     from cli.commands.evaluation.pair_crops import pair_crops
     from cli.commands.evaluation.tables import readable
@@ -63,20 +69,27 @@ def evaluate(
 
     if model and checkpoint:
         raise InvalidInput("--checkpoint", "give either a version or a file, not both")
-    pair_set = _read_pairs(pairs, sample, seed)
-    crops = pair_crops(pair_set, alignment)
+    given, unusable = _read_pairs(pairs, sample, seed)
     if checkpoint:
         opened = open_checkpoint(checkpoint, channel_order.value)
     else:
         opened = open_version(model, folder)
     old: Measurement | None = None
     changed: Changes | None = None
-    measured = _measure(opened, pair_set, crops, threshold, mirror=mirror, seed=seed)
+    measure = partial(_measure, threshold=threshold, mirror=mirror, seed=seed)
+    measured, usable = measure(opened, given, pair_crops(given, alignment))
+    pair_set = usable.pair_set
+    crops = pair_crops(pair_set, alignment)
+    left_out = report_left_out((*unusable, *usable.unusable))
     if against:
         other = open_named(against, channel_order.value, folder)
-        old = _measure(other, pair_set, crops, threshold, mirror=mirror, seed=seed)
+        old, _ = measure(other, pair_set, crops)
         changed = compare(old, measured, pair_set)
-    result = _result(measured, old, changed)
+    result = {
+        **_result(measured, old, changed),
+        "left_out": left_out,
+        "pairs_left_out": len(given) - len(pair_set),
+    }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -84,31 +97,33 @@ def evaluate(
     emit(as_json, result, readable(measured, old, changed.comparison if changed else None))
 
 
-def _read_pairs(path: Path, sample: int, seed: int) -> "PairSet":
+def _read_pairs(path: Path, sample: int, seed: int) -> "tuple[PairSet, Sequence[InvalidInput]]":
+    """Read the pairs, and the errors of files that no pair can be made of."""
     from shared.datasets.folder import read_identities
     from shared.datasets.pair_files import read_pair_file
     from shared.datasets.sampling import SampleSize, sample_pairs
 
     if path.is_dir():
-        return sample_pairs(read_identities(path), SampleSize(sample), seed)
-    return read_pair_file(path)
+        found = read_identities(path)
+        return sample_pairs(found.images, SampleSize(sample), seed), found.unusable
+    return read_pair_file(path), ()
 
 
 def _measure(
     opened: "EvaluatedModel",
     pair_set: "PairSet",
     crops: "CropReader",
-    threshold: float | None,
     *,
+    threshold: float | None,
     mirror: bool,
     seed: int,
-) -> "Measurement":
-    from shared.evaluation.embed import embed_set
+) -> "tuple[Measurement, UsableSet]":
+    from shared.evaluation.embed import embed_usable
     from shared.evaluation.measure import measure
 
     with counting_progress() as progress:
         task = progress.add_task(f"embedding with {opened.name}", total=len(pair_set.images))
-        embedded = embed_set(
+        usable = embed_usable(
             opened.session,
             pair_set,
             crops,
@@ -117,7 +132,8 @@ def _measure(
         )
         progress.update(task, description="measuring", total=None)
         at = opened.threshold if threshold is None else threshold
-        return measure(opened.name, embedded, pair_set, at, seed=seed)
+        measured = measure(opened.name, usable.embedded, usable.pair_set, at, seed=seed)
+    return measured, usable
 
 
 def _result(

@@ -12,7 +12,13 @@ from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, feedback, new_key, repeat_if_cut
-from cli.images import AlignmentChoice, AlignmentOption, read_image, to_image
+from cli.images import (
+    AlignmentChoice,
+    AlignmentOption,
+    files_and_reasons,
+    read_image,
+    to_image,
+)
 from cli.output import (
     JsonOption,
     counting_progress,
@@ -56,7 +62,8 @@ def import_images(
             exists=True,
             file_okay=False,
             show_default=False,
-            help="Folder of images; with --identities a folder of images per person.",
+            help="Folder of images; with --identities a folder of images per person. Folders "
+            "in it count, also by links; hidden files and folders do not.",
         ),
     ],
     identities: Annotated[
@@ -67,9 +74,9 @@ def import_images(
     as_json: JsonOption = False,
 ) -> None:
     """Add images to the pool from which pairs are chosen; known images are skipped."""
-    files = _identified(images) if identities else _unidentified(images)
+    files, unusable = _identified(images) if identities else _unidentified(images)
     created = known = 0
-    rejected: list[dict[str, Any]] = []
+    rejected = files_and_reasons(unusable)
     otherwise: list[dict[str, Any]] = []
     with feedback(folder) as stub, counting_progress() as progress:
         task = progress.add_task("importing", total=len(files))
@@ -82,13 +89,14 @@ def import_images(
             rejected += refused
             otherwise += others
             progress.advance(task, len(part))
-    result = {"images": len(files), "created": created, "known": known}
+    total = len(files) + len(unusable)
+    result = {"images": total, "created": created, "known": known}
     lists = {"rejected": rejected, "named_otherwise": otherwise}
     also = [f"{one['image']}: {', '.join(one['names'])}" for one in otherwise]
     emit(as_json, {**result, **lists}, facts({**result, **listed("named otherwise", also)}))
     if rejected:
         raise MagFaceError(
-            f"{len(rejected)} of {len(files)} images were rejected, the others are stored; "
+            f"{len(rejected)} of {total} images were rejected, the others are stored; "
             f"the first is {rejected[0]['image']}: {rejected[0]['why']}"
         )
 
@@ -149,10 +157,10 @@ def _send(
     files: list[tuple[Path, str]],
     alignment: AlignmentChoice,
     timeout_s: float,
-) -> tuple[feedback_pb2.ImportImagesResponse, list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[feedback_pb2.ImportImagesResponse, list[dict[str, str]], list[dict[str, Any]]]:
     """Sends the files that can be read; gives the answer, the refused files and other names."""
     sent: list[Path] = []
-    refused: list[dict[str, Any]] = []
+    refused: list[dict[str, str]] = []
     requests = _requests(files, alignment, sent, refused)
     answer = stub.ImportImages(requests, timeout=timeout_s)
     refused += [{"image": str(sent[one.place]), "why": one.why} for one in answer.rejections]
@@ -166,7 +174,7 @@ def _requests(
     files: list[tuple[Path, str]],
     alignment: AlignmentChoice,
     sent: list[Path],
-    refused: list[dict[str, Any]],
+    refused: list[dict[str, str]],
 ) -> Iterator[feedback_pb2.ImportImagesRequest]:
     for file, identity in files:
         try:
@@ -178,21 +186,18 @@ def _requests(
         yield feedback_pb2.ImportImagesRequest(image=image, identity=identity)
 
 
-def _identified(folder: Path) -> list[tuple[Path, str]]:
+def _identified(folder: Path) -> tuple[list[tuple[Path, str]], list[InvalidInput]]:
     from shared.datasets.folder import read_identities
 
-    people = read_identities(folder)
-    return [(file, person) for person, files in people.items() for file in files]
+    found = read_identities(folder)
+    files = [(file, person) for person, images in found.images.items() for file in images]
+    return files, found.unusable
 
 
-def _unidentified(folder: Path) -> list[tuple[Path, str]]:
-    from shared.datasets.folder import IMAGE_SUFFIXES
+def _unidentified(folder: Path) -> tuple[list[tuple[Path, str]], list[InvalidInput]]:
+    from shared.datasets.folder import find_images
 
-    files = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not files:
+    found = find_images(folder)
+    if not found.images and not found.unusable:
         raise InvalidInput(str(folder), "has no images in it")
-    return [(file, "") for file in sorted(files)]
+    return [(file, "") for file in found.images], found.unusable

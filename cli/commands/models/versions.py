@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, BinaryIO, Final
 
 import typer
 from magface.v1 import trainer_pb2
@@ -23,6 +23,7 @@ from cli.commands.job_progress import job_facts, wait_for_job
 from cli.commands.models.rollout import WaitOption, wait_for_rollout
 from cli.commands.options import ByOption, ChannelOrderChoice, user_name
 from cli.output import JsonOption, emit, facts, messages, short_time, table, to_plain
+from shared.datasets.user_files import open_regular
 
 _CHUNK_BYTES: Final = 2**20
 _UPLOAD_TIMEOUT_S: Final = 600.0
@@ -209,6 +210,7 @@ def upload_checkpoint(
         options: Must have an idempotency key: a lost connection sends the file again.
 
     Raises:
+        InvalidInput: The file cannot be read.
         Unavailable: The trainer cannot be reached.
     """
     named = trainer_pb2.ImportOptions()
@@ -219,8 +221,9 @@ def upload_checkpoint(
 
         def send(timeout_s: float) -> trainer_pb2.Job:
             progress.reset(task)
-            parts = _parts(named, file, progress, task)
-            return stub.ImportModel(parts, timeout=timeout_s).job
+            with open_regular(file) as content:
+                parts = _parts(named, content, progress, task)
+                return stub.ImportModel(parts, timeout=timeout_s).job
 
         return repeat_if_cut(send, _UPLOAD_TIMEOUT_S)
 
@@ -267,10 +270,9 @@ def _upload_progress() -> Progress:
 
 
 def _parts(
-    options: trainer_pb2.ImportOptions, file: Path, progress: Progress, task: TaskID
+    options: trainer_pb2.ImportOptions, content: BinaryIO, progress: Progress, task: TaskID
 ) -> Iterator[trainer_pb2.ImportModelRequest]:
     yield trainer_pb2.ImportModelRequest(options=options)
-    with file.open("rb") as content:
-        while chunk := content.read(_CHUNK_BYTES):
-            yield trainer_pb2.ImportModelRequest(chunk=chunk)
-            progress.advance(task, len(chunk))
+    while chunk := content.read(_CHUNK_BYTES):
+        yield trainer_pb2.ImportModelRequest(chunk=chunk)
+        progress.advance(task, len(chunk))

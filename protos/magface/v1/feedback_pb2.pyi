@@ -1050,8 +1050,9 @@ class NextPairsRequest(_message.Message):
     """Chosen by the client, a new one for each set of pairs; 1..128 characters if set. Keys are
     separate for each annotator. A call with the same key and content returns the leases of the
     first call, without images that were erased since; with other content it ends with
-    ALREADY_EXISTS. A call without a key leases other pairs each time, so do not retry it. If gRPC
-    retries one because of a retry policy, it ends with FAILED_PRECONDITION.
+    ALREADY_EXISTS. A call without a key, or with a new one, returns the pairs that the annotator
+    holds and leases others up to the count. If gRPC retries a call without a key because of a
+    retry policy, it ends with FAILED_PRECONDITION.
     """
     def __init__(
         self,
@@ -1075,21 +1076,29 @@ class NextPairsResponse(_message.Message):
 
     PAIRS_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    HELD_UNTIL_FIELD_NUMBER: _builtins.int
     note: _builtins.str
     """Reason why pairs are fewer than requested or selected by another strategy; empty otherwise."""
     @_builtins.property
     def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeasedPair]:
         """May be fewer than requested."""
 
+    @_builtins.property
+    def held_until(self) -> _timestamp_pb2.Timestamp:
+        """If pairs are fewer than requested because other annotators hold some: when the first of these
+        can be leased again, unless it is labelled before. Not set otherwise.
+        """
+
     def __init__(
         self,
         *,
         pairs: _abc.Iterable[Global___LeasedPair] | None = ...,
         note: _builtins.str = ...,
+        held_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "pairs", b"pairs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until", "note", b"note", "pairs", b"pairs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -211,8 +211,9 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def NextPairs(self, request, context):
-        """Leases pairs to an annotator for labelling. A pair is leased to as many annotators as the
-        service is configured for, and never to one who holds a lease of it or has labelled it. Some
+        """Leases pairs to an annotator for labelling. Pairs that they hold and have not labelled come
+        first, and their leases begin anew. A pair is leased to as many annotators as the service is
+        configured for, and never to one who has labelled it. Some
         pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
         known, to measure the annotator; the response does not tell which.
 

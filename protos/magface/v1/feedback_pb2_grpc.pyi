@@ -99,8 +99,9 @@ class FeedbackServiceStub:
     UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
     """
     NextPairs: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.NextPairsRequest, _feedback_pb2.NextPairsResponse]
-    """Leases pairs to an annotator for labelling. A pair is leased to as many annotators as the
-    service is configured for, and never to one who holds a lease of it or has labelled it. Some
+    """Leases pairs to an annotator for labelling. Pairs that they hold and have not labelled come
+    first, and their leases begin anew. A pair is leased to as many annotators as the service is
+    configured for, and never to one who has labelled it. Some
     pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
     known, to measure the annotator; the response does not tell which.
 
@@ -183,8 +184,9 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
     """
     NextPairs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.NextPairsRequest, _feedback_pb2.NextPairsResponse]  # type: ignore[assignment]
-    """Leases pairs to an annotator for labelling. A pair is leased to as many annotators as the
-    service is configured for, and never to one who holds a lease of it or has labelled it. Some
+    """Leases pairs to an annotator for labelling. Pairs that they hold and have not labelled come
+    first, and their leases begin anew. A pair is leased to as many annotators as the service is
+    configured for, and never to one who has labelled it. Some
     pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
     known, to measure the annotator; the response does not tell which.
 
@@ -330,8 +332,9 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.NextPairsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.NextPairsResponse, _abc.Awaitable[_feedback_pb2.NextPairsResponse]]:
-        """Leases pairs to an annotator for labelling. A pair is leased to as many annotators as the
-        service is configured for, and never to one who holds a lease of it or has labelled it. Some
+        """Leases pairs to an annotator for labelling. Pairs that they hold and have not labelled come
+        first, and their leases begin anew. A pair is leased to as many annotators as the service is
+        configured for, and never to one who has labelled it. Some
         pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
         known, to measure the annotator; the response does not tell which.
 

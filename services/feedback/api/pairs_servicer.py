@@ -92,6 +92,7 @@ class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
                 for lease in leased.leases
             ],
             note=leased.note,
+            held_until=pack_timestamp(leased.held_until) if leased.held_until else None,
         )
 
     async def ListAnnotators(

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, ParamSpec, Self, TypeVar
+from functools import partial
+from typing import Final, Self, TypeVar
 
 from services.feedback.images.damaged import DamagedImages
 from shared.decoding.admission import Admission
@@ -20,7 +21,6 @@ from shared.storage.objects import ObjectStore, image_key
 
 logger = logging.getLogger(__name__)
 
-_P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 # For the delay after which a refused caller tries again.
@@ -73,7 +73,8 @@ class ImageVault:
         pool: Decodes images; the caller starts and stops it.
         admission: Bounds the images that are checked at a time.
         threads: Objects that are read and written at a time.
-        wait_s: Longest wait for one operation, including the wait for a thread, in seconds.
+        wait_s: Longest duration of one operation, in seconds. It includes the wait for a thread or
+            a decode process, except for images of streams, which wait in turn.
         damaged: Images whose objects are known to be damaged; those that this reads are added.
     """
 
@@ -109,7 +110,7 @@ class ImageVault:
         Args:
             face: As the caller sent it.
             field: Name of the field in the contract, for the error.
-            in_turn: Whether to wait until the image is admitted.
+            in_turn: Whether to wait until the image is admitted and has its turn.
 
         Raises:
             InvalidInput: If the image, its alignment, landmarks or box cannot be used, or it shows
@@ -121,24 +122,33 @@ class ImageVault:
         size, pixels = len(face.data), self._pool.decoded_pixels(face)
         if in_turn:
             async with self._admission.admit_in_turn(size, pixels):
-                return await self._check(face, field)
+                return await self._check(face, field, in_turn=True)
         with self._admission.admit(1, size, _SECONDS_PER_IMAGE, pixels):
-            return await self._check(face, field)
+            return await self._check(face, field, in_turn=False)
 
-    async def put(self, image: CheckedImage) -> None:
+    async def put(self, image: CheckedImage, *, in_turn: bool = False) -> None:
         """Write an image's object, also if it exists.
 
         Writing again renews the object's time, so that the sweep of orphans leaves it alone
         until its row is added.
 
+        Args:
+            image: The image.
+            in_turn: Whether to wait for a thread as long as it takes.
+
         Raises:
             Unavailable: If the object store does not answer in time.
         """
-        await self._in_thread(self._objects.put, image_key(image.facts.sha256), image.data)
+        key = image_key(image.facts.sha256)
+        await self._in_thread(partial(self._objects.put, key, image.data), in_turn=in_turn)
         self.damaged.discard(image.facts.sha256)
 
-    async def restore(self, image: CheckedImage) -> bool:
+    async def restore(self, image: CheckedImage, *, in_turn: bool = False) -> bool:
         """Write the object of an image that has a row again, if it is missing or damaged.
+
+        Args:
+            image: The image.
+            in_turn: Whether to wait for a thread as long as it takes.
 
         Returns:
             Whether it was written.
@@ -147,9 +157,10 @@ class ImageVault:
             Unavailable: If the object store does not answer in time.
         """
         damaged = image.facts.sha256 in self.damaged
-        if not damaged and await self._in_thread(self._is_stored, image):
+        stored = partial(self._is_stored, image)
+        if not damaged and await self._in_thread(stored, in_turn=in_turn):
             return False
-        await self.put(image)
+        await self.put(image, in_turn=in_turn)
         logger.warning("image %s was missing or damaged and is restored", image.facts.sha256)
         return True
 
@@ -161,7 +172,9 @@ class ImageVault:
             Unavailable: If the object store does not answer in time.
         """
         try:
-            return await self._in_thread(self._objects.get, image_key(sha256), sha256=sha256)
+            return await self._in_thread(
+                partial(self._objects.get, image_key(sha256), sha256=sha256)
+            )
         except NotFound as error:
             self.damaged.add(sha256)
             raise CorruptData(f"image {sha256} has a row but no object: {error}") from error
@@ -175,7 +188,7 @@ class ImageVault:
         Raises:
             Unavailable: If the object store does not answer in time.
         """
-        return await self._in_thread(self._objects.exists, image_key(sha256))
+        return await self._in_thread(partial(self._objects.exists, image_key(sha256)))
 
     async def remove(self, sha256: str) -> None:
         """Delete an image's object, if it exists.
@@ -183,7 +196,7 @@ class ImageVault:
         Raises:
             Unavailable: If the object store does not answer in time.
         """
-        await self._in_thread(self._objects.remove, image_key(sha256))
+        await self._in_thread(partial(self._objects.remove, image_key(sha256)))
         self.damaged.discard(sha256)
 
     def _is_stored(self, image: CheckedImage) -> bool:
@@ -194,20 +207,34 @@ class ImageVault:
         md5 = hashlib.md5(image.data, usedforsecurity=False).hexdigest()
         return found.size == len(image.data) and found.md5 in (None, md5)
 
-    async def _in_thread(self, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        future = self._threads.submit(work, *args, **kwargs)
+    async def _in_thread(self, work: Callable[[], _R], *, in_turn: bool = False) -> _R:
+        loop = asyncio.get_running_loop()
+        started = asyncio.Event()
+
+        def run() -> _R:
+            loop.call_soon_threadsafe(started.set)
+            return work()
+
+        result = asyncio.wrap_future(self._threads.submit(run))
+        # Also when the threads are stopped before they come to it.
+        result.add_done_callback(lambda _: started.set())
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._wait_s)
+            if in_turn:
+                await started.wait()
+            return await asyncio.wait_for(result, self._wait_s)
         except TimeoutError:
             raise self._late() from None
+        finally:
+            result.cancel()
 
-    async def _check(self, face: FaceImage, field: str) -> CheckedImage:
+    async def _check(self, face: FaceImage, field: str, *, in_turn: bool) -> CheckedImage:
         try:
-            async with asyncio.timeout(self._wait_s):
+            # The pool bounds the time of a picture from when a process has it.
+            async with asyncio.timeout(None if in_turn else self._wait_s):
                 await self._pool.check(face, field)
         except TimeoutError:
             raise self._late() from None
-        sha256 = await self._in_thread(_sha256, face.data)
+        sha256 = await self._in_thread(partial(_sha256, face.data), in_turn=in_turn)
         facts = ImageFacts(
             sha256=sha256,
             size_bytes=len(face.data),

@@ -26,8 +26,8 @@ class BatchWriter:
         log: Where the labels are appended.
         batch: Most labels of one transaction.
         queued: Most labels that may wait.
-        wait_s: Longest duration of a transaction, and longest wait of a label for its turn, in
-            seconds.
+        wait_s: Longest duration of a transaction, and longest wait of a label for its turn unless
+            it is of a stream, in seconds.
     """
 
     def __init__(self, log: LabelLog, batch: int, queued: int, wait_s: float) -> None:
@@ -49,8 +49,12 @@ class BatchWriter:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def submit(self, submission: Submission) -> SubmitResult:
+    async def submit(self, submission: Submission, *, in_turn: bool = False) -> SubmitResult:
         """Store one label and wait until it is durable.
+
+        Args:
+            submission: The label.
+            in_turn: Whether to wait for its transaction as long as it takes.
 
         Raises:
             Overloaded: If too many labels are queued.
@@ -65,7 +69,7 @@ class BatchWriter:
                 f"{self._queue.maxsize} labels wait to be stored; send it again", 0.5
             ) from None
         try:
-            return await asyncio.wait_for(queued.result, 2 * self._wait_s)
+            return await asyncio.wait_for(queued.result, None if in_turn else 2 * self._wait_s)
         except TimeoutError:
             raise Unavailable(
                 f"the label was not stored within {2 * self._wait_s:g} s; send it again"

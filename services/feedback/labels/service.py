@@ -76,7 +76,8 @@ class LabelService:
 
         Args:
             feedback: The label and its images.
-            in_turn: Whether its images wait until they are admitted.
+            in_turn: Whether its images and the label wait for their turn as long as it takes, as
+                those of a stream do, which are bounded.
 
         Raises:
             NotFound: If an image is given by a hash that is not stored.
@@ -111,10 +112,10 @@ class LabelService:
         if submission.image_a == submission.image_b:
             raise InvalidInput("image_b", "is the same image as image_a; send two images")
         if not sent:
-            return await self._writer.submit(submission)
+            return await self._writer.submit(submission, in_turn=in_turn)
         for _ in range(_ATTEMPTS):
             try:
-                return await self._submit_with_images(sent, submission)
+                return await self._submit_with_images(sent, submission, in_turn)
             except Conflict:
                 continue
         raise Unavailable("images were removed at each attempt; send the label again")
@@ -195,7 +196,7 @@ class LabelService:
         return Stats(*counts, *[len(self._vault.damaged)])
 
     async def _submit_with_images(
-        self, sent: Sequence[CheckedImage], submission: Submission
+        self, sent: Sequence[CheckedImage], submission: Submission, in_turn: bool
     ) -> SubmitResult:
         """Write the objects of a label's images, also missing ones of stored images.
 
@@ -208,7 +209,10 @@ class LabelService:
         result = state.accept(submission)
         new = [image for image in sent if image.facts.sha256 in state.new_images]
         known = [image for image in sent if image.facts.sha256 not in state.new_images]
-        *_, restored = await asyncio.gather(*map(self._vault.put, new), self._restore(known))
+        *_, restored = await asyncio.gather(
+            *(self._vault.put(image, in_turn=in_turn) for image in new),
+            self._restore(known, in_turn),
+        )
         if result and not submission.subjects:
             if restored:
                 await self._log.require_epoch(epoch)
@@ -218,15 +222,16 @@ class LabelService:
         written = tuple(image.facts for image in new)
         ready = replace(submission, images=written, epoch=epoch if new or restored else None)
         try:
-            return await self._writer.submit(ready)
+            return await self._writer.submit(ready, in_turn=in_turn)
         except NotFound as error:
             raise Conflict(
                 "an image was removed while the label was being stored"
             ) from without_frames(error)
 
-    async def _restore(self, known: Sequence[CheckedImage]) -> bool:
+    async def _restore(self, known: Sequence[CheckedImage], in_turn: bool) -> bool:
         """Write missing and damaged objects of images again; says whether there were any."""
-        return any(await asyncio.gather(*map(self._vault.restore, known)))
+        restored = (self._vault.restore(image, in_turn=in_turn) for image in known)
+        return any(await asyncio.gather(*restored))
 
     async def _check_image(
         self, field: str, image: FaceImage | str, in_turn: bool

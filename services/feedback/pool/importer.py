@@ -203,7 +203,10 @@ class PoolImporter:
         accepted = {sha256: one for sha256, one in chunk.items() if sha256 not in refusals}
         new = [one.image for sha256, one in accepted.items() if sha256 not in stored]
         known = [one.image for sha256, one in accepted.items() if sha256 in stored]
-        await asyncio.gather(*map(self._vault.put, new), *map(self._vault.restore, known))
+        await asyncio.gather(
+            *(self._vault.put(image, in_turn=True) for image in new),
+            *(self._vault.restore(image, in_turn=True) for image in known),
+        )
         named = {
             (sha256, name)
             for sha256, one in accepted.items()

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from psycopg import AsyncCursor
@@ -53,10 +53,20 @@ class LeasedPairs:
 
     Attributes:
         note: Why they differ from what was requested; empty if they do not.
+        held_until: If there are fewer than requested, when the first pair that another annotator
+            holds is free, unless they label it; None if there are enough or nobody holds any.
     """
 
     leases: tuple[Lease, ...]
     note: str
+    held_until: datetime | None = None
+
+
+class _Held(NamedTuple):
+    """How many pairs other annotators hold, and when the first of their leases ends."""
+
+    pairs: int
+    first_until: datetime | None
 
 
 class PairLeaser:
@@ -84,7 +94,9 @@ class PairLeaser:
     async def next_pairs(
         self, annotator: str, count: int, strategy: Strategy | None, key: str | None = None
     ) -> LeasedPairs:
-        """Lease pairs to an annotator, none that they hold or have labelled.
+        """Lease pairs to an annotator, none that they have labelled.
+
+        Pairs that they hold already come first, and are held as long as if they were leased now.
 
         Args:
             annotator: Who will label them.
@@ -108,7 +120,11 @@ class PairLeaser:
             if kept := await _RESULTS.claim(connection, once):
                 return await _leased_before(connection, kept)
             leased = await self._lease_new(connection, annotator, wanted, strategy)
-            result = {"lease_ids": [lease.lease_id for lease in leased.leases], "note": leased.note}
+            result = {
+                "lease_ids": [lease.lease_id for lease in leased.leases],
+                "note": leased.note,
+                "held_until": leased.held_until and leased.held_until.isoformat(),
+            }
             await _RESULTS.save(connection, once, result)
         if len(leased.leases) < wanted:
             self._on_shortage()
@@ -117,8 +133,11 @@ class PairLeaser:
     async def _lease_new(
         self, connection: BoundedConnection, annotator: str, wanted: int, strategy: Strategy | None
     ) -> LeasedPairs:
+        await connection.execute(queries.WAIT_FOR_ANNOTATOR, {"annotator": annotator})
         # Pairs whose leases have expired without an answer become available first.
         await connection.execute(queries.SETTLE, {"limit": _SETTLED_AT_ONCE})
+        own = await self._renew(connection, annotator, wanted)
+        wanted -= len(own)
         leases = await self._lease(connection, annotator, self._plan(wanted, strategy))
         if strategy is not None and (missing := wanted - len(leases)):
             leases += await self._lease(connection, annotator, [(strategy, missing)])
@@ -127,10 +146,13 @@ class PairLeaser:
             if missing := wanted - len(leases):
                 leases += await self._lease(connection, annotator, [(fallback, missing)])
         replaced = 0 if strategy is None else len(leases) - before_fallback
-        note = await self._note(connection, strategy, replaced, wanted - len(leases))
+        missing = wanted - len(leases)
+        held = await _held_by_others(connection, annotator) if missing else _Held(0, None)
+        note = await self._note(connection, strategy, replaced, missing, held)
         # A random order, so that gold pairs cannot be told by their position.
         order = self._rng.permutation(len(leases))
-        return LeasedPairs(tuple(leases[position] for position in order), note)
+        new = (leases[position] for position in order)
+        return LeasedPairs((*own, *new), note, held.first_until)
 
     def _plan(self, wanted: int, strategy: Strategy | None) -> list[tuple[Strategy, int]]:
         """Draw how many pairs to lease of each strategy."""
@@ -143,12 +165,21 @@ class PairLeaser:
         order = self._rng.permutation(len(plan))
         return [plan[position] for position in order if plan[position][1] > 0]
 
+    async def _renew(
+        self, connection: BoundedConnection, annotator: str, wanted: int
+    ) -> list[Lease]:
+        values = {"annotator": annotator, "limit": wanted, "lease_s": self._policy.lease_s}
+        leases = await _read_leases(await connection.execute(queries.RENEW, values))
+        return sorted(leases, key=lambda lease: lease.lease_id)
+
     async def _lease(
         self,
         connection: BoundedConnection,
         annotator: str,
         plan: Sequence[tuple[Strategy, int]],
     ) -> list[Lease]:
+        if not plan:
+            return []
         cursor = await connection.execute(
             queries.LEASE,
             {
@@ -166,6 +197,7 @@ class PairLeaser:
         strategy: Strategy | None,
         replaced: int,
         missing: int,
+        held: _Held,
     ) -> str:
         """Describe how the leases differ from what was requested.
 
@@ -174,6 +206,7 @@ class PairLeaser:
             strategy: What was requested.
             replaced: Pairs that another strategy had to provide.
             missing: Pairs that no strategy could provide.
+            held: Pairs that are missing because others hold them.
 
         Raises:
             PreconditionFailed: If fewer than two images are stored.
@@ -196,14 +229,33 @@ class PairLeaser:
         if replaced:
             notes.append(f"{replaced} pairs were selected otherwise, for lack of such pairs")
         if missing:
-            notes.append(f"{missing} fewer than requested: more are being prepared, ask again")
+            reason = "more are being prepared, ask again"
+            if held.first_until:
+                until = held.first_until.astimezone(UTC)
+                reason = (
+                    f"other annotators hold {held.pairs} more, the first until "
+                    f"{until:%Y-%m-%d %H:%M:%S} UTC unless it is labelled before"
+                )
+            notes.append(f"{missing} fewer than requested: {reason}")
         return "; ".join(notes)
 
 
 async def _leased_before(connection: BoundedConnection, kept: Mapping[str, Any]) -> LeasedPairs:
     wanted = {"lease_ids": kept["lease_ids"]}
     cursor = await connection.execute(queries.LEASES_AGAIN, wanted)
-    return LeasedPairs(tuple(await _read_leases(cursor)), kept["note"])
+    # Calls of earlier versions kept no such time.
+    until = kept.get("held_until")
+    return LeasedPairs(
+        tuple(await _read_leases(cursor)),
+        kept["note"],
+        datetime.fromisoformat(until) if until else None,
+    )
+
+
+async def _held_by_others(connection: BoundedConnection, annotator: str) -> _Held:
+    cursor = await connection.execute(queries.HELD_BY_OTHERS, {"annotator": annotator})
+    row = await cursor.fetchone()
+    return _Held(*row) if row else _Held(0, None)
 
 
 async def _read_leases(cursor: AsyncCursor) -> list[Lease]:

@@ -182,6 +182,44 @@ SET holders = ARRAY(SELECT unnest(holders) EXCEPT SELECT unnest(gone.annotators)
 FROM gone WHERE candidates.image_a = gone.image_a AND candidates.image_b = gone.image_b
 """
 
+# Makes calls of one annotator wait for each other, so that a repeated one sees the leases of the
+# first.
+WAIT_FOR_ANNOTATOR: Final = """
+SELECT pg_advisory_xact_lock(hashtextextended('feedback leases of ' || %(annotator)s::text, 0))
+"""
+
+# The running leases of an annotator that they have not answered run anew.
+RENEW: Final = """
+UPDATE feedback.leases SET expires_at = now() + %(lease_s)s * interval '1 second'
+WHERE lease_id = ANY(ARRAY(
+    SELECT lease_id FROM feedback.leases AS held
+    WHERE annotator = %(annotator)s AND answered IS NULL AND expires_at > now()
+      AND NOT EXISTS (
+          SELECT FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+          WHERE pairs.image_a = held.image_a AND pairs.image_b = held.image_b
+            AND labels.annotator = held.annotator
+          OFFSET 0
+      )
+    ORDER BY lease_id LIMIT %(limit)s FOR UPDATE OF held
+))
+RETURNING lease_id, image_a, image_b, expires_at
+"""
+
+# How many pairs an annotator does not get because others hold them, and when the first lease of
+# these ends.
+HELD_BY_OTHERS: Final = """
+SELECT count(DISTINCT candidate_id), min(expires_at)
+FROM feedback.leases AS held JOIN feedback.candidates USING (image_a, image_b)
+WHERE answered IS NULL AND expires_at > now() AND annotator <> %(annotator)s
+  AND cardinality(holders) >= wanted AND NOT %(annotator)s::text = ANY(holders)
+  AND NOT EXISTS (
+      SELECT FROM feedback.pairs JOIN feedback.labels USING (pair_id)
+      WHERE pairs.image_a = held.image_a AND pairs.image_b = held.image_b
+        AND labels.annotator IN (held.annotator, %(annotator)s)
+      OFFSET 0
+  )
+"""
+
 LEASE: Final = """
 WITH chosen AS MATERIALIZED (
     SELECT candidate_id, image_a, image_b, strategy

@@ -5,6 +5,7 @@ version names them. A version trained from it is measured on the same faces, on 
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from safetensors.numpy import load, save
 
 from services.trainer.data.arrays import CropArray, IndexArray
 from shared.datasets.folder import read_identities
+from shared.datasets.user_files import read_regular
 from shared.errors import InvalidInput
 from shared.model.default.crops import default_reference_crops
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from shared.storage.objects import ObjectStore
+
+logger = logging.getLogger(__name__)
 
 # Half of the people are trained on, and the other half must be enough to measure on.
 _MIN_PEOPLE = 20
@@ -42,25 +46,36 @@ class ReferenceFaces:
 def read_reference(folder: Path, limits: ImageLimits) -> ReferenceFaces:
     """Read aligned faces from a folder with one subfolder per identity.
 
+    Files that are no aligned face are named in the log and left out.
+
     Raises:
-        InvalidInput: If a file is not an aligned face, or if fewer than 20 people have two or
-            more faces.
+        InvalidInput: If fewer than 20 people have two or more faces.
     """
     reader = FaceReader(limits)
-    identities = read_identities(folder)
-    usable = sum(len(images) > 1 for images in identities.values())
+    found = read_identities(folder)
+    unusable = list(found.unusable)
+    identities: list[list[CropArray]] = []
+    for images in found.images.values():
+        person = []
+        for image in images:
+            try:
+                person.append(reader.crop(FaceImage(read_regular(image), "aligned"), str(image)))
+            except InvalidInput as error:
+                unusable.append(error)
+        if person:
+            identities.append(person)
+    for left_out in unusable:
+        logger.warning("reference face left out: %s", left_out)
+    usable = sum(len(crops) > 1 for crops in identities)
     if usable < _MIN_PEOPLE:
         raise InvalidInput(
             str(folder),
             f"holds {usable} people with two or more faces; at least {_MIN_PEOPLE} are needed "
-            "to measure whether a version has got worse",
+            "to measure whether a version has got worse"
+            + (f"; {len(unusable)} files are left out, first {unusable[0]}" if unusable else ""),
         )
-    crops, persons = [], []
-    for person, images in enumerate(identities.values()):
-        for image in images:
-            crops.append(reader.crop(FaceImage(image.read_bytes(), "aligned"), str(image)))
-            persons.append(person)
-    return ReferenceFaces(np.stack(crops), np.asarray(persons, np.int64))
+    persons = np.repeat(np.arange(len(identities)), [len(crops) for crops in identities])
+    return ReferenceFaces(np.stack([crop for crops in identities for crop in crops]), persons)
 
 
 def default_reference() -> ReferenceFaces:

@@ -31,7 +31,7 @@ class Receive(Protocol):
     """Receives the next message of a call, see `Uploads.read`."""
 
     async def __call__(
-        self, context: Context, *, streamed: bool, may_idle: bool
+        self, context: Context, peer: str, *, streamed: bool, may_idle: bool
     ) -> bytes | None: ...
 
 
@@ -154,7 +154,7 @@ def _message_type(deserializer: Any) -> type[Message] | None:
 
 
 async def _receive_one(receive: Receive, parse: Parse[Any], context: Context) -> Any:
-    data = await receive(context, streamed=False, may_idle=False)
+    data = await receive(context, context.peer(), streamed=False, may_idle=False)
     if data is None:
         raise InvalidInput("request", "is missing: the call has no message")
     size, request = len(data), parse(data, None)
@@ -184,9 +184,9 @@ def _with_request_streaming(behaviour: Behaviour, receive: Receive, parse: Parse
 def _with_requests(
     behaviour: Behaviour, receive: Receive, parse: Parse[Any], *, may_idle: bool
 ) -> Behaviour:
-    async def requests(context: Context) -> AsyncIterator[Any]:
+    async def requests(context: Context, peer: str) -> AsyncIterator[Any]:
         for index in count():
-            data = await receive(context, streamed=True, may_idle=may_idle)
+            data = await receive(context, peer, streamed=True, may_idle=may_idle)
             if data is None:
                 return
             request = parse(data, index)
@@ -196,7 +196,8 @@ def _with_requests(
             del request
 
     def call(_: Any, context: Context) -> Any:
-        return behaviour(requests(context), context)
+        # Asked once, as the call begins: gRPC crashed when a cancelled call was asked for its peer.
+        return behaviour(requests(context, context.peer()), context)
 
     return call
 

@@ -97,11 +97,14 @@ class Uploads:
         self._pause_s = _PROMPT_S
         self._trimming: asyncio.Task[None] | None = None
 
-    async def read(self, context: Context, *, streamed: bool, may_idle: bool) -> bytes | None:
+    async def read(
+        self, context: Context, peer: str, *, streamed: bool, may_idle: bool
+    ) -> bytes | None:
         """Receive the next message of a call.
 
         Args:
             context: The call.
+            peer: Its connection, as `grpc.aio.ServicerContext.peer` names it.
             streamed: Whether the method has a stream of requests.
             may_idle: Whether the time-out applies only while a part of a message is held.
 
@@ -114,7 +117,6 @@ class Uploads:
         """
         # Every call of an async function that awaits gRPC runs in a task.
         task = cast("asyncio.Task[object]", asyncio.current_task())
-        peer = context.peer()
         await self._pace.wait(peer)
         upload = _Upload(peer, task, time.monotonic(), may_idle)
         self._waiting[upload] = None

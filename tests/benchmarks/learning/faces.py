@@ -55,7 +55,9 @@ def real_people(folder: Path, seed: int) -> Split:
     Raises:
         PreconditionFailed: Too few people have two images.
     """
-    identities = {k: v[:_IMAGES_A_PERSON] for k, v in read_identities(folder).items() if len(v) > 1}
+    identities = {
+        k: v[:_IMAGES_A_PERSON] for k, v in read_identities(folder).images.items() if len(v) > 1
+    }
     count = len(identities)
     if count < _LEAST_PEOPLE:
         raise PreconditionFailed(

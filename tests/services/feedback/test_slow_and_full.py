@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -92,6 +93,22 @@ async def test_over_a_slow_line_to_the_object_store_no_row_comes_before_its_obje
             await retry_while_unavailable(lambda: store.submit(lost))
     assert labels_in(database.url) == 3
     assert images_in(database.url) <= objects_in(s3.settings())
+
+
+async def test_labels_of_a_stream_wait_for_a_slow_object_store_and_none_is_refused(
+    settings: FeedbackSettings, database: PostgresServer, s3: NanioServer
+) -> None:
+    with _link(int(s3.settings().s3_endpoint.rpartition(":")[2])) as link:
+        near = {"s3_endpoint": f"127.0.0.1:{link.port}"}
+        async with prepared_store(settings.model_copy(update=near)) as store:
+            await store.submit(feedback(1, 2))
+            labels = [feedback(2 * n, 2 * n + 1) for n in range(2, 102)]
+            started = time.monotonic()
+            with link.slowed(100_000):
+                await asyncio.gather(*(store.submit(label, in_turn=True) for label in labels))
+            # All together take longer than one may.
+            assert time.monotonic() - started > 2 * _TIMEOUT_S
+    assert labels_in(database.url) == 101
 
 
 @contextmanager

@@ -155,3 +155,18 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     for length in range(len(data)):
         with pytest.raises(InvalidInput):
             read_pair_file(raw(tmp_path / "cut.bin", data[:length]))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "why"),
+    [
+        ([b"a", b"b", b"c", b"c"], [True, True], "pair 1: compares an image with itself"),
+        ([b"a", b"b", b"b", b"a"], [True, False], "pair 1: contradicts pair 0"),
+        ([b"a", b"b", b"c", b"d", b"b", b"a"], [True, False, True], "pair 2: repeats pair 0"),
+    ],
+)
+def test_pairs_that_cannot_be_measured_are_refused(
+    tmp_path: Path, images: list[bytes], labels: list[bool], why: str
+) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        read_pair_file(bin_file(tmp_path / "odd.bin", images, labels))

@@ -49,8 +49,8 @@ def test_another_folder_for_the_images_can_be_given(folder: Path, tmp_path: Path
     (tmp_path / "lists").mkdir()
     path = write(tmp_path / "lists", pair())
     assert read_pair_file(path, images=folder).images[0] == folder / "a.jpg"
-    with pytest.raises(InvalidInput, match="is not a file"):
-        read_pair_file(path)
+    with pytest.raises(InvalidInput, match="No such file"):
+        read_pair_file(path).data(0)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -89,14 +89,12 @@ def test_the_typo_of_the_seed_is_named(folder: Path) -> None:
         (pair(label=0.0), "pairs[1].label", "is 0.0"),
         (pair(label=None), "pairs[1].label", "is None"),
         (pair(label=[1]), "pairs[1].label", "is [1]"),
-        (pair("z.jpg"), "pairs[1].image1", "z.jpg, which is not a file"),
         (pair("a.jpg", ""), "pairs[1].image2", "is '', not the path"),
-        (pair("a.jpg", "."), "pairs[1].image2", "which is not a file"),
         (pair("a.jpg", 7), "pairs[1].image2", "is 7, not the path"),
-        (pair("a.jpg", "b.jpg\0"), "pairs[1].image2", "not"),
         ({**pair(), "identity1": 5}, "pairs[1].identity1", "is 5, not a name"),
         (pair("a.jpg", "./a.jpg"), "pairs[1]", "compares an image with itself"),
         (pair("c.jpg", "b.jpg", 1), "pairs[1]", "contradicts pairs[0]"),
+        (pair("c.jpg", "b.jpg", 0), "pairs[1]", "repeats pairs[0]"),
     ],
 )
 def test_the_entry_at_fault_is_named(folder: Path, entry: Any, field: str, reason: str) -> None:
@@ -105,6 +103,21 @@ def test_the_entry_at_fault_is_named(folder: Path, entry: Any, field: str, reaso
         read_pair_file(path)
     assert caught.value.field == f"{path}: {field}"
     assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize("name", ["z.jpg", ".", "b.jpg\0", "n" * 300])
+def test_a_file_that_cannot_be_read_is_named_when_it_is_needed(folder: Path, name: str) -> None:
+    pair_set = read_pair_file(write(folder, pair("a.jpg", "b.jpg"), pair("a.jpg", name, 0)))
+    with pytest.raises(InvalidInput) as caught:
+        pair_set.data(2)
+    assert caught.value.field == str(folder / name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_json(folder: Path, encoding: str) -> None:
+    path = write(folder, pair("a.jpg", "b.jpg"))
+    path.write_text(path.read_text(), encoding)
+    assert len(read_pair_file(path)) == 1
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"pairs": {}}', "{", "\x00", "[" * 10_000])

@@ -60,12 +60,33 @@ def test_a_single_number_means_one_fold(faces: Path) -> None:
         (("1", "Bob 1 2", "Bob 1 2"), "line 3: is 'Bob 1 2'; `name1 n1 name2 n2`"),
         (("1", "Bob 1 Cy 1", "Bob 1 Cy 1"), "line 2: is 'Bob 1 Cy 1'; `name n1 n2`"),
         (("1", "Bob one 2", "Bob 1 Cy 1"), "line 2"),
-        (("1", "Bob 1 9", "Bob 1 Cy 1"), "line 2: names .*Bob_0009.jpg, which does not exist"),
+        (("1", "Bob 1 1", "Bob 1 Cy 1"), "line 2: compares an image with itself"),
+        (("1", "Bob 1 2", "Bob 1 Bob 1"), "line 3: compares an image with itself"),
+        (("1", "Bob 1 2", "Bob 2 Bob 1"), "line 3: contradicts line 2"),
+        (("2", *["Bob 1 2", "Bob 2 1"], *["Bob 1 Cy 1"] * 2), "line 3: repeats line 2"),
+        (("2 1", *["Bob 1 2", "Bob 1 Cy 1"] * 2), "line 4: repeats line 2"),
     ],
 )
 def test_the_line_at_fault_is_named(faces: Path, lines: tuple[str, ...], why: str) -> None:
     with pytest.raises(InvalidInput, match=why):
         read_pair_file(write(faces, *lines))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_names_between_tabs_may_have_blanks(tmp_path: Path, encoding: str, ends: str) -> None:
+    people(tmp_path, {"Zoë de la Cruz": 2, "Bob": 1})
+    lines = ["1", "Zoë de la Cruz\t1\t2", "Zoë de la Cruz\t1\tBob\t1\t", ""]
+    (tmp_path / "pairs.txt").write_bytes(ends.join(lines).encode(encoding))
+    pair_set = read_pair_file(tmp_path / "pairs.txt")
+    assert pair_set.identities == ("Zoë de la Cruz", "Zoë de la Cruz", "Bob")
+    assert all(pair_set.data(image) for image in range(3))
+
+
+def test_an_image_that_does_not_exist_is_named_when_it_is_needed(faces: Path) -> None:
+    pair_set = read_pair_file(write(faces, "1", "Bob 1 9", "Bob 1 Cy 1"))
+    with pytest.raises(InvalidInput, match=r"Bob_0009\.jpg: cannot be read"):
+        pair_set.data(1)
 
 
 def test_a_file_that_is_no_text_is_refused(faces: Path) -> None:

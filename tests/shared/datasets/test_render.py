@@ -81,7 +81,7 @@ def test_one_person_s_pictures_are_more_alike_than_two_people_s() -> None:
 def test_people_are_written_as_a_folder_per_identity(tmp_path: Path, suffix: str) -> None:
     write_people(tmp_path / "one", people=3, images=2, seed=1, suffix=suffix)  # type: ignore[arg-type]
     write_people(tmp_path / "two", people=3, images=2, seed=1, suffix=suffix)  # type: ignore[arg-type]
-    found = read_identities(tmp_path / "one")
+    found = read_identities(tmp_path / "one").images
     assert {name: [file.name for file in files] for name, files in found.items()} == {
         f"person_0000{person}": [f"0{image}{suffix}" for image in range(2)] for person in range(3)
     }

@@ -39,13 +39,14 @@ def pool() -> Iterator[DecodePool]:
 
 
 def _processes() -> list[psutil.Process]:
-    """Decode processes of this process, without the one that forks them."""
+    """Decode processes of the newest pool of this process, without the one that forks them."""
     servers = [
         child
         for child in psutil.Process().children()
-        if "shared.decoding.fork_server" in child.cmdline()
+        if child.status() != psutil.STATUS_ZOMBIE
+        and "shared.decoding.fork_server" in child.cmdline()
     ]
-    return [process for server in servers for process in server.children()]
+    return max(servers, key=psutil.Process.create_time).children() if servers else []
 
 
 async def test_it_gives_what_a_reader_gives(pool):

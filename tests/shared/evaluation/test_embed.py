@@ -14,7 +14,7 @@ from cli.commands.evaluation.pair_crops import pair_crops
 from cli.images import AlignmentChoice
 from shared.datasets.pairs import PairSet, PairSetBuilder
 from shared.errors import CorruptData, InvalidInput
-from shared.evaluation.embed import embed_set
+from shared.evaluation.embed import embed_set, embed_usable
 from shared.evaluation.measure import measure
 from tests.shared.evaluation.sets import NumberSession, numbered_crop, random_set
 
@@ -66,10 +66,10 @@ def _files(folder: Path) -> PairSet:
     files = [folder / f"{name}.png" for name in "abcd"]
     for file in files:
         cv2.imwrite(str(file), rng.integers(0, 256, (112, 112, 3), np.uint8))
-    builder = PairSetBuilder()
+    builder = PairSetBuilder("pairs")
     places = [builder.image(file) for file in files]
-    builder.pair(places[0], places[1], genuine=True)
-    builder.pair(places[2], places[3], genuine=False)
+    builder.pair("0", places[0], places[1], genuine=True)
+    builder.pair("1", places[2], places[3], genuine=False)
     return builder.build()
 
 
@@ -78,6 +78,23 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.png").write_bytes(b"no picture")
     with pytest.raises(InvalidInput, match=r"c\.png\.data"):
         embed_set(NumberSession(), pair_set, pair_crops(pair_set, AlignmentChoice.AUTO))
+
+
+def test_images_that_cannot_be_read_are_left_out_with_their_pairs(tmp_path: Path) -> None:
+    pair_set = _files(tmp_path)
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    crops = pair_crops(pair_set, AlignmentChoice.AUTO)
+    session = NumberSession()
+    usable = embed_usable(session, pair_set, crops, mirror=True)
+    assert [error.field for error in usable.unusable] == [str(tmp_path / "c.png.data")]
+    assert usable.pair_set.images == pair_set.images[:2]
+    expected = embed_set(session, usable.pair_set, crops, mirror=True)
+    assert usable.embedded.embeddings == pytest.approx(expected.embeddings)
+    assert usable.embedded.mirrored == pytest.approx(expected.mirrored)
+    assert measure("standin", usable.embedded, usable.pair_set, 0.3).evaluation.pairs == 1
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InvalidInput, match=r"2 of 4 images cannot; the first is .*a\.png"):
+        embed_usable(session, pair_set, crops)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])

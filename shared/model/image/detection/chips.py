@@ -12,6 +12,7 @@ from shared.model.image.detection.yunet import Points, YuNet
 
 # Middle of a face's box, in the coordinates of the template.
 _MIDDLE: Final = np.array([56.0, 72.0], np.float32)
+_TEMPLATE_EYES: Final = float(np.linalg.norm(ARCFACE_TEMPLATE[1] - ARCFACE_TEMPLATE[0]))
 _MIRRORED_ORDER: Final = (1, 0, 2, 4, 3)
 
 
@@ -72,7 +73,7 @@ def look_at_chip(
     if mirrored:
         chip = np.ascontiguousarray(chip[:, ::-1])
         wanted = _mirror(wanted, size.side)
-    reach = eye_distance(wanted)
+    reach = _TEMPLATE_EYES * size.zoom
     for seen in yunet.look(chip):
         if np.linalg.norm((seen.mean_points - wanted).mean(axis=0)) < reach:
             found = _mirror(seen.mean_points, size.side) if mirrored else seen.mean_points
@@ -93,8 +94,7 @@ def eye_distance(points: Points) -> float:
     looks aside.
     """
     matrix = similarity_transform(points, ARCFACE_TEMPLATE)
-    template = float(np.linalg.norm(ARCFACE_TEMPLATE[1] - ARCFACE_TEMPLATE[0]))
-    return template / float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    return _TEMPLATE_EYES / float(np.hypot(matrix[0, 0], matrix[1, 0]))
 
 
 def roll(points: Points) -> float:

@@ -9,19 +9,27 @@ from numpy.typing import NDArray
 
 from shared.model.image.detection.chips import eye_distance
 from shared.model.image.detection.choice import by_prominence
-from shared.model.image.detection.refinement import CERTAIN_SCORE, Refined, Refiner
+from shared.model.image.detection.refinement import Refined, Refiner
 from shared.model.image.detection.search import QUARTERS, Candidate, Search, box_around
 from shared.model.image.detection.yunet import YuNet
 from shared.model.image.face import DetectedFace
 
-# Faces that get a second look, largest first; the others of a crowd are left out.
+# Upright faces that get a second look, largest first; the others of a crowd are left out.
 _MOST_FACES: Final = 40
+# The same for faces that may be turned, each of which takes some twenty looks at chips.
+_MOST_SEARCHED: Final = 12
+# Largest size at which turned pictures are searched.
+_SEARCHED_TURNED: Final = 1280
 # A second look below this shows no face.
 _LEAST_SCORE: Final = 0.7
 _MOST_SPREAD: Final = 0.3
 # Landmarks whose middles are this many distances of the eyes apart lie on one face; those of an
 # upright and an upside-down reading may be more than one apart, those of neighbours at least two.
 _SAME_FACE: Final = 1.5
+# Scores of upright faces: of the first and second look, and of the last looks at a chip. Of 60
+# photographs upside down, a few reach the first and none the second.
+_UPRIGHT_SCORE: Final = 0.9
+_SETTLED_SCORE: Final = 0.92
 # Candidates for one face within this of the best score are compared by their second looks.
 _RIVAL_SCORE: Final = 0.25
 
@@ -68,15 +76,23 @@ class FaceDetector:
         for side in search.larger_sides():
             if faces:
                 break
-            faces = _resolve(refiner, [c for q in QUARTERS for c in search.tiles(side, q)])
+            # Tiles of the largest size take most of the time, so they are looked at upright only.
+            quarters = QUARTERS if side <= _SEARCHED_TURNED else QUARTERS[:1]
+            faces = _resolve(refiner, [c for q in quarters for c in search.tiles(side, q)])
         return faces
 
 
 def _confirm(refiner: Refiner, candidate: Candidate) -> Refined | None:
-    if candidate.score < CERTAIN_SCORE - 0.01:
+    """Confirm a face that was seen upright; None if it may be turned."""
+    if candidate.score < _UPRIGHT_SCORE:
         return None
     face = refiner.confirm(candidate)
-    return face if face is not None and face.score >= CERTAIN_SCORE else None
+    if face is not None and face.score >= _UPRIGHT_SCORE:
+        return face
+    settled = refiner.settle(candidate.points)
+    if settled is None or settled.score < _SETTLED_SCORE or settled.spread > _MOST_SPREAD:
+        return None
+    return settled
 
 
 def _resolve(refiner: Refiner, candidates: Iterable[Candidate]) -> list[Refined]:
@@ -99,10 +115,14 @@ def _best_orientation(refiner: Refiner, group: list[Candidate]) -> Refined | Non
     ]
     if not rivals:
         return None
-    candidate, settled = max(rivals, key=lambda rival: rival[1].score)
+    settled = max((face for _, face in rivals), key=refiner.uprightness)
     if settled.score < _LEAST_SCORE or settled.spread > _MOST_SPREAD:
         return None
-    return refiner.confirm(candidate) or settled
+    for candidate, _ in rivals:
+        # A first look that the last ones agree with was right about the orientation.
+        if refiner.agree(candidate, settled) and (face := refiner.confirm(candidate)) is not None:
+            return face
+    return settled
 
 
 def _groups(candidates: list[Candidate]) -> list[list[Candidate]]:
@@ -116,11 +136,11 @@ def _groups(candidates: list[Candidate]) -> list[list[Candidate]]:
                 break
         else:
             groups.append([candidate])
-    return groups[:_MOST_FACES]
+    return groups[:_MOST_SEARCHED]
 
 
 def _largest(candidates: Iterable[Candidate]) -> list[Candidate]:
-    return sorted(candidates, key=lambda c: -c.score * eye_distance(c.points))
+    return sorted(candidates, key=lambda c: -c.score * c.eyes)
 
 
 def _is_same(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:

@@ -19,7 +19,8 @@ from shared.model.image.detection.yunet import Points, YuNet
 # YuNet makes tilted faces look more upright than they are, in small faces by two thirds of the
 # tilt, in faces of this size hardly.
 _LARGE: Final = ChipSize(288, 2.2)
-_QUICK: Final = ChipSize(192, 1.6)
+_QUICK: Final = ChipSize(160, 1.4)
+_SMALL: Final = ChipSize(112, 0.9)
 _FINAL: Final = ((ChipSize(288, 2.2), False), (ChipSize(288, 2.2), True))
 # Turns of more degrees than this in one step are repeated.
 _STEP: Final = 6.0
@@ -30,14 +31,12 @@ _MAX_STEPS: Final = 4
 _FIRST_SHARES: Final = (0.65, 0.2)
 # The first look counts if it saw the eyes at about the distance that they have in a crop.
 _SEEN_EYES: Final = (28.0, 75.0)
-# Degrees. A small face that looks tilted by more than the first is looked at in a large chip, and
+# Degrees. A face that looks tilted by more than the first is looked at in a large chip, and
 # is tilted if that says more than the second.
-_SURELY_UPRIGHT: Final = 5.0
+_SURELY_UPRIGHT: Final = 6.0
 _UPRIGHT: Final = 10.0
-CERTAIN_SCORE: Final = 0.905
-_FIRST_SCORE: Final = 0.88
 # Mean distance of the landmarks of two looks, as a share of the distance of the eyes.
-AGREEMENT: Final = 0.25
+_AGREEMENT: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,14 +77,14 @@ class Refiner:
         if not (first.whole and _SEEN_EYES[0] <= first.seen_eyes <= _SEEN_EYES[1]):
             return None
         second = self._look(first.points, _QUICK)
-        if second is None or _apart(first.points, second.points) > AGREEMENT:
+        if second is None or (apart := _apart(first.points, second.points)) > _AGREEMENT:
             return None
         if self._is_tilted(second.points, first.quarter):
             return None
         best, mean = _FIRST_SHARES
         points = best * first.points + mean * first.mean_points + (1 - best - mean) * second.points
         score = (first.score + second.score) / 2
-        spread = _apart(first.points, second.points) / 2
+        spread = apart / 2
         return Refined(points.astype(np.float32), score, spread)
 
     def _is_tilted(self, points: Points, quarter: int) -> bool:
@@ -100,8 +99,8 @@ class Refiner:
         Returns:
             The second look; None if it shows no face, or another one.
         """
-        second = self._look(first.points, _QUICK)
-        if second is None or (spread := _apart(first.points, second.points)) > 2 * AGREEMENT:
+        second = self._look(first.points, _SMALL)
+        if second is None or (spread := _apart(first.points, second.points)) > 2 * _AGREEMENT:
             return None
         return Refined(second.points, second.score, spread / 2)
 
@@ -124,6 +123,19 @@ class Refiner:
             float(np.mean([look.score for look in seen])),
             max(_apart(mean, look.points) for look in seen),
         )
+
+    def agree(self, first: Candidate, settled: Refined) -> bool:
+        """Tell whether the first look saw the face as it settled, upright after quarter turns."""
+        upright = abs(_tilt(settled.points, first.quarter)) <= _UPRIGHT
+        return upright and _apart(settled.points, first.points) <= _AGREEMENT
+
+    def uprightness(self, face: Refined) -> float:
+        """Return the sum of the scores of a face in a large and in a small upright chip.
+
+        Either alone is sometimes higher for a face upside down, for drawn faces above all.
+        """
+        look = self._look(face.points, _SMALL)
+        return face.score + (0.0 if look is None else look.score)
 
     def _turn_upright(self, points: Points) -> Points | None:
         for _ in range(_MAX_STEPS):

@@ -18,8 +18,9 @@ QUARTERS: Final = (0, 1, 2, 3)
 # Longest side of the larger sizes for small faces, looked at in tiles of WORKING_SIDE.
 _LARGER_SIDES: Final = (1280, 2560)
 _TILE_OVERLAP: Final = 96
-# Share of the picture's longer side that is added around a picture that a face may fill.
-_BORDER: Final = 0.5
+# Pixels of the border around a picture that a face may fill, which is reduced to half the working
+# size.
+_BORDER: Final = WORKING_SIDE // 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +32,8 @@ class Candidate:
         mean_points: Mean landmarks of all anchors.
         score: 0..1.
         quarter: Quarter turns, counter-clockwise, after which the face was seen upright.
-        seen_eyes: Distance of the eyes in the pixels that were looked at.
+        eyes: Distance of the eyes in pixels of the picture.
+        seen_eyes: The same in the pixels that were looked at.
         whole: Whether the face lies inside the picture.
     """
 
@@ -39,13 +41,9 @@ class Candidate:
     mean_points: Points
     score: float
     quarter: int
+    eyes: float
     seen_eyes: float
     whole: bool
-
-    @property
-    def middle(self) -> Points:
-        """Mean of the landmarks, (2,)."""
-        return np.asarray(self.points.mean(axis=0), np.float32)
 
 
 class Search:
@@ -60,6 +58,8 @@ class Search:
         self._yunet = yunet
         self._image = image
         self._longest = max(image.shape[:2])
+        # The picture at the size that was looked at last, and the ratio of sizes.
+        self._last: tuple[int, NDArray[np.uint8], Points] | None = None
 
     def whole(self, quarter: int) -> list[Candidate]:
         """Look at the picture after quarter turns, reduced to the working size."""
@@ -67,8 +67,7 @@ class Search:
 
     def wider(self, quarter: int) -> list[Candidate]:
         """Look at half of the working size with a border, for faces that fill the picture."""
-        border = round(_BORDER * self._longest)
-        return list(self._looks(WORKING_SIDE, quarter, border))
+        return list(self._looks(WORKING_SIDE // 2, quarter, _BORDER))
 
     def larger_sides(self) -> list[int]:
         """Return the larger sizes at which the picture has more to show."""
@@ -80,10 +79,9 @@ class Search:
         return list(self._looks(side, quarter))
 
     def _looks(self, longest: int, quarter: int, border: int = 0) -> Iterator[Candidate]:
-        image = self._image
+        reduced, ratio = self._reduced(longest)
         if border:
-            image = _with_border(image, border)
-        reduced, ratio = _reduced(image, longest)
+            reduced = _with_border(reduced, border)
         turned = np.ascontiguousarray(np.rot90(reduced, quarter))
         back = _unturn(reduced.shape[1], reduced.shape[0], quarter)
         for y in _starts(turned.shape[0]):
@@ -92,10 +90,11 @@ class Search:
                 for seen in self._yunet.look(np.ascontiguousarray(tile)):
                     if _cut_by_tile(seen.box, x, y, tile, turned):
                         continue
+                    eyes = eye_distance(seen.points)
                     points, mean, corners = (
-                        (transform(back, some + np.array([x, y], np.float32)) + 0.5) / ratio
+                        (transform(back, some + np.array([x, y], np.float32)) - border + 0.5)
+                        / ratio
                         - 0.5
-                        - border
                         for some in (seen.points, seen.mean_points, _corners(seen.box))
                     )
                     yield Candidate(
@@ -103,9 +102,16 @@ class Search:
                         mean.astype(np.float32),
                         seen.score,
                         quarter,
-                        eye_distance(seen.points),
+                        eyes / float(ratio.mean()),
+                        eyes,
                         self._contains(corners),
                     )
+
+    def _reduced(self, longest: int) -> tuple[NDArray[np.uint8], Points]:
+        """Return the picture with its longest side reduced, and the ratio of sizes in x and y."""
+        if self._last is None or self._last[0] != longest:
+            self._last = (longest, *_reduced(self._image, longest))
+        return self._last[1:]
 
     def _contains(self, corners: Points) -> bool:
         height, width = self._image.shape[:2]

@@ -23,6 +23,9 @@ _SAME_FACE: Final = 0.5
 # YuNet's own suppression is off: the landmarks of one face vary between its anchors by more than
 # the embedding tolerates, and their mean by much less.
 _NMS_OVERLAP: Final = 0.9999
+_ANY_SIZE: Final = (320, 320)
+# Of one thread: one for each size of a chip, and some for pictures.
+_SESSIONS: Final = 6
 _BUNDLED_PATTERN: Final = "face_detection_yunet*.onnx"
 
 
@@ -80,7 +83,7 @@ class YuNet:
         self._path = path
         # An OpenCV detector has an input size and buffers, so each thread needs its own.
         self._local = threading.local()
-        self._session()
+        self._session(*_ANY_SIZE)
 
     def look(self, pixels: NDArray[np.uint8]) -> list[Sighting]:
         """Find faces at the size that they have, the one with the highest score first.
@@ -88,24 +91,37 @@ class YuNet:
         Args:
             pixels: uint8, shape (height, width, 3), BGR.
         """
-        session = self._session()
-        session.setInputSize((pixels.shape[1], pixels.shape[0]))
-        _, found = session.detect(pixels)
+        height, width = pixels.shape[:2]
+        _, found = self._session(width, height).detect(pixels)
         return [] if found is None else _sightings(np.asarray(found, np.float32))
 
-    def _session(self) -> cv2.FaceDetectorYN:
-        session: cv2.FaceDetectorYN | None = getattr(self._local, "session", None)
+    def _session(self, width: int, height: int) -> cv2.FaceDetectorYN:
+        """Return a session for a size of pictures, of which a thread keeps the last few used.
+
+        A change of the size takes longer than a look at a chip.
+        """
+        sessions: dict[tuple[int, int], cv2.FaceDetectorYN] | None
+        sessions = getattr(self._local, "sessions", None)
+        if sessions is None:
+            sessions = self._local.sessions = {}
+        session = sessions.pop((width, height), None)
         if session is None:
-            try:
-                session = cv2.FaceDetectorYN.create(
-                    str(self._path), "", (320, 320), MIN_CONFIDENCE, _NMS_OVERLAP, _CANDIDATES
-                )
-            except cv2.error as error:
-                raise PreconditionFailed(
-                    f"{self._path} is not a YuNet model that OpenCV can load: {error}"
-                ) from error
-            self._local.session = session
+            session = sessions.pop(next(iter(sessions))) if len(sessions) >= _SESSIONS else None
+            session = session or self._create()
+            session.setInputSize((width, height))
+        # The last place is that of the latest use.
+        sessions[width, height] = session
         return session
+
+    def _create(self) -> cv2.FaceDetectorYN:
+        try:
+            return cv2.FaceDetectorYN.create(
+                str(self._path), "", _ANY_SIZE, MIN_CONFIDENCE, _NMS_OVERLAP, _CANDIDATES
+            )
+        except cv2.error as error:
+            raise PreconditionFailed(
+                f"{self._path} is not a YuNet model that OpenCV can load: {error}"
+            ) from error
 
 
 def _sightings(rows: NDArray[np.float32]) -> list[Sighting]:

@@ -61,7 +61,7 @@ def _accuracy(plan: Plan, folder: Path) -> Figures:
     """Best accuracy of the bundled network, on other people than those of the calibration."""
     if not _FACES.is_dir():
         return {"accuracy": f"not measured: {_FACES} is not there"}
-    people = list(read_identities(_FACES).values())[: _QUICK_PEOPLE if plan.quick else None]
+    people = list(read_identities(_FACES).images.values())[: _QUICK_PEOPLE if plan.quick else None]
     half = len(people) // 2
     calibration_crops, _ = _read(people[:half])
     crops, persons = _read(people[half:])

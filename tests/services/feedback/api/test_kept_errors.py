@@ -1,10 +1,8 @@
 """Refused pictures of labels and imports leave nothing in memory."""
 
 import asyncio
-import gc
 from collections.abc import Iterator
 
-import pytest
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
@@ -13,26 +11,15 @@ from services.feedback.pool.importer import PoolImage
 from shared.model.image.face import FaceImage
 from tests.services.feedback.support.helpers import request
 from tests.support.bad_pictures import BAD_PICTURES
+from tests.support.referents import left_behind
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
 KINDS = (
     *(pb.SubmitFeedbackRequest, pb.SubmitFeedbackStreamRequest, pb.ImportImagesRequest),
     *(FaceImage, Feedback, PoolImage),
 )
-
-
-@pytest.fixture
-def _no_collection() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
-async def _left() -> list[object]:
-    # The threads of the pool let go of their pictures a moment after the answer.
-    await asyncio.sleep(0.2)
-    return [one for one in gc.get_objects() if type(one) in KINDS]
+# The threads of the pool let go of their pictures a moment after the answer.
+_MOMENT_S = 0.2
 
 
 def _images() -> Iterator[image_pb2.Image]:
@@ -41,23 +28,25 @@ def _images() -> Iterator[image_pb2.Image]:
     yield image_pb2.Image(data=bytes(5000), alignment=99)
 
 
-@pytest.mark.usefixtures("_no_collection")
 async def test_of_an_import(stub: Stub) -> None:
-    requests = (pb.ImportImagesRequest(image=image) for image in _images())
-    answer = await stub.ImportImages(requests, timeout=20)
-    assert answer.rejected == len(BAD_PICTURES) + 1
-    assert not await _left()
+    with left_behind(*KINDS) as left:
+        requests = (pb.ImportImagesRequest(image=image) for image in _images())
+        answer = await stub.ImportImages(requests, timeout=20)
+        assert answer.rejected == len(BAD_PICTURES) + 1
+        await asyncio.sleep(_MOMENT_S)
+        assert not left()
 
 
-@pytest.mark.usefixtures("_no_collection")
 async def test_of_a_stream_of_labels(stub: Stub) -> None:
     def requests() -> Iterator[pb.SubmitFeedbackStreamRequest]:
         for image in _images():
             label = request(1, image_b=pb.ImageRef(image=image))
             yield pb.SubmitFeedbackStreamRequest(feedback=label)
 
-    parts = [part async for part in stub.SubmitFeedbackStream(requests(), timeout=20)]
-    results = [result for part in parts for result in part.results]
-    assert len(results) == len(BAD_PICTURES) + 1
-    assert all(result.HasField("refused") for result in results)
-    assert not await _left()
+    with left_behind(*KINDS) as left:
+        parts = [part async for part in stub.SubmitFeedbackStream(requests(), timeout=20)]
+        results = [result for part in parts for result in part.results]
+        assert len(results) == len(BAD_PICTURES) + 1
+        assert all(result.HasField("refused") for result in results)
+        await asyncio.sleep(_MOMENT_S)
+        assert not left()

@@ -31,11 +31,15 @@ def pairs_of(leased: LeasedPairs) -> list[Pair]:
 
 
 async def take_all(leaser: PairLeaser, annotator: str, count: int) -> list[Pair]:
-    """Lease pairs until there are none left."""
+    """Lease pairs until no new ones are left."""
     taken: list[Pair] = []
-    while pairs := pairs_of(await leaser.next_pairs(annotator, count, None)):
-        taken += pairs
-    return taken
+    while True:
+        wanted = len(taken) + count
+        held = pairs_of(await leaser.next_pairs(annotator, min(wanted, 100), None))
+        assert set(taken) <= set(held), "a pair that was handed out is not given back"
+        if len(held) == len(taken):
+            return held
+        taken = held
 
 
 def run_out(database_url: str) -> None:
@@ -66,7 +70,7 @@ async def test_of_many_who_ask_at_once_no_more_get_a_pair_than_are_to_be_asked(
         )
         # A pair that was locked by a concurrent call is skipped, and left over.
         for n in range(people):
-            taken[n] += await take_all(leasers[n % 2], f"ann-{n}", count)
+            taken[n] = await take_all(leasers[n % 2], f"ann-{n}", count)
     for own in taken:
         assert len(set(own)) == len(own), "the same pair twice to one annotator"
     times = Counter(pair for own in taken for pair in own)
@@ -74,15 +78,63 @@ async def test_of_many_who_ask_at_once_no_more_get_a_pair_than_are_to_be_asked(
     assert set(times.values()) == {min(overlap, people)}
 
 
-async def test_one_annotator_asking_twice_at_once_gets_no_pair_twice(
+async def test_who_asks_again_gets_the_pairs_that_they_hold_and_have_not_labelled(
+    settings: FeedbackSettings, database_url: str
+) -> None:
+    prepare_images(database_url, 100)
+    prepare_pairs(database_url, 40)
+    async with open_leaser(settings) as leaser:
+        first = await leaser.next_pairs("ann", 4, None, "key")
+        for key, strategy in (("other", None), (None, Strategy.RANDOM)):
+            again = await leaser.next_pairs("ann", 4, strategy, key)
+            assert {one.lease_id for one in again.leases} == {one.lease_id for one in first.leases}
+            assert min(one.expires_at for one in again.leases) > first.leases[0].expires_at
+            assert "fewer" not in again.note
+        done, *held = pairs_of(first)
+        label(database_url, done, "ann")
+        more = pairs_of(await leaser.next_pairs("ann", 6, None))
+        assert set(more[:3]) == set(held)
+        assert len(set(more)) == 6
+        assert done not in more
+        assert not set(more) & set(pairs_of(await leaser.next_pairs("bob", 6, None)))
+        fewer = pairs_of(await leaser.next_pairs("ann", 2, None))
+        assert set(fewer) < set(more)
+
+
+async def test_one_annotator_asking_often_at_once_gets_one_set_of_pairs(
     settings: FeedbackSettings, database_url: str
 ) -> None:
     prepare_images(database_url, 100)
     prepare_pairs(database_url, 40, wanted=5)
     async with open_leaser(settings) as leaser:
         taken = await asyncio.gather(*[leaser.next_pairs("ann", 5, None) for _ in range(8)])
-    pairs = [pair for leased in taken for pair in pairs_of(leased)]
-    assert len(set(pairs)) == len(pairs) == 40
+    sets = {frozenset(pairs_of(leased)) for leased in taken}
+    assert [len(pairs) for pairs in sets] == [5]
+
+
+async def test_the_note_says_until_when_others_hold_the_missing_pairs(
+    settings: FeedbackSettings, database_url: str
+) -> None:
+    prepare_images(database_url, 100)
+    prepare_pairs(database_url, 5)
+    async with open_leaser(settings) as leaser:
+        held = await leaser.next_pairs("ann", 3, None)
+        label(database_url, pairs_of(held)[0], "ann")
+        leased = await leaser.next_pairs("bob", 5, None, "key")
+        assert len(leased.leases) == 2
+        assert leased.held_until == min(one.expires_at for one in held.leases)
+        until = f"{leased.held_until:%Y-%m-%d %H:%M}"
+        assert (
+            "3 fewer than requested: other annotators hold 2 more, the first until" in leased.note
+        )
+        assert until in leased.note
+        assert await leaser.next_pairs("bob", 5, None, "key") == leased
+        # Nobody else holds what their own missing pairs would be.
+        for pair in pairs_of(held)[1:]:
+            label(database_url, pair, "ann")
+        alone = await leaser.next_pairs("bob", 5, None)
+        assert alone.held_until is None
+        assert "being prepared" in alone.note
 
 
 async def test_an_expired_lease_comes_back_and_an_answered_one_does_not(

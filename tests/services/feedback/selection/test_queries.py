@@ -32,6 +32,8 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "ADD": _PAIR | {"strategy": "hard", "wanted": 1, "more": 0, "scores": [0.5], "truths": [None]},
     "SETTLE": {"limit": 500},
     "LEASE": {"strategies": ["hard"], "counts": [10], "annotator": "ann-1", "lease_s": 900.0},
+    "RENEW": {"annotator": "ann-1", "limit": 10, "lease_s": 900.0},
+    "HELD_BY_OTHERS": {"annotator": "ann-1"},
     "LEASES_AGAIN": {"lease_ids": [1, 2, 3]},
     "ANNOTATORS": {"limit": 1000},
     "POOL_SIZE": {},
@@ -51,7 +53,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "MARK_UNEMBEDDABLE": {"sha256": _A, "model_version": "one", "why": "why"},
 }
 # Statements that read no table, and the insert of one given row.
-_NOT_EXPLAINED = {"TRY_LEADER_LOCK", "NOW", "ADD_VERSION"}
+_NOT_EXPLAINED = {"TRY_LEADER_LOCK", "NOW", "ADD_VERSION", "WAIT_FOR_ANNOTATOR"}
 # Small tables: some thousand candidates, one or two versions, 16 counters. Of images two rows
 # are read.
 _MAY_BE_SCANNED = {"pool_versions", "candidates", "counters"}

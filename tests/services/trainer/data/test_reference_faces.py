@@ -1,6 +1,7 @@
 """Reference faces: from a folder, from the object store, and the bundled ones."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,19 @@ def test_each_face_comes_with_its_person(tmp_path: Path):
     assert reference.sha256 is None
 
 
-def test_a_file_that_is_no_face_is_named(tmp_path: Path):
+def test_files_that_are_no_face_are_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     write_people(tmp_path, people=20, images=2, seed=0)
+    whole = read_reference(tmp_path, ImageLimits())
     (tmp_path / "person_00001" / "cat.jpg").write_bytes(b"meow")
-    with pytest.raises(InvalidInput, match="cat"):
-        read_reference(tmp_path, ImageLimits())
+    (tmp_path / "person_00002" / "dangling.jpg").symlink_to(tmp_path / "absent.jpg")
+    with caplog.at_level(logging.WARNING):
+        reference = read_reference(tmp_path, ImageLimits())
+    assert np.array_equal(reference.crops, whole.crops)
+    assert reference.persons.tolist() == whole.persons.tolist()
+    assert "cat.jpg" in caplog.text
+    assert "dangling.jpg" in caplog.text
 
 
 def test_people_too_few_to_tell_a_loss_are_refused(tmp_path: Path):
