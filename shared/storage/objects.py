@@ -158,6 +158,14 @@ class ObjectStore:
             return False
         return True
 
+    def has_content(self, key: str, data: bytes) -> bool:
+        """Say whether an object exists with this content, by its size and, if known, its MD5."""
+        try:
+            found = self.stat(key)
+        except NotFound:
+            return False
+        return found.size == len(data) and found.md5 in (None, _md5(data).hexdigest())
+
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """Yield the objects whose keys start with ``prefix``, ordered by key."""
         listing = self._client.list_objects(self.bucket, prefix, recursive=True)

@@ -157,7 +157,7 @@ class ImageVault:
             Unavailable: If the object store does not answer in time.
         """
         damaged = image.facts.sha256 in self.damaged
-        stored = partial(self._is_stored, image)
+        stored = partial(self._objects.has_content, image_key(image.facts.sha256), image.data)
         if not damaged and await self._in_thread(stored, in_turn=in_turn):
             return False
         await self.put(image, in_turn=in_turn)
@@ -198,14 +198,6 @@ class ImageVault:
         """
         await self._in_thread(partial(self._objects.remove, image_key(sha256)))
         self.damaged.discard(sha256)
-
-    def _is_stored(self, image: CheckedImage) -> bool:
-        try:
-            found = self._objects.stat(image_key(image.facts.sha256))
-        except NotFound:
-            return False
-        md5 = hashlib.md5(image.data, usedforsecurity=False).hexdigest()
-        return found.size == len(image.data) and found.md5 in (None, md5)
 
     async def _in_thread(self, work: Callable[[], _R], *, in_turn: bool = False) -> _R:
         loop = asyncio.get_running_loop()
