@@ -4,12 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from shared.model.image.decoding.bmp import read_bmp_header
-from shared.model.image.decoding.header import (
-    BadPicture,
-    PictureFormat,
-    PictureHeader,
-    reading_picture,
-)
+from shared.model.image.decoding.header import BadPicture, PictureFormat, PictureHeader
 from shared.model.image.decoding.heif import read_avif_header, read_heic_header
 from shared.model.image.decoding.jpeg_header import read_jpeg_header
 from shared.model.image.decoding.png import read_png_header
@@ -32,7 +27,7 @@ _READERS: Final[dict[PictureFormat, Callable[[bytes], PictureHeader]]] = {
 }
 
 
-def inspect_picture(data: bytes, limits: ImageLimits, field: str = "data") -> PictureHeader:
+def check_picture(data: bytes, limits: ImageLimits) -> PictureHeader:
     """Read a picture's header and check what decoding it would cost.
 
     Nothing is decoded; 10 MB of any content take at most some tens of milliseconds, a usual picture
@@ -41,17 +36,12 @@ def inspect_picture(data: bytes, limits: ImageLimits, field: str = "data") -> Pi
     Args:
         data: An encoded picture.
         limits: Largest encoded size and pixel count.
-        field: Path of the field, for the error.
 
     Raises:
-        InvalidInput: If the data is empty, too large, of another format, cut short, or costs too
+        BadPicture: If the data is empty, too large, of another format, cut short, or costs too
             much to decode.
+        Exception: Others, for data that no reader expects.
     """
-    return reading_picture(check_picture, field, data, limits)
-
-
-def check_picture(data: bytes, limits: ImageLimits) -> PictureHeader:
-    """Do what `inspect_picture` does, but raise `BadPicture`."""
     if not data:
         raise BadPicture(f"is empty; a {READABLE} picture is needed")
     if len(data) > limits.image_max_bytes:

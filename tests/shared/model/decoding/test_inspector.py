@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from shared.errors import InvalidInput
-from shared.model.image.decoding.header import PictureHeader
-from shared.model.image.decoding.inspector import inspect_picture
+from shared.model.image.decoding.header import PictureHeader, reading_picture
+from shared.model.image.decoding.inspector import check_picture
 from shared.settings import ImageLimits
 from tests.shared.model.pictures import LIMITS, bmp_header, encode, png_header, scene
 
 
 def inspect(data: bytes, limits: ImageLimits = LIMITS) -> PictureHeader:
-    return inspect_picture(data, limits, "images[3].data")
+    return reading_picture(check_picture, "images[3].data", data, limits)
 
 
 def saved(form: str, mode: str = "RGB", **how: object) -> bytes:
