@@ -68,8 +68,8 @@ def check_landmarks(landmarks: ArrayLike, field: str = "landmarks") -> NDArray[n
         raise InvalidInput(
             field,
             "do not lie as left eye, right eye, nose, left and right mouth corner do (left and "
-            f"right in the picture, y downwards): they miss the template by {residual:.0f} pixels "
-            f"of a 112x112 crop, and at most {MAX_RESIDUAL:.0f} are accepted; {_advice(points)}",
+            f"right in the picture, y downwards): they miss the template by {residual:.1f} pixels "
+            f"of a 112x112 crop, and at most {MAX_RESIDUAL:g} are accepted; {_advice(points)}",
         )
     return points
 
