@@ -98,7 +98,5 @@ def test_photographs_align_as_their_published_crops(material: Path, bundled: boo
         middle = np.s_[16:96, 16:96]
         alike.append(np.corrcoef(crop[middle].ravel(), published[middle].ravel())[0, 1])
     assert len(alike) == 60
-    # The published crops were made from a single look at the photograph.
-    assert np.median(alike) > 0.985
-    # One head leans by 14 degrees, and its crop is turned upright.
-    assert min(alike) > 0.75
+    assert np.median(alike) > 0.99
+    assert min(alike) > 0.8

@@ -25,10 +25,10 @@ _FINAL: Final = ((ChipSize(288, 2.2), False), (ChipSize(288, 2.2), True))
 # Turns of more degrees than this in one step are repeated.
 _STEP: Final = 6.0
 _MAX_STEPS: Final = 4
-# Shares of the first look's best anchor, and of the mean of its anchors, in the landmarks of an
-# upright face. One look's error is as large as what the embedding tolerates, so that more of the
-# second look would be better, but what earlier versions stored was computed with the first.
-_FIRST_SHARES: Final = (0.65, 0.2)
+# Share of the best anchor in the landmarks of an upright face; the rest is the mean of all anchors.
+# Both are of the first look, with which earlier versions stored their embeddings: one look's error
+# is as large as what the embedding tolerates. The second look confirms them.
+_BEST_SHARE: Final = 0.8
 # The first look counts if it saw the eyes at about the distance that they have in a crop.
 _SEEN_EYES: Final = (28.0, 75.0)
 # Degrees. A face that looks tilted by more than the first is looked at in a large chip, and
@@ -71,8 +71,8 @@ class Refiner:
         """Take one more look at a face that seems upright after its quarter turns.
 
         Returns:
-            A mean of both looks; None if they disagree, if the face is tilted, or if the first look
-            saw it too small, too large or in part: then `settle` must find the landmarks.
+            The first look's landmarks; None if the looks disagree, if the face is tilted, or if the
+            first look saw it too small, too large or in part: then `settle` must find them.
         """
         if not (first.whole and _SEEN_EYES[0] <= first.seen_eyes <= _SEEN_EYES[1]):
             return None
@@ -81,8 +81,7 @@ class Refiner:
             return None
         if self._is_tilted(second.points, first.quarter):
             return None
-        best, mean = _FIRST_SHARES
-        points = best * first.points + mean * first.mean_points + (1 - best - mean) * second.points
+        points = _BEST_SHARE * first.points + (1 - _BEST_SHARE) * first.mean_points
         score = (first.score + second.score) / 2
         spread = apart / 2
         return Refined(points.astype(np.float32), score, spread)
