@@ -21,6 +21,7 @@ from shared.files import open_atomic
 from shared.settings import ObjectStoreSettings
 from shared.storage.s3_http import NotS3Error, S3Http
 
+IMAGES_PREFIX: Final = "images/"
 _CHUNK_BYTES = 2**20
 _PART_BYTES = 16 * 2**20
 _SLOWEST_BYTES_PER_S = 2**20
@@ -50,7 +51,7 @@ class StoredObject:
 
 def image_key(sha256: str) -> str:
     """Return the key of an image from the SHA-256 of its bytes (64 hexadecimal digits)."""
-    return f"images/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+    return f"{IMAGES_PREFIX}{sha256[:2]}/{sha256[2:4]}/{sha256}"
 
 
 @dataclass(frozen=True)

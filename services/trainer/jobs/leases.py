@@ -5,6 +5,7 @@ claim. Each write of a runner names its token. Once another runner has claimed t
 of the former runner are refused.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ LEASE_S = 15.0
 MAX_ATTEMPTS = 5
 _FIRST_RETRY_S = 2.0
 _LAST_RETRY_S = 60.0
+_HASH = re.compile(r"(?<![0-9a-z])([0-9a-f]{8})[0-9a-f]{56}(?![0-9a-z])")
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,11 @@ async def finish_job(connection: AsyncConnection, claim: JobClaim, ending: JobEn
     await record_event(connection, job_from_row(row))
 
 
+def _shorten_hashes(message: str) -> str:
+    """Cut hashes of images short, because an erasure does not change the messages of jobs."""
+    return _HASH.sub(r"\1…", message)
+
+
 async def _write(
     connection: AsyncConnection,
     claim: JobClaim,
@@ -185,11 +192,11 @@ async def _write(
     values: Mapping[str, Any] | None = None,
 ) -> DictRow:
     """Run a query that affects the job only while the claim is the latest one; returns the row."""
+    written = {**(values or {}), "job_id": claim.job.job_id, "token": claim.fencing_token}
+    if "message" in written:
+        written["message"] = _shorten_hashes(written["message"])
     cursor = connection.cursor(row_factory=dict_row)
-    await cursor.execute(
-        query,
-        {**(values or {}), "job_id": claim.job.job_id, "token": claim.fencing_token},
-    )
+    await cursor.execute(query, written)
     row = await cursor.fetchone()
     if row is None:
         raise Conflict(
