@@ -102,7 +102,7 @@ TABLES: Final = {
     # Hashes of requests, and ids of leases.
     "feedback.idempotency_keys": Erasure.NOTHING_TO_ERASE,
     "feedback.pool_versions": Erasure.NOTHING_TO_ERASE,
-    "feedback.schema_migrations": Erasure.NOTHING_TO_ERASE,
+    "feedback.migrations": Erasure.NOTHING_TO_ERASE,
     # Messages of jobs have hashes cut short.
     "trainer.jobs": Erasure.NOTHING_TO_ERASE,
     "trainer.job_events": Erasure.NOTHING_TO_ERASE,
@@ -111,7 +111,7 @@ TABLES: Final = {
     # Figures over all pairs.
     "trainer.evaluations": Erasure.NOTHING_TO_ERASE,
     "trainer.idempotency_keys": Erasure.NOTHING_TO_ERASE,
-    "trainer.schema_migrations": Erasure.NOTHING_TO_ERASE,
+    "trainer.migrations": Erasure.NOTHING_TO_ERASE,
 }
 
 

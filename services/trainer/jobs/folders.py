@@ -19,8 +19,8 @@ from shared.storage.objects import ObjectStore
 logger = logging.getLogger(__name__)
 
 JOB_FOLDERS: Final = "job-"
-# An empty file with the rest of its name as the folder that is announced, so that this is known when
-# the folder is removed and its trainer killed.
+# An empty file for each announced folder, by the rest of its name. It says what is announced also
+# when the folder has been removed.
 _ANNOUNCED: Final = "announced-"
 _WITHDRAW_EVERY_S: Final = 5.0
 
