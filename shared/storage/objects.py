@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final, NoReturn
 
 from minio import Minio
 from minio.error import MinioException, S3Error
+from minio.helpers import MIN_PART_SIZE
 from urllib3.exceptions import HTTPError
 
 from shared.errors import CorruptData, MagFaceError, NotFound, Unavailable
@@ -106,9 +107,16 @@ class ObjectStore:
                     raise
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object; an existing one is replaced."""
+        """Write an object; an existing one is replaced.
+
+        It is written in one request: parts of an object that are left by a process that was killed
+        are not listed, and would stay.
+        """
+        part_size = max(len(data), MIN_PART_SIZE)
         with self._errors(key):
-            written = self._client.put_object(self.bucket, key, io.BytesIO(data), len(data))
+            written = self._client.put_object(
+                self.bucket, key, io.BytesIO(data), len(data), part_size=part_size
+            )
         if written.etag != _md5(data).hexdigest():
             self._check_written(key, len(data), written.etag)
 

@@ -88,9 +88,7 @@ def _embedding(database_url: str, sha256: str) -> np.ndarray:
 def test_after_an_erasure_nothing_that_is_stored_has_a_trace_of_the_image(
     ask: Ask, stack: Stack, database_url: str, objects: ObjectStore, labelled: str
 ) -> None:
-    traces = Traces(
-        _png(_ERASED, 0), render_person(_ERASED, 0), _embedding(endpoints.database_url, labelled)
-    )
+    traces = Traces(_png(_ERASED, 0), render_person(_ERASED, 0), _embedding(database_url, labelled))
     ask("feedback", "next", "--annotator", "erased-traces", "--count", "20")
     page = page_key(UUID(ask("models", "evaluate")["job"]["job_id"]))
     other = hashlib.sha256(_png(_OTHERS[0], 0)).hexdigest()

@@ -25,7 +25,7 @@ LEASE_S = 15.0
 MAX_ATTEMPTS = 5
 _FIRST_RETRY_S = 2.0
 _LAST_RETRY_S = 60.0
-_HASH = re.compile(r"(?<![0-9a-z])([0-9a-f]{8})[0-9a-f]{56}(?![0-9a-z])")
+_HASH = re.compile(r"(?<![0-9a-z])([0-9a-f]{8})[0-9a-f]{56}(?![0-9a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
