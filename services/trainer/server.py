@@ -119,7 +119,8 @@ def _runner(
     completion = JobCompletion(pool, objects, store, pointer)
     command = worker_command(settings.train_processes)
     limit = partial(memory_limit, settings)
-    return JobRunner(JobLeases(pool), completion, folders, command, limit)
+    leases = JobLeases(pool, outage_limit_s=settings.outage_limit_s)
+    return JobRunner(leases, completion, folders, command, limit)
 
 
 async def _prepare_stores(settings: TrainerSettings, pool: Pool, objects: ObjectStore) -> None:
