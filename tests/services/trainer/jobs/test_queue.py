@@ -434,7 +434,7 @@ async def test_the_messages_of_jobs_hold_no_whole_hash_of_an_image(
     await leases.record_progress(claim, Progress(Stage.TRAINING, 0.5, said))
     await leases.enter_stage(claim, Stage.PUBLISHING, f"{'0f' * 32}, {'1e' * 32}")
     await leases.finish(claim, JobEnding(JobState.FAILED, f"{said} ({'0F' * 32})"))
-    messages = [event.job.message async for event in jobs.watch(job.job_id)]
+    messages = [event.job.message for event in await collect(jobs, job.job_id)]
     assert messages[-3:-1] == [
         "image abababab… is skipped; iresnet18-cdcdcdcd",
         "0f0f0f0f…, 1e1e1e1e…",
