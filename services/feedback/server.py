@@ -20,6 +20,7 @@ from services.feedback.api.pairs_servicer import PairsBackend
 from services.feedback.api.servicer import FeedbackServicer
 from services.feedback.erasure.audit import AuditLog
 from services.feedback.erasure.eraser import Eraser
+from services.feedback.erasure.held import HeldErasures
 from services.feedback.erasure.retention import RetentionPolicy, run_retention
 from services.feedback.images.damaged import DamagedImages
 from services.feedback.images.object_check import ObjectCheck
@@ -85,7 +86,7 @@ async def feedback_service(
             await lifecycle.set_ready(True)
             await _apply_consensus_rule(settings, pool)
             await asyncio.gather(
-                run_retention(_retention_policy(settings), objects, erasure.eraser),
+                run_retention(_retention_policy(settings), objects, erasure.eraser, erasure.held),
                 maintenance.run(),
                 ObjectCheck(pool, objects, damaged).run(
                     settings.feedback_sweep_every_s, settings.feedback_read_back_every_s
@@ -216,7 +217,8 @@ async def open_erasure_backend(
             tombstone_days=settings.feedback_tombstone_days,
         )
         try:
-            yield ErasureBackend(eraser, AuditLog(pool))
+            held = HeldErasures(pool, settings.feedback_daily_erasure_share)
+            yield ErasureBackend(eraser, AuditLog(pool), held)
         finally:
             await eraser.close()
 
@@ -231,9 +233,8 @@ def _lease_policy(settings: FeedbackSettings) -> LeasePolicy:
 
 
 def _retention_policy(settings: FeedbackSettings) -> RetentionPolicy:
-    days = settings.feedback_retention_days
     return RetentionPolicy(
-        max_age=None if days is None else timedelta(days=days),
+        max_days=settings.feedback_retention_days,
         orphan_grace=timedelta(seconds=settings.feedback_orphan_grace_s),
         sweep_every_s=settings.feedback_sweep_every_s,
     )

@@ -55,6 +55,8 @@ class FeedbackSettings(
         feedback_stream_labels: Most labels of one stream that are read and not answered yet.
         feedback_retention_days: Age from which images are erased with their labels, in days;
             unset, they are kept.
+        feedback_daily_erasure_share: Largest share of the images that the retention, or the sweep
+            of objects without a row, may erase within 24 hours. More waits until it is approved.
         feedback_orphan_grace_s: Age from which the object of an image without a row, left by a
             crash, is removed, in seconds.
         feedback_sweep_every_s: Pause between two sweeps for such objects, and for rows of images
@@ -74,6 +76,7 @@ class FeedbackSettings(
     feedback_image_threads: int = Field(default=8, ge=1)
     feedback_stream_labels: int = Field(default=512, ge=1)
     feedback_retention_days: int | None = Field(default=None, ge=1)
+    feedback_daily_erasure_share: float = Field(default=0.05, ge=0, le=1)
     feedback_orphan_grace_s: float = Field(default=3600.0, ge=0)
     feedback_sweep_every_s: float = Field(default=3600.0, gt=0)
     feedback_tombstone_days: int = Field(default=30, ge=0, le=36500)

@@ -92,6 +92,8 @@ TABLES: Final = {
     "feedback.erasure_key": Erasure.NOTHING_TO_ERASE,
     # Counts, and what the requester wrote.
     "feedback.erasures": Erasure.NOTHING_TO_ERASE,
+    "feedback.held_erasures": Erasure.NOTHING_TO_ERASE,
+    "feedback.sweeps": Erasure.NOTHING_TO_ERASE,
     "feedback.erasure_snapshots": Erasure.NOTHING_TO_ERASE,
     "feedback.audit": Erasure.NOTHING_TO_ERASE,
     "feedback.removal_epoch": Erasure.NOTHING_TO_ERASE,

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn
 
@@ -105,6 +106,20 @@ class ObjectStore:
             except S3Error as error:
                 if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                     raise
+
+    def read_clock(self) -> datetime:
+        """Read the clock of the store, which also gives `StoredObject.modified_at`.
+
+        Returns:
+            The time, rounded up to a whole second.
+        """
+        with self._errors():
+            self._client.bucket_exists(self.bucket)
+            try:
+                now = parsedate_to_datetime(self._http.date)
+            except ValueError as error:
+                raise NotS3Error("an answer without a date") from error
+        return now + timedelta(seconds=1)
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object; an existing one is replaced.

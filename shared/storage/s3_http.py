@@ -56,6 +56,11 @@ class S3Http(urllib3.PoolManager):
         """Number of answers that this thread has had."""
         return getattr(self._of_thread, "answers", 0)
 
+    @property
+    def date(self) -> str:
+        """The Date header of the last answer that this thread has had; empty without one."""
+        return getattr(self._of_thread, "date", "")
+
     def urlopen(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
         """Send a request as `urllib3.PoolManager.urlopen` does.
 
@@ -69,6 +74,7 @@ class S3Http(urllib3.PoolManager):
                 raise
             raise HTTPError(f"{type(error).__name__}: {error}") from error
         self._of_thread.answers = self.answers + 1
+        self._of_thread.date = response.headers.get("Date", "")
         try:
             _check_answer(method, url, response, read=kwargs.get("preload_content", True))
         except NotS3Error:

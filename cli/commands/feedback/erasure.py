@@ -66,6 +66,45 @@ def _requester(by: str, request_id: str) -> dict[str, str]:
     return {"requested_by": by, "request_id": request_id or new_key()}
 
 
+def list_held(folder: DirOption = None, as_json: JsonOption = False) -> None:
+    """List what a rule would erase beyond the daily share, which waits for approval."""
+    with feedback(folder) as stub:
+        request = feedback_pb2.ListHeldErasuresRequest()
+        held = stub.ListHeldErasures(request, timeout=CALL_TIMEOUT_S).erasures
+    plain = [to_plain(one) for one in held]
+    rows = [
+        [
+            one["rule"],
+            str(one["images"]),
+            short_time(one["stored_before"]),
+            short_time(one["held_since"]),
+            one["approved_by"],
+        ]
+        for one in plain
+    ]
+    shown = table("rule", "images", "stored before", "held since", "approved by", rows=rows)
+    emit(as_json, {"erasures": plain}, shown)
+
+
+def approve_held(
+    *,
+    rule: Annotated[str, typer.Argument(show_default=False, help="retention or orphans.")],
+    images: Annotated[
+        int,
+        typer.Option("--images", min=1, help="How many, as listed by held-erasures."),
+    ],
+    by: AuditedByOption,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Approve what a rule would erase; see held-erasures."""
+    request = feedback_pb2.ApproveHeldErasureRequest(rule=rule, images=images, requested_by=by)
+    with feedback(folder) as stub:
+        approved = stub.ApproveHeldErasure(request, timeout=CALL_TIMEOUT_S).erasure
+    plain = to_plain(approved)
+    emit(as_json, plain, facts(plain))
+
+
 def list_audit(
     limit: Annotated[int, typer.Option(min=1, help="Most entries to show.")] = 100,
     folder: DirOption = None,

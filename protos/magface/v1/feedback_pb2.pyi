@@ -828,6 +828,128 @@ class TrainedVersion(_message.Message):
 Global___TrainedVersion: _TypeAlias = TrainedVersion  # noqa: Y015
 
 @_typing.final
+class ListHeldErasuresRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHeldErasuresRequest: _TypeAlias = ListHeldErasuresRequest  # noqa: Y015
+
+@_typing.final
+class ListHeldErasuresResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERASURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def erasures(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldErasure]: ...
+    def __init__(
+        self,
+        *,
+        erasures: _abc.Iterable[Global___HeldErasure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasures", b"erasures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHeldErasuresResponse: _TypeAlias = ListHeldErasuresResponse  # noqa: Y015
+
+@_typing.final
+class HeldErasure(_message.Message):
+    """What a rule would erase and may not without approval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    STORED_BEFORE_FIELD_NUMBER: _builtins.int
+    HELD_SINCE_FIELD_NUMBER: _builtins.int
+    APPROVED_BY_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """retention, or orphans for objects without a row."""
+    images: _builtins.int
+    approved_by: _builtins.str
+    """Empty while nobody has approved it."""
+    @_builtins.property
+    def stored_before(self) -> _timestamp_pb2.Timestamp:
+        """The images were stored before; unset for orphans."""
+
+    @_builtins.property
+    def held_since(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        images: _builtins.int = ...,
+        stored_before: _timestamp_pb2.Timestamp | None = ...,
+        held_since: _timestamp_pb2.Timestamp | None = ...,
+        approved_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_since", b"held_since", "stored_before", b"stored_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_by", b"approved_by", "held_since", b"held_since", "images", b"images", "rule", b"rule", "stored_before", b"stored_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldErasure: _TypeAlias = HeldErasure  # noqa: Y015
+
+@_typing.final
+class ApproveHeldErasureRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """As in HeldErasure."""
+    images: _builtins.int
+    """As it was listed, so that nothing else is approved."""
+    requested_by: _builtins.str
+    """Person or program that approves it; 1..128 characters. It is recorded in the audit log."""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        images: _builtins.int = ...,
+        requested_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "requested_by", b"requested_by", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveHeldErasureRequest: _TypeAlias = ApproveHeldErasureRequest  # noqa: Y015
+
+@_typing.final
+class ApproveHeldErasureResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERASURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def erasure(self) -> Global___HeldErasure: ...
+    def __init__(
+        self,
+        *,
+        erasure: Global___HeldErasure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erasure", b"erasure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasure", b"erasure"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveHeldErasureResponse: _TypeAlias = ApproveHeldErasureResponse  # noqa: Y015
+
+@_typing.final
 class ListAuditRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

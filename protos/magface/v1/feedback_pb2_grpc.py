@@ -83,6 +83,16 @@ class FeedbackServiceStub:
                 request_serializer=magface_dot_v1_dot_feedback__pb2.ListAuditRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_feedback__pb2.ListAuditResponse.FromString,
                 _registered_method=True)
+        self.ListHeldErasures = channel.unary_unary(
+                '/magface.v1.FeedbackService/ListHeldErasures',
+                request_serializer=magface_dot_v1_dot_feedback__pb2.ListHeldErasuresRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_feedback__pb2.ListHeldErasuresResponse.FromString,
+                _registered_method=True)
+        self.ApproveHeldErasure = channel.unary_unary(
+                '/magface.v1.FeedbackService/ApproveHeldErasure',
+                request_serializer=magface_dot_v1_dot_feedback__pb2.ApproveHeldErasureRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_feedback__pb2.ApproveHeldErasureResponse.FromString,
+                _registered_method=True)
         self.ImportImages = channel.stream_unary(
                 '/magface.v1.FeedbackService/ImportImages',
                 request_serializer=magface_dot_v1_dot_feedback__pb2.ImportImagesRequest.SerializeToString,
@@ -175,7 +185,8 @@ class FeedbackServiceServicer:
         The request id, requested_by and counts are kept. NOT_FOUND if the image is not stored, unless
         the request id was used for it before. ALREADY_EXISTS if the request id was used to erase
         something else. UNAVAILABLE if a store cannot be reached or
-        another server is carrying out the request. The request is then recorded and is completed in
+        another server is carrying out the request, or if a job of the trainer has copies of the
+        image until it ends. The request is then recorded and is completed in
         the background; a repeated call tells whether it is complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -193,6 +204,23 @@ class FeedbackServiceServicer:
     def ListAudit(self, request, context):
         """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
         Entries are never changed or removed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHeldErasures(self, request, context):
+        """Lists what the retention by age or the sweep of objects without a row would erase beyond the
+        daily share of the images that the server allows. Nothing of it is erased until it is approved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveHeldErasure(self, request, context):
+        """Approves what ListHeldErasures lists of a rule; the server erases it when it applies the rule
+        the next time. NOT_FOUND if nothing of the rule waits. FAILED_PRECONDITION if it is another
+        number of images now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -279,6 +307,16 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     servicer.ListAudit,
                     request_deserializer=magface_dot_v1_dot_feedback__pb2.ListAuditRequest.FromString,
                     response_serializer=magface_dot_v1_dot_feedback__pb2.ListAuditResponse.SerializeToString,
+            ),
+            'ListHeldErasures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHeldErasures,
+                    request_deserializer=magface_dot_v1_dot_feedback__pb2.ListHeldErasuresRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_feedback__pb2.ListHeldErasuresResponse.SerializeToString,
+            ),
+            'ApproveHeldErasure': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveHeldErasure,
+                    request_deserializer=magface_dot_v1_dot_feedback__pb2.ApproveHeldErasureRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_feedback__pb2.ApproveHeldErasureResponse.SerializeToString,
             ),
             'ImportImages': grpc.stream_unary_rpc_method_handler(
                     servicer.ImportImages,
@@ -543,6 +581,60 @@ class FeedbackService:
             '/magface.v1.FeedbackService/ListAudit',
             magface_dot_v1_dot_feedback__pb2.ListAuditRequest.SerializeToString,
             magface_dot_v1_dot_feedback__pb2.ListAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHeldErasures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.FeedbackService/ListHeldErasures',
+            magface_dot_v1_dot_feedback__pb2.ListHeldErasuresRequest.SerializeToString,
+            magface_dot_v1_dot_feedback__pb2.ListHeldErasuresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveHeldErasure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.FeedbackService/ApproveHeldErasure',
+            magface_dot_v1_dot_feedback__pb2.ApproveHeldErasureRequest.SerializeToString,
+            magface_dot_v1_dot_feedback__pb2.ApproveHeldErasureResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,7 +79,8 @@ class FeedbackServiceStub:
     The request id, requested_by and counts are kept. NOT_FOUND if the image is not stored, unless
     the request id was used for it before. ALREADY_EXISTS if the request id was used to erase
     something else. UNAVAILABLE if a store cannot be reached or
-    another server is carrying out the request. The request is then recorded and is completed in
+    another server is carrying out the request, or if a job of the trainer has copies of the
+    image until it ends. The request is then recorded and is completed in
     the background; a repeated call tells whether it is complete.
     """
     DeleteSubject: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.DeleteSubjectRequest, _feedback_pb2.DeleteSubjectResponse]
@@ -89,6 +90,15 @@ class FeedbackServiceStub:
     ListAudit: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListAuditRequest, _feedback_pb2.ListAuditResponse]
     """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
     Entries are never changed or removed.
+    """
+    ListHeldErasures: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListHeldErasuresRequest, _feedback_pb2.ListHeldErasuresResponse]
+    """Lists what the retention by age or the sweep of objects without a row would erase beyond the
+    daily share of the images that the server allows. Nothing of it is erased until it is approved.
+    """
+    ApproveHeldErasure: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ApproveHeldErasureRequest, _feedback_pb2.ApproveHeldErasureResponse]
+    """Approves what ListHeldErasures lists of a rule; the server erases it when it applies the rule
+    the next time. NOT_FOUND if nothing of the rule waits. FAILED_PRECONDITION if it is another
+    number of images now.
     """
     ImportImages: _grpc.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]
     """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
@@ -164,7 +174,8 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     The request id, requested_by and counts are kept. NOT_FOUND if the image is not stored, unless
     the request id was used for it before. ALREADY_EXISTS if the request id was used to erase
     something else. UNAVAILABLE if a store cannot be reached or
-    another server is carrying out the request. The request is then recorded and is completed in
+    another server is carrying out the request, or if a job of the trainer has copies of the
+    image until it ends. The request is then recorded and is completed in
     the background; a repeated call tells whether it is complete.
     """
     DeleteSubject: _aio.UnaryUnaryMultiCallable[_feedback_pb2.DeleteSubjectRequest, _feedback_pb2.DeleteSubjectResponse]  # type: ignore[assignment]
@@ -174,6 +185,15 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     ListAudit: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListAuditRequest, _feedback_pb2.ListAuditResponse]  # type: ignore[assignment]
     """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
     Entries are never changed or removed.
+    """
+    ListHeldErasures: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListHeldErasuresRequest, _feedback_pb2.ListHeldErasuresResponse]  # type: ignore[assignment]
+    """Lists what the retention by age or the sweep of objects without a row would erase beyond the
+    daily share of the images that the server allows. Nothing of it is erased until it is approved.
+    """
+    ApproveHeldErasure: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ApproveHeldErasureRequest, _feedback_pb2.ApproveHeldErasureResponse]  # type: ignore[assignment]
+    """Approves what ListHeldErasures lists of a rule; the server erases it when it applies the rule
+    the next time. NOT_FOUND if nothing of the rule waits. FAILED_PRECONDITION if it is another
+    number of images now.
     """
     ImportImages: _aio.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]  # type: ignore[assignment]
     """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
@@ -288,7 +308,8 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         The request id, requested_by and counts are kept. NOT_FOUND if the image is not stored, unless
         the request id was used for it before. ALREADY_EXISTS if the request id was used to erase
         something else. UNAVAILABLE if a store cannot be reached or
-        another server is carrying out the request. The request is then recorded and is completed in
+        another server is carrying out the request, or if a job of the trainer has copies of the
+        image until it ends. The request is then recorded and is completed in
         the background; a repeated call tells whether it is complete.
         """
 
@@ -310,6 +331,27 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_feedback_pb2.ListAuditResponse, _abc.Awaitable[_feedback_pb2.ListAuditResponse]]:
         """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
         Entries are never changed or removed.
+        """
+
+    @_abc_1.abstractmethod
+    def ListHeldErasures(
+        self,
+        request: _feedback_pb2.ListHeldErasuresRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.ListHeldErasuresResponse, _abc.Awaitable[_feedback_pb2.ListHeldErasuresResponse]]:
+        """Lists what the retention by age or the sweep of objects without a row would erase beyond the
+        daily share of the images that the server allows. Nothing of it is erased until it is approved.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveHeldErasure(
+        self,
+        request: _feedback_pb2.ApproveHeldErasureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.ApproveHeldErasureResponse, _abc.Awaitable[_feedback_pb2.ApproveHeldErasureResponse]]:
+        """Approves what ListHeldErasures lists of a rule; the server erases it when it applies the rule
+        the next time. NOT_FOUND if nothing of the rule waits. FAILED_PRECONDITION if it is another
+        number of images now.
         """
 
     @_abc_1.abstractmethod

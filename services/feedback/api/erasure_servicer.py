@@ -8,6 +8,7 @@ from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.erasure.audit import AuditEntry, AuditLog, Erasure
 from services.feedback.erasure.eraser import Eraser
+from services.feedback.erasure.held import HeldErasure, HeldErasures
 from shared.rpc.converters import pack_timestamp
 from shared.rpc.server.deferred import Deferred
 from shared.rpc.server.interceptors import Context
@@ -19,6 +20,7 @@ class ErasureBackend:
 
     eraser: Eraser
     audit: AuditLog
+    held: HeldErasures
 
 
 class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
@@ -51,6 +53,30 @@ class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
             request.page_size, request.page_token
         )
         return pb.ListAuditResponse(entries=map(_pack_entry, entries), next_page_token=token)
+
+    async def ListHeldErasures(
+        self, request: pb.ListHeldErasuresRequest, context: Context
+    ) -> pb.ListHeldErasuresResponse:
+        held = await self.erasure().held.list()
+        return pb.ListHeldErasuresResponse(erasures=map(_pack_held, held))
+
+    async def ApproveHeldErasure(
+        self, request: pb.ApproveHeldErasureRequest, context: Context
+    ) -> pb.ApproveHeldErasureResponse:
+        approved = await self.erasure().held.approve(
+            request.rule, request.images, request.requested_by
+        )
+        return pb.ApproveHeldErasureResponse(erasure=_pack_held(approved))
+
+
+def _pack_held(held: HeldErasure) -> pb.HeldErasure:
+    return pb.HeldErasure(
+        rule=held.rule,
+        images=held.images,
+        stored_before=pack_timestamp(held.before) if held.before else None,
+        held_since=pack_timestamp(held.held_since),
+        approved_by=held.approved_by or "",
+    )
 
 
 def _pack_erasure(erasure: Erasure) -> pb.Erasure:

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import uuid4
@@ -46,6 +47,20 @@ class _RemovalInProgress(Unavailable):
 
 class _CopiesLeft(Unavailable):
     """Only jobs of the trainer have copies of the images left, until they end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The images that were stored before a moment.
+
+    Attributes:
+        images: Their number.
+        stored: The number of all images.
+    """
+
+    before: datetime
+    images: int
+    stored: int
 
 
 class Eraser:
@@ -130,10 +145,26 @@ class Eraser:
             missing="subject: no stored image has this name; case and accents distinguish names",
         )
 
-    async def erase_older(self, before: datetime) -> int:
+    async def find_expired(self, days: int) -> Expired:
+        """Count the images older than so many days, by the clock of Postgres.
+
+        Raises:
+            Unavailable: If the database does not answer.
+        """
+        ((before,),) = await fetch(self._pool, queries.EXPIRED_BEFORE, {"days": days})
+        ((images,),) = await fetch(self._pool, queries.COUNT_EXPIRED, {"before": before})
+        ((stored,),) = await fetch(self._pool, queries.STORED_IMAGES, {})
+        return Expired(before, images, stored)
+
+    async def erase_older(self, before: datetime, *, approved_by: str = "system") -> int:
         """Erase images stored before a moment, and with them all labels given before it.
 
-        A label is never older than the images of its pair.
+        A label is never older than the images of its pair. No row is deleted while the object store
+        does not answer or refuses this process.
+
+        Args:
+            before: By the clock of Postgres.
+            approved_by: Who approved it, for the audit log.
 
         Returns:
             The number of erased images.
@@ -141,19 +172,29 @@ class Eraser:
         Raises:
             Unavailable: If a store does not answer; call again to erase the rest.
         """
+        await self._vault.holds("0" * 64)
         erased = 0
         while await fetch(self._pool, queries.ANY_EXPIRED, {"before": before}):
             expired = {"before": before, "limit": _EXPIRED_AT_ONCE, "asked_for": None}
             request_id = f"retention-{secrets.token_hex(8)}"
             try:
                 erasure = await self._erase(
-                    "retention", "system", request_id, queries.LIST_EXPIRED, expired
+                    "retention", approved_by, request_id, queries.LIST_EXPIRED, expired
                 )
             except _CopiesLeft:
                 # `finish` goes on with it; there may be more to erase.
                 erasure = await self.find(request_id)
             erased += erasure.images
         return erased
+
+    async def find_orphans(self, hashes: Sequence[str]) -> list[str]:
+        """Return those images (hex SHA-256) that have no row.
+
+        Raises:
+            Unavailable: If the database does not answer.
+        """
+        orphans = await self._without_row([bytes.fromhex(sha256) for sha256 in hashes])
+        return [sha256.hex() for sha256 in orphans]
 
     async def remove_orphans(self, hashes: Sequence[str]) -> None:
         """Remove the objects of those images (hex SHA-256) that have no row.

@@ -60,6 +60,52 @@ WHERE request_id = %(request_id)s AND finished_at IS NOT NULL
   AND EXISTS (SELECT FROM feedback.removals WHERE removals.request_id = %(request_id)s)
 """
 
+# By the clock of Postgres, which also set stored_at; the clocks of processes decide on nothing.
+EXPIRED_BEFORE: Final = "SELECT now() - make_interval(days => %(days)s)"
+
+COUNT_EXPIRED: Final = """
+SELECT count(*) FROM feedback.images WHERE stored_at < %(before)s
+"""
+
+STORED_IMAGES: Final = "SELECT coalesce(sum(images), 0)::bigint FROM feedback.counters"
+
+# Without what somebody approved. Images whose rows are not deleted yet are counted as wanted.
+TAKEN_BY_RETENTION: Final = """
+SELECT coalesce(sum(images), 0)::bigint FROM feedback.erasures
+WHERE action = 'retention' AND actor = 'system' AND asked_at > now() - interval '1 day'
+"""
+
+TAKEN_BY_SWEEPS: Final = """
+SELECT coalesce(sum(objects), 0)::bigint FROM feedback.sweeps
+WHERE swept_at > now() - interval '1 day'
+"""
+
+RECORD_SWEEP: Final = "INSERT INTO feedback.sweeps (objects) VALUES (%(objects)s)"
+
+FORGET_SWEEPS: Final = "DELETE FROM feedback.sweeps WHERE swept_at <= now() - interval '1 day'"
+
+# What is held already stays as it was listed, unless less would be erased now.
+HOLD: Final = """
+INSERT INTO feedback.held_erasures (rule, images, before)
+VALUES (%(rule)s, %(images)s, %(before)s)
+ON CONFLICT (rule) DO UPDATE
+SET images = excluded.images, before = excluded.before, held_since = now(), approved_by = NULL
+WHERE CASE WHEN excluded.before IS NULL THEN excluded.images > held_erasures.images
+           ELSE excluded.before < held_erasures.before END
+"""
+
+HELD: Final = """
+SELECT rule, images, before, held_since, approved_by FROM feedback.held_erasures
+WHERE %(rule)s::text IS NULL OR rule = %(rule)s ORDER BY rule
+"""
+
+APPROVE: Final = """
+UPDATE feedback.held_erasures SET approved_by = %(approved_by)s
+WHERE rule = %(rule)s AND images = %(images)s
+"""
+
+RELEASE: Final = "DELETE FROM feedback.held_erasures WHERE rule = %(rule)s"
+
 ANY_EXPIRED: Final = """
 SELECT stored_at FROM feedback.images WHERE stored_at < %(before)s ORDER BY stored_at LIMIT 1
 """

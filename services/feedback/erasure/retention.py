@@ -3,11 +3,12 @@
 import asyncio
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 from typing import Final
 
 from services.feedback.erasure.eraser import Eraser
+from services.feedback.erasure.held import ErasureRule, HeldErasures
 from shared.runtime import repeat
 from shared.storage.objects import IMAGES_PREFIX, ObjectStore, image_key
 
@@ -25,26 +26,28 @@ class RetentionPolicy:
     """What is removed without a request.
 
     Attributes:
-        max_age: Age from which images are erased; None keeps them.
+        max_days: Age from which images are erased, in days; None keeps them.
         orphan_grace: Age from which the object of an image without a row is removed.
         sweep_every_s: Pause between two sweeps, in seconds.
     """
 
-    max_age: timedelta | None
+    max_days: int | None
     orphan_grace: timedelta
     sweep_every_s: float
 
 
-async def run_retention(policy: RetentionPolicy, objects: ObjectStore, eraser: Eraser) -> None:
+async def run_retention(
+    policy: RetentionPolicy, objects: ObjectStore, eraser: Eraser, held: HeldErasures
+) -> None:
     """Run all background jobs of erasure until cancelled."""
 
     async def expire() -> None:
-        if policy.max_age is not None:
-            await eraser.erase_older(datetime.now(UTC) - policy.max_age)
+        if policy.max_days is not None:
+            await erase_expired(policy.max_days, eraser, held)
 
     async def sweep() -> None:
         grace = policy.orphan_grace
-        await sweep_orphans(objects, eraser, grace, max(grace, _STRAY_GRACE))
+        await sweep_orphans(objects, eraser, held, grace, max(grace, _STRAY_GRACE))
         # A trainer killed at the wrong moment may have left a report that names erased images.
         await eraser.clear_derived()
 
@@ -56,17 +59,45 @@ async def run_retention(policy: RetentionPolicy, objects: ObjectStore, eraser: E
     )
 
 
+async def erase_expired(max_days: int, eraser: Eraser, held: HeldErasures) -> int:
+    """Erase the images that are older than the retention, unless they are held.
+
+    Returns:
+        The number of erased images.
+
+    Raises:
+        Unavailable: If a store does not answer; the next run goes on.
+    """
+    expired = await eraser.find_expired(max_days)
+    waiting = await held.admit(
+        ErasureRule.RETENTION, expired.images, expired.stored, expired.before
+    )
+    if waiting is None:
+        return await eraser.erase_older(expired.before)
+    if waiting.approved_by is None or waiting.before is None:
+        return 0
+    before = min(waiting.before, expired.before)
+    erased = await eraser.erase_older(before, approved_by=waiting.approved_by)
+    await held.release(ErasureRule.RETENTION)
+    return erased
+
+
 async def sweep_orphans(
-    objects: ObjectStore, eraser: Eraser, grace: timedelta, stray_grace: timedelta
+    objects: ObjectStore,
+    eraser: Eraser,
+    held: HeldErasures,
+    grace: timedelta,
+    stray_grace: timedelta,
 ) -> None:
     """Remove objects of images that have no row and are older than a grace period.
 
-    The grace period spares uploads under way a second attempt. Their safety does not depend on
-    it, nor on synchronized clocks (see `upload_fence.py`).
+    The grace period spares uploads under way a second attempt. It is measured by the clock of the
+    store. The safety of uploads does not depend on it (see `upload_fence.py`).
 
     Args:
         objects: The bucket.
         eraser: Removes the objects.
+        held: Decides whether so many may be removed.
         grace: Age from which the object of an image without a row is removed.
         stray_grace: Age from which any other object below ``images/`` is removed, such as a
             temporary file of an object store that was killed during an upload.
@@ -74,15 +105,31 @@ async def sweep_orphans(
     Raises:
         Unavailable: If a store does not answer; the next sweep continues.
     """
+    now = await asyncio.to_thread(objects.read_clock)
+    stored, orphans, strays = 0, list[str](), list[str]()
     listing = objects.list(IMAGES_PREFIX)
     while page := await asyncio.to_thread(lambda: list(islice(listing, _LISTED_AT_ONCE))):
-        now = datetime.now(UTC)
+        stored += len(page)
         named = {found.key.rpartition("/")[2]: found for found in page if _is_image(found.key)}
         if old := [name for name, found in named.items() if found.modified_at <= now - grace]:
-            await eraser.remove_orphans(old)
-        for found in page:
-            if not _is_image(found.key) and found.modified_at <= now - stray_grace:
-                await asyncio.to_thread(objects.remove, found.key)
+            orphans += await eraser.find_orphans(old)
+        strays += [
+            found.key
+            for found in page
+            if not _is_image(found.key) and found.modified_at <= now - stray_grace
+        ]
+    wanted = len(orphans) + len(strays)
+    waiting = await held.admit(ErasureRule.ORPHANS, wanted, stored)
+    if waiting is not None and (waiting.approved_by is None or waiting.images < wanted):
+        return
+    if waiting is None and wanted:
+        await held.record_sweep(wanted)
+    for first in range(0, len(orphans), _LISTED_AT_ONCE):
+        await eraser.remove_orphans(orphans[first : first + _LISTED_AT_ONCE])
+    for key in strays:
+        await asyncio.to_thread(objects.remove, key)
+    if waiting is not None:
+        await held.release(ErasureRule.ORPHANS)
 
 
 def _is_image(key: str) -> bool:

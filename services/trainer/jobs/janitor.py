@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import NoReturn
 
 from services.trainer.jobs import queries
@@ -50,8 +50,10 @@ class Janitor:
         """List keys that may be removed, each with the job id or upload that it belongs to."""
         for found in self._objects.list(STATE_PREFIX):
             yield found.key, found.key.split("/")[1]
+        # By the clock of the store, whatever the clock of this process says.
+        now = self._objects.read_clock()
         for found in self._objects.list(UPLOAD_PREFIX):
-            if datetime.now(UTC) - found.modified_at > _MIN_UPLOAD_AGE:
+            if now - found.modified_at > _MIN_UPLOAD_AGE:
                 yield found.key, found.key.removeprefix(UPLOAD_PREFIX)
 
     async def _needed(self) -> set[str]:

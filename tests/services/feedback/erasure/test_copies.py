@@ -9,7 +9,7 @@ import pytest
 
 from services.feedback.erasure.eraser import Eraser
 from services.feedback.labels.service import LabelService
-from services.feedback.server import open_erasure_backend, open_label_service, prepare_stores
+from services.feedback.server import open_erasure_backend, open_label_service
 from services.feedback.settings import FeedbackSettings
 from shared.errors import NotFound, Unavailable
 from shared.registry.erasure_mark import read_erasure_generation
@@ -21,12 +21,8 @@ from tests.shared.registry.pages import write_page
 
 
 @pytest.fixture
-async def labels(
-    settings: FeedbackSettings, object_store: ObjectStore
-) -> AsyncIterator[LabelService]:
-    await prepare_stores(settings, object_store)
-    async with open_label_service(settings, vaults(settings, object_store)) as (labels, _):
-        yield labels
+def labels(store: LabelService) -> LabelService:
+    return store
 
 
 @pytest.fixture

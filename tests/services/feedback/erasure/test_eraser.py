@@ -17,6 +17,7 @@ from magface.v1 import feedback_pb2_grpc
 from deploy.local.postgres import program
 from services.feedback.erasure import queries as erasure_queries
 from services.feedback.erasure.eraser import Eraser
+from services.feedback.erasure.held import HeldErasures
 from services.feedback.erasure.retention import sweep_orphans
 from services.feedback.erasure.row_deletion import delete_rows
 from services.feedback.images.vault import ImageVault
@@ -439,6 +440,7 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
 ) -> None:
     labels, eraser = domain.labels, domain.eraser
     importer = PoolImporter(domain.pool, domain.vault)
+    held = HeldErasures(domain.pool, daily_share=1.0)
     erased = 0
     going = True
 
@@ -461,7 +463,7 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
 
     async def keep_sweeping() -> None:
         while going:
-            await sweep_orphans(object_store, eraser, timedelta(0), timedelta(hours=1))
+            await sweep_orphans(object_store, eraser, held, timedelta(0), timedelta(hours=1))
 
     sweeping = asyncio.create_task(keep_sweeping())
     await asyncio.gather(*[upload(number) for number in range(6)], import_all(), erase())

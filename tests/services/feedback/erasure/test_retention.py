@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from services.feedback.erasure.eraser import Eraser
+from services.feedback.erasure.held import HeldErasures
 from services.feedback.erasure.retention import sweep_orphans
 from services.feedback.labels.label_log import LabelLog
 from services.feedback.labels.service import LabelService
@@ -39,6 +40,7 @@ class Domain:
     labels: LabelService
     pool: Pool
     eraser: Eraser
+    held: HeldErasures
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ async def domain(settings: FeedbackSettings, object_store: ObjectStore) -> Async
             settings, object_store, vaults(settings, object_store), pool
         ) as erasure,
     ):
-        yield Domain(labels, pool, erasure.eraser)
+        yield Domain(labels, pool, erasure.eraser, erasure.held)
 
 
 async def test_an_orphan_is_removed_after_its_grace_and_nothing_else_is(
@@ -61,13 +63,13 @@ async def test_an_orphan_is_removed_after_its_grace_and_nothing_else_is(
     foreign = ("images/readme", f"images/00/00/{sha256(3)}", "models/v/model.onnx")
     for key in foreign:
         object_store.put(key, b"not ours to remove")
-    await sweep_orphans(object_store, domain.eraser, _HOUR, _HOUR)
+    await sweep_orphans(object_store, domain.eraser, domain.held, _HOUR, _HOUR)
     assert object_store.exists(image_key(sha256(3)))
-    await sweep_orphans(object_store, domain.eraser, _NO_GRACE, _HOUR)
+    await sweep_orphans(object_store, domain.eraser, domain.held, _NO_GRACE, _HOUR)
     left = {found.key for found in object_store.list()}
     assert left >= {image_key(sha256(1)), image_key(sha256(2)), *foreign}
     assert image_key(sha256(3)) not in left
-    await sweep_orphans(object_store, domain.eraser, _NO_GRACE, _NO_GRACE)
+    await sweep_orphans(object_store, domain.eraser, domain.held, _NO_GRACE, _NO_GRACE)
     left = {found.key for found in object_store.list()}
     assert left == {image_key(sha256(1)), image_key(sha256(2)), "models/v/model.onnx"}
     await domain.labels.submit(feedback(1, 3))
@@ -83,7 +85,9 @@ async def test_the_sweep_spares_an_object_whose_row_is_about_to_be_committed(
         blocker.execute("LOCK TABLE feedback.images IN SHARE MODE")
         label = asyncio.create_task(domain.labels.submit(feedback(3, 4)))
         await asyncio.to_thread(wait_until, lambda: stored().objects == 4, 5)
-        sweeping = asyncio.create_task(sweep_orphans(object_store, domain.eraser, _NO_GRACE, _HOUR))
+        sweeping = asyncio.create_task(
+            sweep_orphans(object_store, domain.eraser, domain.held, _NO_GRACE, _HOUR)
+        )
         await until(lambda: blocked_sessions(database_url) == 2)
         assert not sweeping.done()
     receipt = await label
@@ -105,7 +109,7 @@ async def test_a_label_whose_object_was_swept_before_its_row_is_stored_anew(
         log = LabelLog(domain.pool, 1)
         _, epoch = await log.read_existing(late)
         await vault.put(image)
-    await sweep_orphans(object_store, domain.eraser, _NO_GRACE, _HOUR)
+    await sweep_orphans(object_store, domain.eraser, domain.held, _NO_GRACE, _HOUR)
     (outcome,) = await log.append([replace(late, epoch=epoch)])
     assert isinstance(outcome, Conflict)
     assert stored().images == stored().objects == 2

@@ -65,18 +65,32 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "ERASED_SNAPSHOTS": {"request_id": "r"},
     "UNFINISHED": {},
     "FINISH_ERASURE": {"request_id": "r"},
+    "EXPIRED_BEFORE": {"days": 365},
+    "COUNT_EXPIRED": {"before": "2020-01-01"},
+    "STORED_IMAGES": {},
+    "TAKEN_BY_RETENTION": {},
+    "TAKEN_BY_SWEEPS": {},
+    "FORGET_SWEEPS": {},
+    "HELD": {"rule": "retention"},
+    "APPROVE": {"rule": "retention", "images": 1, "approved_by": "ann"},
+    "RELEASE": {"rule": "retention"},
     "COPY_HOLDERS": {"request_id": "r"},
     "SET_COPY_HOLDERS": {"request_id": "r", "holders": ["job-1"]},
     "LIST_AUDIT": {"before": 2**63 - 1, "limit": 101},
     "EXPORT_PAGE": {"after": 5_000, "limit": 500, "max_label_id": 24_000},
 }
-# Small tables: 16 counters, one rule, one epoch, one key, some annotators and snapshots.
+# Small tables: 16 counters, one rule, one epoch, one key, some annotators and snapshots, what two
+# rules of erasure hold, and the sweeps of a day.
 _MAY_BE_SCANNED = {"counters", "consensus_rule", "annotators", "snapshots", "removal_epoch"} | {
-    "erasure_key"
+    "erasure_key",
+    "held_erasures",
+    "sweeps",
 }
 # Inserts of given rows, which use the key that ON CONFLICT names.
 _INSERTS = {"INSERT_IMAGES", "INSERT_PAIRS", "INSERT_LABELS", "STORE_CONSENSUS"} | {
     "RECORD_ERASURE",
+    "RECORD_SWEEP",
+    "HOLD",
     "RECORD_USES",
     "AUDIT",
 }

@@ -15,6 +15,7 @@ from services.trainer.worker.specs import JobKind, upload_key
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
 from tests.services.trainer.samples import IMPORT, train_spec
+from tests.support.clocks import set_wrong_clock
 
 UPLOAD = "a" * 64
 
@@ -67,3 +68,12 @@ async def test_an_upload_stays_until_its_jobs_have_ended(
     await leases.finish(await leases.claim(), JobEnding(JobState.FAILED, "a cat"))
     await janitor.clean_up()
     assert not object_store.exists(upload_key(UPLOAD))
+
+
+async def test_a_new_upload_stays_when_the_clock_is_wrong(
+    object_store: ObjectStore, janitor: Janitor, monkeypatch: pytest.MonkeyPatch
+):
+    object_store.put(upload_key(UPLOAD), b"a checkpoint")
+    set_wrong_clock(monkeypatch, timedelta(days=400))
+    await janitor.clean_up()
+    assert object_store.exists(upload_key(UPLOAD))
