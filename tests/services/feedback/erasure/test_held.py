@@ -151,7 +151,7 @@ async def test_the_share_is_of_a_day(
     stored: Callable[[], Stored],
     database_url: str,
 ) -> None:
-    store_images(38, days=1)
+    store_images(36, days=1)
     store_images(2, days=40, label="first")
     assert await erase_expired(30, rules.eraser, rules.held) == 2
     store_images(1, days=40, label="second")
@@ -162,7 +162,7 @@ async def test_the_share_is_of_a_day(
     assert await erase_expired(30, rules.eraser, rules.held) == 1
     assert await rules.held.list() == []
     assert _gauge(ErasureRule.RETENTION) == 0
-    assert stored().images == 38
+    assert stored().images == 36
 
 
 async def test_what_a_wrong_clock_of_postgres_held_is_held_no_more_once_it_is_right(
