@@ -43,3 +43,8 @@ def test_nothing_is_held_of_a_rule_that_takes_little(magface: Magface, stack: St
     result = magface(*approve, "--dir", stack.folder)
     assert result.exit_code == 1
     assert "no erasure by 'orphans' waits for approval" in result.stderr
+
+
+def test_an_image_that_was_not_erased_need_not_be_allowed(ask: Ask) -> None:
+    answer = ask("feedback", "allow-image", "ab" * 32, "--by", "ann")
+    assert answer == {"was_refused": False}

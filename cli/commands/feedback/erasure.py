@@ -66,6 +66,20 @@ def _requester(by: str, request_id: str) -> dict[str, str]:
     return {"requested_by": by, "request_id": request_id or new_key()}
 
 
+def allow_image(
+    *,
+    sha256: Annotated[str, typer.Argument(show_default=False, help="SHA-256 of the image file.")],
+    by: AuditedByOption,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let an image that was erased on request be stored again."""
+    request = feedback_pb2.AllowImageRequest(sha256=sha256, requested_by=by)
+    with feedback(folder) as stub:
+        plain = to_plain(stub.AllowImage(request, timeout=CALL_TIMEOUT_S))
+    emit(as_json, plain, facts(plain))
+
+
 def list_held(folder: DirOption = None, as_json: JsonOption = False) -> None:
     """List what a rule would erase beyond the daily share, which waits for approval."""
     with feedback(folder) as stub:

@@ -828,6 +828,50 @@ class TrainedVersion(_message.Message):
 Global___TrainedVersion: _TypeAlias = TrainedVersion  # noqa: Y015
 
 @_typing.final
+class AllowImageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """SHA-256 of the image's bytes, 64 hex digits."""
+    requested_by: _builtins.str
+    """Person or program that allows it; 1..128 characters. It is recorded in the audit log."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requested_by", b"requested_by", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowImageRequest: _TypeAlias = AllowImageRequest  # noqa: Y015
+
+@_typing.final
+class AllowImageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAS_REFUSED_FIELD_NUMBER: _builtins.int
+    was_refused: _builtins.bool
+    """Whether the image was refused until now."""
+    def __init__(
+        self,
+        *,
+        was_refused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["was_refused", b"was_refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowImageResponse: _TypeAlias = AllowImageResponse  # noqa: Y015
+
+@_typing.final
 class ListHeldErasuresRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1012,7 +1056,7 @@ class AuditEntry(_message.Message):
     audit_id: _builtins.int
     actor: _builtins.str
     action: _builtins.str
-    """erase_image, erase_subject, or retention."""
+    """erase_image, erase_subject, retention, or allow_image."""
     request_id: _builtins.str
     detail: _builtins.str
     """JSON object with the counts of the action."""

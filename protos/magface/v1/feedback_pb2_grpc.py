@@ -83,6 +83,11 @@ class FeedbackServiceStub:
                 request_serializer=magface_dot_v1_dot_feedback__pb2.ListAuditRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_feedback__pb2.ListAuditResponse.FromString,
                 _registered_method=True)
+        self.AllowImage = channel.unary_unary(
+                '/magface.v1.FeedbackService/AllowImage',
+                request_serializer=magface_dot_v1_dot_feedback__pb2.AllowImageRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_feedback__pb2.AllowImageResponse.FromString,
+                _registered_method=True)
         self.ListHeldErasures = channel.unary_unary(
                 '/magface.v1.FeedbackService/ListHeldErasures',
                 request_serializer=magface_dot_v1_dot_feedback__pb2.ListHeldErasuresRequest.SerializeToString,
@@ -209,6 +214,15 @@ class FeedbackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AllowImage(self, request, context):
+        """Lets an image that was erased on request be stored again before the server would by itself (see
+        DeleteImage). Labels that were erased with it are still refused; send new ones. The audit log
+        says who allowed an image, not which.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListHeldErasures(self, request, context):
         """Lists what the retention by age or the sweep of objects without a row would erase beyond the
         daily share of the images that the server allows. Nothing of it is erased until it is approved.
@@ -307,6 +321,11 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     servicer.ListAudit,
                     request_deserializer=magface_dot_v1_dot_feedback__pb2.ListAuditRequest.FromString,
                     response_serializer=magface_dot_v1_dot_feedback__pb2.ListAuditResponse.SerializeToString,
+            ),
+            'AllowImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.AllowImage,
+                    request_deserializer=magface_dot_v1_dot_feedback__pb2.AllowImageRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_feedback__pb2.AllowImageResponse.SerializeToString,
             ),
             'ListHeldErasures': grpc.unary_unary_rpc_method_handler(
                     servicer.ListHeldErasures,
@@ -581,6 +600,33 @@ class FeedbackService:
             '/magface.v1.FeedbackService/ListAudit',
             magface_dot_v1_dot_feedback__pb2.ListAuditRequest.SerializeToString,
             magface_dot_v1_dot_feedback__pb2.ListAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AllowImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.FeedbackService/AllowImage',
+            magface_dot_v1_dot_feedback__pb2.AllowImageRequest.SerializeToString,
+            magface_dot_v1_dot_feedback__pb2.AllowImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

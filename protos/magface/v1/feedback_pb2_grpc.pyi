@@ -91,6 +91,11 @@ class FeedbackServiceStub:
     """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
     Entries are never changed or removed.
     """
+    AllowImage: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.AllowImageRequest, _feedback_pb2.AllowImageResponse]
+    """Lets an image that was erased on request be stored again before the server would by itself (see
+    DeleteImage). Labels that were erased with it are still refused; send new ones. The audit log
+    says who allowed an image, not which.
+    """
     ListHeldErasures: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListHeldErasuresRequest, _feedback_pb2.ListHeldErasuresResponse]
     """Lists what the retention by age or the sweep of objects without a row would erase beyond the
     daily share of the images that the server allows. Nothing of it is erased until it is approved.
@@ -185,6 +190,11 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     ListAudit: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListAuditRequest, _feedback_pb2.ListAuditResponse]  # type: ignore[assignment]
     """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
     Entries are never changed or removed.
+    """
+    AllowImage: _aio.UnaryUnaryMultiCallable[_feedback_pb2.AllowImageRequest, _feedback_pb2.AllowImageResponse]  # type: ignore[assignment]
+    """Lets an image that was erased on request be stored again before the server would by itself (see
+    DeleteImage). Labels that were erased with it are still refused; send new ones. The audit log
+    says who allowed an image, not which.
     """
     ListHeldErasures: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListHeldErasuresRequest, _feedback_pb2.ListHeldErasuresResponse]  # type: ignore[assignment]
     """Lists what the retention by age or the sweep of objects without a row would erase beyond the
@@ -331,6 +341,17 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_feedback_pb2.ListAuditResponse, _abc.Awaitable[_feedback_pb2.ListAuditResponse]]:
         """Lists the audit log of erasures, newest first; annotators are recorded with the labels.
         Entries are never changed or removed.
+        """
+
+    @_abc_1.abstractmethod
+    def AllowImage(
+        self,
+        request: _feedback_pb2.AllowImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.AllowImageResponse, _abc.Awaitable[_feedback_pb2.AllowImageResponse]]:
+        """Lets an image that was erased on request be stored again before the server would by itself (see
+        DeleteImage). Labels that were erased with it are still refused; send new ones. The audit log
+        says who allowed an image, not which.
         """
 
     @_abc_1.abstractmethod

@@ -54,6 +54,13 @@ class ErasureServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         )
         return pb.ListAuditResponse(entries=map(_pack_entry, entries), next_page_token=token)
 
+    async def AllowImage(
+        self, request: pb.AllowImageRequest, context: Context
+    ) -> pb.AllowImageResponse:
+        eraser = self.erasure().eraser
+        was_refused = await eraser.allow_image(request.sha256.lower(), request.requested_by)
+        return pb.AllowImageResponse(was_refused=was_refused)
+
     async def ListHeldErasures(
         self, request: pb.ListHeldErasuresRequest, context: Context
     ) -> pb.ListHeldErasuresResponse:

@@ -19,9 +19,12 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import uuid4
 
+from psycopg.types.json import Jsonb
+
 from services.feedback.erasure import queries
 from services.feedback.erasure.audit import Erasure, ErasureAction, audit_row
 from services.feedback.erasure.row_deletion import delete_rows
+from services.feedback.images.tombstones import image_mark
 from services.feedback.images.vault import ImageVault
 from shared.errors import AlreadyExists, NotFound, Unavailable
 from shared.registry.erasure_mark import write_erasure_mark
@@ -265,6 +268,28 @@ class Eraser:
                 cursor = await connection.execute(queries.WITHOUT_ROW, named)
                 erased = [sha256 for (sha256,) in await cursor.fetchall()]
                 await asyncio.to_thread(remove_images, self._objects, found, erased)
+
+    async def allow_image(self, sha256: str, requested_by: str) -> bool:
+        """Remove the tombstone of an image, so that it may be stored again.
+
+        Args:
+            sha256: 64 hex digits.
+            requested_by: Who allows it, for the audit log.
+
+        Returns:
+            Whether there was a tombstone.
+
+        Raises:
+            Unavailable: If the database does not answer.
+        """
+        mark = {"mark": image_mark(bytes.fromhex(sha256))}
+        entry = {"actor": requested_by, "action": "allow_image", "request_id": ""}
+        async with transaction(self._pool) as connection:
+            forgotten = await connection.execute(queries.FORGET_TOMBSTONE, mark)
+            if forgotten.rowcount:
+                detail = Jsonb({"images": 1, "labels": 0})
+                await connection.execute(queries.AUDIT, entry | {"detail": detail})
+        return forgotten.rowcount > 0
 
     async def forget_tombstones(self) -> None:
         """Remove the tombstones that are older than `tombstone_days`.

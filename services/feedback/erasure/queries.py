@@ -187,6 +187,11 @@ ORDER BY digest
 ON CONFLICT (digest) DO UPDATE SET erased_at = excluded.erased_at
 """
 
+FORGET_TOMBSTONE: Final = """
+DELETE FROM feedback.tombstones
+WHERE digest = (SELECT sha256(key || %(mark)s::bytea) FROM feedback.erasure_key)
+"""
+
 FORGET_TOMBSTONES: Final = """
 DELETE FROM feedback.tombstones WHERE erased_at <= now() - make_interval(days => %(days)s)
 """

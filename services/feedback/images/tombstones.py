@@ -75,5 +75,5 @@ def _refusal(what: str, erased_at: datetime) -> str:
     return (
         f"{what} was erased on request at {erased_at:%Y-%m-%d %H:%M %Z} and is not stored again"
         " within MAGFACE_FEEDBACK_TOMBSTONE_DAYS of the feedback service; do not send it again, or"
-        " ask the operator"
+        " have the image allowed (`magface feedback allow-image`) and send it with a new key"
     )

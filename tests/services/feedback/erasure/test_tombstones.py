@@ -110,6 +110,25 @@ async def test_a_tombstone_tells_neither_image_nor_key(erased: Stub, database_ur
     assert not any(sha256(1) in row[0] or "label-1" in row[0] for row in rows)
 
 
+async def test_an_image_that_an_operator_allows_is_stored_again(
+    erased: Stub, database_url: str
+) -> None:
+    other = await erased.AllowImage(pb.AllowImageRequest(sha256=sha256(2), requested_by="ann"))
+    assert not other.was_refused
+    allow = pb.AllowImageRequest(sha256=sha256(1).upper(), requested_by="ann")
+    answers = [(await erased.AllowImage(allow)).was_refused for _ in range(2)]
+    assert answers == [True, False]
+    # The erased label is still refused.
+    with pytest.raises(grpc.aio.AioRpcError, match="allow-image"):
+        await erased.SubmitFeedback(_label())
+    assert (await erased.SubmitFeedback(request(1, 2))).created
+    newest, _ = (await erased.ListAudit(pb.ListAuditRequest())).entries
+    assert (newest.actor, newest.action) == ("ann", "allow_image")
+    with psycopg.connect(database_url) as connection:
+        (audit,) = connection.execute("SELECT string_agg(a::text, ' ') FROM feedback.audit a")
+    assert sha256(1) not in audit[0]
+
+
 async def test_tombstones_are_kept_as_long_as_the_operator_says(
     erased: Stub, settings: FeedbackSettings, object_store: ObjectStore, database_url: str
 ) -> None:

@@ -35,6 +35,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "LIST_IMAGE": {"sha256": _A, "request_id": "r", "has_object": False},
     "ASKED_FOR": {"request_id": "r"},
     "ADD_TOMBSTONES": {"request_id": "r", "marks": [_A, _B]},
+    "FORGET_TOMBSTONE": {"mark": _A},
     "FORGET_TOMBSTONES": {"days": 30},
     "TOMBSTONES": {"marks": [_A, _B]},
     "INSERT_SUBJECTS": {"hashes": [_A], "subjects": ["ann"]},
