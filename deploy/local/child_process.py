@@ -96,6 +96,8 @@ class ChildProcess(ABC):
         stop_signal: Signal that ends the server.
         stop_grace_s: Seconds between that signal and SIGKILL.
         ready_timeout_s: Seconds from the start to the first answer.
+        silence_s: Seconds without an answer after which a server that was ready is taken for
+            stuck, and one that starts after `ready_timeout_s`; None if it never is.
     """
 
     def __init__(
@@ -106,11 +108,13 @@ class ChildProcess(ABC):
         stop_signal: signal.Signals = signal.SIGTERM,
         stop_grace_s: float = 10.0,
         ready_timeout_s: float = 60.0,
+        silence_s: float | None = None,
     ) -> None:
         self.name = name
         self.log_file = log_file
         self.ready_timeout_s = ready_timeout_s
         self.stop_grace_s = stop_grace_s
+        self.silence_s = silence_s
         self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -121,6 +125,10 @@ class ChildProcess(ABC):
     @abstractmethod
     def _answers(self) -> bool:
         """Tells whether the server does its work; takes about a second at most."""
+
+    def is_alive(self) -> bool:
+        """Tells whether the server answers at all, ready or not; takes some seconds at most."""
+        return self._answers()
 
     @property
     def pid(self) -> int | None:
