@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -193,20 +194,25 @@ class ChildProcess(ABC):
             self._process.send_signal(self._stop_signal)
 
     def stop(self) -> None:
-        """Sends the stop signal, and SIGKILL after the grace period."""
+        """Sends the stop signal, and SIGKILL after the grace period and to what is left then."""
         if self._process is None:
             return
         self.ask_to_stop()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(self.stop_grace_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self._kill_group(self._process)
 
     def kill(self) -> None:
-        """Sends SIGKILL and waits for the end."""
+        """Sends SIGKILL to the process and those that it started, and waits for the end."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._kill_group(self._process)
+
+    @staticmethod
+    def _kill_group(process: subprocess.Popen[bytes]) -> None:
+        # The process leads a session of its own, whose number stays taken while one of it lives.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def log_tail(self, lines: int = 15) -> str:
         """Gives the last lines of the log."""
