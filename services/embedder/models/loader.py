@@ -8,6 +8,7 @@ import numpy as np
 
 from services.embedder.models.resident import LoadedModel
 from services.embedder.models.version_threads import Cancellation, VersionThreads
+from shared.heap import mapped_weights
 from shared.model.golden import check_golden
 from shared.model.image.align import CROP_SIZE
 from shared.model.manifest import read_manifest
@@ -68,11 +69,14 @@ class Loader:
 
     def _open(self, folder: Path, cancellation: Cancellation) -> LoadedModel:
         manifest = read_manifest(folder)
-        session = open_session(folder, self.engine, self.device, self.threads, self.batch_images)
-        if isinstance(session, OnnxSession):
-            cancellation.call_on_cancel(session.cancel)
-        check_golden(session, manifest)
-        self._warm(session)
+        with mapped_weights():
+            session = open_session(
+                folder, self.engine, self.device, self.threads, self.batch_images
+            )
+            if isinstance(session, OnnxSession):
+                cancellation.call_on_cancel(session.cancel)
+            check_golden(session, manifest)
+            self._warm(session)
         return LoadedModel(manifest, session)
 
     def _warm(self, session: Session) -> None:
