@@ -1,4 +1,4 @@
-"""Label reports of trainings: stored suspicions of wrong labels, with the hashes of images."""
+"""Label reports of jobs: suspected labels and images that were left out, by their hashes."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ class StoredReport:
 
     Attributes:
         key: Its key in the object store.
-        content: The suspected pairs and the figures, as parsed JSON.
+        content: Suspected pairs, images that were left out, and figures, as parsed JSON.
         images: SHA-256 of the images in it.
     """
 
@@ -40,11 +40,7 @@ def read_reports(objects: ObjectStore) -> Iterator[StoredReport]:
     for found in objects.list(LABEL_REPORTS):
         try:
             content = json.loads(objects.get(found.key))
-            images = frozenset(
-                bytes.fromhex(one[side])
-                for one in content["suspects"]
-                for side in ("sha256_a", "sha256_b")
-            )
+            images = _images_in(content)
         except NotFound:
             continue
         except (ValueError, KeyError, TypeError) as error:
@@ -55,16 +51,25 @@ def read_reports(objects: ObjectStore) -> Iterator[StoredReport]:
 
 
 def remove_images(objects: ObjectStore, report: StoredReport, hashes: Collection[bytes]) -> None:
-    """Remove the pairs with erased images from a report; the figures stay unchanged.
+    """Remove erased images and pairs with them from a report; the figures stay unchanged.
 
     Raises:
         Unavailable: If the store cannot be reached.
     """
     erased = {sha256.hex() for sha256 in hashes}
-    remaining = [
+    if report.images.isdisjoint(hashes):
+        return
+    suspects = [
         one
         for one in report.content["suspects"]
         if erased.isdisjoint((one["sha256_a"], one["sha256_b"]))
     ]
-    if len(remaining) < len(report.content["suspects"]):
-        objects.put(report.key, json.dumps(report.content | {"suspects": remaining}).encode())
+    left_out = [one for one in report.content.get("left_out", ()) if one["sha256"] not in erased]
+    changed = report.content | {"suspects": suspects, "left_out": left_out}
+    objects.put(report.key, json.dumps(changed).encode())
+
+
+def _images_in(content: dict[str, Any]) -> frozenset[bytes]:
+    suspects = [one[side] for one in content["suspects"] for side in ("sha256_a", "sha256_b")]
+    left_out = [one["sha256"] for one in content.get("left_out", ())]
+    return frozenset(map(bytes.fromhex, [*suspects, *left_out]))

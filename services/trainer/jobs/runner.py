@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from services.trainer.evaluation.gate import GateVerdict
 from services.trainer.jobs.child_process import WorkerProcess, start_worker
 from services.trainer.jobs.completion import JobCompletion
 from services.trainer.jobs.leases import JobClaim, JobEnding, JobLeases
@@ -41,8 +40,8 @@ _HEARTBEAT_S = 0.3
 
 # Last message of a worker.
 _Output = VersionDone | EvaluationDone | Failed
-# A failure, or what was published: an evaluation, or a version with the verdict of its gate.
-_Result = Failed | EvaluationDone | tuple[Manifest, GateVerdict | None]
+# A failure, or what was published: an evaluation, or the manifest of a version.
+_Result = Failed | EvaluationDone | tuple[Manifest, VersionDone]
 
 
 def worker_command(processes: int) -> tuple[str, ...]:
@@ -139,9 +138,9 @@ class JobRunner:
             case Failed():
                 await self._fail(claim, result)
             case EvaluationDone():
-                await self._completion.record_evaluation(claim, result.result)
-            case (manifest, gate):
-                await self._completion.record_version(claim, manifest, gate)
+                await self._completion.record_evaluation(claim, result.result, result.remark)
+            case (manifest, made):
+                await self._completion.record_version(claim, manifest, made.gate, made.remark)
 
     async def _fail(self, claim: JobClaim, failure: Failed) -> None:
         logger.warning("job %s failed: %s", claim.job.job_id, failure.reason)
@@ -221,7 +220,7 @@ class JobRunner:
                 return output
             case VersionDone():
                 manifest = await self._completion.publish_version(job, output.folder)
-                return manifest, output.gate
+                return manifest, output
 
     async def _follow(self, claim: JobClaim, worker: WorkerProcess) -> _Output:
         """Record what the worker reports, until its last message."""

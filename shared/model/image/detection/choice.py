@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, NoFace
 from shared.model.image.align import share_outside
 from shared.model.image.detection.yunet import MIN_CONFIDENCE
 from shared.model.image.face import Box, DetectedFace, FaceImage
@@ -50,11 +50,11 @@ def choose_face(faces: Sequence[DetectedFace], wanted: FaceImage, field: str) ->
         field: Path of the image in the request, for the error.
 
     Raises:
-        InvalidInput: If there is no face, none that overlaps the box, or several and the request
-            refuses that.
+        NoFace: If there is no face.
+        InvalidInput: If none overlaps the box, or there are several and the request refuses that.
     """
     if not faces:
-        raise InvalidInput(
+        raise NoFace(
             f"{field}.data",
             f"shows no face that the detector finds (confidence of at least {MIN_CONFIDENCE}); "
             "send a clearer picture, or landmarks, or an aligned crop",
