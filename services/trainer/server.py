@@ -112,7 +112,8 @@ def _runner(
     completion = JobCompletion(pool, objects, store, pointer)
     command = worker_command(settings.train_processes)
     limit = partial(memory_limit, settings)
-    return JobRunner(JobLeases(pool), completion, settings.work_dir, command, limit)
+    leases = JobLeases(pool, outage_limit_s=settings.outage_limit_s)
+    return JobRunner(leases, completion, settings.work_dir, command, limit)
 
 
 async def _prepare_stores(settings: TrainerSettings, pool: Pool, objects: ObjectStore) -> None:

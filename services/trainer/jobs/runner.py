@@ -6,13 +6,16 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from services.trainer.jobs.child_process import WorkerProcess, start_worker
 from services.trainer.jobs.completion import JobCompletion
 from services.trainer.jobs.leases import JobClaim, JobEnding, JobLeases
+from services.trainer.jobs.outages import plan_pause
 from services.trainer.jobs.queue import JobState
 from services.trainer.progress import Progress, Stage
 from services.trainer.worker.memory import MemoryLimit
@@ -26,7 +29,7 @@ from services.trainer.worker.protocol import (
     read_message,
 )
 from services.trainer.worker.specs import JobKind
-from shared.errors import Conflict, MagFaceError, Unavailable
+from shared.errors import Conflict, MagFaceError, PreconditionFailed, Unavailable
 from shared.files import room_in
 from shared.model.manifest import Manifest
 from shared.runtime import repeat
@@ -38,6 +41,7 @@ JOB_FOLDERS = "job-"
 _POLL_S = 0.3
 _HEARTBEAT_S = 0.3
 
+_Awaited = TypeVar("_Awaited")
 # Last message of a worker.
 _Output = VersionDone | EvaluationDone | Failed
 # A failure, or what was published: an evaluation, or the manifest of a version.
@@ -101,7 +105,7 @@ class JobRunner:
             await self._run(claim)
         except Conflict as error:
             logger.warning("job %s is left to another runner: %s", job.job_id, error)
-        except Unavailable as error:
+        except MagFaceError as error:
             logger.warning("job %s is abandoned until its lease expires: %s", job.job_id, error)
         except asyncio.CancelledError:
             await asyncio.shield(self._release(claim))
@@ -119,15 +123,15 @@ class JobRunner:
     async def _run(self, claim: JobClaim) -> None:
         """Run a job and record how it ended."""
         try:
-            await self._complete(claim, await self._work_under_lease(claim))
+            result = await self._work_under_lease(claim)
+            await self._wait_out(claim, partial(self._complete, claim, result))
         except _Cancelled as cancelled_by:
             message = f"cancelled by {cancelled_by}"
             await self._leases.finish(claim, JobEnding(JobState.CANCELLED, message))
         except Conflict:
             raise
         except MagFaceError as error:
-            failure = Failed(reason=str(error), transient=isinstance(error, Unavailable))
-            await self._fail(claim, failure)
+            await self._wait_out(claim, partial(self._fail, claim, Failed.of(error)))
         except Exception as error:
             logger.exception("job %s failed unexpectedly", claim.job.job_id)
             message = f"internal error: {type(error).__name__}: {error}"
@@ -182,13 +186,15 @@ class JobRunner:
 
     async def _renew_lease(self, claim: JobClaim) -> NoReturn:
         renewed_at = time.monotonic()
+        longest_s = max(self._leases.lease_s, self._leases.outage_limit_s)
         while True:
             try:
                 cancelled_by = await self._leases.renew(claim)
             except Conflict:
                 raise
             except Exception as error:
-                if time.monotonic() - renewed_at > self._leases.lease_s:
+                # While Postgres is away, nobody else can claim the job either.
+                if time.monotonic() - renewed_at > longest_s:
                     raise
                 logger.warning("job %s: lease not renewed: %s", claim.job.job_id, error)
             else:
@@ -206,6 +212,7 @@ class JobRunner:
             kind=job.kind,
             spec=dict(job.spec),
             data_snapshot=job.data_snapshot,
+            base_version=job.base_version,
             workdir=workdir,
             memory_limit=self._memory_limit(job.kind),
         )
@@ -213,13 +220,19 @@ class JobRunner:
             output = await self._follow(claim, worker)
         if isinstance(output, Failed):
             return output
-        await self._enter_publishing(claim)
+        return await self._wait_out(claim, partial(self._publish, claim, output))
+
+    async def _publish(
+        self, claim: JobClaim, output: VersionDone | EvaluationDone
+    ) -> EvaluationDone | tuple[Manifest, VersionDone]:
+        # Also makes sure that the job is still held, as it may not be after an outage.
+        await self._leases.enter_stage(claim, Stage.PUBLISHING, "publishing the result")
         match output:
             case EvaluationDone():
-                await self._completion.publish_report(job, output.page)
+                await self._completion.publish_report(claim.job, output.page)
                 return output
             case VersionDone():
-                manifest = await self._completion.publish_version(job, output.folder)
+                manifest = await self._completion.publish_version(claim.job, output.folder)
                 return manifest, output
 
     async def _follow(self, claim: JobClaim, worker: WorkerProcess) -> _Output:
@@ -229,7 +242,8 @@ class JobRunner:
                 case ProgressMade() as message:
                     await self._record_progress(claim, message)
                 case SnapshotTaken(snapshot_id=snapshot_id):
-                    await self._leases.set_snapshot(claim, snapshot_id)
+                    record = partial(self._leases.set_snapshot, claim, snapshot_id)
+                    await self._wait_out(claim, record)
                 case VersionDone() | EvaluationDone() | Failed() as last:
                     return last
         return Failed(reason=await worker.describe_end(), transient=False)
@@ -241,8 +255,25 @@ class JobRunner:
         except Unavailable as error:
             logger.warning("job %s: progress not recorded: %s", claim.job.job_id, error)
 
-    async def _enter_publishing(self, claim: JobClaim) -> None:
-        try:
-            await self._leases.enter_stage(claim, Stage.PUBLISHING, "publishing the result")
-        except Unavailable as error:
-            logger.warning("job %s: stage not recorded: %s", claim.job.job_id, error)
+    async def _wait_out(
+        self, claim: JobClaim, attempt: Callable[[], Awaitable[_Awaited]]
+    ) -> _Awaited:
+        """Await `attempt` until the stores that it needs can be reached.
+
+        Raises:
+            PreconditionFailed: If the outage is longer than the limit.
+        """
+        failed_at: float | None = None
+        while True:
+            try:
+                return await attempt()
+            except Unavailable as error:
+                failed_at = failed_at or time.monotonic()
+                waited_s = time.monotonic() - failed_at
+                pause = plan_pause(str(error), waited_s, self._leases.outage_limit_s)
+                if pause.seconds is None:
+                    raise PreconditionFailed(pause.message) from error
+            logger.warning("job %s: %s", claim.job.job_id, pause.message)
+            with suppress(Unavailable):
+                await self._leases.set_message(claim, pause.message)
+            await asyncio.sleep(pause.seconds)
