@@ -14,7 +14,7 @@ from shared.model.image.detection.chips import eye_distance
 from shared.model.image.detection.choice import by_prominence, choose_face, require_whole_face
 from shared.model.image.detection.detector import FaceDetector
 from shared.model.image.detection.yunet import find_detector_model
-from shared.model.image.face import Box, DetectedFace, FaceImage
+from shared.model.image.face import Box, DetectedFace, FaceImage, Faces
 from shared.model.sessions.factory import open_session
 from tests.benchmarks.robustness.judgement import Judge
 from tests.benchmarks.robustness.old_procedure import SinglePassDetector
@@ -89,13 +89,14 @@ def test_a_face_that_fills_the_picture_is_found(detector: FaceDetector) -> None:
 def test_pictures_without_a_face_have_none(detector: FaceDetector) -> None:
     rng = np.random.default_rng(1)
     for picture in (wall(480, 640, rng), wall(700, 1500, rng)):
-        assert detector.find(picture) == ()
+        assert detector.find(picture) == Faces((), ())
 
 
 def test_one_face_is_counted_once(detector: FaceDetector) -> None:
     for person in PEOPLE:
         upside_down = np.ascontiguousarray(person.photograph[::-1, ::-1])
-        assert len(detector.find(person.photograph)) == len(detector.find(upside_down)) == 1
+        assert len(detector.find(person.photograph).certain) == 1
+        assert len(detector.find(upside_down).certain) == 1
 
 
 def test_a_face_that_is_mostly_outside_is_refused() -> None:
