@@ -107,6 +107,31 @@ def test_a_face_that_is_mostly_outside_is_refused() -> None:
         require_whole_face(face, 50, 200, "image")
 
 
+def test_a_face_whose_looks_disagree_is_named_in_the_refusal(detector: FaceDetector) -> None:
+    squashed = cv2.resize(PEOPLE[1].photograph, (250, 115))
+    found = detector.find(np.asarray(squashed, np.uint8))
+    assert found.certain == ()
+    # The face is drawn from 85 to 165 across and from 35 to 85 down.
+    refusal = (
+        r"image\.data: shows a face of about [67]\dx[678]\d pixels at x 9\d, y 2\d, but two looks"
+    )
+    with pytest.raises(InvalidInput, match=refusal):
+        choose_face(found, FaceImage(b"", "detect"), "image")
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_large_turned_face_is_found_beside_a_small_upright_one(
+    detector: FaceDetector, quarters: int
+) -> None:
+    scene = wall(600, 1000, np.random.default_rng(quarters))
+    paste(scene, PEOPLE[0].photograph, 0.45, 40, 40)
+    paste(scene, np.ascontiguousarray(np.rot90(PEOPLE[2].photograph, quarters)), 2.0, 450, 60)
+    faces = detector.find(scene).certain
+    assert len(faces) == 2
+    middle = np.mean(faces[0].landmarks, axis=0)
+    assert np.linalg.norm(middle - [700, 310]) < 40
+
+
 @pytest.mark.parametrize("corner", [(0.0, 0.0), (920.0, 0.0), (0.0, 720.0), (920.0, 720.0)])
 def test_a_larger_face_wins_wherever_it_lies(corner: tuple[float, float]) -> None:
     middle = DetectedFace(Box(466, 367, 66, 66), (), 0.95)
