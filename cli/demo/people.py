@@ -15,9 +15,11 @@ from shared.errors import InvalidInput
 
 _RENDERED_PEOPLE = 400
 _RENDERED_IMAGES = 6
-_FEWEST_PEOPLE = 20
 # Share of the people and most pairs, for each set.
 _SPLITS = {"feedback": (0.55, 1000), "validation": (0.15, 600), "test": (0.3, 1000)}
+# So that the training is not refused, the people of the feedback are 30: 20 to learn from and for
+# validation, and others with 30 genuine pairs, of which at most 10 of one person count.
+_FEWEST_PEOPLE, _NOT_HELD_OUT, _HELD_OUT_PAIRS, _PAIRS_PER_PERSON = 55, 20, 30, 10
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,14 @@ def _split(identities: Mapping[str, Sequence[Path]], seed: int) -> DemoPeople:
         raise InvalidInput(
             "faces",
             f"{len(genuine)} people have two images or more; {_FEWEST_PEOPLE} are needed",
+        )
+    learned_from = int(_SPLITS["feedback"][0] * len(genuine))
+    held_out = genuine[_NOT_HELD_OUT:learned_from]
+    if sum(min(pairs, _PAIRS_PER_PERSON) for pairs in held_out) < _HELD_OUT_PAIRS:
+        raise InvalidInput(
+            "faces",
+            f"{len(genuine)} people have two images or more, but too few to judge a training on: "
+            "add people, or third images of these",
         )
     sizes = {}
     for split, (share, pairs) in _SPLITS.items():

@@ -1,6 +1,7 @@
 """Settings of the trainer and its workers, read from the environment."""
 
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field
 
@@ -11,6 +12,8 @@ from shared.settings import (
     ServerAddress,
     ServerSettings,
 )
+
+OUTAGE_LIMIT_S: Final = 3600.0
 
 
 class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
@@ -23,6 +26,8 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
             the largest network takes (6 GiB) and the largest upload.
         worker_memory_bytes: The same for every process of the other jobs; not limited if not set.
         train_processes: Processes that share a training, e.g. one per GPU.
+        outage_limit_s: Longest outage of Postgres, the object store or the feedback service that
+            a job waits out, in seconds.
     """
 
     work_dir: Path = Path("trainer-work")
@@ -30,6 +35,7 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
     import_memory_bytes: int | None = Field(default=None, ge=2**28)
     worker_memory_bytes: int | None = Field(default=None, ge=2**28)
     train_processes: int = Field(default=1, ge=1)
+    outage_limit_s: float = Field(default=OUTAGE_LIMIT_S, ge=0)
 
 
 class WorkerSettings(ObjectStoreSettings, ImageLimits):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -23,6 +24,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from shared.errors import PreconditionFailed
 from shared.model.golden import golden_crops, make_golden
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, Manifest, describe_file
 from shared.model.sessions.base import network_input
@@ -68,7 +70,14 @@ def quantize_network(
         crops: uint8 [N, 112, 112, 3], BGR; calibration faces, which must not be among the faces
             that the result is measured on.
         file: The file to write.
+
+    Raises:
+        PreconditionFailed: If the network is already quantized.
     """
+    graph = onnx.load(network).graph
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        version = manifest.model_version
+        raise PreconditionFailed(f"{version} is already quantized; name its parent instead")
     with _quiet_root_logger():
         quantize_static(
             network,

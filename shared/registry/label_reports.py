@@ -1,70 +1,33 @@
 """Label reports of trainings: stored suspicions of wrong labels, with the hashes of images."""
 
 import json
-import logging
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection
+from typing import Final
 
-from shared.errors import NotFound
-from shared.storage.objects import ObjectStore
-
-logger = logging.getLogger(__name__)
-
-LABEL_REPORTS = "suspects/"
+LABEL_REPORTS: Final = "suspects/"
 
 
-@dataclass(frozen=True)
-class StoredReport:
-    """A label report as it is stored.
-
-    Attributes:
-        key: Its key in the object store.
-        content: The suspected pairs and the figures, as parsed JSON.
-        images: SHA-256 of the images in it.
-    """
-
-    key: str
-    content: dict[str, Any]
-    images: frozenset[bytes]
-
-
-def read_reports(objects: ObjectStore) -> Iterator[StoredReport]:
-    """Yield every report.
-
-    A report that does not follow its format is removed, because the images in it are unknown.
+def images_in_report(data: bytes) -> frozenset[bytes]:
+    """Return the SHA-256 of the images in a report.
 
     Raises:
-        Unavailable: If the store cannot be reached.
+        ValueError: If it does not follow its format.
     """
-    for found in objects.list(LABEL_REPORTS):
-        try:
-            content = json.loads(objects.get(found.key))
-            images = frozenset(
-                bytes.fromhex(one[side])
-                for one in content["suspects"]
-                for side in ("sha256_a", "sha256_b")
-            )
-        except NotFound:
-            continue
-        except (ValueError, KeyError, TypeError) as error:
-            logger.warning("object %s is not a label report and is removed: %s", found.key, error)
-            objects.remove(found.key)
-            continue
-        yield StoredReport(found.key, content, images)
+    try:
+        return frozenset(
+            bytes.fromhex(one[side])
+            for one in json.loads(data)["suspects"]
+            for side in ("sha256_a", "sha256_b")
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no list of suspects: {error!r}") from error
 
 
-def remove_images(objects: ObjectStore, report: StoredReport, hashes: Collection[bytes]) -> None:
-    """Remove the pairs with erased images from a report; the figures stay unchanged.
-
-    Raises:
-        Unavailable: If the store cannot be reached.
-    """
+def report_without(data: bytes, hashes: Collection[bytes]) -> bytes:
+    """Leave out the pairs with some images of a report; the figures stay unchanged."""
+    content = json.loads(data)
     erased = {sha256.hex() for sha256 in hashes}
     remaining = [
-        one
-        for one in report.content["suspects"]
-        if erased.isdisjoint((one["sha256_a"], one["sha256_b"]))
+        one for one in content["suspects"] if erased.isdisjoint((one["sha256_a"], one["sha256_b"]))
     ]
-    if len(remaining) < len(report.content["suspects"]):
-        objects.put(report.key, json.dumps(report.content | {"suspects": remaining}).encode())
+    return json.dumps(content | {"suspects": remaining}).encode()

@@ -14,6 +14,9 @@ from cli.demo.people import people_of_folder
 from cli.demo.stages import correction_times
 from cli.demo.traffic import VerifyAnswer, count_mixed
 from cli.rendering.renderer import write_people
+from services.trainer.data.labels import LabelledPair
+from services.trainer.data.pair_graph import build_graph
+from services.trainer.data.people_split import require_people
 from shared.errors import InvalidInput
 from shared.evaluation.scores import Scores
 
@@ -21,7 +24,7 @@ GENUINE = np.array([True, False])
 
 
 def test_test_people_share_nobody_with_those_who_teach(tmp_path: Path) -> None:
-    write_people(tmp_path, people=24, images=3, seed=1)
+    write_people(tmp_path, people=55, images=3, seed=1)
     people = people_of_folder(tmp_path, seed=0)
     sets = [people.feedback, people.validation, people.test]
     names = [
@@ -32,10 +35,28 @@ def test_test_people_share_nobody_with_those_who_teach(tmp_path: Path) -> None:
     assert all(each.labels.any() and not each.labels.all() for each in sets)
 
 
-def test_too_few_people_are_refused(tmp_path: Path) -> None:
-    write_people(tmp_path, people=5, images=2, seed=1)
-    with pytest.raises(InvalidInput, match="5 people have two images or more; 20 are needed"):
+@pytest.mark.parametrize(
+    ("people", "reason"),
+    [
+        (5, "5 people have two images or more; 55 are needed"),
+        (60, "too few to judge a training on: add people, or third images of these"),
+    ],
+)
+def test_too_few_people_are_refused(tmp_path: Path, people: int, reason: str) -> None:
+    write_people(tmp_path, people=people, images=2, seed=1)
+    with pytest.raises(InvalidInput, match=reason):
         people_of_folder(tmp_path, seed=0)
+
+
+def test_a_training_accepts_the_fewest_people_of_a_demo(tmp_path: Path) -> None:
+    write_people(tmp_path, people=55, images=3, seed=1)
+    feedback = people_of_folder(tmp_path, seed=0).feedback
+    names = [str(image) for image in feedback.images]
+    pairs = [
+        LabelledPair(names[a], names[b], bool(same))
+        for (a, b), same in zip(feedback.pairs, feedback.labels, strict=True)
+    ]
+    require_people(build_graph(names, pairs))
 
 
 def test_an_answer_that_is_not_its_versions_own_counts_as_mixed() -> None:

@@ -1,5 +1,7 @@
 """Queries about other sessions of a Postgres server."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import LiteralString
 
 import psycopg
@@ -20,3 +22,26 @@ def _count_sessions(database_url: str, condition: LiteralString) -> int:
     with psycopg.connect(database_url) as connection:
         row = connection.execute(query + condition).fetchone()
     return row[0] if row else 0
+
+
+@contextmanager
+def read_only(database_url: str) -> Iterator[None]:
+    """Make the database refuse writes inside the block, as a standby does."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        _set_read_only(connection, "on")
+        try:
+            yield
+        finally:
+            _set_read_only(connection, "off")
+
+
+def _set_read_only(connection: psycopg.Connection, value: str) -> None:
+    name = connection.info.dbname
+    connection.execute(
+        f"ALTER DATABASE {name} SET default_transaction_read_only = {value}".encode()
+    )
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )

@@ -268,7 +268,7 @@ class TrainingOptions(_message.Message):
     """Cosine similarity below which the loss of an impostor pair is 0, -1..1."""
     seed: _builtins.int
     parent_version: _builtins.str
-    """Version to start from; the serving version if empty."""
+    """Version to start from; if empty, the version that serves when the work begins."""
     recipe: Global___Recipe.ValueType
     def __init__(
         self,
@@ -391,7 +391,9 @@ class Job(_message.Message):
     progress: _builtins.float
     """Share of the work that is done, 0..1."""
     message: _builtins.str
-    """Human-readable status or result."""
+    """Human-readable status or result. While something that the job needs cannot be reached, it says
+    what, since when, and for how long the job waits.
+    """
     model_version: _builtins.str
     """The version that it made or evaluated; empty until then."""
     stage: Global___JobStage.ValueType
@@ -1234,7 +1236,7 @@ class EvaluateModelRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """The serving version if empty."""
+    """If empty, the version that serves when the work begins."""
     against_version: _builtins.str
     """A version to compare with on the same pairs; none if empty."""
     data_snapshot: _builtins.str
@@ -1288,7 +1290,7 @@ class QuantizeModelRequest(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """The serving version if empty."""
+    """If empty, the version that serves when the work begins."""
     requested_by: _builtins.str
     """Person or program that makes the request; 1..128 characters."""
     idempotency_key: _builtins.str

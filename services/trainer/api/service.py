@@ -74,7 +74,8 @@ class Trainer:
 
         Args:
             options: Options of the training.
-            parent_version: Version to start from; empty for the serving version.
+            parent_version: Version to start from; empty for the one that serves when the work
+                begins.
             requested_by: Who asks.
             no_promotion: Do not promote the candidate even if the gate passes it.
             key: Idempotency key.
@@ -95,8 +96,10 @@ class Trainer:
         if job := await self.jobs.find_by_key(idempotency_key):
             return job
         parent = parent_version or await self._serving_version("options.parent_version")
-        spec = TrainSpec(parent_version=parent, options=options, no_promotion=no_promotion)
-        spec.training_spec("")
+        spec = TrainSpec(
+            parent_version=parent_version or None, options=options, no_promotion=no_promotion
+        )
+        spec.training_spec("", parent)
         await self.versions.get(parent)
         return await self.jobs.create(
             JobKind.TRAIN, spec.model_dump(mode="json"), requested_by, idempotency_key
@@ -114,7 +117,7 @@ class Trainer:
         """Queue the evaluation of a version on the feedback.
 
         Args:
-            model_version: The version; empty for the serving version.
+            model_version: The version; empty for the one that serves when the work begins.
             against_version: Version to compare it with; empty for none.
             data_snapshot: The feedback to use; empty for all feedback when the job starts.
             requested_by: Who asks.
@@ -142,7 +145,7 @@ class Trainer:
         if evaluated == against_version:
             raise InvalidInput("against_version", f"is {evaluated}, the version to evaluate")
         spec = EvaluateSpec(
-            model_version=evaluated,
+            model_version=model_version or None,
             against_version=against_version or None,
             data_snapshot=data_snapshot or None,
         )
@@ -156,7 +159,7 @@ class Trainer:
         """Queue the quantization of a version to 8 bits.
 
         Args:
-            model_version: The version; empty for the serving version.
+            model_version: The version; empty for the one that serves when the work begins.
             requested_by: Who asks.
             key: Idempotency key.
 
@@ -174,7 +177,7 @@ class Trainer:
         source_job = await self.jobs.get((await self.versions.get(source)).job_id)
         if source_job.kind is JobKind.QUANTIZE:
             raise PreconditionFailed(f"{source} is already quantized; name its parent instead")
-        spec = QuantizeSpec(model_version=source)
+        spec = QuantizeSpec(model_version=model_version or None)
         return await self.jobs.create(
             JobKind.QUANTIZE, spec.model_dump(mode="json"), requested_by, idempotency_key
         )

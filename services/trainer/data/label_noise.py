@@ -28,6 +28,7 @@ from services.trainer.data.label_report import (
 )
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.pair_graph import PairGraph, build_graph, group_by, links_of
+from services.trainer.data.people_split import require_people
 from shared.evaluation.scores import pair_similarity
 
 # Expected share of wrong labels from which labels are weighted. On real faces correct labels
@@ -67,12 +68,17 @@ def assess_labels(
         pairs: Labelled pairs of these images.
         parent: float32 [N, D], the parent's features.
         train: Trains the two networks; None leaves the labels as they are in any case.
+
+    Raises:
+        PreconditionFailed: If neither all labels nor those that the parent finds likely show
+            enough people; nothing is trained then.
     """
     links = links_of(images, pairs)
     correctness = estimate_correctness(pairs, _similarity(parent, links))
     treated = train is not None and correctness.wrong_share >= _MIN_WRONG_SHARE
     if train is not None and treated:
         graph = build_graph(images, _weighted(pairs, correctness))
+        require_people(build_graph(images, pairs), graph)
         correctness = estimate_correctness(pairs, _out_of_fold_similarity(graph, links, train))
     used = _weighted(pairs, correctness) if treated else tuple(pairs)
     return LabelAssessment(used, _report(images, pairs, used, correctness, treated))

@@ -6,8 +6,10 @@ from typing import Protocol
 
 from shared.model.image.face import FaceImage
 
-# Fewest people to measure on: with fewer, a gain by chance cannot be told from a real one.
+# Fewest people to measure on, and fewest genuine pairs of them: with fewer, a gain by chance cannot
+# be told from a real one.
 MIN_PEOPLE = 10
+MIN_GENUINE_PAIRS = 30
 
 
 @dataclass(frozen=True)

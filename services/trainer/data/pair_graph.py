@@ -11,8 +11,6 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, dijk
 from services.trainer.data.arrays import IndexArray
 from services.trainer.data.labels import LabelledPair
 
-# Components with more than this share of the images stay on the first side of a split.
-_LARGEST_HELD_OUT = 0.1
 # Largest weight in the closure: scipy takes an edge of cost 0, which is -log(1), for no edge.
 _MAX_WEIGHT = 1 - 1e-6
 _MIN_WEIGHT = 1e-6
@@ -104,35 +102,6 @@ def group_by(images: IndexArray, key: IndexArray) -> list[IndexArray]:
     ordered = images[np.argsort(key[images], kind="stable")]
     bounds = np.flatnonzero(np.diff(key[ordered])) + 1
     return np.split(ordered, bounds) if len(ordered) else []
-
-
-def split_people(graph: PairGraph, shares: Sequence[float], seed: int) -> list[IndexArray]:
-    """Split the images so that every component is on one side.
-
-    Components of several images and those of one image are split separately, so that every
-    side gets its share of genuine pairs. Very large components stay on the first side.
-
-    Args:
-        graph: The graph to split.
-        shares: Share of the people for each side but the first, which gets the rest.
-        seed: Seed of the random assignment.
-
-    Returns:
-        Sorted image positions of each side, one side more than there are shares.
-    """
-    generator = np.random.default_rng(seed)
-    components = group_by(np.arange(len(graph.images)), graph.component)
-    largest = _LARGEST_HELD_OUT * len(graph.images)
-    sides: list[list[IndexArray]] = [[] for _ in range(len(shares) + 1)]
-    sides[0] += [each for each in components if len(each) > max(largest, 1)]
-    several = [each for each in components if 1 < len(each) <= largest]
-    single = [each for each in components if len(each) == 1]
-    for some in (several, single):
-        order = generator.permutation(len(some))
-        ends = np.floor(np.cumsum(shares) * len(some)).astype(int)
-        for side, chosen in enumerate(np.split(order, ends), 1):
-            sides[side % len(sides)] += [some[index] for index in chosen]
-    return [np.sort(np.concatenate(side or [np.empty(0, np.int64)])) for side in sides]
 
 
 def _adjacency(size: int, links: IndexArray) -> csr_array:

@@ -9,26 +9,20 @@ from numpy.typing import NDArray
 
 from services.trainer.data.arrays import CropArray, IndexArray
 from services.trainer.data.batches import decode_images
-from services.trainer.data.labels import MIN_PEOPLE, FeedbackSource, LabelledPair, images_of
-from services.trainer.data.pair_graph import (
-    PairGraph,
-    build_graph,
-    group_by,
+from services.trainer.data.labels import FeedbackSource, LabelledPair, images_of
+from services.trainer.data.pair_graph import PairGraph, build_graph, group_by, usable_pairs
+from services.trainer.data.people_split import (
+    GENUINE_PER_PERSON,
+    genuine_pairs,
+    require_people,
     split_people,
-    usable_pairs,
 )
 from services.trainer.data.reference_faces import ReferenceFaces
-from shared.errors import PreconditionFailed
 from shared.model.image.face_reader import FaceReader
 
-# Limits the influence of a person with many images.
-_GENUINE_PER_PERSON = 10
 _IMPOSTORS_PER_GENUINE = 20
-
-_HELD_OUT_SHARE, _MIN_HELD_OUT = 0.12, MIN_PEOPLE
-_VALIDATION_SHARE, _MIN_VALIDATION = 0.08, 6
-_MIN_TRAINING = 14
-_MIN_ALL = _MIN_TRAINING + _MIN_VALIDATION + _MIN_HELD_OUT
+# With fewer labels SAME there are too few people, whichever of the labels are wrong.
+_FEWEST_SAME = 30
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,8 @@ def decode_feedback(
         tick: Called with the share done, 0..1.
 
     Raises:
-        PreconditionFailed: If the pairs show too few people; the message gives the numbers.
+        PreconditionFailed: If the pairs show too few people; the message says how many labels are
+            missing.
     """
     pairs = tuple(feedback.pairs())
     named = sorted(images_of(pairs))
@@ -127,20 +122,16 @@ def split_feedback(
         seed: Seed of the split and of the choice of pairs.
 
     Raises:
-        PreconditionFailed: If the pairs show too few people; the message gives the numbers.
+        PreconditionFailed: If the pairs show too few people; the message says how many labels are
+            missing.
     """
     graph = build_graph(images, pairs)
-    people = _require_people(graph)
-    shares = [
-        max(_VALIDATION_SHARE, _MIN_VALIDATION / people),
-        max(_HELD_OUT_SHARE, _MIN_HELD_OUT / people),
-    ]
-    training, validation, held_out = split_people(graph, shares, seed)
+    people = split_people(graph, seed)
     return FeedbackSplit(
         graph,
-        training,
-        feedback_pairs(graph, validation, seed),
-        feedback_pairs(graph, held_out, seed),
+        people.training,
+        feedback_pairs(graph, people.validation, seed),
+        feedback_pairs(graph, people.held_out, seed),
     )
 
 
@@ -194,12 +185,12 @@ def _genuine_pairs(
 ) -> list[IndexArray]:
     chosen = []
     for members in group_by(images, person):
-        first, second = np.triu_indices(len(members), 1)
-        pairs = np.stack([members[first], members[second]], axis=1)
-        if graph is not None:
-            weight = graph.genuine[members][:, members].toarray()[first, second]
-            pairs = pairs[weight > 0]
-        chosen.append(generator.permutation(pairs)[:_GENUINE_PER_PERSON])
+        if graph is None:
+            first, second = np.triu_indices(len(members), 1)
+            pairs = np.stack([members[first], members[second]], axis=1)
+        else:
+            pairs = genuine_pairs(graph, members)
+        chosen.append(generator.permutation(pairs)[:GENUINE_PER_PERSON])
     return chosen
 
 
@@ -221,17 +212,5 @@ def _with_impostors(
 def _require_enough(images: Sequence[str], pairs: Sequence[LabelledPair]) -> None:
     # Wrong labels can merge many people into one. As long as these are not removed, refuse only
     # what could not be enough with any of them removed.
-    if sum(pair.same for pair in pairs) < _MIN_ALL:
-        _require_people(build_graph(images, pairs))
-
-
-def _require_people(graph: PairGraph) -> int:
-    components = group_by(np.arange(len(graph.images)), graph.component)
-    people = sum(graph.genuine[members][:, members].nnz > 0 for members in components)
-    if people < _MIN_ALL:
-        raise PreconditionFailed(
-            f"the feedback shows {people} people in a pair labelled SAME, and at least "
-            f"{_MIN_ALL} are needed: {_MIN_TRAINING} for training, {_MIN_VALIDATION} for "
-            f"validation and {_MIN_HELD_OUT} for the gate. Label more pairs of other people"
-        )
-    return people
+    if sum(pair.same for pair in pairs) < _FEWEST_SAME:
+        require_people(build_graph(images, pairs))

@@ -6,9 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from services.trainer.data.labels import MIN_PEOPLE
+from services.trainer.data.labels import MIN_GENUINE_PAIRS, MIN_PEOPLE
 
-MIN_GENUINE_PAIRS = 30
 # Differences of error rates that users of the old version would notice.
 MAX_REFERENCE_LOSS = 0.01
 MAX_COMPATIBILITY_LOSS = 0.01

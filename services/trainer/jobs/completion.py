@@ -1,7 +1,6 @@
 """Completion of a job: publish what it made, record it, promote a version if that is due."""
 
 import asyncio
-import logging
 from pathlib import Path
 from uuid import UUID
 
@@ -18,7 +17,7 @@ from services.trainer.jobs.leases import (
 )
 from services.trainer.jobs.queue import Job, JobState
 from services.trainer.progress import Stage
-from services.trainer.registry.evaluations import add_evaluation, describe_result, report_key
+from services.trainer.registry.evaluations import add_evaluation, describe_result
 from services.trainer.registry.promotion import (
     PromotionPlan,
     plan_candidate,
@@ -28,18 +27,12 @@ from services.trainer.registry.promotion import (
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.versions import add_version, lock_serving_history
 from services.trainer.worker.specs import JobKind
-from shared.errors import AlreadyExists, Unavailable
+from shared.errors import AlreadyExists
 from shared.model.manifest import MAGFACE_EPS, Manifest, read_manifest
+from shared.registry.evaluation_pages import page_key
 from shared.registry.version_store import VersionStore
-from shared.runtime import backoff_s
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
-
-logger = logging.getLogger(__name__)
-
-_PUBLISH_ATTEMPTS = 5
-_FIRST_RETRY_S = 1.0
-_LAST_RETRY_S = 8.0
 
 
 class JobCompletion:
@@ -67,8 +60,8 @@ class JobCompletion:
     async def publish_version(self, job: Job, folder: Path) -> Manifest:
         """Put the files of the version that the job made into the object store.
 
-        While the store cannot be reached, this is retried for 15 seconds. If the job ends after
-        this and before `record_version`, the next attempt finds the files and uses them.
+        If the job ends after this and before `record_version`, the next attempt finds the files
+        and uses them.
 
         Returns:
             The manifest as it is published.
@@ -78,16 +71,6 @@ class JobCompletion:
             AlreadyExists: If a version of another job has the same name.
             Unavailable: If the store cannot be reached.
         """
-        for failures in range(1, _PUBLISH_ATTEMPTS):
-            try:
-                return await asyncio.to_thread(self._publish_version, job.job_id, folder)
-            except Unavailable as error:
-                delay_s = backoff_s(failures, first_s=_FIRST_RETRY_S, last_s=_LAST_RETRY_S)
-                logger.warning(
-                    "job %s: version not published, retrying in %g s: %s",
-                    *(job.job_id, delay_s, error),
-                )
-                await asyncio.sleep(delay_s)
         return await asyncio.to_thread(self._publish_version, job.job_id, folder)
 
     def _publish_version(self, job_id: UUID, folder: Path) -> Manifest:
@@ -133,7 +116,7 @@ class JobCompletion:
         Raises:
             Unavailable: If the store cannot be reached.
         """
-        await asyncio.to_thread(self._objects.put_file, report_key(job.job_id), page)
+        await asyncio.to_thread(self._objects.put_file, page_key(job.job_id), page)
 
     async def record_evaluation(self, claim: JobClaim, result: EvaluationResult) -> None:
         """Record an evaluation, whose report is published, and the end of its job.

@@ -5,6 +5,7 @@ claim. Each write of a runner names its token. Once another runner has claimed t
 of the former runner are refused.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +15,16 @@ from psycopg.rows import DictRow, dict_row
 
 from services.trainer.evaluation.gate import GateVerdict, verdict_to_json
 from services.trainer.jobs import queries
+from services.trainer.jobs.outages import plan_pause
 from services.trainer.jobs.queue import Job, JobState, job_from_row, record_event
 from services.trainer.progress import Progress, Stage
+from services.trainer.settings import OUTAGE_LIMIT_S
 from shared.errors import Conflict
-from shared.runtime import backoff_s
 from shared.storage.postgres import Pool, transaction
 
 LEASE_S = 15.0
 MAX_ATTEMPTS = 5
-_FIRST_RETRY_S = 2.0
-_LAST_RETRY_S = 60.0
+_HASH = re.compile(r"(?<![0-9a-z])([0-9a-f]{8})[0-9a-f]{56}(?![0-9a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,15 @@ class JobLeases:
         pool: Connections to a database with the schema `trainer`.
         lease_s: A job may be claimed by another runner after this long without a heartbeat, in
             seconds.
+        outage_limit_s: Longest outage that a job waits out, in seconds.
     """
 
-    def __init__(self, pool: Pool, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self, pool: Pool, lease_s: float = LEASE_S, outage_limit_s: float = OUTAGE_LIMIT_S
+    ) -> None:
         self._pool = pool
         self.lease_s = lease_s
+        self.outage_limit_s = outage_limit_s
 
     async def claim(self) -> JobClaim | None:
         """Claim the oldest job that is queued or whose lease has expired; None if there is none.
@@ -111,6 +116,12 @@ class JobLeases:
         async with transaction(self._pool) as connection:
             await enter_stage(connection, claim, stage, message)
 
+    async def set_message(self, claim: JobClaim, message: str) -> None:
+        """Record what the job is doing, for people; its stage and progress do not change."""
+        async with transaction(self._pool) as connection:
+            row = await _write(connection, claim, queries.SET_MESSAGE, {"message": message})
+            await record_event(connection, job_from_row(row))
+
     async def set_snapshot(self, claim: JobClaim, snapshot_id: str) -> None:
         """Record the data snapshot of the job, which later attempts use too."""
         async with transaction(self._pool) as connection:
@@ -118,34 +129,28 @@ class JobLeases:
 
     async def release(self, claim: JobClaim) -> None:
         """Put the job back into the queue at once, without counting the attempt."""
-        await self._requeue(claim, "waiting", queries.RELEASE)
+        async with transaction(self._pool) as connection:
+            await _requeue(connection, claim, "waiting", queries.RELEASE)
 
     async def retry_later(self, claim: JobClaim, reason: str) -> None:
-        """Put the job back into the queue after a pause, or fail it after the last attempt.
+        """Put the job back into the queue after an outage, or fail it if the outage is too long.
 
-        The pause doubles with each attempt: 2, 4, 8, 16 seconds.
+        The attempt is not counted. An outage ends when an attempt gets further than all before.
         """
-        attempts = claim.job.attempts
-        if attempts >= MAX_ATTEMPTS:
-            message = f"{reason}; given up after {attempts} attempts"
-            await self.finish(claim, JobEnding(JobState.FAILED, message))
-            return
-        delay_s = backoff_s(attempts, first_s=_FIRST_RETRY_S, last_s=_LAST_RETRY_S)
-        message = f"{reason}; trying again in {delay_s:g} s"
-        await self._requeue(claim, message, queries.RETRY_LATER, {"delay_s": delay_s})
+        async with transaction(self._pool) as connection:
+            waited_s = (await _write(connection, claim, queries.LOCK_CLAIMED))["blocked_s"]
+            pause = plan_pause(reason, waited_s, self.outage_limit_s)
+            if pause.seconds is None:
+                ending = JobEnding(JobState.FAILED, pause.message)
+                await finish_job(connection, claim, ending)
+            else:
+                values = {"delay_s": pause.seconds}
+                await _requeue(connection, claim, pause.message, queries.RETRY_LATER, values)
 
     async def finish(self, claim: JobClaim, ending: JobEnding) -> None:
         """End the job."""
         async with transaction(self._pool) as connection:
             await finish_job(connection, claim, ending)
-
-    async def _requeue(
-        self, claim: JobClaim, message: str, query: str, values: Mapping[str, Any] | None = None
-    ) -> None:
-        all_values = {"message": message, "stage": Stage.QUEUED, **(values or {})}
-        async with transaction(self._pool) as connection:
-            row = await _write(connection, claim, query, all_values)
-            await record_event(connection, job_from_row(row))
 
 
 async def lock_claimed(connection: AsyncConnection, claim: JobClaim) -> None:
@@ -178,6 +183,23 @@ async def finish_job(connection: AsyncConnection, claim: JobClaim, ending: JobEn
     await record_event(connection, job_from_row(row))
 
 
+async def _requeue(
+    connection: AsyncConnection,
+    claim: JobClaim,
+    message: str,
+    query: str,
+    values: Mapping[str, Any] | None = None,
+) -> None:
+    all_values = {"message": message, "stage": Stage.QUEUED, **(values or {})}
+    row = await _write(connection, claim, query, all_values)
+    await record_event(connection, job_from_row(row))
+
+
+def _shorten_hashes(message: str) -> str:
+    """Cut hashes of images short, because an erasure does not change the messages of jobs."""
+    return _HASH.sub(r"\1…", message)
+
+
 async def _write(
     connection: AsyncConnection,
     claim: JobClaim,
@@ -185,11 +207,11 @@ async def _write(
     values: Mapping[str, Any] | None = None,
 ) -> DictRow:
     """Run a query that affects the job only while the claim is the latest one; returns the row."""
+    written = {**(values or {}), "job_id": claim.job.job_id, "token": claim.fencing_token}
+    if "message" in written:
+        written["message"] = _shorten_hashes(written["message"])
     cursor = connection.cursor(row_factory=dict_row)
-    await cursor.execute(
-        query,
-        {**(values or {}), "job_id": claim.job.job_id, "token": claim.fencing_token},
-    )
+    await cursor.execute(query, written)
     row = await cursor.fetchone()
     if row is None:
         raise Conflict(

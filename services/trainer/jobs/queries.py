@@ -56,8 +56,11 @@ CLAIM_JOB: Final = f"""
 UPDATE trainer.jobs
 SET state = 'running', attempts = attempts + 1, fencing_token = fencing_token + 1,
     lease_expires_at = {_LEASE_END}, started_at = coalesce(started_at, now()),
-    message = CASE WHEN attempts = 0 THEN 'started' ELSE 'started again' END,
-    stages = {_APPEND_STAGE}
+    message = CASE WHEN started_at IS NULL THEN 'started' ELSE 'started again' END,
+    stages = {_APPEND_STAGE},
+    base_version = CASE WHEN data_snapshot IS NOT NULL THEN base_version ELSE (
+        SELECT model_version FROM trainer.serving_history ORDER BY generation DESC LIMIT 1
+    ) END
 WHERE job_id = (
     SELECT job_id FROM trainer.jobs
     WHERE (state = 'queued' AND not_before <= now())
@@ -67,7 +70,10 @@ WHERE job_id = (
 RETURNING *
 """
 
-LOCK_CLAIMED: Final = f"SELECT * FROM trainer.jobs WHERE {_CLAIMED} FOR NO KEY UPDATE"
+LOCK_CLAIMED: Final = f"""
+SELECT coalesce(extract(epoch FROM now() - blocked_since), 0)::float8 AS blocked_s
+FROM trainer.jobs WHERE {_CLAIMED} FOR NO KEY UPDATE
+"""
 
 RENEW_LEASE: Final = f"""
 UPDATE trainer.jobs SET lease_expires_at = {_LEASE_END} WHERE {_CLAIMED} RETURNING *
@@ -75,13 +81,19 @@ UPDATE trainer.jobs SET lease_expires_at = {_LEASE_END} WHERE {_CLAIMED} RETURNI
 
 RECORD_PROGRESS: Final = f"""
 UPDATE trainer.jobs
-SET progress = %(progress)s, message = %(message)s, stages = {_ENTER_STAGE}
+SET progress = %(progress)s, message = %(message)s, stages = {_ENTER_STAGE},
+    blocked_since = CASE WHEN %(progress)s > furthest THEN NULL ELSE blocked_since END,
+    furthest = greatest(%(progress)s, furthest)
 WHERE {_CLAIMED} RETURNING *
 """
 
 ENTER_STAGE: Final = f"""
 UPDATE trainer.jobs SET message = %(message)s, stages = {_ENTER_STAGE}
 WHERE {_CLAIMED} RETURNING *
+"""
+
+SET_MESSAGE: Final = f"""
+UPDATE trainer.jobs SET message = %(message)s WHERE {_CLAIMED} RETURNING *
 """
 
 SET_SNAPSHOT: Final = f"""
@@ -98,6 +110,7 @@ WHERE {_CLAIMED} RETURNING *
 RETRY_LATER: Final = f"""
 UPDATE trainer.jobs
 SET state = 'queued', lease_expires_at = NULL, message = %(message)s, stages = {_ENTER_STAGE},
+    attempts = attempts - 1, blocked_since = coalesce(blocked_since, now()),
     not_before = now() + make_interval(secs => %(delay_s)s)
 WHERE {_CLAIMED} RETURNING *
 """

@@ -56,7 +56,10 @@ class Job:
         model_version: Version that the job made or evaluated; None until it has succeeded.
         gate: Verdict on the candidate of a training or quantization; None before it is decided.
         data_snapshot: Data snapshot of a training or evaluation; None before it is taken.
-        attempts: How often the job was started.
+        base_version: The version to work on if the spec names none: the one that served when the
+            work began; None if none served then, or before the job was started.
+        attempts: How often the job was started, without the starts that ended because the trainer
+            stopped or something could not be reached.
         stages: Stages that the job has entered in all of its attempts, oldest first; empty for
             jobs that are older than stages.
     """
@@ -75,6 +78,7 @@ class Job:
     model_version: str | None
     gate: GateVerdict | None
     data_snapshot: str | None
+    base_version: str | None
     attempts: int
     stages: tuple[StageStart, ...]
 

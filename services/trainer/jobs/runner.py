@@ -3,17 +3,20 @@
 import asyncio
 import logging
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from services.trainer.evaluation.gate import GateVerdict
 from services.trainer.jobs.child_process import WorkerProcess, start_worker
 from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.folders import JobFolders
 from services.trainer.jobs.leases import JobClaim, JobEnding, JobLeases
+from services.trainer.jobs.outages import plan_pause
 from services.trainer.jobs.queue import JobState
 from services.trainer.progress import Progress, Stage
 from services.trainer.worker.memory import MemoryLimit
@@ -27,18 +30,17 @@ from services.trainer.worker.protocol import (
     read_message,
 )
 from services.trainer.worker.specs import JobKind
-from shared.errors import Conflict, MagFaceError, Unavailable
-from shared.files import room_in
+from shared.errors import Conflict, MagFaceError, PreconditionFailed, Unavailable
 from shared.model.manifest import Manifest
 from shared.runtime import repeat
 
 logger = logging.getLogger(__name__)
 
 WORKER = (sys.executable, "-m", "services.trainer.worker")
-JOB_FOLDERS = "job-"
 _POLL_S = 0.3
 _HEARTBEAT_S = 0.3
 
+_Awaited = TypeVar("_Awaited")
 # Last message of a worker.
 _Output = VersionDone | EvaluationDone | Failed
 # A failure, or what was published: an evaluation, or a version with the verdict of its gate.
@@ -67,7 +69,7 @@ class JobRunner:
     Args:
         leases: Where jobs are claimed.
         completion: Publishes and records the results.
-        work_dir: Each attempt gets a folder in it, which is removed at the end of the attempt.
+        folders: Each attempt gets one, which is removed at the end of the attempt.
         command: Starts the worker.
         memory_limit: Gives the limit for the worker of a kind of job; None for no limit.
     """
@@ -76,13 +78,13 @@ class JobRunner:
         self,
         leases: JobLeases,
         completion: JobCompletion,
-        work_dir: Path,
+        folders: JobFolders,
         command: Sequence[str] = WORKER,
         memory_limit: Callable[[JobKind], MemoryLimit | None] = lambda _: None,
     ) -> None:
         self._leases = leases
         self._completion = completion
-        self._work_dir = work_dir.absolute()
+        self._folders = folders
         self._command = command
         self._memory_limit = memory_limit
 
@@ -102,7 +104,7 @@ class JobRunner:
             await self._run(claim)
         except Conflict as error:
             logger.warning("job %s is left to another runner: %s", job.job_id, error)
-        except Unavailable as error:
+        except MagFaceError as error:
             logger.warning("job %s is abandoned until its lease expires: %s", job.job_id, error)
         except asyncio.CancelledError:
             await asyncio.shield(self._release(claim))
@@ -120,15 +122,15 @@ class JobRunner:
     async def _run(self, claim: JobClaim) -> None:
         """Run a job and record how it ended."""
         try:
-            await self._complete(claim, await self._work_under_lease(claim))
+            result = await self._work_under_lease(claim)
+            await self._wait_out(claim, partial(self._complete, claim, result))
         except _Cancelled as cancelled_by:
             message = f"cancelled by {cancelled_by}"
             await self._leases.finish(claim, JobEnding(JobState.CANCELLED, message))
         except Conflict:
             raise
         except MagFaceError as error:
-            failure = Failed(reason=str(error), transient=isinstance(error, Unavailable))
-            await self._fail(claim, failure)
+            await self._wait_out(claim, partial(self._fail, claim, Failed.of(error)))
         except Exception as error:
             logger.exception("job %s failed unexpectedly", claim.job.job_id)
             message = f"internal error: {type(error).__name__}: {error}"
@@ -158,38 +160,29 @@ class JobRunner:
             Unavailable: If the lease could not be renewed or the files not be stored.
             Conflict: If another runner has claimed the job.
         """
-        workdir = await asyncio.to_thread(self._make_workdir, claim)
-        renewal = asyncio.create_task(self._renew_lease(claim))
-        work = asyncio.create_task(self._work(claim, workdir))
-        try:
-            await asyncio.wait((renewal, work), return_when=asyncio.FIRST_COMPLETED)
-            return await (work if work.done() else renewal)
-        finally:
-            # No TaskGroup: until Python 3.12 it loses a cancellation that meets an error.
-            work.cancel()
-            renewal.cancel()
-            await asyncio.gather(work, renewal, return_exceptions=True)
-            await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
-
-    def _make_workdir(self, claim: JobClaim) -> Path:
-        prefix = f"{JOB_FOLDERS}{claim.job.job_id}"
-        # Folders of earlier attempts, whose runner was killed.
-        for left_over in self._work_dir.glob(f"{prefix}-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        workdir = self._work_dir / f"{prefix}-{claim.fencing_token}"
-        with room_in(self._work_dir):
-            workdir.mkdir(parents=True)
-        return workdir
+        async with self._folders.open(claim) as workdir:
+            renewal = asyncio.create_task(self._renew_lease(claim))
+            work = asyncio.create_task(self._work(claim, workdir))
+            try:
+                await asyncio.wait((renewal, work), return_when=asyncio.FIRST_COMPLETED)
+                return await (work if work.done() else renewal)
+            finally:
+                # No TaskGroup: until Python 3.12 it loses a cancellation that meets an error.
+                work.cancel()
+                renewal.cancel()
+                await asyncio.gather(work, renewal, return_exceptions=True)
 
     async def _renew_lease(self, claim: JobClaim) -> NoReturn:
         renewed_at = time.monotonic()
+        longest_s = max(self._leases.lease_s, self._leases.outage_limit_s)
         while True:
             try:
                 cancelled_by = await self._leases.renew(claim)
             except Conflict:
                 raise
             except Exception as error:
-                if time.monotonic() - renewed_at > self._leases.lease_s:
+                # While Postgres is away, nobody else can claim the job either.
+                if time.monotonic() - renewed_at > longest_s:
                     raise
                 logger.warning("job %s: lease not renewed: %s", claim.job.job_id, error)
             else:
@@ -207,6 +200,7 @@ class JobRunner:
             kind=job.kind,
             spec=dict(job.spec),
             data_snapshot=job.data_snapshot,
+            base_version=job.base_version,
             workdir=workdir,
             memory_limit=self._memory_limit(job.kind),
         )
@@ -214,13 +208,19 @@ class JobRunner:
             output = await self._follow(claim, worker)
         if isinstance(output, Failed):
             return output
-        await self._enter_publishing(claim)
+        return await self._wait_out(claim, partial(self._publish, claim, output))
+
+    async def _publish(
+        self, claim: JobClaim, output: VersionDone | EvaluationDone
+    ) -> EvaluationDone | tuple[Manifest, GateVerdict | None]:
+        # Also makes sure that the job is still held, as it may not be after an outage.
+        await self._leases.enter_stage(claim, Stage.PUBLISHING, "publishing the result")
         match output:
             case EvaluationDone():
-                await self._completion.publish_report(job, output.page)
+                await self._completion.publish_report(claim.job, output.page)
                 return output
             case VersionDone():
-                manifest = await self._completion.publish_version(job, output.folder)
+                manifest = await self._completion.publish_version(claim.job, output.folder)
                 return manifest, output.gate
 
     async def _follow(self, claim: JobClaim, worker: WorkerProcess) -> _Output:
@@ -230,7 +230,9 @@ class JobRunner:
                 case ProgressMade() as message:
                     await self._record_progress(claim, message)
                 case SnapshotTaken(snapshot_id=snapshot_id):
-                    await self._leases.set_snapshot(claim, snapshot_id)
+                    record = partial(self._leases.set_snapshot, claim, snapshot_id)
+                    await self._wait_out(claim, record)
+                    await self._announce_snapshot(claim, snapshot_id)
                 case VersionDone() | EvaluationDone() | Failed() as last:
                     return last
         return Failed(reason=await worker.describe_end(), transient=False)
@@ -242,8 +244,31 @@ class JobRunner:
         except Unavailable as error:
             logger.warning("job %s: progress not recorded: %s", claim.job.job_id, error)
 
-    async def _enter_publishing(self, claim: JobClaim) -> None:
+    async def _announce_snapshot(self, claim: JobClaim, snapshot_id: str) -> None:
         try:
-            await self._leases.enter_stage(claim, Stage.PUBLISHING, "publishing the result")
+            await self._folders.set_snapshot(claim, snapshot_id)
         except Unavailable as error:
-            logger.warning("job %s: stage not recorded: %s", claim.job.job_id, error)
+            logger.warning("job %s: copies of any image are announced: %s", claim.job.job_id, error)
+
+    async def _wait_out(
+        self, claim: JobClaim, attempt: Callable[[], Awaitable[_Awaited]]
+    ) -> _Awaited:
+        """Await `attempt` until the stores that it needs can be reached.
+
+        Raises:
+            PreconditionFailed: If the outage is longer than the limit.
+        """
+        failed_at: float | None = None
+        while True:
+            try:
+                return await attempt()
+            except Unavailable as error:
+                failed_at = failed_at or time.monotonic()
+                waited_s = time.monotonic() - failed_at
+                pause = plan_pause(str(error), waited_s, self._leases.outage_limit_s)
+                if pause.seconds is None:
+                    raise PreconditionFailed(pause.message) from error
+            logger.warning("job %s: %s", claim.job.job_id, pause.message)
+            with suppress(Unavailable):
+                await self._leases.set_message(claim, pause.message)
+            await asyncio.sleep(pause.seconds)

@@ -38,7 +38,7 @@ from services.trainer.worker.specs import (
     TrainSpec,
     upload_key,
 )
-from shared.errors import NotFound
+from shared.errors import InvalidInput, NotFound, PreconditionFailed
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
 from shared.model.manifest import Manifest, read_manifest
 from shared.registry.version_store import VersionStore
@@ -67,6 +67,17 @@ class _Job:
     @property
     def workdir(self) -> Path:
         return self.assignment.workdir
+
+    def version(self, named: str | None) -> str:
+        """Return the version to work on: the one that the spec names, or the serving one.
+
+        Raises:
+            PreconditionFailed: If none is named and no version served when the work began.
+        """
+        version = named or self.assignment.base_version
+        if version is None:
+            raise PreconditionFailed("no version serves yet; import one, or name one")
+        return version
 
     def report(self, stage: Stage, message: str) -> None:
         """Report the start of a stage before the measured part of the work."""
@@ -142,14 +153,15 @@ def _train(job: _Job) -> VersionDone | None:
     spec = TrainSpec.model_validate(job.assignment.spec)
     with open_sync_channel(job.settings.feedback_address) as channel:
         feedback = _pull(job, channel, job.assignment.data_snapshot)
-        job.report(Stage.LOADING_MODEL, f"loading {spec.parent_version}")
+        parent_version = job.version(spec.parent_version)
+        job.report(Stage.LOADING_MODEL, f"loading {parent_version}")
         # After the pull, which may fail: there is no need to wait for this import before.
         from services.trainer.training.run import run_training  # noqa: PLC0415
 
-        parent = job.versions.fetch(spec.parent_version)
+        parent = job.versions.fetch(parent_version)
         manifest = read_manifest(parent)
         outcome = run_training(
-            spec.training_spec(str(job.assignment.job_id)),
+            spec.training_spec(str(job.assignment.job_id), parent_version),
             feedback=feedback,
             parent=parent,
             reference=_reference_faces(job, manifest.reference),
@@ -169,8 +181,11 @@ def _evaluate(job: _Job) -> EvaluationDone:
     from services.trainer.evaluation.feedback_evaluation import evaluate_versions  # noqa: PLC0415
 
     spec = EvaluateSpec.model_validate(job.assignment.spec)
-    job.report(Stage.LOADING_MODEL, f"loading {spec.model_version}")
-    version = job.versions.fetch(spec.model_version)
+    evaluated = job.version(spec.model_version)
+    if evaluated == spec.against_version:
+        raise InvalidInput("against_version", f"is {evaluated}, the version to evaluate")
+    job.report(Stage.LOADING_MODEL, f"loading {evaluated}")
+    version = job.versions.fetch(evaluated)
     other = job.versions.fetch(spec.against_version) if spec.against_version else None
     with open_sync_channel(job.settings.feedback_address) as channel:
         feedback = _pull(job, channel, job.assignment.data_snapshot or spec.data_snapshot)
@@ -189,8 +204,9 @@ def _quantize(job: _Job) -> VersionDone:
     from services.trainer.worker.quantizer import quantize_version  # noqa: PLC0415
 
     spec = QuantizeSpec.model_validate(job.assignment.spec)
-    job.report(Stage.LOADING_MODEL, f"loading {spec.model_version}")
-    full = job.versions.fetch(spec.model_version)
+    source = job.version(spec.model_version)
+    job.report(Stage.LOADING_MODEL, f"loading {source}")
+    full = job.versions.fetch(source)
     manifest = read_manifest(full)
     reference = _reference_faces(job, manifest.reference)
     ancestors = _ancestors(job, manifest)

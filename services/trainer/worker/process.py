@@ -24,7 +24,7 @@ from services.trainer.worker.protocol import (
     VersionDone,
 )
 from services.trainer.worker.specs import JobKind
-from shared.errors import MagFaceError, Unavailable
+from shared.errors import MagFaceError
 from shared.files import full_disk
 
 _PR_SET_PDEATHSIG = 1
@@ -131,7 +131,7 @@ def _report_failure(
         if limit is not None and ran_out_of_memory(error):
             writer.write(Failed(reason=f"{limit} ({error or 'MemoryError'})", transient=False))
         elif isinstance(error, MagFaceError):
-            writer.write(Failed(reason=str(error), transient=isinstance(error, Unavailable)))
+            writer.write(Failed.of(error))
         elif full := full_disk(error, workdir):
             writer.write(Failed(reason=str(full), transient=True))
         else:

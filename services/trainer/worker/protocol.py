@@ -12,6 +12,7 @@ from services.trainer.evaluation.result import EvaluationResult
 from services.trainer.progress import Progress, Stage
 from services.trainer.worker.memory import MemoryLimit
 from services.trainer.worker.specs import JobKind
+from shared.errors import MagFaceError, Overloaded, Unavailable
 
 _PROGRESS_INTERVAL_S = 1.0
 
@@ -27,6 +28,7 @@ class Assignment(_Message):
     Attributes:
         parent_pid: Process id of the runner; the worker ends with it.
         data_snapshot: Snapshot that an earlier attempt made; None for the first attempt.
+        base_version: The version to work on if the spec names none; None if no version serves.
         workdir: An empty folder of this attempt.
         memory_limit: Most memory of the process; None for no limit.
     """
@@ -36,6 +38,7 @@ class Assignment(_Message):
     kind: JobKind
     spec: dict[str, Any]
     data_snapshot: str | None
+    base_version: str | None = None
     workdir: Path
     memory_limit: MemoryLimit | None = None
 
@@ -87,13 +90,17 @@ class Failed(_Message):
 
     Attributes:
         reason: Explanation for a person.
-        transient: Whether a service it needs could not be reached, so that a later attempt may
-            succeed.
+        transient: Whether something that it needs could not be reached or had no capacity, so
+            that a later attempt may succeed.
     """
 
     type: Literal["failed"] = "failed"
     reason: str
     transient: bool
+
+    @classmethod
+    def of(cls, error: MagFaceError) -> "Failed":
+        return cls(reason=str(error), transient=isinstance(error, Unavailable | Overloaded))
 
 
 Message = ProgressMade | SnapshotTaken | VersionDone | EvaluationDone | Failed

@@ -56,40 +56,46 @@ class TrainSpec(_Spec):
     """Fine-tune a model version on the feedback.
 
     Attributes:
+        parent_version: Version to start from; None for the one that serves when the work begins.
         no_promotion: Do not promote the new version even if it passes the gate.
     """
 
-    parent_version: str
+    parent_version: str | None
     options: TrainOptions
     no_promotion: bool = False
 
-    def training_spec(self, job_id: str) -> TrainingSpec:
+    def training_spec(self, job_id: str, parent_version: str) -> TrainingSpec:
         """Make the specification of the training.
 
         Raises:
             InvalidInput: If an option is out of its range; names the option.
         """
         options: dict[str, Any] = self.options.model_dump(exclude_none=True)
-        return TrainingSpec(job_id=job_id, parent_version=self.parent_version, **options)
+        return TrainingSpec(job_id=job_id, parent_version=parent_version, **options)
 
 
 class EvaluateSpec(_Spec):
     """Evaluate a model version on the feedback.
 
     Attributes:
+        model_version: The version; None for the one that serves when the work begins.
         against_version: Another version to compare with on the same pairs.
         data_snapshot: The snapshot; None makes one when the job starts.
     """
 
-    model_version: str
+    model_version: str | None
     against_version: str | None = None
     data_snapshot: str | None = None
 
 
 class QuantizeSpec(_Spec):
-    """Make the eight-bit form of a model version."""
+    """Make the eight-bit form of a model version.
 
-    model_version: str
+    Attributes:
+        model_version: The version; None for the one that serves when the work begins.
+    """
+
+    model_version: str | None
 
 
 def upload_key(sha256: str) -> str:

@@ -22,7 +22,7 @@ def files_are_there(_: Manifest) -> None:
     """Take the files of a sample, which has none, for complete."""
 
 
-def train_spec(parent: str = "parent", **changes: object) -> dict[str, object]:
+def train_spec(parent: str | None = "parent", **changes: object) -> dict[str, object]:
     return {"parent_version": parent, "options": {}, "no_promotion": False, **changes}
 
 

@@ -62,6 +62,14 @@ def hang_once(assignment: Assignment, writer: MessageWriter) -> VersionDone:
     return version(assignment, writer)
 
 
+def hang_until_told(assignment: Assignment, writer: MessageWriter) -> VersionDone:
+    writer.report(Progress(Stage.EMBEDDING, 0.1, f"hanging as {os.getpid()}"))
+    while not (assignment.workdir.parent / "go").exists():
+        time.sleep(0.05)
+    writer.write(SnapshotTaken(snapshot_id="snapshot-1"))
+    return version(assignment, writer)
+
+
 def refuse(_assignment: Assignment, _writer: MessageWriter) -> VersionDone:
     raise InvalidInput("checkpoint", "holds a cat")
 

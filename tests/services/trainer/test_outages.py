@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import grpc
-import psycopg
 import pytest
 from magface.v1 import trainer_pb2 as pb
 from magface.v1 import trainer_pb2_grpc
@@ -33,6 +32,7 @@ from tests.support.lying_store import (
     page,
     shortened,
 )
+from tests.support.postgres import read_only
 
 Stub = trainer_pb2_grpc.TrainerServiceStub
 
@@ -98,33 +98,19 @@ async def test_the_trainer_starts_and_goes_on_through_answers_that_are_not_s3s(
 async def test_the_trainer_starts_and_goes_on_with_a_read_only_database(
     settings: TrainerSettings, database_url: str
 ):
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("SET default_transaction_read_only = off")
-
-        def set_read_only(value: str) -> None:
-            name = connection.info.dbname
-            connection.execute(
-                f"ALTER DATABASE {name} SET default_transaction_read_only = {value}".encode()
-            )
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-
-        training = pb.StartTrainingRequest(
-            requested_by="ada",
-            idempotency_key="once",
-            options=pb.TrainingOptions(parent_version="v1"),
-        )
-        async with AsyncExitStack() as stack:
-            stub = await _connect(stack, settings)
-            assert await _answers(stub)
-            set_read_only("on")
+    training = pb.StartTrainingRequest(
+        requested_by="ada",
+        idempotency_key="once",
+        options=pb.TrainingOptions(parent_version="v1"),
+    )
+    async with AsyncExitStack() as stack:
+        stub = await _connect(stack, settings)
+        assert await _answers(stub)
+        with read_only(database_url):
             await asyncio.sleep(1.5)
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await stub.StartTraining(training)
             assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
             assert "read-only" in str(failed.value.details())
-            set_read_only("off")
-            await asyncio.sleep(0.5)
-            assert await _answers(stub)
+        await asyncio.sleep(0.5)
+        assert await _answers(stub)

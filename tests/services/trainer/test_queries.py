@@ -28,6 +28,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "RENEW_LEASE": {**_CLAIM, "lease_s": 15.0},
     "RECORD_PROGRESS": {**_CLAIM, **_STAGE, "progress": 0.5},
     "ENTER_STAGE": {**_CLAIM, **_STAGE},
+    "SET_MESSAGE": {**_CLAIM, "message": "m"},
     "SET_SNAPSHOT": {**_CLAIM, "snapshot_id": "s"},
     "RELEASE": {**_CLAIM, **_STAGE},
     "RETRY_LATER": {**_CLAIM, **_STAGE, "delay_s": 2.0},

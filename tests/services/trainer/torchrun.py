@@ -71,7 +71,7 @@ def run_whole(folder: Path, rank: int) -> None:
     workdir.mkdir()
     outcome = run_training(
         TrainingSpec(job_id="0" * 32, parent_version="parent", epochs=1),
-        feedback=Rendered(range(30), 2),
+        feedback=Rendered(range(30), 3),
         parent=folder / "parent",
         reference=default_reference(),
         workdir=workdir,

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -18,6 +19,7 @@ from psycopg import sql
 from cli.commands.models.versions import upload_checkpoint
 from services.trainer.api.service import Trainer
 from services.trainer.api.servicer import TrainerServicer
+from services.trainer.jobs.leases import JobLeases
 from services.trainer.jobs.queue import JobKind, JobQueue
 from services.trainer.jobs.uploads import UploadStore
 from services.trainer.registry.evaluations import EvaluationStore
@@ -318,6 +320,29 @@ async def test_calls_without_a_key_are_each_a_call_of_its_own(world: World) -> N
         stub = await connect(channel)
         answers = [await call(world, stub, "StartTraining", idempotency_key="") for _ in range(2)]
     assert len({answer.job.job_id for answer in answers}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("StartTraining", "parent_version"),
+        ("EvaluateModel", "model_version"),
+        ("QuantizeModel", "model_version"),
+    ],
+)
+async def test_a_version_that_is_not_named_is_chosen_when_the_work_begins(
+    world: World, name: str, field: str
+) -> None:
+    async with open_channel(world.address) as channel:
+        stub = await connect(channel)
+        answer = await call(world, stub, name)
+    job = await world.trainer.jobs.get(UUID(answer.job.job_id))
+    assert job.spec[field] is None
+    assert job.base_version is None
+    leases = JobLeases(world.pool)
+    await _promote(world.trainer, "v3")
+    claims = [await leases.claim(), await leases.claim()]
+    assert [claim.job.base_version for claim in claims if claim] == ["v3", "v3"]
 
 
 def test_every_method_with_a_key_is_covered() -> None:

@@ -15,6 +15,7 @@ from services.trainer.data.label_noise import assess_labels
 from services.trainer.data.label_report import Suspicion
 from services.trainer.data.labels import LabelledPair, Vote
 from services.trainer.data.pair_graph import PairGraph
+from shared.errors import PreconditionFailed
 
 
 def labelled(same: Sequence[bool], annotator: str = "ada") -> list[LabelledPair]:
@@ -220,3 +221,10 @@ def test_labels_that_contradict_each_other_are_listed() -> None:
     }
     assert (a, c) in contradictory
     assert {(a, b), (b, c)} & contradictory
+
+
+def test_labels_that_cannot_be_enough_are_refused_before_anything_is_trained() -> None:
+    faces = Faces(people=25, wrong=0.2)
+    with pytest.raises(PreconditionFailed, match="more pairs SAME, each of another person"):
+        assess_labels(faces.images, faces.pairs, faces.features(0.8), faces.train)
+    assert not faces.trained_on

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.trainer.data.labels import LabelledPair
-from services.trainer.data.pair_graph import PairGraph, build_graph, split_people
+from services.trainer.data.pair_graph import PairGraph, build_graph
 from services.trainer.data.splits import feedback_pairs, reference_pairs
 
 
@@ -103,49 +103,11 @@ def test_no_contradiction_is_left_and_nothing_else_is_lost(pairs: list[LabelledP
         assert graph.excluded == ()
 
 
-@settings(deadline=None)
-@given(labelled(), st.integers(0, 5), st.floats(0, 0.5), st.floats(0, 0.5))
-def test_no_image_and_no_person_is_on_two_sides(
-    pairs: list[LabelledPair], seed: int, validation: float, held_out: float
-) -> None:
-    graph = graph_of(*pairs)
-    sides = split_people(graph, [validation, held_out], seed)
-    everyone = np.concatenate(sides)
-    assert sorted(everyone) == list(range(len(graph.images)))
-    for one, other in combinations(sides, 2):
-        assert not set(graph.component[one]) & set(graph.component[other])
-    side_of = {image: number for number, side in enumerate(sides) for image in side}
-    number = {sha: index for index, sha in enumerate(graph.images)}
-    for pair in pairs:
-        if pair.same:
-            assert side_of[number[pair.sha256_a]] == side_of[number[pair.sha256_b]]
-
-
 def many_people() -> PairGraph:
     people = [same(f"{p:02d}a", f"{p:02d}b") for p in range(40)]
     chain = [same("00b", f"00{letter}") for letter in "cdefghijklmnop"]
     strangers = [different(f"{p:02d}a", f"x{p:02d}") for p in range(20)]
     return graph_of(*people, *chain, *strangers)
-
-
-def test_every_side_gets_its_share_of_people_and_nobody_huge_is_held_out() -> None:
-    graph = many_people()
-    training, validation, held_out = split_people(graph, [0.1, 0.25], seed=3)
-    paired = {"training": training, "validation": validation, "held_out": held_out}
-    counts = {
-        name: len({graph.images[i][:2] for i in side if graph.images[i][0] != "x"})
-        for name, side in paired.items()
-    }
-    assert counts["validation"] in {3, 4}
-    assert counts["held_out"] in {9, 10}
-    assert "00a" in {graph.images[i] for i in training}
-
-
-def test_the_split_depends_on_the_seed_alone() -> None:
-    graph = many_people()
-    first, again, other = (split_people(graph, [0.2, 0.2], seed) for seed in (1, 1, 2))
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not np.array_equal(first[1], other[1])
 
 
 def test_feedback_pairs_are_known_genuine_ones_and_impostors_between_families() -> None:

@@ -12,13 +12,14 @@ from services.trainer.evaluation.gate import GateCheck, GateVerdict
 from services.trainer.jobs.leases import MAX_ATTEMPTS, JobEnding, JobLeases, enter_stage
 from services.trainer.jobs.queue import Job, JobQueue, JobState
 from services.trainer.progress import Progress, Stage
+from services.trainer.registry.versions import VersionRegistry
 from services.trainer.server import MIGRATIONS, SCHEMA
 from services.trainer.worker.specs import JobKind
 from shared.errors import Conflict, NotFound, PreconditionFailed, Unavailable
 from shared.settings import DatabaseSettings
 from shared.storage.migrations import apply_migrations
 from shared.storage.postgres import Pool, open_pool
-from tests.services.trainer.samples import IMPORT, train_spec
+from tests.services.trainer.samples import IMPORT, add_sample, train_spec
 from tests.support.waiting import until
 
 WORSE = GateVerdict((GateCheck("heldout_errors", False, 0.2, 0.1, "more errors"),))
@@ -231,20 +232,88 @@ async def test_a_released_job_goes_on_at_once_and_the_attempt_does_not_count(
     assert (again.job.attempts, again.job.data_snapshot) == (1, "snapshot-1")
 
 
-async def test_a_job_put_off_waits_and_is_given_up_after_some_attempts(
-    jobs: JobQueue, leases: JobLeases, pool: Pool
-):
+async def end_pause(pool: Pool, after_s: float = 0) -> None:
+    """Make a job that was put off due, and its outage older."""
+    async with pool.connection() as connection:
+        await connection.execute(
+            "UPDATE trainer.jobs SET not_before = now(),"
+            " blocked_since = blocked_since - make_interval(secs => %s)",
+            [after_s],
+        )
+
+
+async def meet_outage(pool: Pool, leases: JobLeases, after_s: float = 0) -> str:
+    """Claim the job so many seconds later, and put it off; returns its message."""
+    await end_pause(pool, after_s)
+    claim = await leases.claim()
+    await leases.retry_later(claim, "the store is away")
+    assert await leases.claim() is None
+    return (await JobQueue(pool).get(claim.job.job_id)).message
+
+
+async def test_a_job_waits_out_an_outage_up_to_the_limit(jobs: JobQueue, pool: Pool):
     (job,) = await create(jobs)
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    leases = JobLeases(pool, outage_limit_s=600)
+    assert await meet_outage(pool, leases) == (
+        "the store is away; trying again in 2 s (waited 0 s, at most 600 s)"
+    )
+    for after_s in (2, 5, 10, 20, 40, 80, 160, 270):
+        assert "the store is away; trying again in" in await meet_outage(pool, leases, after_s)
+    assert (await jobs.get(job.job_id)).state is JobState.QUEUED
+    message = await meet_outage(pool, leases, 14)
+    assert message == "the store is away; given up after 601 s; MAGFACE_OUTAGE_LIMIT_S is 600"
+    assert (await jobs.get(job.job_id)).state is JobState.FAILED
+
+
+async def test_outages_are_not_counted_among_the_ends_of_trainers(jobs: JobQueue, pool: Pool):
+    await create(jobs)
+    for _ in range(2 * MAX_ATTEMPTS):
+        await meet_outage(pool, JobLeases(pool))
+    await end_pause(pool)
+    leases = JobLeases(pool, lease_s=0)
+    attempts = [(await leases.claim()).job.attempts for _ in range(MAX_ATTEMPTS)]
+    assert attempts == list(range(1, MAX_ATTEMPTS + 1))
+
+
+async def test_an_outage_ends_when_the_job_gets_further_than_before(jobs: JobQueue, pool: Pool):
+    await create(jobs)
+    leases = JobLeases(pool, outage_limit_s=100)
+    # How far each attempt gets, and how long the outage has lasted then.
+    attempts = ((0.1, "waited 0 s"), (0.1, "waited 90 s"), (0.3, "waited 0 s"), (0.2, "given up"))
+    for done, expected in attempts:
+        await end_pause(pool, 101 if expected == "given up" else 90)
         claim = await leases.claim()
-        assert claim.job.attempts == attempt
+        await leases.record_progress(claim, Progress(Stage.TRAINING, done, "training"))
         await leases.retry_later(claim, "the store is away")
-        assert await leases.claim() is None
-        async with pool.connection() as connection:
-            await connection.execute("UPDATE trainer.jobs SET not_before = now()")
-    ended = await jobs.get(job.job_id)
-    assert ended.state is JobState.FAILED
-    assert "the store is away" in ended.message
+        assert expected in (await jobs.get(claim.job.job_id)).message
+
+
+async def test_a_job_that_names_no_version_works_on_the_one_that_serves_when_it_begins(
+    jobs: JobQueue, leases: JobLeases, pool: Pool, versions: VersionRegistry
+):
+    for version in ("v1", "v2", "v3"):
+        await add_sample(pool, version)
+
+    async def promote(version: str) -> None:
+        await versions.promote(version, requested_by="ada", reason="")
+
+    await promote("v1")
+    made = [await jobs.create(JobKind.TRAIN, train_spec(None), "ada") for _ in range(2)]
+    first = await leases.claim()
+    assert first.job.base_version == "v1"
+    await promote("v2")
+    await leases.finish(first, JobEnding(JobState.SUCCEEDED, "done"))
+    second = await leases.claim()
+    assert (second.job.job_id, second.job.base_version) == (made[1].job_id, "v2")
+    # It has done nothing yet, so the next attempt begins on what serves then.
+    await leases.release(second)
+    await promote("v3")
+    again = await leases.claim()
+    assert again.job.base_version == "v3"
+    await leases.set_snapshot(again, "snapshot-1")
+    await leases.release(again)
+    await promote("v1")
+    assert (await leases.claim()).job.base_version == "v3"
 
 
 async def test_a_job_that_kills_every_trainer_is_given_up(jobs: JobQueue, pool: Pool):
@@ -353,3 +422,52 @@ async def test_jobs_from_before_stages_were_kept_are_read(database_url: str, tmp
         await leases.finish(claim, JobEnding(JobState.FAILED, "no"))
         stages = [stages_of(event.job) for event in await collect(jobs, running)]
         assert stages == [[], [Stage.STARTING], [Stage.STARTING]]
+
+
+async def test_the_messages_of_jobs_hold_no_whole_hash_of_an_image(
+    jobs: JobQueue, leases: JobLeases, pool: Pool
+):
+    """An erasure does not change them."""
+    (job,) = await create(jobs)
+    claim = await leases.claim()
+    said = f"image {'ab' * 32} is skipped; iresnet18-{'cd' * 4}"
+    await leases.record_progress(claim, Progress(Stage.TRAINING, 0.5, said))
+    await leases.enter_stage(claim, Stage.PUBLISHING, f"{'0f' * 32}, {'1e' * 32}")
+    await leases.finish(claim, JobEnding(JobState.FAILED, f"{said} ({'0F' * 32})"))
+    messages = [event.job.message for event in await collect(jobs, job.job_id)]
+    assert messages[-3:-1] == [
+        "image abababab… is skipped; iresnet18-cdcdcdcd",
+        "0f0f0f0f…, 1e1e1e1e…",
+    ]
+    async with pool.connection() as connection:
+        for table in ("jobs", "job_events"):
+            cursor = await connection.execute(
+                f"SELECT count(*) FROM trainer.{table} WHERE message ~* '[0-9a-f]{{64}}'"  # noqa: S608
+            )
+            assert await cursor.fetchone() == (0,)
+
+
+async def test_whole_hashes_in_earlier_messages_are_cut_short(database_url: str, tmp_path: Path):
+    for file in sorted(MIGRATIONS.glob("*.sql")):
+        if file.name.endswith("short_hashes.sql"):
+            break
+        shutil.copy(file, tmp_path)
+    apply_migrations(database_url, SCHEMA, tmp_path)
+    said, job_id = f"image {'ab' * 32} is gone; job {uuid4()}", uuid4()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO trainer.jobs (job_id, kind, spec, requested_by, message)"
+            " VALUES (%s, 'import', '{}', 'ada', %s)",
+            (job_id, said),
+        )
+        connection.execute(
+            "INSERT INTO trainer.job_events (job_id, state, progress, message)"
+            " VALUES (%s, 'queued', 1, %s)",
+            (job_id, said),
+        )
+        apply_migrations(database_url, SCHEMA, MIGRATIONS)
+        kept = [
+            connection.execute(f"SELECT message FROM trainer.{table}").fetchone()  # noqa: S608
+            for table in ("jobs", "job_events")
+        ]
+    assert kept == 2 * [(said.replace("ab" * 32, "abababab…"),)]

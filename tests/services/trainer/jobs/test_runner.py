@@ -12,32 +12,49 @@ import psutil
 import pytest
 
 from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.folders import JobFolders
 from services.trainer.jobs.leases import JobLeases
 from services.trainer.jobs.queue import Job, JobQueue, JobState
 from services.trainer.jobs.runner import JobRunner
 from services.trainer.progress import Stage
 from services.trainer.registry.evaluations import EvaluationStore
+from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.versions import VersionRegistry
 from services.trainer.worker.memory import MemoryLimit
 from services.trainer.worker.specs import JobKind
+from shared.registry.version_store import VersionStore
+from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
 from tests.services.trainer.samples import IMPORT, add_sample, result_of
 from tests.services.trainer.standin import COMMAND
+from tests.support.lying_store import lying_store, page
+from tests.support.postgres import read_only
 from tests.support.waiting import until
 
 
 @pytest.fixture
-def running(pool: Pool, completion: JobCompletion, tmp_path: Path):
+def running(pool: Pool, completion: JobCompletion, object_store: ObjectStore, tmp_path: Path):
     """Run job runners whose workers behave in a given way."""
 
     @asynccontextmanager
-    async def running(behaviour: str, runners: int = 1, limit: MemoryLimit | None = None):
+    async def running(
+        behaviour: str,
+        runners: int = 1,
+        limit: MemoryLimit | None = None,
+        leases: JobLeases | None = None,
+        completion: JobCompletion = completion,
+    ):
         command = (*COMMAND, behaviour, str(tmp_path / "started"))
+        folders = JobFolders(object_store, tmp_path / "work")
         tasks = [
             asyncio.create_task(
                 JobRunner(
-                    JobLeases(pool), completion, tmp_path / "work", command, lambda _: limit
+                    leases or JobLeases(pool),
+                    completion,
+                    folders,
+                    command,
+                    lambda _: limit,
                 ).run()
             )
             for _ in range(runners)
@@ -186,6 +203,87 @@ async def test_a_job_whose_store_is_away_is_tried_again_later(jobs: JobQueue, ru
         waiting = await job_until(jobs, job, lambda job: "trying again" in job.message)
     assert waiting.state is JobState.QUEUED
     assert "the object store cannot be reached; trying again in 2 s" in waiting.message
+
+
+async def test_a_job_goes_on_through_an_outage_of_postgres_and_keeps_its_result(
+    jobs: JobQueue, pool: Pool, running, database_url: str, tmp_path: Path
+):
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    async with running("hang_until_told", leases=JobLeases(pool, lease_s=1)):
+        await hanging(jobs, job)
+        with read_only(database_url):
+            await asyncio.sleep(2)
+            (tmp_path / "work" / "go").touch()
+            await asyncio.sleep(2)
+        done = await ended(jobs, job)
+    assert (done.state, done.attempts) == (JobState.SUCCEEDED, 1)
+    assert done.data_snapshot == "snapshot-1"
+    assert len(started(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "behaviour"),
+    [
+        (JobKind.IMPORT, IMPORT, "version"),
+        (JobKind.EVALUATE, {"model_version": "v1"}, "measure"),
+    ],
+)
+async def test_a_result_waits_until_the_store_takes_it(
+    jobs: JobQueue,
+    pool: Pool,
+    running,
+    object_store_settings: ObjectStoreSettings,
+    tmp_path: Path,
+    *,
+    kind: JobKind,
+    spec: dict[str, object],
+    behaviour: str,
+):
+    await add_sample(pool, "v1")
+    job = await jobs.create(kind, spec, "ada")
+    with lying_store(object_store_settings) as store:
+        objects = ObjectStore(
+            object_store_settings.model_copy(update={"s3_endpoint": store.endpoint})
+        )
+        completion = JobCompletion(
+            pool,
+            objects,
+            VersionStore(objects, tmp_path / "versions"),
+            ServingPointerPublisher(pool, objects),
+        )
+        async with running(behaviour, leases=JobLeases(pool, lease_s=1), completion=completion):
+            with store.lying(page(503)):
+                waiting = await job_until(
+                    jobs, job, lambda job: re.search("waited [1-9]", job.message)
+                )
+                assert (waiting.state, waiting.stages[-1].stage) == (
+                    *(JobState.RUNNING, Stage.PUBLISHING),
+                )
+                await asyncio.sleep(1.5)
+            done = await ended(jobs, job)
+    assert (done.state, done.attempts) == (JobState.SUCCEEDED, 1)
+    assert len(started(tmp_path)) == 1
+
+
+async def test_a_result_that_cannot_be_stored_is_given_up_at_the_limit(
+    jobs: JobQueue, pool: Pool, running, tmp_path: Path
+):
+    nowhere = ObjectStore(
+        ObjectStoreSettings(s3_endpoint="127.0.0.1:9", s3_access_key="", s3_secret_key="")
+    )
+    completion = JobCompletion(
+        pool,
+        nowhere,
+        VersionStore(nowhere, tmp_path / "versions"),
+        ServingPointerPublisher(pool, nowhere),
+    )
+    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
+    leases = JobLeases(pool, outage_limit_s=1)
+    async with running("version", leases=leases, completion=completion):
+        failed = await ended(jobs, job)
+    assert failed.state is JobState.FAILED
+    assert "given up after" in failed.message
+    assert "MAGFACE_OUTAGE_LIMIT_S" in failed.message
 
 
 async def test_a_job_for_which_there_is_no_room_is_tried_again_later(

@@ -149,32 +149,6 @@ async def test_a_job_that_runs_again_finds_what_it_published(
     assert (await jobs.get(claim.job.job_id)).state is JobState.SUCCEEDED
 
 
-async def test_a_store_that_is_away_for_a_moment_costs_no_work(
-    pool: Pool,
-    jobs: JobQueue,
-    pointer: ServingPointerPublisher,
-    object_store: ObjectStore,
-    tmp_path,
-):
-    class Away(VersionStore):
-        """The real store, whose first call fails as if it were unreachable."""
-
-        calls = 0
-
-        def publish(self, folder) -> None:
-            self.calls += 1
-            if self.calls == 1:
-                raise Unavailable("connection refused")
-            super().publish(folder)
-
-    store = Away(object_store, tmp_path / "versions")
-    job = await jobs.create(JobKind.IMPORT, IMPORT, "ada")
-    folder = make_folder(tmp_path / "v1", "v1", job.job_id)
-    await JobCompletion(pool, object_store, store, pointer).publish_version(job, folder)
-    assert store.calls == 2
-    assert VersionStore(object_store, tmp_path / "other").manifest("v1").job_id == str(job.job_id)
-
-
 async def test_a_job_never_takes_anothers_name(
     finish, jobs: JobQueue, leases: JobLeases, completion: JobCompletion, tmp_path
 ):

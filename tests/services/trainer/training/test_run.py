@@ -45,7 +45,7 @@ def test_too_few_people_are_a_clear_refusal(tmp_path: Path) -> None:
 
 def test_training_validation_and_gate_share_no_image(tmp_path: Path) -> None:
     decoded = decode_feedback(
-        Rendered(range(30), 2),
+        Rendered(range(30), 3),
         FaceReader(ImageLimits()),
         tmp_path / "crops.npy",
         tick=lambda _: None,
