@@ -181,7 +181,7 @@ class PoolImporter:
         try:
             if isinstance(sent.face, MagFaceError):
                 return sent.face
-            return await self._vault.check(sent.face, "image", in_turn=True)
+            return await self._vault.check(sent.face, "image", in_turn=True, require_face=True)
         except Unavailable:
             raise
         except MagFaceError as error:

@@ -480,7 +480,7 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
 def _pool_images() -> BudgetedRequests[PoolImage]:
     async def images() -> AsyncIterator[PoolImage]:
         for number in range(1, 5):
-            yield PoolImage(FaceImage(picture(number)), "somebody")
+            yield PoolImage(FaceImage(picture(number), on_no_face="mark"), "somebody")
 
     return BudgetedRequests(images(), image_bytes, ByteBudget(2**30))
 
