@@ -1,0 +1,118 @@
+"""Influence of one person and of one burst of near-identical pictures, and its limits.
+
+Whoever labels four hundred frames of a video says little more than who labels two. A *burst* is a
+set of near-identical pictures of one person. Pairs between the same two bursts count as one, and
+the pairs of one person as at most ten.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.trainer.data.arrays import CropArray, IndexArray
+from services.trainer.data.left_out import LeftOutImage, LeftOutReason
+from services.trainer.data.pair_graph import components, group_by
+from shared.model.image.perceptual_hash import near_duplicates, perceptual_hash
+
+# Most pairs of one person that count, of each label.
+PAIRS_PER_PERSON = 10
+
+
+def find_bursts(crops: CropArray, links: IndexArray) -> IndexArray:
+    """Number the bursts of near-identical pictures among images that labels connect.
+
+    Only images that labels SAME connect are compared, so two people are never in one burst.
+
+    Args:
+        crops: uint8 [N, 112, 112, 3], BGR.
+        links: int64 [P, 2], positions of the images of each label SAME.
+
+    Returns:
+        The burst of each image, int64 [N]. Most images are the only one of theirs.
+    """
+    hashes = [np.frombuffer(perceptual_hash(crop), np.uint8) for crop in crops]
+    found = []
+    for members in group_by(np.arange(len(crops)), components(len(crops), links)):
+        if len(members) > 1:
+            own = np.stack([hashes[image] for image in members])
+            first, second = np.nonzero(np.triu(near_duplicates(own, own), 1))
+            found.append(np.stack([members[first], members[second]], axis=1))
+    return components(len(crops), np.concatenate([np.empty((0, 2), np.int64), *found]))
+
+
+def pair_weights(
+    links: IndexArray, same: NDArray[np.bool_], person: IndexArray, burst: IndexArray
+) -> NDArray[np.float64]:
+    """Weight labelled pairs so that no person and no burst outweighs the others, float64 [P].
+
+    Args:
+        links: int64 [P, 2], positions of the images.
+        same: bool [P], the labels.
+        person: int64 [N], the person on each image.
+        burst: int64 [N], burst of each image.
+    """
+    weight = np.ones(len(links))
+    for label in (same, ~same):
+        chosen = np.flatnonzero(label)
+        ends = np.sort(burst[links[chosen]], axis=1)
+        _, cell, count = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
+        once = 1 / count[cell.ravel()]
+        people = person[links[chosen]]
+        # A pair within a person is one pair of theirs, not two.
+        second = np.where(people[:, 0] == people[:, 1], 0, once)
+        total = np.bincount(people[:, 0], once, len(burst))
+        total += np.bincount(people[:, 1], second, len(burst))
+        most = np.maximum(total[people].max(axis=1, initial=0), PAIRS_PER_PERSON)
+        weight[chosen] = once * PAIRS_PER_PERSON / most
+    return weight
+
+
+def one_of_each(pairs: IndexArray, burst: IndexArray) -> IndexArray:
+    """Keep the first pair between each two bursts, and none within a burst.
+
+    Args:
+        pairs: int64 [P, 2], positions of images.
+        burst: int64 [N], burst of each image.
+    """
+    ends = np.sort(burst[pairs], axis=1)
+    _, first = np.unique(ends, axis=0, return_index=True)
+    kept = np.sort(first)
+    return np.asarray(pairs[kept[ends[kept, 0] != ends[kept, 1]]])
+
+
+def sample_images(
+    images: IndexArray,
+    burst: IndexArray,
+    generator: np.random.Generator,
+    *,
+    of_burst: int,
+    at_most: int,
+) -> IndexArray:
+    """Draw images of one person, of each burst and in all at most so many, in random order.
+
+    Args:
+        images: int64 [M], positions of the images.
+        burst: int64 [N], burst of each image.
+        generator: Draws them.
+        of_burst: Most images of a burst.
+        at_most: Most images in all.
+    """
+    shuffled = generator.permutation(images)
+    order = np.argsort(burst[shuffled], kind="stable")
+    of_each = np.unique(burst[shuffled], return_counts=True)[1]
+    place = np.empty(len(shuffled), np.int64)
+    place[order] = np.arange(len(order)) - np.repeat(np.cumsum(of_each) - of_each, of_each)
+    return shuffled[place < of_burst][:at_most]
+
+
+def describe_bursts(images: Sequence[str], burst: IndexArray) -> tuple[LeftOutImage, ...]:
+    """List the images that are near-identical to an earlier one of the same person."""
+    first: dict[int, str] = {}
+    repeated = []
+    for sha256, number in zip(images, burst.tolist(), strict=True):
+        original = first.setdefault(number, sha256)
+        if original != sha256:
+            detail = f"near-identical to {original[:8]}… of the same person"
+            repeated.append(LeftOutImage(sha256, LeftOutReason.NEAR_DUPLICATE, detail))
+    return tuple(repeated)
