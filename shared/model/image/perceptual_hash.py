@@ -17,6 +17,8 @@ HASH_BYTES: Final = 32
 NEAR_DUPLICATE_BITS: Final = 40
 _REDUCED: Final = 32
 _FREQUENCIES: Final = slice(1, 17)
+# Each 16 bits in turn are of all frequencies: the database looks for hashes that share such bits.
+_ORDER: Final = np.array([row * 16 + (row + turn) % 16 for turn in range(16) for row in range(16)])
 # Rows of a distance matrix to compute at once, which bounds the memory.
 _ROWS: Final = 256
 
@@ -27,10 +29,10 @@ def perceptual_hash(image: NDArray[np.uint8]) -> bytes:
     Args:
         image: uint8 [H, W, 3], BGR.
     """
-    gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    reduced = cv2.resize(gray, (_REDUCED, _REDUCED), interpolation=cv2.INTER_AREA)
-    frequencies = cv2.dct(reduced.astype(np.float32))[_FREQUENCIES, _FREQUENCIES]
-    return np.packbits(frequencies > np.median(frequencies)).tobytes()
+    reduced = cv2.resize(image, (_REDUCED, _REDUCED), interpolation=cv2.INTER_AREA)
+    gray = cv2.cvtColor(reduced, cv2.COLOR_BGR2GRAY).astype(np.float32)
+    frequencies = cv2.dct(gray)[_FREQUENCIES, _FREQUENCIES].ravel()
+    return np.packbits((frequencies > np.median(frequencies))[_ORDER]).tobytes()
 
 
 def near_duplicates(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.bool_]:
