@@ -11,8 +11,6 @@ from cli.rendering.renderer import render_person
 from shared.model.image.perceptual_hash import HASH_BYTES, near_duplicates, perceptual_hash
 from tests.support.photographs import GROUP, photograph
 
-LFW = Path("../shared/faces/lfw")
-
 
 def hashes(*pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     found = np.stack([np.frombuffer(perceptual_hash(each), np.uint8) for each in pictures])
@@ -58,9 +56,8 @@ def test_pictures_of_people_are_not() -> None:
 
 
 @pytest.mark.material
-@pytest.mark.skipif(not LFW.exists(), reason="needs ../shared")
-def test_real_faces_are_not() -> None:
-    files = sorted(LFW.glob("*/*.jpg"))
+def test_real_faces_are_not(material: Path) -> None:
+    files = sorted((material / "faces/lfw").glob("*/*.jpg"))
     pictures = hashes(*map(cv2.imread, map(str, files)))
     assert near_duplicates(pictures, pictures).sum() == len(pictures) > 2000
 
