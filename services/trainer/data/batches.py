@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from services.trainer.data.arrays import CropArray, IndexArray
 from services.trainer.data.influence import (
     describe_bursts,
+    distinct_pairs,
     find_bursts,
     pair_weights,
     sample_images,
@@ -123,6 +124,17 @@ def decode_labelled(
         describe_bursts(decoded.images, burst),
     )
     return DecodedFeedback(tuple(decoded.images), decoded.crops, usable, burst, left_out)
+
+
+def measured_pairs(decoded: DecodedFeedback) -> tuple[list[LabelledPair], LeftOut]:
+    """Return the labelled pairs to measure a version on, and what is left out.
+
+    Pairs of near-identical pictures show nothing, and pairs that only differ by such count once.
+    """
+    same = np.array([pair.same for pair in decoded.pairs], np.bool_)
+    kept = distinct_pairs(links_of(decoded.images, decoded.pairs), same, decoded.burst)
+    left_out = replace(decoded.left_out, repeated_pairs=len(same) - len(kept))
+    return [decoded.pairs[index] for index in kept], left_out
 
 
 def _reason(error: MagFaceError) -> LeftOutReason:

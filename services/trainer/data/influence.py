@@ -72,13 +72,26 @@ def one_of_each(pairs: IndexArray, burst: IndexArray) -> IndexArray:
     """Keep the first pair between each two bursts, and none within a burst.
 
     Args:
-        pairs: int64 [P, 2], positions of images.
+        pairs: int64 [P, 2], positions of images; all of one label.
         burst: int64 [N], burst of each image.
     """
-    ends = np.sort(burst[pairs], axis=1)
-    _, first = np.unique(ends, axis=0, return_index=True)
+    return pairs[distinct_pairs(pairs, np.ones(len(pairs), np.bool_), burst)]
+
+
+def distinct_pairs(links: IndexArray, same: NDArray[np.bool_], burst: IndexArray) -> IndexArray:
+    """Return which labelled pairs to measure on, so that no picture counts twice, int64 [M].
+
+    Of the pairs of one label between the same two bursts it is the first, and none within a burst.
+
+    Args:
+        links: int64 [P, 2], positions of the images.
+        same: bool [P], the labels.
+        burst: int64 [N], burst of each image.
+    """
+    ends = np.sort(burst[links], axis=1)
+    _, first = np.unique(np.column_stack([ends, same]), axis=0, return_index=True)
     kept = np.sort(first)
-    return np.asarray(pairs[kept[ends[kept, 0] != ends[kept, 1]]])
+    return np.asarray(kept[ends[kept, 0] != ends[kept, 1]])
 
 
 def sample_images(

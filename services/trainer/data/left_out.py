@@ -55,6 +55,8 @@ class LeftOut:
         pairs: Number of labelled pairs that are left out with them.
         of_pairs: Number of all labelled pairs.
         repeated: Images that are near-identical to others; they are used, but count less.
+        repeated_pairs: Labelled pairs that are not measured on, because they repeat others or are
+            of near-identical pictures.
     """
 
     images: tuple[LeftOutImage, ...]
@@ -62,6 +64,7 @@ class LeftOut:
     pairs: int
     of_pairs: int
     repeated: tuple[LeftOutImage, ...] = ()
+    repeated_pairs: int = 0
 
     @property
     def listed(self) -> tuple[LeftOutImage, ...]:
@@ -87,7 +90,8 @@ class LeftOut:
             )
         if self.repeated:
             repeated = _named(self.repeated, "images are near-identical to others of the person")
-            sentences.append(f"{repeated} and count as one picture with them")
+            pairs = f"; {self.repeated_pairs} pairs are not measured" if self.repeated_pairs else ""
+            sentences.append(f"{repeated} and count as one picture with them{pairs}")
         return "; ".join(sentences)
 
     @contextmanager
