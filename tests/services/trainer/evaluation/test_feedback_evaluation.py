@@ -138,8 +138,8 @@ def test_frames_of_one_picture_are_not_measured_on(versions: tuple[Path, Path], 
     assert result.evaluation.pairs == plain
     assert len(left_out.repeated) == left_out.repeated_pairs == 40
     assert re.search(
-        r"^40 images are near-identical to others of the person \(.{9}, .{9}, .{9}, …\) and count as "
-        r"one picture with them; 40 pairs are not measured$",
+        r"^40 images are near-identical to others of the person \(.{9}, .{9}, .{9}, …\) and "
+        r"count as one picture with them; 40 pairs are not measured$",
         left_out.describe(),
     )
 
