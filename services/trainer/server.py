@@ -14,10 +14,11 @@ from services.trainer.api.service import Trainer
 from services.trainer.api.servicer import TrainerServicer
 from services.trainer.jobs.bootstrap import import_default_if_empty
 from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.folders import JOB_FOLDERS, JobFolders
 from services.trainer.jobs.janitor import Janitor
 from services.trainer.jobs.leases import JobLeases
 from services.trainer.jobs.queue import JobQueue
-from services.trainer.jobs.runner import JOB_FOLDERS, JobRunner, worker_command
+from services.trainer.jobs.runner import JobRunner, worker_command
 from services.trainer.jobs.uploads import UPLOAD_FILES, UploadStore
 from services.trainer.registry.evaluations import EvaluationStore
 from services.trainer.registry.replicas import ReplicaWatch
@@ -77,9 +78,11 @@ async def _serve(
     replicas = ReplicaWatch(objects)
     servicer.trainer.set(_trainer(settings, pool, objects, pointer, replicas))
     await lifecycle.set_ready(True)
-    runner = _runner(settings, pool, objects, pointer)
+    folders = JobFolders(objects, settings.work_dir)
+    runner = _runner(settings, pool, objects, pointer, folders)
     async with asyncio.TaskGroup() as group:
         group.create_task(runner.run())
+        group.create_task(folders.run())
         group.create_task(pointer.run())
         group.create_task(replicas.run())
         group.create_task(Janitor(pool, objects).run())
@@ -106,14 +109,18 @@ def _trainer(
 
 
 def _runner(
-    settings: TrainerSettings, pool: Pool, objects: ObjectStore, pointer: ServingPointerPublisher
+    settings: TrainerSettings,
+    pool: Pool,
+    objects: ObjectStore,
+    pointer: ServingPointerPublisher,
+    folders: JobFolders,
 ) -> JobRunner:
     store = VersionStore(objects, settings.work_dir / "versions")
     completion = JobCompletion(pool, objects, store, pointer)
     command = worker_command(settings.train_processes)
     limit = partial(memory_limit, settings)
     leases = JobLeases(pool, outage_limit_s=settings.outage_limit_s)
-    return JobRunner(leases, completion, settings.work_dir, command, limit)
+    return JobRunner(leases, completion, folders, command, limit)
 
 
 async def _prepare_stores(settings: TrainerSettings, pool: Pool, objects: ObjectStore) -> None:

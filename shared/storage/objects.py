@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final, NoReturn
 
 from minio import Minio
 from minio.error import MinioException, S3Error
+from minio.helpers import MIN_PART_SIZE
 from urllib3.exceptions import HTTPError
 
 from shared.errors import CorruptData, MagFaceError, NotFound, Unavailable
@@ -21,6 +22,7 @@ from shared.files import open_atomic
 from shared.settings import ObjectStoreSettings
 from shared.storage.s3_http import NotS3Error, S3Http
 
+IMAGES_PREFIX: Final = "images/"
 _CHUNK_BYTES = 2**20
 _PART_BYTES = 16 * 2**20
 _SLOWEST_BYTES_PER_S = 2**20
@@ -50,7 +52,7 @@ class StoredObject:
 
 def image_key(sha256: str) -> str:
     """Return the key of an image from the SHA-256 of its bytes (64 hexadecimal digits)."""
-    return f"images/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+    return f"{IMAGES_PREFIX}{sha256[:2]}/{sha256[2:4]}/{sha256}"
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,16 @@ class ObjectStore:
                     raise
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object; an existing one is replaced."""
+        """Write an object; an existing one is replaced.
+
+        It is written in one request: parts of an object that are left by a process that was killed
+        are not listed, and would stay.
+        """
+        part_size = max(len(data), MIN_PART_SIZE)
         with self._errors(key):
-            written = self._client.put_object(self.bucket, key, io.BytesIO(data), len(data))
+            written = self._client.put_object(
+                self.bucket, key, io.BytesIO(data), len(data), part_size=part_size
+            )
         if written.etag != _md5(data).hexdigest():
             self._check_written(key, len(data), written.etag)
 

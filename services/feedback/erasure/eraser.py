@@ -1,10 +1,12 @@
 """Eraser: removes images with their pairs, labels, objects and derived data, crash-safely.
 
 An erasure is recorded before anything is deleted. It is then executed in small steps: first the
-rows of some images with their pairs and labels, in one transaction; then their objects and their
-entries in the label reports of trainings; last their entries in table `removals`, the last place
-that names them. After a crash any process continues. `upload_fence.py` explains why a concurrent
-upload of the same image cannot leave half an image.
+rows of some images with their pairs and labels, in one transaction; then their objects; then their
+entries in table `removals`, the last table that names them. Afterwards the images are taken out of
+the objects that are derived from images, which `shared/registry/image_data.py` lists. The erasure
+is finished when the jobs that had copies of the images have ended. After a crash any process
+continues. `upload_fence.py` explains why a concurrent upload of the same image cannot leave half an
+image.
 """
 
 import asyncio
@@ -22,7 +24,8 @@ from services.feedback.erasure.row_deletion import delete_rows
 from services.feedback.images.vault import ImageVault
 from shared.errors import AlreadyExists, NotFound, Unavailable
 from shared.registry.erasure_mark import write_erasure_mark
-from shared.registry.label_reports import read_reports, remove_images
+from shared.registry.image_copies import list_holders, may_hold
+from shared.registry.image_data import read_derived, remove_images
 from shared.registry.lineage import versions_trained_on
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import BoundedConnection, Pool, fetch, transaction
@@ -41,13 +44,17 @@ class _RemovalInProgress(Unavailable):
     """Another process, which may have died a moment ago, holds the lease of what is left."""
 
 
+class _CopiesLeft(Unavailable):
+    """Only jobs of the trainer have copies of the images left, until they end."""
+
+
 class Eraser:
     """Erases images.
 
     Args:
         pool: Connections to a database with the schema `feedback`.
         vault: Deletes the objects.
-        objects: The bucket, for manifests, label reports and the erasure mark.
+        objects: The bucket, for manifests, derived objects, announced copies and the erasure mark.
         lease_s: How long a process owns the removal of an object, in seconds. Must be longer than
             the deletion of an object can take.
         tombstone_days: Days for which images and labels that were erased on request are not
@@ -69,6 +76,7 @@ class Eraser:
         self._tombstone_days = tombstone_days
         self._lock = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
+        self._waiting: dict[str, str] = {}
 
     async def erase_image(self, sha256: str, requested_by: str, request_id: str) -> Erasure:
         """Erase an image; when this returns, nothing of it is stored.
@@ -86,8 +94,9 @@ class Eraser:
         Raises:
             NotFound: If the image is not stored, and the request id was not used before.
             AlreadyExists: If the request id was used to erase something else.
-            Unavailable: If a store does not answer. Once the request is recorded, it is executed
-                in the background; repeat the call to learn whether it is finished.
+            Unavailable: If a store does not answer, or a job of the trainer has copies of the
+                image until it ends. Once the request is recorded, it is executed in the background;
+                repeat the call to learn whether it is finished.
         """
         # A crashed upload leaves an object without a row, which is erased too.
         without_row = await self._without_row([bytes.fromhex(sha256)])
@@ -136,9 +145,13 @@ class Eraser:
         while await fetch(self._pool, queries.ANY_EXPIRED, {"before": before}):
             expired = {"before": before, "limit": _EXPIRED_AT_ONCE, "asked_for": None}
             request_id = f"retention-{secrets.token_hex(8)}"
-            erasure = await self._erase(
-                "retention", "system", request_id, queries.LIST_EXPIRED, expired
-            )
+            try:
+                erasure = await self._erase(
+                    "retention", "system", request_id, queries.LIST_EXPIRED, expired
+                )
+            except _CopiesLeft:
+                # `finish` goes on with it; there may be more to erase.
+                erasure = await self.find(request_id)
             erased += erasure.images
         return erased
 
@@ -168,8 +181,10 @@ class Eraser:
         for request_id in (*(request_id for (request_id,) in unfinished), _SWEEP):
             try:
                 await self._execute(request_id)
-            except _RemovalInProgress as error:
-                logger.info("%s", error)
+            except (_RemovalInProgress, _CopiesLeft) as error:
+                self._log_wait(request_id, str(error))
+            else:
+                self._waiting.pop(request_id, None)
 
     async def find(self, request_id: str) -> Erasure:
         """Look up an erasure.
@@ -192,23 +207,23 @@ class Eraser:
             name, action, actor, images, pairs, labels, snapshots, tuple(versions), finished_at
         )
 
-    async def clear_reports(self) -> None:
-        """Remove pairs of images without a row from the label reports of trainings.
+    async def clear_derived(self) -> None:
+        """Take images without a row out of all objects that are derived from images.
 
         This covers every erasure, not only the current one: a training, or another erasure, may
         have written back what it read before. A lock admits one process at a time.
 
         Raises:
-            Unavailable: If a store does not answer; some reports may be cleared.
+            Unavailable: If a store does not answer; some objects may be cleared.
         """
         async with transaction(self._pool) as connection:
-            await connection.execute(queries.LOCK_REPORTS)
-            reports = read_reports(self._objects)
-            while report := await asyncio.to_thread(next, reports, None):
-                named = {"hashes": list(report.images)}
+            await connection.execute(queries.LOCK_DERIVED)
+            derived = read_derived(self._objects)
+            while found := await asyncio.to_thread(next, derived, None):
+                named = {"hashes": list(found.images)}
                 cursor = await connection.execute(queries.WITHOUT_ROW, named)
                 erased = [sha256 for (sha256,) in await cursor.fetchall()]
-                await asyncio.to_thread(remove_images, self._objects, report, erased)
+                await asyncio.to_thread(remove_images, self._objects, found, erased)
 
     async def forget_tombstones(self) -> None:
         """Remove the tombstones that are older than `tombstone_days`.
@@ -310,8 +325,6 @@ class Eraser:
             cursor = await connection.execute(queries.TAKE_REMOVALS, {**lease, "hashes": hashes})
             taken = [sha256 for (sha256,) in await cursor.fetchall()]
         await asyncio.gather(*(self._vault.remove(sha256.hex()) for sha256 in taken))
-        if request_id != _SWEEP:
-            await self.clear_reports()
         async with transaction(self._pool) as connection:
             await connection.execute(queries.FORGET_REMOVALS, {**lease, "hashes": taken})
 
@@ -320,6 +333,7 @@ class Eraser:
 
         Raises:
             _RemovalInProgress: If some of its removals are left.
+            _CopiesLeft: If jobs have copies of the images.
         """
         wanted = {"request_id": request_id}
         if await fetch(self._pool, queries.REMOVALS_LEFT, wanted) == [(True,)]:
@@ -331,12 +345,57 @@ class Eraser:
         erasure = await self.find(request_id)
         if erasure.finished_at is not None:
             return
+        await self._clear_and_wait_for_copies(erasure)
         # After the rows are gone, so that no embedder fills its cache from them again.
         await asyncio.to_thread(write_erasure_mark, self._objects)
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(queries.FINISH_ERASURE, wanted)
             if await cursor.fetchone() is not None:
                 await connection.execute(queries.AUDIT, audit_row(erasure))
+
+    async def _clear_and_wait_for_copies(self, erasure: Erasure) -> None:
+        """Clear derived objects, at once and after the last holder of copies has ended.
+
+        A holder writes its results before it withdraws its copies, so nothing can be derived from
+        the images after the second time. Holders that are announced after the rows were deleted
+        cannot have the images.
+
+        Raises:
+            _CopiesLeft: If a holder has not ended.
+        """
+        ((holders,),) = await fetch(
+            self._pool, queries.COPY_HOLDERS, {"request_id": erasure.request_id}
+        )
+        is_first = holders is None
+        if is_first:
+            holders = await asyncio.to_thread(list_holders, self._objects)
+        snapshots = frozenset(erasure.snapshot_ids)
+        left = [
+            holder
+            for holder in holders
+            if await asyncio.to_thread(may_hold, self._objects, holder, snapshots)
+        ]
+        if is_first or not left:
+            await self.clear_derived()
+        if is_first or left != holders:
+            await self._set_holders(erasure.request_id, left)
+        if left:
+            raise _CopiesLeft(
+                f"erasure {erasure.request_id!r} is recorded, and all that is stored is erased;"
+                f" copies are left in the working folders of trainers until these jobs end:"
+                f" {', '.join(left)}. Ask again later with the same request id"
+            )
+
+    async def _set_holders(self, request_id: str, holders: list[str]) -> None:
+        async with transaction(self._pool) as connection:
+            await connection.execute(
+                queries.SET_COPY_HOLDERS, {"request_id": request_id, "holders": holders}
+            )
+
+    def _log_wait(self, request_id: str, message: str) -> None:
+        if self._waiting.get(request_id) != message:
+            logger.info("%s", message)
+        self._waiting[request_id] = message
 
 
 async def _check_same_request(connection: BoundedConnection, values: Mapping[str, Any]) -> None:

@@ -6,8 +6,8 @@ from services.feedback.images.queries import REMOVAL_LOCK
 
 LOCK_REMOVALS: Final = f"SELECT pg_advisory_xact_lock({REMOVAL_LOCK})"
 
-# One process at a time reads, changes and writes back the label reports of trainings.
-LOCK_REPORTS: Final = f"SELECT pg_advisory_xact_lock({REMOVAL_LOCK} + 1)"
+# One process at a time reads, changes and writes back the objects that are derived from images.
+LOCK_DERIVED: Final = f"SELECT pg_advisory_xact_lock({REMOVAL_LOCK} + 1)"
 INCREMENT_EPOCH: Final = "UPDATE feedback.removal_epoch SET epoch = epoch + 1"
 
 RECORD_ERASURE: Final = """
@@ -55,7 +55,7 @@ ON CONFLICT DO NOTHING
 """
 
 REOPEN_ERASURE: Final = """
-UPDATE feedback.erasures SET finished_at = NULL
+UPDATE feedback.erasures SET finished_at = NULL, copy_holders = NULL
 WHERE request_id = %(request_id)s AND finished_at IS NOT NULL
   AND EXISTS (SELECT FROM feedback.removals WHERE removals.request_id = %(request_id)s)
 """
@@ -170,6 +170,14 @@ ORDER BY snapshot_id
 
 UNFINISHED: Final = """
 SELECT request_id FROM feedback.erasures WHERE finished_at IS NULL ORDER BY asked_at
+"""
+
+COPY_HOLDERS: Final = """
+SELECT copy_holders FROM feedback.erasures WHERE request_id = %(request_id)s
+"""
+
+SET_COPY_HOLDERS: Final = """
+UPDATE feedback.erasures SET copy_holders = %(holders)s WHERE request_id = %(request_id)s
 """
 
 FINISH_ERASURE: Final = """

@@ -9,7 +9,7 @@ from typing import Final
 
 from services.feedback.erasure.eraser import Eraser
 from shared.runtime import repeat
-from shared.storage.objects import ObjectStore, image_key
+from shared.storage.objects import IMAGES_PREFIX, ObjectStore, image_key
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 # Longer than any upload takes: only its age protects an object that has no image's name.
@@ -45,8 +45,8 @@ async def run_retention(policy: RetentionPolicy, objects: ObjectStore, eraser: E
     async def sweep() -> None:
         grace = policy.orphan_grace
         await sweep_orphans(objects, eraser, grace, max(grace, _STRAY_GRACE))
-        # A training killed at the wrong moment may have left a report that names erased images.
-        await eraser.clear_reports()
+        # A trainer killed at the wrong moment may have left a report that names erased images.
+        await eraser.clear_derived()
 
     await asyncio.gather(
         repeat("finishing of erasures", eraser.finish, _FINISH_EVERY_S),
@@ -74,7 +74,7 @@ async def sweep_orphans(
     Raises:
         Unavailable: If a store does not answer; the next sweep continues.
     """
-    listing = objects.list("images/")
+    listing = objects.list(IMAGES_PREFIX)
     while page := await asyncio.to_thread(lambda: list(islice(listing, _LISTED_AT_ONCE))):
         now = datetime.now(UTC)
         named = {found.key.rpartition("/")[2]: found for found in page if _is_image(found.key)}

@@ -7,7 +7,7 @@ from services.feedback.images import queries
 from services.feedback.images.damaged import DamagedImages
 from shared.errors import CorruptData, NotFound
 from shared.runtime import repeat
-from shared.storage.objects import ObjectStore, image_key
+from shared.storage.objects import IMAGES_PREFIX, ObjectStore, image_key
 from shared.storage.postgres import Pool, fetch
 
 _PREFIXES: Final = 256
@@ -66,7 +66,7 @@ class ObjectCheck:
 
     async def _sweep_prefix(self, prefix: str) -> None:
         sizes = await self._sizes(prefix)
-        found = await asyncio.to_thread(self._list, f"images/{prefix}/") if sizes else {}
+        found = await asyncio.to_thread(self._list, f"{IMAGES_PREFIX}{prefix}/") if sizes else {}
         suspects = {
             sha256 for sha256, size in sizes.items() if found.get(image_key(sha256)) != size
         }

@@ -17,7 +17,7 @@ from services.trainer.jobs.leases import (
 )
 from services.trainer.jobs.queue import Job, JobState
 from services.trainer.progress import Stage
-from services.trainer.registry.evaluations import add_evaluation, describe_result, report_key
+from services.trainer.registry.evaluations import add_evaluation, describe_result
 from services.trainer.registry.promotion import (
     PromotionPlan,
     plan_candidate,
@@ -29,6 +29,7 @@ from services.trainer.registry.versions import add_version, lock_serving_history
 from services.trainer.worker.specs import JobKind
 from shared.errors import AlreadyExists
 from shared.model.manifest import MAGFACE_EPS, Manifest, read_manifest
+from shared.registry.evaluation_pages import page_key
 from shared.registry.version_store import VersionStore
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
@@ -125,7 +126,7 @@ class JobCompletion:
         Raises:
             Unavailable: If the store cannot be reached.
         """
-        await asyncio.to_thread(self._objects.put_file, report_key(job.job_id), page)
+        await asyncio.to_thread(self._objects.put_file, page_key(job.job_id), page)
 
     async def record_evaluation(
         self, claim: JobClaim, result: EvaluationResult, remark: str = ""

@@ -5,6 +5,7 @@ claim. Each write of a runner names its token. Once another runner has claimed t
 of the former runner are refused.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from shared.storage.postgres import Pool, transaction
 
 LEASE_S = 15.0
 MAX_ATTEMPTS = 5
+_HASH = re.compile(r"(?<![0-9a-z])([0-9a-f]{8})[0-9a-f]{56}(?![0-9a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,11 @@ async def _requeue(
     await record_event(connection, job_from_row(row))
 
 
+def _shorten_hashes(message: str) -> str:
+    """Cut hashes of images short, because an erasure does not change the messages of jobs."""
+    return _HASH.sub(r"\1…", message)
+
+
 async def _write(
     connection: AsyncConnection,
     claim: JobClaim,
@@ -200,11 +207,11 @@ async def _write(
     values: Mapping[str, Any] | None = None,
 ) -> DictRow:
     """Run a query that affects the job only while the claim is the latest one; returns the row."""
+    written = {**(values or {}), "job_id": claim.job.job_id, "token": claim.fencing_token}
+    if "message" in written:
+        written["message"] = _shorten_hashes(written["message"])
     cursor = connection.cursor(row_factory=dict_row)
-    await cursor.execute(
-        query,
-        {**(values or {}), "job_id": claim.job.job_id, "token": claim.fencing_token},
-    )
+    await cursor.execute(query, written)
     row = await cursor.fetchone()
     if row is None:
         raise Conflict(

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,6 +13,7 @@ from typing import NoReturn, TypeVar
 
 from services.trainer.jobs.child_process import WorkerProcess, start_worker
 from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.folders import JobFolders
 from services.trainer.jobs.leases import JobClaim, JobEnding, JobLeases
 from services.trainer.jobs.outages import plan_pause
 from services.trainer.jobs.queue import JobState
@@ -30,14 +30,12 @@ from services.trainer.worker.protocol import (
 )
 from services.trainer.worker.specs import JobKind
 from shared.errors import Conflict, MagFaceError, PreconditionFailed, Unavailable
-from shared.files import room_in
 from shared.model.manifest import Manifest
 from shared.runtime import repeat
 
 logger = logging.getLogger(__name__)
 
 WORKER = (sys.executable, "-m", "services.trainer.worker")
-JOB_FOLDERS = "job-"
 _POLL_S = 0.3
 _HEARTBEAT_S = 0.3
 
@@ -70,7 +68,7 @@ class JobRunner:
     Args:
         leases: Where jobs are claimed.
         completion: Publishes and records the results.
-        work_dir: Each attempt gets a folder in it, which is removed at the end of the attempt.
+        folders: Each attempt gets one, which is removed at the end of the attempt.
         command: Starts the worker.
         memory_limit: Gives the limit for the worker of a kind of job; None for no limit.
     """
@@ -79,13 +77,13 @@ class JobRunner:
         self,
         leases: JobLeases,
         completion: JobCompletion,
-        work_dir: Path,
+        folders: JobFolders,
         command: Sequence[str] = WORKER,
         memory_limit: Callable[[JobKind], MemoryLimit | None] = lambda _: None,
     ) -> None:
         self._leases = leases
         self._completion = completion
-        self._work_dir = work_dir.absolute()
+        self._folders = folders
         self._command = command
         self._memory_limit = memory_limit
 
@@ -161,28 +159,17 @@ class JobRunner:
             Unavailable: If the lease could not be renewed or the files not be stored.
             Conflict: If another runner has claimed the job.
         """
-        workdir = await asyncio.to_thread(self._make_workdir, claim)
-        renewal = asyncio.create_task(self._renew_lease(claim))
-        work = asyncio.create_task(self._work(claim, workdir))
-        try:
-            await asyncio.wait((renewal, work), return_when=asyncio.FIRST_COMPLETED)
-            return await (work if work.done() else renewal)
-        finally:
-            # No TaskGroup: until Python 3.12 it loses a cancellation that meets an error.
-            work.cancel()
-            renewal.cancel()
-            await asyncio.gather(work, renewal, return_exceptions=True)
-            await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
-
-    def _make_workdir(self, claim: JobClaim) -> Path:
-        prefix = f"{JOB_FOLDERS}{claim.job.job_id}"
-        # Folders of earlier attempts, whose runner was killed.
-        for left_over in self._work_dir.glob(f"{prefix}-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        workdir = self._work_dir / f"{prefix}-{claim.fencing_token}"
-        with room_in(self._work_dir):
-            workdir.mkdir(parents=True)
-        return workdir
+        async with self._folders.open(claim) as workdir:
+            renewal = asyncio.create_task(self._renew_lease(claim))
+            work = asyncio.create_task(self._work(claim, workdir))
+            try:
+                await asyncio.wait((renewal, work), return_when=asyncio.FIRST_COMPLETED)
+                return await (work if work.done() else renewal)
+            finally:
+                # No TaskGroup: until Python 3.12 it loses a cancellation that meets an error.
+                work.cancel()
+                renewal.cancel()
+                await asyncio.gather(work, renewal, return_exceptions=True)
 
     async def _renew_lease(self, claim: JobClaim) -> NoReturn:
         renewed_at = time.monotonic()
@@ -244,6 +231,7 @@ class JobRunner:
                 case SnapshotTaken(snapshot_id=snapshot_id):
                     record = partial(self._leases.set_snapshot, claim, snapshot_id)
                     await self._wait_out(claim, record)
+                    await self._announce_snapshot(claim, snapshot_id)
                 case VersionDone() | EvaluationDone() | Failed() as last:
                     return last
         return Failed(reason=await worker.describe_end(), transient=False)
@@ -254,6 +242,12 @@ class JobRunner:
             await self._leases.record_progress(claim, progress)
         except Unavailable as error:
             logger.warning("job %s: progress not recorded: %s", claim.job.job_id, error)
+
+    async def _announce_snapshot(self, claim: JobClaim, snapshot_id: str) -> None:
+        try:
+            await self._folders.set_snapshot(claim, snapshot_id)
+        except Unavailable as error:
+            logger.warning("job %s: copies of any image are announced: %s", claim.job.job_id, error)
 
     async def _wait_out(
         self, claim: JobClaim, attempt: Callable[[], Awaitable[_Awaited]]

@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 from services.trainer.evaluation.result import EvaluationResult
 from services.trainer.registry import queries
 from shared.errors import NotFound
+from shared.registry.evaluation_pages import page_key
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
 
@@ -78,14 +79,9 @@ class EvaluationStore:
             Unavailable: If the object store cannot be reached.
         """
         try:
-            return await asyncio.to_thread(self._objects.get, report_key(job_id))
+            return await asyncio.to_thread(self._objects.get, page_key(job_id))
         except NotFound as error:
             raise NotFound(f"there is no evaluation of job {job_id}") from error
-
-
-def report_key(job_id: UUID) -> str:
-    """Return the object key of an evaluation's report."""
-    return f"evaluations/{job_id}/report.html"
 
 
 def describe_result(result: EvaluationResult) -> str:

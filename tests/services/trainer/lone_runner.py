@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.folders import JobFolders
 from services.trainer.jobs.leases import JobLeases
 from services.trainer.jobs.runner import JobRunner
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
@@ -28,7 +29,8 @@ async def main(database_url: str, work_dir: str, *behaviour: str) -> None:
         pool, nowhere, VersionStore(nowhere, Path(work_dir)), ServingPointerPublisher(pool, nowhere)
     )
     leases = JobLeases(pool, lease_s=1)
-    await JobRunner(leases, completion, Path(work_dir), (*COMMAND, *behaviour)).run()
+    folders = JobFolders(nowhere, Path(work_dir))
+    await JobRunner(leases, completion, folders, (*COMMAND, *behaviour)).run()
 
 
 if __name__ == "__main__":

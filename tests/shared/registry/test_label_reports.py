@@ -14,7 +14,8 @@ from services.trainer.data.label_report import (
 )
 from services.trainer.data.labels import LabelledPair, Vote
 from services.trainer.data.left_out import LeftOutImage, LeftOutReason
-from shared.registry.label_reports import LABEL_REPORTS, read_reports, remove_images
+from shared.registry.image_data import read_derived, remove_images
+from shared.registry.label_reports import LABEL_REPORTS
 from shared.storage.objects import ObjectStore
 
 _REPORT = TypeAdapter(LabelReport)
@@ -37,7 +38,7 @@ def test_an_erased_image_is_taken_out_of_every_report(object_store: ObjectStore)
         store_report(object_store, UUID(int=number), written)
     object_store.put(f"{LABEL_REPORTS}broken.json", b"[1, 2")
     object_store.put(f"{LABEL_REPORTS}no-hash.json", b'{"suspects": [{"sha256_a": "Jane"}]}')
-    for report in read_reports(object_store):
+    for report in read_derived(object_store):
         remove_images(object_store, report, [b"\xbb", b"\xee"])
     left = [
         _REPORT.validate_json(object_store.get(found.key))

@@ -218,7 +218,7 @@ async def test_what_a_killed_training_left_of_an_erased_image_goes_with_the_next
     await domain.eraser.erase_image(sha256(1), "dpo", "ticket")
     store_report(object_store, uuid4(), _suspecting(1, 2))
     assert len(_found(sha256(1).encode(), object_store)) == 1
-    await domain.eraser.clear_reports()
+    await domain.eraser.clear_derived()
     assert _found(sha256(1).encode(), object_store) == []
     assert len(_found(sha256(2).encode(), object_store)) == 1
 

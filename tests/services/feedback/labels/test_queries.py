@@ -65,6 +65,8 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "ERASED_SNAPSHOTS": {"request_id": "r"},
     "UNFINISHED": {},
     "FINISH_ERASURE": {"request_id": "r"},
+    "COPY_HOLDERS": {"request_id": "r"},
+    "SET_COPY_HOLDERS": {"request_id": "r", "holders": ["job-1"]},
     "LIST_AUDIT": {"before": 2**63 - 1, "limit": 101},
     "EXPORT_PAGE": {"after": 5_000, "limit": 500, "max_label_id": 24_000},
 }
@@ -149,7 +151,7 @@ def test_every_query_is_checked() -> None:
         "RULE",
         "SET_RULE",
         "SHARE_REMOVAL_LOCK",
-        "LOCK_REPORTS",
+        "LOCK_DERIVED",
         "LOCK_REMOVALS",
         "ALLOW_REMOVAL",
     }

@@ -422,3 +422,52 @@ async def test_jobs_from_before_stages_were_kept_are_read(database_url: str, tmp
         await leases.finish(claim, JobEnding(JobState.FAILED, "no"))
         stages = [stages_of(event.job) for event in await collect(jobs, running)]
         assert stages == [[], [Stage.STARTING], [Stage.STARTING]]
+
+
+async def test_the_messages_of_jobs_hold_no_whole_hash_of_an_image(
+    jobs: JobQueue, leases: JobLeases, pool: Pool
+):
+    """An erasure does not change them."""
+    (job,) = await create(jobs)
+    claim = await leases.claim()
+    said = f"image {'ab' * 32} is skipped; iresnet18-{'cd' * 4}"
+    await leases.record_progress(claim, Progress(Stage.TRAINING, 0.5, said))
+    await leases.enter_stage(claim, Stage.PUBLISHING, f"{'0f' * 32}, {'1e' * 32}")
+    await leases.finish(claim, JobEnding(JobState.FAILED, f"{said} ({'0F' * 32})"))
+    messages = [event.job.message for event in await collect(jobs, job.job_id)]
+    assert messages[-3:-1] == [
+        "image abababab… is skipped; iresnet18-cdcdcdcd",
+        "0f0f0f0f…, 1e1e1e1e…",
+    ]
+    async with pool.connection() as connection:
+        for table in ("jobs", "job_events"):
+            cursor = await connection.execute(
+                f"SELECT count(*) FROM trainer.{table} WHERE message ~* '[0-9a-f]{{64}}'"  # noqa: S608
+            )
+            assert await cursor.fetchone() == (0,)
+
+
+async def test_whole_hashes_in_earlier_messages_are_cut_short(database_url: str, tmp_path: Path):
+    for file in sorted(MIGRATIONS.glob("*.sql")):
+        if file.name.endswith("short_hashes.sql"):
+            break
+        shutil.copy(file, tmp_path)
+    apply_migrations(database_url, SCHEMA, tmp_path)
+    said, job_id = f"image {'ab' * 32} is gone; job {uuid4()}", uuid4()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO trainer.jobs (job_id, kind, spec, requested_by, message)"
+            " VALUES (%s, 'import', '{}', 'ada', %s)",
+            (job_id, said),
+        )
+        connection.execute(
+            "INSERT INTO trainer.job_events (job_id, state, progress, message)"
+            " VALUES (%s, 'queued', 1, %s)",
+            (job_id, said),
+        )
+        apply_migrations(database_url, SCHEMA, MIGRATIONS)
+        kept = [
+            connection.execute(f"SELECT message FROM trainer.{table}").fetchone()  # noqa: S608
+            for table in ("jobs", "job_events")
+        ]
+    assert kept == 2 * [(said.replace("ab" * 32, "abababab…"),)]

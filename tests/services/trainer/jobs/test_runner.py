@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from services.trainer.jobs.completion import JobCompletion
+from services.trainer.jobs.folders import JobFolders
 from services.trainer.jobs.leases import JobLeases
 from services.trainer.jobs.queue import Job, JobQueue, JobState
 from services.trainer.jobs.runner import JobRunner
@@ -33,7 +34,7 @@ from tests.support.waiting import until
 
 
 @pytest.fixture
-def running(pool: Pool, completion: JobCompletion, tmp_path: Path):
+def running(pool: Pool, completion: JobCompletion, object_store: ObjectStore, tmp_path: Path):
     """Run job runners whose workers behave in a given way."""
 
     @asynccontextmanager
@@ -45,12 +46,13 @@ def running(pool: Pool, completion: JobCompletion, tmp_path: Path):
         completion: JobCompletion = completion,
     ):
         command = (*COMMAND, behaviour, str(tmp_path / "started"))
+        folders = JobFolders(object_store, tmp_path / "work")
         tasks = [
             asyncio.create_task(
                 JobRunner(
                     leases or JobLeases(pool),
                     completion,
-                    tmp_path / "work",
+                    folders,
                     command,
                     lambda _: limit,
                 ).run()
