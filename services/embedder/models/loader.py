@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.embedder.models.resident import LoadedModel
+from shared.heap import mapped_weights
 from shared.model.golden import check_golden
 from shared.model.image.align import CROP_SIZE
 from shared.model.manifest import read_manifest
@@ -42,9 +43,12 @@ class Loader:
         """
         folder = self.versions.fetch(model_version, rehash=True)
         manifest = read_manifest(folder)
-        session = open_session(folder, self.engine, self.device, self.threads, self.batch_images)
-        check_golden(session, manifest)
-        self._warm(session)
+        with mapped_weights():
+            session = open_session(
+                folder, self.engine, self.device, self.threads, self.batch_images
+            )
+            check_golden(session, manifest)
+            self._warm(session)
         return LoadedModel(manifest, session)
 
     def _warm(self, session: Session) -> None:

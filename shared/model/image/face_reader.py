@@ -160,7 +160,8 @@ class FaceReader:
         detector = self._require_detector()
         image = decode_image(data, self._limits, f"{field}.data")
         height, width = image.shape[:2]
-        return Detection(width, height, detector.find(stretch_low_contrast(image)))
+        faces = detector.find(stretch_low_contrast(image)).certain
+        return Detection(width, height, faces)
 
     def _crop(self, image: NDArray[np.uint8], face: FaceImage, field: str) -> FaceCrop:
         match _resolve(face, image, field):
@@ -175,7 +176,7 @@ class FaceReader:
                 height, width = image.shape[:2]
                 require_whole_face(chosen, width, height, field)
                 pixels = align_face(image, chosen.landmarks, f"{field}.data")
-                return FaceCrop(stretch_low_contrast(pixels), len(faces), chosen)
+                return FaceCrop(stretch_low_contrast(pixels), len(faces.certain), chosen)
 
     def _require_detector(self) -> FaceDetector:
         if self._detector_model is None:

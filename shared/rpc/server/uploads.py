@@ -150,9 +150,11 @@ class Uploads:
         now = time.monotonic()
         slow = self._slow(now)
         if slow or now - self._sampled >= _SAMPLE_S:
+            began = time.thread_time()
             self._sample(received, slow)
-            self._sampled = time.monotonic()
-            self._pause_s = max(_PROMPT_S, _REST_PER_SAMPLE * (self._sampled - now))
+            self._sampled = now
+            # Not the wall clock: on a busy machine the pauses would grow as uploads arrive faster.
+            self._pause_s = max(_PROMPT_S, _REST_PER_SAMPLE * (time.thread_time() - began))
             self._end_late(slow, now)
             self._end_too_many([one for one in slow if one.refusal is None])
         trimming = self._trimming is not None and not self._trimming.done()

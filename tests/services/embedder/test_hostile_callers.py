@@ -21,8 +21,6 @@ pytestmark = [
 ]
 _LIMIT = 10**9
 _CROPS = crops(8)
-# A p99 below this is that of a busy machine, not of a hostile caller.
-_NOISE_S = 0.1
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -51,5 +49,5 @@ async def test_memory_stays_under_the_limit_and_others_are_served(
             f"{quiet * 1e3:.0f} ms before and {loud * 1e3:.0f} ms during"
         )
         assert memory.most < _LIMIT
-        assert loud < max(3 * quiet, _NOISE_S)
+        assert loud < 3 * quiet
         assert process.stop() == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cli.rendering.renderer import render_person
-from shared.model.image.contrast import stretch_low_contrast
+from shared.model.image.contrast import centiles, stretch_low_contrast
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
@@ -60,3 +60,13 @@ def test_the_reader_of_faces_stretches_every_crop() -> None:
     reader = FaceReader(ImageLimits())
     for face in (FaceImage(png, "aligned"), FaceImage(png, "landmarks", landmarks)):
         assert np.percentile(reader.crop(face), 99) > 200
+
+
+def test_the_centiles_are_those_of_numpy() -> None:
+    random = np.random.default_rng(5)
+    for shape in ((1, 1, 3), (1, 7, 3), (13, 9, 3), (112, 112, 3), (301, 199, 3)):
+        for low, high in ((0, 256), (90, 110), (7, 8)):
+            image = random.integers(low, high, shape, np.uint8)
+            assert centiles(image) == pytest.approx(np.percentile(image, (1, 99)))
+            turned = np.rot90(image)
+            assert centiles(turned) == pytest.approx(np.percentile(turned, (1, 99)))
