@@ -82,7 +82,7 @@ class Frames:
         if not distinct:
             self.burst[is_frame] = self.burst[is_frame][0]
         self._people = np.array([name[:4] if name[0] == "h" else "v" for name in self.images])
-        self._noise = np.where(is_frame, 0.2, 1.0)[:, np.newaxis]
+        self._noise = np.where(is_frame, 0.15, 1.3)[:, np.newaxis]
 
     def features(self) -> NDArray[np.float32]:
         """Features under a network that finds frames very alike and other pictures fairly so."""
@@ -109,7 +109,6 @@ def test_many_frames_of_one_person_cost_no_one_elses_labels(distinct: bool) -> N
     assessment = assess_labels(
         frames.images, frames.pairs, features, train, burst=frames.burst, threshold=0.3
     )
-    kept = sum(pair in set(assessment.pairs) or pair.confidence != 1 for pair in frames.honest)
     used = {(pair.sha256_a, pair.sha256_b) for pair in assessment.pairs}
     kept = sum((pair.sha256_a, pair.sha256_b) in used for pair in frames.honest)
     assert kept >= 0.97 * HONEST
