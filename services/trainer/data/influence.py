@@ -17,6 +17,8 @@ from shared.model.image.perceptual_hash import near_duplicates, perceptual_hash
 
 # Most pairs of one person that count, of each label.
 PAIRS_PER_PERSON = 10
+# Images of one person that are compared with all others of theirs at once.
+_ROWS = 256
 
 
 def find_bursts(crops: CropArray, links: IndexArray) -> IndexArray:
@@ -31,14 +33,27 @@ def find_bursts(crops: CropArray, links: IndexArray) -> IndexArray:
     Returns:
         The burst of each image, int64 [N]. Most images are the only one of theirs.
     """
-    hashes = [np.frombuffer(perceptual_hash(crop), np.uint8) for crop in crops]
-    found = []
+    hashes = np.array([np.frombuffer(perceptual_hash(crop), np.uint8) for crop in crops])
+    burst = np.arange(len(crops))
     for members in group_by(np.arange(len(crops)), components(len(crops), links)):
-        if len(members) > 1:
-            own = np.stack([hashes[image] for image in members])
-            first, second = np.nonzero(np.triu(near_duplicates(own, own), 1))
-            found.append(np.stack([members[first], members[second]], axis=1))
-    return components(len(crops), np.concatenate([np.empty((0, 2), np.int64), *found]))
+        if len(members) == 1:
+            continue
+        for first in range(0, len(members), _ROWS):
+            some = members[first : first + _ROWS]
+            rows, columns = np.nonzero(near_duplicates(hashes[some], hashes[members]))
+            burst[members] = _joined(burst[members], members, some[rows], members[columns])
+    return burst
+
+
+def _joined(
+    burst: IndexArray, members: IndexArray, one: IndexArray, other: IndexArray
+) -> IndexArray:
+    """Join bursts, which are named by an image of theirs, by links between images of a person."""
+    place = np.searchsorted(members, np.concatenate([members, one]))
+    target = np.searchsorted(members, np.concatenate([burst, other]))
+    joined = components(len(members), np.stack([place, target], axis=1))
+    _, named_by, number = np.unique(joined, return_index=True, return_inverse=True)
+    return members[named_by[number]]
 
 
 def pair_weights(

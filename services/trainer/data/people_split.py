@@ -127,9 +127,10 @@ def genuine_pairs(graph: PairGraph, images: IndexArray) -> IndexArray:
     Of the pairs between two bursts of near-identical pictures there is one, and none within one:
     two encodings of a picture show nothing about a network.
     """
-    first, second = np.triu_indices(len(images), 1)
-    weight = graph.genuine[images][:, images].toarray()[first, second]
-    return one_of_each(np.stack([images[first], images[second]], axis=1)[weight > 0], graph.burst)
+    weight = graph.genuine[images][:, images].tocoo()
+    upper = (weight.row < weight.col) & (weight.data > 0)
+    pairs = np.stack([images[weight.row[upper]], images[weight.col[upper]]], axis=1)
+    return one_of_each(pairs, graph.burst)
 
 
 def split_people(

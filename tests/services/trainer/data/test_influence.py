@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cli.rendering.renderer import render_person
+from services.trainer.data import influence
 from services.trainer.data.batches import pair_batches, people_batches
 from services.trainer.data.influence import find_bursts, pair_weights
 from services.trainer.data.label_noise import assess_labels
@@ -36,7 +37,11 @@ def encoded(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
 
 
-def test_frames_and_encodings_of_one_picture_are_a_burst_and_other_pictures_are_not() -> None:
+@pytest.mark.parametrize("rows", [256, 7])
+def test_frames_and_encodings_of_one_picture_are_a_burst_and_other_pictures_are_not(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(influence, "_ROWS", rows)
     picture = render_person(1, 0)
     half = cv2.resize(picture, (56, 56), interpolation=cv2.INTER_AREA)
     copies = [encoded(picture, 40), encoded(half, 60), (picture * 0.9).astype(np.uint8)]
@@ -48,6 +53,11 @@ def test_frames_and_encodings_of_one_picture_are_a_burst_and_other_pictures_are_
     assert len(set(burst[:30])) == 1
     assert len(set(burst[30:34])) == 1
     assert len(set(burst)) == 2 + len(others)
+
+
+def test_no_images_are_no_bursts() -> None:
+    none = np.empty((0, 112, 112, 3), np.uint8)
+    assert len(find_bursts(none, np.empty((0, 2), np.int64))) == 0
 
 
 def test_two_people_are_never_one_burst() -> None:
