@@ -126,11 +126,12 @@ def similarity_transform(
     Returns:
         Affine matrix of shape (2, 3) for ``cv2.warpAffine``.
     """
-    a = source.astype(np.float64) @ np.array([1, 1j])
-    b = target.astype(np.float64) @ np.array([1, 1j])
-    from_centre, to_centre = a - a.mean(), b - b.mean()
-    turn = np.vdot(from_centre, to_centre) / np.vdot(from_centre, from_centre)
-    shift = b.mean() - turn * a.mean()
+    a, b = (np.ascontiguousarray(each, np.float64).view(complex) for each in (source, target))
+    a_mean, b_mean = a.sum() / len(a), b.sum() / len(b)
+    from_centre = a - a_mean
+    # The centre of the target drops out of the product with a centred source.
+    turn = np.vdot(from_centre, b) / np.vdot(from_centre, from_centre)
+    shift = b_mean - turn * a_mean
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
 

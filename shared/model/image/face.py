@@ -46,6 +46,19 @@ class DetectedFace:
 
 
 @dataclass(frozen=True, slots=True)
+class Faces:
+    """What a picture shows.
+
+    Attributes:
+        certain: The faces that a second look confirmed, the most prominent one first.
+        uncertain: Boxes of faces that two looks saw, but at different places or angles.
+    """
+
+    certain: tuple[DetectedFace, ...]
+    uncertain: tuple[Box, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Detection:
     """The faces of one image.
 

@@ -42,6 +42,11 @@ class FaceReader:
         self._detector: FaceDetector | None = None
         self._lock = threading.Lock()
 
+    @property
+    def has_detector(self) -> bool:
+        """Whether faces can be detected."""
+        return self._detector_model is not None
+
     def read_plain_jpeg(self, face: FaceImage, max_pixels: int, field: str) -> FaceCrop | None:
         """Read one face from a JPEG that needs neither Pillow nor the detector.
 
@@ -138,7 +143,8 @@ class FaceReader:
         detector = self._require_detector()
         image = decode_image(data, self._limits, f"{field}.data")
         height, width = image.shape[:2]
-        return Detection(width, height, detector.find(stretch_low_contrast(image)))
+        faces = detector.find(stretch_low_contrast(image)).certain
+        return Detection(width, height, faces)
 
     def _crop(self, image: NDArray[np.uint8], face: FaceImage, field: str) -> FaceCrop:
         match _resolve(face, image, field):
@@ -153,7 +159,7 @@ class FaceReader:
                 height, width = image.shape[:2]
                 require_whole_face(chosen, width, height, field)
                 pixels = align_face(image, chosen.landmarks, f"{field}.data")
-                return FaceCrop(stretch_low_contrast(pixels), len(faces), chosen)
+                return FaceCrop(stretch_low_contrast(pixels), len(faces.certain), chosen)
 
     def _require_detector(self) -> FaceDetector:
         if self._detector_model is None:

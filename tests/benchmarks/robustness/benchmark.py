@@ -52,9 +52,10 @@ def run(_: Path) -> dict[str, Any]:
         return face
 
     procedures: dict[str, Choose] = {"old": old.choose, "today": choose_new}
-    people = {"rendered": rendered_people(_RENDERED)}
+    people: dict[str, list[Person]] = {}
     if (_MATERIAL / "faces" / "raw").is_dir():
         people["photographs"] = photographed_people(_MATERIAL)
+    people["rendered"] = rendered_people(_RENDERED)
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         version = export_default(Path(scratch) / "default")

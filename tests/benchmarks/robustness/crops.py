@@ -155,7 +155,7 @@ def _missed(detector: FaceDetector) -> Table:
     for name, change in _changes().items():
         changed = [change(photograph) for photograph in photographs]
         missed = [
-            sum(not detector.find(treat(picture)) for picture in changed)
+            sum(not detector.find(treat(picture)).certain for picture in changed)
             for treat in TREATMENTS.values()
         ]
         table.append([name, *(f"{count} of {len(photographs)}" for count in missed)])

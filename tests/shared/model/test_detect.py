@@ -10,7 +10,7 @@ from shared.model.image.align import ARCFACE_TEMPLATE, align_face
 from shared.model.image.detection.choice import choose_face
 from shared.model.image.detection.detector import FaceDetector
 from shared.model.image.detection.yunet import find_detector_model
-from shared.model.image.face import FaceImage
+from shared.model.image.face import FaceImage, Faces
 from tests.shared.model.pictures import LIMITS, scene
 
 
@@ -23,7 +23,7 @@ def detector() -> FaceDetector:
 
 def landmarks(detector: FaceDetector, image: np.ndarray) -> np.ndarray:
     """The landmarks of the most prominent face, (5, 2)."""
-    return np.array(detector.find(image)[0].landmarks)
+    return np.array(detector.find(image).certain[0].landmarks)
 
 
 def on_wall(crop: np.ndarray, scale: float = 1.0, x: int = 80, y: int = 60) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_no_face_is_refused_whatever_the_size(
     detector: FaceDetector, size: tuple[int, int]
 ) -> None:
     faces = detector.find(scene(*size))
-    assert faces == ()
+    assert faces == Faces((), ())
     with pytest.raises(InvalidInput, match=r"images\[0\]\.data: shows no face"):
         choose_face(faces, FaceImage(b""), "images[0]")
 

@@ -23,14 +23,17 @@ class ChipSize:
     Attributes:
         side: In pixels.
         zoom: Size of the face, as a multiple of its size in the 112x112 crop.
+        shift: Pixels by which the face lies right of and below the middle.
     """
 
     side: int
     zoom: float
+    shift: int = 0
 
     def template(self) -> Points:
         """Return where the landmarks of an upright face lie in the chip."""
-        return (ARCFACE_TEMPLATE - _MIDDLE) * np.float32(self.zoom) + np.float32(self.side / 2)
+        middle = np.float32(self.side / 2 + self.shift)
+        return (ARCFACE_TEMPLATE - _MIDDLE) * np.float32(self.zoom) + middle
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,11 +41,13 @@ class ChipLook:
     """What one look at a chip says.
 
     Attributes:
-        points: Mean landmarks, in pixels of the picture.
+        points: Mean landmarks of all anchors, in pixels of the picture.
+        best_points: Landmarks of the best anchor.
         score: 0..1.
     """
 
     points: Points
+    best_points: Points
     score: float
 
 
@@ -76,9 +81,12 @@ def look_at_chip(
     reach = _TEMPLATE_EYES * size.zoom
     for seen in yunet.look(chip):
         if np.linalg.norm((seen.mean_points - wanted).mean(axis=0)) < reach:
-            found = _mirror(seen.mean_points, size.side) if mirrored else seen.mean_points
             inverse = np.asarray(cv2.invertAffineTransform(matrix), np.float64)
-            return ChipLook(transform(inverse, found), seen.score)
+            mean, best = (
+                transform(inverse, _mirror(found, size.side) if mirrored else found)
+                for found in (seen.mean_points, seen.points)
+            )
+            return ChipLook(mean, best, seen.score)
     return None
 
 
@@ -101,6 +109,15 @@ def roll(points: Points) -> float:
     """Return the angle of a face to upright, in degrees; positive if it leans to the left."""
     matrix = similarity_transform(points, ARCFACE_TEMPLATE)
     return float(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0])))
+
+
+def with_roll(points: Points, degrees: float) -> Points:
+    """Turn landmarks about their middle until their roll is an angle in degrees."""
+    angle = np.radians(degrees - roll(points))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = points.mean(axis=0)
+    # A point turned by an angle in the picture is turned back by it on the way to the template.
+    return np.asarray((points - middle) @ turn + middle, np.float32)
 
 
 def _mirror(points: Points, side: int) -> Points:

@@ -1,14 +1,14 @@
 """Choice of the face to compare."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, NoFace
 from shared.model.image.align import share_outside
 from shared.model.image.detection.yunet import MIN_CONFIDENCE
-from shared.model.image.face import Box, DetectedFace, FaceImage
+from shared.model.image.face import Box, DetectedFace, FaceImage, Faces
 
 # Share of its prominence that a face loses in a corner of the picture. It is small enough for a
 # face with 1.5 times the area of another one to be chosen wherever both lie.
@@ -41,20 +41,30 @@ def by_prominence(
     return tuple(sorted(faces, key=prominence, reverse=True))
 
 
-def choose_face(faces: Sequence[DetectedFace], wanted: FaceImage, field: str) -> DetectedFace:
+def choose_face(found: Faces, wanted: FaceImage, field: str) -> DetectedFace:
     """Choose the face to compare.
 
     Args:
-        faces: Found in the image, the most prominent one first.
+        found: What the image shows.
         wanted: The request, with its box and what to do with several faces.
         field: Path of the image in the request, for the error.
 
     Raises:
-        InvalidInput: If there is no face, none that overlaps the box, or several and the request
-            refuses that.
+        NoFace: If there is no face.
+        InvalidInput: If there is only one whose looks disagree, none that overlaps the box, or
+            several and the request refuses that.
     """
-    if not faces:
+    faces = found.certain
+    if not faces and found.uncertain:
+        seen = max(found.uncertain, key=lambda one: one.width * one.height)
         raise InvalidInput(
+            f"{field}.data",
+            f"shows a face of about {seen.width:.0f}x{seen.height:.0f} pixels at x {seen.x:.0f}, "
+            f"y {seen.y:.0f}, but two looks at it disagree about its position or its angle; send a "
+            "sharper or an upright picture, or landmarks",
+        )
+    if not faces:
+        raise NoFace(
             f"{field}.data",
             f"shows no face that the detector finds (confidence of at least {MIN_CONFIDENCE}); "
             "send a clearer picture, or landmarks, or an aligned crop",

@@ -12,6 +12,7 @@ from shared.model.image.detection.chips import (
     eye_distance,
     look_at_chip,
     roll,
+    with_roll,
 )
 from shared.model.image.detection.search import Candidate
 from shared.model.image.detection.yunet import Points, YuNet
@@ -29,8 +30,12 @@ _MAX_STEPS: Final = 4
 # Both are of the first look, with which earlier versions stored their embeddings: one look's error
 # is as large as what the embedding tolerates. The second look confirms them.
 _BEST_SHARE: Final = 0.8
+# Looks that find what an upright photograph's first look shows on average: the face has the size
+# that it often has there and as much around it, at several places of the detector's grid.
+_PLACING: Final = tuple(ChipSize(256, zoom, shift) for zoom in (1.0, 1.16, 1.3) for shift in (0, 8))
+_PLACING_BEST_SHARE: Final = 0.25
 # The first look counts if it saw the eyes at about the distance that they have in a crop.
-_SEEN_EYES: Final = (28.0, 75.0)
+_SEEN_EYES: Final = (31.0, 56.0)
 # Degrees. A face that looks tilted by more than the first is looked at in a large chip, and
 # is tilted if that says more than the second.
 _SURELY_UPRIGHT: Final = 6.0
@@ -122,6 +127,34 @@ class Refiner:
             float(np.mean([look.score for look in seen])),
             max(_apart(mean, look.points) for look in seen),
         )
+
+    def place(self, settled: Refined) -> Refined | None:
+        """Find the landmarks that the first look at an upright picture would show on average.
+
+        A face that leans a little is not turned: upright pictures show such faces, too.
+
+        Returns:
+            The mean of several looks; None if they disagree with those before.
+        """
+        angle = roll(settled.points)
+        start = settled.points
+        quarter = round(angle / 90) * 90.0
+        if abs(_difference(angle, quarter)) <= _UPRIGHT:
+            start = with_roll(start, quarter)
+        looks = [look for size in _PLACING if (look := self._look(start, size)) is not None]
+        if not looks:
+            return None
+        points = np.mean(
+            [
+                _PLACING_BEST_SHARE * look.best_points + (1 - _PLACING_BEST_SHARE) * look.points
+                for look in looks
+            ],
+            axis=0,
+        ).astype(np.float32)
+        apart = _apart(settled.points, points)
+        if apart > _AGREEMENT:
+            return None
+        return Refined(points, settled.score, max(settled.spread, apart / 2))
 
     def agree(self, first: Candidate, settled: Refined) -> bool:
         """Tell whether the first look saw the face as it settled, upright after quarter turns."""

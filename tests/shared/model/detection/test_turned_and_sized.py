@@ -14,7 +14,7 @@ from shared.model.image.detection.chips import eye_distance
 from shared.model.image.detection.choice import by_prominence, choose_face, require_whole_face
 from shared.model.image.detection.detector import FaceDetector
 from shared.model.image.detection.yunet import find_detector_model
-from shared.model.image.face import Box, DetectedFace, FaceImage
+from shared.model.image.face import Box, DetectedFace, FaceImage, Faces
 from shared.model.sessions.factory import open_session
 from tests.benchmarks.robustness.judgement import Judge
 from tests.benchmarks.robustness.old_procedure import SinglePassDetector
@@ -89,13 +89,14 @@ def test_a_face_that_fills_the_picture_is_found(detector: FaceDetector) -> None:
 def test_pictures_without_a_face_have_none(detector: FaceDetector) -> None:
     rng = np.random.default_rng(1)
     for picture in (wall(480, 640, rng), wall(700, 1500, rng)):
-        assert detector.find(picture) == ()
+        assert detector.find(picture) == Faces((), ())
 
 
 def test_one_face_is_counted_once(detector: FaceDetector) -> None:
     for person in PEOPLE:
         upside_down = np.ascontiguousarray(person.photograph[::-1, ::-1])
-        assert len(detector.find(person.photograph)) == len(detector.find(upside_down)) == 1
+        assert len(detector.find(person.photograph).certain) == 1
+        assert len(detector.find(upside_down).certain) == 1
 
 
 def test_a_face_that_is_mostly_outside_is_refused() -> None:
@@ -104,6 +105,31 @@ def test_a_face_that_is_mostly_outside_is_refused() -> None:
     require_whole_face(face, 200, 200, "image")
     with pytest.raises(InvalidInput, match=r"image\.data: shows a face that is cut off"):
         require_whole_face(face, 50, 200, "image")
+
+
+def test_a_face_whose_looks_disagree_is_named_in_the_refusal(detector: FaceDetector) -> None:
+    squashed = cv2.resize(PEOPLE[1].photograph, (250, 115))
+    found = detector.find(np.asarray(squashed, np.uint8))
+    assert found.certain == ()
+    # The face is drawn from 85 to 165 across and from 35 to 85 down.
+    refusal = (
+        r"image\.data: shows a face of about [67]\dx[678]\d pixels at x 9\d, y 2\d, but two looks"
+    )
+    with pytest.raises(InvalidInput, match=refusal):
+        choose_face(found, FaceImage(b"", "detect"), "image")
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_large_turned_face_is_found_beside_a_small_upright_one(
+    detector: FaceDetector, quarters: int
+) -> None:
+    scene = wall(600, 1000, np.random.default_rng(quarters))
+    paste(scene, PEOPLE[0].photograph, 0.45, 40, 40)
+    paste(scene, np.ascontiguousarray(np.rot90(PEOPLE[2].photograph, quarters)), 2.0, 450, 60)
+    faces = detector.find(scene).certain
+    assert len(faces) == 2
+    middle = np.mean(faces[0].landmarks, axis=0)
+    assert np.linalg.norm(middle - [700, 310]) < 40
 
 
 @pytest.mark.parametrize("corner", [(0.0, 0.0), (920.0, 0.0), (0.0, 720.0), (920.0, 720.0)])
