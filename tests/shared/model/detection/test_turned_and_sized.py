@@ -132,6 +132,22 @@ def test_a_large_turned_face_is_found_beside_a_small_upright_one(
     assert np.linalg.norm(middle - [700, 310]) < 40
 
 
+@pytest.mark.material
+@pytest.mark.parametrize("quarters", [1, 3])
+def test_large_turned_photographs_are_found_beside_small_upright_ones(
+    detector: FaceDetector, material: Path, quarters: int
+) -> None:
+    # Half of these faces show nothing at all in a look at the scene as it stands.
+    people = photographed_people(material)
+    for place in range(0, 60, 4):
+        scene = wall(600, 1000, np.random.default_rng(place))
+        paste(scene, people[place - 7].photograph, 0.8, 20, 20)
+        turned = np.ascontiguousarray(np.rot90(people[place].photograph, quarters))
+        paste(scene, turned, 2.0, 450, 60)
+        middle = np.mean(chosen(detector, scene).landmarks, axis=0)
+        assert np.linalg.norm(middle - [700, 310]) < 80, people[place].name
+
+
 @pytest.mark.parametrize("corner", [(0.0, 0.0), (920.0, 0.0), (0.0, 720.0), (920.0, 720.0)])
 def test_a_larger_face_wins_wherever_it_lies(corner: tuple[float, float]) -> None:
     middle = DetectedFace(Box(466, 367, 66, 66), (), 0.95)
