@@ -26,6 +26,10 @@ class InvalidInput(MagFaceError):
         self.reason = reason
 
 
+class NoFace(InvalidInput):
+    """A picture shows no face."""
+
+
 class NotFound(MagFaceError):
     """What the caller names is not stored."""
 

@@ -126,6 +126,29 @@ def watch(job_id: JobArgument, folder: DirOption = None, as_json: JsonOption = F
     emit(as_json, {"job": to_plain(job), "events": events}, job_facts(job))
 
 
+@jobs.command("left-out")
+def list_left_out(
+    job_id: JobArgument,
+    limit: Annotated[int, typer.Option(min=1, help="Most images to show.")] = 100,
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the images that a finished job did not use, and why."""
+    with trainer(folder) as stub:
+
+        def fetch(size: int, token: str) -> tuple[Sequence[trainer_pb2.LeftOutImage], str]:
+            request = trainer_pb2.ListLeftOutRequest(
+                job_id=job_id, page_size=size, page_token=token
+            )
+            page = stub.ListLeftOut(request, timeout=CALL_TIMEOUT_S)
+            return page.images, page.next_page_token
+
+        found = [to_plain(image) for image in collect_pages(fetch, limit)]
+    rows = [[one["sha256"], in_words(one["reason"]), one["detail"]] for one in found]
+    shown = table("image", "reason", "detail", rows=rows, text=["detail"])
+    emit(as_json, {"images": found}, shown)
+
+
 @jobs.command()
 def cancel(
     job_id: JobArgument,

@@ -69,7 +69,8 @@ def decode_cost(face: FaceImage, operation: Operation, limits: ImageLimits) -> D
     """
     pixels = decoded_pixels(face.data, limits)
     seconds = _FIXED_SECONDS + pixels * _SECONDS_PER_PIXEL * _slowness(face.data)
-    if operation == "detect" or (operation == "read" and face.alignment == "detect"):
+    reads = operation in ("read", "check_face")
+    if operation == "detect" or (reads and face.alignment == "detect"):
         seconds += _DETECTION_SECONDS
     memory = _FIXED_BYTES + int(pixels * BYTES_PER_PIXEL) + 2 * len(face.data)
     return DecodeCost(pixels, seconds, memory)

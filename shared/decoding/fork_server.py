@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 
 from shared.decoding.messages import DecodeAnswer, receive_request, send_answer
-from shared.decoding.work import perform, resident_bytes
+from shared.decoding.work import face_check, perform, resident_bytes
 from shared.errors import MagFaceError
+from shared.model.image.align import CROP_SIZE
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 
@@ -47,6 +48,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     reader = FaceReader(ImageLimits.model_validate_json(sys.argv[2]))
     _load_detector(reader)
+    _load_face_check()
     gc.collect()
     # Collections in the decode processes would copy the pages of shared objects.
     gc.freeze()
@@ -61,6 +63,12 @@ def _load_detector(reader: FaceReader) -> None:
     black = cv2.imencode(".bmp", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
     with suppress(MagFaceError):
         reader.detect(black)
+
+
+def _load_face_check() -> None:
+    """Load and warm up the face check once for all processes."""
+    noise = np.random.default_rng(0).integers(0, 256, (1, CROP_SIZE, CROP_SIZE, 3))
+    face_check().shows_face(noise.astype(np.uint8))
 
 
 def _obey(control: socket.socket, reader: FaceReader) -> None:

@@ -24,8 +24,8 @@ _FACE_IMAGE: Final = TypeAdapter(FaceImage)
 _DETECTED_FACE: Final[TypeAdapter[DetectedFace | None]] = TypeAdapter(DetectedFace | None)
 _DETECTION: Final = TypeAdapter(Detection)
 
-# Read a crop, find all faces, or only check that a crop can be read.
-Operation = Literal["read", "detect", "check"]
+# Read a crop, find all faces, check that a crop can be read, or that it also shows a face.
+Operation = Literal["read", "detect", "check", "check_face"]
 DecodeResult: TypeAlias = FaceCrop | Detection | None
 
 

@@ -136,9 +136,20 @@ class DecodePool:
         outcome = self._one("detect", FaceImage(data), field, deadline)
         return cast("Detection", _result(await outcome))
 
-    async def check(self, face: FaceImage, field: str, deadline: float = inf) -> None:
-        """Check that a face can be read, as `FaceReader.check`; raises as `read`."""
-        _result(await self._one("check", face, field, deadline))
+    async def check(
+        self, face: FaceImage, field: str, deadline: float = inf, *, require_face: bool = False
+    ) -> None:
+        """Check that a face can be read, as `FaceReader.check`; raises as `read`.
+
+        Args:
+            face: The face image.
+            field: Path of the face in the call, for errors.
+            deadline: By `time.monotonic`.
+            require_face: Whether the crop must also show a face, as far as that can be told: a
+                photograph without a detector passes, and a crop whose `on_no_face` is "mark".
+        """
+        operation: Operation = "check_face" if require_face else "check"
+        _result(await self._one(operation, face, field, deadline))
 
     async def _one(
         self,

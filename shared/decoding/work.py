@@ -4,6 +4,7 @@ import logging
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -11,11 +12,19 @@ import cv2
 
 from shared.decoding.messages import DecodeRequest, DecodeResult
 from shared.errors import InvalidInput, MagFaceError, without_frames
+from shared.model.face_check import FaceCheck
+from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 
 _log = logging.getLogger(__name__)
 _STATM: Final = Path("/proc/self/statm")
 _OUT_OF_MEMORY: Final = -4
+
+
+@cache
+def face_check() -> FaceCheck:
+    """Return the check whether crops show faces."""
+    return FaceCheck()
 
 
 def perform(reader: FaceReader, request: DecodeRequest) -> DecodeResult | MagFaceError:
@@ -54,6 +63,18 @@ def _perform(reader: FaceReader, request: DecodeRequest) -> DecodeResult:
         case "check":
             reader.check(request.face, request.field)
             return None
+        case "check_face":
+            _check_face(reader, request.face, request.field)
+            return None
+
+
+def _check_face(reader: FaceReader, face: FaceImage, field: str) -> None:
+    """Check that a face can be read, and is one unless the caller wants such a crop only marked."""
+    searched = face.alignment == "detect" and reader.has_detector
+    if searched or (face.alignment != "detect" and face.on_no_face == "refuse"):
+        face_check().require_face(reader.read(face, field), face, field)
+    else:
+        reader.check(face, field)
 
 
 def _needs_memory(request: DecodeRequest) -> InvalidInput:

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.errors import NoFace
+from shared.model.image.face import FaceCrop, FaceImage
 from shared.model.sessions.base import check_crops
 
 _FOLDER: Final = Path(__file__).with_name("default")
@@ -61,6 +63,20 @@ class FaceCheck:
             shows_face[unclear] = self._network_scores(pixels[unclear]) >= MIN_SCORE
         return shows_face
 
+    def require_face(self, crop: FaceCrop, face: FaceImage, field: str) -> None:
+        """Check that a crop shows a face, unless the detector found it there.
+
+        Args:
+            crop: Read from the face image.
+            face: The face image.
+            field: Its path in the request, for the error.
+
+        Raises:
+            NoFace: If it shows none.
+        """
+        if crop.face is None and not self.shows_face(crop.pixels[np.newaxis])[0]:
+            raise no_face(face, field)
+
     def _gate_scores(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         hidden = pixels @ self._hidden
         hidden += self._hidden_bias
@@ -72,6 +88,22 @@ class FaceCheck:
         with self._lock:
             self._network.setInput(pixels.reshape(-1, 1, side, side))
             return np.asarray(self._network.forward(), np.float32).reshape(-1)
+
+
+def no_face(face: FaceImage, field: str) -> NoFace:
+    """Make the error of an image whose crop shows no face.
+
+    Args:
+        face: The face image; aligned, or with landmarks.
+        field: Its path in the request.
+    """
+    if face.landmarks:
+        return NoFace(f"{field}.data", "shows no face where the landmarks are; check them")
+    return NoFace(
+        f"{field}.data",
+        "shows no face; an aligned crop must show one upright, with the eyes, nose and mouth on "
+        "the ArcFace template: send any other picture with alignment detect",
+    )
 
 
 def reduced(crops: NDArray[np.uint8]) -> NDArray[np.float32]:

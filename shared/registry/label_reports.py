@@ -1,4 +1,4 @@
-"""Label reports of trainings: stored suspicions of wrong labels, with the hashes of images."""
+"""Label reports of jobs: suspected labels and images that were left out, by their hashes."""
 
 import json
 from collections.abc import Collection
@@ -14,20 +14,20 @@ def images_in_report(data: bytes) -> frozenset[bytes]:
         ValueError: If it does not follow its format.
     """
     try:
-        return frozenset(
-            bytes.fromhex(one[side])
-            for one in json.loads(data)["suspects"]
-            for side in ("sha256_a", "sha256_b")
-        )
-    except (KeyError, TypeError) as error:
+        content = json.loads(data)
+        suspects = [one[side] for one in content["suspects"] for side in ("sha256_a", "sha256_b")]
+        left_out = [one["sha256"] for one in content.get("left_out", ())]
+        return frozenset(map(bytes.fromhex, [*suspects, *left_out]))
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no list of suspects: {error!r}") from error
 
 
 def report_without(data: bytes, hashes: Collection[bytes]) -> bytes:
-    """Leave out the pairs with some images of a report; the figures stay unchanged."""
+    """Leave out some images of a report, and pairs with them; the figures stay unchanged."""
     content = json.loads(data)
     erased = {sha256.hex() for sha256 in hashes}
-    remaining = [
+    suspects = [
         one for one in content["suspects"] if erased.isdisjoint((one["sha256_a"], one["sha256_b"]))
     ]
-    return json.dumps(content | {"suspects": remaining}).encode()
+    left_out = [one for one in content.get("left_out", ()) if one["sha256"] not in erased]
+    return json.dumps(content | {"suspects": suspects, "left_out": left_out}).encode()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploy.local.stack import Stack
 from tests.cli.conftest import Ask, Magface
-from tests.services.feedback.support.helpers import picture
+from tests.services.trainer.people import encode
 from tests.support.waiting import wait_until
 
 
@@ -31,7 +31,7 @@ def test_a_folder_of_people_becomes_a_pool_and_pairs_to_label(ask: Ask, people: 
 def test_the_same_picture_in_two_folders_has_both_names(ask: Ask, tmp_path: Path) -> None:
     for name in ("anna", "bob"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "1.png").write_bytes(picture(5020))
+        (tmp_path / name / "1.png").write_bytes(encode(5020, 0))
     answer = ask("feedback", "import-images", tmp_path, "--identities", "--alignment", "aligned")
     assert [
         (Path(one["image"]).parent.name, one["names"]) for one in answer["named_otherwise"]

@@ -201,7 +201,9 @@ class FeedbackServiceServicer:
     def ImportImages(self, request_iterator, context):
         """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
         end the stream; the response has the number and the errors of rejected images, among them
-        those that were erased on request and are still refused (see DeleteImage). Images that are
+        those that were erased on request and are still refused (see DeleteImage), and those in which
+        no face is found: with ALIGNMENT_DETECT if the server has a detector, otherwise unless
+        on_no_face is ON_NO_FACE_MARK. Images that are
         stored already are not changed but for an identity that is added, so the whole stream can be sent again if it breaks.
 
         UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
@@ -213,8 +215,8 @@ class FeedbackServiceServicer:
     def NextPairs(self, request, context):
         """Leases pairs to an annotator for labelling. Pairs that they hold and have not labelled come
         first, and their leases begin anew. A pair is leased to as many annotators as the service is
-        configured for, and never to one who has labelled it. Some
-        pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
+        configured for, and never to one who has labelled it. No pair has an image that the embedder
+        refused, for instance because it shows no face. Some pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
         known, to measure the annotator; the response does not tell which.
 
         INVALID_ARGUMENT names the invalid field. FAILED_PRECONDITION if fewer than two images are

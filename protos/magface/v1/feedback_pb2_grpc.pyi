@@ -93,7 +93,9 @@ class FeedbackServiceStub:
     ImportImages: _grpc.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]
     """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
     end the stream; the response has the number and the errors of rejected images, among them
-    those that were erased on request and are still refused (see DeleteImage). Images that are
+    those that were erased on request and are still refused (see DeleteImage), and those in which
+    no face is found: with ALIGNMENT_DETECT if the server has a detector, otherwise unless
+    on_no_face is ON_NO_FACE_MARK. Images that are
     stored already are not changed but for an identity that is added, so the whole stream can be sent again if it breaks.
 
     UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
@@ -101,8 +103,8 @@ class FeedbackServiceStub:
     NextPairs: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.NextPairsRequest, _feedback_pb2.NextPairsResponse]
     """Leases pairs to an annotator for labelling. Pairs that they hold and have not labelled come
     first, and their leases begin anew. A pair is leased to as many annotators as the service is
-    configured for, and never to one who has labelled it. Some
-    pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
+    configured for, and never to one who has labelled it. No pair has an image that the embedder
+    refused, for instance because it shows no face. Some pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
     known, to measure the annotator; the response does not tell which.
 
     INVALID_ARGUMENT names the invalid field. FAILED_PRECONDITION if fewer than two images are
@@ -178,7 +180,9 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     ImportImages: _aio.StreamUnaryMultiCallable[_feedback_pb2.ImportImagesRequest, _feedback_pb2.ImportImagesResponse]  # type: ignore[assignment]
     """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
     end the stream; the response has the number and the errors of rejected images, among them
-    those that were erased on request and are still refused (see DeleteImage). Images that are
+    those that were erased on request and are still refused (see DeleteImage), and those in which
+    no face is found: with ALIGNMENT_DETECT if the server has a detector, otherwise unless
+    on_no_face is ON_NO_FACE_MARK. Images that are
     stored already are not changed but for an identity that is added, so the whole stream can be sent again if it breaks.
 
     UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
@@ -186,8 +190,8 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     NextPairs: _aio.UnaryUnaryMultiCallable[_feedback_pb2.NextPairsRequest, _feedback_pb2.NextPairsResponse]  # type: ignore[assignment]
     """Leases pairs to an annotator for labelling. Pairs that they hold and have not labelled come
     first, and their leases begin anew. A pair is leased to as many annotators as the service is
-    configured for, and never to one who has labelled it. Some
-    pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
+    configured for, and never to one who has labelled it. No pair has an image that the embedder
+    refused, for instance because it shows no face. Some pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
     known, to measure the annotator; the response does not tell which.
 
     INVALID_ARGUMENT names the invalid field. FAILED_PRECONDITION if fewer than two images are
@@ -320,7 +324,9 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_feedback_pb2.ImportImagesResponse, _abc.Awaitable[_feedback_pb2.ImportImagesResponse]]:
         """Adds images without labels to the pool that NextPairs selects from. An invalid image does not
         end the stream; the response has the number and the errors of rejected images, among them
-        those that were erased on request and are still refused (see DeleteImage). Images that are
+        those that were erased on request and are still refused (see DeleteImage), and those in which
+        no face is found: with ALIGNMENT_DETECT if the server has a detector, otherwise unless
+        on_no_face is ON_NO_FACE_MARK. Images that are
         stored already are not changed but for an identity that is added, so the whole stream can be sent again if it breaks.
 
         UNAVAILABLE if a store cannot be reached; the earlier images of the stream may be stored.
@@ -334,8 +340,8 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_feedback_pb2.NextPairsResponse, _abc.Awaitable[_feedback_pb2.NextPairsResponse]]:
         """Leases pairs to an annotator for labelling. Pairs that they hold and have not labelled come
         first, and their leases begin anew. A pair is leased to as many annotators as the service is
-        configured for, and never to one who has labelled it. Some
-        pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
+        configured for, and never to one who has labelled it. No pair has an image that the embedder
+        refused, for instance because it shows no face. Some pairs are sampled at random regardless of the strategy. Some are gold pairs, whose label is
         known, to measure the annotator; the response does not tell which.
 
         INVALID_ARGUMENT names the invalid field. FAILED_PRECONDITION if fewer than two images are

@@ -216,6 +216,31 @@ contradiction is less reliable.
 """
 Global___SuspectReason: _TypeAlias = SuspectReason  # noqa: Y015
 
+class _LeftOutReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LeftOutReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LeftOutReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LEFT_OUT_REASON_UNSPECIFIED: _LeftOutReason.ValueType  # 0
+    LEFT_OUT_REASON_NO_FACE: _LeftOutReason.ValueType  # 1
+    """The detector finds no face in it, or the aligned crop shows none."""
+    LEFT_OUT_REASON_UNREADABLE: _LeftOutReason.ValueType  # 2
+    """It cannot be decoded or aligned, or is damaged in the object store."""
+    LEFT_OUT_REASON_ERASED: _LeftOutReason.ValueType  # 3
+    """It was not stored when the job ran."""
+
+class LeftOutReason(_LeftOutReason, metaclass=_LeftOutReasonEnumTypeWrapper): ...
+
+LEFT_OUT_REASON_UNSPECIFIED: LeftOutReason.ValueType  # 0
+LEFT_OUT_REASON_NO_FACE: LeftOutReason.ValueType  # 1
+"""The detector finds no face in it, or the aligned crop shows none."""
+LEFT_OUT_REASON_UNREADABLE: LeftOutReason.ValueType  # 2
+"""It cannot be decoded or aligned, or is damaged in the object store."""
+LEFT_OUT_REASON_ERASED: LeftOutReason.ValueType  # 3
+"""It was not stored when the job ran."""
+Global___LeftOutReason: _TypeAlias = LeftOutReason  # noqa: Y015
+
 @_typing.final
 class JobStageStart(_message.Message):
     """A stage that a job has entered. It lasts until the next one starts or the job ends."""
@@ -1770,6 +1795,87 @@ class Suspect(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Suspect: _TypeAlias = Suspect  # noqa: Y015
+
+@_typing.final
+class ListLeftOutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    page_size: _builtins.int
+    """1..1000; 0 means 100."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLeftOutRequest: _TypeAlias = ListLeftOutRequest  # noqa: Y015
+
+@_typing.final
+class ListLeftOutResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftOutImage]:
+        """Without those that were erased."""
+
+    def __init__(
+        self,
+        *,
+        images: _abc.Iterable[Global___LeftOutImage] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLeftOutResponse: _TypeAlias = ListLeftOutResponse  # noqa: Y015
+
+@_typing.final
+class LeftOutImage(_message.Message):
+    """A labelled image that a job did not use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    reason: Global___LeftOutReason.ValueType
+    detail: _builtins.str
+    """Human-readable reason."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        reason: Global___LeftOutReason.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "reason", b"reason", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftOutImage: _TypeAlias = LeftOutImage  # noqa: Y015
 
 @_typing.final
 class AnnotatorReliability(_message.Message):

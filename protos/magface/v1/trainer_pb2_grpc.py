@@ -124,6 +124,11 @@ class TrainerServiceStub:
                 request_serializer=magface_dot_v1_dot_trainer__pb2.ListSuspectsRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_trainer__pb2.ListSuspectsResponse.FromString,
                 _registered_method=True)
+        self.ListLeftOut = channel.unary_unary(
+                '/magface.v1.TrainerService/ListLeftOut',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.ListLeftOutRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.ListLeftOutResponse.FromString,
+                _registered_method=True)
 
 
 class TrainerServiceServicer:
@@ -264,6 +269,14 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLeftOut(self, request, context):
+        """Lists the images of the feedback that a finished training, evaluation or quantization did not
+        use, and why. NOT_FOUND if the job does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -346,6 +359,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.ListSuspects,
                     request_deserializer=magface_dot_v1_dot_trainer__pb2.ListSuspectsRequest.FromString,
                     response_serializer=magface_dot_v1_dot_trainer__pb2.ListSuspectsResponse.SerializeToString,
+            ),
+            'ListLeftOut': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLeftOut,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.ListLeftOutRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.ListLeftOutResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -790,6 +808,33 @@ class TrainerService:
             '/magface.v1.TrainerService/ListSuspects',
             magface_dot_v1_dot_trainer__pb2.ListSuspectsRequest.SerializeToString,
             magface_dot_v1_dot_trainer__pb2.ListSuspectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLeftOut(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.TrainerService/ListLeftOut',
+            magface_dot_v1_dot_trainer__pb2.ListLeftOutRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.ListLeftOutResponse.FromString,
             options,
             channel_credentials,
             insecure,

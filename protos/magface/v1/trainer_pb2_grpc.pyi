@@ -98,6 +98,10 @@ class TrainerServiceStub:
     """Lists the labels that a training suspects to be wrong, most probable first, and its estimate
     of the reliability of each annotator. NOT_FOUND if the job is not a training that succeeded.
     """
+    ListLeftOut: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListLeftOutRequest, _trainer_pb2.ListLeftOutResponse]
+    """Lists the images of the feedback that a finished training, evaluation or quantization did not
+    use, and why. NOT_FOUND if the job does not exist.
+    """
 
 @_typing.type_check_only
 class TrainerServiceAsyncStub(TrainerServiceStub):
@@ -168,6 +172,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     ListSuspects: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListSuspectsRequest, _trainer_pb2.ListSuspectsResponse]  # type: ignore[assignment]
     """Lists the labels that a training suspects to be wrong, most probable first, and its estimate
     of the reliability of each annotator. NOT_FOUND if the job is not a training that succeeded.
+    """
+    ListLeftOut: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListLeftOutRequest, _trainer_pb2.ListLeftOutResponse]  # type: ignore[assignment]
+    """Lists the images of the feedback that a finished training, evaluation or quantization did not
+    use, and why. NOT_FOUND if the job does not exist.
     """
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -332,6 +340,16 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_pb2.ListSuspectsResponse, _abc.Awaitable[_trainer_pb2.ListSuspectsResponse]]:
         """Lists the labels that a training suspects to be wrong, most probable first, and its estimate
         of the reliability of each annotator. NOT_FOUND if the job is not a training that succeeded.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLeftOut(
+        self,
+        request: _trainer_pb2.ListLeftOutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ListLeftOutResponse, _abc.Awaitable[_trainer_pb2.ListLeftOutResponse]]:
+        """Lists the images of the feedback that a finished training, evaluation or quantization did not
+        use, and why. NOT_FOUND if the job does not exist.
         """
 
 def add_TrainerServiceServicer_to_server(servicer: TrainerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

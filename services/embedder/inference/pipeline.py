@@ -18,7 +18,8 @@ from services.embedder.inference.requests import (
 )
 from services.embedder.models.resident import LoadedModel
 from shared.decoding.pool import DecodePool
-from shared.errors import InvalidInput, without_frames
+from shared.errors import without_frames
+from shared.model.face_check import no_face
 from shared.model.image.face import Detection, FaceImage
 from shared.model.image.face_reader import FaceReader
 
@@ -132,11 +133,4 @@ class Pipeline:
 def _refuse_no_face(faces: Sequence[NamedFace], embedded: Sequence[EmbeddedFace]) -> None:
     for (field, wanted), face in zip(faces, embedded, strict=True):
         if face.no_face and wanted.on_no_face == "refuse":
-            if wanted.landmarks:
-                reason = "shows no face where the landmarks are; check them"
-            else:
-                reason = (
-                    "shows no face; an aligned crop must show one upright, with the eyes, nose and "
-                    "mouth on the ArcFace template: send any other picture with alignment detect"
-                )
-            raise InvalidInput(f"{field}.data", reason)
+            raise no_face(wanted, field)

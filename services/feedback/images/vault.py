@@ -101,20 +101,23 @@ class ImageVault:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def check(self, face: FaceImage, field: str, *, in_turn: bool = False) -> CheckedImage:
+    async def check(
+        self, face: FaceImage, field: str, *, in_turn: bool = False, require_face: bool = False
+    ) -> CheckedImage:
         """Check that a network could embed a face, and hash its bytes.
 
-        An image with alignment "detect" is decoded only; no face is detected here, unless the
-        image is to be refused if it shows several.
+        An image with alignment "detect" is decoded only; no face is detected here, unless one is
+        required, or the image is to be refused if it shows several.
 
         Args:
             face: As the caller sent it.
             field: Name of the field in the contract, for the error.
             in_turn: Whether to wait until the image is admitted and has its turn.
+            require_face: See `DecodePool.check`.
 
         Raises:
-            InvalidInput: If the image, its alignment, landmarks or box cannot be used, or it shows
-                several faces and refuses that.
+            InvalidInput: If the image, its alignment, landmarks or box cannot be used, it shows
+                several faces and refuses that, or it shows none and one is required.
             PreconditionFailed: If faces must be detected and there is no detector.
             Overloaded: If there is no room for it now, and it does not wait.
             Unavailable: If it is not checked in time.
@@ -122,9 +125,9 @@ class ImageVault:
         size, pixels = len(face.data), self._pool.decoded_pixels(face)
         if in_turn:
             async with self._admission.admit_in_turn(size, pixels):
-                return await self._check(face, field, in_turn=True)
+                return await self._check(face, field, in_turn=True, require_face=require_face)
         with self._admission.admit(1, size, _SECONDS_PER_IMAGE, pixels):
-            return await self._check(face, field, in_turn=False)
+            return await self._check(face, field, in_turn=False, require_face=require_face)
 
     async def put(self, image: CheckedImage, *, in_turn: bool = False) -> None:
         """Write an image's object, also if it exists.
@@ -219,11 +222,13 @@ class ImageVault:
         finally:
             result.cancel()
 
-    async def _check(self, face: FaceImage, field: str, *, in_turn: bool) -> CheckedImage:
+    async def _check(
+        self, face: FaceImage, field: str, *, in_turn: bool, require_face: bool
+    ) -> CheckedImage:
         try:
             # The pool bounds the time of a picture from when a process has it.
             async with asyncio.timeout(None if in_turn else self._wait_s):
-                await self._pool.check(face, field)
+                await self._pool.check(face, field, require_face=require_face)
         except TimeoutError:
             raise self._late() from None
         sha256 = await self._in_thread(partial(_sha256, face.data), in_turn=in_turn)

@@ -181,14 +181,14 @@ class PoolImporter:
         try:
             if isinstance(sent.face, MagFaceError):
                 return sent.face
-            return await self._vault.check(sent.face, "image", in_turn=True)
+            return await self._vault.check(sent.face, "image", in_turn=True, require_face=True)
         except Unavailable:
             raise
         except MagFaceError as error:
             return without_frames(error)
 
     async def _store(self, chunk: _Chunk, result: ImportResult) -> None:
-        async with transaction(self._pool) as connection:
+        async with transaction(self._pool, in_turn=True) as connection:
             epoch = await begin_upload(connection, chunk)
             cursor = await connection.execute(
                 label_queries.IMAGES, {"hashes": [bytes.fromhex(sha256) for sha256 in chunk]}
@@ -235,7 +235,7 @@ class PoolImporter:
         Raises:
             Conflict: If another writer stored one of the images, or images were removed.
         """
-        async with transaction(self._pool) as connection:
+        async with transaction(self._pool, in_turn=True) as connection:
             await require_epoch(connection, epoch)
             columns = image_columns([image.facts for image in new])
             cursor = await connection.execute(label_queries.INSERT_IMAGES, columns)

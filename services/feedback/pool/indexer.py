@@ -170,13 +170,14 @@ class PoolIndexer:
         }
         async with transaction(self._pool) as connection:
             await connection.execute(queries.STORE, rows)
+            await connection.execute(queries.EMBEDDABLE, {"hashes": rows["hashes"]})
         return True
 
     async def _mark_unembeddable(
         self, version: IndexVersion, sha256: str, error: Exception
     ) -> None:
         logger.warning(
-            "image %s cannot be embedded by %s and is skipped: %s",
+            "image %s cannot be embedded by %s and is left out of the pool: %s",
             sha256,
             version.model_version,
             error,
@@ -188,3 +189,4 @@ class PoolIndexer:
         }
         async with transaction(self._pool) as connection:
             await connection.execute(queries.MARK_UNEMBEDDABLE, row)
+            await connection.execute(queries.DISCARD_CANDIDATES, row)

@@ -71,12 +71,19 @@ FROM (
 ON CONFLICT DO NOTHING
 """
 
+EMBEDDABLE: Final = "DELETE FROM feedback.unembeddable WHERE sha256 = ANY(%(hashes)s::bytea[])"
+
 MARK_UNEMBEDDABLE: Final = """
 INSERT INTO feedback.unembeddable (sha256, model_version, why)
 SELECT sha256, %(model_version)s, %(why)s FROM feedback.images
 WHERE sha256 = %(sha256)s FOR KEY SHARE
 ON CONFLICT (sha256) DO UPDATE
 SET model_version = excluded.model_version, why = excluded.why
+"""
+
+# Nobody is asked about a pair with an image that is left out of the pool.
+DISCARD_CANDIDATES: Final = """
+DELETE FROM feedback.candidates WHERE image_a = %(sha256)s OR image_b = %(sha256)s
 """
 
 

@@ -47,7 +47,10 @@ WHERE image_a = ANY(%(hashes)s::bytea[]) AND image_b = ANY(%(hashes)s::bytea[])
 RANDOM_IMAGES: Final = """
 SELECT drawn.sha256 FROM unnest(%(points)s::bytea[]) AS point
 CROSS JOIN LATERAL (
-    SELECT sha256 FROM feedback.images WHERE sha256 >= point ORDER BY sha256 LIMIT 1
+    SELECT sha256 FROM feedback.images
+    WHERE sha256 >= point AND NOT EXISTS (
+        SELECT FROM feedback.unembeddable WHERE unembeddable.sha256 = images.sha256 OFFSET 0
+    ) ORDER BY sha256 LIMIT 1
 ) AS drawn
 """
 
@@ -133,8 +136,8 @@ LIMIT %(limit)s
 """
 
 # Annotators who labelled a pair count as asked. A pair that enough annotators labelled is left
-# out, unless more are wanted. The lock on the images waits for an erasure, after which the pairs
-# of an erased image are left out.
+# out, unless more are wanted, and so is one with an image that is left out of the pool. The lock on
+# the images waits for an erasure, after which the pairs of an erased image are left out.
 ADD: Final = """
 INSERT INTO feedback.candidates (image_a, image_b, strategy, score, wanted, holders, truth)
 SELECT a, b, %(strategy)s::feedback.strategy, score,
@@ -148,6 +151,9 @@ FROM (
          AS sent (a, b, score, truth)
          JOIN feedback.images AS one ON one.sha256 = a
          JOIN feedback.images AS other ON other.sha256 = b
+    WHERE NOT EXISTS (
+        SELECT FROM feedback.unembeddable WHERE sha256 IN (one.sha256, other.sha256) OFFSET 0
+    )
     FOR KEY SHARE OF one, other
 ) AS counted
 WHERE a < b AND cardinality(voters) < greatest(%(wanted)s, cardinality(voters) + %(more)s)
@@ -188,7 +194,8 @@ WAIT_FOR_ANNOTATOR: Final = """
 SELECT pg_advisory_xact_lock(hashtextextended('feedback leases of ' || %(annotator)s::text, 0))
 """
 
-# The running leases of an annotator that they have not answered run anew.
+# The running leases of an annotator that they have not answered run anew, but for images that
+# were left out of the pool since.
 RENEW: Final = """
 UPDATE feedback.leases SET expires_at = now() + %(lease_s)s * interval '1 second'
 WHERE lease_id = ANY(ARRAY(
@@ -199,6 +206,9 @@ WHERE lease_id = ANY(ARRAY(
           WHERE pairs.image_a = held.image_a AND pairs.image_b = held.image_b
             AND labels.annotator = held.annotator
           OFFSET 0
+      )
+      AND NOT EXISTS (
+          SELECT FROM feedback.unembeddable WHERE sha256 IN (held.image_a, held.image_b) OFFSET 0
       )
     ORDER BY lease_id LIMIT %(limit)s FOR UPDATE OF held
 ))

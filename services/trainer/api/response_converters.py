@@ -1,12 +1,13 @@
 """Conversion of jobs, versions and evaluations into response messages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
 from magface.v1 import trainer_pb2 as pb
 
 from services.trainer.data.label_report import AnnotatorReliability, LabelReport, Suspect, Suspicion
+from services.trainer.data.left_out import LeftOutImage, LeftOutReason
 from services.trainer.evaluation.gate import GateVerdict
 from services.trainer.evaluation.result import AgainstVersion
 from services.trainer.jobs.queue import Job, JobEvent, JobState
@@ -67,6 +68,11 @@ _FIGURES: Final = (
 _SUSPECT_REASONS: Final = {
     Suspicion.UNLIKELY: pb.SUSPECT_REASON_UNLIKELY,
     Suspicion.CONTRADICTION: pb.SUSPECT_REASON_CONTRADICTION,
+}
+_LEFT_OUT_REASONS: Final = {
+    LeftOutReason.NO_FACE: pb.LEFT_OUT_REASON_NO_FACE,
+    LeftOutReason.UNREADABLE: pb.LEFT_OUT_REASON_UNREADABLE,
+    LeftOutReason.ERASED: pb.LEFT_OUT_REASON_ERASED,
 }
 
 
@@ -225,10 +231,7 @@ def pack_report(job_id: UUID, report: LabelReport, page: Page) -> pb.ListSuspect
         page: Part of the report. Suspects are numbered backwards, so the most suspect one has the
             highest number.
     """
-    total = len(report.suspects)
-    left = total if page.before is None else min(page.before, total)
-    start = total - left
-    end = start + page.size
+    start, end, token = _part(len(report.suspects), page)
     return pb.ListSuspectsResponse(
         job_id=str(job_id),
         suspects=map(_pack_suspect, report.suspects[start:end]),
@@ -236,8 +239,30 @@ def pack_report(job_id: UUID, report: LabelReport, page: Page) -> pb.ListSuspect
         pairs=report.pairs,
         wrong_share=report.wrong_share,
         treated=report.treated,
-        next_page_token=str(total - end) if end < total else "",
+        next_page_token=token,
     )
+
+
+def pack_left_out(images: Sequence[LeftOutImage], page: Page) -> pb.ListLeftOutResponse:
+    """Pack a page of the images that a job left out."""
+    start, end, token = _part(len(images), page)
+    return pb.ListLeftOutResponse(
+        images=[
+            pb.LeftOutImage(
+                sha256=one.sha256, reason=_LEFT_OUT_REASONS[one.reason], detail=one.detail
+            )
+            for one in images[start:end]
+        ],
+        next_page_token=token,
+    )
+
+
+def _part(total: int, page: Page) -> tuple[int, int, str]:
+    """Return start and end of a page of a list that is numbered backwards, and the next token."""
+    left = total if page.before is None else min(page.before, total)
+    start = total - left
+    end = start + page.size
+    return start, end, str(total - end) if end < total else ""
 
 
 def _pack_annotator(annotator: AnnotatorReliability) -> pb.AnnotatorReliability:

@@ -18,6 +18,7 @@ from services.trainer.api.response_converters import (
     pack_evaluation,
     pack_event,
     pack_job,
+    pack_left_out,
     pack_report,
     pack_rollout,
     pack_version,
@@ -194,3 +195,10 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         requested = read_job_id(request.job_id) if request.job_id else None
         job_id, report = await self.trainer().suspects.report(requested)
         return pack_report(job_id, report, page)
+
+    async def ListLeftOut(
+        self, request: pb.ListLeftOutRequest, context: Context
+    ) -> pb.ListLeftOutResponse:
+        page = read_page(request.page_size, request.page_token)
+        images = await self.trainer().suspects.left_out(read_job_id(request.job_id))
+        return pack_left_out(images, page)

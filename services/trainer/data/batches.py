@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.data.arrays import CropArray, IndexArray
-from services.trainer.data.labels import FeedbackSource
-from services.trainer.data.pair_graph import PairGraph, group_by
-from shared.errors import InvalidInput, NotFound
+from services.trainer.data.labels import FeedbackSource, LabelledPair, images_of
+from services.trainer.data.left_out import LeftOut, LeftOutImage, LeftOutReason
+from services.trainer.data.pair_graph import PairGraph, group_by, usable_pairs
+from shared.errors import CorruptData, InvalidInput, MagFaceError, NoFace, NotFound
+from shared.model.face_check import FaceCheck
 from shared.model.image.align import CROP_SIZE
 from shared.model.image.face_reader import FaceReader
 
@@ -21,18 +23,50 @@ logger = logging.getLogger(__name__)
 _IMAGES_PER_PERSON = 3
 
 
+@dataclass(frozen=True)
+class DecodedImages:
+    """The usable ones of some images.
+
+    Attributes:
+        images: SHA-256 of the N images that can be used, in the given order.
+        crops: uint8 [N, 112, 112, 3], BGR.
+        left_out: The other images.
+    """
+
+    images: list[str]
+    crops: CropArray
+    left_out: tuple[LeftOutImage, ...]
+
+
+@dataclass(frozen=True)
+class DecodedFeedback:
+    """The usable images of the feedback, and the labels on them.
+
+    Attributes:
+        images: SHA-256 of each of the N images.
+        crops: uint8 [N, 112, 112, 3], BGR.
+        pairs: Labelled pairs of which both images can be used.
+        left_out: The other images and labels.
+    """
+
+    images: tuple[str, ...]
+    crops: CropArray
+    pairs: tuple[LabelledPair, ...]
+    left_out: LeftOut
+
+
 def decode_images(
     images: Sequence[str],
     feedback: FeedbackSource,
     reader: FaceReader,
     file: Path,
     tick: Callable[[float], None],
-) -> tuple[list[str], CropArray]:
+) -> DecodedImages:
     """Fetch, decode and align every image into one memory-mapped file.
 
     The operating system keeps as much of the file in memory as there is room for, so that the
-    number of images is not limited by memory. Images that are missing or cannot be read are
-    skipped with a warning in the log.
+    number of images is not limited by memory. Images that are missing, cannot be read or show no
+    face are left out.
 
     Args:
         images: SHA-256 of each image.
@@ -40,22 +74,46 @@ def decode_images(
         reader: Decodes and aligns them.
         file: Path of the file; overwritten.
         tick: Called with the share done, 0..1.
-
-    Returns:
-        SHA-256 of the N images that could be read, in the given order, and their crops:
-        uint8 [N, 112, 112, 3], BGR.
     """
     shape = (len(images), CROP_SIZE, CROP_SIZE, 3)
     crops = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+    face_check = FaceCheck()
     usable: list[str] = []
+    left_out: list[LeftOutImage] = []
     for index, sha256 in enumerate(images):
         try:
-            crops[len(usable)] = reader.crop(feedback.image(sha256), sha256)
+            face = feedback.image(sha256)
+            crop = reader.read(face, "image")
+            face_check.require_face(crop, face, "image")
+            crops[len(usable)] = crop.pixels
             usable.append(sha256)
-        except (InvalidInput, NotFound) as error:
-            logger.warning("image %s is skipped: %s", sha256, error)
+        except (InvalidInput, NotFound, CorruptData) as error:
+            logger.warning("image %s is left out: %s", sha256, error)
+            left_out.append(LeftOutImage(sha256, _reason(error), str(error)))
         tick((index + 1) / len(images))
-    return usable, crops[: len(usable)]
+    return DecodedImages(usable, crops[: len(usable)], tuple(left_out))
+
+
+def decode_labelled(
+    feedback: FeedbackSource, reader: FaceReader, file: Path, tick: Callable[[float], None]
+) -> DecodedFeedback:
+    """Decode the images of all labelled pairs; arguments as of `decode_images`."""
+    pairs = tuple(feedback.pairs())
+    named = sorted(images_of(pairs))
+    decoded = decode_images(named, feedback, reader, file, tick)
+    usable = usable_pairs(decoded.images, pairs)
+    left_out = LeftOut(decoded.left_out, len(named), len(pairs) - len(usable), len(pairs))
+    return DecodedFeedback(tuple(decoded.images), decoded.crops, usable, left_out)
+
+
+def _reason(error: MagFaceError) -> LeftOutReason:
+    match error:
+        case NotFound():
+            return LeftOutReason.ERASED
+        case NoFace():
+            return LeftOutReason.NO_FACE
+        case _:
+            return LeftOutReason.UNREADABLE
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ class PulledFeedback:
                 report(done, len(wanted))
 
     def _fetch_if_stored(self, sha256: str) -> None:
-        # An image erased since gives the error to whoever asks for it later.
-        with suppress(NotFound):
+        # An image that was erased or damaged gives the error to whoever asks for it later.
+        with suppress(NotFound, CorruptData):
             self.image(sha256)
 
     def _fetch(self, sha256: str, cached: Path) -> None:

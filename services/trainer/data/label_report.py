@@ -1,4 +1,7 @@
-"""Label reports: what a training found out about its labels, as stored in the object store."""
+"""Label reports: what a job found out about its labels, and what it left out.
+
+They are stored in the object store.
+"""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
@@ -9,6 +12,7 @@ from uuid import UUID
 from pydantic import Field, TypeAdapter
 
 from services.trainer.data.labels import LabelledPair
+from services.trainer.data.left_out import LeftOut, LeftOutImage
 from shared.registry.label_reports import LABEL_REPORTS
 from shared.storage.objects import ObjectStore
 
@@ -64,7 +68,7 @@ class AnnotatorReliability:
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What a training found out about its labels.
+    """What a job found out about its labels.
 
     Attributes:
         pairs: Number of labelled pairs.
@@ -73,6 +77,7 @@ class LabelReport:
             and dropped the unlikely ones. It does not if next to none seem wrong.
         suspects: The most likely wrong first.
         annotators: The least reliable first.
+        left_out: Images that the job does not use.
     """
 
     pairs: int
@@ -80,6 +85,17 @@ class LabelReport:
     treated: bool
     suspects: tuple[Suspect, ...]
     annotators: tuple[AnnotatorReliability, ...]
+    left_out: tuple[LeftOutImage, ...] = ()
+
+    @classmethod
+    def of_left_out(cls, left_out: LeftOut) -> "LabelReport":
+        """Make the report of a job that uses labels as they are."""
+        return cls(left_out.of_pairs, 0.0, False, (), (), left_out.images)
+
+    def describe_labels(self) -> str:
+        """Say how many labels the training did not use; empty if it used all."""
+        unused = sum(self.treated or one.reason is Suspicion.CONTRADICTION for one in self.suspects)
+        return f"{unused} labels are left out as probably wrong" if unused else ""
 
 
 _REPORT = TypeAdapter(LabelReport)
@@ -149,13 +165,14 @@ def store_report_without_erased(
 def _without_erased(
     report: LabelReport, stored_images: Callable[[], Collection[str]]
 ) -> LabelReport:
-    if not report.suspects:
+    if not (report.suspects or report.left_out):
         return report
     stored = stored_images()
     suspects = tuple(
         one for one in report.suspects if one.sha256_a in stored and one.sha256_b in stored
     )
-    return replace(report, suspects=suspects)
+    left_out = tuple(one for one in report.left_out if one.sha256 in stored)
+    return replace(report, suspects=suspects, left_out=left_out)
 
 
 def _key(job_id: UUID) -> str:

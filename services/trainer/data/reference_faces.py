@@ -17,6 +17,7 @@ from shared.datasets.folder import read_identities
 from shared.datasets.user_files import read_regular
 from shared.errors import InvalidInput
 from shared.model.default.crops import default_reference_crops
+from shared.model.face_check import FaceCheck
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
@@ -46,12 +47,12 @@ class ReferenceFaces:
 def read_reference(folder: Path, limits: ImageLimits) -> ReferenceFaces:
     """Read aligned faces from a folder with one subfolder per identity.
 
-    Files that are no aligned face are named in the log and left out.
+    Files that are no aligned face, or show none, are named in the log and left out.
 
     Raises:
         InvalidInput: If fewer than 20 people have two or more faces.
     """
-    reader = FaceReader(limits)
+    reader, face_check = FaceReader(limits), FaceCheck()
     found = read_identities(folder)
     unusable = list(found.unusable)
     identities: list[list[CropArray]] = []
@@ -59,7 +60,10 @@ def read_reference(folder: Path, limits: ImageLimits) -> ReferenceFaces:
         person = []
         for image in images:
             try:
-                person.append(reader.crop(FaceImage(read_regular(image), "aligned"), str(image)))
+                face = FaceImage(read_regular(image), "aligned")
+                crop = reader.read(face, str(image))
+                face_check.require_face(crop, face, str(image))
+                person.append(crop.pixels)
             except InvalidInput as error:
                 unusable.append(error)
         if person:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.data.arrays import CropArray, IndexArray
-from services.trainer.data.batches import decode_images
+from services.trainer.data.batches import DecodedFeedback, decode_labelled
 from services.trainer.data.labels import FeedbackSource, LabelledPair, images_of
-from services.trainer.data.pair_graph import PairGraph, build_graph, group_by, usable_pairs
+from services.trainer.data.pair_graph import PairGraph, build_graph, group_by
 from services.trainer.data.people_split import (
     GENUINE_PER_PERSON,
     genuine_pairs,
@@ -23,21 +23,6 @@ from shared.model.image.face_reader import FaceReader
 _IMPOSTORS_PER_GENUINE = 20
 # With fewer labels SAME there are too few people, whichever of the labels are wrong.
 _FEWEST_SAME = 30
-
-
-@dataclass(frozen=True)
-class DecodedFeedback:
-    """The readable images of the feedback, and the labels on them.
-
-    Attributes:
-        images: SHA-256 of each of the N images.
-        crops: uint8 [N, 112, 112, 3], BGR.
-        pairs: Labelled pairs of which both images could be read.
-    """
-
-    images: tuple[str, ...]
-    crops: CropArray
-    pairs: tuple[LabelledPair, ...]
 
 
 @dataclass(frozen=True)
@@ -103,12 +88,11 @@ def decode_feedback(
             missing.
     """
     pairs = tuple(feedback.pairs())
-    named = sorted(images_of(pairs))
-    _require_enough(named, pairs)
-    images, crops = decode_images(named, feedback, reader, file, tick)
-    usable = usable_pairs(images, pairs)
-    _require_enough(images, usable)
-    return DecodedFeedback(tuple(images), crops, usable)
+    _require_enough(sorted(images_of(pairs)), pairs)
+    decoded = decode_labelled(feedback, reader, file, tick)
+    with decoded.left_out.named_in_refusals():
+        _require_enough(decoded.images, decoded.pairs)
+    return decoded
 
 
 def split_feedback(

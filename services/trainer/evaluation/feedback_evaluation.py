@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from services.trainer.data.batches import decode_images
-from services.trainer.data.labels import FeedbackSource, images_of
-from services.trainer.data.pair_graph import build_graph, links_of, usable_pairs
+from services.trainer.data.batches import decode_labelled
+from services.trainer.data.labels import FeedbackSource
+from services.trainer.data.left_out import LeftOut
+from services.trainer.data.pair_graph import build_graph, links_of
 from services.trainer.evaluation.result import AgainstVersion, EvaluationResult
 from services.trainer.progress import Progress, Report, Stage, stage_report
 from shared.datasets.pairs import PairSet, renumber
@@ -33,6 +34,7 @@ class _FeedbackSet:
 
     pair_set: PairSet
     crops: CropReader
+    left_out: LeftOut
 
 
 def evaluate_versions(
@@ -43,7 +45,7 @@ def evaluate_versions(
     trained_on: frozenset[str],
     workdir: Path,
     report: Report,
-) -> tuple[EvaluationResult, Path]:
+) -> tuple[EvaluationResult, Path, LeftOut]:
     """Evaluate a version on the pairs of a snapshot, each version at its own threshold.
 
     Args:
@@ -55,7 +57,8 @@ def evaluate_versions(
         report: Called with the progress.
 
     Returns:
-        The result, and the path of the HTML page that shows it.
+        The result, the path of the HTML page that shows it, and what of the feedback could not
+        be used.
 
     Raises:
         PreconditionFailed: If no pair of the snapshot can be used.
@@ -76,26 +79,20 @@ def evaluate_versions(
         evaluation=this.evaluation,
         against=_compare(against, this, pairs.pair_set) if against else None,
     )
-    return result, page
+    return result, page, pairs.left_out
 
 
 def _read_pairs(
     feedback: FeedbackSource, workdir: Path, tick: Callable[[float], None]
 ) -> _FeedbackSet:
-    labelled = list(feedback.pairs())
-    images, crops = decode_images(
-        sorted(images_of(labelled)),
-        feedback,
-        FaceReader(ImageLimits()),
-        workdir / "crops.npy",
-        tick,
-    )
-    usable = usable_pairs(images, labelled)
+    decoded = decode_labelled(feedback, FaceReader(ImageLimits()), workdir / "crops.npy", tick)
+    images, crops, usable = decoded.images, decoded.crops, decoded.pairs
     if not usable:
-        raise PreconditionFailed(
-            f"the snapshot has {len(labelled)} pairs with a consensus of SAME or DIFFERENT, and "
-            "none whose images can be read: label some pairs to measure on"
-        )
+        with decoded.left_out.named_in_refusals():
+            raise PreconditionFailed(
+                f"the snapshot has {decoded.left_out.of_pairs} pairs with a consensus of SAME or "
+                "DIFFERENT, and none whose images can be read: label some pairs to measure on"
+            )
     used, positions = renumber(links_of(images, usable).astype(np.int32))
     component = build_graph(images, usable).component
     pair_set = PairSet(
@@ -104,7 +101,7 @@ def _read_pairs(
         labels=np.array([pair.same for pair in usable]),
         identities=tuple(str(component[index]) for index in used),
     )
-    return _FeedbackSet(pair_set, lambda image: crops[used[image]])
+    return _FeedbackSet(pair_set, lambda image: crops[used[image]], decoded.left_out)
 
 
 def _measure(folders: list[Path], pairs: _FeedbackSet, report: Report) -> list[Measurement]:

@@ -85,11 +85,21 @@ class JobCompletion:
         return self._store.manifest(version)
 
     async def record_version(
-        self, claim: JobClaim, manifest: Manifest, gate: GateVerdict | None
+        self,
+        claim: JobClaim,
+        manifest: Manifest,
+        gate: GateVerdict | None,
+        remark: str = "",
     ) -> None:
         """Record a published version, its promotion if due, and the end of its job.
 
         All of this is one transaction. The serving pointer is published after it.
+
+        Args:
+            claim: Of the job.
+            manifest: As it is published.
+            gate: Its verdict; None for an import.
+            remark: Of the worker, for the job's message; may be empty.
 
         Raises:
             Conflict: If another runner has claimed the job.
@@ -105,7 +115,7 @@ class JobCompletion:
             if plan.due:
                 await enter_stage(connection, claim, Stage.PROMOTING, f"promoting {version}")
                 await promote_new(connection, plan, requested_by=job.requested_by)
-            message = plan.message + _remark(job, manifest)
+            message = _joined(plan.message, remark, _warning(job, manifest))
             ending = JobEnding(JobState.SUCCEEDED, message, version, gate)
             await finish_job(connection, claim, ending)
         await self._pointer.try_to_publish()
@@ -118,26 +128,38 @@ class JobCompletion:
         """
         await asyncio.to_thread(self._objects.put_file, page_key(job.job_id), page)
 
-    async def record_evaluation(self, claim: JobClaim, result: EvaluationResult) -> None:
+    async def record_evaluation(
+        self, claim: JobClaim, result: EvaluationResult, remark: str = ""
+    ) -> None:
         """Record an evaluation, whose report is published, and the end of its job.
+
+        Args:
+            claim: Of the job.
+            result: The evaluation.
+            remark: Of the worker, for the job's message; may be empty.
 
         Raises:
             Conflict: If another runner has claimed the job.
             Unavailable: If Postgres cannot be reached.
         """
-        ending = JobEnding(JobState.SUCCEEDED, describe_result(result), result.model_version)
+        message = _joined(describe_result(result), remark)
+        ending = JobEnding(JobState.SUCCEEDED, message, result.model_version)
         async with transaction(self._pool) as connection:
             await lock_claimed(connection, claim)
             await add_evaluation(connection, claim.job.job_id, result)
             await finish_job(connection, claim, ending)
 
 
-def _remark(job: Job, manifest: Manifest) -> str:
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def _warning(job: Job, manifest: Manifest) -> str:
     """Say of an import that its BatchNorms are not MagFace's."""
     if job.kind is not JobKind.IMPORT or manifest.batch_norm_eps == MAGFACE_EPS:
         return ""
     return (
-        f"; warning: its BatchNorms have eps {manifest.batch_norm_eps:g}, as those of"
+        f"warning: its BatchNorms have eps {manifest.batch_norm_eps:g}, as those of"
         f" arcface_torch, and not MagFace's {MAGFACE_EPS:g}"
     )
 

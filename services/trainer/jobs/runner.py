@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from services.trainer.evaluation.gate import GateVerdict
 from services.trainer.jobs.child_process import WorkerProcess, start_worker
 from services.trainer.jobs.completion import JobCompletion
 from services.trainer.jobs.folders import JobFolders
@@ -43,8 +42,8 @@ _HEARTBEAT_S = 0.3
 _Awaited = TypeVar("_Awaited")
 # Last message of a worker.
 _Output = VersionDone | EvaluationDone | Failed
-# A failure, or what was published: an evaluation, or a version with the verdict of its gate.
-_Result = Failed | EvaluationDone | tuple[Manifest, GateVerdict | None]
+# A failure, or what was published: an evaluation, or the manifest of a version.
+_Result = Failed | EvaluationDone | tuple[Manifest, VersionDone]
 
 
 def worker_command(processes: int) -> tuple[str, ...]:
@@ -141,9 +140,9 @@ class JobRunner:
             case Failed():
                 await self._fail(claim, result)
             case EvaluationDone():
-                await self._completion.record_evaluation(claim, result.result)
-            case (manifest, gate):
-                await self._completion.record_version(claim, manifest, gate)
+                await self._completion.record_evaluation(claim, result.result, result.remark)
+            case (manifest, made):
+                await self._completion.record_version(claim, manifest, made.gate, made.remark)
 
     async def _fail(self, claim: JobClaim, failure: Failed) -> None:
         logger.warning("job %s failed: %s", claim.job.job_id, failure.reason)
@@ -212,7 +211,7 @@ class JobRunner:
 
     async def _publish(
         self, claim: JobClaim, output: VersionDone | EvaluationDone
-    ) -> EvaluationDone | tuple[Manifest, GateVerdict | None]:
+    ) -> EvaluationDone | tuple[Manifest, VersionDone]:
         # Also makes sure that the job is still held, as it may not be after an outage.
         await self._leases.enter_stage(claim, Stage.PUBLISHING, "publishing the result")
         match output:
@@ -221,7 +220,7 @@ class JobRunner:
                 return output
             case VersionDone():
                 manifest = await self._completion.publish_version(claim.job, output.folder)
-                return manifest, output.gate
+                return manifest, output
 
     async def _follow(self, claim: JobClaim, worker: WorkerProcess) -> _Output:
         """Record what the worker reports, until its last message."""

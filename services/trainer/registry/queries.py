@@ -59,6 +59,8 @@ WHERE model_version = %(model_version)s
 ORDER BY seq DESC LIMIT %(size)s
 """
 
+JOB_EXISTS: Final = "SELECT FROM trainer.jobs WHERE job_id = %(job_id)s"
+
 FINISHED_TRAINING: Final = """
 SELECT job_id FROM trainer.jobs
 WHERE job_id = %(job_id)s AND kind = 'train' AND state = 'succeeded'

@@ -1,9 +1,11 @@
 """Reports on suspect labels of finished trainings."""
 
 import asyncio
+from collections.abc import Sequence
 from uuid import UUID
 
 from services.trainer.data.label_report import LabelReport, load_report
+from services.trainer.data.left_out import LeftOutImage
 from services.trainer.registry import queries
 from shared.errors import NotFound
 from shared.storage.objects import ObjectStore
@@ -40,6 +42,23 @@ class SuspectLabels:
             return training, await asyncio.to_thread(load_report, self._objects, training)
         except NotFound as error:
             raise NotFound(f"job {training} has no report on suspect labels") from error
+
+    async def left_out(self, job_id: UUID) -> Sequence[LeftOutImage]:
+        """Return the images that a job left out, while they are stored.
+
+        Raises:
+            NotFound: If there is no such job.
+            Unavailable: If Postgres or the object store cannot be reached.
+        """
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(queries.JOB_EXISTS, {"job_id": job_id})
+            if await cursor.fetchone() is None:
+                raise NotFound(f"there is no job {job_id}")
+        try:
+            report = await asyncio.to_thread(load_report, self._objects, job_id)
+        except NotFound:
+            return ()
+        return report.left_out
 
     async def _finished_training(self, job_id: UUID | None) -> UUID | None:
         query = queries.FINISHED_TRAINING if job_id else queries.LATEST_FINISHED_TRAINING

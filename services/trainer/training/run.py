@@ -1,7 +1,7 @@
 """A complete training: from the feedback to an exported version with its gate verdict."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from services.trainer.data.arrays import CropArray, FeatureArray, IndexArray
+from services.trainer.data.batches import DecodedFeedback
 from services.trainer.data.label_noise import LabelAssessment, assess_labels
 from services.trainer.data.labels import FeedbackSource
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.data.splits import (
-    DecodedFeedback,
     FeedbackSplit,
     ReferenceSplit,
     decode_feedback,
@@ -103,8 +103,10 @@ def run_training(
     recipes = RecipeFactory(
         spec, inputs.manifest, inputs.faces, _faces_to_replay(inputs), images_at_once
     )
-    labels = _check_labels(recipes, inputs, workdir, report)
-    split = split_feedback(inputs.decoded.images, labels.pairs, spec.seed)
+    left_out = inputs.decoded.left_out
+    with left_out.named_in_refusals():
+        labels = _check_labels(recipes, inputs, workdir, report)
+        split = split_feedback(inputs.decoded.images, labels.pairs, spec.seed)
     epochs = recipes.finetuner(inputs.network, split.graph, split.training).run(
         _validation_score(inputs, split),
         checkpoints,
@@ -145,7 +147,9 @@ def run_training(
         data_snapshot=feedback.snapshot_id,
     )
     gate = decide(evaluation.figures, self_check=passes_self_check(folder))
-    return TrainingOutcome(folder, manifest, gate, labels.report)
+    return TrainingOutcome(
+        folder, manifest, gate, replace(labels.report, left_out=left_out.images), left_out
+    )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from services.trainer.data.label_report import LabelReport
+from services.trainer.data.left_out import LeftOut
 from services.trainer.evaluation.gate import GateVerdict
 from shared.errors import InvalidInput
 from shared.model.manifest import Manifest
@@ -75,12 +76,14 @@ class TrainingOutcome:
         manifest: Manifest in `folder`.
         gate: The gate's verdict; a version that fails is published too, but not promoted.
         labels: Report on the labels of the feedback.
+        left_out: What of the feedback was not used.
     """
 
     folder: Path
     manifest: Manifest
     gate: GateVerdict
     labels: LabelReport
+    left_out: LeftOut
 
 
 def _require_range(name: str, value: float, low: float, high: float) -> None:

@@ -13,6 +13,7 @@ import grpc
 from services.trainer.data.feedback_source import PulledFeedback, pull_snapshot
 from services.trainer.data.label_report import LabelReport, store_report_without_erased
 from services.trainer.data.labels import images_of
+from services.trainer.data.left_out import LeftOut
 from services.trainer.data.reference_faces import (
     ReferenceFaces,
     default_reference,
@@ -174,7 +175,8 @@ def _train(job: _Job) -> VersionDone | None:
         if outcome is None:
             return None
         _store_label_report(job, channel, feedback.snapshot_id, outcome.labels)
-    return VersionDone(folder=outcome.folder, gate=outcome.gate)
+    remark = _remark(outcome.left_out, outcome.labels.describe_labels())
+    return VersionDone(folder=outcome.folder, gate=outcome.gate, remark=remark)
 
 
 def _evaluate(job: _Job) -> EvaluationDone:
@@ -189,7 +191,7 @@ def _evaluate(job: _Job) -> EvaluationDone:
     other = job.versions.fetch(spec.against_version) if spec.against_version else None
     with open_sync_channel(job.settings.feedback_address) as channel:
         feedback = _pull(job, channel, job.assignment.data_snapshot or spec.data_snapshot)
-        result, page = evaluate_versions(
+        result, page, left_out = evaluate_versions(
             version,
             other,
             feedback=feedback,
@@ -197,7 +199,8 @@ def _evaluate(job: _Job) -> EvaluationDone:
             workdir=job.workdir,
             report=job.writer.report,
         )
-    return EvaluationDone(result=result, page=page)
+        _store_left_out(job, channel, feedback.snapshot_id, left_out)
+    return EvaluationDone(result=result, page=page, remark=_remark(left_out))
 
 
 def _quantize(job: _Job) -> VersionDone:
@@ -211,16 +214,19 @@ def _quantize(job: _Job) -> VersionDone:
     reference = _reference_faces(job, manifest.reference)
     ancestors = _ancestors(job, manifest)
     with open_sync_channel(job.settings.feedback_address) as channel:
+        feedback = _pull(job, channel, job.assignment.data_snapshot)
         quantized = quantize_version(
             full,
             job.assignment.job_id,
             reference=reference,
-            feedback=_pull(job, channel, job.assignment.data_snapshot),
+            feedback=feedback,
             workdir=_new_folder(job.workdir / "quantizing"),
             report=job.writer.report,
             ancestors=ancestors,
         )
-    return VersionDone(folder=quantized.folder, gate=quantized.gate)
+        _store_left_out(job, channel, feedback.snapshot_id, quantized.left_out)
+    remark = _remark(quantized.left_out)
+    return VersionDone(folder=quantized.folder, gate=quantized.gate, remark=remark)
 
 
 def _pull(job: _Job, channel: grpc.Channel, snapshot_id: str | None) -> PulledFeedback:
@@ -247,6 +253,18 @@ def _store_label_report(
         labels,
         lambda: images_of(pull_snapshot(channel, snapshot_id).pairs),
     )
+
+
+def _store_left_out(job: _Job, channel: grpc.Channel, snapshot_id: str, left_out: LeftOut) -> None:
+    if left_out.images:
+        _store_label_report(job, channel, snapshot_id, LabelReport.of_left_out(left_out))
+
+
+def _remark(left_out: LeftOut, labels: str = "") -> str:
+    """Say what the job did not use; empty if it used everything."""
+    images = left_out.describe()
+    listed = f"{images}; `magface jobs left-out` lists them" if images else ""
+    return "; ".join(part for part in (listed, labels) if part)
 
 
 def _images_trained_on(channel: grpc.Channel, manifest: Manifest) -> frozenset[str]:

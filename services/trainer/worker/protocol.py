@@ -66,11 +66,13 @@ class VersionDone(_Message):
     Attributes:
         folder: The version's files, ready to publish.
         gate: The gate's verdict; None for an import, which no gate decides on.
+        remark: What else a person should know, for the job's message; may be empty.
     """
 
     type: Literal["version"] = "version"
     folder: Path
     gate: GateVerdict | None
+    remark: str = ""
 
 
 class EvaluationDone(_Message):
@@ -78,11 +80,13 @@ class EvaluationDone(_Message):
 
     Attributes:
         page: The HTML page that shows the result.
+        remark: See `VersionDone`.
     """
 
     type: Literal["evaluation"] = "evaluation"
     result: EvaluationResult
     page: Path
+    remark: str = ""
 
 
 class Failed(_Message):

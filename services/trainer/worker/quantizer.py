@@ -12,9 +12,10 @@ from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
 from services.trainer.data.arrays import CropArray, FeatureArray, IndexArray
-from services.trainer.data.batches import decode_images
-from services.trainer.data.labels import FeedbackSource, images_of
-from services.trainer.data.pair_graph import links_of, usable_pairs
+from services.trainer.data.batches import decode_labelled
+from services.trainer.data.labels import FeedbackSource
+from services.trainer.data.left_out import LeftOut
+from services.trainer.data.pair_graph import links_of
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.data.splits import (
     EvaluationPairs,
@@ -51,10 +52,17 @@ _DECODED, _QUANTIZED, _REFERENCE, _FEEDBACK = 0.1, 0.4, 0.6, 0.9
 
 @dataclass(frozen=True)
 class QuantizedVersion:
-    """The folder of a version, ready to publish, and the gate's verdict."""
+    """A version, ready to publish.
+
+    Attributes:
+        folder: Its files.
+        gate: The gate's verdict.
+        left_out: What of the feedback could not be used.
+    """
 
     folder: Path
     gate: GateVerdict
+    left_out: LeftOut
 
 
 @dataclass(frozen=True)
@@ -65,11 +73,13 @@ class _LabelledCrops:
         crops: uint8 [N, 112, 112, 3], BGR.
         links: int64 [P, 2], positions of the pairs' images.
         same: bool [P], the labels.
+        left_out: What of the feedback cannot be used.
     """
 
     crops: CropArray
     links: IndexArray
     same: NDArray[np.bool_]
+    left_out: LeftOut
 
 
 @dataclass(frozen=True)
@@ -185,23 +195,16 @@ def quantize_version(
     )
     folder = workdir / made.model_version
     gate = decide_quantized(figures, self_check=passes_self_check(folder))
-    return QuantizedVersion(folder, gate)
+    return QuantizedVersion(folder, gate, labelled.left_out)
 
 
 def _read_feedback(
     feedback: FeedbackSource, workdir: Path, tick: Callable[[float], None]
-) -> _LabelledCrops | None:
-    pairs = list(feedback.pairs())
-    if not pairs:
-        return None
-    named = sorted(images_of(pairs))
-    file = workdir / "crops.npy"
-    images, crops = decode_images(named, feedback, FaceReader(ImageLimits()), file, tick)
-    usable = usable_pairs(images, pairs)
-    if not usable:
-        return None
-    same = np.array([pair.same for pair in usable])
-    return _LabelledCrops(crops, links_of(images, usable), same)
+) -> _LabelledCrops:
+    decoded = decode_labelled(feedback, FaceReader(ImageLimits()), workdir / "crops.npy", tick)
+    same = np.array([pair.same for pair in decoded.pairs], np.bool_)
+    links = links_of(decoded.images, decoded.pairs)
+    return _LabelledCrops(decoded.crops, links, same, decoded.left_out)
 
 
 def _quantize_network(
@@ -256,13 +259,13 @@ def _measure_reference(
 
 
 def _wrong_shares(
-    labelled: _LabelledCrops | None,
+    labelled: _LabelledCrops,
     full: _Network,
     quantized: _Network,
     tick: Callable[[float], None],
 ) -> tuple[float, float]:
     """Share of the labelled pairs that the full and the quantized version decide wrongly."""
-    if labelled is None:
+    if not len(labelled.same):
         return 0.0, 0.0
     full_share = _wrong_share(labelled, full)
     tick(0.5)
@@ -280,7 +283,7 @@ def _wrong_share(labelled: _LabelledCrops, network: _Network) -> float:
 
 def _figures(
     measured: _ReferenceFeatures,
-    labelled: _LabelledCrops | None,
+    labelled: _LabelledCrops,
     wrong_shares: tuple[float, float],
 ) -> QuantizedFigures:
     images = np.unique(measured.pairs.images)
@@ -293,7 +296,7 @@ def _figures(
         full_error=measured.full_error,
         quantized_error=measured.quantized_error,
         mixed_error=measured.mixed_error(measured.full),
-        feedback_pairs=len(labelled.same) if labelled else 0,
+        feedback_pairs=len(labelled.same),
         feedback_full_error=wrong_shares[0],
         feedback_quantized_error=wrong_shares[1],
         cosine_mean=float(cosine.mean()),

@@ -42,6 +42,11 @@ class FaceReader:
         self._detector: FaceDetector | None = None
         self._lock = threading.Lock()
 
+    @property
+    def has_detector(self) -> bool:
+        """Whether faces can be detected."""
+        return self._detector_model is not None
+
     def read_plain_jpeg(self, face: FaceImage, max_pixels: int, field: str) -> FaceCrop | None:
         """Read one face from a JPEG that needs neither Pillow nor the detector.
 

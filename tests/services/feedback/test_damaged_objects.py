@@ -8,12 +8,13 @@ from functools import partial
 import grpc
 import pytest
 from magface.v1 import feedback_pb2 as pb
-from magface.v1 import feedback_pb2_grpc, image_pb2
+from magface.v1 import feedback_pb2_grpc
 
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore, image_key
 from tests.services.feedback.support.helpers import (
     Stored,
+    marked,
     picture,
     request,
     settings_for,
@@ -28,7 +29,7 @@ Stub = feedback_pb2_grpc.FeedbackServiceStub
 
 async def _pool(*numbers: int) -> AsyncIterator[pb.ImportImagesRequest]:
     for number in numbers:
-        yield pb.ImportImagesRequest(image=image_pb2.Image(data=picture(number)))
+        yield pb.ImportImagesRequest(image=marked(picture(number)))
 
 
 async def _bytes_of(stub: Stub, number: int) -> bytes:

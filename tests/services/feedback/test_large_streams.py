@@ -11,7 +11,7 @@ from magface.v1 import feedback_pb2_grpc, image_pb2
 
 from shared.rpc.channel import open_channel
 from shared.settings import ObjectStoreSettings
-from tests.services.feedback.support.helpers import picture
+from tests.services.feedback.support.helpers import marked, picture
 from tests.support.memory import MemoryWatch, tree_bytes
 from tests.support.processes import ServiceProcess, service_environment
 
@@ -27,7 +27,7 @@ _LIMIT = 10**9
 def _large(number: int) -> image_pb2.Image:
     """A small picture and much behind it, which decoders ignore."""
     data = picture(number)
-    return image_pb2.Image(data=data + bytes(_PICTURE_BYTES - len(data)))
+    return marked(data + bytes(_PICTURE_BYTES - len(data)))
 
 
 async def _labels(stream: int) -> AsyncIterator[pb.SubmitFeedbackStreamRequest]:

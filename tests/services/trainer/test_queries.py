@@ -47,6 +47,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "DECISION": {"generation": 7},
     "LIST_EVALUATIONS": _PAGE,
     "LIST_EVALUATIONS_OF_VERSION": {**_PAGE, "model_version": "version-1"},
+    "JOB_EXISTS": {"job_id": _NO_ID},
     "FINISHED_TRAINING": {"job_id": _NO_ID},
     "LATEST_FINISHED_TRAINING": {},
 }

@@ -1,5 +1,6 @@
 """Erased images are removed from label reports, and nothing else is."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -12,6 +13,7 @@ from services.trainer.data.label_report import (
     suspect,
 )
 from services.trainer.data.labels import LabelledPair, Vote
+from services.trainer.data.left_out import LeftOutImage, LeftOutReason
 from shared.registry.image_data import read_derived, remove_images
 from shared.registry.label_reports import LABEL_REPORTS
 from shared.storage.objects import ObjectStore
@@ -29,6 +31,9 @@ def _report(*pairs: tuple[str, str]) -> LabelReport:
 
 def test_an_erased_image_is_taken_out_of_every_report(object_store: ObjectStore) -> None:
     reports = [_report(("aa", "bb"), ("cc", "dd")), _report(("bb", "aa")), _report(("cc", "dd"))]
+    no_face = LeftOutImage("bb", LeftOutReason.NO_FACE, "image.data: shows no face")
+    unreadable = replace(no_face, sha256="cc", reason=LeftOutReason.UNREADABLE)
+    reports.append(LabelReport(9, 0.0, False, (), (), (no_face, unreadable)))
     for number, written in enumerate(reports):
         store_report(object_store, UUID(int=number), written)
     object_store.put(f"{LABEL_REPORTS}broken.json", b"[1, 2")
@@ -39,4 +44,7 @@ def test_an_erased_image_is_taken_out_of_every_report(object_store: ObjectStore)
         _REPORT.validate_json(object_store.get(found.key))
         for found in object_store.list(LABEL_REPORTS)
     ]
-    assert left == [_report(("cc", "dd")), _report(), _report(("cc", "dd"))]
+    assert left == [
+        *(_report(("cc", "dd")), _report(), _report(("cc", "dd"))),
+        replace(reports[-1], left_out=(unreadable,)),
+    ]

@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, NoFace
 from shared.model.image.align import share_outside
 from shared.model.image.detection.yunet import MIN_CONFIDENCE
 from shared.model.image.face import Box, DetectedFace, FaceImage, Faces
@@ -50,8 +50,9 @@ def choose_face(found: Faces, wanted: FaceImage, field: str) -> DetectedFace:
         field: Path of the image in the request, for the error.
 
     Raises:
-        InvalidInput: If there is no face, only one whose looks disagree, none that overlaps the
-            box, or several and the request refuses that.
+        NoFace: If there is no face.
+        InvalidInput: If there is only one whose looks disagree, none that overlaps the box, or
+            several and the request refuses that.
     """
     faces = found.certain
     if not faces and found.uncertain:
@@ -63,7 +64,7 @@ def choose_face(found: Faces, wanted: FaceImage, field: str) -> DetectedFace:
             "sharper or an upright picture, or landmarks",
         )
     if not faces:
-        raise InvalidInput(
+        raise NoFace(
             f"{field}.data",
             f"shows no face that the detector finds (confidence of at least {MIN_CONFIDENCE}); "
             "send a clearer picture, or landmarks, or an aligned crop",

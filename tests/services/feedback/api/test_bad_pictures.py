@@ -7,7 +7,7 @@ import pytest
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
-from tests.services.feedback.support.helpers import Stored, picture, request
+from tests.services.feedback.support.helpers import Stored, marked, picture, request
 from tests.support.bad_pictures import BAD_PICTURES
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
@@ -53,7 +53,7 @@ async def test_in_an_import_it_is_rejected_and_the_others_are_stored(stub: Stub)
     def requests() -> Iterator[pb.ImportImagesRequest]:
         for number, (_, image, _) in enumerate(CASES):
             yield pb.ImportImagesRequest(image=image)
-            yield pb.ImportImagesRequest(image=image_pb2.Image(data=picture(number)))
+            yield pb.ImportImagesRequest(image=marked(picture(number)))
 
     answer = await stub.ImportImages(requests(), timeout=60)
     assert (answer.created, answer.rejected) == (len(CASES), len(CASES))

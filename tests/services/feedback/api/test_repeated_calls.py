@@ -11,7 +11,6 @@ import psycopg
 import pytest
 from google.protobuf.message import Message
 from magface.v1 import feedback_pb2 as pb
-from magface.v1 import image_pb2
 from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 from psycopg import sql
 
@@ -22,7 +21,7 @@ from shared.rpc.channel import open_channel
 from shared.rpc.errors import domain_errors
 from shared.rpc.server.runner import running_server
 from tests.services.feedback.support.candidates import prepare_images, prepare_pairs
-from tests.services.feedback.support.helpers import picture, request, sha256
+from tests.services.feedback.support.helpers import marked, picture, request, sha256
 from tests.support.cut_link import CutLink, cut_link
 from tests.support.idempotency import keyed_methods
 
@@ -67,7 +66,7 @@ def next_pairs(**changes: Any) -> pb.NextPairsRequest:
 
 def pool_images(*numbers: int) -> Iterable[pb.ImportImagesRequest]:
     for number in numbers:
-        image = image_pb2.Image(data=picture(number))
+        image = marked(picture(number))
         yield pb.ImportImagesRequest(image=image, identity=SUBJECT)
 
 

@@ -8,7 +8,14 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
 from services.feedback.settings import FeedbackSettings
-from tests.services.feedback.support.helpers import NOTHING, Stored, channel_on, picture, request
+from tests.services.feedback.support.helpers import (
+    NOTHING,
+    Stored,
+    channel_on,
+    marked,
+    picture,
+    request,
+)
 from tests.support.texts import NOT_UTF8, BadText, bad_texts, refusal
 
 BAD = bad_texts(pb.DESCRIPTOR.services_by_name["FeedbackService"])
@@ -65,11 +72,11 @@ async def test_a_bad_text_of_an_imported_image_rejects_that_image_alone(
     bad = answered("ImportImages")
     requests = [pb.ImportImagesRequest.FromString(one.data) for one in bad]
     for number, one in enumerate(requests):
-        one.image.data = picture(number)
+        one.image.CopyFrom(marked(picture(number)))
     requests.append(
         pb.ImportImagesRequest(image=image_pb2.Image(data=picture(9), alignment=9)),
     )
-    requests.append(pb.ImportImagesRequest(image=image_pb2.Image(data=picture(9)), identity="ann"))
+    requests.append(pb.ImportImagesRequest(image=marked(picture(9)), identity="ann"))
     answer = await stub.ImportImages(iter(requests), timeout=20)
     assert (answer.created, answer.rejected) == (1, len(requests) - 1)
     assert [one.why.partition(":")[0] for one in answer.rejections] == [

@@ -8,7 +8,6 @@ import grpc
 import psycopg
 import pytest
 from magface.v1 import feedback_pb2 as pb
-from magface.v1 import image_pb2
 from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 
 from services.feedback.server import open_erasure_backend, open_label_service
@@ -19,6 +18,7 @@ from tests.services.feedback.support.helpers import (
     Stored,
     feedback,
     known,
+    marked,
     picture,
     request,
     sha256,
@@ -44,7 +44,7 @@ async def erased(stub: Stub) -> Stub:
 def _images(*numbers: int) -> AsyncIterator[pb.ImportImagesRequest]:
     async def requests() -> AsyncIterator[pb.ImportImagesRequest]:
         for number in numbers:
-            image = image_pb2.Image(data=picture(number))
+            image = marked(picture(number))
             yield pb.ImportImagesRequest(image=image, identity="Jane Roe")
 
     return requests()

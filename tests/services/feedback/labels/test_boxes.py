@@ -13,6 +13,7 @@ from tests.services.feedback.support.helpers import (
     NOTHING,
     Stored,
     fresh_key,
+    marked,
     picture,
     request,
     stub_on,
@@ -147,7 +148,7 @@ async def test_the_pool_is_embedded_with_the_boxes(settings: FeedbackSettings) -
 
             async def images() -> AsyncIterator[pb.ImportImagesRequest]:
                 yield pb.ImportImagesRequest(image=_photo(box=BOX).image)
-                yield pb.ImportImagesRequest(image=image_pb2.Image(data=picture(1)))
+                yield pb.ImportImagesRequest(image=marked(picture(1)))
 
             await stub.ImportImages(images())
             await until(lambda: embedder.embedded >= 2)

@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
+import cv2
+import numpy as np
 import psycopg
 import pytest
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
+from cli.rendering.renderer import render_person
 from services.feedback.pool.importer import PoolImage, image_bytes
 from services.feedback.server import open_label_service, open_pairs_backend, prepare_stores
 from services.feedback.settings import FeedbackSettings
@@ -17,7 +21,17 @@ from shared.model.image.face import FaceImage
 from shared.rpc.budget import ByteBudget
 from shared.rpc.streams import BudgetedRequests
 from shared.storage.objects import ObjectStore, image_key
-from tests.services.feedback.support.helpers import Stored, picture, request, sha256, vaults
+from tests.services.feedback.support.helpers import (
+    Stored,
+    marked,
+    picture,
+    request,
+    sha256,
+    stub_on,
+    vaults,
+)
+from tests.support.decoding import hide_detector
+from tests.support.photographs import GROUP, encode_jpeg, photograph
 from tests.support.texts import LOOKALIKES, SPELLINGS
 
 Stub = feedback_pb2_grpc.FeedbackServiceStub
@@ -26,7 +40,7 @@ Stub = feedback_pb2_grpc.FeedbackServiceStub
 def sending(*images: tuple[bytes, str]) -> AsyncIterator[pb.ImportImagesRequest]:
     async def requests() -> AsyncIterator[pb.ImportImagesRequest]:
         for data, identity in images:
-            yield pb.ImportImagesRequest(image=image_pb2.Image(data=data), identity=identity)
+            yield pb.ImportImagesRequest(image=marked(data), identity=identity)
 
     return requests()
 
@@ -75,6 +89,49 @@ async def test_a_bad_image_is_named_and_the_others_are_stored(
     assert stored() == Stored(2, 0, 0, 0, 0, objects=2)
 
 
+def png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+async def test_an_image_that_shows_no_face_is_rejected_and_faces_are_stored(
+    stub: Stub, stored: Callable[[], Stored]
+) -> None:
+    face, upside_down = render_person(1, 0), np.ascontiguousarray(render_person(2, 0)[::-1])
+    landmarks = [image_pb2.Point(x=x, y=y) for x, y in ARCFACE_TEMPLATE.tolist()]
+    detect = image_pb2.ALIGNMENT_DETECT
+    images = [
+        image_pb2.Image(data=png(face)),
+        image_pb2.Image(data=picture(1)),
+        image_pb2.Image(data=png(upside_down)),
+        image_pb2.Image(data=picture(2), landmarks=landmarks),
+        image_pb2.Image(data=encode_jpeg(photograph()), alignment=detect),
+        image_pb2.Image(data=encode_jpeg(photograph(GROUP[1])), alignment=detect),
+        marked(picture(3)),
+    ]
+
+    async def requests() -> AsyncIterator[pb.ImportImagesRequest]:
+        for image in images:
+            yield pb.ImportImagesRequest(image=image)
+
+    answer = await stub.ImportImages(requests())
+    assert [one.place for one in answer.rejections] == [1, 2, 3, 4]
+    assert all("image.data: shows no face" in one.why for one in answer.rejections)
+    assert (answer.created, answer.rejected, stored().images) == (3, 4, 3)
+
+
+async def test_without_a_detector_photographs_are_imported_unseen(
+    settings: FeedbackSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hide_detector(monkeypatch, tmp_path)
+    wall = image_pb2.Image(data=encode_jpeg(photograph()), alignment=image_pb2.ALIGNMENT_DETECT)
+
+    async def requests() -> AsyncIterator[pb.ImportImagesRequest]:
+        yield pb.ImportImagesRequest(image=wall)
+
+    async with stub_on(settings) as stub:
+        assert (await stub.ImportImages(requests())).created == 1
+
+
 async def test_an_image_keeps_all_names_and_a_second_one_is_reported(
     stub: Stub, database_url: str
 ) -> None:
@@ -120,7 +177,7 @@ async def test_bytes_that_are_stored_as_something_else_are_rejected(stub: Stub) 
     landmarks = [image_pb2.Point(x=x, y=y) for x, y in ARCFACE_TEMPLATE.tolist()]
 
     async def otherwise() -> AsyncIterator[pb.ImportImagesRequest]:
-        image = image_pb2.Image(data=picture(1), landmarks=landmarks)
+        image = marked(picture(1), landmarks=landmarks)
         yield pb.ImportImagesRequest(image=image)
 
     answer = await stub.ImportImages(otherwise())
@@ -150,7 +207,7 @@ async def test_without_an_object_store_no_row_is_stored_and_it_says_unavailable(
     ):
 
         async def one() -> AsyncIterator[PoolImage]:
-            yield PoolImage(FaceImage(picture(1)))
+            yield PoolImage(FaceImage(picture(1), on_no_face="mark"))
 
         with pytest.raises(Unavailable):
             images = BudgetedRequests(one(), image_bytes, ByteBudget(2**30))

@@ -2,15 +2,16 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 
 import numpy as np
 import psycopg
 import pytest
 from magface.v1 import feedback_pb2 as pb
-from magface.v1 import feedback_pb2_grpc, image_pb2
+from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.settings import FeedbackSettings
-from tests.services.feedback.support.helpers import picture, sha256, stub_on
+from tests.services.feedback.support.helpers import marked, picture, sha256, stub_on
 from tests.services.feedback.support.standin_embedder import StandInEmbedder, embedding_of, served
 from tests.support.waiting import until
 
@@ -37,7 +38,7 @@ async def running_service(
 async def fill(stub: Stub, first: int = 0, count: int = _IMAGES) -> None:
     async def images() -> AsyncIterator[pb.ImportImagesRequest]:
         for number in range(first, first + count):
-            yield pb.ImportImagesRequest(image=image_pb2.Image(data=picture(number)))
+            yield pb.ImportImagesRequest(image=marked(picture(number)))
 
     await stub.ImportImages(images())
 
@@ -132,6 +133,37 @@ async def test_an_image_that_cannot_be_embedded_keeps_no_other_out(
         rows = connection.execute("SELECT sha256, why FROM feedback.unembeddable").fetchall()
     assert {row[0].hex() for row in rows} == {sha256(7), sha256(50)}
     assert all("no face" in row[1] for row in rows)
+
+
+async def handed_out(stub: Stub, annotator: str) -> set[str]:
+    """Images of all pairs that an annotator gets."""
+    asked = pb.NextPairsRequest(annotator=annotator, count=100)
+    pairs = (await stub.NextPairs(asked)).pairs
+    return {sha256 for pair in pairs for sha256 in (pair.sha256_a, pair.sha256_b)}
+
+
+async def test_an_image_that_is_left_out_of_the_pool_is_in_no_pair(
+    settings: FeedbackSettings, embedder: StandInEmbedder, database_url: str
+) -> None:
+    left_out = set(map(sha256, range(0, 30, 2)))
+    embedder.refused = set(map(picture, range(0, 30, 2)))
+    async with running_service(settings, embedder) as stub:
+        await fill(stub, count=30)
+        await until(lambda: is_complete(database_url, "one", 15))
+        await until(lambda: candidates(database_url) > 20)
+        images = await handed_out(stub, "ann") | await handed_out(stub, "bob")
+        assert images
+        assert not images & left_out
+        # The next version finds faces in them.
+        embedder.refused, embedder.version = set(), "two"
+        await until(lambda: is_complete(database_url, "two", 30))
+
+        numbers = count()
+
+        async def is_handed_out() -> bool:
+            return bool(await handed_out(stub, f"annotator-{next(numbers)}") & left_out)
+
+        await until(is_handed_out)
 
 
 async def test_an_erased_image_takes_its_embedding_and_its_candidates_along(

@@ -24,6 +24,9 @@ def filled(database_url: str) -> str:
     apply_migrations(database_url, SCHEMA, MIGRATIONS)
     fill(database_url, images=300, pairs=900, labels=2_700)
     fill_pool(database_url, candidates=0, leases=0, dimensions=8)
+    with psycopg.connect(database_url) as connection:
+        # Every fourth image would be left out of the pool.
+        connection.execute("DELETE FROM feedback.unembeddable")
     return database_url
 
 
@@ -73,6 +76,23 @@ async def test_pairs_that_enough_people_labelled_are_left_out(
         assert sorted(holders) == sorted(voters), "who labelled it counts as asked"
         if strategy in {"uncertainty", "hard", "random"}:
             assert len(voters) < wanted == _OVERLAP
+
+
+async def test_an_image_that_is_left_out_of_the_pool_is_in_no_candidate(
+    queue: CandidateQueue, filled: str
+) -> None:
+    with psycopg.connect(filled) as connection:
+        connection.execute(
+            "INSERT INTO feedback.unembeddable SELECT sha256, 'one', 'shows no face'"
+            " FROM feedback.images WHERE get_byte(sha256, 31) < 128"
+        )
+    await queue.refill()
+    assert len(counts(filled)) >= 4
+    assert not ask(
+        filled,
+        "SELECT strategy FROM feedback.candidates"
+        " WHERE get_byte(image_a, 31) < 128 OR get_byte(image_b, 31) < 128",
+    )
 
 
 async def test_one_more_is_asked_where_people_are_divided(

@@ -101,6 +101,22 @@ async def test_who_asks_again_gets_the_pairs_that_they_hold_and_have_not_labelle
         assert set(fewer) < set(more)
 
 
+async def test_a_held_pair_is_not_handed_out_again_once_an_image_is_left_out_of_the_pool(
+    settings: FeedbackSettings, database_url: str
+) -> None:
+    prepare_images(database_url, 10)
+    prepare_pairs(database_url, 3)
+    async with open_leaser(settings) as leaser:
+        held = (await leaser.next_pairs("ann", 3, None)).leases
+        with psycopg.connect(database_url) as connection:
+            connection.execute(
+                "INSERT INTO feedback.unembeddable VALUES (%s, 'one', 'shows no face')",
+                [bytes.fromhex(held[1].image_b)],
+            )
+        again = (await leaser.next_pairs("ann", 3, None)).leases
+    assert {lease.lease_id for lease in again} == {held[0].lease_id, held[2].lease_id}
+
+
 async def test_one_annotator_asking_often_at_once_gets_one_set_of_pairs(
     settings: FeedbackSettings, database_url: str
 ) -> None:

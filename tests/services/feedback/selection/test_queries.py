@@ -50,7 +50,9 @@ _SAMPLES: dict[str, dict[str, Any]] = {
         "limit": 256,
     },
     "STORE": {"version_id": 1, "hashes": [_A], "embeddings": ["[1]"], "qualities": [0.5]},
+    "EMBEDDABLE": {"hashes": [_A]},
     "MARK_UNEMBEDDABLE": {"sha256": _A, "model_version": "one", "why": "why"},
+    "DISCARD_CANDIDATES": {"sha256": _A},
 }
 # Statements that read no table, and the insert of one given row.
 _NOT_EXPLAINED = {"TRY_LEADER_LOCK", "NOW", "ADD_VERSION", "WAIT_FOR_ANNOTATOR"}

@@ -17,7 +17,7 @@ from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc, image_pb2
 
 from shared.settings import ImageLimits
-from tests.services.feedback.support.helpers import picture
+from tests.services.feedback.support.helpers import marked, picture
 from tests.shared.decoding.hostile import flat_png, png_above, run_length_bmp, slow_jpeg
 
 _LABELS: Final = 60
@@ -39,7 +39,7 @@ def _files() -> tuple[bytes, ...]:
 def _images() -> Iterator[image_pb2.Image]:
     """Images that are never the same; what follows a picture is ignored."""
     for number, data in enumerate(itertools.cycle(_files())):
-        yield image_pb2.Image(data=data + number.to_bytes(4, "big"))
+        yield marked(data + number.to_bytes(4, "big"))
 
 
 async def _labels(stream: int) -> AsyncIterator[pb.SubmitFeedbackStreamRequest]:

@@ -10,46 +10,54 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli.rendering.renderer import render_person
 from services.trainer.data.batches import decode_images, pair_batches, people_batches
 from services.trainer.data.labels import LabelledPair
+from services.trainer.data.left_out import LeftOut, LeftOutImage, LeftOutReason
 from services.trainer.data.pair_graph import PairGraph, build_graph
-from shared.errors import NotFound
+from services.trainer.data.splits import decode_feedback
+from shared.errors import NotFound, PreconditionFailed
+from shared.model.image.align import ARCFACE_TEMPLATE
 from shared.model.image.decoding import png
-from shared.model.image.face import FaceImage
+from shared.model.image.face import Alignment, FaceImage, Landmarks
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 
 
 class Pictures:
-    """A feedback source of pictures; the brightness of the left half of each is its number."""
+    """A feedback source of faces; the brightness of the upper left corner of each is its number."""
 
     snapshot_id = "snapshot"
 
     def __init__(self, count: int) -> None:
         self.asked: list[str] = []
-        self._data: dict[str, bytes] = {}
+        self._faces: dict[str, FaceImage] = {}
         for brightness in range(count):
-            pixels = np.full((112, 112, 3), brightness, np.uint8)
-            # Without contrast, the reader would stretch it.
-            pixels[:, 56:] = 255
-            data = cv2.imencode(".png", pixels)[1].tobytes()
-            self._data[hashlib.sha256(data).hexdigest()] = data
+            pixels = render_person(brightness, 0)
+            pixels[:8, :8] = brightness
+            self.add(pixels, "aligned", ())
 
     @property
     def names(self) -> list[str]:
-        return list(self._data)
+        return list(self._faces)
+
+    def add(self, pixels: np.ndarray, alignment: Alignment, landmarks: Landmarks) -> str:
+        data = cv2.imencode(".png", pixels)[1].tobytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._faces[sha256] = FaceImage(data, alignment, landmarks)
+        return sha256
 
     def damage(self, name: str) -> None:
-        self._data[name] = b"no picture"
+        self._faces[name] = FaceImage(b"no picture", "aligned")
 
     def pairs(self) -> Iterator[LabelledPair]:
         yield from ()
 
     def image(self, sha256: str) -> FaceImage:
         self.asked.append(sha256)
-        if sha256 not in self._data:
+        if sha256 not in self._faces:
             raise NotFound(sha256)
-        return FaceImage(self._data[sha256], "aligned")
+        return self._faces[sha256]
 
 
 @pytest.fixture
@@ -60,8 +68,10 @@ def reader() -> FaceReader:
 def test_every_image_is_decoded_once_in_order(tmp_path: Path, reader: FaceReader) -> None:
     pictures, ticks = Pictures(5), []
     names = pictures.names
-    usable, crops = decode_images(names, pictures, reader, tmp_path / "crops", ticks.append)
-    assert usable == pictures.asked == names
+    decoded = decode_images(names, pictures, reader, tmp_path / "crops", ticks.append)
+    crops = decoded.crops
+    assert decoded.images == pictures.asked == names
+    assert decoded.left_out == ()
     assert crops.shape == (5, 112, 112, 3)
     assert [int(crop[0, 0, 0]) for crop in crops] == [0, 1, 2, 3, 4]
     assert ticks == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -81,8 +91,11 @@ def test_whatever_an_image_raises_costs_only_itself(
         return decode(data, *how)
 
     monkeypatch.setattr(png, "decode_with_pillow", fail_for_one)
-    usable, _ = decode_images(pictures.names, pictures, reader, tmp_path / "crops", lambda _: None)
-    assert usable == [first, third]
+    decoded = decode_images(pictures.names, pictures, reader, tmp_path / "crops", lambda _: None)
+    assert decoded.images == [first, third]
+    assert [(one.sha256, one.reason) for one in decoded.left_out] == [
+        (second, LeftOutReason.UNREADABLE)
+    ]
 
 
 def test_an_image_that_cannot_be_read_costs_only_itself(tmp_path: Path, reader: FaceReader) -> None:
@@ -90,9 +103,67 @@ def test_an_image_that_cannot_be_read_costs_only_itself(tmp_path: Path, reader: 
     first, second, third, fourth = pictures.names
     pictures.damage(second)
     wanted = [first, second, "0" * 64, third, fourth]
-    usable, crops = decode_images(wanted, pictures, reader, tmp_path / "crops", lambda _: None)
-    assert usable == [first, third, fourth]
-    assert [int(crop[0, 0, 0]) for crop in crops] == [0, 2, 3]
+    decoded = decode_images(wanted, pictures, reader, tmp_path / "crops", lambda _: None)
+    assert decoded.images == [first, third, fourth]
+    assert [int(crop[0, 0, 0]) for crop in decoded.crops] == [0, 2, 3]
+    assert [(one.sha256, one.reason) for one in decoded.left_out] == [
+        (second, LeftOutReason.UNREADABLE),
+        ("0" * 64, LeftOutReason.ERASED),
+    ]
+
+
+def no_faces(count: int) -> list[np.ndarray]:
+    """Pictures of noise, stripes, and of people upside down."""
+    generator = np.random.default_rng(0)
+    kinds = [
+        lambda _: generator.integers(0, 256, (112, 112, 3)).astype(np.uint8),
+        lambda n: np.tile(np.uint8(np.arange(112) // (n + 3) % 2 * 255), (112, 1))[
+            ..., None
+        ].repeat(3, axis=2),
+        lambda n: np.ascontiguousarray(render_person(n, 1)[::-1]),
+    ]
+    return [kinds[number % 3](number) for number in range(count)]
+
+
+@pytest.mark.parametrize("alignment", ["aligned", "landmarks"])
+def test_a_crop_without_a_face_is_left_out_and_named(
+    tmp_path: Path, reader: FaceReader, alignment: str
+) -> None:
+    pictures = Pictures(3)
+    faces = pictures.names
+    landmarks = tuple(map(tuple, ARCFACE_TEMPLATE.tolist())) if alignment == "landmarks" else ()
+    added = [pictures.add(pixels, alignment, landmarks) for pixels in no_faces(6)]
+    wanted = [*faces, *added]
+    decoded = decode_images(wanted, pictures, reader, tmp_path / "crops", lambda _: None)
+    assert decoded.images == faces
+    assert [one.sha256 for one in decoded.left_out] == added
+    assert {one.reason for one in decoded.left_out} == {LeftOutReason.NO_FACE}
+    assert all("shows no face" in one.detail for one in decoded.left_out)
+
+
+def test_what_is_left_out_is_counted_and_named_by_first_digits() -> None:
+    images = [LeftOutImage(f"{n:x}" * 64, LeftOutReason.NO_FACE) for n in range(5)]
+    images += [LeftOutImage("e" * 64, LeftOutReason.ERASED)]
+    text = LeftOut(tuple(images), of_images=90, pairs=7, of_pairs=80).describe()
+    assert text == (
+        "6 of 90 labelled images are left out, and with them 7 of 80 pairs: 5 without a face "
+        "(00000000…, 11111111…, 22222222…, …), 1 not stored any more"
+    )
+    assert LeftOut((), 90, 0, 80).describe() == ""
+
+
+def test_a_refusal_says_what_was_left_out(tmp_path: Path, reader: FaceReader) -> None:
+    class Landscapes(Pictures):
+        def pairs(self) -> Iterator[LabelledPair]:
+            for a, b in zip(self.names[::2], self.names[1::2], strict=True):
+                yield LabelledPair(a, b, same=True)
+
+    pictures = Landscapes(58)
+    for pixels in no_faces(2):
+        pictures.add(pixels, "aligned", ())
+    with pytest.raises(PreconditionFailed, match=r"shows 29 people .* 2 of 60 labelled") as raised:
+        decode_feedback(pictures, reader, tmp_path / "crops", lambda _: None)
+    assert "with them 1 of 30 pairs: 2 without a face" in str(raised.value)
 
 
 @st.composite

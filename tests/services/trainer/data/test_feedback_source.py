@@ -118,13 +118,13 @@ def test_a_photograph_is_cropped_by_the_box_that_it_was_labelled_with(
     feedback = pulled(channel, None, tmp_path / "images")
     assert feedback.image(sha256) == photo
     reader = FaceReader(ImageLimits())
-    usable, crops = decode_images([sha256], feedback, reader, tmp_path / "crops", lambda _: None)
-    assert usable == [sha256]
+    decoded = decode_images([sha256], feedback, reader, tmp_path / "crops", lambda _: None)
+    assert decoded.images == [sha256]
     # Without the box, the large face is cropped.
     large = reader.read(FaceImage(photo.data, "detect"))
     chosen = reader.read(photo)
     assert chosen.face != large.face
-    np.testing.assert_array_equal(crops[0], chosen.pixels)
+    np.testing.assert_array_equal(decoded.crops[0], chosen.pixels)
 
 
 def test_an_image_that_is_not_stored_is_not_found(channel: grpc.Channel, tmp_path: Path):

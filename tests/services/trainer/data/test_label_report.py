@@ -12,7 +12,9 @@ from services.trainer.data.label_report import (
     Suspicion,
     load_report,
     store_report,
+    store_report_without_erased,
 )
+from services.trainer.data.left_out import LeftOut, LeftOutImage, LeftOutReason
 from services.trainer.jobs.leases import JobEnding, JobLeases
 from services.trainer.jobs.queue import JobQueue, JobState
 from services.trainer.registry.suspects import SuspectLabels
@@ -58,9 +60,19 @@ def test_a_stored_report_keeps_its_form(object_store: ObjectStore):
     job_id = uuid4()
     store_report(object_store, job_id, report)
     key = f"{LABEL_REPORTS}{job_id}.json"
-    assert object_store.get(key) == STORED
+    assert object_store.get(key) == STORED[:-1] + b',"left_out":[]}'
     object_store.put(key, STORED)
     assert load_report(object_store, job_id) == report
+
+
+def test_images_that_were_left_out_are_stored_without_those_erased_since(
+    object_store: ObjectStore,
+):
+    job_id = uuid4()
+    images = [LeftOutImage(name, LeftOutReason.NO_FACE, "shows no face") for name in ("aa", "bb")]
+    report = LabelReport.of_left_out(LeftOut(tuple(images), 9, 2, 8))
+    store_report_without_erased(object_store, job_id, report, lambda: {"bb", "cc"})
+    assert load_report(object_store, job_id) == LabelReport(8, 0.0, False, (), (), (images[1],))
 
 
 @pytest.fixture

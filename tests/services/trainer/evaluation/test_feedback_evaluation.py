@@ -3,10 +3,12 @@
 import hashlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from services.trainer.data.labels import LabelledPair, images_of
+from services.trainer.data.left_out import LeftOutReason
 from services.trainer.evaluation.feedback_evaluation import evaluate_versions
 from services.trainer.progress import Progress, Stage
 from shared.errors import NotFound, PreconditionFailed
@@ -27,17 +29,25 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 class Damaged(Rendered):
-    """Feedback with one image that was erased and one that cannot be read."""
+    """Feedback with one image that was erased, one that cannot be read and one without a face."""
 
     def __init__(self) -> None:
         super().__init__(range(8), 3)
         self.images = sorted(images_of(self.pairs()))
+        self.lost = {
+            self.images[0]: LeftOutReason.ERASED,
+            self.images[1]: LeftOutReason.UNREADABLE,
+            self.images[2]: LeftOutReason.NO_FACE,
+        }
 
     def image(self, sha256: str) -> FaceImage:
         if sha256 == self.images[0]:
             raise NotFound(sha256)
         if sha256 == self.images[1]:
             return FaceImage(b"no picture", "aligned")
+        if sha256 == self.images[2]:
+            noise = np.random.default_rng(0).integers(0, 256, (112, 112, 3)).astype(np.uint8)
+            return FaceImage(cv2.imencode(".png", noise)[1].tobytes(), "aligned")
         return super().image(sha256)
 
 
@@ -48,7 +58,7 @@ def test_a_version_is_measured_at_its_own_threshold_beside_another(
     pairs = list(feedback.pairs())
     reported: list[Progress] = []
     strict, blind = versions
-    result, page = evaluate_versions(
+    result, page, left_out = evaluate_versions(
         strict,
         blind,
         feedback=feedback,
@@ -56,6 +66,7 @@ def test_a_version_is_measured_at_its_own_threshold_beside_another(
         workdir=tmp_path,
         report=reported.append,
     )
+    assert left_out.describe() == ""
     assert (result.model_version, result.data_snapshot) == ("strict", "snapshot-1")
     figures = result.evaluation
     assert (figures.images, figures.pairs, figures.threshold) == (24, len(pairs), 0.4)
@@ -87,16 +98,14 @@ def test_a_version_is_measured_at_its_own_threshold_beside_another(
 
 
 def _decode(face: FaceImage) -> np.ndarray:
-    import cv2
-
     return cv2.imdecode(np.frombuffer(face.data, np.uint8), cv2.IMREAD_COLOR)
 
 
 def test_pairs_whose_images_are_gone_are_left_out(versions: tuple[Path, Path], tmp_path: Path):
     feedback = Damaged()
-    lost = set(feedback.images[:2])
+    lost = set(feedback.lost)
     left = [p for p in feedback.pairs() if not lost & {p.sha256_a, p.sha256_b}]
-    result, _ = evaluate_versions(
+    result, _, left_out = evaluate_versions(
         versions[0],
         None,
         feedback=feedback,
@@ -104,7 +113,11 @@ def test_pairs_whose_images_are_gone_are_left_out(versions: tuple[Path, Path], t
         workdir=tmp_path,
         report=lambda _: None,
     )
-    assert result.evaluation.pairs == len(left) < len(list(feedback.pairs()))
+    labelled = len(list(feedback.pairs()))
+    assert result.evaluation.pairs == len(left) < labelled
+    assert {one.sha256: one.reason for one in left_out.images} == feedback.lost
+    assert (left_out.of_images, left_out.of_pairs) == (24, labelled)
+    assert left_out.pairs == labelled - len(left)
     assert result.against is None
     assert result.pairs_trained_on == 0
 
