@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -96,6 +97,8 @@ class ChildProcess(ABC):
         stop_signal: Signal that ends the server.
         stop_grace_s: Seconds between that signal and SIGKILL.
         ready_timeout_s: Seconds from the start to the first answer.
+        silence_s: Seconds without an answer after which a server that was ready is taken for
+            stuck, and one that starts after `ready_timeout_s`; None if it never is.
     """
 
     def __init__(
@@ -106,11 +109,13 @@ class ChildProcess(ABC):
         stop_signal: signal.Signals = signal.SIGTERM,
         stop_grace_s: float = 10.0,
         ready_timeout_s: float = 60.0,
+        silence_s: float | None = None,
     ) -> None:
         self.name = name
         self.log_file = log_file
         self.ready_timeout_s = ready_timeout_s
         self.stop_grace_s = stop_grace_s
+        self.silence_s = silence_s
         self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -121,6 +126,10 @@ class ChildProcess(ABC):
     @abstractmethod
     def _answers(self) -> bool:
         """Tells whether the server does its work; takes about a second at most."""
+
+    def is_alive(self) -> bool:
+        """Tells whether the server answers at all, ready or not; takes some seconds at most."""
+        return self._answers()
 
     @property
     def pid(self) -> int | None:
@@ -185,20 +194,25 @@ class ChildProcess(ABC):
             self._process.send_signal(self._stop_signal)
 
     def stop(self) -> None:
-        """Sends the stop signal, and SIGKILL after the grace period."""
+        """Sends the stop signal, and SIGKILL after the grace period and to what is left then."""
         if self._process is None:
             return
         self.ask_to_stop()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(self.stop_grace_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self._kill_group(self._process)
 
     def kill(self) -> None:
-        """Sends SIGKILL and waits for the end."""
+        """Sends SIGKILL to the process and those that it started, and waits for the end."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._kill_group(self._process)
+
+    @staticmethod
+    def _kill_group(process: subprocess.Popen[bytes]) -> None:
+        # The process leads a session of its own, whose number stays taken while one of it lives.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def log_tail(self, lines: int = 15) -> str:
         """Gives the last lines of the log."""

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from deploy.local.child_process import ChildProcess, Command
 from deploy.local.state_files import PortBook
-from shared.rpc.health import is_serving
+from shared.rpc.health import answers, is_serving
 
 # More than the ten seconds that a service waits for its calls in flight.
 _STOP_GRACE_S = 15.0
+# A service that is short of processor time may answer late; its own watchdog waits for a minute.
+_SILENCE_S = 30.0
+_ANSWER_TIMEOUT_S = 5.0
 # The first start waits until the bundled checkpoint has become a model version.
 _READY_TIMEOUT_S = 300.0
 
@@ -38,6 +41,7 @@ class ServiceProcess(ChildProcess):
             folder / "logs" / f"{name}.log",
             stop_grace_s=_STOP_GRACE_S,
             ready_timeout_s=_READY_TIMEOUT_S,
+            silence_s=_SILENCE_S,
         )
         self._module = module
         self._folder = folder
@@ -65,6 +69,9 @@ class ServiceProcess(ChildProcess):
             env={**os.environ, **_cache_folders(work), **self._settings()}
             | {"MAGFACE_LISTEN": self.address},
         )
+
+    def is_alive(self) -> bool:
+        return answers(self.address, _ANSWER_TIMEOUT_S)
 
     def _answers(self) -> bool:
         return is_serving(self.address)

@@ -80,7 +80,7 @@ class Stack:
         return endpoints
 
     def watch(self) -> None:
-        """Restarts parts that end, until `stop` is set."""
+        """Restarts parts that end and services that give no answer, until `stop` is set."""
         self._supervisor.watch()
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from deploy.local.child_process import ChildProcess
@@ -16,6 +17,9 @@ _LONGEST_PAUSE_S = 10.0
 # After a server has run this long, the next pause before a restart is short again.
 _STEADY_S = 30.0
 _TRIES_AT_START = 3
+_LOOK_EVERY_S = 5.0
+_SILENT_LOOKS = 3
+_LOOKS_AT_ONCE = 8
 
 
 class StopRequested(Exception):
@@ -26,13 +30,20 @@ class StopRequested(Exception):
 class _Watched:
     server: ChildProcess
     started_at: float
+    answered_at: float
     ready: bool = False
     failures: int = 0
     restart_at: float | None = None
+    looked_at: float = 0.0
+    look: "Future[bool] | None" = None
+    silent_looks: int = 0
 
 
 class Supervisor:
     """Supervises servers from the calling thread.
+
+    A server that ends is started again, and so is one that gives no answer for too long. The
+    pauses before restarts grow up to ten seconds.
 
     Args:
         report: Receives a line of text about each start, end and restart.
@@ -43,6 +54,7 @@ class Supervisor:
         self._report = report
         self._stop = stop
         self._groups: list[list[_Watched]] = []
+        self._looks = ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="looks")
 
     def bring_up(self, servers: Sequence[ChildProcess]) -> None:
         """Starts servers at the same time and waits until each is ready.
@@ -55,7 +67,8 @@ class Supervisor:
         self._groups.append(group)
         for server in servers:
             server.launch()
-            group.append(_Watched(server, time.monotonic()))
+            now = time.monotonic()
+            group.append(_Watched(server, started_at=now, answered_at=now))
         while not all(watched.ready for watched in group):
             self._tick()
             for watched in group:
@@ -64,7 +77,7 @@ class Supervisor:
                 raise StopRequested
 
     def watch(self) -> None:
-        """Restarts servers that end, until `stop` is set."""
+        """Restarts servers that end or give no answer, until `stop` is set."""
         while not self._stop.wait(_TICK_S):
             self._tick()
 
@@ -76,6 +89,7 @@ class Supervisor:
             for watched in group:
                 watched.server.stop()
         self._groups.clear()
+        self._looks.shutdown(wait=False)
 
     def _tick(self) -> None:
         for watched in itertools.chain.from_iterable(self._groups):
@@ -83,8 +97,11 @@ class Supervisor:
                 self._restart_when_due(watched)
             elif not watched.server.running:
                 self._schedule_restart(watched, watched.server.describe_exit())
-            elif not watched.ready:
-                self._check_readiness(watched)
+            else:
+                if not watched.ready:
+                    self._check_readiness(watched)
+                if (limit_s := _silence_limit_s(watched)) is not None:
+                    self._check_silence(watched, limit_s)
 
     def _check_readiness(self, watched: _Watched) -> None:
         try:
@@ -95,12 +112,32 @@ class Supervisor:
             seconds = time.monotonic() - watched.started_at
             self._report(f"{watched.server.name} is ready after {seconds:.1f} s")
 
+    def _check_silence(self, watched: _Watched, silence_s: float) -> None:
+        """Ask a server for an answer from time to time, and kill it after too long a silence."""
+        now = time.monotonic()
+        if watched.look is None:
+            if now - watched.looked_at >= min(_LOOK_EVERY_S, silence_s / _SILENT_LOOKS):
+                watched.looked_at = now
+                watched.look = self._looks.submit(watched.server.is_alive)
+            return
+        if not watched.look.done():
+            return
+        if watched.look.result():
+            watched.answered_at, watched.silent_looks = watched.looked_at, 0
+        else:
+            watched.silent_looks += 1
+        watched.look = None
+        # The clock alone does not count: this process may have been suspended.
+        if watched.silent_looks >= _SILENT_LOOKS and now - watched.answered_at >= silence_s:
+            watched.server.kill()
+            self._schedule_restart(watched, f"gave no answer for {silence_s:g} s and was killed")
+
     def _schedule_restart(self, watched: _Watched, reason: str) -> None:
         if watched.ready and time.monotonic() - watched.started_at > _STEADY_S:
             watched.failures = 0
         watched.failures += 1
         pause = backoff_s(watched.failures, first_s=_FIRST_PAUSE_S, last_s=_LONGEST_PAUSE_S)
-        watched.ready = False
+        watched.ready, watched.look, watched.silent_looks = False, None, 0
         watched.restart_at = time.monotonic() + pause
         self._report(f"{watched.server.name} {reason}")
         self._report(f"{watched.server.name} restarts in {pause:g} s")
@@ -109,11 +146,19 @@ class Supervisor:
         if watched.restart_at is None or time.monotonic() < watched.restart_at:
             return
         watched.restart_at = None
-        watched.started_at = time.monotonic()
+        watched.started_at = watched.answered_at = time.monotonic()
         try:
             watched.server.launch()
         except (MagFaceError, OSError) as error:
             self._schedule_restart(watched, f"did not start: {error}")
+
+
+def _silence_limit_s(watched: _Watched) -> float | None:
+    """Give the longest silence of a server, which takes longer while it starts."""
+    server = watched.server
+    if server.silence_s is None:
+        return None
+    return server.silence_s if watched.ready else max(server.silence_s, server.ready_timeout_s)
 
 
 def _raise_if_failed(watched: _Watched) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -15,10 +14,10 @@ from services.embedder.embedding.cache import EmbeddingCache
 from services.embedder.embedding.service import FaceEmbedder
 from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
-from services.embedder.models.background import background_thread
 from services.embedder.models.cache_pruner import CachePruner
 from services.embedder.models.loader import Loader
-from services.embedder.models.resident import ResidentModels
+from services.embedder.models.resident import LoadedModel, ResidentModels
+from services.embedder.models.version_threads import VersionThreads
 from services.embedder.rollout.heartbeat import Heartbeat
 from services.embedder.rollout.registry_watch import ErasureWatcher, watch
 from services.embedder.rollout.shadow import ShadowEvaluator
@@ -66,9 +65,15 @@ def embedder(settings: EmbedderSettings) -> Build:
         cache = EmbeddingCache(settings.cache_bytes)
         models = ResidentModels()
         pointers, loader = _pointers(settings), _loader(settings)
-        background = _background()
-        swapper = _swapper(settings, models, pointers, loader, background)
-        shadow = ShadowEvaluator(models, pool, loader.load, admission.idle, settings.shadow_share)
+        swapper = _swapper(settings, models, pointers, loader)
+        shadow = ShadowEvaluator(
+            models,
+            pool,
+            partial(loader.load, low_priority=True),
+            admission.idle,
+            settings.shadow_share,
+            threads=loader.version_threads,
+        )
         erasures = ErasureWatcher(cache.clear, shadow.clear)
         pruner = CachePruner(loader.versions, partial(_in_use, models, swapper, shadow))
         heartbeat = Heartbeat(pointers, models, swapper, shadow)
@@ -108,7 +113,6 @@ def embedder(settings: EmbedderSettings) -> Build:
                     await task
             await asyncio.to_thread(pool.stop)
             await pipeline.stop()
-            background.shutdown(wait=False)
 
     return build
 
@@ -121,6 +125,8 @@ def _pointers(settings: EmbedderSettings) -> ObjectStore:
 def _loader(settings: EmbedderSettings) -> Loader:
     return Loader(
         VersionStore(ObjectStore(settings), settings.cache_dir),
+        VersionThreads(),
+        settings.load_timeout_s,
         settings.engine,
         settings.device,
         settings.engine_threads,
@@ -128,23 +134,20 @@ def _loader(settings: EmbedderSettings) -> Loader:
     )
 
 
-def _background() -> ThreadPoolExecutor:
-    """Give the thread that loads versions; of low priority unless sessions would inherit it."""
-    return background_thread("load") if threads_shared() else ThreadPoolExecutor(1, "load")
-
-
 def _swapper(
     settings: EmbedderSettings,
     models: ResidentModels,
     pointers: ObjectStore,
     loader: Loader,
-    background: Executor,
 ) -> Swapper:
+    async def load(version: str, background: bool) -> LoadedModel:
+        # Without shared threads the session would keep the priority of the thread that opens it.
+        return await loader.load(version, low_priority=background and threads_shared())
+
     return Swapper(
         models,
         partial(read_pointer, pointers),
-        loader.load,
-        background=background,
+        load,
         last_served=LastServed(settings.cache_dir / "last-served"),
         interval_s=settings.poll_interval_s,
     )

@@ -42,6 +42,8 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, DecodingSettings):
         shadow_share: Share of the comparisons on which a shadow candidate is evaluated, 0..1.
         cache_dir: Folder for local copies of model versions, for a start without the store.
         poll_interval_s: Seconds between two readings of the registry's pointers.
+        load_timeout_s: Longest time to open a model version, check it and warm it up, in seconds.
+            A version that takes longer is refused.
     """
 
     engine: Engine = "onnxruntime"
@@ -55,3 +57,4 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, DecodingSettings):
     shadow_share: float = Field(default=0.1, ge=0, le=1)
     cache_dir: Path = Path("embedder-cache")
     poll_interval_s: float = Field(default=0.5, gt=0)
+    load_timeout_s: float = Field(default=120.0, gt=0)

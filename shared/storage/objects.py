@@ -26,6 +26,8 @@ IMAGES_PREFIX: Final = "images/"
 _CHUNK_BYTES = 2**20
 _PART_BYTES = 16 * 2**20
 _SLOWEST_BYTES_PER_S = 2**20
+# How often an object is removed that is there again.
+_REMOVALS: Final = 5
 # The ETag of an object that was written in one request is the MD5 of its content, unless the store
 # encrypts it with a key of its own.
 _MD5_ETAG: Final = re.compile(r"[0-9a-f]{32}")
@@ -182,11 +184,19 @@ class ObjectStore:
             yield found
 
     def remove(self, key: str) -> None:
-        """Remove an object; it is no error if it does not exist."""
-        with self._errors(key):
-            self._client.remove_object(self.bucket, key)
-        if self.exists(key):
-            raise Unavailable(f"{self._where(key)} is still there after its removal; remove again")
+        """Remove an object; it is no error if it does not exist.
+
+        Writes of the object that are under way are removed too.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        for _ in range(_REMOVALS):
+            with self._errors(key):
+                self._client.remove_object(self.bucket, key)
+            if not self.exists(key):
+                return
+            if time.monotonic() > deadline:
+                break
+        raise Unavailable(f"{self._where(key)} is still there after its removal; remove again")
 
     def _next_listed(self, listing: Iterator[Any], prefix: str) -> StoredObject | None:
         with self._errors():

@@ -1,10 +1,11 @@
 """Postgres connection pool, with time limits and the domain's errors."""
 
+import asyncio
 import math
 import select
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, errors
@@ -40,7 +41,21 @@ class BoundedConnection(AsyncConnection[TupleRow]):
             ) from None
 
 
-Pool: TypeAlias = AsyncConnectionPool[BoundedConnection]
+class Pool(AsyncConnectionPool[BoundedConnection]):
+    """Connection pool of which work that waits for its turn gets half.
+
+    Args:
+        url: Of the database.
+        max_size: Most connections.
+        options: See `AsyncConnectionPool`.
+
+    Attributes:
+        turns: Held by those who use a connection in turn.
+    """
+
+    def __init__(self, url: str, *, max_size: int, **options: Any) -> None:
+        super().__init__(url, max_size=max_size, connection_class=BoundedConnection, **options)
+        self.turns = asyncio.Semaphore(max(1, max_size // 2))
 
 
 async def open_pool(settings: DatabaseSettings) -> Pool:
@@ -58,9 +73,8 @@ async def open_pool(settings: DatabaseSettings) -> Pool:
         # The limit of the server comes first because it leaves the connection usable.
         connection.wait_limit_s = timeout_s * 1.2
 
-    pool = AsyncConnectionPool(
+    pool = Pool(
         url,
-        connection_class=BoundedConnection,
         kwargs=_connection_options(url, timeout_s),
         min_size=1,
         max_size=settings.database_pool_size,
@@ -76,8 +90,13 @@ async def open_pool(settings: DatabaseSettings) -> Pool:
 
 
 @asynccontextmanager
-async def transaction(pool: Pool) -> AsyncIterator[BoundedConnection]:
+async def transaction(pool: Pool, *, in_turn: bool = False) -> AsyncIterator[BoundedConnection]:
     """Run the block in one transaction: commit at its end, roll back on an exception.
+
+    Args:
+        pool: Gives the connection.
+        in_turn: Whether to wait for a turn as long as it takes, as the work of streams does, which
+            is bounded. The block must not wait for another turn.
 
     Raises:
         Unavailable: If Postgres is down, frozen, full, read-only, shutting down or too slow, or
@@ -85,9 +104,10 @@ async def transaction(pool: Pool) -> AsyncIterator[BoundedConnection]:
             may have been applied, so the block must be safe to repeat.
         Conflict: If a concurrent transaction was committed first.
     """
-    with database_errors():
-        async with pool.connection() as connection:
-            yield connection
+    async with pool.turns if in_turn else nullcontext():
+        with database_errors():
+            async with pool.connection() as connection:
+                yield connection
 
 
 def _connection_options(url: str, timeout_s: float) -> dict[str, Any]:

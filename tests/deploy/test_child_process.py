@@ -51,6 +51,16 @@ def test_one_that_ignores_the_signal_to_stop_is_killed(tmp_path: Path) -> None:
     assert not server.running
 
 
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_what_it_started_ends_with_it_even_if_it_is_suspended(tmp_path: Path, how: str) -> None:
+    script = "sleep 60 & kill -STOP $!; echo $! > child; trap exit TERM; touch up; wait"
+    with Shell(tmp_path, script, stop_grace_s=5) as server:
+        child = int((tmp_path / "child").read_text())
+        getattr(server, how)()
+        assert not server.running
+        wait_until(lambda: not lives(child), 5)
+
+
 def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
     class Missing(Shell):
         def _prepare(self) -> Command:

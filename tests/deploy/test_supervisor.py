@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,73 @@ def test_what_is_killed_is_started_again_and_said_so(
         wait_until(lambda: sum("one is ready" in line for line in lines) == 2, 20)
     assert any("one was killed by SIGKILL" in line for line in lines)
     assert (tmp_path / "order").read_text().count("start other") == 1
+
+
+class Silent(Script):
+    """Ready when it has created its file; answers while the file ``NAME.deaf`` does not exist."""
+
+    def __init__(self, folder: Path, name: str, **limits: float) -> None:
+        super().__init__(folder, name)
+        self.silence_s = 1.0
+        self.ready_timeout_s = limits.get("ready_timeout_s", 20.0)
+        self.deaf = folder / f"{name}.deaf"
+
+    def is_alive(self) -> bool:
+        return not self.deaf.exists()
+
+    def _answers(self) -> bool:
+        return self.is_alive() and super()._answers()
+
+
+def test_one_that_gives_no_answer_is_killed_and_started_again(
+    tmp_path: Path, supervisor: Supervisor, stop: threading.Event, lines: list[str]
+) -> None:
+    server, other = Silent(tmp_path, "one"), Script(tmp_path, "other")
+    supervisor.bring_up([server, other])
+    first, others = server.pid, other.pid
+    with _watching(supervisor, stop):
+        server.deaf.touch()
+        wait_until(lambda: server.pid != first, 20)
+        server.deaf.unlink()
+        wait_until(lambda: sum("one is ready" in line for line in lines) == 2, 20)
+    assert "one gave no answer for 1 s and was killed" in lines
+    assert other.pid == others
+
+
+def test_one_that_answers_again_soon_or_is_not_ready_but_answers_is_left_alone(
+    tmp_path: Path, supervisor: Supervisor, stop: threading.Event
+) -> None:
+    deaf, unready = Silent(tmp_path, "deaf"), Silent(tmp_path, "unready", ready_timeout_s=1.0)
+    supervisor.bring_up([deaf, unready])
+    first = deaf.pid
+    with _watching(supervisor, stop):
+        assert unready.pid is not None
+        os.kill(unready.pid, signal.SIGKILL)
+        unready._script = "sleep 60"
+        for _ in range(3):
+            deaf.deaf.touch()
+            time.sleep(0.5)
+            deaf.deaf.unlink()
+            time.sleep(0.7)
+        second = unready.pid
+        time.sleep(0.5)
+        assert unready.pid == second
+    assert deaf.pid == first
+
+
+def test_one_that_does_not_answer_after_its_restart_is_started_again(
+    tmp_path: Path, supervisor: Supervisor, stop: threading.Event
+) -> None:
+    server = Silent(tmp_path, "one", ready_timeout_s=1.5)
+    supervisor.bring_up([server])
+    first = server.pid
+    assert first is not None
+    with _watching(supervisor, stop):
+        server.deaf.touch()
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: server.pid != first and server.running, 20)
+        second = server.pid
+        wait_until(lambda: server.pid != second and server.running, 20)
 
 
 def test_pauses_grow_while_it_keeps_ending(

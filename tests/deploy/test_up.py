@@ -123,6 +123,17 @@ def test_a_part_that_is_killed_comes_back_at_its_address(up: Up, name: str) -> N
     _submit(endpoints, _PARTS.index(name))
 
 
+@pytest.mark.slow
+def test_a_service_that_gives_no_answer_is_replaced_with_its_children(up: Up) -> None:
+    before = up.part("services.embedder")
+    children = before.children(recursive=True)
+    assert children
+    before.suspend()
+    wait_until(lambda: not before.is_running(), 60)
+    wait_until(lambda: not any(child.is_running() for child in children), 10)
+    wait_until(lambda: is_serving(up.endpoints().embedder), 60)
+
+
 def test_a_second_one_on_the_same_folder_is_refused(up: Up) -> None:
     assert up.process is not None
     second = up.command()

@@ -1,25 +1,31 @@
 """Loading of model versions: fetch, open, self-check and warm-up."""
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from services.embedder.models.resident import LoadedModel
+from services.embedder.models.version_threads import Cancellation, VersionThreads
 from shared.heap import mapped_weights
 from shared.model.golden import check_golden
 from shared.model.image.align import CROP_SIZE
 from shared.model.manifest import read_manifest
 from shared.model.sessions.base import Device, Engine, Session
 from shared.model.sessions.factory import open_session
+from shared.model.sessions.onnx import OnnxSession
 from shared.registry.version_store import VersionStore
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Loads versions without touching the serving one. Blocks, so call it on another thread.
+    """Loads versions without touching the serving one.
 
     Attributes:
         versions: The published versions and their local copies.
+        version_threads: Run what blocks.
+        limit_s: Longest time to open a fetched version, check it and warm it up, in seconds.
         engine: Of the sessions.
         device: Of the sessions.
         threads: CPU threads for one run.
@@ -27,26 +33,48 @@ class Loader:
     """
 
     versions: VersionStore
+    version_threads: VersionThreads
+    limit_s: float
     engine: Engine
     device: Device
     threads: int
     batch_images: int
 
-    def load(self, model_version: str) -> LoadedModel:
+    async def load(self, model_version: str, *, low_priority: bool) -> LoadedModel:
         """Load one version.
 
+        Args:
+            model_version: The version.
+            low_priority: Whether to load it on threads of low priority.
+
         Raises:
+            Hanging: If it takes too long.
             NotFound: If it is not published.
             CorruptData: If its files are damaged, or it fails its self-check.
-            PreconditionFailed: If the device is not available.
+            PreconditionFailed: If the device is not available, or an earlier attempt has not ended.
             Unavailable: If there is no local copy and the store cannot be reached.
         """
-        folder = self.versions.fetch(model_version, rehash=True)
+        folder = await self.version_threads.run(
+            model_version,
+            lambda _: self.versions.fetch(model_version, rehash=True),
+            limit_s=None,
+            low_priority=low_priority,
+        )
+        return await self.version_threads.run(
+            model_version,
+            partial(self._open, folder),
+            limit_s=self.limit_s,
+            low_priority=low_priority,
+        )
+
+    def _open(self, folder: Path, cancellation: Cancellation) -> LoadedModel:
         manifest = read_manifest(folder)
         with mapped_weights():
             session = open_session(
                 folder, self.engine, self.device, self.threads, self.batch_images
             )
+            if isinstance(session, OnnxSession):
+                cancellation.call_on_cancel(session.cancel)
             check_golden(session, manifest)
             self._warm(session)
         return LoadedModel(manifest, session)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from services.embedder import metrics
 from services.embedder.embedding.verification import Side, Verdict
-from services.embedder.models.background import background_thread
 from services.embedder.models.malloc import release
 from services.embedder.models.resident import LoadedModel, ResidentModels
+from services.embedder.models.version_threads import Cancellation, Hanging, VersionThreads
 from shared.decoding.pool import DecodePool
 from shared.errors import MagFaceError
 from shared.model.image.face import FaceImage
 from shared.model.sessions.base import split_features
+from shared.model.sessions.onnx import OnnxSession
 from shared.registry.shadow_pointer import ShadowPointer
 from shared.runtime import backoff_s, repeat
 
@@ -29,6 +30,9 @@ _QUEUED_PAIRS: Final = 16
 _MAX_PAIR_BYTES: Final = 4 * 2**20
 _FIRST_RETRY_S: Final = 1.0
 _LAST_RETRY_S: Final = 60.0
+_RETRY_HANGING_S: Final = 600.0
+# Longer than one image takes on a thread of low priority beside a full load.
+_EMBED_LIMIT_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -71,27 +75,31 @@ class ShadowEvaluator:
     Args:
         models: Gives the serving version.
         pool: Decodes and aligns the faces.
-        load: Loads a version. Blocks.
+        load: Loads a version.
         idle: Set while no request is in flight.
         share: Share of the comparisons that are evaluated, 0..1.
+        threads: Run the network.
     """
 
     def __init__(
         self,
         models: ResidentModels,
         pool: DecodePool,
-        load: Callable[[str], LoadedModel],
+        load: Callable[[str], Awaitable[LoadedModel]],
         idle: asyncio.Event,
         share: float,
+        *,
+        threads: VersionThreads,
     ) -> None:
         self._models = models
         self._pool = pool
         self._load = load
         self._idle = idle
         self._share = share
-        self._thread = background_thread("shadow")
+        self._threads = threads
         self._queue: asyncio.Queue[_Pair] = asyncio.Queue(_QUEUED_PAIRS)
         self._candidate: LoadedModel | None = None
+        self._loading: asyncio.Task[None] | None = None
         self._baseline_version: str | None = None
         self._stats = ShadowStats()
         self._failures, self._retry_at = 0, 0.0
@@ -135,15 +143,15 @@ class ShadowEvaluator:
             wanted = ""
         if (wanted, serving) != (self._stats.model_version, self._baseline_version):
             await self._reset(wanted, serving)
-        if wanted and serving and self._candidate is None and time.monotonic() >= self._retry_at:
-            await self._load_candidate(wanted)
+        is_loading = self._loading is not None and not self._loading.done()
+        is_due = self._candidate is None and time.monotonic() >= self._retry_at
+        if wanted and serving and is_due and not is_loading:
+            # In a task, so that a version that hangs does not delay the next pointer.
+            self._loading = asyncio.create_task(self._load_candidate(wanted))
 
     async def run(self) -> None:
         """Evaluate the queued pairs until cancelled."""
-        try:
-            await repeat("evaluation of the candidate", self._evaluate_next, every_s=0)
-        finally:
-            self._thread.shutdown(wait=False)
+        await repeat("evaluation of the candidate", self._evaluate_next, every_s=0)
 
     async def _evaluate_next(self) -> None:
         await self._evaluate(await self._queue.get())
@@ -151,6 +159,8 @@ class ShadowEvaluator:
     async def _reset(self, wanted: str, serving: str | None) -> None:
         self.clear()
         if wanted != self._stats.model_version:
+            if self._loading is not None:
+                self._loading.cancel()
             released, self._candidate = [self._candidate], None
             self._failures, self._retry_at = 0, 0.0
             await asyncio.to_thread(release, released)
@@ -158,13 +168,12 @@ class ShadowEvaluator:
         self._publish(ShadowStats(model_version=wanted))
 
     async def _load_candidate(self, version: str) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            self._candidate = await loop.run_in_executor(self._thread, self._load, version)
+            self._candidate = await self._load(version)
         except Exception as error:
             self._failures += 1
             delay = backoff_s(self._failures, first_s=_FIRST_RETRY_S, last_s=_LAST_RETRY_S)
-            self._retry_at = time.monotonic() + delay
+            self._put_off(_RETRY_HANGING_S if isinstance(error, Hanging) else delay)
             self._record_error(error)
         else:
             _log.info(
@@ -172,26 +181,39 @@ class ShadowEvaluator:
             )
             self._publish(ShadowStats(model_version=version))
 
+    def _put_off(self, delay_s: float) -> None:
+        self._candidate = None
+        self._retry_at = time.monotonic() + delay_s
+
     async def _evaluate(self, pair: _Pair) -> None:
         candidate = self._candidate
         if candidate is None:
             return
-        loop = asyncio.get_running_loop()
         vectors = []
         try:
             for face in (pair.a, pair.b):
                 await self._idle.wait()
                 crop = await self._pool.read(face, "image", background=True)
-                vectors.append(
-                    await loop.run_in_executor(self._thread, _embed, candidate, crop.pixels)
-                )
+                vectors.append(await self._embed(candidate, crop.pixels))
         except Exception as error:
+            if isinstance(error, Hanging) and candidate is self._candidate:
+                self._put_off(_RETRY_HANGING_S)
             metrics.SHADOW_PAIRS.labels("failed").inc()
             self._record_error(error)
             return
         # The candidate may have been replaced meanwhile; then the pair is in no statistics.
         if candidate is self._candidate:
             self._count(pair.verdict, candidate, float(np.dot(*vectors)))
+
+    async def _embed(self, candidate: LoadedModel, crop: NDArray[np.uint8]) -> NDArray[np.float32]:
+        def work(cancellation: Cancellation) -> NDArray[np.float32]:
+            if isinstance(candidate.session, OnnxSession):
+                cancellation.call_on_cancel(candidate.session.cancel)
+            return _embed(candidate, crop)
+
+        return await self._threads.run(
+            candidate.version, work, limit_s=_EMBED_LIMIT_S, low_priority=True
+        )
 
     def _count(self, live: Verdict, candidate: LoadedModel, similarity: float) -> None:
         if live.model_version != self._baseline_version:

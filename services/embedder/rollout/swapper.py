@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +11,7 @@ from typing import NoReturn
 from services.embedder import metrics
 from services.embedder.models.malloc import release
 from services.embedder.models.resident import LoadedModel, ResidentModels
+from services.embedder.models.version_threads import Hanging
 from shared.errors import MagFaceError, Unavailable
 from shared.files import write_atomically
 from shared.registry.serving_pointer import ServingPointer
@@ -20,6 +20,7 @@ from shared.runtime import backoff_s, repeat
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
+_RETRY_HANGING_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,7 @@ class Swapper:
     Args:
         models: The loaded models.
         read_pointer: Reads the serving pointer; None before the first promotion. Blocks.
-        load: Loads a version. Blocks.
-        background: Runs `load` while another version serves.
+        load: Loads a version; with True in the background of requests. Cancelling ends that.
         last_served: Name of the last serving version.
         interval_s: Seconds between two readings of the pointer.
     """
@@ -77,21 +77,20 @@ class Swapper:
         self,
         models: ResidentModels,
         read_pointer: Callable[[], ServingPointer | None],
-        load: Callable[[str], LoadedModel],
+        load: Callable[[str, bool], Awaitable[LoadedModel]],
         *,
-        background: Executor,
         last_served: LastServed,
         interval_s: float,
     ) -> None:
         self._models = models
         self._read_pointer = read_pointer
         self._load = load
-        self._background = background
         self._last_served = last_served
         self._interval_s = interval_s
         self._pointer: ServingPointer | None = None
         self._failures: dict[str, _LoadFailure] = {}
         self._loading: asyncio.Task[None] | None = None
+        self._loading_version: str | None = None
         self._reachable: bool | None = None
         self.ready = asyncio.Event()
 
@@ -135,6 +134,11 @@ class Swapper:
         if pointer is not None and pointer != self._pointer:
             # A new promotion is tried at once, even of a version that failed before.
             self._pointer, self._failures = pointer, {}
+            if self._loading is not None and self._loading_version not in (
+                *(None, pointer.model_version),
+            ):
+                # What is not wanted any more must not delay what is, above all if it hangs.
+                self._loading.cancel()
 
     def _record_reachability(self, error: Exception | None) -> None:
         reachable = error is None
@@ -172,14 +176,15 @@ class Swapper:
         return failure is None or time.monotonic() >= failure.retry_at
 
     async def _load_version(self, version: str) -> None:
-        # The first load has no requests beside it, and may take all of the processor.
-        executor = self._background if self._models.serving else None
-        loop = asyncio.get_running_loop()
+        self._loading_version = version
         try:
-            model = await loop.run_in_executor(executor, self._load, version)
+            # The first load has no requests beside it, and may take all of the processor.
+            model = await self._load(version, self._models.serving is not None)
         except Exception as error:
             self._record_failure(version, error)
             return
+        finally:
+            self._loading_version = None
         self._failures.pop(version, None)
         # The pointer may have changed while this version was loading.
         if version == self._wanted or self._models.serving is None:
@@ -201,6 +206,9 @@ class Swapper:
         before = self._failures.get(version)
         attempts = before.attempts + 1 if before else 1
         delay = backoff_s(attempts, first_s=_FIRST_RETRY_S, last_s=_LAST_RETRY_S)
+        if isinstance(error, Hanging):
+            # Each attempt keeps a processor busy until it is given up.
+            delay = _RETRY_HANGING_S
         # While the store is unreachable, loading is retried at every step: once it is back, a swap
         # must not take more than two seconds.
         retry_at = 0.0 if isinstance(error, Unavailable) else time.monotonic() + delay

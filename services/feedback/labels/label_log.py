@@ -42,24 +42,37 @@ class LabelLog:
         self._pool = pool
         self._minimum_votes = minimum_votes
 
-    async def read_existing(self, submission: Submission) -> tuple[ExistingState, int]:
+    async def read_existing(
+        self, submission: Submission, *, in_turn: bool
+    ) -> tuple[ExistingState, int]:
         """Read what is stored of a submission, and the epoch under which to write its objects.
+
+        Args:
+            submission: The label.
+            in_turn: Whether to wait for a connection as long as it takes.
 
         Raises:
             Unavailable: If one of its images is being removed.
         """
-        async with transaction(self._pool) as connection:
+        async with (
+            transaction(self._pool, in_turn=in_turn) as connection,
+            connection.pipeline(),
+        ):
             sent = [facts.sha256 for facts in submission.images]
             epoch = await begin_upload(connection, sent)
             return await read_existing_state(connection, [submission]), epoch
 
-    async def require_epoch(self, epoch: int) -> None:
+    async def require_epoch(self, epoch: int, *, in_turn: bool) -> None:
         """Check that no images were removed since an epoch was read.
+
+        Args:
+            epoch: From `read_existing`.
+            in_turn: Whether to wait for a connection as long as it takes.
 
         Raises:
             Conflict: If some were.
         """
-        async with transaction(self._pool) as connection:
+        async with transaction(self._pool, in_turn=in_turn) as connection:
             await require_epoch(connection, epoch)
 
     async def append(self, batch: Sequence[Submission]) -> list[AppendOutcome]:

@@ -205,7 +205,7 @@ class LabelService:
         Raises:
             Conflict: If one of its images was removed meanwhile.
         """
-        state, epoch = await self._log.read_existing(submission)
+        state, epoch = await self._log.read_existing(submission, in_turn=in_turn)
         result = state.accept(submission)
         new = [image for image in sent if image.facts.sha256 in state.new_images]
         known = [image for image in sent if image.facts.sha256 not in state.new_images]
@@ -215,7 +215,7 @@ class LabelService:
         )
         if result and not submission.subjects:
             if restored:
-                await self._log.require_epoch(epoch)
+                await self._log.require_epoch(epoch, in_turn=in_turn)
             return result
         # A row is added only for images whose object was written above. An image that had a row
         # keeps it.

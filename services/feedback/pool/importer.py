@@ -215,7 +215,7 @@ class PoolImporter:
             return without_frames(error)
 
     async def _store(self, chunk: _Chunk, result: ImportResult) -> None:
-        async with transaction(self._pool) as connection:
+        async with transaction(self._pool, in_turn=True) as connection:
             epoch = await begin_upload(connection, chunk)
             cursor = await connection.execute(
                 label_queries.IMAGES, {"hashes": [bytes.fromhex(sha256) for sha256 in chunk]}
@@ -265,7 +265,7 @@ class PoolImporter:
         Raises:
             Conflict: If another writer stored one of the images, or images were removed.
         """
-        async with transaction(self._pool) as connection:
+        async with transaction(self._pool, in_turn=True) as connection:
             await require_epoch(connection, epoch)
             columns = image_columns([image.facts for image in new])
             originals = await _find_near_duplicates(connection, columns)

@@ -65,6 +65,7 @@ class OnnxSession:
         self._scale = scale
         model = in_half_precision(path) if device == "cuda-fp16" else path
         self._session = open_onnx(model, device, threads or cpu_threads())
+        self._options = ort.RunOptions()
         self._input, self.embedding_size = _check_signature(path, self._session)
         self._bound = None
         if device != "cpu":
@@ -78,11 +79,20 @@ class OnnxSession:
         check_crops(crops)
         return run_in_batches(self._run_batch, crops, self._batch_images)
 
+    def cancel(self) -> None:
+        """End the run under way at the next operator, and refuse all further ones.
+
+        Any thread may call it. Runs on a GPU are not ended.
+        """
+        self._options.terminate = True
+
     def _run_batch(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         images = network_input(crops, self._channel_order, self._scale)
         if self._bound is not None:
             return self._bound(images)
-        features: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
+        features: NDArray[np.float32] = self._session.run(
+            None, {self._input: images}, self._options
+        )[0]
         return features
 
 

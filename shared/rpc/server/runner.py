@@ -26,6 +26,7 @@ from shared.rpc.server.interceptors import GuardInterceptor
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.metrics import call_metrics
 from shared.rpc.server.uploads import Uploads
+from shared.rpc.server.watchdog import end_within, watch_loop
 from shared.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ Build: TypeAlias = Callable[[grpc.aio.Server, Lifecycle], AbstractAsyncContextMa
 
 # Time for clients that watch the health of this server to send their next call to another.
 _DRAIN_S = 0.2
+# Time to close what the service uses after its calls have ended.
+_CLOSE_S = 3.0
 # A request of a stream is in memory twice: as a message, and as the bytes of its pictures.
 _COPIES_OF_STREAMED = 2
 # The part of the upload bytes that the requests of streams may take, both copies together a half.
@@ -42,6 +45,9 @@ _STREAM_SHARE = 2 * _COPIES_OF_STREAMED
 
 def run_server(settings: ServerSettings, service_name: str, build: Build) -> None:
     """Serve until SIGTERM or SIGINT, then let the calls in flight finish and return.
+
+    The process ends three seconds after the grace period at the latest, and when the event loop is
+    stuck for a minute, whatever threads or children are stuck.
 
     Args:
         settings: Address, limits and grace period.
@@ -68,10 +74,13 @@ async def _serve_until_signal(settings: ServerSettings, service_name: str, build
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    watch = asyncio.create_task(watch_loop())
     async with running_server(settings, service_name, build) as address:
         logger.info("%s listens on %s", service_name, address)
         await stop.wait()
         logger.info("%s received a signal and stops", service_name)
+        watch.cancel()
+        end_within(_DRAIN_S + settings.stop_grace_s + _CLOSE_S)
 
 
 @asynccontextmanager

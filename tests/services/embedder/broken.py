@@ -2,11 +2,12 @@
 
 import hashlib
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from shared.model.manifest import ONNX_FILE, FileEntry, read_manifest
 
@@ -40,6 +41,45 @@ def nan_weights(folder: Path, _: Path) -> None:
         array = numpy_helper.to_array(tensor)
         if array.dtype == np.float32 and array.ndim == 4:
             tensor.CopyFrom(numpy_helper.from_array(array * np.float32("nan"), tensor.name))
+    onnx.save(network, folder / ONNX_FILE)
+    sealed(folder)
+
+
+def endless(folder: Path, _: Path) -> None:
+    """Let the network count for ever before it gives its features."""
+    network = onnx.load(folder / ONNX_FILE)
+    graph = network.graph
+    output = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = [f"{name}_before" if name == output else name for name in node.output]
+    number = partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT, shape=[])
+    truth = partial(helper.make_tensor_value_info, elem_type=TensorProto.BOOL, shape=[])
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_on"], ["go_on_still"]),
+            helper.make_node("Sin", ["count"], ["counted"]),
+        ],
+        "count",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            truth("go_on"),
+            number("count"),
+        ],
+        [truth("go_on_still"), number("counted")],
+    )
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(2**62, np.int64), "turns"),
+            numpy_helper.from_array(np.array(True), "always"),
+            numpy_helper.from_array(np.array(1, np.float32), "first"),
+        ]
+    )
+    graph.node.extend(
+        [
+            helper.make_node("Loop", ["turns", "always", "first"], ["last"], body=body),
+            helper.make_node("Add", [f"{output}_before", "last"], [output]),
+        ]
+    )
     onnx.save(network, folder / ONNX_FILE)
     sealed(folder)
 

@@ -10,13 +10,14 @@ from services.embedder.embedding.verification import StoredEmbedding
 from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
 from services.embedder.models.resident import LoadedModel, ResidentModels
+from services.embedder.models.version_threads import VersionThreads
 from services.embedder.rollout.shadow import ShadowEvaluator
 from shared.decoding.admission import Admission
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 from shared.settings import ImageLimits
 from tests.services.embedder.faces import crops, png
-from tests.services.embedder.standin import model
+from tests.services.embedder.standin import load, model
 from tests.support.decoding import decode_pool
 
 FACES = [FaceImage(png(crop), "aligned") for crop in crops(6)]
@@ -32,7 +33,9 @@ class Service:
         self.pipeline = Pipeline(reader, decode_pool(), batch_images, deliver)
         self.admission = Admission(max_images, 2**24)
         self.cache = EmbeddingCache(cache_bytes)
-        shadow = ShadowEvaluator(self.models, decode_pool(), model, self.admission.idle, 0.0)
+        shadow = ShadowEvaluator(
+            self.models, decode_pool(), load, self.admission.idle, 0.0, threads=VersionThreads()
+        )
         self.faces = FaceEmbedder(
             self.models, self.pipeline, self.admission, self.cache, shadow.offer
         )

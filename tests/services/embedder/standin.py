@@ -51,6 +51,10 @@ def model(version: str, seconds: float = 0.0, compatible: tuple[str, ...] = ()) 
     return LoadedModel(manifest(version, compatible), StandInSession(version, seconds))
 
 
+async def load(version: str) -> LoadedModel:
+    return model(version)
+
+
 def manifest(version: str, compatible: tuple[str, ...] = ()) -> Manifest:
     return Manifest(
         model_version=version,

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import SecretStr
 
 from deploy.local.postgres import PostgresServer
 from deploy.local.s3_nanio import NanioServer
@@ -109,6 +110,28 @@ async def test_labels_of_a_stream_wait_for_a_slow_object_store_and_none_is_refus
             # All together take longer than one may.
             assert time.monotonic() - started > 2 * _TIMEOUT_S
     assert labels_in(database.url) == 101
+
+
+@pytest.mark.usefixtures("s3")
+async def test_labels_of_a_stream_wait_for_a_far_database_and_single_ones_find_room(
+    settings: FeedbackSettings, database: PostgresServer
+) -> None:
+    port = urlsplit(database.url).port
+    assert port is not None
+    with _link(port) as link:
+        url = SecretStr(database.url.replace(f":{port}/", f":{link.port}/"))
+        async with prepared_store(settings.model_copy(update={"database_url": url})) as store:
+            await store.submit(feedback(1, 2))
+            labels = [feedback(2 * n, 2 * n + 1) for n in range(2, 52)]
+            started = time.monotonic()
+            link.delay_s = 0.02
+            streamed = asyncio.gather(*(store.submit(label, in_turn=True) for label in labels))
+            await asyncio.sleep(_TIMEOUT_S / 2)
+            await store.submit(feedback(1000, 1001))
+            await streamed
+            # All together take longer than one may.
+            assert time.monotonic() - started > 2 * _TIMEOUT_S
+    assert labels_in(database.url) == 52
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from shared.errors import CorruptData, NotFound, Unavailable
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from tests.support.lying_store import (
+    Answer,
     Lie,
     LyingStore,
     bare,
@@ -184,6 +185,24 @@ def test_removal_that_something_else_acknowledged_is_not_acknowledged(
         with proxy.lying(lie, "DELETE"), pytest.raises(Unavailable):
             store.remove("known")
     assert store.exists("known")
+
+
+def test_removal_removes_what_a_write_under_way_has_written_again(
+    proxy: LyingStore, store: ObjectStore, object_store: ObjectStore
+) -> None:
+    left = 2
+
+    def written_again(_: str, ask: Callable[[], Answer]) -> Answer:
+        nonlocal left
+        answer = ask()
+        if left:
+            left -= 1
+            object_store.put("known", _DATA)
+        return answer
+
+    with proxy.lying(written_again, "DELETE"):
+        store.remove("known")
+    assert not object_store.exists("known")
 
 
 def test_errors_of_the_program_stay_what_they_are(store: ObjectStore, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from services.embedder.embedding.verification import StoredEmbedding
 from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
 from services.embedder.models.resident import LoadedModel, ResidentModels
+from services.embedder.models.version_threads import VersionThreads
 from services.embedder.rollout.shadow import ShadowEvaluator
 from shared.decoding.admission import Admission
 from shared.model.image.face import FaceImage
@@ -25,7 +26,7 @@ from shared.model.sessions.base import split_features
 from shared.settings import ImageLimits
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, png
-from tests.services.embedder.standin import features_of, model, number_of
+from tests.services.embedder.standin import features_of, load, model, number_of
 from tests.support.decoding import decode_pool
 
 CROPS = crops(6)
@@ -45,7 +46,9 @@ _OTHERS = st.tuples(
 async def _service(cache_bytes: int, batch_images: int):
     pipeline = Pipeline(READER, decode_pool(), batch_images, deliver_on(asyncio.get_running_loop()))
     models, admission = ResidentModels(), Admission(10_000, 2**30)
-    shadow = ShadowEvaluator(models, decode_pool(), model, admission.idle, 0.0)
+    shadow = ShadowEvaluator(
+        models, decode_pool(), load, admission.idle, 0.0, threads=VersionThreads()
+    )
     cache = EmbeddingCache(cache_bytes)
     pipeline.start()
     try:

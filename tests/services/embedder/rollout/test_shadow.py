@@ -15,6 +15,7 @@ from services.embedder.embedding.service import FaceEmbedder
 from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
 from services.embedder.models.resident import LoadedModel, ResidentModels
+from services.embedder.models.version_threads import VersionThreads
 from services.embedder.rollout import shadow as module
 from services.embedder.rollout.shadow import ShadowEvaluator
 from shared.decoding.admission import Admission
@@ -54,7 +55,12 @@ class _World:
         self.broken: Exception | None = None
         self.loads: list[str] = []
         self.shadow = ShadowEvaluator(
-            self.models, decode_pool(), self._load, self.admission.idle, share
+            self.models,
+            decode_pool(),
+            self._load,
+            self.admission.idle,
+            share,
+            threads=VersionThreads(),
         )
         cache = EmbeddingCache(2**20)
         self.faces = FaceEmbedder(
@@ -63,12 +69,16 @@ class _World:
 
     async def update(self, version: str | None) -> None:
         await self.shadow.update(ShadowPointer(model_version=version) if version else None)
+        if self.shadow._loading is not None and version != "hangs":
+            await asyncio.wait([self.shadow._loading])
 
     async def verify_all(self) -> list:
         return [await self.faces.verify(a, b, inf) for a, b in PAIRS]
 
-    def _load(self, version: str) -> LoadedModel:
+    async def _load(self, version: str) -> LoadedModel:
         self.loads.append(version)
+        if version == "hangs":
+            await asyncio.Event().wait()
         if self.broken:
             raise self.broken
         return self.candidate if version == "v2" else model(version)
@@ -128,6 +138,36 @@ async def test_its_thread_has_a_lower_priority_than_those_that_answer_calls():
         await until(lambda: world.shadow.stats.pairs)
     ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     assert set(niceness) == {max(ours, 10)}
+
+
+async def test_a_candidate_that_hangs_while_it_is_loaded_does_not_delay_the_next():
+    async with _running() as world:
+        await world.update("hangs")
+        await asyncio.wait_for(world.update("v2"), 5)
+        live = await world.verify_all()
+        await until(lambda: world.shadow.stats.pairs == len(live))
+        assert world.loads == ["hangs", "v2"]
+
+
+async def test_a_candidate_that_hangs_is_put_off_and_the_next_is_evaluated(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(module, "_EMBED_LIMIT_S", 0.2)
+    async with _running() as world:
+        await world.update("v2")
+        hanging = world.candidate.session
+        hanging.go_on.clear()
+        try:
+            await world.verify_all()
+            await until(lambda: "took longer than 0.2 s" in world.shadow.stats.error)
+            await world.update("v2")
+            assert world.loads == ["v2"]
+            await world.update("v3")
+            live = await world.verify_all()
+            await until(lambda: world.shadow.stats.pairs == len(live))
+            assert world.shadow.stats.error == ""
+        finally:
+            hanging.go_on.set()
 
 
 async def test_it_computes_only_while_no_call_is_in_flight():

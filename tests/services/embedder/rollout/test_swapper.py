@@ -2,14 +2,15 @@
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from services.embedder.models.resident import LoadedModel, ResidentModels
+from services.embedder.models.version_threads import Cancellation, VersionThreads
 from services.embedder.rollout import swapper as module
 from services.embedder.rollout.swapper import LastServed, Swapper
 from shared.errors import CorruptData, Unavailable
@@ -24,21 +25,24 @@ class _World:
     def __init__(self, folder: Path) -> None:
         self.models = ResidentModels()
         self.last_served = LastServed(folder / "cache" / "last-served")
-        self.background = ThreadPoolExecutor(1, "background")
+        self.threads = VersionThreads()
         self.swapper = Swapper(
             self.models,
             self._read,
             self._load,
-            background=self.background,
             last_served=self.last_served,
             interval_s=0.01,
         )
         self.broken: dict[str, Exception] = {}
         self.loads: list[str] = []
-        self.loaded_on: list[str] = []
+        self.in_background: list[bool] = []
+        self.limit_s = 30.0
         self.hold = threading.Event()
         self.hold.set()
         self.away = False
+        self.hanging: set[str] = set()
+        self.cancelled: list[str] = []
+        self.end = threading.Event()
         self._reads = 0
         self._pointer: ServingPointer | None = None
 
@@ -62,9 +66,16 @@ class _World:
             raise Unavailable("the store is away")
         return self._pointer
 
-    def _load(self, version: str) -> LoadedModel:
+    async def _load(self, version: str, background: bool) -> LoadedModel:
         self.loads.append(version)
-        self.loaded_on.append(threading.current_thread().name)
+        self.in_background.append(background)
+        work = partial(self._open, version)
+        return await self.threads.run(version, work, limit_s=self.limit_s, low_priority=background)
+
+    def _open(self, version: str, cancellation: Cancellation) -> LoadedModel:
+        if version in self.hanging:
+            cancellation.call_on_cancel(partial(self.cancelled.append, version))
+            self.end.wait(timeout=60)
         self.hold.wait(timeout=5)
         if version in self.broken:
             raise self.broken[version]
@@ -81,7 +92,7 @@ async def _running(world: _World):
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        world.background.shutdown()
+        world.end.set()
 
 
 @pytest.fixture
@@ -118,6 +129,64 @@ async def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving_and_sa
         world.promote("v1")
         await until(lambda: world.swapper.pending_version == "")
         assert world.swapper.swap_error == ""
+
+
+async def test_a_version_that_hangs_is_refused_and_the_next_is_taken_up(world):
+    world.promote("v1")
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        world.limit_s = 0.2
+        world.hanging.add("v2")
+        world.promote("v2")
+        await until(lambda: world.swapper.swap_error != "")
+        assert "model version v2 took longer than 0.2 s" in world.swapper.swap_error
+        assert "MAGFACE_LOAD_TIMEOUT_S" in world.swapper.swap_error
+        assert world.cancelled == ["v2"]
+        # It is not loaded again and again.
+        await world.some_steps()
+        assert (world.serving, world.loads) == ("v1", ["v1", "v2"])
+        world.promote("v2")
+        await until(lambda: "has not ended yet" in world.swapper.swap_error)
+        world.promote("v3")
+        await until(lambda: world.serving == "v3")
+        assert world.swapper.swap_error == ""
+
+
+async def test_a_version_that_is_wanted_does_not_wait_for_one_that_no_longer_is(world):
+    world.promote("v1")
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        world.hanging.add("v2")
+        world.promote("v2")
+        await until(lambda: "v2" in world.loads)
+        world.promote("v3")
+        await until(lambda: world.serving == "v3", 5)
+        assert world.cancelled == ["v2"]
+        # Wanted again, it is loaded as soon as its first thread has ended.
+        world.promote("v2")
+        await until(lambda: "has not ended yet" in world.swapper.swap_error)
+        world.hanging.clear()
+        world.end.set()
+        await until(lambda: world.serving == "v2", 10)
+
+
+async def test_only_some_threads_are_left_hanging(world):
+    world.promote("v1")
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        world.limit_s = 0.1
+        for number in range(2, 7):
+            world.hanging.add(f"v{number}")
+            world.promote(f"v{number}")
+            await until(lambda n=number: world.swapper.pending_version == f"v{n}")
+            await until(lambda: world.swapper.swap_error != "")
+        assert "restart the embedder" in world.swapper.swap_error
+        assert len(world.cancelled) == 4
+        assert world.serving == "v1"
+        world.end.set()
+        world.hanging.clear()
+        world.promote("v7")
+        await until(lambda: world.serving == "v7")
 
 
 @pytest.mark.usefixtures("quick_retries")
@@ -161,7 +230,7 @@ async def test_only_beside_a_serving_version_is_loaded_in_the_background(world):
         for version in ("v1", "v2"):
             world.promote(version)
             await until(lambda version=version: world.serving == version)
-    assert [name.startswith("background") for name in world.loaded_on] == [False, True]
+    assert world.in_background == [False, True]
 
 
 async def test_rollback_loads_nothing(world):

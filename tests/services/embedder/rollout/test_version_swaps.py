@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -308,3 +309,36 @@ async def test_only_what_is_used_stays_in_the_cache(scene, tmp_path):
         scene.registry.promote(A)
         await client.until_serving(A)
         await until(lambda: local() == {A, c})
+
+
+async def test_a_network_that_loops_is_given_up_and_ended_and_the_next_serves(scene):
+    broken.endless(scene.bad, scene.folders[A])
+    scene.registry.publish(scene.bad)
+    settings = scene.settings.model_copy(update={"load_timeout_s": 1.5})
+    async with running_embedder(settings) as client:
+        await client.until_serving(A)
+        scene.registry.promote("bad")
+        await until(lambda: _threads("load-bad"))
+        refused = await client.until_swap_error()
+        assert "model version bad took longer than 1.5 s" in refused.swap_error
+        assert (await client.embed(image(CROPS[0]))).model_version == A
+        await until(lambda: not _threads("load-bad"), 10)
+        scene.registry.promote(B)
+        await client.until_serving(B)
+
+
+async def test_a_version_is_not_delayed_by_one_that_loops_and_is_not_wanted_any_more(scene):
+    broken.endless(scene.bad, scene.folders[A])
+    scene.registry.publish(scene.bad)
+    async with running_embedder(scene.settings) as client:
+        await client.until_serving(A)
+        scene.registry.promote("bad")
+        await until(lambda: _threads("load-bad"))
+        await asyncio.sleep(1)
+        scene.registry.promote(B)
+        await client.until_serving(B)
+        await until(lambda: not _threads("load-bad"), 10)
+
+
+def _threads(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]

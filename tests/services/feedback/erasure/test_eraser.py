@@ -463,10 +463,13 @@ async def test_uploads_erasures_and_sweeps_of_the_same_images_never_leave_half_a
         while going:
             await sweep_orphans(object_store, eraser, timedelta(0), timedelta(hours=1))
 
-    sweeping = asyncio.create_task(keep_sweeping())
-    await asyncio.gather(*[upload(number) for number in range(6)], import_all(), erase())
-    going = False
-    await sweeping
+    async def work() -> None:
+        nonlocal going
+        await asyncio.gather(*[upload(number) for number in range(6)], import_all(), erase())
+        going = False
+
+    # Together, so that a sweep that fails ends the test with its error.
+    await asyncio.gather(keep_sweeping(), work())
     assert erased > 4
     with psycopg.connect(database_url) as connection:
         rows = connection.execute("SELECT encode(sha256, 'hex') FROM feedback.images").fetchall()

@@ -11,14 +11,16 @@ _CHUNK: Final = 65536
 
 
 class SlowLink:
-    """Forwards bytes in both directions, at a given rate.
+    """Forwards bytes in both directions, at a given rate and with a given delay.
 
     Attributes:
+        delay_s: Delay in each direction, in seconds.
         bytes_per_s: None for no limit; 0 to forward nothing and keep connections open.
     """
 
     def __init__(self, port: int) -> None:
         self.bytes_per_s: float | None = None
+        self.delay_s = 0.0
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = []
@@ -56,6 +58,7 @@ class SlowLink:
     def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
         try:
             while data := source.recv(_CHUNK):
+                time.sleep(self.delay_s)
                 self._send(target, data)
         except OSError:
             pass
