@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import grpc
 import psutil
@@ -74,13 +75,18 @@ async def test_an_embedder_whose_decode_processes_hang_ends_with_all_of_them(
             # The fork server comes first; it hangs too.
             for child in reversed(children):
                 child.suspend()
-            call = client.stub.Embed(pb.EmbedRequest(images=[large_image(1)]), timeout=60)
-            await until(lambda: process.embeds_started() == 2)
-            process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait, 15) == 1
-            with pytest.raises(grpc.aio.AioRpcError):
-                await call
-        await until(lambda: not any(lives(child.pid) for child in children), 5)
+            try:
+                call = client.stub.Embed(pb.EmbedRequest(images=[large_image(1)]), timeout=60)
+                await until(lambda: process.embeds_started() == 2)
+                process.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(process.wait, 15) == 1
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await call
+                await until(lambda: not any(lives(child.pid) for child in children), 5)
+            finally:
+                for child in children:
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
         assert "something is stuck" in process.log
 
 
