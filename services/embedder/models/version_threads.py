@@ -92,6 +92,8 @@ class VersionThreads:
             # The loop is closed when the process ends.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(deliver, done)
+            # An error holds this frame, which would keep it and what failed to load.
+            del done
 
         thread = threading.Thread(target=target, name=f"load-{version}", daemon=True)
         thread.start()
