@@ -154,7 +154,8 @@ class ServerSettings(MagFaceSettings):
         max_message_bytes: Size of the largest request that is accepted.
         upload_bytes: Most bytes of requests that are being received or that streams hold; above
             it slow uploads are refused.
-        upload_timeout_s: Longest time in which a message of a request must arrive, in seconds.
+        upload_timeout_s: Longest time in which a message of a request, or a further MiB of it, must
+            arrive, in seconds.
         stop_grace_s: Seconds that calls in flight have to finish after SIGTERM.
         endpoint_file: File that the bound ``host:port`` is written to once the server listens.
         metrics_port: Port of the Prometheus endpoint on the same host; 0 disables it.
@@ -163,7 +164,7 @@ class ServerSettings(MagFaceSettings):
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:0"
     max_message_bytes: int = Field(default=64 * 2**20, ge=2**20)
     upload_bytes: int = Field(default=128 * 2**20, ge=2**20)
-    upload_timeout_s: float = Field(default=90.0, gt=0)
+    upload_timeout_s: float = Field(default=30.0, gt=0)
     stop_grace_s: float = Field(default=10.0, ge=0)
     endpoint_file: Path | None = None
     metrics_port: int = Field(default=0, ge=0, le=65535)

@@ -16,6 +16,16 @@ class ChannelOrderChoice(StrEnum):
     RGB = "rgb"
 
 
+EpsOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=0.01,
+        help="Epsilon of a file's BatchNorms; default: 2e-5, or 1e-5 for a file of arcface_torch.",
+    ),
+]
+
+
 def user_name() -> str:
     """Gives the name of the user who runs the command."""
     try:

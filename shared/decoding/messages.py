@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from shared.errors import InvalidInput, MagFaceError, PreconditionFailed
 from shared.model.image.align import CROP_SIZE
 from shared.model.image.face import DetectedFace, Detection, FaceCrop, FaceImage
+from shared.model.image.perceptual_hash import HASH_BYTES
 
 # Lengths of the header and of the payload.
 _LENGTHS: Final = struct.Struct("<II")
@@ -26,7 +27,8 @@ _DETECTION: Final = TypeAdapter(Detection)
 
 # Read a crop, find all faces, check that a crop can be read, or that it also shows a face.
 Operation = Literal["read", "detect", "check", "check_face"]
-DecodeResult: TypeAlias = FaceCrop | Detection | None
+# A check gives the perceptual hash.
+DecodeResult: TypeAlias = FaceCrop | Detection | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,8 @@ def receive_answer(connection: socket.socket) -> DecodeAnswer:
 
 def _pack(result: DecodeResult | MagFaceError) -> tuple[dict[str, Any], bytes]:
     match result:
-        case None:
-            return {"kind": "nothing"}, b""
+        case bytes():
+            return {"kind": "hash"}, result
         case InvalidInput():
             return {"kind": "invalid", "field": result.field, "reason": result.reason}, b""
         case MagFaceError():
@@ -117,8 +119,10 @@ def _pack(result: DecodeResult | MagFaceError) -> tuple[dict[str, Any], bytes]:
 
 def _unpack(header: dict[str, Any], payload: bytes) -> DecodeResult | MagFaceError:
     match header["kind"]:
-        case "nothing":
-            return None
+        case "hash":
+            if len(payload) != HASH_BYTES:
+                raise ValueError(f"a hash of {len(payload)} bytes")
+            return payload
         case "invalid":
             return InvalidInput(str(header["field"]), str(header["reason"]))
         case "impossible":

@@ -138,7 +138,7 @@ class DecodePool:
 
     async def check(
         self, face: FaceImage, field: str, deadline: float = inf, *, require_face: bool = False
-    ) -> None:
+    ) -> bytes:
         """Check that a face can be read, as `FaceReader.check`; raises as `read`.
 
         Args:
@@ -147,9 +147,12 @@ class DecodePool:
             deadline: By `time.monotonic`.
             require_face: Whether the crop must also show a face, as far as that can be told: a
                 photograph without a detector passes, and a crop whose `on_no_face` is "mark".
+
+        Returns:
+            The perceptual hash of the picture, 32 bytes.
         """
         operation: Operation = "check_face" if require_face else "check"
-        _result(await self._one(operation, face, field, deadline))
+        return cast("bytes", _result(await self._one(operation, face, field, deadline)))
 
     async def _one(
         self,

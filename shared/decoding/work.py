@@ -13,7 +13,6 @@ import cv2
 from shared.decoding.messages import DecodeRequest, DecodeResult
 from shared.errors import InvalidInput, MagFaceError, without_frames
 from shared.model.face_check import FaceCheck
-from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
 
 _log = logging.getLogger(__name__)
@@ -61,20 +60,9 @@ def _perform(reader: FaceReader, request: DecodeRequest) -> DecodeResult:
         case "detect":
             return reader.detect(request.face.data, request.field)
         case "check":
-            reader.check(request.face, request.field)
-            return None
+            return reader.check(request.face, request.field)
         case "check_face":
-            _check_face(reader, request.face, request.field)
-            return None
-
-
-def _check_face(reader: FaceReader, face: FaceImage, field: str) -> None:
-    """Check that a face can be read, and is one unless the caller wants such a crop only marked."""
-    searched = face.alignment == "detect" and reader.has_detector
-    if searched or (face.alignment != "detect" and face.on_no_face == "refuse"):
-        face_check().require_face(reader.read(face, field), face, field)
-    else:
-        reader.check(face, field)
+            return reader.check(request.face, request.field, require=face_check().require_face)
 
 
 def _needs_memory(request: DecodeRequest) -> InvalidInput:

@@ -40,6 +40,14 @@ def test_a_checkpoint_is_measured_without_any_service(magface: Magface, people: 
     assert "against" not in answer
 
 
+def test_the_epsilon_of_a_checkpoint_is_honoured(magface: Magface, people: Path) -> None:
+    magnitudes = [
+        evaluate(magface, people, "--checkpoint", DEFAULT_CHECKPOINT, *options)["mean_magnitude"]
+        for options in ((), ("--eps", 2e-5), ("--eps", 1e-2))
+    ]
+    assert magnitudes[0] == magnitudes[1] != magnitudes[2]
+
+
 def test_unusable_images_are_named_and_left_out(
     magface: Magface, people: Path, tmp_path: Path
 ) -> None:

@@ -70,7 +70,9 @@ class UnfinishedCalls:
             await self._writer.drain()
 
     def finish(self, call: int) -> None:
-        """Say that the call has no more messages."""
+        """Say that the call has no more messages, unless the server has answered it already."""
+        if call in self.statuses:
+            return
         self._connection.end_stream(call)
         self._flush()
 

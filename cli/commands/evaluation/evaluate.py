@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.clients import DirOption
-from cli.commands.options import ChannelOrderChoice
+from cli.commands.options import ChannelOrderChoice, EpsOption
 from cli.images import AlignmentChoice, AlignmentOption, report_left_out
 from cli.output import JsonOption, counting_progress, emit
 from shared.errors import InvalidInput
@@ -42,6 +42,7 @@ def evaluate(
     channel_order: Annotated[
         ChannelOrderChoice, typer.Option(help="Channel order of checkpoint files.")
     ] = ChannelOrderChoice.BGR,
+    eps: EpsOption = None,
     threshold: Annotated[
         float | None, typer.Option(help="Default: the version's own; 0.4 for a file.")
     ] = None,
@@ -71,7 +72,7 @@ def evaluate(
         raise InvalidInput("--checkpoint", "give either a version or a file, not both")
     given, unusable = _read_pairs(pairs, sample, seed)
     if checkpoint:
-        opened = open_checkpoint(checkpoint, channel_order.value)
+        opened = open_checkpoint(checkpoint, channel_order.value, eps)
     else:
         opened = open_version(model, folder)
     old: Measurement | None = None
@@ -82,7 +83,7 @@ def evaluate(
     crops = pair_crops(pair_set, alignment)
     left_out = report_left_out((*unusable, *usable.unusable))
     if against:
-        other = open_named(against, channel_order.value, folder)
+        other = open_named(against, channel_order.value, eps, folder)
         old, _ = measure(other, pair_set, crops)
         changed = compare(old, measured, pair_set)
     result = {

@@ -49,13 +49,13 @@ def load_local_network(path: Path, eps: float | None = None) -> IResNet:
     return checkpoint.network
 
 
-def open_checkpoint(path: Path, channel_order: ChannelOrder) -> EvaluatedModel:
-    """Opens a checkpoint file with torch.
+def open_checkpoint(path: Path, channel_order: ChannelOrder, eps: float | None) -> EvaluatedModel:
+    """Opens a checkpoint file with torch; see `load_local_network` for ``eps``.
 
     Raises:
         InvalidInput: The checkpoint is incomplete.
     """
-    network = load_local_network(path)
+    network = load_local_network(path, eps)
     return EvaluatedModel(str(path), TorchSession(network, channel_order), _CHECKPOINT_THRESHOLD)
 
 
@@ -81,10 +81,14 @@ def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
         return EvaluatedModel(model_version, session, read_manifest(version).threshold)
 
 
-def open_named(name: str, channel_order: ChannelOrder, folder: Path | None) -> EvaluatedModel:
+def open_named(
+    name: str, channel_order: ChannelOrder, eps: float | None, folder: Path | None
+) -> EvaluatedModel:
     """Opens the checkpoint file of that name if there is one, otherwise the version."""
     path = Path(name)
-    return open_checkpoint(path, channel_order) if path.is_file() else open_version(name, folder)
+    if path.is_file():
+        return open_checkpoint(path, channel_order, eps)
+    return open_version(name, folder)
 
 
 def _object_store_settings(folder: Path | None) -> ObjectStoreSettings:

@@ -78,22 +78,30 @@ def import_images(
     created = known = 0
     rejected = files_and_reasons(unusable)
     otherwise: list[dict[str, Any]] = []
+    duplicates: list[dict[str, Any]] = []
     with feedback(folder) as stub, counting_progress() as progress:
         task = progress.add_task("importing", total=len(files))
         for first in range(0, len(files), _IMAGES_A_STREAM):
             part = files[first : first + _IMAGES_A_STREAM]
-            answer, refused, others = repeat_if_cut(
+            answer, refused, others, near = repeat_if_cut(
                 partial(_send, stub, part, alignment), _STREAM_TIMEOUT_S
             )
             created, known = created + answer.created, known + answer.known
             rejected += refused
             otherwise += others
+            duplicates += near
             progress.advance(task, len(part))
     total = len(files) + len(unusable)
     result = {"images": total, "created": created, "known": known}
-    lists = {"rejected": rejected, "named_otherwise": otherwise}
+    lists = {
+        "rejected": rejected,
+        "named_otherwise": otherwise,
+        "near_duplicates": duplicates,
+    }
     also = [f"{one['image']}: {', '.join(one['names'])}" for one in otherwise]
-    emit(as_json, {**result, **lists}, facts({**result, **listed("named otherwise", also)}))
+    like = [f"{one['image']}: {one['sha256']}" for one in duplicates]
+    shown = {**result, **listed("named otherwise", also), **listed("near-identical", like)}
+    emit(as_json, {**result, **lists}, facts(shown))
     if rejected:
         raise MagFaceError(
             f"{len(rejected)} of {total} images were rejected, the others are stored; "
@@ -157,8 +165,17 @@ def _send(
     files: list[tuple[Path, str]],
     alignment: AlignmentChoice,
     timeout_s: float,
-) -> tuple[feedback_pb2.ImportImagesResponse, list[dict[str, str]], list[dict[str, Any]]]:
-    """Sends the files that can be read; gives the answer, the refused files and other names."""
+) -> tuple[
+    feedback_pb2.ImportImagesResponse,
+    list[dict[str, str]],
+    list[dict[str, Any]],
+    list[dict[str, Any]],
+]:
+    """Sends the files that can be read.
+
+    Returns:
+        The answer, the refused files, those with other names, and near-identical ones.
+    """
     sent: list[Path] = []
     refused: list[dict[str, str]] = []
     requests = _requests(files, alignment, sent, refused)
@@ -167,7 +184,8 @@ def _send(
     others = [
         {"image": str(sent[one.place]), "names": list(one.identities)} for one in answer.other_names
     ]
-    return answer, refused, others
+    near = [{"image": str(sent[one.place]), "sha256": one.sha256} for one in answer.near_duplicates]
+    return answer, refused, others, near
 
 
 def _requests(

@@ -21,7 +21,7 @@ from cli.clients import (
 )
 from cli.commands.job_progress import job_facts, wait_for_job
 from cli.commands.models.rollout import WaitOption, wait_for_rollout
-from cli.commands.options import ByOption, ChannelOrderChoice, user_name
+from cli.commands.options import ByOption, ChannelOrderChoice, EpsOption, user_name
 from cli.output import JsonOption, emit, facts, messages, short_time, table, to_plain
 from shared.datasets.user_files import open_regular
 
@@ -93,14 +93,7 @@ def import_model(
             min=0, max=1, help="FAR for --probe's threshold; default: most accurate threshold."
         ),
     ] = None,
-    eps: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=0.01,
-            help="Epsilon of the BatchNorms; default: 2e-5, or 1e-5 for a file of arcface_torch.",
-        ),
-    ] = None,
+    eps: EpsOption = None,
     by: ByOption = user_name(),
     folder: DirOption = None,
     as_json: JsonOption = False,

@@ -1116,6 +1116,8 @@ class ImportImagesResponse(_message.Message):
     REJECTIONS_FIELD_NUMBER: _builtins.int
     NAMED_OTHERWISE_FIELD_NUMBER: _builtins.int
     OTHER_NAMES_FIELD_NUMBER: _builtins.int
+    NEAR_IDENTICAL_FIELD_NUMBER: _builtins.int
+    NEAR_DUPLICATES_FIELD_NUMBER: _builtins.int
     created: _builtins.int
     """Images that were stored by this call."""
     known: _builtins.int
@@ -1123,12 +1125,20 @@ class ImportImagesResponse(_message.Message):
     rejected: _builtins.int
     named_otherwise: _builtins.int
     """Images of the stream that have another identity beside the one sent; both are kept."""
+    near_identical: _builtins.int
+    """New images that are near-identical to another one, for example another encoding of the same
+    picture or the next frame of a video. They are stored; trainings let them count as one.
+    """
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedImage]:
         """The first 1,000 rejected images."""
 
     @_builtins.property
     def other_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___OtherNames]:
+        """The first 1,000 of them."""
+
+    @_builtins.property
+    def near_duplicates(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearDuplicate]:
         """The first 1,000 of them."""
 
     def __init__(
@@ -1140,14 +1150,40 @@ class ImportImagesResponse(_message.Message):
         rejections: _abc.Iterable[Global___RejectedImage] | None = ...,
         named_otherwise: _builtins.int = ...,
         other_names: _abc.Iterable[Global___OtherNames] | None = ...,
+        near_identical: _builtins.int = ...,
+        near_duplicates: _abc.Iterable[Global___NearDuplicate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "known", b"known", "named_otherwise", b"named_otherwise", "other_names", b"other_names", "rejected", b"rejected", "rejections", b"rejections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "known", b"known", "named_otherwise", b"named_otherwise", "near_duplicates", b"near_duplicates", "near_identical", b"near_identical", "other_names", b"other_names", "rejected", b"rejected", "rejections", b"rejections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportImagesResponse: _TypeAlias = ImportImagesResponse  # noqa: Y015
+
+@_typing.final
+class NearDuplicate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    place: _builtins.int
+    """Index of the image in the stream, from 0."""
+    sha256: _builtins.str
+    """The other image, which was stored before or is earlier in the stream."""
+    def __init__(
+        self,
+        *,
+        place: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearDuplicate: _TypeAlias = NearDuplicate  # noqa: Y015
 
 @_typing.final
 class OtherNames(_message.Message):

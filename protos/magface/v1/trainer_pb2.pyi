@@ -229,6 +229,8 @@ class _LeftOutReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LeftOut
     """It cannot be decoded or aligned, or is damaged in the object store."""
     LEFT_OUT_REASON_ERASED: _LeftOutReason.ValueType  # 3
     """It was not stored when the job ran."""
+    LEFT_OUT_REASON_NEAR_DUPLICATE: _LeftOutReason.ValueType  # 4
+    """It was used, but counts as one picture with near-identical ones of the same person."""
 
 class LeftOutReason(_LeftOutReason, metaclass=_LeftOutReasonEnumTypeWrapper): ...
 
@@ -239,6 +241,8 @@ LEFT_OUT_REASON_UNREADABLE: LeftOutReason.ValueType  # 2
 """It cannot be decoded or aligned, or is damaged in the object store."""
 LEFT_OUT_REASON_ERASED: LeftOutReason.ValueType  # 3
 """It was not stored when the job ran."""
+LEFT_OUT_REASON_NEAR_DUPLICATE: LeftOutReason.ValueType  # 4
+"""It was used, but counts as one picture with near-identical ones of the same person."""
 Global___LeftOutReason: _TypeAlias = LeftOutReason  # noqa: Y015
 
 @_typing.final

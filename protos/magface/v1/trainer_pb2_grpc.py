@@ -271,7 +271,7 @@ class TrainerServiceServicer:
 
     def ListLeftOut(self, request, context):
         """Lists the images of the feedback that a finished training, evaluation or quantization did not
-        use, and why. NOT_FOUND if the job does not exist.
+        use, or that count less, and why. NOT_FOUND if the job does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -100,7 +100,7 @@ class TrainerServiceStub:
     """
     ListLeftOut: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListLeftOutRequest, _trainer_pb2.ListLeftOutResponse]
     """Lists the images of the feedback that a finished training, evaluation or quantization did not
-    use, and why. NOT_FOUND if the job does not exist.
+    use, or that count less, and why. NOT_FOUND if the job does not exist.
     """
 
 @_typing.type_check_only
@@ -175,7 +175,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """
     ListLeftOut: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListLeftOutRequest, _trainer_pb2.ListLeftOutResponse]  # type: ignore[assignment]
     """Lists the images of the feedback that a finished training, evaluation or quantization did not
-    use, and why. NOT_FOUND if the job does not exist.
+    use, or that count less, and why. NOT_FOUND if the job does not exist.
     """
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -349,7 +349,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ListLeftOutResponse, _abc.Awaitable[_trainer_pb2.ListLeftOutResponse]]:
         """Lists the images of the feedback that a finished training, evaluation or quantization did not
-        use, and why. NOT_FOUND if the job does not exist.
+        use, or that count less, and why. NOT_FOUND if the job does not exist.
         """
 
 def add_TrainerServiceServicer_to_server(servicer: TrainerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

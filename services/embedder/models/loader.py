@@ -48,10 +48,10 @@ class Loader:
             low_priority: Whether to load it on threads of low priority.
 
         Raises:
-            Hanging: If it takes too long, or an earlier attempt has not ended.
+            Hanging: If it takes too long.
             NotFound: If it is not published.
             CorruptData: If its files are damaged, or it fails its self-check.
-            PreconditionFailed: If the device is not available.
+            PreconditionFailed: If the device is not available, or an earlier attempt has not ended.
             Unavailable: If there is no local copy and the store cannot be reached.
         """
         folder = await self.version_threads.run(

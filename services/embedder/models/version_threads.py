@@ -18,7 +18,7 @@ _MOST_LEFT: Final = 4
 
 
 class Hanging(PreconditionFailed):
-    """The work on a version did not end in time."""
+    """The work on a version took too long."""
 
 
 class Cancellation:
@@ -70,7 +70,8 @@ class VersionThreads:
             low_priority: Whether its thread has a low priority.
 
         Raises:
-            Hanging: If it takes too long, or too much earlier work still hangs.
+            Hanging: If it takes too long.
+            PreconditionFailed: If earlier work on this version, or on four others, has not ended.
         """
         self._check(version)
         loop = asyncio.get_running_loop()
@@ -91,6 +92,8 @@ class VersionThreads:
             # The loop is closed when the process ends.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(deliver, done)
+            # An error holds this frame, which would keep it and what failed to load.
+            del done
 
         thread = threading.Thread(target=target, name=f"load-{version}", daemon=True)
         thread.start()
@@ -110,9 +113,11 @@ class VersionThreads:
     def _check(self, version: str) -> None:
         self._left = {name: thread for name, thread in self._left.items() if thread.is_alive()}
         if version in self._left:
-            raise Hanging(f"an earlier attempt to load model version {version} has not ended yet")
+            raise PreconditionFailed(
+                f"an earlier attempt to load model version {version} has not ended yet"
+            )
         if len(self._left) >= _MOST_LEFT:
-            raise Hanging(
+            raise PreconditionFailed(
                 f"loading {', '.join(self._left)} has not ended yet; restart the embedder to load"
                 " others"
             )

@@ -99,6 +99,7 @@ class ShadowEvaluator:
         self._threads = threads
         self._queue: asyncio.Queue[_Pair] = asyncio.Queue(_QUEUED_PAIRS)
         self._candidate: LoadedModel | None = None
+        self._loading: asyncio.Task[None] | None = None
         self._baseline_version: str | None = None
         self._stats = ShadowStats()
         self._failures, self._retry_at = 0, 0.0
@@ -142,8 +143,11 @@ class ShadowEvaluator:
             wanted = ""
         if (wanted, serving) != (self._stats.model_version, self._baseline_version):
             await self._reset(wanted, serving)
-        if wanted and serving and self._candidate is None and time.monotonic() >= self._retry_at:
-            await self._load_candidate(wanted)
+        is_loading = self._loading is not None and not self._loading.done()
+        is_due = self._candidate is None and time.monotonic() >= self._retry_at
+        if wanted and serving and is_due and not is_loading:
+            # In a task, so that a version that hangs does not delay the next pointer.
+            self._loading = asyncio.create_task(self._load_candidate(wanted))
 
     async def run(self) -> None:
         """Evaluate the queued pairs until cancelled."""
@@ -155,6 +159,8 @@ class ShadowEvaluator:
     async def _reset(self, wanted: str, serving: str | None) -> None:
         self.clear()
         if wanted != self._stats.model_version:
+            if self._loading is not None:
+                self._loading.cancel()
             released, self._candidate = [self._candidate], None
             self._failures, self._retry_at = 0, 0.0
             await asyncio.to_thread(release, released)

@@ -68,6 +68,11 @@ class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):
                 pb.OtherNames(place=one.position, identities=one.names)
                 for one in result.other_names
             ],
+            near_identical=result.near_identical,
+            near_duplicates=[
+                pb.NearDuplicate(place=one.position, sha256=one.sha256)
+                for one in result.near_duplicates
+            ],
         )
 
     async def NextPairs(

@@ -36,6 +36,7 @@ class ImageFacts:
         landmarks: Five (x, y) points in pixels; empty unless the alignment is "landmarks".
         box: Chooses one of the faces; None unless the alignment is "detect".
         stored_at: None until it is stored.
+        perceptual_hash: Of the picture, 32 bytes; None if it is read from the database.
     """
 
     sha256: str
@@ -45,6 +46,7 @@ class ImageFacts:
     landmarks: tuple[tuple[float, float], ...]
     box: Box | None = None
     stored_at: datetime | None = None
+    perceptual_hash: bytes | None = None
 
     def face(self, data: bytes) -> FaceImage:
         """Give the image as it was sent, except for `on_several` and `on_no_face` of `FaceImage`.
@@ -228,7 +230,7 @@ class ImageVault:
         try:
             # The pool bounds the time of a picture from when a process has it.
             async with asyncio.timeout(None if in_turn else self._wait_s):
-                await self._pool.check(face, field, require_face=require_face)
+                perceptual = await self._pool.check(face, field, require_face=require_face)
         except TimeoutError:
             raise self._late() from None
         sha256 = await self._in_thread(partial(_sha256, face.data), in_turn=in_turn)
@@ -239,6 +241,7 @@ class ImageVault:
             alignment=_resolved_alignment(face),
             landmarks=face.landmarks,
             box=face.box,
+            perceptual_hash=perceptual,
         )
         return CheckedImage(facts, face.data)
 

@@ -176,6 +176,7 @@ def image_columns(images: Collection[ImageFacts]) -> dict[str, list[Any]]:
             for facts in images
         ],
         "boxes": [_array_text(astuple(facts.box) if facts.box else ()) for facts in images],
+        "perceptual_hashes": [facts.perceptual_hash for facts in images],
     }
 
 

@@ -17,11 +17,16 @@ WHERE idempotency_key = ANY(%(keys)s::text[])
 # Every writer locks rows in the order of their keys, so that there is no deadlock. Landmarks
 # and boxes are sent as text, because unnest flattens nested arrays.
 INSERT_IMAGES: Final = """
-INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment, landmarks, box)
-SELECT sha256, size_bytes, media_type, alignment, landmarks::float8[], box::float8[] FROM unnest(
+INSERT INTO feedback.images
+    (sha256, size_bytes, media_type, alignment, landmarks, box, perceptual_hash)
+SELECT sha256, size_bytes, media_type, alignment, landmarks::float8[], box::float8[],
+       ('x' || encode(perceptual_hash, 'hex'))::bit(256)
+FROM unnest(
     %(hashes)s::bytea[], %(sizes)s::integer[], %(media_types)s::text[],
-    %(alignments)s::text[], %(landmarks)s::text[], %(boxes)s::text[]
-) AS sent (sha256, size_bytes, media_type, alignment, landmarks, box) ORDER BY sha256
+    %(alignments)s::text[], %(landmarks)s::text[], %(boxes)s::text[],
+    %(perceptual_hashes)s::bytea[]
+) AS sent (sha256, size_bytes, media_type, alignment, landmarks, box, perceptual_hash)
+ORDER BY sha256
 ON CONFLICT (sha256) DO NOTHING RETURNING sha256
 """
 

@@ -4,7 +4,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from psycopg import AsyncConnection
 
 from services.feedback.images.subjects import NamedImage, add_subjects
 from services.feedback.images.tombstones import Tombstones, read_tombstones
@@ -14,8 +17,10 @@ from services.feedback.labels import consensus_view
 from services.feedback.labels import queries as label_queries
 from services.feedback.labels.idempotency import check_alignment
 from services.feedback.labels.label_log import image_columns
+from services.feedback.pool import queries
 from shared.errors import Conflict, MagFaceError, Unavailable, without_frames
 from shared.model.image.face import FaceImage
+from shared.model.image.perceptual_hash import HASH_BYTES, NEAR_DUPLICATE_BITS, near_duplicates
 from shared.rpc.budget import HeldBytes
 from shared.rpc.streams import BudgetedRequests
 from shared.storage.postgres import Pool, transaction
@@ -66,6 +71,19 @@ class OtherNames:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class NearDuplicate:
+    """A new image that is near-identical to another one.
+
+    Attributes:
+        position: In the stream, from 0.
+        sha256: The other image, stored before or earlier in the stream.
+    """
+
+    position: int
+    sha256: str
+
+
 @dataclass
 class ImportResult:
     """Outcome of a stream of images.
@@ -77,6 +95,8 @@ class ImportResult:
         rejections: The first 1,000 rejected images.
         named_otherwise: Images that have another name beside the one sent.
         other_names: The first 1,000 of them.
+        near_identical: New images that are near-identical to another one.
+        near_duplicates: The first 1,000 of them.
     """
 
     created: int = 0
@@ -85,6 +105,8 @@ class ImportResult:
     rejections: list[ImageRejection] = field(default_factory=list)
     named_otherwise: int = 0
     other_names: list[OtherNames] = field(default_factory=list)
+    near_identical: int = 0
+    near_duplicates: list[NearDuplicate] = field(default_factory=list)
 
     def reject(self, position: int, reason: str) -> None:
         self.rejected += 1
@@ -95,6 +117,11 @@ class ImportResult:
         self.named_otherwise += 1
         if len(self.other_names) < _MOST_LISTED:
             self.other_names.append(OtherNames(position, tuple(names[:_MOST_NAMES])))
+
+    def add_near_duplicate(self, position: int, sha256: str) -> None:
+        self.near_identical += 1
+        if len(self.near_duplicates) < _MOST_LISTED:
+            self.near_duplicates.append(NearDuplicate(position, sha256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +240,7 @@ class PoolImporter:
             for name in one.identities.values()
             if name
         }
-        others = await self._add_rows(new, named, epoch)
+        others, originals = await self._add_rows(new, named, epoch)
         result.created += len(new)
         result.known += sum(len(one.identities) for one in accepted.values()) - len(new)
         for sha256, reason in refusals.items():
@@ -223,14 +250,17 @@ class PoolImporter:
             for position, name in one.identities.items():
                 if names := others.get((sha256, name)):
                     result.add_other_names(position, names)
+            if original := originals.get(sha256):
+                result.add_near_duplicate(min(one.identities), original)
 
     async def _add_rows(
         self, new: Sequence[CheckedImage], named: Collection[NamedImage], epoch: int
-    ) -> Mapping[NamedImage, Sequence[str]]:
+    ) -> tuple[Mapping[NamedImage, Sequence[str]], Mapping[str, str]]:
         """Add the rows of new images, and the names of the people on new and stored ones.
 
         Returns:
-            The other names of images that have one beside the one given.
+            The other names of images that have one beside the one given, and the near-identical
+            image of each new image that has one, by their hex SHA-256.
 
         Raises:
             Conflict: If another writer stored one of the images, or images were removed.
@@ -238,12 +268,29 @@ class PoolImporter:
         async with transaction(self._pool, in_turn=True) as connection:
             await require_epoch(connection, epoch)
             columns = image_columns([image.facts for image in new])
+            originals = await _find_near_duplicates(connection, columns)
             cursor = await connection.execute(label_queries.INSERT_IMAGES, columns)
             if len(await cursor.fetchall()) < len(new):
                 raise Conflict("an image was stored meanwhile")
             others = await add_subjects(connection, named)
             await consensus_view.update_counters(connection, Counter(), images=len(new))
-        return others
+        return others, originals
+
+
+async def _find_near_duplicates(
+    connection: AsyncConnection, columns: Mapping[str, Sequence[Any]]
+) -> dict[str, str]:
+    """Find the near-identical image, stored before or earlier in the chunk, of new images."""
+    hashes = [sha256.hex() for sha256 in columns["hashes"]]
+    sent = {"hashes": columns["hashes"], "perceptual_hashes": columns["perceptual_hashes"]}
+    bits = {"bits": NEAR_DUPLICATE_BITS}
+    cursor = await connection.execute(queries.NEAR_DUPLICATES, sent | bits)
+    stored = {sha256.hex(): original.hex() for sha256, original in await cursor.fetchall()}
+    perceptual = np.frombuffer(b"".join(columns["perceptual_hashes"]), np.uint8)
+    perceptual = perceptual.reshape(-1, HASH_BYTES)
+    near = np.tril(near_duplicates(perceptual, perceptual), -1)
+    chunk = {hashes[one]: hashes[near[one].argmax()] for one in np.flatnonzero(near.any(axis=1))}
+    return chunk | stored
 
 
 async def _read_chunk(

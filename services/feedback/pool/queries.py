@@ -59,6 +59,22 @@ FROM (
 
 NOW: Final = "SELECT now()"
 
+# For each hash of a picture the stored image that differs in the fewest bits, if these are few.
+NEAR_DUPLICATES: Final = """
+SELECT sent.sha256, near.sha256
+FROM (
+    SELECT sha256, ('x' || encode(perceptual_hash, 'hex'))::bit(256) AS perceptual_hash
+    FROM unnest(%(hashes)s::bytea[], %(perceptual_hashes)s::bytea[])
+         AS given (sha256, perceptual_hash)
+) AS sent CROSS JOIN LATERAL (
+    SELECT images.sha256 FROM feedback.images
+    WHERE feedback.hash_bands(images.perceptual_hash) && feedback.hash_bands(sent.perceptual_hash)
+      AND bit_count(images.perceptual_hash # sent.perceptual_hash) <= %(bits)s
+      AND images.sha256 <> sent.sha256
+    ORDER BY bit_count(images.perceptual_hash # sent.perceptual_hash), images.sha256 LIMIT 1
+) AS near
+"""
+
 # An erased image gets no row: the lock on the images waits for the erasure.
 STORE: Final = """
 INSERT INTO feedback.embeddings (version_id, sha256, embedding, quality)

@@ -2,16 +2,23 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.data.arrays import CropArray, IndexArray
+from services.trainer.data.influence import (
+    describe_bursts,
+    distinct_pairs,
+    find_bursts,
+    pair_weights,
+    sample_images,
+)
 from services.trainer.data.labels import FeedbackSource, LabelledPair, images_of
 from services.trainer.data.left_out import LeftOut, LeftOutImage, LeftOutReason
-from services.trainer.data.pair_graph import PairGraph, group_by, usable_pairs
+from services.trainer.data.pair_graph import PairGraph, group_by, links_of, usable_pairs
 from shared.errors import CorruptData, InvalidInput, MagFaceError, NoFace, NotFound
 from shared.model.face_check import FaceCheck
 from shared.model.image.align import CROP_SIZE
@@ -21,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 # Most images of one person in a batch: more would leave less room for impostors.
 _IMAGES_PER_PERSON = 3
+# Most images of one person, and of a burst of near-identical pictures, in an epoch: other images
+# of theirs follow in other epochs.
+_OF_PERSON, _OF_BURST = 24, 3
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,14 @@ class DecodedFeedback:
         images: SHA-256 of each of the N images.
         crops: uint8 [N, 112, 112, 3], BGR.
         pairs: Labelled pairs of which both images can be used.
+        burst: int64 [N], the burst of near-identical pictures that each image belongs to.
         left_out: The other images and labels.
     """
 
     images: tuple[str, ...]
     crops: CropArray
     pairs: tuple[LabelledPair, ...]
+    burst: IndexArray
     left_out: LeftOut
 
 
@@ -102,8 +114,27 @@ def decode_labelled(
     named = sorted(images_of(pairs))
     decoded = decode_images(named, feedback, reader, file, tick)
     usable = usable_pairs(decoded.images, pairs)
-    left_out = LeftOut(decoded.left_out, len(named), len(pairs) - len(usable), len(pairs))
-    return DecodedFeedback(tuple(decoded.images), decoded.crops, usable, left_out)
+    links = links_of(decoded.images, [pair for pair in usable if pair.same])
+    burst = find_bursts(decoded.crops, links)
+    left_out = LeftOut(
+        decoded.left_out,
+        len(named),
+        len(pairs) - len(usable),
+        len(pairs),
+        describe_bursts(decoded.images, burst),
+    )
+    return DecodedFeedback(tuple(decoded.images), decoded.crops, usable, burst, left_out)
+
+
+def measured_pairs(decoded: DecodedFeedback) -> tuple[list[LabelledPair], LeftOut]:
+    """Return the labelled pairs to measure a version on, and what is left out.
+
+    Pairs of near-identical pictures show nothing, and pairs that only differ by such count once.
+    """
+    same = np.array([pair.same for pair in decoded.pairs], np.bool_)
+    kept = distinct_pairs(links_of(decoded.images, decoded.pairs), same, decoded.burst)
+    left_out = replace(decoded.left_out, repeated_pairs=len(same) - len(kept))
+    return [decoded.pairs[index] for index in kept], left_out
 
 
 def _reason(error: MagFaceError) -> LeftOutReason:
@@ -136,6 +167,8 @@ def people_batches(
 ) -> Iterator[TrainingBatch]:
     """Yield batches that together hold every image once, with images of a person together.
 
+    Of a person with very many images, or near-identical ones, some are drawn for each epoch.
+
     All pairs of a batch count: genuine ones within a person, by the transitive closure of the
     labels, and impostors between two people. Two of these may be one person whom no label
     connects yet. With hundreds of people that is a rare error and a cheap one.
@@ -148,14 +181,18 @@ def people_batches(
     """
     chunks: list[IndexArray] = []
     singles: list[IndexArray] = []
+    shown = 0
     for person in group_by(images, graph.person):
-        if len(person) == 1:
-            singles.append(person)
+        shuffled = sample_images(
+            person, graph.burst, generator, of_burst=_OF_BURST, at_most=_OF_PERSON
+        )
+        shown += len(shuffled)
+        if len(shuffled) == 1:
+            singles.append(shuffled)
             continue
-        shuffled = generator.permutation(person)
-        bounds = range(_IMAGES_PER_PERSON, len(person) - 1, _IMAGES_PER_PERSON)
+        bounds = range(_IMAGES_PER_PERSON, len(shuffled) - 1, _IMAGES_PER_PERSON)
         chunks += np.split(shuffled, bounds)
-    count = max(1, round(len(images) / size))
+    count = max(1, round(shown / size))
     ordered = [chunks[i] for i in generator.permutation(len(chunks))]
     ordered += [singles[i] for i in generator.permutation(len(singles))]
     for first in range(count):
@@ -178,13 +215,18 @@ def pair_batches(
 ) -> Iterator[TrainingBatch]:
     """Yield batches that together hold every labelled pair once; no other pair counts.
 
+    Of the pairs of a person with very many, or between near-identical pictures, some are drawn for
+    each epoch.
+
     Args:
         graph: The labelled pairs.
         images: int64 [M]; pairs with any other image are left out.
         pairs: Pairs per batch.
         generator: Random source of the order.
     """
-    inside = np.flatnonzero(np.isin(graph.links, images).all(axis=1))
+    weight = pair_weights(graph.links, graph.same, graph.person, graph.burst)
+    drawn = generator.random(len(weight)) < weight
+    inside = np.flatnonzero(np.isin(graph.links, images).all(axis=1) & drawn)
     order = generator.permutation(inside)
     for chosen in np.split(order, range(pairs, len(order), pairs)):
         distinct, positions = np.unique(graph.links[chosen], return_inverse=True)

@@ -35,53 +35,62 @@ class LabelCorrectness:
     Attributes:
         probability: float64 [P], probability that each label is correct.
         annotators: Reliability of the annotators, the least reliable first.
+        weight: float64 [P], how much each label counts in the estimate.
     """
 
     probability: ScoreArray
     annotators: tuple[AnnotatorReliability, ...]
+    weight: ScoreArray
 
     @property
     def wrong_share(self) -> float:
         """Expected share of wrong labels, 0..1."""
-        return float(1 - self.probability.mean())
+        return float(1 - np.average(self.probability, weights=self.weight))
 
 
-def estimate_correctness(pairs: Sequence[LabelledPair], similarity: ScoreArray) -> LabelCorrectness:
+def estimate_correctness(
+    pairs: Sequence[LabelledPair], similarity: ScoreArray, weight: ScoreArray
+) -> LabelCorrectness:
     """Estimate which labels are correct, and how reliable each annotator is.
 
     Args:
         pairs: P labelled pairs, at least one.
         similarity: [P], cosine similarity of their embeddings, under a network that was not
             trained on these labels.
+        weight: [P], how much each pair counts in the estimate, above 0 and at most 1.
     """
     same = np.array([pair.same for pair in pairs])
-    votes = _Votes.of(pairs)
+    votes = _Votes.of(pairs, weight)
     genuine = np.where(same, _INITIAL_CORRECT, 1 - _INITIAL_CORRECT)
     if same.all() or not same.any():
         # With one class only there is no distribution of the other to compare with.
-        return LabelCorrectness(np.ones(len(pairs)), votes.reliability(same.astype(np.float64)))
+        reliability = votes.reliability(same.astype(np.float64))
+        return LabelCorrectness(np.ones(len(pairs)), reliability, weight)
     for _ in range(_MAX_ITERATIONS):
         before = genuine
         log_odds = (
-            _prior_log_odds(genuine)
-            + _similarity_log_odds(similarity, genuine)
+            _prior_log_odds(genuine, weight)
+            + _similarity_log_odds(similarity, genuine, weight)
             + votes.log_odds(genuine)
         )
         genuine = 1 / (1 + np.exp(-np.clip(log_odds, -50, 50)))
         if np.abs(genuine - before).max() < _TOLERANCE:
             break
-    return LabelCorrectness(np.where(same, genuine, 1 - genuine), votes.reliability(genuine))
+    probability = np.where(same, genuine, 1 - genuine)
+    return LabelCorrectness(probability, votes.reliability(genuine), weight)
 
 
-def _prior_log_odds(genuine: ScoreArray) -> float:
-    share = np.clip(genuine.mean(), 1e-3, 1 - 1e-3)
+def _prior_log_odds(genuine: ScoreArray, weight: ScoreArray) -> float:
+    share = np.clip(np.average(genuine, weights=weight), 1e-3, 1 - 1e-3)
     return float(np.log(share / (1 - share)))
 
 
-def _similarity_log_odds(similarity: ScoreArray, genuine: ScoreArray) -> ScoreArray:
+def _similarity_log_odds(
+    similarity: ScoreArray, genuine: ScoreArray, weight: ScoreArray
+) -> ScoreArray:
     """Log odds [P] that each pair is genuine, by its similarity alone."""
     (mean_g, std_g), (mean_i, std_i) = (
-        _fit_normal(similarity, weight) for weight in (genuine, 1 - genuine)
+        _fit_normal(similarity, weight * share) for share in (genuine, 1 - genuine)
     )
     if mean_g <= mean_i:  # the similarity does not separate the classes
         return np.zeros(len(similarity))
@@ -111,17 +120,17 @@ class _Votes:
         pair: int64 [V], position of the pair.
         annotator: int64 [V], position in `names`.
         same: bool [V], the vote.
-        pairs: Number of pairs P.
+        weight: float64 [P], how much the votes on each pair count.
     """
 
     names: tuple[str, ...]
     pair: NDArray[np.int64]
     annotator: NDArray[np.int64]
     same: NDArray[np.bool_]
-    pairs: int
+    weight: ScoreArray
 
     @classmethod
-    def of(cls, pairs: Sequence[LabelledPair]) -> "_Votes":
+    def of(cls, pairs: Sequence[LabelledPair], weight: ScoreArray) -> "_Votes":
         rows = [
             (index, vote.annotator, vote.same)
             for index, pair in enumerate(pairs)
@@ -135,7 +144,7 @@ class _Votes:
             np.array([index for index, _, _ in rows], np.int64),
             np.array([position[name] for _, name, _ in rows], np.int64),
             np.array([same for _, _, same in rows], np.bool_),
-            len(pairs),
+            weight,
         )
 
     def rates(self, genuine: ScoreArray) -> tuple[ScoreArray, ScoreArray]:
@@ -145,8 +154,8 @@ class _Votes:
             genuine: float64 [P], probability that each pair is genuine.
         """
         sensitivity, specificity = (
-            self._rate(weight[self.pair], correct)
-            for weight, correct in ((genuine, self.same), (1 - genuine, ~self.same))
+            self._rate((self.weight * share)[self.pair], correct)
+            for share, correct in ((genuine, self.same), (1 - genuine, ~self.same))
         )
         return sensitivity, specificity
 
@@ -163,7 +172,7 @@ class _Votes:
         if_same = np.log(sensitivity / (1 - specificity))
         if_different = np.log((1 - sensitivity) / specificity)
         odds = np.where(self.same, if_same, if_different)
-        return np.bincount(self.pair, odds, self.pairs).astype(np.float64)
+        return np.bincount(self.pair, odds, len(self.weight)).astype(np.float64)
 
     def reliability(self, genuine: ScoreArray) -> tuple[AnnotatorReliability, ...]:
         """Return the reliability of the named annotators, the least reliable first."""

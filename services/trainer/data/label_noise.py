@@ -19,6 +19,7 @@ from services.trainer.data.dawid_skene import (
     ScoreArray,
     estimate_correctness,
 )
+from services.trainer.data.influence import pair_weights
 from services.trainer.data.label_report import (
     LabelReport,
     Suspect,
@@ -27,7 +28,7 @@ from services.trainer.data.label_report import (
     suspect,
 )
 from services.trainer.data.labels import LabelledPair
-from services.trainer.data.pair_graph import PairGraph, build_graph, group_by, links_of
+from services.trainer.data.pair_graph import PairGraph, build_graph, components, group_by, links_of
 from services.trainer.data.people_split import require_people
 from shared.evaluation.scores import pair_similarity
 
@@ -57,29 +58,43 @@ def assess_labels(
     pairs: Sequence[LabelledPair],
     parent: FeatureArray,
     train: TrainOnSubset | None,
+    *,
+    burst: IndexArray,
+    threshold: float,
 ) -> LabelAssessment:
     """Weight labels by their probability of being correct, and drop the unlikely ones.
 
     If next to none seem wrong, all labels stay as they are: correct labels on difficult pairs
     are what there is to learn from.
 
+    In the estimate no person and no burst of near-identical pictures outweighs the others. There,
+    whom images show is taken from labels SAME on pairs that the parent finds similar, so that wrong
+    labels do not make two people one.
+
     Args:
         images: SHA-256 of the N images.
         pairs: Labelled pairs of these images.
         parent: float32 [N, D], the parent's features.
         train: Trains the two networks; None leaves the labels as they are in any case.
+        burst: int64 [N], see `influence.find_bursts`.
+        threshold: Similarity from which the parent decides SAME.
 
     Raises:
         PreconditionFailed: If neither all labels nor those that the parent finds likely show
             enough people; nothing is trained then.
     """
     links = links_of(images, pairs)
-    correctness = estimate_correctness(pairs, _similarity(parent, links))
+    similarity = _similarity(parent, links)
+    same = np.array([pair.same for pair in pairs], np.bool_)
+    person = components(len(images), links[same & (similarity >= threshold)])
+    weight = pair_weights(links, same, person, burst)
+    correctness = estimate_correctness(pairs, similarity, weight)
     treated = train is not None and correctness.wrong_share >= _MIN_WRONG_SHARE
     if train is not None and treated:
-        graph = build_graph(images, _weighted(pairs, correctness))
-        require_people(build_graph(images, pairs), graph)
-        correctness = estimate_correctness(pairs, _out_of_fold_similarity(graph, links, train))
+        graph = build_graph(images, _weighted(pairs, correctness), burst)
+        require_people(build_graph(images, pairs, burst), graph)
+        similarity = _out_of_fold_similarity(graph, links, train)
+        correctness = estimate_correctness(pairs, similarity, weight)
     used = _weighted(pairs, correctness) if treated else tuple(pairs)
     return LabelAssessment(used, _report(images, pairs, used, correctness, treated))
 

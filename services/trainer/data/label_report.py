@@ -90,7 +90,7 @@ class LabelReport:
     @classmethod
     def of_left_out(cls, left_out: LeftOut) -> "LabelReport":
         """Make the report of a job that uses labels as they are."""
-        return cls(left_out.of_pairs, 0.0, False, (), (), left_out.images)
+        return cls(left_out.of_pairs, 0.0, False, (), (), left_out.listed)
 
     def describe_labels(self) -> str:
         """Say how many labels the training did not use; empty if it used all."""

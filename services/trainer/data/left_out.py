@@ -20,6 +20,8 @@ class LeftOutReason(StrEnum):
     UNREADABLE = "unreadable"
     # It is not stored any more.
     ERASED = "erased"
+    # It is used, but counts as one picture with near-identical ones of the same person.
+    NEAR_DUPLICATE = "near_duplicate"
 
 
 _IN_WORDS = {
@@ -52,30 +54,45 @@ class LeftOut:
         of_images: Number of all labelled images.
         pairs: Number of labelled pairs that are left out with them.
         of_pairs: Number of all labelled pairs.
+        repeated: Images that are near-identical to others; they are used, but count less.
+        repeated_pairs: Labelled pairs that are not measured on, because they repeat others or are
+            of near-identical pictures.
     """
 
     images: tuple[LeftOutImage, ...]
     of_images: int
     pairs: int
     of_pairs: int
+    repeated: tuple[LeftOutImage, ...] = ()
+    repeated_pairs: int = 0
+
+    @property
+    def listed(self) -> tuple[LeftOutImage, ...]:
+        """All images that are left out or count less."""
+        return (*self.images, *self.repeated)
 
     def describe(self) -> str:
-        """Say what is left out; empty if nothing is.
+        """Say what is left out and what counts less; empty if nothing is.
 
         The first few images are named by the first digits of their hash, because an erasure does
         not change messages.
         """
-        if not self.images:
-            return ""
-        parts = [
-            _named([one for one in self.images if one.reason is reason], words)
-            for reason, words in _IN_WORDS.items()
-            if any(one.reason is reason for one in self.images)
-        ]
-        return (
-            f"{len(self.images)} of {self.of_images} labelled images are left out, and with them "
-            f"{self.pairs} of {self.of_pairs} pairs: {', '.join(parts)}"
-        )
+        sentences = []
+        if self.images:
+            parts = [
+                _named([one for one in self.images if one.reason is reason], words)
+                for reason, words in _IN_WORDS.items()
+                if any(one.reason is reason for one in self.images)
+            ]
+            sentences.append(
+                f"{len(self.images)} of {self.of_images} labelled images are left out, and with "
+                f"them {self.pairs} of {self.of_pairs} pairs: {', '.join(parts)}"
+            )
+        if self.repeated:
+            repeated = _named(self.repeated, "images are near-identical to others of the person")
+            pairs = f"; {self.repeated_pairs} pairs are not measured" if self.repeated_pairs else ""
+            sentences.append(f"{repeated} and count as one picture with them{pairs}")
+        return "; ".join(sentences)
 
     @contextmanager
     def named_in_refusals(self) -> Iterator[None]:
@@ -83,7 +100,7 @@ class LeftOut:
         try:
             yield
         except PreconditionFailed as error:
-            if not self.images:
+            if not self.listed:
                 raise
             raise PreconditionFailed(f"{error}; {self.describe()}") from error
 

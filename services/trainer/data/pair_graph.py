@@ -32,6 +32,7 @@ class PairGraph:
             labels. The weight of a pair is the product of the label weights along the best
             path between its images.
         different: float32 [N, N], symmetric: weights of the DIFFERENT labels.
+        burst: int64 [N], the burst of near-identical pictures that each image belongs to.
         excluded: Pairs that are not used because they contradict others.
     """
 
@@ -43,10 +44,13 @@ class PairGraph:
     component: IndexArray
     genuine: csr_array
     different: csr_array
+    burst: IndexArray
     excluded: tuple[LabelledPair, ...]
 
 
-def build_graph(images: Sequence[str], pairs: Iterable[LabelledPair]) -> PairGraph:
+def build_graph(
+    images: Sequence[str], pairs: Iterable[LabelledPair], burst: IndexArray | None = None
+) -> PairGraph:
     """Build the graph of labelled pairs without contradictions.
 
     A contradiction is a DIFFERENT label between two images that SAME labels connect. The
@@ -56,22 +60,24 @@ def build_graph(images: Sequence[str], pairs: Iterable[LabelledPair]) -> PairGra
     Args:
         images: SHA-256 of the N images that can be used.
         pairs: Labelled pairs; those with any other image are left out.
+        burst: int64 [N], see `influence.find_bursts`; None if no images are near-identical.
     """
     usable = usable_pairs(images, pairs)
     links = links_of(images, usable)
     same = np.array([pair.same for pair in usable], np.bool_)
     weight = np.array([pair.confidence for pair in usable], np.float32)
     used = _without_contradictions(len(images), links, same, weight)
-    person = _components(len(images), links[used & same])
+    person = components(len(images), links[used & same])
     return PairGraph(
         images=tuple(images),
         links=links[used],
         same=same[used],
         weight=weight[used],
         person=person,
-        component=_components(len(images), links[same]),
+        component=components(len(images), links[same]),
         genuine=_closure(len(images), links[used & same], weight[used & same], person),
         different=_symmetric(len(images), links[used & ~same], weight[used & ~same]),
+        burst=np.arange(len(images)) if burst is None else burst,
         excluded=tuple(pair for pair, is_used in zip(usable, used, strict=True) if not is_used),
     )
 
@@ -115,7 +121,13 @@ def _symmetric(size: int, links: IndexArray, weight: NDArray[np.float32]) -> csr
     return csr_array(coo_array((np.tile(weight, 2), entries), shape=(size, size)))
 
 
-def _components(size: int, links: IndexArray) -> IndexArray:
+def components(size: int, links: IndexArray) -> IndexArray:
+    """Number the connected components, int64 [N].
+
+    Args:
+        size: Number of images N.
+        links: int64 [P, 2], positions of the two images of each link.
+    """
     _, component = connected_components(_adjacency(size, links), directed=False)
     return component.astype(np.int64)
 
@@ -127,7 +139,7 @@ def _without_contradictions(
     used = np.ones(len(links), np.bool_)
     between = {frozenset(link): index for index, link in enumerate(links.tolist())}
     while True:
-        person = _components(size, links[used & same])
+        person = components(size, links[used & same])
         first, second = person[links].T
         conflicts = np.flatnonzero(used & ~same & (first == second))
         if not len(conflicts):

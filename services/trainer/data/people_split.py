@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.data.arrays import IndexArray
+from services.trainer.data.influence import PAIRS_PER_PERSON, one_of_each
 from services.trainer.data.labels import MIN_GENUINE_PAIRS, MIN_PEOPLE
 from services.trainer.data.pair_graph import PairGraph, group_by
 from shared.errors import PreconditionFailed
 
-# Limits the influence of a person with many images.
-GENUINE_PER_PERSON = 10
-
 _MIN_TRAINING = 14
-# People on more than this share of the images are trained on.
+# People on more than this share of the pictures are trained on.
 _LARGEST_MEASURED = 0.1
 
 
@@ -31,7 +29,7 @@ class Need:
     Attributes:
         share: Share of the people with a genuine pair, 0..1.
         people: Fewest people with a genuine pair.
-        pairs: Fewest genuine pairs of them; a person counts with at most `GENUINE_PER_PERSON`.
+        pairs: Fewest genuine pairs of them; a person counts with at most `PAIRS_PER_PERSON`.
     """
 
     share: float
@@ -80,14 +78,16 @@ class _People:
     Attributes:
         several: Components of several images.
         pairs: int64 [K], genuine pairs of each of these that can be measured on, after the cap.
+        sizes: int64 [K], distinct pictures of each of these: a burst is one.
         single: Components of one image.
-        images: Number of all images.
+        pictures: Number of all distinct pictures.
     """
 
     several: list[IndexArray]
     pairs: IndexArray
+    sizes: IndexArray
     single: list[IndexArray]
-    images: int
+    pictures: int
 
     @classmethod
     def of(cls, graph: PairGraph) -> "_People":
@@ -96,8 +96,9 @@ class _People:
         return cls(
             several,
             np.array([_count_pairs(graph, each) for each in several], np.int64),
+            np.array([len(np.unique(graph.burst[each])) for each in several], np.int64),
             [each for each in components if len(each) == 1],
-            len(graph.images),
+            len(np.unique(graph.burst)),
         )
 
     @property
@@ -105,27 +106,31 @@ class _People:
         """Number of people with a genuine pair."""
         return int((self.pairs > 0).sum())
 
-    @property
-    def sizes(self) -> IndexArray:
-        """Number of images of each component of several, int64 [K]."""
-        return np.array([len(each) for each in self.several], np.int64)
-
     def large(self) -> NDArray[np.bool_]:
         """Mark the components of several images that can only be trained on, bool [K]."""
-        return self.sizes > _LARGEST_MEASURED * self.images
+        return self.sizes > _LARGEST_MEASURED * self.pictures
 
     def with_more(self, people: int) -> "_People":
         """Return the same people, and more with one genuine pair of two images each."""
-        more = [np.zeros(2, np.int64)] * people
-        pairs = np.concatenate([self.pairs, np.ones(people, np.int64)])
-        return _People([*self.several, *more], pairs, self.single, self.images + 2 * people)
+        more = np.ones(people, np.int64)
+        return replace(
+            self,
+            pairs=np.concatenate([self.pairs, more]),
+            sizes=np.concatenate([self.sizes, 2 * more]),
+            pictures=self.pictures + 2 * people,
+        )
 
 
 def genuine_pairs(graph: PairGraph, images: IndexArray) -> IndexArray:
-    """Return the genuine pairs that labels state or imply among some images, int64 [P, 2]."""
-    first, second = np.triu_indices(len(images), 1)
-    weight = graph.genuine[images][:, images].toarray()[first, second]
-    return np.stack([images[first], images[second]], axis=1)[weight > 0]
+    """Return the genuine pairs that labels state or imply among some images, int64 [P, 2].
+
+    Of the pairs between two bursts of near-identical pictures there is one, and none within one:
+    two encodings of a picture show nothing about a network.
+    """
+    weight = graph.genuine[images][:, images].tocoo()
+    upper = (weight.row < weight.col) & (weight.data > 0)
+    pairs = np.stack([images[weight.row[upper]], images[weight.col[upper]]], axis=1)
+    return one_of_each(pairs, graph.burst)
 
 
 def split_people(
@@ -248,12 +253,12 @@ def _shortage(people: _People, missing: int, validation: Need, held_out: Need) -
         reason = (
             f"the feedback shows {found} people in a pair labelled SAME, of whom {others} are for "
             f"training and validation; the {measured} others have {best} genuine pairs (at most "
-            f"{GENUINE_PER_PERSON} of one person count), and the gate needs {held_out.pairs}"
+            f"{PAIRS_PER_PERSON} of one person count), and the gate needs {held_out.pairs}"
         )
     if large := int(people.large().sum()):
         reason += (
-            f". {large} of the people are on more than {_LARGEST_MEASURED:.0%} of the images each "
-            "and can only be trained on"
+            f". {large} of the people are on more than {_LARGEST_MEASURED:.0%} of the pictures "
+            "each and can only be trained on"
         )
     return (
         f"{reason}. Label at least {missing} more pairs SAME, each of another person; "
@@ -262,7 +267,7 @@ def _shortage(people: _People, missing: int, validation: Need, held_out: Need) -
 
 
 def _count_pairs(graph: PairGraph, images: IndexArray) -> int:
-    return min(graph.genuine[images][:, images].nnz // 2, GENUINE_PER_PERSON)
+    return min(len(genuine_pairs(graph, images)), PAIRS_PER_PERSON)
 
 
 def _joined(images: Sequence[IndexArray]) -> IndexArray:

@@ -1,5 +1,6 @@
 """Splits by identity: feedback for training, validation and gate, and the reference faces."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +10,15 @@ from numpy.typing import NDArray
 
 from services.trainer.data.arrays import CropArray, IndexArray
 from services.trainer.data.batches import DecodedFeedback, decode_labelled
+from services.trainer.data.influence import PAIRS_PER_PERSON, one_of_each, sample_images
 from services.trainer.data.labels import FeedbackSource, LabelledPair, images_of
 from services.trainer.data.pair_graph import PairGraph, build_graph, group_by
-from services.trainer.data.people_split import (
-    GENUINE_PER_PERSON,
-    genuine_pairs,
-    require_people,
-    split_people,
-)
+from services.trainer.data.people_split import genuine_pairs, require_people, split_people
 from services.trainer.data.reference_faces import ReferenceFaces
 from shared.model.image.face_reader import FaceReader
 
 _IMPOSTORS_PER_GENUINE = 20
+_IMAGES_PER_PERSON = 10
 # With fewer labels SAME there are too few people, whichever of the labels are wrong.
 _FEWEST_SAME = 30
 
@@ -91,12 +89,15 @@ def decode_feedback(
     _require_enough(sorted(images_of(pairs)), pairs)
     decoded = decode_labelled(feedback, reader, file, tick)
     with decoded.left_out.named_in_refusals():
-        _require_enough(decoded.images, decoded.pairs)
+        _require_enough(decoded.images, decoded.pairs, decoded.burst)
     return decoded
 
 
 def split_feedback(
-    images: Sequence[str], pairs: Sequence[LabelledPair], seed: int
+    images: Sequence[str],
+    pairs: Sequence[LabelledPair],
+    seed: int,
+    burst: IndexArray | None = None,
 ) -> FeedbackSplit:
     """Split the people of the feedback into training, validation and held-out people.
 
@@ -104,12 +105,13 @@ def split_feedback(
         images: SHA-256 of each image.
         pairs: Labelled pairs of them.
         seed: Seed of the split and of the choice of pairs.
+        burst: See `build_graph`.
 
     Raises:
         PreconditionFailed: If the pairs show too few people; the message says how many labels are
             missing.
     """
-    graph = build_graph(images, pairs)
+    graph = build_graph(images, pairs, burst)
     people = split_people(graph, seed)
     return FeedbackSplit(
         graph,
@@ -135,7 +137,8 @@ def feedback_pairs(graph: PairGraph, images: IndexArray, seed: int) -> Evaluatio
     """Choose pairs of some people of the feedback.
 
     Genuine pairs are those that labels state or imply. Impostor pairs are those labelled
-    DIFFERENT, and a random choice of pairs between components.
+    DIFFERENT, and a random choice of pairs between components. A person counts with ten images
+    and ten pairs of each kind, and a burst of near-identical pictures with one image.
 
     Args:
         graph: The labelled pairs.
@@ -144,7 +147,13 @@ def feedback_pairs(graph: PairGraph, images: IndexArray, seed: int) -> Evaluatio
     """
     generator = np.random.default_rng(seed)
     different = graph.links[np.isin(graph.links, images).all(axis=1) & ~graph.same]
+    different = _limited(one_of_each(different, graph.burst), graph.component, generator)
     genuine = _genuine_pairs(images, graph.component, generator, graph)
+    drawn = [
+        sample_images(each, graph.burst, generator, of_burst=1, at_most=_IMAGES_PER_PERSON)
+        for each in group_by(images, graph.component)
+    ]
+    images = np.sort(np.concatenate([images[:0], *drawn]))
     return _with_impostors(genuine, different, images, graph.component, generator)
 
 
@@ -174,8 +183,20 @@ def _genuine_pairs(
             pairs = np.stack([members[first], members[second]], axis=1)
         else:
             pairs = genuine_pairs(graph, members)
-        chosen.append(generator.permutation(pairs)[:GENUINE_PER_PERSON])
+        chosen.append(generator.permutation(pairs)[:PAIRS_PER_PERSON])
     return chosen
+
+
+def _limited(pairs: IndexArray, person: IndexArray, generator: np.random.Generator) -> IndexArray:
+    """Draw pairs of different people, of each person at most `PAIRS_PER_PERSON`."""
+    counted: Counter[int] = Counter()
+    kept = []
+    for pair in generator.permutation(pairs):
+        people = {int(person[image]) for image in pair}
+        if all(counted[one] < PAIRS_PER_PERSON for one in people):
+            counted.update(people)
+            kept.append(pair)
+    return np.array(kept, np.int64).reshape(-1, 2)
 
 
 def _with_impostors(
@@ -193,8 +214,10 @@ def _with_impostors(
     return EvaluationPairs(pairs, np.arange(len(pairs)) < len(same), person[pairs].astype(np.int32))
 
 
-def _require_enough(images: Sequence[str], pairs: Sequence[LabelledPair]) -> None:
+def _require_enough(
+    images: Sequence[str], pairs: Sequence[LabelledPair], burst: IndexArray | None = None
+) -> None:
     # Wrong labels can merge many people into one. As long as these are not removed, refuse only
     # what could not be enough with any of them removed.
     if sum(pair.same for pair in pairs) < _FEWEST_SAME:
-        require_people(build_graph(images, pairs))
+        require_people(build_graph(images, pairs, burst))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from services.trainer.data.batches import decode_labelled
+from services.trainer.data.batches import decode_labelled, measured_pairs
 from services.trainer.data.labels import FeedbackSource
 from services.trainer.data.left_out import LeftOut
 from services.trainer.data.pair_graph import build_graph, links_of
@@ -86,11 +86,12 @@ def _read_pairs(
     feedback: FeedbackSource, workdir: Path, tick: Callable[[float], None]
 ) -> _FeedbackSet:
     decoded = decode_labelled(feedback, FaceReader(ImageLimits()), workdir / "crops.npy", tick)
-    images, crops, usable = decoded.images, decoded.crops, decoded.pairs
+    images, crops = decoded.images, decoded.crops
+    usable, left_out = measured_pairs(decoded)
     if not usable:
-        with decoded.left_out.named_in_refusals():
+        with left_out.named_in_refusals():
             raise PreconditionFailed(
-                f"the snapshot has {decoded.left_out.of_pairs} pairs with a consensus of SAME or "
+                f"the snapshot has {left_out.of_pairs} pairs with a consensus of SAME or "
                 "DIFFERENT, and none whose images can be read: label some pairs to measure on"
             )
     used, positions = renumber(links_of(images, usable).astype(np.int32))
@@ -101,7 +102,7 @@ def _read_pairs(
         labels=np.array([pair.same for pair in usable]),
         identities=tuple(str(component[index]) for index in used),
     )
-    return _FeedbackSet(pair_set, lambda image: crops[used[image]], decoded.left_out)
+    return _FeedbackSet(pair_set, lambda image: crops[used[image]], left_out)
 
 
 def _measure(folders: list[Path], pairs: _FeedbackSet, report: Report) -> list[Measurement]:

@@ -106,7 +106,7 @@ def run_training(
     left_out = inputs.decoded.left_out
     with left_out.named_in_refusals():
         labels = _check_labels(recipes, inputs, workdir, report)
-        split = split_feedback(inputs.decoded.images, labels.pairs, spec.seed)
+        split = split_feedback(inputs.decoded.images, labels.pairs, spec.seed, inputs.decoded.burst)
     epochs = recipes.finetuner(inputs.network, split.graph, split.training).run(
         _validation_score(inputs, split),
         checkpoints,
@@ -148,7 +148,7 @@ def run_training(
     )
     gate = decide(evaluation.figures, self_check=passes_self_check(folder))
     return TrainingOutcome(
-        folder, manifest, gate, replace(labels.report, left_out=left_out.images), left_out
+        folder, manifest, gate, replace(labels.report, left_out=left_out.listed), left_out
     )
 
 
@@ -225,7 +225,15 @@ def _check_labels(
         inputs.network, workdir, report, _REFERENCE_EMBEDDED, _LABELS_CHECKED
     )
     decoded = inputs.decoded
-    return broadcast(assess_labels(decoded.images, decoded.pairs, inputs.faces.parent, trainer))
+    assessment = assess_labels(
+        decoded.images,
+        decoded.pairs,
+        inputs.faces.parent,
+        trainer,
+        burst=decoded.burst,
+        threshold=inputs.manifest.threshold,
+    )
+    return broadcast(assessment)
 
 
 def _validation_score(inputs: _Inputs, split: FeedbackSplit) -> Callable[[IResNet], float]:

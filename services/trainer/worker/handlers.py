@@ -256,7 +256,7 @@ def _store_label_report(
 
 
 def _store_left_out(job: _Job, channel: grpc.Channel, snapshot_id: str, left_out: LeftOut) -> None:
-    if left_out.images:
+    if left_out.listed:
         _store_label_report(job, channel, snapshot_id, LabelReport.of_left_out(left_out))
 
 

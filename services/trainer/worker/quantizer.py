@@ -12,7 +12,7 @@ from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
 from services.trainer.data.arrays import CropArray, FeatureArray, IndexArray
-from services.trainer.data.batches import decode_labelled
+from services.trainer.data.batches import decode_labelled, measured_pairs
 from services.trainer.data.labels import FeedbackSource
 from services.trainer.data.left_out import LeftOut
 from services.trainer.data.pair_graph import links_of
@@ -202,9 +202,9 @@ def _read_feedback(
     feedback: FeedbackSource, workdir: Path, tick: Callable[[float], None]
 ) -> _LabelledCrops:
     decoded = decode_labelled(feedback, FaceReader(ImageLimits()), workdir / "crops.npy", tick)
-    same = np.array([pair.same for pair in decoded.pairs], np.bool_)
-    links = links_of(decoded.images, decoded.pairs)
-    return _LabelledCrops(decoded.crops, links, same, decoded.left_out)
+    pairs, left_out = measured_pairs(decoded)
+    same = np.array([pair.same for pair in pairs], np.bool_)
+    return _LabelledCrops(decoded.crops, links_of(decoded.images, pairs), same, left_out)
 
 
 def _quantize_network(

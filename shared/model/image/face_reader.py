@@ -1,6 +1,7 @@
 """Reader of face images: decodes and aligns to the 112x112 crop that the network takes."""
 
 import threading
+from collections.abc import Callable
 from typing import Final, Literal
 
 import cv2
@@ -17,6 +18,7 @@ from shared.model.image.detection.choice import choose_face, require_whole_face
 from shared.model.image.detection.detector import FaceDetector
 from shared.model.image.detection.yunet import find_detector_model
 from shared.model.image.face import Box, Detection, FaceCrop, FaceImage
+from shared.model.image.perceptual_hash import perceptual_hash
 from shared.settings import ImageLimits
 
 NO_DETECTOR: Final = (
@@ -24,6 +26,8 @@ NO_DETECTOR: Final = (
     "`pip install 'magface-active-learning[detect]'`, or set MAGFACE_DETECTOR_MODEL to "
     "YuNet's ONNX file; images with landmarks and aligned crops do not need it"
 )
+
+RequireFace = Callable[[FaceCrop, FaceImage, str], None]
 
 
 class FaceReader:
@@ -41,11 +45,6 @@ class FaceReader:
         self._detector_model = find_detector_model(limits)
         self._detector: FaceDetector | None = None
         self._lock = threading.Lock()
-
-    @property
-    def has_detector(self) -> bool:
-        """Whether faces can be detected."""
-        return self._detector_model is not None
 
     def read_plain_jpeg(self, face: FaceImage, max_pixels: int, field: str) -> FaceCrop | None:
         """Read one face from a JPEG that needs neither Pillow nor the detector.
@@ -86,25 +85,29 @@ class FaceReader:
         # An error in cropping holds the frames that hold the picture.
         return reading_picture(self._read, f"{field}.data", face, field)
 
-    def check(self, face: FaceImage, field: str = "image") -> None:
-        """Check that a face can be read.
+    def check(
+        self, face: FaceImage, field: str = "image", *, require: RequireFace | None = None
+    ) -> bytes:
+        """Check that a face can be read, and hash the whole picture.
 
-        The face of an image with alignment "detect" is not detected, unless the image is to be
-        refused if it shows several.
+        The face of an image with alignment "detect" is not detected, unless a face is required and
+        there is a detector, or the image is to be refused if it shows several.
 
         Args:
             face: The face image.
             field: See `read`.
+            require: Raises InvalidInput for a crop without a face, given the crop, the image and
+                the field; not called if `on_no_face` is "mark". None requires no face.
+
+        Returns:
+            The perceptual hash of the picture, 32 bytes.
 
         Raises:
-            InvalidInput: If the image, its alignment, landmarks or box cannot be used, or it shows
-                several faces and refuses that.
+            InvalidInput: If the image, its alignment, landmarks or box cannot be used, it shows
+                several faces and refuses that, or it shows none and one is required.
             PreconditionFailed: If faces must be detected and there is no detector.
         """
-        if face.alignment != "detect" or (face.on_several == "refuse" and face.box is None):
-            self.read(face, field)
-        else:
-            reading_picture(self._check_detectable, f"{field}.data", face, field)
+        return reading_picture(self._check, f"{field}.data", face, field, require)
 
     def detect(self, data: bytes, field: str = "image") -> Detection:
         """Decode a picture and find all faces in it.
@@ -130,8 +133,22 @@ class FaceReader:
         image = decode_plain_jpeg(face.data, max_pixels)
         return None if image is None else self._crop(image, face, field)
 
-    def _check_detectable(self, face: FaceImage, field: str) -> None:
-        height, width = decode_image(face.data, self._limits, f"{field}.data").shape[:2]
+    def _check(self, face: FaceImage, field: str, require: RequireFace | None) -> bytes:
+        refuses_several = face.on_several == "refuse" and face.box is None
+        if face.alignment == "detect" and refuses_several:
+            self._require_detector()
+        image = decode_image(face.data, self._limits, f"{field}.data")
+        searched = require is not None and self._detector_model is not None
+        if face.alignment != "detect" or refuses_several or searched:
+            crop = self._crop(image, face, field)
+            if require is not None and face.on_no_face == "refuse":
+                require(crop, face, field)
+        else:
+            self._check_detectable(image, face, field)
+        return perceptual_hash(image)
+
+    def _check_detectable(self, image: NDArray[np.uint8], face: FaceImage, field: str) -> None:
+        height, width = image.shape[:2]
         if face.landmarks:
             raise InvalidInput(
                 f"{field}.landmarks", "are set, but alignment detect does not use them"

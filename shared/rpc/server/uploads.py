@@ -27,6 +27,8 @@ _REST_PER_SAMPLE: Final = 30
 # Bytes on the wire that are not part of a message: its prefix and frame, and the call's headers.
 _FRAMING_BYTES: Final = 14
 _HEADER_BYTES: Final = 128
+# What must arrive within the time-out, so that a slow link can send a large message.
+_PROGRESS_BYTES: Final = 2**20
 # A stream whose connection received less than this while it waited holds no large message.
 _IDLE_BYTES: Final = 2**20
 _RETRY_AFTER_S: Final = 1.0
@@ -44,6 +46,8 @@ class _Upload:
         started: Monotonic time at which the server began to wait for it.
         may_idle: Whether the client may keep the server waiting without a limit.
         mark: Bytes that the connection had received and not delivered when this began.
+        progress: Bytes that had arrived since then at `progressed`.
+        progressed: Monotonic time at which the last `_PROGRESS_BYTES` had arrived.
         refusal: Why the server ends the wait.
     """
 
@@ -52,7 +56,18 @@ class _Upload:
     started: float
     may_idle: bool
     mark: int | None = None
+    progress: int = 0
+    progressed: float = 0.0
     refusal: MagFaceError | None = None
+
+    def __post_init__(self) -> None:
+        self.progressed = self.started
+
+    def count(self, pending: int, now: float) -> None:
+        """Take the bytes that the connection has received and not delivered."""
+        arrived = pending - (self.mark or 0)
+        if arrived >= self.progress + _PROGRESS_BYTES:
+            self.progress, self.progressed = arrived, now
 
     def refuse(self, error: MagFaceError) -> None:
         self.refusal = error
@@ -73,7 +88,7 @@ class Uploads:
 
     Args:
         max_bytes: Most bytes of unfinished messages and of those that streams hold.
-        timeout_s: Longest time in which a message must arrive, in seconds.
+        timeout_s: Longest time in which a message or a further MiB of it must arrive, in seconds.
         max_message_bytes: Largest message.
         held: Gives the bytes that streams hold.
     """
@@ -151,7 +166,7 @@ class Uploads:
         slow = self._slow(now)
         if slow or now - self._sampled >= _SAMPLE_S:
             began = time.thread_time()
-            self._sample(received, slow)
+            self._sample(received, slow, now)
             self._sampled = now
             # Not the wall clock: on a busy machine the pauses would grow as uploads arrive faster.
             self._pause_s = max(_PROMPT_S, _REST_PER_SAMPLE * (time.thread_time() - began))
@@ -164,7 +179,7 @@ class Uploads:
     def _slow(self, now: float) -> list[_Upload]:
         return list(takewhile(lambda one: now - one.started >= _PROMPT_S, self._waiting))
 
-    def _sample(self, received: Received, slow: Sequence[_Upload]) -> None:
+    def _sample(self, received: Received, slow: Sequence[_Upload], now: float) -> None:
         """Take the bytes of each connection, and mark where uploads began that are now slow."""
         before = self._pending
         bytes_of = received()
@@ -179,17 +194,19 @@ class Uploads:
             if upload.mark is None and upload.peer in self._pending:
                 # A connection that was not in the last sample is new.
                 upload.mark = before.get(upload.peer, 0)
+            if upload.mark is not None:
+                upload.count(self._pending.get(upload.peer, 0), now)
 
     def _end_late(self, slow: Sequence[_Upload], now: float) -> None:
         for upload in slow:
-            if now - upload.started < self._timeout_s:
-                return
+            if now - upload.progressed < self._timeout_s:
+                continue
             if upload.may_idle and self._size([upload]) < _IDLE_BYTES:
                 continue
             upload.refuse(
                 TimedOut(
-                    f"a message of the request did not arrive within {self._timeout_s:g} s,"
-                    " the server's MAGFACE_UPLOAD_TIMEOUT_S"
+                    "a message of the request, or a further MiB of it, did not arrive within"
+                    f" {self._timeout_s:g} s, the server's MAGFACE_UPLOAD_TIMEOUT_S"
                 )
             )
 

@@ -1,10 +1,12 @@
 """Time of decoding, detecting and aligning, per photograph."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import cv2
 
+from shared.errors import InvalidInput
 from shared.model.image.align import align_face
 from shared.model.image.decode import decode_image
 from shared.settings import ImageLimits
@@ -25,7 +27,9 @@ def time_per_photograph(people: list[Person], procedures: dict[str, Choose]) -> 
             start = time.perf_counter()
             for file in files:
                 image = decode_image(file, limits)
-                align_face(image, procedures[name](image).landmarks)
+                # Refusing a picture takes its time as well.
+                with suppress(InvalidInput):
+                    align_face(image, procedures[name](image).landmarks)
             seconds[name].append((time.perf_counter() - start) / len(files))
     # The first round warms up.
     return {name: {"ms": 1e3 * min(times[1:])} for name, times in seconds.items()}

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import grpc
+import psutil
 import pytest
 from magface.v1 import embedder_pb2 as pb
 
@@ -14,6 +16,7 @@ from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image, large_image
 from tests.services.embedder.process import EmbedderProcess
 from tests.services.embedder.serving import Client
+from tests.support.processes import lives
 from tests.support.waiting import until
 
 CROPS = crops(4)
@@ -56,6 +59,35 @@ async def test_sigterm_answers_the_calls_whose_pictures_are_being_decoded(
         assert [len(response.faces) for response in responses] == [1] * 12
         assert process.wait() == 0
         assert "Traceback" not in process.log
+
+
+@pytest.mark.usefixtures("published")
+async def test_an_embedder_whose_decode_processes_hang_ends_with_all_of_them(
+    embedder_settings, tmp_path
+):
+    with EmbedderProcess(embedder_settings, tmp_path, MAGFACE_STOP_GRACE_S="1") as process:
+        async with grpc.aio.insecure_channel(await asyncio.to_thread(process.start)) as channel:
+            client = Client(channel)
+            await client.until_serving(A)
+            await client.embed(large_image(0))
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert len(children) > 2
+            # The fork server comes first; it hangs too.
+            for child in reversed(children):
+                child.suspend()
+            try:
+                call = client.stub.Embed(pb.EmbedRequest(images=[large_image(1)]), timeout=60)
+                await until(lambda: process.embeds_started() == 2)
+                process.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(process.wait, 15) == 1
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await call
+                await until(lambda: not any(lives(child.pid) for child in children), 5)
+            finally:
+                for child in children:
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
+        assert "something is stuck" in process.log
 
 
 @pytest.mark.usefixtures("published")

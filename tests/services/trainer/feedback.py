@@ -64,8 +64,20 @@ class Rendered:
             for pair, flip in zip(self._pairs, wrong, strict=True)
         ]
 
+    def add_copies(self, person: int, count: int) -> None:
+        """Add copies of a person's first picture with noise, each labelled SAME as the last one."""
+        picture = render_person(person, 0)
+        names = [self._add_picture(picture)]
+        for number in range(count):
+            noise = np.random.default_rng(number).normal(0, 3, picture.shape)
+            names.append(self._add_picture(np.clip(picture + noise, 0, 255).astype(np.uint8)))
+        self._pairs += [LabelledPair(one, other, same=True) for one, other in pairwise(names)]
+
     def _add(self, person: int, image: int) -> str:
-        png = cv2.imencode(".png", render_person(person, image))[1].tobytes()
+        return self._add_picture(render_person(person, image))
+
+    def _add_picture(self, pixels: np.ndarray) -> str:
+        png = cv2.imencode(".png", pixels)[1].tobytes()
         sha256 = hashlib.sha256(png).hexdigest()
         self._data[sha256] = png
         return sha256

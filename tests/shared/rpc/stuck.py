@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 
-from shared.rpc.server import watchdog
+from shared.rpc.server import runner, watchdog
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.runner import run_server
 from shared.settings import ServerSettings
@@ -35,6 +35,7 @@ def _main(what: str, file: str) -> None:
         if what == "child":
             await asyncio.to_thread(child.wait)
 
+    runner._CLOSE_S = 0.5  # type: ignore[misc]
     if what == "loop":
         watchdog._STUCK_S, watchdog._LOOK_EVERY_S = 2.0, 0.2  # type: ignore[misc]
     run_server(ServerSettings(stop_grace_s=0.2), "stuck.Service", build)

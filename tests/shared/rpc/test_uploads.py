@@ -109,6 +109,19 @@ async def test_a_slow_request_that_arrives_in_time_is_answered(server: Server) -
         assert grpc.StatusCode.RESOURCE_EXHAUSTED.value[0] in other.statuses.values()
 
 
+async def test_a_request_over_a_slow_link_is_answered_if_it_goes_on(server: Server) -> None:
+    async with UnfinishedCalls(server.address) as client:
+        slow = client.begin(f"/{SERVICE}/unary_unary", 8 * MIB)
+        started = time.monotonic()
+        for _ in range(8):
+            await client.send(slow, memoryview(bytes(MIB)))
+            await asyncio.sleep(TIMEOUT_S / 6)
+        assert time.monotonic() - started > 1.2 * TIMEOUT_S
+        client.finish(slow)
+        await client.ended([slow])
+        assert client.statuses[slow] == 0
+
+
 async def test_an_idle_stream_stays_open_and_an_idle_upload_does_not(server: Server) -> None:
     async def slow(seconds: float) -> AsyncIterator[bytes]:
         yield b"a"

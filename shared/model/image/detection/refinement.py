@@ -152,7 +152,7 @@ class Refiner:
             axis=0,
         ).astype(np.float32)
         apart = _apart(settled.points, points)
-        if apart > _AGREEMENT:
+        if apart > 2 * _AGREEMENT:
             return None
         return Refined(points, settled.score, max(settled.spread, apart / 2))
 

@@ -69,12 +69,16 @@ class _World:
 
     async def update(self, version: str | None) -> None:
         await self.shadow.update(ShadowPointer(model_version=version) if version else None)
+        if self.shadow._loading is not None and version != "hangs":
+            await asyncio.wait([self.shadow._loading])
 
     async def verify_all(self) -> list:
         return [await self.faces.verify(a, b, inf) for a, b in PAIRS]
 
     async def _load(self, version: str) -> LoadedModel:
         self.loads.append(version)
+        if version == "hangs":
+            await asyncio.Event().wait()
         if self.broken:
             raise self.broken
         return self.candidate if version == "v2" else model(version)
@@ -134,6 +138,15 @@ async def test_its_thread_has_a_lower_priority_than_those_that_answer_calls():
         await until(lambda: world.shadow.stats.pairs)
     ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     assert set(niceness) == {max(ours, 10)}
+
+
+async def test_a_candidate_that_hangs_while_it_is_loaded_does_not_delay_the_next():
+    async with _running() as world:
+        await world.update("hangs")
+        await asyncio.wait_for(world.update("v2"), 5)
+        live = await world.verify_all()
+        await until(lambda: world.shadow.stats.pairs == len(live))
+        assert world.loads == ["hangs", "v2"]
 
 
 async def test_a_candidate_that_hangs_is_put_off_and_the_next_is_evaluated(

@@ -162,6 +162,12 @@ async def test_a_version_that_is_wanted_does_not_wait_for_one_that_no_longer_is(
         world.promote("v3")
         await until(lambda: world.serving == "v3", 5)
         assert world.cancelled == ["v2"]
+        # Wanted again, it is loaded as soon as its first thread has ended.
+        world.promote("v2")
+        await until(lambda: "has not ended yet" in world.swapper.swap_error)
+        world.hanging.clear()
+        world.end.set()
+        await until(lambda: world.serving == "v2", 10)
 
 
 async def test_only_some_threads_are_left_hanging(world):

@@ -1,6 +1,7 @@
 """Tests of the import of images into the pool."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -117,6 +118,53 @@ async def test_an_image_that_shows_no_face_is_rejected_and_faces_are_stored(
     assert [one.place for one in answer.rejections] == [1, 2, 3, 4]
     assert all("image.data: shows no face" in one.why for one in answer.rejections)
     assert (answer.created, answer.rejected, stored().images) == (3, 4, 3)
+
+
+async def test_near_identical_pictures_are_told_and_others_are_not(
+    stub: Stub, database_url: str
+) -> None:
+    faces = [render_person(person, image) for person in range(4) for image in range(3)]
+    half = cv2.resize(faces[0], (56, 56), interpolation=cv2.INTER_AREA)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 40]
+    copies = [
+        cv2.imencode(".jpg", faces[0], quality)[1].tobytes(),
+        png(cv2.resize(half, (112, 112))),
+        png((faces[5] * 0.9).astype(np.uint8)),
+    ]
+
+    async def send(*pictures: bytes) -> pb.ImportImagesResponse:
+        async def requests() -> AsyncIterator[pb.ImportImagesRequest]:
+            for data in pictures:
+                yield pb.ImportImagesRequest(image=image_pb2.Image(data=data))
+
+        return await stub.ImportImages(requests())
+
+    first = await send(*map(png, faces), copies[0])
+    assert (first.created, first.rejected, first.near_identical) == (13, 0, 1)
+    original = hashlib.sha256(png(faces[0])).hexdigest()
+    assert [(one.place, one.sha256) for one in first.near_duplicates] == [(12, original)]
+    second = await send(*copies)
+    assert (second.created, second.known, second.near_identical) == (2, 1, 2)
+    assert [one.place for one in second.near_duplicates] == [1, 2]
+    assert second.near_duplicates[1].sha256 == hashlib.sha256(png(faces[5])).hexdigest()
+    # What is derived from a picture goes with it.
+    erase = pb.DeleteImageRequest(sha256=original, requested_by="dpo", request_id="ticket")
+    await stub.DeleteImage(erase)
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute(
+            "SELECT sha256 FROM feedback.images WHERE perceptual_hash IS NOT NULL"
+        ).fetchall()
+    assert len(rows) == 14
+    assert original not in {sha256.hex() for (sha256,) in rows}
+
+
+async def test_a_label_stores_the_hash_of_its_pictures_too(stub: Stub) -> None:
+    face = render_person(3, 0)
+    sent = pb.ImageRef(image=image_pb2.Image(data=png(face)))
+    label = await stub.SubmitFeedback(request(image_a=sent))
+    copy = cv2.imencode(".jpg", face)[1].tobytes()
+    answer = await stub.ImportImages(sending((copy, "")))
+    assert [one.sha256 for one in answer.near_duplicates] == [label.sha256_a]
 
 
 async def test_without_a_detector_photographs_are_imported_unseen(

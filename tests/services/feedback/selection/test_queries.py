@@ -51,6 +51,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     },
     "STORE": {"version_id": 1, "hashes": [_A], "embeddings": ["[1]"], "qualities": [0.5]},
     "EMBEDDABLE": {"hashes": [_A]},
+    "NEAR_DUPLICATES": {"hashes": [_A], "perceptual_hashes": [_A], "bits": 40},
     "MARK_UNEMBEDDABLE": {"sha256": _A, "model_version": "one", "why": "why"},
     "DISCARD_CANDIDATES": {"sha256": _A},
 }

@@ -5,8 +5,9 @@ import psycopg
 from services.feedback.pool import queries as pool_queries
 
 _FILL = (
-    "INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment)"
-    " SELECT sha256(n::text::bytea), 30000, 'image/jpeg', 'aligned'"
+    "INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment, perceptual_hash)"
+    " SELECT sha256(n::text::bytea), 30000, 'image/jpeg', 'aligned',"
+    "        ('x' || encode(sha256(n::text::bytea), 'hex'))::bit(256)"
     " FROM generate_series(1, %(images)s) AS n",
     # Image n with each of the next few: distinct pairs, several with each image.
     "INSERT INTO feedback.pairs (image_a, image_b)"

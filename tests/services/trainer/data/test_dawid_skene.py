@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from services.trainer.data.arrays import IndexArray
-from services.trainer.data.dawid_skene import estimate_correctness
-from services.trainer.data.label_noise import assess_labels
+from services.trainer.data.dawid_skene import LabelCorrectness, estimate_correctness
+from services.trainer.data.label_noise import LabelAssessment, assess_labels
 from services.trainer.data.label_report import Suspicion
 from services.trainer.data.labels import LabelledPair, Vote
 from services.trainer.data.pair_graph import PairGraph
@@ -23,6 +23,11 @@ def labelled(same: Sequence[bool], annotator: str = "ada") -> list[LabelledPair]
         LabelledPair(f"a{i:04d}", f"b{i:04d}", bool(label), votes=(Vote(annotator, bool(label)),))
         for i, label in enumerate(same)
     ]
+
+
+def estimated(pairs: Sequence[LabelledPair], similarity: NDArray[np.float64]) -> LabelCorrectness:
+    """Estimate with the same weight for each pair."""
+    return estimate_correctness(pairs, similarity, np.ones(len(pairs)))
 
 
 def similarities(genuine: NDArray[np.bool_], seed: int = 0) -> NDArray[np.float64]:
@@ -42,7 +47,7 @@ def flips(pairs: int, share: float, seed: int = 0) -> NDArray[np.bool_]:
 @pytest.mark.parametrize("seed", range(5))
 def test_one_label_in_five_that_is_wrong_is_found(seed: int) -> None:
     genuine, wrong = truth(1000, seed), flips(1000, 0.2, seed)
-    estimate = estimate_correctness(labelled(genuine ^ wrong), similarities(genuine, seed))
+    estimate = estimated(labelled(genuine ^ wrong), similarities(genuine, seed))
     found = estimate.probability < 0.5
     precision, recall = (found & wrong).sum() / found.sum(), (found & wrong).sum() / wrong.sum()
     assert precision > 0.85
@@ -53,14 +58,14 @@ def test_one_label_in_five_that_is_wrong_is_found(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_right_labels_are_trusted(seed: int) -> None:
     genuine = truth(1000, seed)
-    estimate = estimate_correctness(labelled(genuine), similarities(genuine, seed))
+    estimate = estimated(labelled(genuine), similarities(genuine, seed))
     assert estimate.wrong_share < 0.01
     assert (estimate.probability < 0.5).mean() < 0.01
 
 
 def test_the_probability_means_what_it_says() -> None:
     genuine, wrong = truth(4000), flips(4000, 0.2)
-    right = estimate_correctness(labelled(genuine ^ wrong), similarities(genuine)).probability
+    right = estimated(labelled(genuine ^ wrong), similarities(genuine)).probability
     for low in (0.1, 0.3, 0.5, 0.7):
         some = (right >= low) & (right < low + 0.2)
         assert (~wrong[some]).mean() == pytest.approx(right[some].mean(), abs=0.12)
@@ -73,7 +78,7 @@ def test_an_annotator_who_lies_is_found_though_nobody_else_saw_the_pairs() -> No
         replace(pair, votes=(Vote("liar" if lie else "honest", pair.same),))
         for pair, lie in zip(labelled(genuine ^ lies), lies, strict=True)
     ]
-    estimate = estimate_correctness(pairs, similarities(genuine))
+    estimate = estimated(pairs, similarities(genuine))
     liar, honest = estimate.annotators
     assert (liar.annotator, liar.votes, honest.annotator) == ("liar", 100, "honest")
     assert max(liar.sensitivity, liar.specificity) < 0.3
@@ -93,7 +98,7 @@ def test_annotators_are_told_apart_by_their_disagreement_alone() -> None:
         )
         for i, (label, other) in enumerate(zip(genuine, careless, strict=True))
     ]
-    estimate = estimate_correctness(pairs, np.zeros(400))
+    estimate = estimated(pairs, np.zeros(400))
     assert estimate.annotators[0].annotator == "eve"
     assert estimate.annotators[0].sensitivity == pytest.approx(0.6, abs=0.1)
     assert min(one.sensitivity for one in estimate.annotators[1:]) > 0.95
@@ -104,7 +109,7 @@ def test_who_is_unsure_counts_neither_way() -> None:
     pairs = labelled(truth(100))
     asked = [replace(pair, votes=(*pair.votes, Vote("bob", None))) for pair in pairs]
     similarity = similarities(truth(100))
-    plain, unsure = estimate_correctness(pairs, similarity), estimate_correctness(asked, similarity)
+    plain, unsure = estimated(pairs, similarity), estimated(asked, similarity)
     assert np.array_equal(plain.probability, unsure.probability)
     assert [one.annotator for one in unsure.annotators] == ["ada"]
 
@@ -114,7 +119,7 @@ def test_an_unlike_genuine_pair_is_never_more_likely_genuine_for_being_unlike() 
     genuine = truth(500)
     similarity = np.append(similarities(genuine), [-0.5, -0.9, -1.0])
     pairs = labelled(np.append(genuine, [True, True, True]))
-    half, most, all_of_it = estimate_correctness(pairs, similarity).probability[-3:]
+    half, most, all_of_it = estimated(pairs, similarity).probability[-3:]
     assert half >= most >= all_of_it
 
 
@@ -132,9 +137,9 @@ def test_whatever_the_labels_are_the_trust_is_a_probability(
         for i, (same, _, name) in enumerate(rows)
     ]
     similarity = np.array([value for _, value, _ in rows])
-    estimate = estimate_correctness(pairs, similarity)
+    estimate = estimated(pairs, similarity)
     assert ((estimate.probability >= 0) & (estimate.probability <= 1)).all()
-    assert np.array_equal(estimate.probability, estimate_correctness(pairs, similarity).probability)
+    assert np.array_equal(estimate.probability, estimated(pairs, similarity).probability)
     for one in estimate.annotators:
         assert 0 < one.sensitivity < 1
         assert 0 < one.specificity < 1
@@ -165,6 +170,18 @@ class Faces:
         random = np.random.default_rng(5).normal(size=(len(self.images), 32))
         return (self._direction[self._person] + noise * random).astype(np.float32)
 
+    def assess(
+        self, pairs: Sequence[LabelledPair] | None = None, *, train: bool = True
+    ) -> LabelAssessment:
+        return assess_labels(
+            self.images,
+            self.pairs if pairs is None else pairs,
+            self.features(0.8),
+            self.train if train else None,
+            burst=np.arange(len(self.images)),
+            threshold=0.3,
+        )
+
     def train(self, graph: PairGraph, images: IndexArray) -> NDArray[np.float32]:
         assert graph.images == tuple(self.images)
         self.trained_on.append(images)
@@ -173,7 +190,7 @@ class Faces:
 
 def test_right_labels_are_left_as_they_are_and_cost_no_training() -> None:
     faces = Faces()
-    assessment = assess_labels(faces.images, faces.pairs, faces.features(0.8), faces.train)
+    assessment = faces.assess()
     assert assessment.pairs == tuple(faces.pairs)
     assert not assessment.report.treated
     assert not faces.trained_on
@@ -181,7 +198,7 @@ def test_right_labels_are_left_as_they_are_and_cost_no_training() -> None:
 
 def test_wrong_labels_are_left_out_and_listed() -> None:
     faces = Faces(wrong=0.2)
-    assessment = assess_labels(faces.images, faces.pairs, faces.features(0.8), faces.train)
+    assessment = faces.assess()
     report = assessment.report
     assert report.treated
     assert report.pairs == len(faces.pairs)
@@ -198,7 +215,7 @@ def test_wrong_labels_are_left_out_and_listed() -> None:
 
 def test_the_halves_share_nobody_and_leave_out_nobody() -> None:
     faces = Faces(wrong=0.2)
-    assess_labels(faces.images, faces.pairs, faces.features(0.8), faces.train)
+    faces.assess()
     one, other = faces.trained_on
     assert sorted([*one, *other]) == list(range(len(faces.images)))
     assert 0.3 < len(one) / len(faces.images) < 0.7
@@ -206,7 +223,7 @@ def test_the_halves_share_nobody_and_leave_out_nobody() -> None:
 
 def test_the_seeds_recipe_takes_labels_as_they_are_but_lists_them() -> None:
     faces = Faces(wrong=0.2)
-    assessment = assess_labels(faces.images, faces.pairs, faces.features(0.8), None)
+    assessment = faces.assess(train=False)
     assert assessment.pairs == tuple(faces.pairs)
     assert assessment.report.suspects
 
@@ -215,7 +232,7 @@ def test_labels_that_contradict_each_other_are_listed() -> None:
     faces = Faces()
     a, b, c = faces.images[:3]
     pairs = [*faces.pairs, LabelledPair(a, c, same=False, votes=(Vote("bob", False),))]
-    report = assess_labels(faces.images, pairs, faces.features(0.8), faces.train).report
+    report = faces.assess(pairs).report
     contradictory = {
         (one.sha256_a, one.sha256_b) for one in report.suspects if (one.sha256_a, one.sha256_b)
     }
@@ -226,5 +243,5 @@ def test_labels_that_contradict_each_other_are_listed() -> None:
 def test_labels_that_cannot_be_enough_are_refused_before_anything_is_trained() -> None:
     faces = Faces(people=25, wrong=0.2)
     with pytest.raises(PreconditionFailed, match="more pairs SAME, each of another person"):
-        assess_labels(faces.images, faces.pairs, faces.features(0.8), faces.train)
+        faces.assess()
     assert not faces.trained_on

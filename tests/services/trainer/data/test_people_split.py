@@ -90,7 +90,7 @@ def test_the_missing_labels_are_enough_and_one_fewer_is_not(images: list[int]) -
 def test_a_person_on_too_many_images_is_named_in_the_refusal() -> None:
     text = refusal(people_with([30, *[2] * 40]))
     assert text is not None
-    assert "1 of the people are on more than 10% of the images" in text
+    assert "1 of the people are on more than 10% of the pictures" in text
 
 
 @st.composite

@@ -1,6 +1,7 @@
 """Evaluation of versions on the feedback."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import cv2
@@ -120,6 +121,27 @@ def test_pairs_whose_images_are_gone_are_left_out(versions: tuple[Path, Path], t
     assert left_out.pairs == labelled - len(left)
     assert result.against is None
     assert result.pairs_trained_on == 0
+
+
+def test_frames_of_one_picture_are_not_measured_on(versions: tuple[Path, Path], tmp_path: Path):
+    feedback = Rendered(range(8), 3)
+    plain = len(list(feedback.pairs()))
+    feedback.add_copies(person=3, count=40)
+    result, _, left_out = evaluate_versions(
+        versions[0],
+        None,
+        feedback=feedback,
+        trained_on=frozenset(),
+        workdir=tmp_path,
+        report=lambda _: None,
+    )
+    assert result.evaluation.pairs == plain
+    assert len(left_out.repeated) == left_out.repeated_pairs == 40
+    assert re.search(
+        r"^40 images are near-identical to others of the person \(.{9}, .{9}, .{9}, …\) and "
+        r"count as one picture with them; 40 pairs are not measured$",
+        left_out.describe(),
+    )
 
 
 def test_feedback_without_a_usable_pair_is_refused(versions: tuple[Path, Path], tmp_path: Path):

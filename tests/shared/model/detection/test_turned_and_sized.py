@@ -18,7 +18,7 @@ from shared.model.image.face import Box, DetectedFace, FaceImage, Faces
 from shared.model.sessions.factory import open_session
 from tests.benchmarks.robustness.judgement import Judge
 from tests.benchmarks.robustness.old_procedure import SinglePassDetector
-from tests.benchmarks.robustness.people import photographed_people, rendered_people
+from tests.benchmarks.robustness.people import Person, photographed_people, rendered_people
 from tests.benchmarks.robustness.scenes import count_right_choices
 from tests.benchmarks.robustness.variants import paste, tilt, variants, wall
 from tests.default_version import export_default
@@ -108,13 +108,10 @@ def test_a_face_that_is_mostly_outside_is_refused() -> None:
 
 
 def test_a_face_whose_looks_disagree_is_named_in_the_refusal(detector: FaceDetector) -> None:
-    squashed = cv2.resize(PEOPLE[1].photograph, (250, 115))
+    squashed = cv2.resize(PEOPLE[0].photograph, (85, 250))
     found = detector.find(np.asarray(squashed, np.uint8))
     assert found.certain == ()
-    # The face is drawn from 85 to 165 across and from 35 to 85 down.
-    refusal = (
-        r"image\.data: shows a face of about [67]\dx[678]\d pixels at x 9\d, y 2\d, but two looks"
-    )
+    refusal = r"image\.data: shows a face of about 4\dx5\d pixels at x 2\d, y 10\d, but two looks"
     with pytest.raises(InvalidInput, match=refusal):
         choose_face(found, FaceImage(b"", "detect"), "image")
 
@@ -130,6 +127,22 @@ def test_a_large_turned_face_is_found_beside_a_small_upright_one(
     assert len(faces) == 2
     middle = np.mean(faces[0].landmarks, axis=0)
     assert np.linalg.norm(middle - [700, 310]) < 40
+
+
+@pytest.mark.material
+@pytest.mark.parametrize("quarters", [1, 3])
+def test_large_turned_photographs_are_found_beside_small_upright_ones(
+    detector: FaceDetector, material: Path, quarters: int
+) -> None:
+    # Half of these faces show nothing at all in a look at the scene as it stands.
+    people = photographed_people(material)
+    for place in range(0, 60, 4):
+        scene = wall(600, 1000, np.random.default_rng(place))
+        paste(scene, people[place - 7].photograph, 0.8, 20, 20)
+        turned = np.ascontiguousarray(np.rot90(people[place].photograph, quarters))
+        paste(scene, turned, 2.0, 450, 60)
+        middle = np.mean(chosen(detector, scene).landmarks, axis=0)
+        assert np.linalg.norm(middle - [700, 310]) < 80, people[place].name
 
 
 @pytest.mark.parametrize("corner", [(0.0, 0.0), (920.0, 0.0), (0.0, 720.0), (920.0, 720.0)])
@@ -150,17 +163,20 @@ def test_the_larger_of_two_rendered_faces_is_chosen(detector: FaceDetector) -> N
     assert count_right_choices(lambda p: chosen(detector, p), PEOPLE, boxes, 6) == 6
 
 
-# Most genuine decisions that may change, and the least mean cosine.
+# Most genuine decisions that may change, and the least mean cosine. The decisions are those of the
+# goal, and so are the cosines of quarter turns; docs/robustness.md says what keeps the others
+# below their goals of 0.97, or 0.95 for x0.5.
 BARS = {
     "turned by 90°": (1, 0.99),
     "turned by 180°": (1, 0.99),
     "turned by 270°": (1, 0.99),
-    "tilted by +15°": (2, 0.92),
-    "tilted by -30°": (2, 0.93),
-    "tilted by +45°": (2, 0.93),
-    "turned by any angle": (3, 0.92),
-    "x4": (2, 0.93),
-    "x0.5": (2, 0.92),
+    "tilted by +15°": (2, 0.93),
+    "tilted by -30°": (2, 0.945),
+    "tilted by +45°": (2, 0.945),
+    "turned by any angle": (2, 0.94),
+    "x4": (2, 0.955),
+    "x0.5": (2, 0.94),
+    "12 MP, face 3 % of the height": (2, 0.95),
 }
 
 
@@ -172,11 +188,8 @@ def test_photographs_keep_their_decisions(
 ) -> None:
     people = photographed_people(material)
     photographs = [person.photograph for person in people]
-    path = find_detector_model(LIMITS)
-    assert path is not None
-    boxes = [SinglePassDetector(path).choose(photograph).box for photograph in photographs]
-    session = open_session(export_default(tmp_path / "default"))
-    judge = Judge(session, default_calibration().threshold, people)
+    boxes = [single_pass().choose(photograph).box for photograph in photographs]
+    judge = judge_of(people, tmp_path)
     variant = next(one for one in variants() if one.name == name)
 
     def choose(picture: Picture) -> DetectedFace:
@@ -188,3 +201,29 @@ def test_photographs_keep_their_decisions(
     assert outcome.missed == 0
     assert outcome.genuine_flips <= flips
     assert outcome.mean_cosine >= cosine
+
+
+@pytest.mark.material
+@pytest.mark.slow
+def test_upright_photographs_keep_the_embeddings_of_the_old_procedure(
+    material: Path, detector: FaceDetector, tmp_path: Path
+) -> None:
+    people = photographed_people(material)
+    photographs = [person.photograph for person in people]
+    judge = judge_of(people, tmp_path)
+    seen = judge.embed(lambda picture: chosen(detector, picture), photographs)
+    outcome = judge.compare(seen, judge.embed(single_pass().choose, photographs))
+    assert outcome.missed == 0
+    assert outcome.genuine_flips + outcome.impostor_flips <= 1
+    assert outcome.mean_cosine >= 0.99
+
+
+def single_pass() -> SinglePassDetector:
+    path = find_detector_model(LIMITS)
+    assert path is not None
+    return SinglePassDetector(path)
+
+
+def judge_of(people: list[Person], scratch: Path) -> Judge:
+    session = open_session(export_default(scratch / "default"))
+    return Judge(session, default_calibration().threshold, people)
