@@ -107,7 +107,7 @@ async def test_a_label_whose_object_was_swept_before_its_row_is_stored_anew(
         image = await vault.check(FaceImage(picture(3)), "image_b")
         late = Submission(sha256(1), sha256(3), Label.SAME, "ann", "late", images=(image.facts,))
         log = LabelLog(domain.pool, 1)
-        _, epoch = await log.read_existing(late)
+        _, epoch = await log.read_existing(late, in_turn=False)
         await vault.put(image)
     await sweep_orphans(object_store, domain.eraser, domain.held, _NO_GRACE, _HOUR)
     (outcome,) = await log.append([replace(late, epoch=epoch)])
