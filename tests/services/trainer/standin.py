@@ -28,13 +28,15 @@ def version(assignment: Assignment, writer: MessageWriter) -> VersionDone:
     writer.report(Progress(Stage.TRAINING, 0.5, "half way", {"loss": float("nan")}))
     folder = assignment.workdir / "version"
     make_folder(folder, f"v-{assignment.job_id.hex[:8]}", assignment.job_id)
-    return VersionDone(folder=folder, gate=None)
+    return VersionDone(folder=folder, gate=None, remark="2 of 9 labelled images are left out")
 
 
 def measure(assignment: Assignment, _writer: MessageWriter) -> EvaluationDone:
     page = assignment.workdir / "page.html"
     page.write_text("what was measured")
-    return EvaluationDone(result=result_of(assignment.spec["model_version"]), page=page)
+    return EvaluationDone(
+        result=result_of(assignment.spec["model_version"]), page=page, remark="3 of 9 are left out"
+    )
 
 
 def chatter(assignment: Assignment, writer: MessageWriter) -> VersionDone:

@@ -122,6 +122,7 @@ async def test_a_job_becomes_a_version(
         done = await ended(jobs, job)
     assert (done.state, done.progress) == (JobState.SUCCEEDED, 1)
     assert done.model_version == f"v-{job.job_id.hex[:8]}"
+    assert done.message.endswith("; 2 of 9 labelled images are left out")
     assert (await versions.get(done.model_version)).job_id == job.job_id
     assert list((tmp_path / "work").iterdir()) == []
 
@@ -134,6 +135,7 @@ async def test_a_job_becomes_an_evaluation(
     async with running("measure"):
         done = await ended(jobs, job)
     assert (done.state, done.model_version) == (JobState.SUCCEEDED, "v1")
+    assert done.message.endswith("; 3 of 9 are left out")
     assert [start.stage for start in done.stages] == [
         *(Stage.QUEUED, Stage.STARTING, Stage.PUBLISHING)
     ]
