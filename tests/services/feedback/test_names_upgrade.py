@@ -12,7 +12,6 @@ from services.feedback.server import MIGRATIONS, SCHEMA
 from services.feedback.settings import FeedbackSettings
 from shared.storage.migrations import apply_migrations
 from shared.validation import normal_name
-from tests.services.feedback.support.bulk_rows import fill
 from tests.services.feedback.support.helpers import stub_on
 from tests.support.texts import LOOKALIKES, SPELLINGS
 from tests.support.waiting import wait_until
@@ -31,8 +30,17 @@ def before(database_url: str, tmp_path: Path) -> str:
     for file in sorted(MIGRATIONS.glob("*.sql"))[:7]:
         shutil.copy(file, tmp_path)
     apply_migrations(database_url, SCHEMA, tmp_path)
-    fill(database_url, images=30, pairs=1, labels=0)
     with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO feedback.images (sha256, size_bytes, media_type, alignment)"
+            " SELECT sha256(n::text::bytea), 1000, 'image/png', 'aligned'"
+            " FROM generate_series(1, 30) AS n"
+        )
+        connection.execute(
+            "INSERT INTO feedback.pairs (image_a, image_b)"
+            " SELECT min(sha256), max(sha256) FROM feedback.images"
+        )
+        connection.execute("UPDATE feedback.counters SET images = 30 WHERE slot = 0")
         for number, name in enumerate((*_VARIANTS, "bob")):
             label = "different" if number == len(_VARIANTS) - 1 else "same"
             connection.execute(_LABELS, [name, label, f"key-{number}"])
