@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cli.commands import dataset, face_list, faces, training, up
+from cli.commands import dataset, doctor, face_list, faces, training, up
 from cli.commands.evaluation import evaluate
 from cli.commands.feedback.app import app as feedback
 from cli.commands.models.app import app as models
@@ -36,6 +36,7 @@ app = typer.Typer(
     help="Face verification that learns from corrections.",
 )
 app.command()(up.up)
+app.command()(doctor.doctor)
 app.command()(faces.embed)
 app.command()(faces.verify)
 app.command()(face_list.faces)
