@@ -1,6 +1,7 @@
 """Composition of the embedder: builds its parts and runs its background tasks."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -36,14 +37,18 @@ from shared.registry.shadow_pointer import read_shadow
 from shared.registry.version_store import VersionStore
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.runner import Build
+from shared.rpc.server.watchdog import end_within
 from shared.runtime import repeat
 from shared.storage.objects import ObjectStore
 
+_log = logging.getLogger(__name__)
 SERVICE_NAME = "magface.v1.EmbedderService"
 # A request to a hanging store must end soon: a new pointer is to serve within two seconds.
 _POINTER_TIMEOUT_S = 1.0
 # With fewer images unanswered, a stream waits for the caller's round trip when batches are small.
 _MIN_STREAM_IMAGES = 64
+# Pause between two looks at the engine, in seconds.
+_LOOK_EVERY_S = 5.0
 
 
 def embedder(settings: EmbedderSettings) -> Build:
@@ -102,6 +107,11 @@ def embedder(settings: EmbedderSettings) -> Build:
             repeat("removal of old model versions", pruner.prune, interval),
             heartbeat.run(interval),
             _set_ready_when_loaded(swapper, lifecycle),
+            repeat(
+                "look at the engine",
+                partial(_end_if_stuck, pipeline, settings.run_timeout_s),
+                min(_LOOK_EVERY_S, settings.run_timeout_s),
+            ),
         )
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
@@ -163,3 +173,14 @@ def _in_use(models: ResidentModels, swapper: Swapper, shadow: ShadowEvaluator) -
 async def _set_ready_when_loaded(swapper: Swapper, lifecycle: Lifecycle) -> None:
     await swapper.ready.wait()
     await lifecycle.set_ready(True)
+
+
+async def _end_if_stuck(pipeline: Pipeline, limit_s: float) -> None:
+    if (running := pipeline.seconds_in_run) < limit_s:
+        return
+    _log.critical(
+        "the network has been running for %.0f s on one batch, more than MAGFACE_RUN_TIMEOUT_S;"
+        " the process ends, so that it can be started again",
+        running,
+    )
+    end_within(0)

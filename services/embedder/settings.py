@@ -44,6 +44,8 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, DecodingSettings):
         poll_interval_s: Seconds between two readings of the registry's pointers.
         load_timeout_s: Longest time to open a model version, check it and warm it up, in seconds.
             A version that takes longer is refused.
+        run_timeout_s: Longest time of one run of the network, in seconds. The process ends after
+            it, because no thread can be ended alone.
     """
 
     engine: Engine = "onnxruntime"
@@ -58,3 +60,4 @@ class EmbedderSettings(ServerSettings, ObjectStoreSettings, DecodingSettings):
     cache_dir: Path = Path("embedder-cache")
     poll_interval_s: float = Field(default=0.5, gt=0)
     load_timeout_s: float = Field(default=120.0, gt=0)
+    run_timeout_s: float = Field(default=120.0, gt=0)

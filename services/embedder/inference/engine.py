@@ -53,12 +53,19 @@ class InferenceEngine:
         self._deliver = deliver
         self._face_check = FaceCheck()
         self._seconds_per_image = 0.0
+        self._run_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @property
     def seconds_per_image(self) -> float:
         """Moving average of a batch's seconds divided by its images; 0 before the first batch."""
         return self._seconds_per_image
+
+    @property
+    def seconds_in_run(self) -> float:
+        """How long the network has been running for the batch it computes; 0 between batches."""
+        began = self._run_began
+        return 0.0 if began is None else time.perf_counter() - began
 
     def start(self) -> None:
         self._thread.start()
@@ -83,12 +90,14 @@ class InferenceEngine:
         return True
 
     def _compute(self, batch: Batch) -> NDArray[np.float32] | Exception:
-        started = time.perf_counter()
+        started = self._run_began = time.perf_counter()
         try:
             features = batch.requests[0].model.session.run(batch.crops)
         except Exception as error:
             _log.exception("a batch of %d images failed; its calls get the error", batch.images)
             return without_frames(error)
+        finally:
+            self._run_began = None
         self._measure(batch.images, time.perf_counter() - started)
         return features
 

@@ -49,6 +49,11 @@ class Pipeline:
         """Moving average of a batch's seconds divided by its images; 0 before the first batch."""
         return self._engine.seconds_per_image
 
+    @property
+    def seconds_in_run(self) -> float:
+        """How long the network has been running for the batch it computes; 0 between batches."""
+        return self._engine.seconds_in_run
+
     def start(self) -> None:
         self._engine.start()
 

@@ -47,6 +47,34 @@ def nan_weights(folder: Path, _: Path) -> None:
 
 def endless(folder: Path, _: Path) -> None:
     """Let the network count for ever before it gives its features."""
+    _count_first(folder, [], [numpy_helper.from_array(np.array(2**62, np.int64), "turns")])
+
+
+def endless_on_white_corner(folder: Path) -> None:
+    """Let the network count for ever before it gives its features if the first pixel is white."""
+    source = onnx.load(folder / ONNX_FILE, load_external_data=False).graph.input[0].name
+    turns = [
+        helper.make_node("Slice", [source, "zeros", "ones", "axes"], ["corners"]),
+        helper.make_node("ReduceMin", ["corners"], ["darkest"], keepdims=0),
+        helper.make_node("Greater", ["darkest", "nearly_white"], ["white"]),
+        helper.make_node("Cast", ["white"], ["once"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["once", "many"], ["turns"]),
+    ]
+    constants = [
+        *(
+            numpy_helper.from_array(np.array(value, np.int64), name)
+            for name, value in {"zeros": [0, 0], "ones": [1, 1], "axes": [2, 3]}.items()
+        ),
+        numpy_helper.from_array(np.array(0.99, np.float32), "nearly_white"),
+        numpy_helper.from_array(np.array(2**62, np.int64), "many"),
+    ]
+    _count_first(folder, turns, constants)
+
+
+def _count_first(
+    folder: Path, turns: list[onnx.NodeProto], constants: list[onnx.TensorProto]
+) -> None:
+    """Put a loop of so many turns before the network's output."""
     network = onnx.load(folder / ONNX_FILE)
     graph = network.graph
     output = graph.output[0].name
@@ -69,13 +97,14 @@ def endless(folder: Path, _: Path) -> None:
     )
     graph.initializer.extend(
         [
-            numpy_helper.from_array(np.array(2**62, np.int64), "turns"),
+            *constants,
             numpy_helper.from_array(np.array(True), "always"),
-            numpy_helper.from_array(np.array(1, np.float32), "first"),
+            numpy_helper.from_array(np.array(0, np.float32), "first"),
         ]
     )
     graph.node.extend(
         [
+            *turns,
             helper.make_node("Loop", ["turns", "always", "first"], ["last"], body=body),
             helper.make_node("Add", [f"{output}_before", "last"], [output]),
         ]

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from magface.v1 import embedder_pb2 as pb
 
+from tests.services.embedder import broken
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image, large_image
 from tests.services.embedder.process import EmbedderProcess
@@ -88,6 +89,27 @@ async def test_an_embedder_whose_decode_processes_hang_ends_with_all_of_them(
                     with suppress(psutil.NoSuchProcess):
                         child.kill()
         assert "something is stuck" in process.log
+
+
+async def test_an_embedder_whose_network_hangs_while_it_serves_ends(
+    embedder_settings, registry, tiny_versions, tmp_path
+):
+    hanging = broken.renamed(tiny_versions[A], tmp_path / "hanging")
+    broken.endless_on_white_corner(hanging)
+    registry.publish(hanging)
+    registry.promote("hanging")
+    with EmbedderProcess(embedder_settings, tmp_path, MAGFACE_RUN_TIMEOUT_S="1") as process:
+        async with grpc.aio.insecure_channel(await asyncio.to_thread(process.start)) as channel:
+            client = Client(channel)
+            await client.until_serving("hanging")
+            await client.embed(image(CROPS[0]))
+            cornered = CROPS[0].copy()
+            cornered[0, 0] = 255
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await client.embed(image(cornered))
+            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert await asyncio.to_thread(process.wait, 10) == 1
+    assert "MAGFACE_RUN_TIMEOUT_S" in process.log
 
 
 @pytest.mark.usefixtures("published")
