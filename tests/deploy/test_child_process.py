@@ -120,6 +120,8 @@ def test_the_death_signal_is_sent_when_the_parent_is_killed(
         "from deploy.local.child_process import Command\n"
         "argv = ['/bin/sh', '-c', sys.argv[2] + '; echo $$; while :; do sleep 0.05; done']\n"
         "number = signal.Signals(int(sys.argv[1]))\n"
+        # A shell that runs the tests in the background has them ignore SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "command = Command(argv, Path('/'), death_signal=number)\n"
         "subprocess.run(command.bound_argv(), start_new_session=True)\n"
     )

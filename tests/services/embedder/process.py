@@ -3,6 +3,7 @@
 import os
 import re
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from services.embedder.settings import EmbedderSettings
@@ -33,8 +34,12 @@ class EmbedderProcess(ServiceProcess):
 
     def niceness(self) -> list[int]:
         """Niceness of each of its threads; Linux only."""
-        threads = Path(f"/proc/{self.pid}/task").iterdir()
-        return [os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads]
+        found = []
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            # A thread may end meanwhile.
+            with suppress(ProcessLookupError):
+                found.append(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
+        return found
 
 
 def _environment(settings: EmbedderSettings) -> dict[str, str]:
