@@ -17,7 +17,7 @@ from shared.errors import MagFaceError, Unavailable
 from shared.rpc.errors import domain_errors
 
 # The trainer resumes its jobs after a restart, so a watch resumes too.
-_LONGEST_OUTAGE_S: Final = 60.0
+_LONGEST_OUTAGE_S: Final = 600.0
 
 
 def wait_for_job(
@@ -61,7 +61,11 @@ def follow_job(
     job_id: str,
     on_event: Callable[[trainer_pb2.WatchJobResponse], None],
 ) -> trainer_pb2.Job:
-    """Passes each event on once, across restarts of the trainer, and returns the ended job."""
+    """Passes each event on once, across restarts of the trainer, and returns the ended job.
+
+    Raises:
+        Unavailable: The trainer does not answer for ten minutes; the job is not affected.
+    """
     seen = 0
     lost_at: float | None = None
     while True:
@@ -77,10 +81,13 @@ def follow_job(
                 job = stub.GetJob(request, timeout=CALL_TIMEOUT_S).job
             if job.HasField("ended_at"):
                 return job
-        except Unavailable:
+        except Unavailable as error:
             lost_at = lost_at or time.monotonic()
             if time.monotonic() - lost_at > _LONGEST_OUTAGE_S:
-                raise
+                raise Unavailable(
+                    f"{error}; job {job_id} goes on when the trainer is back: follow it with"
+                    f" `magface jobs watch {job_id}`"
+                ) from error
         time.sleep(0.5)
 
 

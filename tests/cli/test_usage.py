@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from magface.v1 import trainer_pb2
 
+from cli.commands import job_progress
 from cli.images import AlignmentChoice, read_image, to_image
 from cli.output import to_plain
 from shared.errors import InvalidInput
@@ -182,3 +183,14 @@ def test_a_file_that_is_no_picture_is_named_and_the_others_are_read(tmp_path: Pa
         with pytest.raises(InvalidInput) as caught:
             read_image(path)
         assert caught.value.field == str(path)
+
+
+def test_a_watch_that_ends_because_the_trainer_is_away_says_that_the_job_goes_on(
+    magface: Magface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAGFACE_TRAINER_ADDRESS", "127.0.0.1:9")
+    monkeypatch.setattr(job_progress, "_LONGEST_OUTAGE_S", 0.1)
+    job_id = "0b6a2f2e-0000-4000-8000-000000000000"
+    result = magface("jobs", "watch", job_id)
+    assert result.exit_code == 1
+    assert f"follow it with `magface jobs watch {job_id}`" in result.stderr
