@@ -6,12 +6,13 @@ import logging
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from shared.errors import Unavailable
+from shared.errors import PreconditionFailed, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,28 @@ def room_in(folder: Path) -> Iterator[None]:
         if full := full_disk(error, folder):
             raise full from error
         raise
+
+
+def make_folder(folder: Path, setting: str) -> None:
+    """Make the folder that a setting names, and check that files can be made in it.
+
+    Args:
+        folder: It may exist.
+        setting: Name of the variable, for the error.
+
+    Raises:
+        PreconditionFailed: If that is not possible, for another reason than a full disk.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if full_disk(error, folder) is None:
+            raise PreconditionFailed(
+                f"{setting}: no file can be made in {folder.absolute()} ({error.strerror}); name"
+                " another folder, or give this user the right to write there"
+            ) from error
 
 
 @contextmanager

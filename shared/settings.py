@@ -14,6 +14,7 @@ _ENV_FILE: Final = ".env"
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]")
 _BUCKET: Final = r"^[A-Za-z0-9][A-Za-z0-9.:_-]{1,61}[A-Za-z0-9]$"
 _PORT: Final = re.compile(r":([^:\]]+)$")
+_PORT_OPTION: Final = re.compile(r"(?:^|\s)port\s*=\s*'?([^\s']*)")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|\s")
 _LARGEST_PORT: Final = 65535
 
@@ -51,6 +52,12 @@ def _is_database_url(text: str) -> bool:
     return all(_is_port(port[1], 1) for port in ports if port) and not _BAD_ESCAPE.search(text)
 
 
+def _is_connection_string(text: str) -> bool:
+    """Check the form ``host=… port=…``."""
+    ports = (port for found in _PORT_OPTION.findall(text) for port in found.split(","))
+    return "=" in text and all(_is_port(port, 1) for port in ports)
+
+
 def _is_port(text: str, first: int) -> bool:
     return text.isascii() and text.isdigit() and first <= int(text) <= _LARGEST_PORT
 
@@ -79,8 +86,10 @@ def read_settings(kind: type[_Settings]) -> _Settings:
     try:
         return kind()
     except ValidationError as error:
-        wrong = "; ".join(_describe(each) for each in error.errors(include_input=False))
-        raise PreconditionFailed(wrong) from None
+        errors = error.errors(include_input=False)
+        # Defaults that are made from other settings fail only because one of those is wrong.
+        wrong = (one for one in errors if one["type"] != "default_factory_not_called")
+        raise PreconditionFailed("; ".join(map(_describe, wrong))) from None
     except (ValueError, OSError) as error:
         raise PreconditionFailed(
             f"the file {_ENV_FILE} or a variable {_PREFIX}… cannot be read ({type(error).__name__})"
@@ -122,7 +131,7 @@ class DatabaseSettings(MagFaceSettings):
         text = url.get_secret_value()
         if "://" in text and not text.startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://")
-        if not (_is_database_url(text) if "://" in text else "=" in text):
+        if not (_is_database_url(text) if "://" in text else _is_connection_string(text)):
             raise ValueError(
                 "must be postgresql://user:password@host:port/name, with special characters"
                 f" of the password as %XX and a port of 1..{_LARGEST_PORT}"
@@ -139,8 +148,8 @@ class ObjectStoreSettings(MagFaceSettings):
     """
 
     s3_endpoint: Annotated[str, AfterValidator(_s3_address)]
-    s3_access_key: str
-    s3_secret_key: SecretStr
+    s3_access_key: str = Field(min_length=1)
+    s3_secret_key: SecretStr = Field(min_length=1)
     s3_bucket: str = Field(default="magface", pattern=_BUCKET)
     s3_secure: bool = False
     s3_timeout_s: float = Field(default=5.0, gt=0)

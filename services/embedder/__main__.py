@@ -1,7 +1,5 @@
 """Entry point of the embedder: ``python -m services.embedder``."""
 
-import sys
-
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
 from shared.errors import MagFaceError
@@ -20,7 +18,7 @@ def main() -> None:
     try:
         build = embedder(settings)
     except MagFaceError as error:
-        sys.exit(f"the embedder cannot start: {error}")
+        raise SystemExit(f"the embedder cannot start: {error}") from None
     run_server(settings, SERVICE_NAME, build)
 
 

@@ -28,6 +28,7 @@ from services.embedder.settings import EmbedderSettings
 from shared.decoding.admission import Admission
 from shared.decoding.pool import DecodePool
 from shared.decoding.settings import pixels_in_flight
+from shared.files import make_folder
 from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.factory import require_device
 from shared.model.sessions.onnx import threads_shared
@@ -55,9 +56,11 @@ def embedder(settings: EmbedderSettings) -> Build:
     """Make the function with which `run_server` builds the service.
 
     Raises:
-        PreconditionFailed: If the engine, the device or the detector's model is not available.
+        PreconditionFailed: If the engine, the device, the detector's model or the cache folder is
+            not available.
     """
     require_device(settings.engine, settings.device)
+    make_folder(settings.cache_dir, "MAGFACE_CACHE_DIR")
     reader = FaceReader(settings)
 
     @asynccontextmanager

@@ -28,7 +28,7 @@ from services.trainer.registry.suspects import SuspectLabels
 from services.trainer.registry.versions import VersionRegistry
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.memory import memory_limit
-from shared.files import clean_scratch
+from shared.files import clean_scratch, make_folder
 from shared.registry.version_store import VersionStore
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
@@ -50,7 +50,7 @@ async def trainer_service(
     Raises:
         ExceptionGroup: If the database cannot be migrated; the server stops then.
     """
-    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.work_dir, "MAGFACE_WORK_DIR")
     servicer = TrainerServicer(lifecycle.stopping)
     trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server)
     objects = ObjectStore(settings)

@@ -45,11 +45,15 @@ def start(
         ("S3_ENDPOINT", "127.0.0.1:99999", "port"),
         ("S3_ENDPOINT", None, "is not set"),
         ("S3_BUCKET", "a bucket", "match pattern"),
+        ("S3_ACCESS_KEY", "", "at least 1 character"),
+        ("S3_SECRET_KEY", "", "at least 1 item"),
         ("S3_TIMEOUT_S", "-1", "greater than 0"),
         ("DATABASE_URL", "mysql://me:topsecret@127.0.0.1/magface", "postgresql://"),
         ("DATABASE_URL", "postgresql://me:topsecret@127.0.0.1:99999/magface", "port"),
         ("DATABASE_URL", "postgresql://me:top%secret@127.0.0.1/magface", "%XX"),
         ("DATABASE_URL", "topsecret", "postgresql://"),
+        ("DATABASE_URL", "host=127.0.0.1 password=topsecret port=x", "port"),
+        ("DATABASE_URL", "host=a,b port=5432,99999 password=topsecret", "port"),
         ("LISTEN", "127.0.0.1:99999", "0..65535"),
         ("LISTEN", "50051", "host:port"),
         ("LISTEN", "http://127.0.0.1:50051", "host:port"),
@@ -75,6 +79,20 @@ def test_every_service_names_all_wrong_settings(start: Callable[..., str], servi
     assert "MAGFACE_S3_ENDPOINT" in said
     assert "MAGFACE_S3_SECRET_KEY is not set" in said
     assert "topsecret" not in said
+
+
+def test_settings_that_depend_on_a_wrong_one_are_not_named(start: Callable[..., str]) -> None:
+    assert start("embedder", LISTEN="nowhere").endswith("without a scheme or a path")
+
+
+@pytest.mark.parametrize("service", ["embedder", "trainer"])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    start: Callable[..., str], tmp_path: Path, service: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    name = {"embedder": "CACHE_DIR", "trainer": "WORK_DIR"}[service]
+    said = start(service, **{name: str(tmp_path / "file" / "folder")})
+    assert f"MAGFACE_{name}: no file can be made in {tmp_path}/file/folder" in said
 
 
 def test_unreadable_env_file_is_one_line(start: Callable[..., str], tmp_path: Path) -> None:

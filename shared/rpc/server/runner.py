@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -67,7 +66,7 @@ def run_server(settings: ServerSettings, service_name: str, build: Build) -> Non
     try:
         uvloop.run(_serve_until_signal(settings, service_name, build))
     except MagFaceError as error:
-        sys.exit(f"{service_name} cannot run: {error}")
+        raise SystemExit(f"{service_name} cannot run: {error}") from None
 
 
 async def _serve_until_signal(settings: ServerSettings, service_name: str, build: Build) -> None:
@@ -90,7 +89,8 @@ async def running_server(
     """Serve inside the block as `run_server` does, without signals; yields ``host:port``.
 
     Raises:
-        PreconditionFailed: If the address cannot be bound.
+        PreconditionFailed: If the address or the port of the metrics cannot be bound, or the
+            endpoint file cannot be written.
     """
     lifecycle = Lifecycle(service_name, ByteBudget(settings.upload_bytes // _STREAM_SHARE))
     await lifecycle.set_ready(False)
@@ -165,7 +165,13 @@ def _metrics_page(host: str, port: int) -> Iterator[None]:
     if port == 0:
         yield
         return
-    page, thread = start_http_server(port, addr=host.strip("[]"))
+    try:
+        page, thread = start_http_server(port, addr=host.strip("[]"))
+    except OSError as error:
+        raise PreconditionFailed(
+            f"MAGFACE_METRICS_PORT: cannot listen on port {port} ({error.strerror}); name a free"
+            " one, or 0 for no metrics"
+        ) from error
     try:
         yield
     finally:
@@ -179,7 +185,12 @@ def _endpoint_file(path: Path | None, address: str) -> Iterator[None]:
     if path is None:
         yield
         return
-    write_atomically(path, address)
+    try:
+        write_atomically(path, address)
+    except OSError as error:
+        raise PreconditionFailed(
+            f"MAGFACE_ENDPOINT_FILE: {path} cannot be written ({error.strerror})"
+        ) from error
     try:
         yield
     finally:

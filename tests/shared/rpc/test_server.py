@@ -1,5 +1,6 @@
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -60,6 +61,23 @@ async def test_reflection_names_the_services() -> None:
         async for answer in stub.ServerReflectionInfo(iter([request])):
             names = {service.name for service in answer.list_services_response.service}
     assert {"magface.v1.FeedbackService", "grpc.health.v1.Health"} <= names
+
+
+async def test_what_a_server_cannot_have_is_named_by_its_setting(tmp_path: Path) -> None:
+    missing = tmp_path / "missing" / "endpoint"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for setting, value, name in (
+            ("metrics_port", port, "MAGFACE_METRICS_PORT"),
+            ("endpoint_file", missing, "MAGFACE_ENDPOINT_FILE"),
+            ("listen", f"127.0.0.1:{port}", "MAGFACE_LISTEN"),
+        ):
+            settings = LOCAL.model_copy(update={setting: value})
+            with pytest.raises(PreconditionFailed, match=name):
+                async with running_server(settings, SERVICE, echo(_repeat)):
+                    pass
 
 
 async def test_endpoint_file_is_there_while_the_server_listens(tmp_path: Path) -> None:
