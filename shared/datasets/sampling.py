@@ -226,5 +226,5 @@ def _check_enough(kind: str, wanted: int, there: int) -> None:
         raise InvalidInput(
             "pairs",
             f"asks for {wanted} {kind} pairs; these people and images give {there}: "
-            "take more identities or more images of each",
+            "ask for fewer, or take more identities or more images of each",
         )
