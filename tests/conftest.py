@@ -17,6 +17,7 @@ from deploy.local.postgres import PostgresServer
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from tests.support.seaweedfs import SeaweedServer
+from tests.support.turns import turn
 
 # One thread each, since there are as many processes as cores. Waiting threads sleep: by default
 # they would spin on a core that others need.
@@ -53,6 +54,17 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByFile:
     return _ByFile(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Runs tests that are marked ``alone`` while no other worker process runs one."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    # Each worker has a folder of its own in that of the run.
+    folder = item.config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined]
+    with turn(folder, alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

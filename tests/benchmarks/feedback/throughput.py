@@ -15,6 +15,7 @@ import psycopg
 from magface.v1 import feedback_pb2 as pb
 from magface.v1 import feedback_pb2_grpc
 
+from services.feedback.images.damaged import DamagedImages
 from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import Feedback, Label
 from services.feedback.server import open_label_service, open_vaults
@@ -118,7 +119,8 @@ async def _open_alternatives(
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(parts.service.address))
         stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
-        new_vault = await stack.enter_async_context(open_vaults(settings, ObjectStore(settings)))
+        vaults = open_vaults(settings, ObjectStore(settings), DamagedImages())
+        new_vault = await stack.enter_async_context(vaults)
         store, _ = await stack.enter_async_context(open_label_service(settings, new_vault))
         connections = [
             await stack.enter_async_context(

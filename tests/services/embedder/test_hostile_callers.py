@@ -17,6 +17,7 @@ from tests.support.memory import MemoryWatch, tree_bytes
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
 ]
 _LIMIT = 10**9

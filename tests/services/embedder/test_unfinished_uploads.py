@@ -20,6 +20,7 @@ from tests.support.unfinished import UnfinishedCalls
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
 ]
 _EMBED = "/magface.v1.EmbedderService/Embed"

@@ -36,7 +36,9 @@ async def _label_for(stub: feedback_pb2_grpc.FeedbackServiceStub, seconds: float
     return took
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seconds", [3, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.alone])]
+)
 async def test_memory_stays_under_the_limit_and_others_are_served(
     database_url: str, object_store_settings: ObjectStoreSettings, tmp_path: Path, seconds: int
 ) -> None:
