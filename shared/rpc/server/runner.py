@@ -79,6 +79,8 @@ async def _serve_until_signal(settings: ServerSettings, service_name: str, build
         await stop.wait()
         logger.info("%s received a signal and stops", service_name)
         watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
         end_within(_DRAIN_S + settings.stop_grace_s + _CLOSE_S)
 
 

@@ -25,9 +25,12 @@ async def watch_loop() -> NoReturn:
     The timer is a thread of `faulthandler` that needs no Python code to run. It writes the stacks
     of all threads to stderr.
     """
-    while True:
-        faulthandler.dump_traceback_later(_STUCK_S, exit=True)
-        await asyncio.sleep(_LOOK_EVERY_S)
+    try:
+        while True:
+            faulthandler.dump_traceback_later(_STUCK_S, exit=True)
+            await asyncio.sleep(_LOOK_EVERY_S)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def end_within(seconds: float) -> None:
