@@ -14,16 +14,14 @@ from services.trainer.jobs.leases import JobLeases
 from services.trainer.jobs.runner import JobRunner
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from shared.registry.version_store import VersionStore
-from shared.settings import DatabaseSettings, ObjectStoreSettings
-from shared.storage.objects import ObjectStore
+from shared.settings import DatabaseSettings
 from shared.storage.postgres import open_pool
 from tests.services.trainer.standin import COMMAND
+from tests.support.lost_store import lost_store
 
 
 async def main(database_url: str, work_dir: str, *behaviour: str) -> None:
-    nowhere = ObjectStore(
-        ObjectStoreSettings(s3_endpoint="127.0.0.1:9", s3_access_key="", s3_secret_key="")
-    )
+    nowhere = lost_store()
     pool = await open_pool(DatabaseSettings(database_url=database_url))
     completion = JobCompletion(
         pool, nowhere, VersionStore(nowhere, Path(work_dir)), ServingPointerPublisher(pool, nowhere)

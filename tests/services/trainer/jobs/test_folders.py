@@ -14,17 +14,12 @@ from services.trainer.worker.specs import JobKind
 from shared.errors import Unavailable
 from shared.files import clean_scratch
 from shared.registry.image_copies import list_holders, may_hold
-from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
 from tests.services.trainer.samples import IMPORT, add_sample
 from tests.services.trainer.standin import COMMAND
+from tests.support.lost_store import lost_store
 from tests.support.waiting import until
-
-
-def _lost() -> ObjectStore:
-    nowhere = ObjectStoreSettings(s3_endpoint="127.0.0.1:9", s3_access_key="", s3_secret_key="")
-    return ObjectStore(nowhere.model_copy(update={"s3_timeout_s": 0.2}))
 
 
 def _names(folder: Path) -> list[str]:
@@ -73,7 +68,7 @@ async def test_what_a_killed_trainer_announced_is_withdrawn_after_its_folder_is_
     await opened.__aenter__()
     if lost == "the store":
         # The folder is removed, and that cannot be said.
-        killed._objects = _lost()
+        killed._objects = lost_store(timeout_s=0.2)
         await opened.__aexit__(None, None, None)
     later = JobFolders(object_store, tmp_path)
     if lost == "the trainer":
@@ -94,7 +89,7 @@ async def test_no_image_is_fetched_into_a_folder_that_cannot_be_announced(
     claim = await leases.claim()
     assert claim is not None
     with pytest.raises(Unavailable):
-        async with JobFolders(_lost(), tmp_path).open(claim):
+        async with JobFolders(lost_store(timeout_s=0.2), tmp_path).open(claim):
             raise AssertionError("opened")
 
 

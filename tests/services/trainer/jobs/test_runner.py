@@ -28,6 +28,7 @@ from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
 from tests.services.trainer.samples import IMPORT, add_sample, result_of
 from tests.services.trainer.standin import COMMAND
+from tests.support.lost_store import lost_store
 from tests.support.lying_store import lying_store, page
 from tests.support.postgres import read_only
 from tests.support.waiting import until
@@ -270,9 +271,7 @@ async def test_a_result_waits_until_the_store_takes_it(
 async def test_a_result_that_cannot_be_stored_is_given_up_at_the_limit(
     jobs: JobQueue, pool: Pool, running, tmp_path: Path
 ):
-    nowhere = ObjectStore(
-        ObjectStoreSettings(s3_endpoint="127.0.0.1:9", s3_access_key="", s3_secret_key="")
-    )
+    nowhere = lost_store()
     completion = JobCompletion(
         pool,
         nowhere,

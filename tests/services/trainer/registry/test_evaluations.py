@@ -12,10 +12,10 @@ from services.trainer.jobs.queue import JobQueue, JobState
 from services.trainer.registry.evaluations import EvaluationStore
 from services.trainer.worker.specs import JobKind
 from shared.errors import Conflict, NotFound, Unavailable
-from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
 from tests.services.trainer.samples import add_sample, result_of
+from tests.support.lost_store import lost_store
 
 
 @pytest.fixture
@@ -82,10 +82,9 @@ async def test_the_result_of_a_runner_that_was_overtaken_is_refused(
 
 
 async def test_a_store_that_is_away_is_said_to_be(pool: Pool):
-    nowhere = ObjectStoreSettings(s3_endpoint="127.0.0.1:9", s3_access_key="", s3_secret_key="")
     job = await add_sample(pool, "v1")
     with pytest.raises(Unavailable):
-        await EvaluationStore(pool, ObjectStore(nowhere)).report(job.job_id)
+        await EvaluationStore(pool, lost_store()).report(job.job_id)
 
 
 async def test_the_contract_leaves_out_what_the_pairs_cannot_support(
