@@ -1,9 +1,10 @@
-"""Background loops and retry delays."""
+"""Background loops, their end, and retry delays."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from shared.errors import MagFaceError
 
@@ -29,6 +30,13 @@ async def repeat(name: str, step: Callable[[], Awaitable[object]], every_s: floa
         else:
             failures.succeeded()
         await asyncio.sleep(every_s)
+
+
+async def end_task(task: asyncio.Task[Any]) -> None:
+    """Cancel a background task and wait for its end; raises what the task itself has raised."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 class FailureLog:

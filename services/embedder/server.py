@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -39,7 +39,7 @@ from shared.registry.version_store import VersionStore
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.runner import Build
 from shared.rpc.server.watchdog import end_within
-from shared.runtime import repeat
+from shared.runtime import end_task, repeat
 from shared.storage.objects import ObjectStore
 
 _log = logging.getLogger(__name__)
@@ -121,9 +121,7 @@ def embedder(settings: EmbedderSettings) -> Build:
             yield
         finally:
             for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+                await end_task(task)
             await asyncio.to_thread(pool.stop)
             await pipeline.stop()
 

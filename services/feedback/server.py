@@ -1,7 +1,6 @@
 """Server of the feedback service: assembles its parts and starts them."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -43,6 +42,7 @@ from shared.decoding.admission import Admission
 from shared.decoding.pool import DecodePool
 from shared.decoding.settings import memory_share, pixels_in_flight
 from shared.rpc.server.lifecycle import Lifecycle
+from shared.runtime import end_task
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
@@ -98,9 +98,7 @@ async def feedback_service(
         try:
             yield
         finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+            await end_task(running)
 
 
 async def prepare_stores(settings: FeedbackSettings, objects: ObjectStore) -> None:

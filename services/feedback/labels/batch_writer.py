@@ -1,14 +1,13 @@
 """Batch writer: stores labels that arrive at the same time in one transaction."""
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 from typing import Self
 
 from services.feedback.labels.label_log import LabelLog
 from services.feedback.labels.types import Submission, SubmitResult
 from shared.errors import MagFaceError, Overloaded, Unavailable
-from shared.runtime import repeat
+from shared.runtime import end_task, repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +44,7 @@ class BatchWriter:
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
 
     async def submit(self, submission: Submission, *, in_turn: bool = False) -> SubmitResult:
         """Store one label and wait until it is durable.

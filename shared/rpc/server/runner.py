@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +26,7 @@ from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.metrics import call_metrics
 from shared.rpc.server.uploads import Uploads
 from shared.rpc.server.watchdog import end_within, watch_loop
+from shared.runtime import end_task
 from shared.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -78,9 +79,7 @@ async def _serve_until_signal(settings: ServerSettings, service_name: str, build
         logger.info("%s listens on %s", service_name, address)
         await stop.wait()
         logger.info("%s received a signal and stops", service_name)
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
+        await end_task(watch)
         end_within(_DRAIN_S + settings.stop_grace_s + _CLOSE_S)
 
 
@@ -116,9 +115,7 @@ async def running_server(
         finally:
             lifecycle.end_streams()
             await server.stop(settings.stop_grace_s)
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            await end_task(watch)
 
 
 def _make_uploads(settings: ServerSettings, streams: ByteBudget) -> Uploads:
