@@ -14,7 +14,6 @@ from shared.model.image.align import CROP_SIZE
 from shared.model.manifest import read_manifest
 from shared.model.sessions.base import Device, Engine, Session
 from shared.model.sessions.factory import open_session
-from shared.model.sessions.onnx import OnnxSession
 from shared.registry.version_store import VersionStore
 
 
@@ -73,8 +72,7 @@ class Loader:
             session = open_session(
                 folder, self.engine, self.device, self.threads, self.batch_images
             )
-            if isinstance(session, OnnxSession):
-                cancellation.call_on_cancel(session.cancel)
+            cancellation.ends_runs_of(session)
             check_golden(session, manifest)
             self._warm(session)
         return LoadedModel(manifest, session)

@@ -9,6 +9,8 @@ from functools import partial
 from typing import Final, TypeVar
 
 from shared.errors import PreconditionFailed
+from shared.model.sessions.base import Session
+from shared.model.sessions.onnx import OnnxSession
 
 _Result = TypeVar("_Result")
 # Beside a thread of normal priority it gets about a tenth of a core.
@@ -35,6 +37,11 @@ class Cancellation:
             self._end = end
             if self._cancelled:
                 end()
+
+    def ends_runs_of(self, session: Session) -> None:
+        """Have the runs of a session end; those of torch go on, because nothing can end them."""
+        if isinstance(session, OnnxSession):
+            self.call_on_cancel(session.cancel)
 
     def cancel(self) -> None:
         with self._lock:

@@ -16,21 +16,18 @@ from services.embedder.embedding.verification import Side, Verdict
 from services.embedder.models.malloc import release
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import Cancellation, Hanging, VersionThreads
+from services.embedder.rollout.retries import retry_pause_s
 from shared.decoding.pool import DecodePool
 from shared.errors import MagFaceError
 from shared.model.image.face import FaceImage
 from shared.model.sessions.base import split_features
-from shared.model.sessions.onnx import OnnxSession
 from shared.registry.shadow_pointer import ShadowPointer
-from shared.runtime import backoff_s, repeat
+from shared.runtime import repeat
 
 _log = logging.getLogger(__name__)
 _QUEUED_PAIRS: Final = 16
 # Queued pictures stay in memory, so pairs of large ones are dropped.
 _MAX_PAIR_BYTES: Final = 4 * 2**20
-_FIRST_RETRY_S: Final = 1.0
-_LAST_RETRY_S: Final = 60.0
-_RETRY_HANGING_S: Final = 600.0
 # Longer than one image takes on a thread of low priority beside a full load.
 _EMBED_LIMIT_S: Final = 60.0
 
@@ -172,8 +169,7 @@ class ShadowEvaluator:
             self._candidate = await self._load(version)
         except Exception as error:
             self._failures += 1
-            delay = backoff_s(self._failures, first_s=_FIRST_RETRY_S, last_s=_LAST_RETRY_S)
-            self._put_off(_RETRY_HANGING_S if isinstance(error, Hanging) else delay)
+            self._put_off(retry_pause_s(error, self._failures))
             self._record_error(error)
         else:
             _log.info(
@@ -197,7 +193,7 @@ class ShadowEvaluator:
                 vectors.append(await self._embed(candidate, crop.pixels))
         except Exception as error:
             if isinstance(error, Hanging) and candidate is self._candidate:
-                self._put_off(_RETRY_HANGING_S)
+                self._put_off(retry_pause_s(error, 1))
             metrics.SHADOW_PAIRS.labels("failed").inc()
             self._record_error(error)
             return
@@ -207,8 +203,7 @@ class ShadowEvaluator:
 
     async def _embed(self, candidate: LoadedModel, crop: NDArray[np.uint8]) -> NDArray[np.float32]:
         def work(cancellation: Cancellation) -> NDArray[np.float32]:
-            if isinstance(candidate.session, OnnxSession):
-                cancellation.call_on_cancel(candidate.session.cancel)
+            cancellation.ends_runs_of(candidate.session)
             return _embed(candidate, crop)
 
         return await self._threads.run(

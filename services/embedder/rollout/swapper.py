@@ -11,16 +11,13 @@ from typing import NoReturn
 from services.embedder import metrics
 from services.embedder.models.malloc import release
 from services.embedder.models.resident import LoadedModel, ResidentModels
-from services.embedder.models.version_threads import Hanging
+from services.embedder.rollout.retries import retry_pause_s
 from shared.errors import MagFaceError, Unavailable
 from shared.files import write_atomically
 from shared.registry.serving_pointer import ServingPointer
-from shared.runtime import backoff_s, repeat
+from shared.runtime import repeat
 
 _log = logging.getLogger(__name__)
-_FIRST_RETRY_S = 1.0
-_LAST_RETRY_S = 60.0
-_RETRY_HANGING_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -205,10 +202,7 @@ class Swapper:
         metrics.SWAPS.labels("failed").inc()
         before = self._failures.get(version)
         attempts = before.attempts + 1 if before else 1
-        delay = backoff_s(attempts, first_s=_FIRST_RETRY_S, last_s=_LAST_RETRY_S)
-        if isinstance(error, Hanging):
-            # Each attempt keeps a processor busy until it is given up.
-            delay = _RETRY_HANGING_S
+        delay = retry_pause_s(error, attempts)
         # While the store is unreachable, loading is retried at every step: once it is back, a swap
         # must not take more than two seconds.
         retry_at = 0.0 if isinstance(error, Unavailable) else time.monotonic() + delay

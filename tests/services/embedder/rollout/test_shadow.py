@@ -16,6 +16,7 @@ from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import VersionThreads
+from services.embedder.rollout import retries
 from services.embedder.rollout import shadow as module
 from services.embedder.rollout.shadow import ShadowEvaluator
 from shared.decoding.admission import Admission
@@ -238,7 +239,7 @@ async def test_a_candidate_that_serves_or_is_taken_back_is_let_go():
 
 
 async def test_a_candidate_that_cannot_be_loaded_is_reported_and_tried_again_later(monkeypatch):
-    monkeypatch.setattr(module, "_FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(retries, "_FIRST_RETRY_S", 0.05)
     async with _running() as world:
         world.broken = CorruptData("half a file")
         for _ in range(3):

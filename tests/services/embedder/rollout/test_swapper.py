@@ -11,7 +11,7 @@ import pytest
 
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import Cancellation, VersionThreads
-from services.embedder.rollout import swapper as module
+from services.embedder.rollout import retries
 from services.embedder.rollout.swapper import LastServed, Swapper
 from shared.errors import CorruptData, Unavailable
 from shared.registry.serving_pointer import ServingPointer
@@ -102,8 +102,8 @@ def world(tmp_path: Path) -> _World:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FIRST_RETRY_S", 0.02)
-    monkeypatch.setattr(module, "_LAST_RETRY_S", 0.04)
+    monkeypatch.setattr(retries, "_FIRST_RETRY_S", 0.02)
+    monkeypatch.setattr(retries, "_LAST_RETRY_S", 0.04)
 
 
 async def test_nothing_serves_before_the_first_decision(world):
