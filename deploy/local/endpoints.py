@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from shared.files import write_atomically
+from shared.settings import ObjectStoreSettings
 
 _FILE_NAME = "endpoints.json"
 
@@ -16,6 +17,15 @@ class S3Endpoint(BaseModel):
     access_key: str
     secret_key: str
     bucket: str
+
+    def settings(self) -> ObjectStoreSettings:
+        """Gives the settings of a client."""
+        return ObjectStoreSettings(
+            s3_endpoint=self.endpoint,
+            s3_access_key=self.access_key,
+            s3_secret_key=SecretStr(self.secret_key),
+            s3_bucket=self.bucket,
+        )
 
 
 class Endpoints(BaseModel):

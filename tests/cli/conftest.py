@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import psycopg
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from cli.main import app
 from cli.rendering.renderer import write_people
+from deploy.local.endpoints import Endpoints
 from deploy.local.stack import Stack
+from shared.storage.objects import ObjectStore
 from tests.support.seaweedfs import SeaweedServer
 
 Magface = Callable[..., Result]
@@ -31,6 +34,30 @@ def magface(monkeypatch: pytest.MonkeyPatch) -> Magface:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(tmp_path_factory.mktemp("cli") / "run", object_store=SeaweedServer) as stack:
         yield stack
+
+
+@pytest.fixture
+def endpoints(stack: Stack) -> Endpoints:
+    found = Endpoints.read(stack.folder)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def objects(endpoints: Endpoints) -> ObjectStore:
+    return ObjectStore(endpoints.s3.settings())
+
+
+@pytest.fixture
+def held_erasure(endpoints: Endpoints) -> Iterator[None]:
+    """An erasure of 576 images by a rule that the stack does not have."""
+    with psycopg.connect(endpoints.database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO feedback.held_erasures (rule, images, before)"
+            " VALUES ('retention', 576, '2025-11-30')"
+        )
+        yield
+        connection.execute("DELETE FROM feedback.held_erasures")
 
 
 @pytest.fixture

@@ -8,26 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-import psycopg
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from magface.v1 import feedback_pb2, feedback_pb2_grpc
+from magface.v1 import feedback_pb2
 
+from cli.clients import feedback
 from deploy.local.endpoints import Endpoints
 from deploy.local.stack import Stack
-from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore, image_key
 from tests.cli.conftest import Ask, Magface
 from tests.support.waiting import wait_until
 
 CHECKS = ["embedder", "feedback", "stored images", "held erasures", "trainer", "rollout"]
-
-
-@pytest.fixture
-def endpoints(stack: Stack) -> Endpoints:
-    found = Endpoints.read(stack.folder)
-    assert found is not None
-    return found
 
 
 def problems(magface: Magface, *arguments: object) -> dict[str, str]:
@@ -70,25 +62,15 @@ def test_services_that_do_not_answer_or_are_not_ready_are_named(
 
 
 def test_a_lost_image_is_counted(
-    ask: Ask, magface: Magface, stack: Stack, endpoints: Endpoints, pictures: list[Path]
+    ask: Ask, magface: Magface, stack: Stack, objects: ObjectStore, pictures: list[Path]
 ) -> None:
     submit = ("feedback", "submit", pictures[0], pictures[2])
     label = ("--label", "different", "--annotator", "doctor", "--idempotency-key")
     ask(*submit, *label, "doctor-1")
     sha256 = hashlib.sha256(pictures[0].read_bytes()).hexdigest()
-    s3 = endpoints.s3
-    objects = ObjectStore(
-        ObjectStoreSettings(
-            s3_endpoint=s3.endpoint,
-            s3_access_key=s3.access_key,
-            s3_secret_key=s3.secret_key,
-            s3_bucket=s3.bucket,
-        )
-    )
     objects.remove(image_key(sha256))
-    with grpc.insecure_channel(endpoints.feedback) as channel, pytest.raises(grpc.RpcError):
-        request = feedback_pb2.GetImageRequest(sha256=sha256)
-        feedback_pb2_grpc.FeedbackServiceStub(channel).GetImage(request, timeout=30)
+    with feedback(stack.folder) as stub, pytest.raises(grpc.RpcError):
+        stub.GetImage(feedback_pb2.GetImageRequest(sha256=sha256), timeout=30)
     found = problems(magface, "--dir", stack.folder)
     assert found.keys() == {"stored images"}
     assert found["stored images"].startswith("1 of ")
@@ -98,22 +80,15 @@ def test_a_lost_image_is_counted(
     assert ask("doctor")
 
 
+@pytest.mark.usefixtures("held_erasure")
 def test_an_erasure_that_waits_for_approval_is_named(
-    ask: Ask, magface: Magface, stack: Stack, endpoints: Endpoints
+    ask: Ask, magface: Magface, stack: Stack
 ) -> None:
-    with psycopg.connect(endpoints.database_url, autocommit=True) as connection:
-        connection.execute(
-            "INSERT INTO feedback.held_erasures (rule, images, before)"
-            " VALUES ('retention', 576, '2025-11-30')"
-        )
-        try:
-            found = problems(magface, "--dir", stack.folder)
-            assert found.keys() == {"held erasures"}
-            assert found["held erasures"].startswith("retention would erase 576 images")
-            ask("feedback", "approve-erasure", "retention", "--by", "ann", "--images", 576)
-            assert ask("doctor")
-        finally:
-            connection.execute("DELETE FROM feedback.held_erasures")
+    found = problems(magface, "--dir", stack.folder)
+    assert found.keys() == {"held erasures"}
+    assert found["held erasures"].startswith("retention would erase 576 images")
+    ask("feedback", "approve-erasure", "retention", "--by", "ann", "--images", 576)
+    assert ask("doctor")
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from services.trainer.data.label_report import LabelReport, Suspicion, store_rep
 from services.trainer.data.labels import LabelledPair
 from shared.registry.evaluation_pages import page_key
 from shared.registry.image_data import OBJECTS, TABLES, Erasure
-from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore, image_key
 from tests.cli.conftest import Ask
 from tests.support.traces import Traces
@@ -33,25 +32,8 @@ def _png(person: int, image: int) -> bytes:
 
 
 @pytest.fixture
-def database_url(stack: Stack) -> str:
-    endpoints = Endpoints.read(stack.folder)
-    assert endpoints is not None
+def database_url(endpoints: Endpoints) -> str:
     return endpoints.database_url
-
-
-@pytest.fixture
-def objects(stack: Stack) -> ObjectStore:
-    endpoints = Endpoints.read(stack.folder)
-    assert endpoints is not None
-    s3 = endpoints.s3
-    return ObjectStore(
-        ObjectStoreSettings(
-            s3_bucket=s3.bucket,
-            s3_endpoint=s3.endpoint,
-            s3_access_key=s3.access_key,
-            s3_secret_key=s3.secret_key,
-        )
-    )
 
 
 @pytest.fixture

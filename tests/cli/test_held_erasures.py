@@ -1,30 +1,12 @@
 """Tests of ``magface feedback held-erasures`` and ``approve-erasure``."""
 
-from collections.abc import Iterator
-
-import psycopg
 import pytest
 
-from deploy.local.endpoints import Endpoints
 from deploy.local.stack import Stack
 from tests.cli.conftest import Ask, Magface
 
 
-@pytest.fixture
-def _held(stack: Stack) -> Iterator[None]:
-    """An erasure by a rule that the stack does not have."""
-    endpoints = Endpoints.read(stack.folder)
-    assert endpoints is not None
-    with psycopg.connect(endpoints.database_url, autocommit=True) as connection:
-        connection.execute(
-            "INSERT INTO feedback.held_erasures (rule, images, before)"
-            " VALUES ('retention', 576, '2025-11-30')"
-        )
-        yield
-        connection.execute("DELETE FROM feedback.held_erasures")
-
-
-@pytest.mark.usefixtures("_held")
+@pytest.mark.usefixtures("held_erasure")
 def test_what_is_held_is_listed_and_approved(ask: Ask, magface: Magface, stack: Stack) -> None:
     (held,) = ask("feedback", "held-erasures")["erasures"]
     assert (held["rule"], held["images"], held["approved_by"]) == ("retention", 576, "")

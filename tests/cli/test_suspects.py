@@ -15,7 +15,6 @@ from services.trainer.data.label_report import (
     Suspicion,
     store_report,
 )
-from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from tests.cli.conftest import Ask, Magface
 
@@ -35,10 +34,8 @@ REPORT = LabelReport(
 
 
 @pytest.fixture
-def training(stack: Stack) -> Iterator[UUID]:
+def training(endpoints: Endpoints, objects: ObjectStore) -> Iterator[UUID]:
     """An ended training job with a label report in the stack's stores."""
-    endpoints = Endpoints.read(stack.folder)
-    assert endpoints is not None
     job_id = uuid4()
     with psycopg.connect(endpoints.database_url, autocommit=True) as connection:
         connection.execute(
@@ -46,14 +43,7 @@ def training(stack: Stack) -> Iterator[UUID]:
             " VALUES (%s, 'train', '{}', 'ada', 'succeeded', now())",
             (job_id,),
         )
-        s3 = endpoints.s3
-        settings = ObjectStoreSettings(
-            s3_bucket=s3.bucket,
-            s3_endpoint=s3.endpoint,
-            s3_access_key=s3.access_key,
-            s3_secret_key=s3.secret_key,
-        )
-        store_report(ObjectStore(settings), job_id, REPORT)
+        store_report(objects, job_id, REPORT)
         yield job_id
         connection.execute("DELETE FROM trainer.jobs WHERE job_id = %s", (job_id,))
 

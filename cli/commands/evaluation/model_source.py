@@ -102,10 +102,4 @@ def _object_store_settings(folder: Path | None) -> ObjectStoreSettings:
             "folder with --dir, or set MAGFACE_S3_ENDPOINT, MAGFACE_S3_ACCESS_KEY and "
             "MAGFACE_S3_SECRET_KEY"
         )
-    s3 = endpoints.s3
-    return ObjectStoreSettings(
-        s3_endpoint=s3.endpoint,
-        s3_access_key=s3.access_key,
-        s3_secret_key=s3.secret_key,
-        s3_bucket=s3.bucket,
-    )
+    return endpoints.s3.settings()
