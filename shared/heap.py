@@ -4,6 +4,7 @@ With another C library nothing happens.
 """
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -25,6 +26,8 @@ _LIMITS: Final = {
     # Less free memory than this stays in the heap, so that batches do not return and fetch it.
     _M_TRIM_THRESHOLD: 64 * 2**20,
 }
+_lock: Final = threading.Lock()
+_loading = 0
 
 
 def limit_heaps() -> None:
@@ -40,13 +43,21 @@ def limit_heaps() -> None:
 def mapped_weights() -> Iterator[None]:
     """Give the weights of a network that is loaded in the block memory outside the heap.
 
-    Their memory returns to the system when they are freed, and leaves no gaps in the heap.
+    Their memory returns to the system when they are freed, and leaves no gaps in the heap. Threads
+    may load networks at the same time: the limit is one of the process.
     """
-    _set_limit(_M_MMAP_THRESHOLD, _MAPPED_WEIGHT_BYTES)
+    _count_loading(1)
     try:
         yield
     finally:
-        _set_limit(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+        _count_loading(-1)
+
+
+def _count_loading(by: int) -> None:
+    global _loading  # noqa: PLW0603 - malloc has one limit per process
+    with _lock:
+        _loading += by
+        _set_limit(_M_MMAP_THRESHOLD, _MAPPED_WEIGHT_BYTES if _loading else _MAPPED_BYTES)
 
 
 def trim_heap() -> None:
