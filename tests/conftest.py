@@ -76,6 +76,17 @@ def _torch_threads() -> Iterator[None]:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+@pytest.fixture(autouse=True)
+def _onnxruntime_threads() -> Iterator[None]:
+    """Checks that no test makes its process share onnxruntime's threads, as it cannot be undone.
+
+    A test of what does so starts a process of its own.
+    """
+    yield
+    module = sys.modules.get("shared.model.sessions.onnx")
+    assert module is None or not module.threads_shared()
+
+
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A running Postgres for this test session."""
