@@ -29,7 +29,7 @@ from services.trainer.training.distributed import (
     wrap_ddp,
 )
 from services.trainer.training.losses import Objective
-from services.trainer.training.replay import Replay
+from services.trainer.training.replay import Replay, ReplayedFaces
 from services.trainer.training.weight_averaging import MovingAverage, frozen_copy
 from shared.errors import CorruptData
 from shared.model.manifest import ChannelOrder
@@ -117,7 +117,7 @@ class Finetuner:
         objective: The loss.
         feedback: The labelled images.
         batches: Makes the batches of an epoch.
-        replay: uint8 [M, 112, 112, 3], BGR, faces to replay; None for no replay.
+        replay: Faces to replay; None for no replay.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Finetuner:
         objective: Objective,
         feedback: FacesWithParent,
         batches: BatchSource,
-        replay: CropArray | None,
+        replay: ReplayedFaces | None,
     ) -> None:
         self._layout = _memory_format(network)
         self._network = network.to(memory_format=self._layout)
@@ -148,11 +148,7 @@ class Finetuner:
         )
         probability = hyperparameters.augmentation
         self._augmentation = None if probability is None else augmentation(probability)
-        self._replay = (
-            None
-            if replay is None
-            else Replay(replay, self._parent_features, degrade=self._augmentation)
-        )
+        self._replay = None if replay is None else Replay(replay, self._parent_features)
         self._device = next(network.parameters()).device
         self._best: dict[str, Any] = {}
         self._history: list[Epoch] = []
