@@ -63,10 +63,12 @@ def export_version(
         golden_crops: uint8 [N, 112, 112, 3], BGR; a few faces for the self-check on load.
         job_id: See `Manifest`.
         probability: See `Manifest`.
+        operating_curve: See `Manifest`.
         parent_version: See `Manifest`.
         data_snapshot: See `Manifest`.
         compatible_versions: See `Manifest`.
         reference: See `Manifest`.
+        reference_note: See `Manifest`.
         metrics: See `Manifest`.
 
     Raises:
