@@ -133,6 +133,7 @@ def run_training(
         target_fmr=spec.target_fmr,
         seed=spec.seed,
     )
+    report(Progress(Stage.EVALUATING, _TRAINED, kept.describe()))
     compared = _compare_features(inputs, split)
     # Computing features is collective, so the other processes may leave only after it.
     compatible = _compatible_ancestors(ancestors, inputs.decoded.crops, compared[0].child, split)
