@@ -180,7 +180,9 @@ def test_groups_need_the_names_of_the_people(
 ) -> None:
     first, second = sorted((people / "person_00000").iterdir())[:2]
     pairs = tmp_path / "pairs.json"
-    pairs.write_text(json.dumps([{"image1": str(first), "image2": str(second), "label": 1}]))
+    pairs.write_text(
+        json.dumps({"pairs": [{"image1": str(first), "image2": str(second), "label": 1}]})
+    )
     (tmp_path / "mine.csv").write_text("identity,group\nperson_00000,a\n")
     model = ("--checkpoint", DEFAULT_CHECKPOINT)
     unnamed = magface("evaluate", "--pairs", pairs, *model, "--groups-file", tmp_path / "mine.csv")

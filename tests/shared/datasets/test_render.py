@@ -113,7 +113,7 @@ def test_golden_crops_are_fixed_and_distinct() -> None:
     assert len({crop.tobytes() for crop in render_golden_crops(5)}) == 5
 
 
-def test_skin_tones_are_seen_on_the_faces(tmp_path: Path) -> None:
+def test_skin_tones_are_seen_on_the_faces() -> None:
     groups = groups_of_people(60, 5)
     assert set(Counter(groups.values())) == {"light skin", "medium skin", "dark skin"}
     assert min(Counter(groups.values()).values()) >= 12
