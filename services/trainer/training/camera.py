@@ -4,7 +4,7 @@ Many random ways of spoiling are tried on good faces. Each picture of the feedba
 the results, and takes the way of the one that it resembles most in sharpness, light, noise and
 compression (approximate Bayesian computation; Beaumont 2010). The ways taken together are the
 camera: good faces that are spoiled by them look like the feedback. Where the feedback is as good as
-the faces, they change next to nothing.
+the faces, they change little.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ _COARSEST = 12
 _BANDS = 12
 _JPEG_BLOCK = 8
 _FLOOR = 0.1
+# Place of the light in a description, and the weight of its rank from 0 to 1.
+_LIGHT, _RANK_WEIGHT = _BANDS, 8.0
 
 _Crop = NDArray[np.uint8]
 _Floats = NDArray[np.float64]
@@ -83,14 +85,21 @@ class Camera:
         """
         generator = np.random.default_rng(seed)
         ways = [Spoiling.draw(generator) for _ in range(_TRIED)]
+        chosen = generator.integers(len(faces), size=_TRIED)
         tried = np.stack(
-            [_describe(way.apply(faces[generator.integers(len(faces))], generator)) for way in ways]
+            [
+                _describe(way.apply(faces[face], generator))
+                for way, face in zip(ways, chosen, strict=True)
+            ]
         )
         some = generator.permutation(len(pictures))[:_COMPARED]
         seen = np.stack([_describe(pictures[index]) for index in some])
-        scale = tried.std(axis=0) + _FLOOR
-        gaps = (seen[:, None] - tried) / scale
-        return cls(tuple(ways[index] for index in np.square(gaps).sum(axis=2).argmin(axis=1)))
+        gaps = np.square((seen[:, None] - tried) / (tried.std(axis=0) + _FLOOR)).sum(axis=2)
+        # A dark face is no sign of a dark camera: the darkest pictures are compared with the
+        # darkest faces.
+        light = _ranks(np.array([face.mean() for face in faces]))[chosen]
+        gaps += np.square(_RANK_WEIGHT * (_ranks(seen[:, _LIGHT])[:, None] - light))
+        return cls(tuple(ways[index] for index in gaps.argmin(axis=1)))
 
     def spoil(self, crops: CropArray, generator: np.random.Generator) -> CropArray:
         """Spoil each crop in a way drawn at random; the same shape, uint8 [N, 112, 112, 3]."""
@@ -127,3 +136,8 @@ def _describe(crop: _Crop) -> _Floats:
             [np.log(steps[_AT_BLOCK].mean() / steps[~_AT_BLOCK].mean())],
         ]
     )
+
+
+def _ranks(values: _Floats) -> _Floats:
+    """Rank values from 0 to 1."""
+    return np.asarray(values.argsort().argsort() / max(len(values) - 1, 1), np.float64)

@@ -47,7 +47,7 @@ def test_a_good_camera_changes_little() -> None:
     good_change, poor_change = (
         np.abs(one.spoil(GOOD, generator).astype(float) - GOOD).mean() for one in (camera, poor)
     )
-    assert good_change < 0.5 * poor_change
+    assert good_change < 0.7 * poor_change
 
 
 def test_the_same_seed_finds_the_same_camera() -> None:
