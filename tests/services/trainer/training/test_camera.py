@@ -28,7 +28,7 @@ def middle(camera: Camera, part: Callable[[Spoiling], float]) -> float:
     [
         pytest.param(Spoiling(18, 1, 1, 0, 95), lambda way: way.side, 14, 24, id="coarse"),
         pytest.param(Spoiling(112, 1, 0.45, 0, 95), lambda way: way.gain, 0.3, 0.65, id="dark"),
-        pytest.param(Spoiling(112, 1, 1, 12, 95), lambda way: way.noise, 8, 17, id="noisy"),
+        pytest.param(Spoiling(112, 1, 1, 12, 95), lambda way: way.noise, 8, 24, id="noisy"),
         pytest.param(Spoiling(112, 1, 1, 0, 22), lambda way: way.quality, 20, 40, id="jpeg"),
     ],
 )
