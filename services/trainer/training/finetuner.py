@@ -17,6 +17,7 @@ from torch.nn import Module
 
 from services.trainer.data.arrays import CropArray, FeatureArray
 from services.trainer.data.batches import TrainingBatch
+from services.trainer.training.activation_memory import images_at_once
 from services.trainer.training.augmentation import augment, augmentation
 from services.trainer.training.checkpoint import CheckpointStore
 from services.trainer.training.distributed import (
@@ -78,7 +79,7 @@ class Hyperparameters:
         clip: Largest norm of the gradient.
         mixed_precision: Compute in bfloat16 where torch's autocast allows it.
         images_at_once: Largest number of images whose activations are kept in memory; a step
-            with more images computes them twice.
+            with more images computes them twice. None for as many as `activation_memory` allows.
     """
 
     epochs: int
@@ -91,7 +92,7 @@ class Hyperparameters:
     warm_up: float = 0.1
     clip: float = 5.0
     mixed_precision: bool = False
-    images_at_once: int = 72
+    images_at_once: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ class Finetuner:
         feedback: The labelled images.
         batches: Makes the batches of an epoch.
         replay: uint8 [M, 112, 112, 3], BGR, faces to replay; None for no replay.
+
+    Attributes:
+        images_at_once: Largest number of images whose activations are kept in memory.
     """
 
     def __init__(
@@ -135,7 +139,8 @@ class Finetuner:
         batches: BatchSource,
         replay: CropArray | None,
     ) -> None:
-        self._network = network
+        self._layout = _memory_format(network)
+        self._network = network.to(memory_format=self._layout)
         self._wrapped = wrap_ddp(network)
         self._channel_order = channel_order
         self._hyperparameters = hyperparameters
@@ -157,6 +162,9 @@ class Finetuner:
             else Replay(replay, self._parent_features, degrade=self._augmentation)
         )
         self._device = next(network.parameters()).device
+        self.images_at_once = hyperparameters.images_at_once or images_at_once(
+            partial(self._forward, network=network), self._device
+        )
         self._best: dict[str, Any] = {}
         self._history: list[Epoch] = []
 
@@ -191,7 +199,7 @@ class Finetuner:
                 checkpoints.save(file)
         self._network.load_state_dict(self._best)
         interpolate(self._network, self._parent, self._hyperparameters.interpolation)
-        self._network.eval()
+        self._network.eval().to(memory_format=torch.contiguous_format)
         return list(self._history)
 
     def _resume(self, checkpoints: CheckpointStore, file: Path) -> None:
@@ -281,7 +289,7 @@ class Finetuner:
         gradients are the same.
         """
         own = crops[shard(len(crops))]
-        parts = np.array_split(own, -(-len(own) // self._hyperparameters.images_at_once) or 1)
+        parts = np.array_split(own, -(-len(own) // self.images_at_once) or 1)
         with torch.set_grad_enabled(len(parts) == 1):
             features = torch.cat([self._forward(part, self._wrapped) for part in parts])
         features.requires_grad_()
@@ -304,6 +312,7 @@ class Finetuner:
 
     def _forward(self, crops: CropArray, network: Module) -> Tensor:
         images = self._to_device(network_input(crops, self._channel_order))
+        images = images.to(memory_format=self._layout)
         with torch.autocast(
             self._device.type, torch.bfloat16, enabled=self._hyperparameters.mixed_precision
         ):
@@ -328,3 +337,11 @@ class Finetuner:
         self._optimizer.load_state_dict(state["optimizer"])
         self._best = state["best"]
         self._history = [Epoch(**epoch) for epoch in state["history"]]
+
+
+def _memory_format(network: IResNet) -> torch.memory_format:
+    """Return the layout in memory with which the network trains fastest."""
+    # torch 2.14 crashes in the backward pass of narrower convolutions with channels last.
+    if all(width % 16 == 0 for width in network.spec.widths):
+        return torch.channels_last
+    return torch.contiguous_format
