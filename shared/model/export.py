@@ -24,6 +24,7 @@ from shared.model.manifest import (
 )
 from shared.model.network.checkpoint import EPS_METADATA
 from shared.model.network.iresnet import INPUT_SIZE, IResNet
+from shared.model.operating_curve import OperatingCurve
 from shared.model.sessions.base import Session, split_features
 from shared.model.sessions.onnx import OnnxSession
 from shared.model.sessions.torch import TorchSession
@@ -42,10 +43,12 @@ def export_version(
     golden_crops: NDArray[np.uint8],
     job_id: str,
     probability: ProbabilityCurve | None = None,
+    operating_curve: OperatingCurve | None = None,
     parent_version: str | None = None,
     data_snapshot: str | None = None,
     compatible_versions: Sequence[str] = (),
     reference: str | None = None,
+    reference_note: str = "",
     metrics: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Write the folder of a version, if the ONNX file gives the same output as the network.
@@ -60,10 +63,12 @@ def export_version(
         golden_crops: uint8 [N, 112, 112, 3], BGR; a few faces for the self-check on load.
         job_id: See `Manifest`.
         probability: See `Manifest`.
+        operating_curve: See `Manifest`.
         parent_version: See `Manifest`.
         data_snapshot: See `Manifest`.
         compatible_versions: See `Manifest`.
         reference: See `Manifest`.
+        reference_note: See `Manifest`.
         metrics: See `Manifest`.
 
     Raises:
@@ -95,12 +100,14 @@ def export_version(
             threshold=threshold,
             magnitude_quantiles=tuple(magnitude_quantiles),
             probability=probability,
+            operating_curve=operating_curve,
             parent_version=parent_version,
             job_id=job_id,
             data_snapshot=data_snapshot,
             created_at=datetime.now(UTC),
             compatible_versions=tuple(compatible_versions),
             reference=reference,
+            reference_note=reference_note,
             metrics=dict(metrics or {}),
             files={name: describe_file(draft / name) for name in (ONNX_FILE, WEIGHTS_FILE)},
             golden=make_golden(session, golden_crops),

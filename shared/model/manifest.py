@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from shared.errors import CorruptData
+from shared.model.operating_curve import OperatingCurve, OperatingPoint
 
 ONNX_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
@@ -18,6 +19,8 @@ MANIFEST_FILE = "manifest.json"
 
 # Epsilon of MagFace's BatchNorms, and of manifests that do not say it.
 MAGFACE_EPS = 2e-5
+
+_LATER_FIELDS = ("batch_norm_eps", "operating_curve", "reference_note")
 
 ChannelOrder = Literal["bgr", "rgb"]
 
@@ -76,11 +79,14 @@ class Manifest(_Frozen):
         scale: Factor for the pixels of the network's input.
         batch_norm_eps: Epsilon of the BatchNorms; 2e-5 in MagFace and in manifests without it.
         channel_order: Channel order that the network was trained with.
-        threshold: Cosine similarity from which two faces are the same person.
+        threshold: Cosine similarity from which two faces are the same person where no target
+            false-match rate is set. That of a fine-tuned version weighs both errors equally.
         magnitude_quantiles: Magnitudes of a reference set at evenly spaced quantiles 0..1, in
             ascending order; the quality of a face is the quantile of its magnitude.
         probability: Probability of a genuine pair by similarity; None where it has not been
             measured, as for an import.
+        operating_curve: Measured thresholds and error rates by false-match rate; None for a
+            version of an earlier release.
         parent_version: The version it was fine-tuned from; None for an import.
         job_id: The job of the trainer that made it.
         data_snapshot: Snapshot of the feedback it was trained on; None for an import.
@@ -88,6 +94,8 @@ class Manifest(_Frozen):
             measured.
         reference: SHA-256 of the reference faces on which its descendants must not get worse;
             None for the bundled crops.
+        reference_note: What these faces are and how they were chosen, for a person; empty for a
+            version of an earlier release.
         metrics: Figures measured when it was made, by name.
         files: Checksums of the other files in the folder.
         golden: Faces for the self-check on load.
@@ -104,12 +112,14 @@ class Manifest(_Frozen):
     threshold: float = Field(ge=-1, le=1)
     magnitude_quantiles: tuple[float, ...] = Field(min_length=2)
     probability: ProbabilityCurve | None = None
+    operating_curve: OperatingCurve | None = None
     parent_version: str | None
     job_id: str
     data_snapshot: str | None
     created_at: datetime
     compatible_versions: tuple[str, ...] = ()
     reference: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    reference_note: str = ""
     metrics: dict[str, float] = {}
     files: dict[str, FileEntry]
     golden: tuple[GoldenCrop, ...] = Field(min_length=1)
@@ -144,9 +154,27 @@ class Manifest(_Frozen):
         """Return the quantiles for a network whose magnitudes are all larger by a ratio."""
         return tuple(quantile * ratio for quantile in self.magnitude_quantiles)
 
+    def kept_point(self, target_fmr: float | None) -> OperatingPoint | None:
+        """Return the operating point at which the version serves.
+
+        Args:
+            target_fmr: The operator's target; None if there is none.
+
+        Returns:
+            None where it serves at `threshold`: without a target, or without a measured curve.
+            Where the curve does not resolve the target, its strictest point.
+        """
+        if target_fmr is None or self.operating_curve is None:
+            return None
+        return self.operating_curve.at(target_fmr)
+
     def write(self, folder: Path) -> None:
-        # Releases without the field refuse it, and mean the default.
-        unsaid = {"batch_norm_eps"} if self.batch_norm_eps == MAGFACE_EPS else None
+        # Releases without these fields refuse them, and mean the default.
+        unsaid = {
+            name
+            for name in _LATER_FIELDS
+            if getattr(self, name) == Manifest.model_fields[name].default
+        }
         (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2, exclude=unsaid))
 
 

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.model.operating_curve import HIGHEST_TARGET
 from shared.registry.records import read_record
 from shared.storage.objects import ObjectStore
 
@@ -14,8 +15,11 @@ class ServingPointer(BaseModel):
     """Copy of the latest entry of the serving history, which embedders read without the database.
 
     Attributes:
-        generation: Grows by one with each promotion or rollback; it tells an older pointer from
-            a newer one.
+        generation: Grows by one with each promotion, rollback or change of the operating point;
+            it tells an older pointer from a newer one.
+        target_fmr: The operator's target false-match rate; None serves each version at its own
+            threshold. Releases before the field refuse a pointer with it.
+        prior: Prior probability of a genuine pair.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -23,6 +27,8 @@ class ServingPointer(BaseModel):
     model_version: str
     generation: int = Field(ge=1)
     published_at: datetime
+    target_fmr: float | None = Field(default=None, gt=0, le=HIGHEST_TARGET)
+    prior: float = Field(default=0.5, gt=0, lt=1)
 
 
 def read_pointer(objects: ObjectStore) -> ServingPointer | None:
@@ -37,4 +43,5 @@ def read_pointer(objects: ObjectStore) -> ServingPointer | None:
 
 def write_pointer(objects: ObjectStore, pointer: ServingPointer) -> None:
     """Write the pointer; the caller must ensure that no older one replaces a newer one."""
-    objects.put(POINTER_KEY, pointer.model_dump_json().encode())
+    # Releases without the later fields refuse them, and mean the defaults.
+    objects.put(POINTER_KEY, pointer.model_dump_json(exclude_defaults=True).encode())

@@ -30,6 +30,8 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     DECISION_UNSPECIFIED: _Decision.ValueType  # 0
     DECISION_SAME: _Decision.ValueType  # 1
     DECISION_DIFFERENT: _Decision.ValueType  # 2
+    DECISION_UNSURE: _Decision.ValueType  # 3
+    """Only if the request sets minimum_quality: a side is of lower quality; see unsure_reason."""
 
 class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
     """Decision whether two faces show the same person."""
@@ -37,6 +39,8 @@ class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
 DECISION_UNSPECIFIED: Decision.ValueType  # 0
 DECISION_SAME: Decision.ValueType  # 1
 DECISION_DIFFERENT: Decision.ValueType  # 2
+DECISION_UNSURE: Decision.ValueType  # 3
+"""Only if the request sets minimum_quality: a side is of lower quality; see unsure_reason."""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 @_typing.final
@@ -234,8 +238,13 @@ class VerifyRequest(_message.Message):
     A_FIELD_NUMBER: _builtins.int
     B_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    MINIMUM_QUALITY_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """A resident version (see GetModel); the serving version if empty."""
+    minimum_quality: _builtins.float
+    """If set, 0..1: the decision is DECISION_UNSURE if the quality of a side is below it. A stored
+    embedding then needs its magnitude.
+    """
     @_builtins.property
     def a(self) -> Global___VerifySide: ...
     @_builtins.property
@@ -246,12 +255,15 @@ class VerifyRequest(_message.Message):
         a: Global___VerifySide | None = ...,
         b: Global___VerifySide | None = ...,
         model_version: _builtins.str = ...,
+        minimum_quality: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_minimum_quality", b"_minimum_quality", "a", b"a", "b", b"b", "minimum_quality", b"minimum_quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "model_version", b"model_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_minimum_quality", b"_minimum_quality", "a", b"a", "b", b"b", "minimum_quality", b"minimum_quality", "model_version", b"model_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__minimum_quality: _TypeAlias = _typing.Literal["minimum_quality"]  # noqa: Y015
+    _WhichOneofArgType__minimum_quality: _TypeAlias = _typing.Literal["_minimum_quality", b"_minimum_quality"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__minimum_quality) -> _WhichOneofReturnType__minimum_quality | None: ...
 
 Global___VerifyRequest: _TypeAlias = VerifyRequest  # noqa: Y015
 
@@ -291,21 +303,27 @@ class StoredEmbedding(_message.Message):
 
     EMBEDDING_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    MAGNITUDE_FIELD_NUMBER: _builtins.int
     embedding: _builtins.bytes
     """Packed little-endian float32, of the embedding size of the version that is used."""
     model_version: _builtins.str
     """The model_version that was returned with it."""
+    magnitude: _builtins.float
+    """The magnitude that was returned with it; needed only with minimum_quality."""
     def __init__(
         self,
         *,
         embedding: _builtins.bytes = ...,
         model_version: _builtins.str = ...,
+        magnitude: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_magnitude", b"_magnitude", "magnitude", b"magnitude"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "model_version", b"model_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_magnitude", b"_magnitude", "embedding", b"embedding", "magnitude", b"magnitude", "model_version", b"model_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__magnitude: _TypeAlias = _typing.Literal["magnitude"]  # noqa: Y015
+    _WhichOneofArgType__magnitude: _TypeAlias = _typing.Literal["_magnitude", b"_magnitude"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__magnitude) -> _WhichOneofReturnType__magnitude | None: ...
 
 Global___StoredEmbedding: _TypeAlias = StoredEmbedding  # noqa: Y015
 
@@ -319,14 +337,34 @@ class VerifyResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     FACE_A_FIELD_NUMBER: _builtins.int
     FACE_B_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    FALSE_MATCH_RATE_FIELD_NUMBER: _builtins.int
+    KEPT_FMR_FIELD_NUMBER: _builtins.int
+    UNSURE_REASON_FIELD_NUMBER: _builtins.int
     similarity: _builtins.float
     """Cosine similarity of the two embeddings, -1..1."""
     threshold: _builtins.float
-    """A similarity at or above it gives DECISION_SAME, unless a side has no_face; part of the model
-    version.
+    """A similarity at or above it gives DECISION_SAME, unless a side has no_face. It is that of the
+    operating point if the operator has set a target false-match rate, else the threshold of the
+    model version, which weighs both kinds of errors equally.
     """
     decision: Global___Decision.ValueType
     model_version: _builtins.str
+    probability: _builtins.float
+    """Calibrated probability that both sides show the same person, 0..1, at the prior that the
+    operator has set (0.5 if none). Unset if the version has no calibration.
+    """
+    false_match_rate: _builtins.float
+    """Share of strangers whose similarity is at least as high, 0..1: one in 1 / false_match_rate.
+    Measured on people that the version was not trained on; for high similarities the lowest rate
+    that they resolve, an upper bound. Unset if the version has no measured curve.
+    """
+    kept_fmr: _builtins.float
+    """The false-match rate that the threshold keeps. Above the operator's target if the version's
+    evidence does not resolve the target. Unset without a target or a measured curve.
+    """
+    unsure_reason: _builtins.str
+    """Why the decision is DECISION_UNSURE; else empty."""
     @_builtins.property
     def face_a(self) -> Global___FaceEmbedding:
         """Output for side a; unset for a stored embedding."""
@@ -344,12 +382,27 @@ class VerifyResponse(_message.Message):
         model_version: _builtins.str = ...,
         face_a: Global___FaceEmbedding | None = ...,
         face_b: Global___FaceEmbedding | None = ...,
+        probability: _builtins.float | None = ...,
+        false_match_rate: _builtins.float | None = ...,
+        kept_fmr: _builtins.float | None = ...,
+        unsure_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["face_a", b"face_a", "face_b", b"face_b"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_false_match_rate", b"_false_match_rate", "_kept_fmr", b"_kept_fmr", "_probability", b"_probability", "face_a", b"face_a", "face_b", b"face_b", "false_match_rate", b"false_match_rate", "kept_fmr", b"kept_fmr", "probability", b"probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "face_a", b"face_a", "face_b", b"face_b", "model_version", b"model_version", "similarity", b"similarity", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_false_match_rate", b"_false_match_rate", "_kept_fmr", b"_kept_fmr", "_probability", b"_probability", "decision", b"decision", "face_a", b"face_a", "face_b", b"face_b", "false_match_rate", b"false_match_rate", "kept_fmr", b"kept_fmr", "model_version", b"model_version", "probability", b"probability", "similarity", b"similarity", "threshold", b"threshold", "unsure_reason", b"unsure_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__false_match_rate: _TypeAlias = _typing.Literal["false_match_rate"]  # noqa: Y015
+    _WhichOneofArgType__false_match_rate: _TypeAlias = _typing.Literal["_false_match_rate", b"_false_match_rate"]  # noqa: Y015
+    _WhichOneofReturnType__kept_fmr: _TypeAlias = _typing.Literal["kept_fmr"]  # noqa: Y015
+    _WhichOneofArgType__kept_fmr: _TypeAlias = _typing.Literal["_kept_fmr", b"_kept_fmr"]  # noqa: Y015
+    _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
+    _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__false_match_rate) -> _WhichOneofReturnType__false_match_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kept_fmr) -> _WhichOneofReturnType__kept_fmr | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
 
 Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
 
@@ -442,6 +495,10 @@ class GetModelResponse(_message.Message):
     SHADOW_AGREEMENT_FIELD_NUMBER: _builtins.int
     SHADOW_SIMILARITY_SHIFT_FIELD_NUMBER: _builtins.int
     SHADOW_ERROR_FIELD_NUMBER: _builtins.int
+    TARGET_FMR_FIELD_NUMBER: _builtins.int
+    KEPT_FMR_FIELD_NUMBER: _builtins.int
+    PRIOR_FIELD_NUMBER: _builtins.int
+    SERVING_GENERATION_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     architecture: _builtins.str
     """For example iresnet18."""
@@ -469,6 +526,14 @@ class GetModelResponse(_message.Message):
     """Mean of its cosine similarity minus that of the serving version."""
     shadow_error: _builtins.str
     """The last error of loading or running it; empty if there is none."""
+    target_fmr: _builtins.float
+    """The operator's target false-match rate; unset if there is none, see VerifyResponse.threshold."""
+    kept_fmr: _builtins.float
+    """The false-match rate that the threshold of the serving version keeps; see VerifyResponse."""
+    prior: _builtins.float
+    """Prior probability of a genuine pair, for VerifyResponse.probability."""
+    serving_generation: _builtins.int
+    """The serving generation that this replica follows; 0 if the serving version is another one."""
     @_builtins.property
     def serving_since(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -498,11 +563,22 @@ class GetModelResponse(_message.Message):
         shadow_agreement: _builtins.float = ...,
         shadow_similarity_shift: _builtins.float = ...,
         shadow_error: _builtins.str = ...,
+        target_fmr: _builtins.float | None = ...,
+        kept_fmr: _builtins.float | None = ...,
+        prior: _builtins.float = ...,
+        serving_generation: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["serving_since", b"serving_since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kept_fmr", b"_kept_fmr", "_target_fmr", b"_target_fmr", "kept_fmr", b"kept_fmr", "serving_since", b"serving_since", "target_fmr", b"target_fmr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "channel_order", b"channel_order", "compatible_versions", b"compatible_versions", "embedding_size", b"embedding_size", "engine", b"engine", "model_version", b"model_version", "pending_version", b"pending_version", "resident_versions", b"resident_versions", "serving_since", b"serving_since", "shadow_agreement", b"shadow_agreement", "shadow_error", b"shadow_error", "shadow_pairs", b"shadow_pairs", "shadow_similarity_shift", b"shadow_similarity_shift", "shadow_version", b"shadow_version", "swap_error", b"swap_error", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kept_fmr", b"_kept_fmr", "_target_fmr", b"_target_fmr", "architecture", b"architecture", "channel_order", b"channel_order", "compatible_versions", b"compatible_versions", "embedding_size", b"embedding_size", "engine", b"engine", "kept_fmr", b"kept_fmr", "model_version", b"model_version", "pending_version", b"pending_version", "prior", b"prior", "resident_versions", b"resident_versions", "serving_generation", b"serving_generation", "serving_since", b"serving_since", "shadow_agreement", b"shadow_agreement", "shadow_error", b"shadow_error", "shadow_pairs", b"shadow_pairs", "shadow_similarity_shift", b"shadow_similarity_shift", "shadow_version", b"shadow_version", "swap_error", b"swap_error", "target_fmr", b"target_fmr", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__kept_fmr: _TypeAlias = _typing.Literal["kept_fmr"]  # noqa: Y015
+    _WhichOneofArgType__kept_fmr: _TypeAlias = _typing.Literal["_kept_fmr", b"_kept_fmr"]  # noqa: Y015
+    _WhichOneofReturnType__target_fmr: _TypeAlias = _typing.Literal["target_fmr"]  # noqa: Y015
+    _WhichOneofArgType__target_fmr: _TypeAlias = _typing.Literal["_target_fmr", b"_target_fmr"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kept_fmr) -> _WhichOneofReturnType__kept_fmr | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_fmr) -> _WhichOneofReturnType__target_fmr | None: ...
 
 Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015

@@ -171,6 +171,35 @@ RECIPE_HADSELL: Recipe.ValueType  # 2
 """Euclidean contrastive loss (Hadsell 2006) with margin 1.0, frozen BatchNorm."""
 Global___Recipe: _TypeAlias = Recipe  # noqa: Y015
 
+class _GateOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GateOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GateOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GATE_OUTCOME_UNSPECIFIED: _GateOutcome.ValueType  # 0
+    """A verdict of an earlier release; see passed."""
+    GATE_OUTCOME_PASSED: _GateOutcome.ValueType  # 1
+    GATE_OUTCOME_FAILED: _GateOutcome.ValueType  # 2
+    """A figure is worse than its limit allows."""
+    GATE_OUTCOME_NOT_ENOUGH_EVIDENCE: _GateOutcome.ValueType  # 3
+    """Nothing is worse, but too few people or pairs were measured to show that it is better. The
+    version can be judged again when there are more labels.
+    """
+
+class GateOutcome(_GateOutcome, metaclass=_GateOutcomeEnumTypeWrapper): ...
+
+GATE_OUTCOME_UNSPECIFIED: GateOutcome.ValueType  # 0
+"""A verdict of an earlier release; see passed."""
+GATE_OUTCOME_PASSED: GateOutcome.ValueType  # 1
+GATE_OUTCOME_FAILED: GateOutcome.ValueType  # 2
+"""A figure is worse than its limit allows."""
+GATE_OUTCOME_NOT_ENOUGH_EVIDENCE: GateOutcome.ValueType  # 3
+"""Nothing is worse, but too few people or pairs were measured to show that it is better. The
+version can be judged again when there are more labels.
+"""
+Global___GateOutcome: _TypeAlias = GateOutcome  # noqa: Y015
+
 class _ChannelOrder:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -479,7 +508,15 @@ class GateVerdict(_message.Message):
 
     PASSED_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    TARGET_FMR_FIELD_NUMBER: _builtins.int
     passed: _builtins.bool
+    outcome: Global___GateOutcome.ValueType
+    missing: _builtins.str
+    """What is missing if the outcome is GATE_OUTCOME_NOT_ENOUGH_EVIDENCE; else empty."""
+    target_fmr: _builtins.float
+    """The target false-match rate that the version was judged at; unset for equal error weights."""
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateCheck]: ...
     def __init__(
@@ -487,12 +524,17 @@ class GateVerdict(_message.Message):
         *,
         passed: _builtins.bool = ...,
         checks: _abc.Iterable[Global___GateCheck] | None = ...,
+        outcome: Global___GateOutcome.ValueType = ...,
+        missing: _builtins.str = ...,
+        target_fmr: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_fmr", b"_target_fmr", "target_fmr", b"target_fmr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "passed", b"passed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_fmr", b"_target_fmr", "checks", b"checks", "missing", b"missing", "outcome", b"outcome", "passed", b"passed", "target_fmr", b"target_fmr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__target_fmr: _TypeAlias = _typing.Literal["target_fmr"]  # noqa: Y015
+    _WhichOneofArgType__target_fmr: _TypeAlias = _typing.Literal["_target_fmr", b"_target_fmr"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_fmr) -> _WhichOneofReturnType__target_fmr | None: ...
 
 Global___GateVerdict: _TypeAlias = GateVerdict  # noqa: Y015
 
@@ -505,6 +547,11 @@ class GateCheck(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    PEOPLE_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
+    UNDECIDED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For example heldout_errors."""
     passed: _builtins.bool
@@ -513,6 +560,14 @@ class GateCheck(_message.Message):
     """The limit for value."""
     detail: _builtins.str
     """Human-readable description of the comparison."""
+    low: _builtins.float
+    """Interval of the value over people, if it has one: 95 % two-sided, or its one-sided end."""
+    high: _builtins.float
+    people: _builtins.int
+    """What the value was measured on; 0 where that has no meaning."""
+    pairs: _builtins.int
+    undecided: _builtins.bool
+    """It did not pass because there is too little evidence, not because the value is bad."""
     def __init__(
         self,
         *,
@@ -521,12 +576,24 @@ class GateCheck(_message.Message):
         value: _builtins.float = ...,
         limit: _builtins.float = ...,
         detail: _builtins.str = ...,
+        low: _builtins.float | None = ...,
+        high: _builtins.float | None = ...,
+        people: _builtins.int = ...,
+        pairs: _builtins.int = ...,
+        undecided: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "high", b"high", "low", b"low"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "limit", b"limit", "name", b"name", "passed", b"passed", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "detail", b"detail", "high", b"high", "limit", b"limit", "low", b"low", "name", b"name", "pairs", b"pairs", "passed", b"passed", "people", b"people", "undecided", b"undecided", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = _typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
 
 Global___GateCheck: _TypeAlias = GateCheck  # noqa: Y015
 
@@ -752,6 +819,8 @@ class ModelVersion(_message.Message):
     SERVING_FIELD_NUMBER: _builtins.int
     GATE_FIELD_NUMBER: _builtins.int
     COMPATIBLE_VERSIONS_FIELD_NUMBER: _builtins.int
+    OPERATING_CURVE_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     architecture: _builtins.str
     embedding_size: _builtins.int
@@ -763,6 +832,8 @@ class ModelVersion(_message.Message):
     job_id: _builtins.str
     """The job that made it."""
     serving: _builtins.bool
+    reference: _builtins.str
+    """The reference faces that it was measured on, for a person; empty if an earlier release made it."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -770,6 +841,10 @@ class ModelVersion(_message.Message):
     @_builtins.property
     def compatible_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other versions whose embeddings it can be compared with."""
+
+    @_builtins.property
+    def operating_curve(self) -> Global___OperatingCurve:
+        """Measured error rates by false-match rate; unset for a version of an earlier release."""
 
     def __init__(
         self,
@@ -785,16 +860,366 @@ class ModelVersion(_message.Message):
         serving: _builtins.bool = ...,
         gate: Global___GateVerdict | None = ...,
         compatible_versions: _abc.Iterable[_builtins.str] | None = ...,
+        operating_curve: Global___OperatingCurve | None = ...,
+        reference: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gate", b"_gate", "created_at", b"created_at", "gate", b"gate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gate", b"_gate", "_operating_curve", b"_operating_curve", "created_at", b"created_at", "gate", b"gate", "operating_curve", b"operating_curve"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate", b"_gate", "architecture", b"architecture", "channel_order", b"channel_order", "compatible_versions", b"compatible_versions", "created_at", b"created_at", "embedding_size", b"embedding_size", "gate", b"gate", "job_id", b"job_id", "model_version", b"model_version", "parent_version", b"parent_version", "serving", b"serving", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate", b"_gate", "_operating_curve", b"_operating_curve", "architecture", b"architecture", "channel_order", b"channel_order", "compatible_versions", b"compatible_versions", "created_at", b"created_at", "embedding_size", b"embedding_size", "gate", b"gate", "job_id", b"job_id", "model_version", b"model_version", "operating_curve", b"operating_curve", "parent_version", b"parent_version", "reference", b"reference", "serving", b"serving", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gate: _TypeAlias = _typing.Literal["gate"]  # noqa: Y015
     _WhichOneofArgType__gate: _TypeAlias = _typing.Literal["_gate", b"_gate"]  # noqa: Y015
+    _WhichOneofReturnType__operating_curve: _TypeAlias = _typing.Literal["operating_curve"]  # noqa: Y015
+    _WhichOneofArgType__operating_curve: _TypeAlias = _typing.Literal["_operating_curve", b"_operating_curve"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gate) -> _WhichOneofReturnType__gate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__operating_curve) -> _WhichOneofReturnType__operating_curve | None: ...
 
 Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
+
+@_typing.final
+class OperatingCurve(_message.Message):
+    """Thresholds of a version by false-match rate, as far as the evidence resolves them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    IMPOSTOR_FIELD_NUMBER: _builtins.int
+    GENUINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurvePoint]:
+        """By falling target, from 1."""
+
+    @_builtins.property
+    def impostor(self) -> Global___PairEvidence:
+        """The impostor and the genuine pairs behind it, of people that the version was not trained on."""
+
+    @_builtins.property
+    def genuine(self) -> Global___PairEvidence: ...
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___CurvePoint] | None = ...,
+        impostor: Global___PairEvidence | None = ...,
+        genuine: Global___PairEvidence | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["genuine", b"genuine", "impostor", b"impostor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["genuine", b"genuine", "impostor", b"impostor", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OperatingCurve: _TypeAlias = OperatingCurve  # noqa: Y015
+
+@_typing.final
+class CurvePoint(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    FMR_FIELD_NUMBER: _builtins.int
+    FNMR_FIELD_NUMBER: _builtins.int
+    target: _builtins.float
+    """The false-match rate that the threshold keeps."""
+    threshold: _builtins.float
+    @_builtins.property
+    def fmr(self) -> Global___ErrorRate:
+        """Measured at the threshold, with 95 % intervals over people."""
+
+    @_builtins.property
+    def fnmr(self) -> Global___ErrorRate: ...
+    def __init__(
+        self,
+        *,
+        target: _builtins.float = ...,
+        threshold: _builtins.float = ...,
+        fmr: Global___ErrorRate | None = ...,
+        fnmr: Global___ErrorRate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fmr", b"fmr", "fnmr", b"fnmr"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fmr", b"fmr", "fnmr", b"fnmr", "target", b"target", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CurvePoint: _TypeAlias = CurvePoint  # noqa: Y015
+
+@_typing.final
+class ErrorRate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErrorRate: _TypeAlias = ErrorRate  # noqa: Y015
+
+@_typing.final
+class PairEvidence(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAIRS_FIELD_NUMBER: _builtins.int
+    PEOPLE_FIELD_NUMBER: _builtins.int
+    pairs: _builtins.int
+    people: _builtins.int
+    def __init__(
+        self,
+        *,
+        pairs: _builtins.int = ...,
+        people: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pairs", b"pairs", "people", b"people"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PairEvidence: _TypeAlias = PairEvidence  # noqa: Y015
+
+@_typing.final
+class OperatingPoint(_message.Message):
+    """A target false-match rate, and when it came into force."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FMR_FIELD_NUMBER: _builtins.int
+    PRIOR_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    SERVING_GENERATION_FIELD_NUMBER: _builtins.int
+    target_fmr: _builtins.float
+    """Unset: no target; every version serves at its own threshold, which weighs both kinds of errors
+    equally.
+    """
+    prior: _builtins.float
+    """Prior probability of a genuine pair, for VerifyResponse.probability."""
+    requested_by: _builtins.str
+    reason: _builtins.str
+    serving_generation: _builtins.int
+    """The first serving generation with it; 0 if no version served."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        target_fmr: _builtins.float | None = ...,
+        prior: _builtins.float = ...,
+        requested_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        serving_generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_fmr", b"_target_fmr", "at", b"at", "target_fmr", b"target_fmr"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_fmr", b"_target_fmr", "at", b"at", "prior", b"prior", "reason", b"reason", "requested_by", b"requested_by", "serving_generation", b"serving_generation", "target_fmr", b"target_fmr"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__target_fmr: _TypeAlias = _typing.Literal["target_fmr"]  # noqa: Y015
+    _WhichOneofArgType__target_fmr: _TypeAlias = _typing.Literal["_target_fmr", b"_target_fmr"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_fmr) -> _WhichOneofReturnType__target_fmr | None: ...
+
+Global___OperatingPoint: _TypeAlias = OperatingPoint  # noqa: Y015
+
+@_typing.final
+class KeptOperatingPoint(_message.Message):
+    """What a version does at an operating point."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    KEPT_FMR_FIELD_NUMBER: _builtins.int
+    FNMR_FIELD_NUMBER: _builtins.int
+    MISSING_PEOPLE_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    threshold: _builtins.float
+    kept_fmr: _builtins.float
+    """The false-match rate that the threshold keeps; unset without a target."""
+    missing_people: _builtins.int
+    """How many more people with reference faces or labels it takes to resolve the target; 0 if it is
+    resolved.
+    """
+    @_builtins.property
+    def fnmr(self) -> Global___ErrorRate:
+        """False-non-match rate there; unset without a target."""
+
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        threshold: _builtins.float = ...,
+        kept_fmr: _builtins.float | None = ...,
+        fnmr: Global___ErrorRate | None = ...,
+        missing_people: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fnmr", b"_fnmr", "_kept_fmr", b"_kept_fmr", "fnmr", b"fnmr", "kept_fmr", b"kept_fmr"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fnmr", b"_fnmr", "_kept_fmr", b"_kept_fmr", "fnmr", b"fnmr", "kept_fmr", b"kept_fmr", "missing_people", b"missing_people", "model_version", b"model_version", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fnmr: _TypeAlias = _typing.Literal["fnmr"]  # noqa: Y015
+    _WhichOneofArgType__fnmr: _TypeAlias = _typing.Literal["_fnmr", b"_fnmr"]  # noqa: Y015
+    _WhichOneofReturnType__kept_fmr: _TypeAlias = _typing.Literal["kept_fmr"]  # noqa: Y015
+    _WhichOneofArgType__kept_fmr: _TypeAlias = _typing.Literal["_kept_fmr", b"_kept_fmr"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fnmr) -> _WhichOneofReturnType__fnmr | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kept_fmr) -> _WhichOneofReturnType__kept_fmr | None: ...
+
+Global___KeptOperatingPoint: _TypeAlias = KeptOperatingPoint  # noqa: Y015
+
+@_typing.final
+class SetOperatingPointRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FMR_FIELD_NUMBER: _builtins.int
+    PRIOR_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EXPECTED_GENERATION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    target_fmr: _builtins.float
+    """1e-6..0.1; unset to serve every version at its own threshold."""
+    prior: _builtins.float
+    """Prior probability of a genuine pair, above 0 and below 1; 0.5 if unset."""
+    requested_by: _builtins.str
+    """Person or program that makes the request; 1..128 characters."""
+    reason: _builtins.str
+    """Reason for the history."""
+    expected_generation: _builtins.int
+    """If set, ABORTED unless the serving generation is still this one."""
+    idempotency_key: _builtins.str
+    """See TrainerService; 1..128 characters if set."""
+    def __init__(
+        self,
+        *,
+        target_fmr: _builtins.float | None = ...,
+        prior: _builtins.float | None = ...,
+        requested_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        expected_generation: _builtins.int | None = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation", "_prior", b"_prior", "_target_fmr", b"_target_fmr", "expected_generation", b"expected_generation", "prior", b"prior", "target_fmr", b"target_fmr"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation", "_prior", b"_prior", "_target_fmr", b"_target_fmr", "expected_generation", b"expected_generation", "idempotency_key", b"idempotency_key", "prior", b"prior", "reason", b"reason", "requested_by", b"requested_by", "target_fmr", b"target_fmr"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_generation: _TypeAlias = _typing.Literal["expected_generation"]  # noqa: Y015
+    _WhichOneofArgType__expected_generation: _TypeAlias = _typing.Literal["_expected_generation", b"_expected_generation"]  # noqa: Y015
+    _WhichOneofReturnType__prior: _TypeAlias = _typing.Literal["prior"]  # noqa: Y015
+    _WhichOneofArgType__prior: _TypeAlias = _typing.Literal["_prior", b"_prior"]  # noqa: Y015
+    _WhichOneofReturnType__target_fmr: _TypeAlias = _typing.Literal["target_fmr"]  # noqa: Y015
+    _WhichOneofArgType__target_fmr: _TypeAlias = _typing.Literal["_target_fmr", b"_target_fmr"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_generation) -> _WhichOneofReturnType__expected_generation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prior) -> _WhichOneofReturnType__prior | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_fmr) -> _WhichOneofReturnType__target_fmr | None: ...
+
+Global___SetOperatingPointRequest: _TypeAlias = SetOperatingPointRequest  # noqa: Y015
+
+@_typing.final
+class SetOperatingPointResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATING_POINT_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    SERVING_GENERATION_FIELD_NUMBER: _builtins.int
+    serving_generation: _builtins.int
+    @_builtins.property
+    def operating_point(self) -> Global___OperatingPoint: ...
+    @_builtins.property
+    def serving(self) -> Global___KeptOperatingPoint:
+        """What the serving version does with it; unset if no version serves."""
+
+    def __init__(
+        self,
+        *,
+        operating_point: Global___OperatingPoint | None = ...,
+        serving: Global___KeptOperatingPoint | None = ...,
+        serving_generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_serving", b"_serving", "operating_point", b"operating_point", "serving", b"serving"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serving", b"_serving", "operating_point", b"operating_point", "serving", b"serving", "serving_generation", b"serving_generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__serving: _TypeAlias = _typing.Literal["serving"]  # noqa: Y015
+    _WhichOneofArgType__serving: _TypeAlias = _typing.Literal["_serving", b"_serving"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__serving) -> _WhichOneofReturnType__serving | None: ...
+
+Global___SetOperatingPointResponse: _TypeAlias = SetOperatingPointResponse  # noqa: Y015
+
+@_typing.final
+class ListOperatingPointsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """1..1000; 0 means 100."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperatingPointsRequest: _TypeAlias = ListOperatingPointsRequest  # noqa: Y015
+
+@_typing.final
+class ListOperatingPointsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATING_POINTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def operating_points(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatingPoint]: ...
+    @_builtins.property
+    def serving(self) -> Global___KeptOperatingPoint:
+        """What the serving version does at the one in force; unset if no version serves."""
+
+    def __init__(
+        self,
+        *,
+        operating_points: _abc.Iterable[Global___OperatingPoint] | None = ...,
+        next_page_token: _builtins.str = ...,
+        serving: Global___KeptOperatingPoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_serving", b"_serving", "serving", b"serving"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serving", b"_serving", "next_page_token", b"next_page_token", "operating_points", b"operating_points", "serving", b"serving"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__serving: _TypeAlias = _typing.Literal["serving"]  # noqa: Y015
+    _WhichOneofArgType__serving: _TypeAlias = _typing.Literal["_serving", b"_serving"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__serving) -> _WhichOneofReturnType__serving | None: ...
+
+Global___ListOperatingPointsResponse: _TypeAlias = ListOperatingPointsResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):

@@ -89,6 +89,16 @@ class TrainerServiceStub:
                 request_serializer=magface_dot_v1_dot_trainer__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_trainer__pb2.RollbackResponse.FromString,
                 _registered_method=True)
+        self.SetOperatingPoint = channel.unary_unary(
+                '/magface.v1.TrainerService/SetOperatingPoint',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.SetOperatingPointRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.SetOperatingPointResponse.FromString,
+                _registered_method=True)
+        self.ListOperatingPoints = channel.unary_unary(
+                '/magface.v1.TrainerService/ListOperatingPoints',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.ListOperatingPointsRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.ListOperatingPointsResponse.FromString,
+                _registered_method=True)
         self.GetRollout = channel.unary_unary(
                 '/magface.v1.TrainerService/GetRollout',
                 request_serializer=magface_dot_v1_dot_trainer__pb2.GetRolloutRequest.SerializeToString,
@@ -210,6 +220,23 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetOperatingPoint(self, request, context):
+        """Sets the target false-match rate that every serving version keeps from now on, or removes it.
+        It is a new serving generation, which the embedders follow like a promotion. The response says
+        which rate the serving version keeps. FAILED_PRECONDITION if the serving version has no
+        measured curve. ABORTED if a concurrent promotion was first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOperatingPoints(self, request, context):
+        """Lists the operating points that were set, newest first; the newest is in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRollout(self, request, context):
         """Lists the running embedders and the version that each of them serves. Promotions and rollbacks
         do not wait for the embedders; call this method until the rollout is complete.
@@ -324,6 +351,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=magface_dot_v1_dot_trainer__pb2.RollbackRequest.FromString,
                     response_serializer=magface_dot_v1_dot_trainer__pb2.RollbackResponse.SerializeToString,
+            ),
+            'SetOperatingPoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetOperatingPoint,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.SetOperatingPointRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.SetOperatingPointResponse.SerializeToString,
+            ),
+            'ListOperatingPoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperatingPoints,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.ListOperatingPointsRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.ListOperatingPointsResponse.SerializeToString,
             ),
             'GetRollout': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRollout,
@@ -619,6 +656,60 @@ class TrainerService:
             '/magface.v1.TrainerService/Rollback',
             magface_dot_v1_dot_trainer__pb2.RollbackRequest.SerializeToString,
             magface_dot_v1_dot_trainer__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetOperatingPoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.TrainerService/SetOperatingPoint',
+            magface_dot_v1_dot_trainer__pb2.SetOperatingPointRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.SetOperatingPointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperatingPoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.TrainerService/ListOperatingPoints',
+            magface_dot_v1_dot_trainer__pb2.ListOperatingPointsRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.ListOperatingPointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,14 @@ class TrainerServiceStub:
     """Makes the previous serving version serve again. FAILED_PRECONDITION if there is none. ABORTED
     if a concurrent promotion was first.
     """
+    SetOperatingPoint: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.SetOperatingPointRequest, _trainer_pb2.SetOperatingPointResponse]
+    """Sets the target false-match rate that every serving version keeps from now on, or removes it.
+    It is a new serving generation, which the embedders follow like a promotion. The response says
+    which rate the serving version keeps. FAILED_PRECONDITION if the serving version has no
+    measured curve. ABORTED if a concurrent promotion was first.
+    """
+    ListOperatingPoints: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListOperatingPointsRequest, _trainer_pb2.ListOperatingPointsResponse]
+    """Lists the operating points that were set, newest first; the newest is in force."""
     GetRollout: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]
     """Lists the running embedders and the version that each of them serves. Promotions and rollbacks
     do not wait for the embedders; call this method until the rollout is complete.
@@ -143,6 +151,14 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Makes the previous serving version serve again. FAILED_PRECONDITION if there is none. ABORTED
     if a concurrent promotion was first.
     """
+    SetOperatingPoint: _aio.UnaryUnaryMultiCallable[_trainer_pb2.SetOperatingPointRequest, _trainer_pb2.SetOperatingPointResponse]  # type: ignore[assignment]
+    """Sets the target false-match rate that every serving version keeps from now on, or removes it.
+    It is a new serving generation, which the embedders follow like a promotion. The response says
+    which rate the serving version keeps. FAILED_PRECONDITION if the serving version has no
+    measured curve. ABORTED if a concurrent promotion was first.
+    """
+    ListOperatingPoints: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListOperatingPointsRequest, _trainer_pb2.ListOperatingPointsResponse]  # type: ignore[assignment]
+    """Lists the operating points that were set, newest first; the newest is in force."""
     GetRollout: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]  # type: ignore[assignment]
     """Lists the running embedders and the version that each of them serves. Promotions and rollbacks
     do not wait for the embedders; call this method until the rollout is complete.
@@ -269,6 +285,26 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes the previous serving version serve again. FAILED_PRECONDITION if there is none. ABORTED
         if a concurrent promotion was first.
         """
+
+    @_abc_1.abstractmethod
+    def SetOperatingPoint(
+        self,
+        request: _trainer_pb2.SetOperatingPointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.SetOperatingPointResponse, _abc.Awaitable[_trainer_pb2.SetOperatingPointResponse]]:
+        """Sets the target false-match rate that every serving version keeps from now on, or removes it.
+        It is a new serving generation, which the embedders follow like a promotion. The response says
+        which rate the serving version keeps. FAILED_PRECONDITION if the serving version has no
+        measured curve. ABORTED if a concurrent promotion was first.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOperatingPoints(
+        self,
+        request: _trainer_pb2.ListOperatingPointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ListOperatingPointsResponse, _abc.Awaitable[_trainer_pb2.ListOperatingPointsResponse]]:
+        """Lists the operating points that were set, newest first; the newest is in force."""
 
     @_abc_1.abstractmethod
     def GetRollout(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +22,11 @@ class GateCheck:
 
     Attributes:
         detail: Explanation for a person.
+        low: Lower end of the interval of the value over people; None if it has none.
+        high: Its upper end.
+        people: People that the value was measured on; 0 where that has no meaning.
+        pairs: Pairs that the value was measured on.
+        undecided: It did not pass for want of evidence, not because the value is bad.
     """
 
     name: str
@@ -28,17 +34,51 @@ class GateCheck:
     value: float
     limit: float
     detail: str
+    low: float | None = None
+    high: float | None = None
+    people: int = 0
+    pairs: int = 0
+    undecided: bool = False
+
+
+class GateOutcome(StrEnum):
+    """What the gate decided.
+
+    Attributes:
+        NOT_ENOUGH_EVIDENCE: No figure is worse than its limit allows, but too few people or pairs
+            were measured to show that the candidate is better.
+    """
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_ENOUGH_EVIDENCE = "not enough evidence"
 
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """All checks of a candidate; it passes if every check does."""
+    """All checks of a candidate; it passes if every check does.
+
+    Attributes:
+        missing: What is missing, for a person, if there is not enough evidence; else empty.
+        target_fmr: The target false-match rate that it was judged at; None for none.
+    """
 
     checks: tuple[GateCheck, ...]
+    missing: str = ""
+    target_fmr: float | None = None
 
     @property
     def passed(self) -> bool:
-        return bool(self.checks) and all(check.passed for check in self.checks)
+        return self.outcome is GateOutcome.PASSED
+
+    @property
+    def outcome(self) -> GateOutcome:
+        refused = [check for check in self.checks if not check.passed]
+        if self.checks and not refused:
+            return GateOutcome.PASSED
+        if refused and all(check.undecided for check in refused):
+            return GateOutcome.NOT_ENOUGH_EVIDENCE
+        return GateOutcome.FAILED
 
 
 @dataclass(frozen=True, kw_only=True)

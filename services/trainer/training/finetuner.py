@@ -31,7 +31,7 @@ from services.trainer.training.distributed import (
 )
 from services.trainer.training.losses import Objective
 from services.trainer.training.replay import Replay
-from services.trainer.training.weight_averaging import MovingAverage, frozen_copy, interpolate
+from services.trainer.training.weight_averaging import MovingAverage, frozen_copy
 from shared.errors import CorruptData
 from shared.model.manifest import ChannelOrder
 from shared.model.network.iresnet import IResNet
@@ -71,9 +71,6 @@ class Hyperparameters:
         augmentation: Probability of each step of `augmentation`; None for no augmentation.
         averaging: Decay per step of the moving average of the weights, which is the result of
             the training; 0 for the weights themselves.
-        interpolation: Share of the parent's weights in the result (WiSE-FT: Wortsman et al.,
-            CVPR 2022, "Robust fine-tuning of zero-shot models"). A step back towards the parent
-            keeps more of what it recognised than it loses of what was learned.
         weight_decay: Weight decay of AdamW.
         warm_up: Share of the training in which the learning rate rises to its peak.
         clip: Largest norm of the gradient.
@@ -87,7 +84,6 @@ class Hyperparameters:
     seed: int
     augmentation: float | None = 0.3
     averaging: float = 0.0
-    interpolation: float = 0.0
     weight_decay: float = 0.05
     warm_up: float = 0.1
     clip: float = 5.0
@@ -198,7 +194,6 @@ class Finetuner:
                 torch.save(self._state_dict(), file)
                 checkpoints.save(file)
         self._network.load_state_dict(self._best)
-        interpolate(self._network, self._parent, self._hyperparameters.interpolation)
         self._network.eval().to(memory_format=torch.contiguous_format)
         return list(self._history)
 

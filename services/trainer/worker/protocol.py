@@ -29,6 +29,7 @@ class Assignment(_Message):
         parent_pid: Process id of the runner; the worker ends with it.
         data_snapshot: Snapshot that an earlier attempt made; None for the first attempt.
         base_version: The version to work on if the spec names none; None if no version serves.
+        target_fmr: The operator's target false-match rate when the work began; None for none.
         workdir: An empty folder of this attempt.
         memory_limit: Most memory of the process; None for no limit.
     """
@@ -39,6 +40,7 @@ class Assignment(_Message):
     spec: dict[str, Any]
     data_snapshot: str | None
     base_version: str | None = None
+    target_fmr: float | None = None
     workdir: Path
     memory_limit: MemoryLimit | None = None
 
