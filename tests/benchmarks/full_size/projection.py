@@ -29,7 +29,7 @@ def projected_stages(
         "checking labels": max(1, epochs // 2) * steps["steps_of_all_images"] * step
         + 2 * images / rate,
         "training": epochs * (steps["steps_an_epoch"] * step + steps["validation_images"] / rate),
-        "evaluating": (steps["evaluated_images"] + reference) / rate,
+        "evaluating": (steps["step_back_images"] + steps["evaluated_images"] + reference) / rate,
         "exporting": export["export_s"],
         "swapping": serving["open_s"] + serving["check_s"],
     }

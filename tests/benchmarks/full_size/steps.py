@@ -22,6 +22,7 @@ from services.trainer.data.splits import (
     split_feedback,
     split_reference,
 )
+from services.trainer.training import step_back
 from services.trainer.training.checkpoint import NoCheckpoints
 from services.trainer.training.distributed import local_device
 from services.trainer.training.features import compute_features, features_at
@@ -178,5 +179,6 @@ def _counts(spec: TrainingSpec, decoded: DecodedFeedback, split: FeedbackSplit) 
         "steps_an_epoch": steps(split.training),
         "steps_of_all_images": steps(np.arange(len(decoded.crops))),
         "validation_images": len(np.unique(validation)),
+        "step_back_images": len(step_back._SHARES) * len(np.unique(split.crossed.images)),
         "evaluated_images": len(np.unique(np.concatenate([validation, held_out]))),
     }
