@@ -116,12 +116,12 @@ class _Bench:
     def measure(self, network: Network) -> dict[str, Any]:
         """Measure one network: export, serving, training steps in each format, a whole job."""
         version = self._out / "full-size-versions" / network.name
-        if not (version / MANIFEST_FILE).exists():
-            self._results.put(f"{network.name}, export", {"state": ""})
+        exported = f"{network.name}, export"
+        if not (version / MANIFEST_FILE).exists() or self._valid(exported) is None:
+            shutil.rmtree(version, ignore_errors=True)
+            self._results.put(exported, {"state": ""})
         found = {
-            "export": self._stored(
-                f"{network.name}, export", "export", version=str(version), **asdict(network)
-            )
+            "export": self._stored(exported, "export", version=str(version), **asdict(network))
         }
         found |= {
             f"serving, {device}": self._stored(
@@ -164,14 +164,17 @@ class _Bench:
 
     def _stored(self, key: str, task: str, **arguments: Any) -> Figures:
         """Return the stored figures, or measure and store them."""
-        stored = self._results.get(key)
-        if not stored or stored["state"] != self._state:
+        figures = self._valid(key)
+        if figures is None:
             log(f"== {key}")
             figures = self._run(task, **arguments)
             self._results.put(key, {"state": self._state, "figures": figures})
-            return figures
-        found: Figures = stored["figures"]
-        return found
+        return figures
+
+    def _valid(self, key: str) -> Figures | None:
+        """Return the stored figures, if they were measured with the current sources."""
+        stored = self._results.get(key)
+        return stored["figures"] if stored and stored["state"] == self._state else None
 
 
 def _run_here(task: str, **arguments: Any) -> Figures:
