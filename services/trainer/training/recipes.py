@@ -46,7 +46,7 @@ class RecipeFactory:
     parent: Manifest
     feedback: FacesWithParent
     replay: ReplayedFaces | None
-    images_at_once: int
+    images_at_once: int | None
 
     def finetuner(self, network: IResNet, graph: PairGraph, images: IndexArray) -> Finetuner:
         """Return what fine-tunes a network in place on some of the images.
