@@ -17,7 +17,8 @@ from services.trainer.data.people_split import genuine_pairs, require_people, sp
 from services.trainer.data.reference_faces import ReferenceFaces
 from shared.model.image.face_reader import FaceReader
 
-_IMPOSTORS_PER_GENUINE = 20
+# Most impostor pairs: more take longer, and no interval over people becomes narrower.
+_MOST_IMPOSTORS = 2_000_000
 _IMAGES_PER_PERSON = 10
 # With fewer labels SAME there are too few people, whichever of the labels are wrong.
 _FEWEST_SAME = 30
@@ -137,8 +138,8 @@ def feedback_pairs(graph: PairGraph, images: IndexArray, seed: int) -> Evaluatio
     """Choose pairs of some people of the feedback.
 
     Genuine pairs are those that labels state or imply. Impostor pairs are those labelled
-    DIFFERENT, and a random choice of pairs between components. A person counts with ten images
-    and ten pairs of each kind, and a burst of near-identical pictures with one image.
+    DIFFERENT, and all pairs between components. A person counts with ten images, ten genuine pairs
+    and ten pairs labelled DIFFERENT, and a burst of near-identical pictures with one image.
 
     Args:
         graph: The labelled pairs.
@@ -158,7 +159,9 @@ def feedback_pairs(graph: PairGraph, images: IndexArray, seed: int) -> Evaluatio
 
 
 def reference_pairs(persons: IndexArray, images: IndexArray, seed: int) -> EvaluationPairs:
-    """Choose pairs of reference faces.
+    """Choose pairs of reference faces: genuine ones, and all pairs between people.
+
+    A person counts with ten genuine pairs, and with ten images in the other pairs.
 
     Args:
         persons: int64 [N], the identity of each face.
@@ -167,7 +170,9 @@ def reference_pairs(persons: IndexArray, images: IndexArray, seed: int) -> Evalu
     """
     generator = np.random.default_rng(seed)
     genuine = _genuine_pairs(images, persons, generator, None)
-    return _with_impostors(genuine, np.empty((0, 2), np.int64), images, persons, generator)
+    drawn = [generator.permutation(each)[:_IMAGES_PER_PERSON] for each in group_by(images, persons)]
+    counted = np.sort(np.concatenate([images[:0], *drawn]))
+    return _with_impostors(genuine, np.empty((0, 2), np.int64), counted, persons, generator)
 
 
 def _genuine_pairs(
@@ -207,11 +212,24 @@ def _with_impostors(
     generator: np.random.Generator,
 ) -> EvaluationPairs:
     same = np.concatenate([np.empty((0, 2), np.int64), *genuine])
-    drawn = generator.choice(images, (_IMPOSTORS_PER_GENUINE * len(same), 2))
-    apart = drawn[person[drawn[:, 0]] != person[drawn[:, 1]]]
-    impostors = np.unique(np.sort(np.concatenate([different, apart]), axis=1), axis=0)
-    pairs = np.concatenate([same, impostors])
+    found = np.concatenate([different, _between_people(images, person, generator)])
+    first, second = np.sort(found, axis=1).T
+    key = np.unique(first * len(person) + second)
+    pairs = np.concatenate([same, np.stack(np.divmod(key, len(person)), axis=1)])
     return EvaluationPairs(pairs, np.arange(len(pairs)) < len(same), person[pairs].astype(np.int32))
+
+
+def _between_people(
+    images: IndexArray, person: IndexArray, generator: np.random.Generator
+) -> IndexArray:
+    """Return all pairs of images of two people, int64 [P, 2]; a random choice if these are many."""
+    size = len(images)
+    if size * (size - 1) // 2 <= _MOST_IMPOSTORS:
+        places = np.stack(np.triu_indices(size, 1), axis=1)
+    else:
+        places = generator.integers(size, size=(_MOST_IMPOSTORS, 2))
+    pairs = images[places].reshape(-1, 2)
+    return np.asarray(pairs[person[pairs[:, 0]] != person[pairs[:, 1]]])
 
 
 def _require_enough(

@@ -171,6 +171,7 @@ def _train(job: _Job) -> VersionDone | None:
             report=job.writer.report,
             ancestors=_ancestors(job, manifest),
             images_at_once=job.settings.train_images_at_once,
+            target_fmr=job.assignment.target_fmr,
         )
         if outcome is None:
             return None
