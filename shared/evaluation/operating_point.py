@@ -6,7 +6,6 @@ counts as often as its person was drawn, an impostor pair as often as the produc
 person and by pair of people, so millions of pairs are possible.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +16,7 @@ from scipy.sparse import csr_array
 
 from shared.evaluation.scores import Scores
 from shared.model.operating_curve import (
+    FEWEST_MATCHES,
     FMRS,
     Evidence,
     OperatingCurve,
@@ -29,9 +29,6 @@ RoundRates = NDArray[np.float64]
 
 _ROUNDS: Final = 400
 _ENDS: Final = (0.025, 0.975)
-# A false-match rate is measured from this many false matches (compare the rule of 30 in ISO/IEC
-# 19795-1, which asks for 30 errors for an interval of +-30 %).
-_FEWEST_MATCHES: Final = 10
 # The upper end of its interval over people may be at most this multiple of the rate.
 _WIDEST: Final = 3.0
 # Impostor pairs that are looked at for a threshold, as a multiple of those that it may accept: a
@@ -287,22 +284,6 @@ def kept_threshold(sets: Sequence[ScoredPeople], fmr: float) -> float:
     )
 
 
-def missing_people(curve: OperatingCurve, fmr: float) -> int:
-    """Estimate how many more people with as many images resolve a false-match rate.
-
-    Returns:
-        0 if the curve resolves it. The pairs grow with the square of the people.
-    """
-    if curve.at(fmr).target <= fmr * (1 + 1e-9):
-        return 0
-    strictest = curve.points[-1].target
-    people, pairs = curve.impostor.people, curve.impostor.pairs
-    needed = people * math.sqrt(_FEWEST_MATCHES / fmr / max(pairs, 1))
-    # Where the interval over people is the limit, the strictest rate shows what they resolve.
-    limited = people * math.sqrt(strictest / fmr)
-    return max(1, math.ceil(max(needed, limited)) - people)
-
-
 def rate_of(value: float, rounds: RoundRates, people: int) -> Rate:
     """Return an error rate with its interval.
 
@@ -321,12 +302,12 @@ def rate_of(value: float, rounds: RoundRates, people: int) -> Rate:
 
 def _resolves(impostor_pairs: int, fmr: float) -> bool:
     """Tell whether enough false matches are expected at a rate to measure it."""
-    return impostor_pairs * fmr >= _FEWEST_MATCHES * (1 - 1e-9)
+    return impostor_pairs * fmr >= FEWEST_MATCHES * (1 - 1e-9)
 
 
 def _alone(fmr: float, impostor_pairs: int) -> float:
     """Return the rate that a set alone must keep: the strictest one that it resolves."""
-    return max(fmr, _FEWEST_MATCHES / max(impostor_pairs, 1))
+    return max(fmr, FEWEST_MATCHES / max(impostor_pairs, 1))
 
 
 def _draw(

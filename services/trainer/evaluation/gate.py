@@ -152,7 +152,7 @@ def missing_evidence(check: GateCheck) -> str:
             return f"{check.limit - check.value:.0f} more genuine pairs to judge on"
     distance = check.value - check.limit
     width = check.value - (check.value if check.low is None else check.low)
-    more = max(1, math.ceil(check.people * ((width / distance) ** 2 - 1)))
+    more = max(1, math.ceil(round(check.people * ((width / distance) ** 2 - 1), 6)))
     if check.name == "heldout_gain":
         return (
             f"{more:,} more people with a genuine pair would show a gain of "

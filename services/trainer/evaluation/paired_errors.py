@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from services.trainer.evaluation.candidate_figures import Change, FalseMatches
 from shared.evaluation.operating_point import (
@@ -197,7 +198,13 @@ def _false_matches(
 
 
 def _change(before: float, after: float, rounds: RoundRates, evidence: Evidence) -> Change:
-    low, high = _ends(rounds, after - before, _ONE_SIDED)
+    value, people = after - before, evidence.people
+    low, high = _ends(rounds, value, _ONE_SIDED)
+    if people > 1 and not np.isnan(rounds).any():
+        # On few people percentiles alone are too narrow: Student's interval is as well to hold.
+        error = np.std(rounds) * np.sqrt(people / (people - 1))
+        width = float(student.ppf(_ONE_SIDED[1], people - 1) * error)
+        low, high = min(low, value - width), max(high, value + width)
     return Change(before, after, low, high, evidence.people, evidence.pairs)
 
 

@@ -55,7 +55,10 @@ class ServingDecision:
         requested_by: Who asked.
         reason: Their reason.
         gate_overridden: Whether the version was promoted although its gate had refused it.
-        restores: For a rollback, the earlier generation that it restores.
+        restores: The earlier generation whose version it restores: for a rollback, and for a
+            change of the operating point.
+        target_fmr: The false-match rate that the version keeps; None for its own threshold.
+        prior: Prior probability of a genuine pair.
     """
 
     generation: int
@@ -65,6 +68,8 @@ class ServingDecision:
     gate_overridden: bool
     restores: int | None
     at: datetime
+    target_fmr: float | None = None
+    prior: float = 0.5
 
 
 class VersionRegistry:
@@ -154,7 +159,7 @@ class VersionRegistry:
                     " promote it anyway, override the gate and give a reason"
                 )
             serving = await read_serving(connection)
-            _check_generation(serving, expected_generation)
+            check_generation(serving, expected_generation)
             await asyncio.to_thread(self._require_files, version.manifest)
             if serving is None or serving.model_version != model_version:
                 serving = await append_decision(
@@ -205,7 +210,7 @@ class VersionRegistry:
             if saved := await CALL_RESULTS.claim(connection, idempotency_key):
                 return await _saved_decision(connection, saved)
             serving = await read_serving(connection)
-            _check_generation(serving, expected_generation)
+            check_generation(serving, expected_generation)
             previous = await _previous_decision(connection, serving)
             if previous is None:
                 raise PreconditionFailed("no version served before the present one")
@@ -305,7 +310,12 @@ def describe_refusal(gate: GateVerdict | None) -> str:
     return "; ".join(f"{check.name} {check.value:g} against {check.limit:g}" for check in failed)
 
 
-def _check_generation(serving: ServingDecision | None, expected: int | None) -> None:
+def check_generation(serving: ServingDecision | None, expected: int | None) -> None:
+    """Check the generation in force; None expects any.
+
+    Raises:
+        Conflict: If another one is in force.
+    """
     generation = serving.generation if serving else 0
     if expected not in (None, generation):
         raise Conflict(
