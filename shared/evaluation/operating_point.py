@@ -6,6 +6,7 @@ counts as often as its person was drawn, an impostor pair as often as the produc
 person and by pair of people, so millions of pairs are possible.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final

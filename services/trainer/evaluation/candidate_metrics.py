@@ -15,6 +15,7 @@ from services.trainer.evaluation.paired_errors import (
     ErrorsAtTarget,
     ServedThresholds,
     area_under_roc,
+    balanced_errors,
     false_matches,
     mixed_false_matches,
     separation,
@@ -154,7 +155,7 @@ def measure_candidate(
             equally; None calibrates these on the held-out pairs.
     """
     compared, faces, seed = held_out.compared(), reference.compared(), setting.seed
-    errors, mixed_error = _balanced_errors(held_out, compared, validation)
+    errors, mixed_error = _balanced_errors(held_out, compared, validation, seed)
     ratio, order = _compare_used_magnitudes([held_out, reference])
     evidence = compared.child.genuine_evidence()
     if setting.point is None:
@@ -166,7 +167,7 @@ def measure_candidate(
             people=faces.child.genuine_evidence().people,
             pairs=len(faces.child.scores),
         )
-        compatibility = replace(errors, after=mixed_error)
+        compatibility = Change(errors.before, mixed_error, people=errors.people, pairs=errors.pairs)
     else:
         at_target = ErrorsAtTarget(compared, faces, setting.point.kept_fmr, seed)
         fnmr = at_target.held_out()
@@ -210,7 +211,7 @@ def is_backward_compatible(
     compared = pairs.compared()
     point = setting.point
     if point is None:
-        errors, mixed_error = _balanced_errors(pairs, compared, validation)
+        errors, mixed_error = _balanced_errors(pairs, compared, validation, setting.seed)
         return within_compatibility_limit(mixed_error=mixed_error, stored_error=errors.before)
     impostor = compared.parent.impostor_similarity
     threshold = threshold_for(impostor, max(point.kept_fmr, 1 / len(impostor)))
@@ -276,7 +277,10 @@ def compare_magnitudes(child: FeatureArray, parent: FeatureArray) -> tuple[float
 
 
 def _balanced_errors(
-    measured: MeasuredPairs, compared: ComparedScores, validation: EvaluationPairs | None
+    measured: MeasuredPairs,
+    compared: ComparedScores,
+    validation: EvaluationPairs | None,
+    seed: int,
 ) -> tuple[Change, float]:
     """Return the balanced errors of both versions, and that of new and stored embeddings."""
     old, new = (
@@ -284,13 +288,7 @@ def _balanced_errors(
         for features in (measured.features.parent, measured.features.child)
     )
     mixed = Scores(np.concatenate(compared.mixed), np.tile(compared.genuine, 2))
-    evidence = compared.child.genuine_evidence()
-    errors = Change(
-        balanced_error(compared.parent.scores, old),
-        balanced_error(compared.child.scores, new),
-        people=evidence.people,
-        pairs=len(compared.genuine),
-    )
+    errors = balanced_errors(compared, old, new, seed)
     return errors, balanced_error(mixed, new)
 
 

@@ -91,6 +91,19 @@ def separation(pairs: ComparedScores, seed: int) -> Change:
     return _change(exact[0], exact[1], areas[1] - areas[0], pairs.child.genuine_evidence())
 
 
+def balanced_errors(pairs: ComparedScores, parent: float, child: float, seed: int) -> Change:
+    """Measure the mean of FNMR and FMR, each version at its own threshold."""
+    bootstrap = PeopleBootstrap(pairs.child, seed)
+    values, rounds = [], []
+    for scored, threshold in ((pairs.parent, parent), (pairs.child, child)):
+        rejected = scored.genuine_similarity < threshold
+        accepted = scored.impostor_similarity >= threshold
+        values.append(float((rejected.mean() + accepted.mean()) / 2))
+        rounds.append((bootstrap.fnmr(rejected) + bootstrap.fmr(accepted)) / 2)
+    evidence = pairs.child.genuine_evidence()
+    return _change(values[0], values[1], rounds[1] - rounds[0], evidence)
+
+
 class ErrorsAtTarget:
     """FNMR of both versions on held-out and reference people at a false-match rate.
 

@@ -34,7 +34,7 @@ MATCHES = FalseMatches(
 AT_POINT = CandidateFigures(
     point=JudgedPoint(0.001, 0.001, 0.001),
     separation=Change(0.87, 0.93, people=40, pairs=90),
-    errors=Change(0.20, 0.12, people=40, pairs=20_000),
+    errors=Change(0.20, 0.12, -0.11, -0.05, people=40, pairs=90),
     fnmr=Change(0.50, 0.42, -0.12, -0.04, people=40, pairs=90),
     heldout_matches=MATCHES,
     reference_matches=MATCHES,
@@ -83,7 +83,7 @@ def test_a_better_candidate_passes(good: CandidateFigures) -> None:
     [
         (AT_POINT, {"fnmr": Change(0.50, 0.51, -0.02, 0.04, 40, 90)}, "heldout_gain"),
         (EQUAL_WEIGHTS, {"separation": Change(0.9, 0.89, -0.02, 0.01, 40, 90)}, "heldout_gain"),
-        (EQUAL_WEIGHTS, {"errors": Change(0.20, 0.21)}, "heldout_errors"),
+        (EQUAL_WEIGHTS, {"errors": Change(0.20, 0.21, 0.002, 0.02)}, "heldout_errors"),
         (AT_POINT, {"reference": Change(0.07, 0.12, 0.02, 0.08, 50, 100)}, "reference_loss"),
         (EQUAL_WEIGHTS, {"reference": Change(0.07, 0.09)}, "reference_loss"),
         (AT_POINT, {"compatibility": Change(0.5, 0.6, 0.05, 0.15, 40)}, "compatibility_loss"),
