@@ -20,6 +20,7 @@ from services.trainer.registry.versions import (
     append_decision,
     check_generation,
     lock_serving_history,
+    read_decision,
     read_serving,
     read_version,
 )
@@ -137,7 +138,7 @@ class OperatingPoints:
             if saved := await CALL_RESULTS.claim(connection, idempotency_key):
                 target = await _read(connection, queries.OPERATING_POINT, {"seq": saved["seq"]})
                 assert target is not None  # noqa: S101 - the history only grows
-                return target, await read_serving(connection)
+                return target, await read_decision(connection, saved["generation"])
             await lock_serving_history(connection)
             serving = await read_serving(connection)
             check_generation(serving, expected_generation)
@@ -150,7 +151,9 @@ class OperatingPoints:
                     "reason": reason,
                 }
                 target, serving = await _append(connection, serving, change)
-            await CALL_RESULTS.save(connection, idempotency_key, {"seq": target.seq})
+            generation = serving.generation if serving else 0
+            result = {"seq": target.seq, "generation": generation}
+            await CALL_RESULTS.save(connection, idempotency_key, result)
             return target, serving
 
     async def list(self, size: int, before: int | None = None) -> Sequence[OperatingTarget]:

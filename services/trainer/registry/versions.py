@@ -328,16 +328,17 @@ async def _previous_decision(
 ) -> ServingDecision | None:
     if serving is None:
         return None
-    return await _read_decision(connection, (serving.restores or serving.generation) - 1)
+    return await read_decision(connection, (serving.restores or serving.generation) - 1)
 
 
 async def _saved_decision(connection: AsyncConnection, saved: Mapping[str, Any]) -> ServingDecision:
-    decision = await _read_decision(connection, saved["generation"])
+    decision = await read_decision(connection, saved["generation"])
     assert decision is not None  # noqa: S101 - the history only grows
     return decision
 
 
-async def _read_decision(connection: AsyncConnection, generation: int) -> ServingDecision | None:
+async def read_decision(connection: AsyncConnection, generation: int) -> ServingDecision | None:
+    """Return the decision of a generation, in the caller's transaction; None if there is none."""
     cursor = connection.cursor(row_factory=class_row(ServingDecision))
     await cursor.execute(queries.DECISION, {"generation": generation})
     return await cursor.fetchone()

@@ -46,6 +46,8 @@ from services.trainer.training.features import compute_features, features_at
 from services.trainer.training.finetuner import Epoch, FacesWithParent
 from services.trainer.training.recipes import RecipeFactory, training_report
 from services.trainer.training.spec import TrainingOutcome, TrainingSpec
+from services.trainer.training.step_back import StepBack, step_back
+from services.trainer.training.weight_averaging import frozen_copy
 from shared.evaluation.operating_point import ScoredPeople
 from shared.model.export import export_version
 from shared.model.golden import golden_crops, passes_self_check
@@ -76,7 +78,6 @@ def run_training(
     report: Report,
     ancestors: Sequence[Path] = (),
     images_at_once: int = 72,
-    target_fmr: float | None = None,
 ) -> TrainingOutcome | None:
     """Fine-tune a version on the feedback, evaluate the result and export it.
 
@@ -94,7 +95,6 @@ def run_training(
         ancestors: Folders of earlier versions whose stored embeddings can be compared with the
             parent's. The new version is checked against them.
         images_at_once: See `Hyperparameters`.
-        target_fmr: The operator's target false-match rate; None for none.
 
     Returns:
         The outcome on rank 0, None on every other process.
@@ -114,6 +114,7 @@ def run_training(
     with left_out.named_in_refusals():
         labels = _check_labels(recipes, inputs, workdir, report)
         split = split_feedback(inputs.decoded.images, labels.pairs, spec.seed, inputs.decoded.burst)
+    untrained = frozen_copy(inputs.network)
     epochs = recipes.finetuner(inputs.network, split.graph, split.training).run(
         _validation_score(inputs, split),
         checkpoints,
@@ -127,6 +128,14 @@ def run_training(
         ),
     )
     report(Progress(Stage.EVALUATING, _TRAINED, "evaluating the candidate"))
+    kept = step_back(
+        inputs.network,
+        untrained,
+        lambda network: inputs.features(network, split.sorted_validation.images),
+        split.sorted_validation,
+        target_fmr=spec.target_fmr,
+        seed=spec.seed,
+    )
     held_out, faces = _measured_pairs(inputs, split)
     # Computing features is collective, so the other processes may leave only after it.
     stored = _stored_features(ancestors, inputs.decoded.crops, split)
@@ -138,7 +147,7 @@ def run_training(
         faces,
         parent=inputs.manifest,
         child=calibration,
-        target_fmr=target_fmr,
+        target_fmr=spec.target_fmr,
         seed=spec.seed,
     )
     figures = measure_candidate(held_out, faces, setting, split.validation)
@@ -159,6 +168,7 @@ def run_training(
         compatible=compatible,
         reference=reference.sha256,
         epochs=epochs,
+        kept=kept,
         data_snapshot=feedback.snapshot_id,
     )
     gate = decide(figures, self_check=passes_self_check(folder))
@@ -191,6 +201,11 @@ class _Inputs:
     def extract(self, crops: CropArray) -> FeatureArray:
         """Compute features under the network as it is now."""
         return compute_features(self.network, self.manifest.channel_order, crops)
+
+    def features(self, network: IResNet, images: IndexArray) -> FeatureArray:
+        """Compute a network's features of some images of the feedback; see `features_at`."""
+        extract = partial(compute_features, network, self.manifest.channel_order)
+        return features_at(extract, self.decoded.crops, images)
 
 
 def _read_inputs(
@@ -255,8 +270,7 @@ def _validation_score(inputs: _Inputs, split: FeedbackSplit) -> Callable[[IResNe
     """Return what computes a network's AUC on the validation pairs."""
 
     def score(network: IResNet) -> float:
-        extract = partial(compute_features, network, inputs.manifest.channel_order)
-        features = features_at(extract, inputs.decoded.crops, split.validation.images)
+        features = inputs.features(network, split.validation.images)
         scores = score_pairs(split.validation, features)
         return area_under_roc(ScoredPeople.of(scores, split.validation.people))
 
@@ -271,8 +285,7 @@ def _measured_pairs(inputs: _Inputs, split: FeedbackSplit) -> tuple[MeasuredPair
     """
     reference = inputs.reference
     feedback = ComparedFeatures(
-        inputs.faces.parent,
-        features_at(inputs.extract, inputs.decoded.crops, _evaluated_images(split)),
+        inputs.faces.parent, inputs.features(inputs.network, _evaluated_images(split))
     )
     faces = ComparedFeatures(
         inputs.reference_features,
@@ -309,6 +322,7 @@ def _export(
     compatible: Sequence[str],
     reference: str | None,
     epochs: list[Epoch],
+    kept: StepBack,
     data_snapshot: str,
 ) -> Manifest:
     parent = inputs.manifest
@@ -327,5 +341,11 @@ def _export(
         data_snapshot=data_snapshot,
         compatible_versions=compatible,
         reference=reference,
-        metrics=figures.metrics() | {"images_per_second": epochs[-1].images_per_second},
+        metrics=figures.metrics()
+        | {
+            "images_per_second": epochs[-1].images_per_second,
+            "parent_share": kept.share,
+            "validation_gain": kept.gain,
+            "validation_noise": kept.noise,
+        },
     )

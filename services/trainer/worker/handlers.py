@@ -162,7 +162,9 @@ def _train(job: _Job) -> VersionDone | None:
         parent = job.versions.fetch(parent_version)
         manifest = read_manifest(parent)
         outcome = run_training(
-            spec.training_spec(str(job.assignment.job_id), parent_version),
+            spec.training_spec(
+                str(job.assignment.job_id), parent_version, job.assignment.target_fmr
+            ),
             feedback=feedback,
             parent=parent,
             reference=_reference_faces(job, manifest.reference),
@@ -171,7 +173,6 @@ def _train(job: _Job) -> VersionDone | None:
             report=job.writer.report,
             ancestors=_ancestors(job, manifest),
             images_at_once=job.settings.train_images_at_once,
-            target_fmr=job.assignment.target_fmr,
         )
         if outcome is None:
             return None
