@@ -276,7 +276,8 @@ def test_jobs_tell_how_they_went(ask: Ask) -> None:
 
 def test_jobs_show_their_stages(ask: Ask, magface: Magface, stack: Stack) -> None:
     job = ask("jobs", "list", "--limit", 1000)["jobs"][-1]
-    wanted = ["queued", "starting", "loading_model", "exporting", "publishing", "promoting"]
+    wanted = ["queued", "starting", "loading_model", "calibrating"]
+    wanted += ["exporting", "publishing", "promoting"]
     assert [start["stage"] for start in job["stages"]] == wanted
     assert job["stage"] == "promoting"
     moments = [start["started_at"] for start in job["stages"]]

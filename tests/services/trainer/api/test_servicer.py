@@ -97,7 +97,8 @@ def test_a_first_start_imports_and_promotes_the_bundled_network(
     assert (job.kind, job.state) == (pb.JOB_KIND_IMPORT, pb.JOB_STATE_SUCCEEDED)
     assert (job.requested_by, job.progress) == ("system", 1)
     assert trainer.stages(job.job_id) == [
-        *("queued", "starting", "loading_model", "exporting", "publishing", "promoting")
+        *("queued", "starting", "loading_model", "calibrating"),
+        *("exporting", "publishing", "promoting"),
     ]
     models = trainer.models()
     assert models.serving_generation == 1
@@ -109,7 +110,10 @@ def test_a_first_start_imports_and_promotes_the_bundled_network(
     )
     assert default_version == f"iresnet18w16-{job.job_id[:8]}"
     assert (model.architecture, model.embedding_size) == ("iresnet18w16", 512)
-    assert not model.HasField("gate")
+    assert model.gate.passed
+    assert [check.name for check in model.gate.checks] == [
+        *("separation", "threshold_fmr", "threshold_fnmr", "self_check")
+    ]
     objects = ObjectStore(s3)
     pointer = read_pointer(objects)
     assert (pointer.generation, pointer.model_version) == (1, default_version)
