@@ -15,7 +15,6 @@ from shared.evaluation.operating_point import (
     PeopleBootstrap,
     ScoredPeople,
     measure_curve,
-    missing_people,
     rate_of,
 )
 from shared.model.manifest import Manifest, ProbabilityCurve
@@ -107,7 +106,7 @@ def judge_import(
 def _missing(check: GateCheck, curve: OperatingCurve) -> str:
     """Say how many more people would decide a check."""
     if check.name == "target_fmr":
-        more = missing_people(curve, check.limit)
+        more = curve.missing_people(check.limit)
         shows = f"resolve the target false-match rate {check.limit:g}"
     else:
         # The width of the interval falls with the square root of the people.
@@ -175,7 +174,7 @@ def _threshold_checks(
 def _target_checks(target_fmr: float, curve: OperatingCurve) -> tuple[GateCheck, GateCheck]:
     """Judge the threshold at which the version serves at the operator's target."""
     point = curve.at(target_fmr)
-    kept = missing_people(curve, target_fmr) == 0
+    kept = curve.missing_people(target_fmr) == 0
     where = f"at the threshold {point.threshold:.3f}, which keeps {point.target:g}"
     return (
         GateCheck(

@@ -15,7 +15,12 @@ from psycopg import AsyncConnection
 from psycopg.errors import UniqueViolation
 from psycopg.rows import DictRow, class_row, dict_row
 
-from services.trainer.evaluation.gate import GateVerdict, verdict_from_json, verdict_to_json
+from services.trainer.evaluation.gate import (
+    GateCheck,
+    GateVerdict,
+    verdict_from_json,
+    verdict_to_json,
+)
 from services.trainer.registry import queries
 from services.trainer.registry.idempotency import CALL_RESULTS
 from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
@@ -55,7 +60,10 @@ class ServingDecision:
         requested_by: Who asked.
         reason: Their reason.
         gate_overridden: Whether the version was promoted although its gate had not passed it.
-        restores: For a rollback, the earlier generation that it restores.
+        restores: The earlier generation whose version it restores: for a rollback, and for a
+            change of the operating point.
+        target_fmr: The false-match rate that the version keeps; None for its own threshold.
+        prior: Prior probability of a genuine pair.
     """
 
     generation: int
@@ -65,6 +73,8 @@ class ServingDecision:
     gate_overridden: bool
     restores: int | None
     at: datetime
+    target_fmr: float | None = None
+    prior: float = 0.5
 
 
 class VersionRegistry:
@@ -154,7 +164,7 @@ class VersionRegistry:
                     " reason"
                 )
             serving = await read_serving(connection)
-            _check_generation(serving, expected_generation)
+            check_generation(serving, expected_generation)
             await asyncio.to_thread(self._require_files, version.manifest)
             if serving is None or serving.model_version != model_version:
                 serving = await append_decision(
@@ -205,7 +215,7 @@ class VersionRegistry:
             if saved := await CALL_RESULTS.claim(connection, idempotency_key):
                 return await _saved_decision(connection, saved)
             serving = await read_serving(connection)
-            _check_generation(serving, expected_generation)
+            check_generation(serving, expected_generation)
             previous = await _previous_decision(connection, serving)
             if previous is None:
                 raise PreconditionFailed("no version served before the present one")
@@ -302,7 +312,16 @@ def describe_refusal(gate: GateVerdict) -> str:
     failed = [check for check in gate.checks if not check.passed]
     if not failed:
         return "nothing was checked"
-    return "; ".join(f"{check.name} {check.value:g} against {check.limit:g}" for check in failed)
+    return "; ".join(
+        f"{check.name} {check.value:g}{_interval(check)} against {check.limit:g}"
+        for check in failed
+    )
+
+
+def _interval(check: GateCheck) -> str:
+    if check.low is None or check.high is None:
+        return ""
+    return f" ({check.low:g} to {check.high:g})"
 
 
 def _why_not(version: ModelVersion) -> str:
@@ -315,7 +334,12 @@ def _why_not(version: ModelVersion) -> str:
     return f"the gate refused {version.name} ({describe_refusal(version.gate)})"
 
 
-def _check_generation(serving: ServingDecision | None, expected: int | None) -> None:
+def check_generation(serving: ServingDecision | None, expected: int | None) -> None:
+    """Check the generation in force; None expects any.
+
+    Raises:
+        Conflict: If another one is in force.
+    """
     generation = serving.generation if serving else 0
     if expected not in (None, generation):
         raise Conflict(
@@ -328,16 +352,17 @@ async def _previous_decision(
 ) -> ServingDecision | None:
     if serving is None:
         return None
-    return await _read_decision(connection, (serving.restores or serving.generation) - 1)
+    return await read_decision(connection, (serving.restores or serving.generation) - 1)
 
 
 async def _saved_decision(connection: AsyncConnection, saved: Mapping[str, Any]) -> ServingDecision:
-    decision = await _read_decision(connection, saved["generation"])
+    decision = await read_decision(connection, saved["generation"])
     assert decision is not None  # noqa: S101 - the history only grows
     return decision
 
 
-async def _read_decision(connection: AsyncConnection, generation: int) -> ServingDecision | None:
+async def read_decision(connection: AsyncConnection, generation: int) -> ServingDecision | None:
+    """Return the decision of a generation, in the caller's transaction; None if there is none."""
     cursor = connection.cursor(row_factory=class_row(ServingDecision))
     await cursor.execute(queries.DECISION, {"generation": generation})
     return await cursor.fetchone()

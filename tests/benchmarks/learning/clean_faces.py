@@ -25,7 +25,7 @@ from shared.model.manifest import WEIGHTS_FILE, read_manifest
 from shared.model.network.checkpoint import load_checkpoint
 from shared.model.sessions.cpu import cpu_threads
 from shared.settings import ImageLimits
-from tests.benchmarks.learning.faces import Split, draw_pairs, read_people
+from tests.benchmarks.learning.faces import PairRows, Split, draw_pairs, read_people
 from tests.benchmarks.learning.figures import figures
 from tests.benchmarks.learning.product import make_parent, train
 from tests.benchmarks.progress import log
@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in given.seeds:
             split = _split(given.faces, seed)
             for reference in given.reference:
-                measured = _measure(parent, split, reference, given.pairs, seed, Path(scratch))
+                pairs = draw_pairs(split["training"].persons, given.pairs, seed)
+                measured = _measure(parent, split, reference, pairs, seed)
                 row = {"reference": reference, "seed": seed, "pairs": given.pairs, **measured}
                 sys.stdout.write(json.dumps(row) + "\n")
                 sys.stdout.flush()
@@ -63,7 +64,7 @@ def _split(folder: Path, seed: int) -> Split:
 
 
 def _measure(
-    parent: Path, split: Split, reference: str, pairs: int, seed: int, scratch: Path
+    parent: Path, split: Split, reference: str, pairs: PairRows, seed: int
 ) -> dict[str, Any]:
     training, kept = split["training"], split["reference"]
     faces = default_reference()
@@ -72,17 +73,16 @@ def _measure(
     outcome = train(
         parent,
         training.views["clean"],
-        draw_pairs(training.persons, pairs, seed),
+        pairs,
         faces,
-        workdir=Path(tempfile.mkdtemp(dir=scratch)),
+        workdir=Path(tempfile.mkdtemp(dir=parent.parent)),
         seed=seed,
         report=partial(_log_under, f"{reference} {seed}"),
     )
     failed = [check.detail for check in outcome.gate.checks if not check.passed]
+    views = ("clean", "degraded")
     return {
-        "gain": {
-            view: _gain(parent, outcome.folder, split, view) for view in ("clean", "degraded")
-        },
+        "gain": {view: _gain(parent, outcome.folder, split, view) for view in views},
         "note": outcome.manifest.reference_note,
         "passed": outcome.gate.passed,
         "failed": failed,

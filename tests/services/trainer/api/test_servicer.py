@@ -357,12 +357,17 @@ def test_an_official_checkpoint_becomes_a_version_which_serves_when_promoted(
     folder = VersionStore(ObjectStore(s3), tmp_path).fetch(model.model_version)
     assert load_file(folder / "weights.safetensors").keys() == state.keys()
 
+    # In the wrong channel order it tells people apart badly.
+    assert not model.gate.passed
     promote = pb.PromoteModelRequest(
         model_version=model.model_version,
         requested_by="ada",
         reason="try it",
         expected_generation=1,
     )
+    with pytest.raises(PreconditionFailed, match=r"threshold_fmr .* against"), domain_errors():
+        trainer.stub.PromoteModel(promote, timeout=10)
+    promote.override_gate = True
     started = time.monotonic()
     assert trainer.stub.PromoteModel(promote, timeout=10).serving_generation == 2
     assert time.monotonic() - started < 2

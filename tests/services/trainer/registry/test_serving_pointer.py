@@ -155,7 +155,7 @@ async def test_a_job_that_runs_again_finds_what_it_published(
     claim = await leases.claim()
     again = make_folder(tmp_path / "again", "v1", claim.job.job_id, "rounded-otherwise")
     assert await completion.publish_version(claim.job, again) == first
-    await completion.record_version(claim, first, None)
+    await completion.record_version(claim, first, PASSED)
     assert (await jobs.get(claim.job.job_id)).state is JobState.SUCCEEDED
 
 

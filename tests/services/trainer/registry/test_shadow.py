@@ -8,6 +8,7 @@ from services.trainer.api.service import Trainer
 from services.trainer.jobs.queue import JobQueue
 from services.trainer.jobs.uploads import UploadStore
 from services.trainer.registry.evaluations import EvaluationStore
+from services.trainer.registry.operating_points import OperatingPoints
 from services.trainer.registry.replicas import ReplicaWatch
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.shadow import ShadowPublisher
@@ -17,19 +18,20 @@ from shared.errors import NotFound, PreconditionFailed
 from shared.registry.shadow_pointer import ShadowPointer, read_shadow
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
-from tests.services.trainer.samples import REFUSED, add_sample, files_are_there
+from tests.services.trainer.samples import PASSED, REFUSED, add_sample, files_are_there
 
 
 @pytest.fixture
 async def trainer(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> Trainer:
     """A trainer with three versions, of which v1 serves."""
-    for name, gate in (("v1", None), ("v2", None), ("v3", REFUSED)):
+    for name, gate in (("v1", PASSED), ("v2", PASSED), ("v3", REFUSED)):
         await add_sample(pool, name, gate)
     trainer = Trainer(
         JobQueue(pool),
         VersionRegistry(pool, files_are_there),
         EvaluationStore(pool, object_store),
         SuspectLabels(pool, object_store),
+        operating_points=OperatingPoints(pool),
         uploads=UploadStore(object_store, tmp_path, 2**20),
         pointer=ServingPointerPublisher(pool, object_store),
         replicas=ReplicaWatch(object_store),
