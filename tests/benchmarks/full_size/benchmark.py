@@ -33,7 +33,7 @@ MOST_BYTES = 6e9
 _DISK_BYTES = 2e9
 # Enough people for the smallest feedback that a training takes.
 JOB_PEOPLE = 30
-_STEPS, _SECONDS = 2, 5.0
+_STEPS, _SECONDS = 1, 5.0
 _BATCHES: Mapping[Device, tuple[int, ...]] = {
     "cpu": (1, 2, 8),
     "cuda": (1, 2, 8, 32),
