@@ -107,6 +107,7 @@ CASES = {
     ),
     "EvaluateModel": job(pb.EvaluateModelRequest(), data_snapshot="other"),
     "QuantizeModel": job(pb.QuantizeModelRequest(), model_version="v1"),
+    "JudgeModel": job(pb.JudgeModelRequest(model_version="v1"), model_version="v3"),
     "CancelJob": Case(pb.CancelJobRequest(), {"job_id": "0" * 32}, job_events=1),
     "PromoteModel": Case(
         pb.PromoteModelRequest(model_version="v1", reason="better"),
