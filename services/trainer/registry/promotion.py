@@ -89,7 +89,6 @@ def _why_kept_back(
 ) -> str:
     """Say why a candidate is not promoted, led by its verdict; empty if it is."""
     version = manifest.model_version
-    passed = f"the gate passed {version}"
     if gate.outcome is GateOutcome.NOT_ENOUGH_EVIDENCE:
         return (
             f"not enough evidence for {version}: {gate.missing}; it stays pending and can be judged"
@@ -97,6 +96,15 @@ def _why_kept_back(
         )
     if not gate.passed:
         return f"the gate refused {version}: {describe_refusal(gate)}"
+    return _why_not_due(manifest, gate, serving, automatic=automatic)
+
+
+def _why_not_due(
+    manifest: Manifest, gate: GateVerdict, serving: ServingDecision | None, *, automatic: bool
+) -> str:
+    """Say why a candidate that passed is not promoted; empty if it is."""
+    version = manifest.model_version
+    passed = f"the gate passed {version}"
     if not judged_at_point(manifest, gate, serving):
         return (
             f"{passed}, but the operating point was changed meanwhile; judge it again"
