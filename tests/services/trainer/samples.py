@@ -93,11 +93,16 @@ def result_of(model_version: str, against: str | None = None) -> EvaluationResul
 
 
 async def add_sample(
-    pool: Pool, model_version: str, gate: GateVerdict | None = PASSED, parent: str | None = None
+    pool: Pool,
+    model_version: str,
+    gate: GateVerdict | None = PASSED,
+    parent: str | None = None,
+    kind: JobKind = JobKind.IMPORT,
 ) -> Job:
     """Record a version and the job that made it."""
     async with transaction(pool) as connection:
-        job = await create_job(connection, JobKind.IMPORT, IMPORT, "someone")
+        spec = train_spec() if kind is JobKind.TRAIN else IMPORT
+        job = await create_job(connection, kind, spec, "someone")
         await connection.execute(
             "UPDATE trainer.jobs SET state = 'succeeded', ended_at = now() WHERE job_id = %s",
             (job.job_id,),

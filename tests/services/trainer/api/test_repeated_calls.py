@@ -139,7 +139,7 @@ async def world(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> AsyncI
         shadow=ShadowPublisher(pool, object_store),
     )
     for name in ("v1", "v2", "v3"):
-        await add_sample(pool, name)
+        await add_sample(pool, name, kind=JobKind.TRAIN)
     for name in ("v1", "v2"):
         await _promote(trainer, name)
     waiting = await trainer.jobs.create(JobKind.IMPORT, IMPORT, "ada")
