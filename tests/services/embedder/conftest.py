@@ -64,12 +64,19 @@ class Registry:
     def publish(self, folder: Path) -> None:
         self.versions.publish(folder)
 
-    def promote(self, version: str) -> None:
+    def promote(
+        self, version: str, target_fmr: float | None = None, prior: float = 0.5
+    ) -> ServingPointer:
         self._generation += 1
         pointer = ServingPointer(
-            model_version=version, generation=self._generation, published_at=datetime.now(UTC)
+            model_version=version,
+            generation=self._generation,
+            published_at=datetime.now(UTC),
+            target_fmr=target_fmr,
+            prior=prior,
         )
         write_pointer(self.objects, pointer)
+        return pointer
 
 
 @pytest.fixture

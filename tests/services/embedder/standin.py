@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from services.embedder.inference.requests import InferenceRequest, new_request
 from services.embedder.models.resident import LoadedModel
 from shared.model.manifest import FileEntry, GoldenCrop, Manifest
+from shared.model.operating_curve import OperatingCurve
 
 SIZE = 8
 
@@ -47,12 +48,29 @@ class StandInSession:
         return features_of(crops, self.version)
 
 
-def model(version: str, seconds: float = 0.0, compatible: tuple[str, ...] = ()) -> LoadedModel:
-    return LoadedModel(manifest(version, compatible), StandInSession(version, seconds))
+def model(
+    version: str, seconds: float = 0.0, compatible: tuple[str, ...] = (), **fields: object
+) -> LoadedModel:
+    """A model with a stand-in session, and further fields of its manifest."""
+    changed = manifest(version, compatible).model_copy(update=fields)
+    return LoadedModel(changed, StandInSession(version, seconds))
 
 
 async def load(version: str) -> LoadedModel:
     return model(version)
+
+
+def curve(*thresholds: tuple[float, float]) -> OperatingCurve:
+    """A curve with these targets and thresholds after the point that accepts all."""
+    points = [
+        {"target": target, "threshold": threshold, "fmr": rate, "fnmr": rate}
+        for target, threshold in ((1.0, -1.0), *thresholds)
+        for rate in [{"value": target / 2, "low": 0.0, "high": target}]
+    ]
+    evidence = {"pairs": 10_000, "people": 200}
+    return OperatingCurve.model_validate(
+        {"points": points, "impostor": evidence, "genuine": evidence}
+    )
 
 
 def manifest(version: str, compatible: tuple[str, ...] = ()) -> Manifest:
