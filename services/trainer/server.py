@@ -21,6 +21,7 @@ from services.trainer.jobs.queue import JobQueue
 from services.trainer.jobs.runner import JobRunner, worker_command
 from services.trainer.jobs.uploads import UPLOAD_FILES, UploadStore
 from services.trainer.registry.evaluations import EvaluationStore
+from services.trainer.registry.operating_points import OperatingPoints
 from services.trainer.registry.replicas import ReplicaWatch
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.shadow import ShadowPublisher
@@ -101,6 +102,7 @@ def _trainer(
         VersionRegistry(pool, files.require_files),
         EvaluationStore(pool, objects),
         SuspectLabels(pool, objects),
+        operating_points=OperatingPoints(pool),
         uploads=UploadStore(objects, settings.work_dir, settings.upload_max_bytes),
         pointer=pointer,
         replicas=replicas,

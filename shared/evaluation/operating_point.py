@@ -6,7 +6,6 @@ counts as often as its person was drawn, an impostor pair as often as the produc
 person and by pair of people, so millions of pairs are possible.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +16,7 @@ from scipy.sparse import csr_array
 
 from shared.evaluation.scores import Scores
 from shared.model.operating_curve import (
+    FEWEST_MATCHES,
     FMRS,
     Evidence,
     OperatingCurve,
@@ -29,9 +29,6 @@ RoundRates = NDArray[np.float64]
 
 _ROUNDS: Final = 400
 _ENDS: Final = (0.025, 0.975)
-# A false-match rate is measured from this many false matches (compare the rule of 30 in ISO/IEC
-# 19795-1, which asks for 30 errors for an interval of +-30 %).
-_FEWEST_MATCHES: Final = 10
 # The upper end of its interval over people may be at most this multiple of the rate.
 _WIDEST: Final = 3.0
 
@@ -185,11 +182,14 @@ def measure_curve(sets: Sequence[ScoredPeople], seed: int) -> OperatingCurve:
         )
 
     points: list[OperatingPoint] = []
+    threshold = -1.0
     for target in FMRS:
         if not _is_counted(together, target):
             break
         judged = [together, *(each for each in sets if _is_counted(each, target))]
-        threshold = max(threshold_for(each.impostor_similarity, target) for each in judged)
+        # Not below that of a higher rate, which a set may resolve that this rate leaves out.
+        lowest = max(threshold_for(each.impostor_similarity, target) for each in judged)
+        threshold = max(threshold, lowest)
         point = measure(target, threshold)
         if point.fmr.high > _WIDEST * target:
             break
@@ -197,22 +197,6 @@ def measure_curve(sets: Sequence[ScoredPeople], seed: int) -> OperatingCurve:
     return OperatingCurve(
         points=tuple(points) or (measure(1.0, -1.0),), impostor=impostor, genuine=genuine
     )
-
-
-def missing_people(curve: OperatingCurve, fmr: float) -> int:
-    """Estimate how many more people with as many images resolve a false-match rate.
-
-    Returns:
-        0 if the curve resolves it. The pairs grow with the square of the people.
-    """
-    if curve.at(fmr).target <= fmr * (1 + 1e-9):
-        return 0
-    strictest = curve.points[-1].target
-    people, pairs = curve.impostor.people, curve.impostor.pairs
-    needed = people * math.sqrt(_FEWEST_MATCHES / fmr / max(pairs, 1))
-    # Where the interval over people is the limit, the strictest rate shows what they resolve.
-    limited = people * math.sqrt(strictest / fmr)
-    return max(1, math.ceil(max(needed, limited)) - people)
 
 
 def rate_of(value: float, rounds: RoundRates, people: int) -> Rate:
@@ -233,7 +217,7 @@ def rate_of(value: float, rounds: RoundRates, people: int) -> Rate:
 
 def _is_counted(pairs: ScoredPeople, fmr: float) -> bool:
     """Tell whether enough false matches are expected at a rate to measure it."""
-    return pairs.scores.impostor_pairs * fmr >= _FEWEST_MATCHES * (1 - 1e-9)
+    return pairs.scores.impostor_pairs * fmr >= FEWEST_MATCHES * (1 - 1e-9)
 
 
 def _draw(

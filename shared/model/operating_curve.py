@@ -17,6 +17,12 @@ FMRS: Final = (
 HIGHEST_TARGET: Final = 0.1
 """The highest false-match rate that can be served."""
 
+FEWEST_MATCHES: Final = 10
+"""Expected false matches from which a false-match rate counts as measured.
+
+ISO/IEC 19795-1 asks for 30 errors for an interval of +-30 %.
+"""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,6 +92,21 @@ class OperatingCurve(_Frozen):
         """
         kept = (point for point in self.points if point.target <= fmr * (1 + 1e-9))
         return next(kept, self.points[-1])
+
+    def missing_people(self, fmr: float) -> int:
+        """Estimate how many more people with as many images resolve a false-match rate.
+
+        Returns:
+            0 if it is resolved. The pairs grow with the square of the people.
+        """
+        strictest = self.at(fmr).target
+        if strictest <= fmr * (1 + 1e-9):
+            return 0
+        people, pairs = self.impostor.people, self.impostor.pairs
+        counted = people * math.sqrt(FEWEST_MATCHES / fmr / max(pairs, 1))
+        # Where the interval over people is the limit, the strictest rate shows what they resolve.
+        needed = max(counted, people * math.sqrt(strictest / fmr))
+        return max(1, math.ceil(needed) - people)
 
     def false_match_rate(self, similarity: float) -> float:
         """Return the share of strangers whose similarity is at least as high, 0..1.

@@ -110,6 +110,7 @@ TABLES: Final = {
     "trainer.job_events": Erasure.NOTHING_TO_ERASE,
     "trainer.versions": Erasure.NOTHING_TO_ERASE,
     "trainer.serving_history": Erasure.NOTHING_TO_ERASE,
+    "trainer.operating_points": Erasure.NOTHING_TO_ERASE,
     # Figures over all pairs.
     "trainer.evaluations": Erasure.NOTHING_TO_ERASE,
     "trainer.idempotency_keys": Erasure.NOTHING_TO_ERASE,

@@ -25,6 +25,7 @@ from services.trainer.training.features import compute_features
 from services.trainer.training.finetuner import Hyperparameters
 from services.trainer.training.losses import CosineObjective
 from services.trainer.training.replay import Replay
+from services.trainer.training.step_back import StepBack
 from shared.errors import PreconditionFailed
 from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
@@ -40,7 +41,7 @@ _MATERIAL_FACES = Path("../shared/faces/lfw")
 _SEEDS = (3, 4)
 # Half of the default, to save time.
 _EPOCHS = 4
-_STEPS = ("mirror", "geometry", "resolution", "light", "noise", "enlarging", "jpeg")
+_STEPS = ("mirror", "light", "jpeg")
 _VIEWS = ("degraded", "clean")
 
 Patch = tuple[str, Any]
@@ -71,13 +72,12 @@ def _augmentation(without: str) -> Patch:
 VARIANTS: Mapping[str, Patch | None] = {
     "as it is": None,
     "no augmentation": _hyperparameters(augmentation=None),
-    **{
-        f"augmentation without {step}": _augmentation(step)
-        for step in _STEPS
-        if step != "enlarging"
-    },
+    **{f"augmentation without {step}": _augmentation(step) for step in _STEPS},
     "no running average": _hyperparameters(averaging=0.0),
-    "nothing of the parent's weights": _hyperparameters(interpolation=0.0),
+    "no step back towards the parent": (
+        "services.trainer.training.run.step_back",
+        lambda *_, **__: StepBack(share=0.0, gain=0.0, noise=0.0),
+    ),
     "no replay": ("services.trainer.training.run._MAX_REPLAY_ERROR", -1.0),
     "no degraded pictures in the replay": (
         "services.trainer.training.finetuner.Replay",

@@ -42,6 +42,7 @@ def _set_read_only(connection: psycopg.Connection, value: str) -> None:
         f"ALTER DATABASE {name} SET default_transaction_read_only = {value}".encode()
     )
     connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        # Until they have ended, so that nobody uses one that is about to.
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )

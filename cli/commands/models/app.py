@@ -2,7 +2,7 @@
 
 import typer
 
-from cli.commands.models import evaluations, quantization, rollout, versions
+from cli.commands.models import evaluations, operating_point, quantization, rollout, versions
 
 app = typer.Typer(no_args_is_help=True, help="Model versions, and which of them serves.")
 app.command("list")(versions.list_models)
@@ -11,6 +11,8 @@ app.command("promote")(versions.promote)
 app.command("rollback")(versions.rollback)
 app.command("shadow")(versions.shadow)
 app.command("rollout")(rollout.show_rollout)
+app.command("operating-point")(operating_point.operating_point)
+app.command("curve")(operating_point.curve)
 app.command("evaluate")(evaluations.evaluate_model)
 app.command("evaluations")(evaluations.list_evaluations)
 app.command("report")(evaluations.fetch_report)

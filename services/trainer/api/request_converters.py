@@ -62,7 +62,9 @@ def read_channel_order(number: pb.ChannelOrder.ValueType) -> ChannelOrder:
     return order
 
 
-def read_expected_generation(request: pb.PromoteModelRequest | pb.RollbackRequest) -> int | None:
+def read_expected_generation(
+    request: pb.PromoteModelRequest | pb.RollbackRequest | pb.SetOperatingPointRequest,
+) -> int | None:
     """Return the generation that must be in force; None for any."""
     return request.expected_generation if request.HasField("expected_generation") else None
 

@@ -8,16 +8,18 @@ from magface.v1 import trainer_pb2 as pb
 
 from services.trainer.data.label_report import AnnotatorReliability, LabelReport, Suspect, Suspicion
 from services.trainer.data.left_out import LeftOutImage, LeftOutReason
-from services.trainer.evaluation.gate import GateVerdict
+from services.trainer.evaluation.gate import GateCheck, GateOutcome, GateVerdict
 from services.trainer.evaluation.result import AgainstVersion
 from services.trainer.jobs.queue import Job, JobEvent, JobState
 from services.trainer.progress import Stage
 from services.trainer.registry.evaluations import StoredEvaluation
+from services.trainer.registry.operating_points import KeptPoint, OperatingTarget
 from services.trainer.registry.replicas import Rollout
 from services.trainer.registry.shadow import ShadowSummary, replica_shadow
 from services.trainer.registry.versions import ModelVersion, ServingDecision
 from services.trainer.worker.specs import JobKind
 from shared.evaluation.results import Difference, Evaluation, Interval
+from shared.model.operating_curve import Evidence, OperatingCurve, Rate
 from shared.registry.heartbeats import Replica
 from shared.rpc.converters import pack_timestamp
 from shared.rpc.paging import Page
@@ -36,6 +38,11 @@ _STATES: Final = {
     JobState.SUCCEEDED: pb.JOB_STATE_SUCCEEDED,
     JobState.FAILED: pb.JOB_STATE_FAILED,
     JobState.CANCELLED: pb.JOB_STATE_CANCELLED,
+}
+_OUTCOMES: Final = {
+    GateOutcome.PASSED: pb.GATE_OUTCOME_PASSED,
+    GateOutcome.FAILED: pb.GATE_OUTCOME_FAILED,
+    GateOutcome.NOT_ENOUGH_EVIDENCE: pb.GATE_OUTCOME_NOT_ENOUGH_EVIDENCE,
 }
 _STAGES: Final = {
     Stage.QUEUED: pb.JOB_STAGE_QUEUED,
@@ -123,7 +130,58 @@ def pack_version(version: ModelVersion, serving: ServingDecision | None) -> pb.M
         serving=serving is not None and serving.model_version == manifest.model_version,
         gate=_pack_gate(version.gate) if version.gate else None,
         compatible_versions=manifest.compatible_versions,
+        operating_curve=_pack_curve(manifest.operating_curve),
+        reference=manifest.reference_note,
     )
+
+
+def pack_operating_point(target: OperatingTarget) -> pb.OperatingPoint:
+    """Pack an operating point of the history."""
+    return pb.OperatingPoint(
+        target_fmr=target.target_fmr,
+        prior=target.prior,
+        requested_by=target.requested_by,
+        reason=target.reason,
+        at=pack_timestamp(target.at),
+        serving_generation=target.generation or 0,
+    )
+
+
+def pack_kept(kept: KeptPoint | None) -> pb.KeptOperatingPoint | None:
+    """Pack what the serving version does at the operating point."""
+    if kept is None:
+        return None
+    return pb.KeptOperatingPoint(
+        model_version=kept.model_version,
+        threshold=kept.threshold,
+        kept_fmr=kept.kept_fmr,
+        fnmr=_pack_rate(kept.fnmr) if kept.fnmr else None,
+        missing_people=kept.missing_people,
+    )
+
+
+def _pack_curve(curve: OperatingCurve | None) -> pb.OperatingCurve | None:
+    if curve is None:
+        return None
+    points = [
+        pb.CurvePoint(
+            target=point.target,
+            threshold=point.threshold,
+            fmr=_pack_rate(point.fmr),
+            fnmr=_pack_rate(point.fnmr),
+        )
+        for point in curve.points
+    ]
+    impostor, genuine = _pack_evidence(curve.impostor), _pack_evidence(curve.genuine)
+    return pb.OperatingCurve(points=points, impostor=impostor, genuine=genuine)
+
+
+def _pack_rate(rate: Rate) -> pb.ErrorRate:
+    return pb.ErrorRate(value=rate.value, low=rate.low, high=rate.high)
+
+
+def _pack_evidence(evidence: Evidence) -> pb.PairEvidence:
+    return pb.PairEvidence(pairs=evidence.pairs, people=evidence.people)
 
 
 def pack_rollout(rollout: Rollout) -> pb.GetRolloutResponse:
@@ -163,16 +221,25 @@ def _pack_shadow(summary: ShadowSummary | None) -> pb.ShadowReport | None:
 def _pack_gate(gate: GateVerdict) -> pb.GateVerdict:
     return pb.GateVerdict(
         passed=gate.passed,
-        checks=[
-            pb.GateCheck(
-                name=check.name,
-                passed=check.passed,
-                value=check.value,
-                limit=check.limit,
-                detail=check.detail,
-            )
-            for check in gate.checks
-        ],
+        checks=map(_pack_check, gate.checks),
+        outcome=_OUTCOMES[gate.outcome],
+        missing=gate.missing,
+        target_fmr=gate.target_fmr,
+    )
+
+
+def _pack_check(check: GateCheck) -> pb.GateCheck:
+    return pb.GateCheck(
+        name=check.name,
+        passed=check.passed,
+        value=check.value,
+        limit=check.limit,
+        detail=check.detail,
+        low=check.low,
+        high=check.high,
+        people=check.people,
+        pairs=check.pairs,
+        undecided=check.undecided,
     )
 
 

@@ -6,6 +6,11 @@ from collections.abc import AsyncIterator
 from services.trainer.jobs.queue import Job, JobQueue
 from services.trainer.jobs.uploads import UploadStore
 from services.trainer.registry.evaluations import EvaluationStore
+from services.trainer.registry.operating_points import (
+    KeptPoint,
+    OperatingPoints,
+    OperatingTarget,
+)
 from services.trainer.registry.replicas import ReplicaWatch, Rollout
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.shadow import ShadowPublisher
@@ -38,6 +43,7 @@ class Trainer:
         versions: Lists versions.
         evaluations: Lists evaluations of versions.
         suspects: Reads the label reports of trainings.
+        operating_points: Lists operating points.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class Trainer:
         evaluations: EvaluationStore,
         suspects: SuspectLabels,
         *,
+        operating_points: OperatingPoints,
         uploads: UploadStore,
         pointer: ServingPointerPublisher,
         replicas: ReplicaWatch,
@@ -56,6 +63,7 @@ class Trainer:
         self.versions = versions
         self.evaluations = evaluations
         self.suspects = suspects
+        self.operating_points = operating_points
         self._uploads = uploads
         self._pointer = pointer
         self._replicas = replicas
@@ -273,6 +281,32 @@ class Trainer:
         )
         await self._pointer.try_to_publish()
         return serving
+
+    async def set_operating_point(
+        self,
+        target_fmr: float | None,
+        prior: float,
+        *,
+        requested_by: str,
+        reason: str,
+        expected_generation: int | None,
+        key: str | None = None,
+    ) -> tuple[OperatingTarget, ServingDecision | None, KeptPoint | None]:
+        """Set the operating point and publish it; see `OperatingPoints.set`.
+
+        Returns:
+            The operating point, the serving decision, and what the serving version does with it.
+        """
+        target, serving = await self.operating_points.set(
+            target_fmr,
+            prior,
+            requested_by=requested_by,
+            reason=reason,
+            expected_generation=expected_generation,
+            key=key,
+        )
+        await self._pointer.try_to_publish()
+        return target, serving, await self.operating_points.kept()
 
     async def rollout(self) -> Rollout:
         """Return the serving decision and what the live embedders serve."""

@@ -18,12 +18,15 @@ from services.trainer.api.response_converters import (
     pack_evaluation,
     pack_event,
     pack_job,
+    pack_kept,
     pack_left_out,
+    pack_operating_point,
     pack_report,
     pack_rollout,
     pack_version,
 )
 from services.trainer.api.service import Trainer
+from services.trainer.registry.operating_points import DEFAULT_PRIOR
 from shared.rpc.paging import read_page
 from shared.rpc.server.deferred import Deferred
 from shared.rpc.server.idempotency import read_idempotency_key
@@ -130,6 +133,35 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         return pb.RollbackResponse(
             model_version=serving.model_version, serving_generation=serving.generation
+        )
+
+    async def SetOperatingPoint(
+        self, request: pb.SetOperatingPointRequest, context: Context
+    ) -> pb.SetOperatingPointResponse:
+        target, serving, kept = await self.trainer().set_operating_point(
+            request.target_fmr if request.HasField("target_fmr") else None,
+            request.prior if request.HasField("prior") else DEFAULT_PRIOR,
+            requested_by=request.requested_by,
+            reason=request.reason,
+            expected_generation=read_expected_generation(request),
+            key=read_idempotency_key(request.idempotency_key, context),
+        )
+        return pb.SetOperatingPointResponse(
+            operating_point=pack_operating_point(target),
+            serving=pack_kept(kept),
+            serving_generation=serving.generation if serving else 0,
+        )
+
+    async def ListOperatingPoints(
+        self, request: pb.ListOperatingPointsRequest, context: Context
+    ) -> pb.ListOperatingPointsResponse:
+        page = read_page(request.page_size, request.page_token)
+        points = self.trainer().operating_points
+        targets, token = page.cut(await points.list(page.limit, page.before))
+        return pb.ListOperatingPointsResponse(
+            operating_points=map(pack_operating_point, targets),
+            next_page_token=token,
+            serving=pack_kept(await points.kept()),
         )
 
     async def GetRollout(

@@ -18,6 +18,8 @@ from services.trainer.data.reference_faces import ReferenceFaces
 from shared.model.image.face_reader import FaceReader
 
 _IMPOSTORS_PER_GENUINE = 20
+# Most impostor pairs between all images of some people.
+_MOST_CROSS_PAIRS = 20_000
 _IMAGES_PER_PERSON = 10
 # With fewer labels SAME there are too few people, whichever of the labels are wrong.
 _FEWEST_SAME = 30
@@ -46,12 +48,14 @@ class FeedbackSplit:
         graph: The labelled pairs.
         training: int64 [M], images to train on.
         validation: Pairs of other people: choose the epoch and the threshold.
+        crossed: All pairs between the same images: choose the step back towards the parent.
         held_out: Pairs of yet other people: the gate decides on them.
     """
 
     graph: PairGraph
     training: IndexArray
     validation: EvaluationPairs
+    crossed: EvaluationPairs
     held_out: EvaluationPairs
 
 
@@ -113,10 +117,12 @@ def split_feedback(
     """
     graph = build_graph(images, pairs, burst)
     people = split_people(graph, seed)
+    validation = feedback_pairs(graph, people.validation, seed)
     return FeedbackSplit(
         graph,
         people.training,
-        feedback_pairs(graph, people.validation, seed),
+        validation,
+        cross_pairs(validation, graph.component, seed),
         feedback_pairs(graph, people.held_out, seed),
     )
 
@@ -155,6 +161,25 @@ def feedback_pairs(graph: PairGraph, images: IndexArray, seed: int) -> Evaluatio
     ]
     images = np.sort(np.concatenate([images[:0], *drawn]))
     return _with_impostors(genuine, different, images, graph.component, generator)
+
+
+def cross_pairs(pairs: EvaluationPairs, person: IndexArray, seed: int) -> EvaluationPairs:
+    """Add the impostor pairs between all images of some pairs, or a random choice of very many.
+
+    Args:
+        pairs: The pairs, all of whose genuine and impostor pairs are kept.
+        person: int64 [N], the identity of each image.
+        seed: Seed of the choice.
+    """
+    images = np.unique(pairs.images)
+    first, second = np.triu_indices(len(images), 1)
+    crossed = np.stack([images[first], images[second]], axis=1)
+    apart = crossed[person[crossed[:, 0]] != person[crossed[:, 1]]]
+    if len(apart) > _MOST_CROSS_PAIRS:
+        apart = np.random.default_rng(seed).choice(apart, _MOST_CROSS_PAIRS, replace=False)
+    known = pairs.images[~pairs.genuine]
+    impostors = np.unique(np.sort(np.concatenate([known, apart]), axis=1), axis=0)
+    return _evaluation_pairs(pairs.images[pairs.genuine], impostors, person)
 
 
 def reference_pairs(persons: IndexArray, images: IndexArray, seed: int) -> EvaluationPairs:
@@ -210,8 +235,16 @@ def _with_impostors(
     drawn = generator.choice(images, (_IMPOSTORS_PER_GENUINE * len(same), 2))
     apart = drawn[person[drawn[:, 0]] != person[drawn[:, 1]]]
     impostors = np.unique(np.sort(np.concatenate([different, apart]), axis=1), axis=0)
-    pairs = np.concatenate([same, impostors])
-    return EvaluationPairs(pairs, np.arange(len(pairs)) < len(same), person[pairs].astype(np.int32))
+    return _evaluation_pairs(same, impostors, person)
+
+
+def _evaluation_pairs(
+    genuine: IndexArray, impostors: IndexArray, person: IndexArray
+) -> EvaluationPairs:
+    pairs = np.concatenate([genuine, impostors])
+    return EvaluationPairs(
+        pairs, np.arange(len(pairs)) < len(genuine), person[pairs].astype(np.int32)
+    )
 
 
 def _require_enough(

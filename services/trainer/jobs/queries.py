@@ -60,6 +60,9 @@ SET state = 'running', attempts = attempts + 1, fencing_token = fencing_token + 
     stages = {_APPEND_STAGE},
     base_version = CASE WHEN data_snapshot IS NOT NULL THEN base_version ELSE (
         SELECT model_version FROM trainer.serving_history ORDER BY generation DESC LIMIT 1
+    ) END,
+    target_fmr = CASE WHEN data_snapshot IS NOT NULL THEN target_fmr ELSE (
+        SELECT target_fmr FROM trainer.operating_points ORDER BY seq DESC LIMIT 1
     ) END
 WHERE job_id = (
     SELECT job_id FROM trainer.jobs

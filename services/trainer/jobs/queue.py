@@ -58,6 +58,8 @@ class Job:
         data_snapshot: Data snapshot of a training or evaluation; None before it is taken.
         base_version: The version to work on if the spec names none: the one that served when the
             work began; None if none served then, or before the job was started.
+        target_fmr: The false-match rate that versions had to keep when the work began; None for
+            none.
         attempts: How often the job was started, without the starts that ended because the trainer
             stopped or something could not be reached.
         stages: Stages that the job has entered in all of its attempts, oldest first; empty for
@@ -79,6 +81,7 @@ class Job:
     gate: GateVerdict | None
     data_snapshot: str | None
     base_version: str | None
+    target_fmr: float | None
     attempts: int
     stages: tuple[StageStart, ...]
 

@@ -200,6 +200,7 @@ class JobRunner:
             spec=dict(job.spec),
             data_snapshot=job.data_snapshot,
             base_version=job.base_version,
+            target_fmr=job.target_fmr,
             workdir=workdir,
             memory_limit=self._memory_limit(job.kind),
         )

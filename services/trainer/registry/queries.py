@@ -18,13 +18,16 @@ WHERE seq < coalesce(%(before)s::bigint, 9223372036854775807) ORDER BY seq DESC 
 """
 
 _DECISION: Final = """generation, model_version, who AS requested_by, why AS reason,
-    gate_overridden, restores, at"""
+    gate_overridden, restores, at, target_fmr, prior"""
 
 INSERT_DECISION: Final = f"""
 INSERT INTO trainer.serving_history
-    (generation, model_version, who, why, gate_overridden, restores)
-VALUES (%(generation)s, %(model_version)s, %(requested_by)s, %(reason)s, %(gate_overridden)s,
-    %(restores)s)
+    (generation, model_version, who, why, gate_overridden, restores, target_fmr, prior)
+SELECT %(generation)s, %(model_version)s, %(requested_by)s, %(reason)s, %(gate_overridden)s,
+    %(restores)s, latest.target_fmr, coalesce(latest.prior, 0.5)
+FROM (SELECT) AS decision LEFT JOIN (
+    SELECT target_fmr, prior FROM trainer.operating_points ORDER BY seq DESC LIMIT 1
+) AS latest ON true
 RETURNING {_DECISION}
 """
 
@@ -34,6 +37,28 @@ SELECT {_DECISION} FROM trainer.serving_history ORDER BY generation DESC LIMIT 1
 
 DECISION: Final = f"""
 SELECT {_DECISION} FROM trainer.serving_history WHERE generation = %(generation)s
+"""
+
+_OPERATING_POINT: Final = """seq, target_fmr, prior, who AS requested_by, why AS reason, at,
+    generation"""
+
+INSERT_OPERATING_POINT: Final = f"""
+INSERT INTO trainer.operating_points (target_fmr, prior, who, why, generation)
+VALUES (%(target_fmr)s, %(prior)s, %(requested_by)s, %(reason)s, %(generation)s)
+RETURNING {_OPERATING_POINT}
+"""
+
+OPERATING_POINT: Final = f"""
+SELECT {_OPERATING_POINT} FROM trainer.operating_points WHERE seq = %(seq)s
+"""
+
+LATEST_OPERATING_POINT: Final = f"""
+SELECT {_OPERATING_POINT} FROM trainer.operating_points ORDER BY seq DESC LIMIT 1
+"""
+
+LIST_OPERATING_POINTS: Final = f"""
+SELECT {_OPERATING_POINT} FROM trainer.operating_points
+WHERE seq < coalesce(%(before)s::bigint, 9223372036854775807) ORDER BY seq DESC LIMIT %(size)s
 """
 
 LOCK_SERVING_HISTORY: Final = "LOCK TABLE trainer.serving_history IN SHARE ROW EXCLUSIVE MODE"

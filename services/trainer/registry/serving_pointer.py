@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from datetime import UTC, datetime
 from typing import NoReturn
 
 from services.trainer.registry import queries
@@ -69,20 +68,21 @@ class ServingPointerPublisher:
         return True
 
     def _write_if_changed(self, serving: ServingDecision) -> None:
-        if self._published() == (serving.generation, serving.model_version):
-            return
         pointer = ServingPointer(
             model_version=serving.model_version,
             generation=serving.generation,
-            published_at=datetime.now(UTC),
+            published_at=serving.at,
+            target_fmr=serving.target_fmr,
+            prior=serving.prior,
         )
+        if self._published() == pointer:
+            return
         write_pointer(self._objects, pointer)
         logger.info("published generation %d: %s", serving.generation, serving.model_version)
 
-    def _published(self) -> tuple[int, str] | None:
+    def _published(self) -> ServingPointer | None:
         try:
-            pointer = read_pointer(self._objects)
+            return read_pointer(self._objects)
         except CorruptData as error:
             logger.warning("the serving pointer is corrupt and is replaced: %s", error)
             return None
-        return (pointer.generation, pointer.model_version) if pointer else None

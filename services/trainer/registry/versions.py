@@ -55,7 +55,10 @@ class ServingDecision:
         requested_by: Who asked.
         reason: Their reason.
         gate_overridden: Whether the version was promoted although its gate had refused it.
-        restores: For a rollback, the earlier generation that it restores.
+        restores: The earlier generation whose version it restores: for a rollback, and for a
+            change of the operating point.
+        target_fmr: The false-match rate that the version keeps; None for its own threshold.
+        prior: Prior probability of a genuine pair.
     """
 
     generation: int
@@ -65,6 +68,8 @@ class ServingDecision:
     gate_overridden: bool
     restores: int | None
     at: datetime
+    target_fmr: float | None = None
+    prior: float = 0.5
 
 
 class VersionRegistry:
@@ -154,7 +159,7 @@ class VersionRegistry:
                     " promote it anyway, override the gate and give a reason"
                 )
             serving = await read_serving(connection)
-            _check_generation(serving, expected_generation)
+            check_generation(serving, expected_generation)
             await asyncio.to_thread(self._require_files, version.manifest)
             if serving is None or serving.model_version != model_version:
                 serving = await append_decision(
@@ -205,7 +210,7 @@ class VersionRegistry:
             if saved := await CALL_RESULTS.claim(connection, idempotency_key):
                 return await _saved_decision(connection, saved)
             serving = await read_serving(connection)
-            _check_generation(serving, expected_generation)
+            check_generation(serving, expected_generation)
             previous = await _previous_decision(connection, serving)
             if previous is None:
                 raise PreconditionFailed("no version served before the present one")
@@ -305,7 +310,12 @@ def describe_refusal(gate: GateVerdict | None) -> str:
     return "; ".join(f"{check.name} {check.value:g} against {check.limit:g}" for check in failed)
 
 
-def _check_generation(serving: ServingDecision | None, expected: int | None) -> None:
+def check_generation(serving: ServingDecision | None, expected: int | None) -> None:
+    """Check the generation in force; None expects any.
+
+    Raises:
+        Conflict: If another one is in force.
+    """
     generation = serving.generation if serving else 0
     if expected not in (None, generation):
         raise Conflict(
@@ -318,16 +328,17 @@ async def _previous_decision(
 ) -> ServingDecision | None:
     if serving is None:
         return None
-    return await _read_decision(connection, (serving.restores or serving.generation) - 1)
+    return await read_decision(connection, (serving.restores or serving.generation) - 1)
 
 
 async def _saved_decision(connection: AsyncConnection, saved: Mapping[str, Any]) -> ServingDecision:
-    decision = await _read_decision(connection, saved["generation"])
+    decision = await read_decision(connection, saved["generation"])
     assert decision is not None  # noqa: S101 - the history only grows
     return decision
 
 
-async def _read_decision(connection: AsyncConnection, generation: int) -> ServingDecision | None:
+async def read_decision(connection: AsyncConnection, generation: int) -> ServingDecision | None:
+    """Return the decision of a generation, in the caller's transaction; None if there is none."""
     cursor = connection.cursor(row_factory=class_row(ServingDecision))
     await cursor.execute(queries.DECISION, {"generation": generation})
     return await cursor.fetchone()

@@ -6,14 +6,12 @@ import torch
 from torchvision.transforms import v2
 
 from services.trainer.data.arrays import CropArray
-from shared.model.image.align import CROP_SIZE
 
-_MIN_SIZE, _MAX_SIZE = 14, 80
 _MIN_JPEG_QUALITY, _MAX_JPEG_QUALITY = 25, 90
 
 
 def augmentation(probability: float) -> v2.Transform:
-    """Mirror, geometry, resolution, light, noise and JPEG; docs/learning.md compares them.
+    """Mirror, light and JPEG; docs/learning.md compares them with others.
 
     Args:
         probability: Probability of each step, but of the mirror, which has one half.
@@ -22,27 +20,13 @@ def augmentation(probability: float) -> v2.Transform:
         Transform from uint8 [3, 112, 112], RGB, to the same; draws from torch's global
         generator.
     """
-    steps: list[torch.nn.Module] = [
-        v2.RandomAffine(
-            degrees=6,
-            translate=(0.03, 0.03),
-            scale=(0.94, 1.06),
-            interpolation=v2.InterpolationMode.BILINEAR,
-        ),
-        v2.RandomResize(_MIN_SIZE, _MAX_SIZE),
-        v2.ColorJitter(brightness=(0.4, 1.3), contrast=(0.7, 1.3)),
-        # Before the image is enlarged again: sensor noise is as coarse as the sensor's pixels.
-        v2.RandomChoice([v2.GaussianNoise(sigma=sigma) for sigma in (0.005, 0.015, 0.03)]),
-        v2.Resize(CROP_SIZE),
-        v2.Lambda(_compress_jpeg),
-    ]
     return v2.Compose(
         [
             v2.RandomHorizontalFlip(),
-            *(
-                step if isinstance(step, v2.Resize) else v2.RandomApply([step], probability)
-                for step in steps
+            v2.RandomApply(
+                [v2.ColorJitter(brightness=(0.4, 1.3), contrast=(0.7, 1.3))], probability
             ),
+            v2.RandomApply([v2.Lambda(_compress_jpeg)], probability),
         ]
     )
 

@@ -58,7 +58,7 @@ class RecipeFactory:
         spec = self.spec
         match spec.recipe:
             case TrainingRecipe.COSINE:
-                hyperparameters = self._hyperparameters(3e-4, averaging=0.98, interpolation=0.15)
+                hyperparameters = self._hyperparameters(3e-4, averaging=0.98)
                 objective: Objective = CosineObjective(
                     margins=_margins(spec, self.parent.threshold)
                 )

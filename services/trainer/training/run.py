@@ -42,6 +42,8 @@ from services.trainer.training.features import compute_features, features_at
 from services.trainer.training.finetuner import Epoch, FacesWithParent
 from services.trainer.training.recipes import RecipeFactory, training_report
 from services.trainer.training.spec import TrainingOutcome, TrainingSpec
+from services.trainer.training.step_back import StepBack, step_back
+from services.trainer.training.weight_averaging import frozen_copy
 from shared.model.export import export_version
 from shared.model.golden import golden_crops, passes_self_check
 from shared.model.image.face_reader import FaceReader
@@ -107,6 +109,7 @@ def run_training(
     with left_out.named_in_refusals():
         labels = _check_labels(recipes, inputs, workdir, report)
         split = split_feedback(inputs.decoded.images, labels.pairs, spec.seed, inputs.decoded.burst)
+    untrained = frozen_copy(inputs.network)
     epochs = recipes.finetuner(inputs.network, split.graph, split.training).run(
         _validation_score(inputs, split),
         checkpoints,
@@ -120,6 +123,14 @@ def run_training(
         ),
     )
     report(Progress(Stage.EVALUATING, _TRAINED, "evaluating the candidate"))
+    kept = step_back(
+        inputs.network,
+        untrained,
+        lambda network: inputs.features(network, split.crossed.images),
+        split.crossed,
+        target_fmr=spec.target_fmr,
+        seed=spec.seed,
+    )
     compared = _compare_features(inputs, split)
     # Computing features is collective, so the other processes may leave only after it.
     compatible = _compatible_ancestors(ancestors, inputs.decoded.crops, compared[0].child, split)
@@ -144,6 +155,7 @@ def run_training(
         compatible=compatible,
         reference=reference.sha256,
         epochs=epochs,
+        kept=kept,
         data_snapshot=feedback.snapshot_id,
     )
     gate = decide(evaluation.figures, self_check=passes_self_check(folder))
@@ -176,6 +188,11 @@ class _Inputs:
     def extract(self, crops: CropArray) -> FeatureArray:
         """Compute features under the network as it is now."""
         return compute_features(self.network, self.manifest.channel_order, crops)
+
+    def features(self, network: IResNet, images: IndexArray) -> FeatureArray:
+        """Compute a network's features of some images of the feedback; see `features_at`."""
+        extract = partial(compute_features, network, self.manifest.channel_order)
+        return features_at(extract, self.decoded.crops, images)
 
 
 def _read_inputs(
@@ -240,8 +257,7 @@ def _validation_score(inputs: _Inputs, split: FeedbackSplit) -> Callable[[IResNe
     """Return what computes a network's AUC on the validation pairs."""
 
     def score(network: IResNet) -> float:
-        extract = partial(compute_features, network, inputs.manifest.channel_order)
-        features = features_at(extract, inputs.decoded.crops, split.validation.images)
+        features = inputs.features(network, split.validation.images)
         return auc(score_pairs(split.validation, features))
 
     return score
@@ -255,7 +271,7 @@ def _compare_features(
     return (
         ComparedFeatures(
             inputs.faces.parent,
-            features_at(inputs.extract, inputs.decoded.crops, _evaluated_images(split)),
+            inputs.features(inputs.network, _evaluated_images(split)),
         ),
         ComparedFeatures(
             inputs.reference_features,
@@ -292,6 +308,7 @@ def _export(
     compatible: Sequence[str],
     reference: str | None,
     epochs: list[Epoch],
+    kept: StepBack,
     data_snapshot: str,
 ) -> Manifest:
     parent, figures = inputs.manifest, evaluation.figures
@@ -310,5 +327,11 @@ def _export(
         data_snapshot=data_snapshot,
         compatible_versions=compatible,
         reference=reference,
-        metrics=metrics | {"images_per_second": epochs[-1].images_per_second},
+        metrics=metrics
+        | {
+            "images_per_second": epochs[-1].images_per_second,
+            "parent_share": kept.share,
+            "validation_gain": kept.gain,
+            "validation_noise": kept.noise,
+        },
     )

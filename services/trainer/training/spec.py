@@ -38,6 +38,8 @@ class TrainingSpec:
             derives it from the parent's threshold.
         seed: Seed of the split, the order and the augmentation.
         recipe: The recipe.
+        target_fmr: False-match rate at which the result is compared with the parent; None if no
+            operating point is set.
 
     Raises:
         InvalidInput: If an option is out of its range; names the option.
@@ -52,6 +54,7 @@ class TrainingSpec:
     impostor_margin: float | None = None
     seed: int = 0
     recipe: TrainingRecipe = TrainingRecipe.COSINE
+    target_fmr: float | None = None
 
     def __post_init__(self) -> None:
         _require_range("options.epochs", self.epochs, 1, 1000)
@@ -65,6 +68,8 @@ class TrainingSpec:
                 if self.recipe is TrainingRecipe.HADSELL:
                     raise InvalidInput(f"options.{name}", "the hadsell recipe has no such margin")
         _require_range("options.seed", self.seed, 0, 2**63 - 1)
+        if self.target_fmr is not None:
+            _require_range("target_fmr", self.target_fmr, 1e-9, 0.5)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from services.trainer.registry.versions import add_version
 from services.trainer.worker.specs import JobKind
 from shared.model.manifest import ONNX_FILE, WEIGHTS_FILE, FileEntry, GoldenCrop, Manifest
 from shared.storage.postgres import Pool, transaction
+from tests.support.operating_curve import make_curve
 
 PASSED = GateVerdict((GateCheck("heldout_errors", True, 0.05, 0.1, "fewer errors"),))
 REFUSED = GateVerdict((GateCheck("heldout_errors", False, float("nan"), 0.1, "not a number"),))
@@ -45,6 +46,7 @@ def make_manifest(
         channel_order="bgr",
         threshold=0.3,
         magnitude_quantiles=(10.0, 30.0),
+        operating_curve=make_curve(*(-1 + number / 10 for number in range(18))),
         parent_version=parent,
         job_id=str(job_id),
         data_snapshot=None,

@@ -45,13 +45,19 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "LIST_VERSIONS": _PAGE,
     "LATEST_DECISION": {},
     "DECISION": {"generation": 7},
+    "OPERATING_POINT": {"seq": 7},
+    "LATEST_OPERATING_POINT": {},
+    "LIST_OPERATING_POINTS": _PAGE,
     "LIST_EVALUATIONS": _PAGE,
     "LIST_EVALUATIONS_OF_VERSION": {**_PAGE, "model_version": "version-1"},
     "JOB_EXISTS": {"job_id": _NO_ID},
     "FINISHED_TRAINING": {"job_id": _NO_ID},
     "LATEST_FINISHED_TRAINING": {},
 }
-_INSERTS = {"INSERT_JOB", "INSERT_EVENT", "INSERT_VERSION", "INSERT_DECISION", "INSERT_EVALUATION"}
+_INSERTS = {
+    *("INSERT_JOB", "INSERT_EVENT", "INSERT_VERSION", "INSERT_DECISION", "INSERT_EVALUATION"),
+    "INSERT_OPERATING_POINT",
+}
 _LOCKS = {"LOCK_BOOTSTRAP", "LOCK_SERVING_HISTORY", "LOCK_SERVING_POINTER"}
 # Reads one row of any version.
 _MAY_SCAN = {"VERSION_OR_BOOTSTRAP_JOB": {"versions"}}
@@ -71,6 +77,8 @@ _FILL = (
     " SELECT 'version-' || seq, '{}', job_id FROM trainer.jobs",
     "INSERT INTO trainer.serving_history (generation, model_version, who, why)"
     " SELECT seq, model_version, 'ada', '' FROM trainer.versions",
+    "INSERT INTO trainer.operating_points (prior, who, why)"
+    " SELECT 0.5, 'ada', '' FROM generate_series(1, 1000)",
     "INSERT INTO trainer.evaluations (job_id, model_version, result)"
     " SELECT job_id, 'version-' || seq % 500 + 1, '{}' FROM trainer.jobs",
 )
@@ -116,6 +124,8 @@ def test_rows_are_found_through_an_index(filled: str, name: str) -> None:
         "LIST_VERSIONS",
         "LIST_EVALUATIONS",
         "LATEST_DECISION",
+        "LATEST_OPERATING_POINT",
+        "LIST_OPERATING_POINTS",
         "LATEST_FINISHED_TRAINING",
     ],
 )

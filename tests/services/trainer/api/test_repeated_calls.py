@@ -23,6 +23,7 @@ from services.trainer.jobs.leases import JobLeases
 from services.trainer.jobs.queue import JobKind, JobQueue
 from services.trainer.jobs.uploads import UploadStore
 from services.trainer.registry.evaluations import EvaluationStore
+from services.trainer.registry.operating_points import OperatingPoints
 from services.trainer.registry.replicas import ReplicaWatch
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.shadow import ShadowPublisher
@@ -113,6 +114,11 @@ CASES = {
         generations=1,
     ),
     "Rollback": Case(pb.RollbackRequest(reason="worse"), {"expected_generation": 2}, generations=1),
+    "SetOperatingPoint": Case(
+        pb.SetOperatingPointRequest(target_fmr=0.01, reason="contract"),
+        {"target_fmr": 0.02},
+        generations=1,
+    ),
     "ShadowModel": Case(pb.ShadowModelRequest(model_version="v1"), {"model_version": "v3"}),
 }
 
@@ -125,6 +131,7 @@ async def world(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> AsyncI
         VersionRegistry(pool, files_are_there),
         EvaluationStore(pool, object_store),
         SuspectLabels(pool, object_store),
+        operating_points=OperatingPoints(pool),
         uploads=UploadStore(object_store, tmp_path, 2**20),
         pointer=ServingPointerPublisher(pool, object_store),
         replicas=ReplicaWatch(object_store),
@@ -216,7 +223,7 @@ async def test_a_repetition_after_a_lost_answer_has_no_effect(world: World, name
         after = await world.state()
         answer = await call(world, stub, name)
     assert await world.state() == after
-    expected = {"PromoteModel": 3, "Rollback": 3, "ShadowModel": "v1"}
+    expected = {"PromoteModel": 3, "Rollback": 3, "SetOperatingPoint": 3, "ShadowModel": "v1"}
     assert made(answer) == expected.get(name, first_job)
 
 

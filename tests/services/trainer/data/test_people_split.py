@@ -62,7 +62,7 @@ def test_no_more_people_are_held_out_than_the_gate_needs() -> None:
     pairs = people_with([2] * 150)
     split = split_feedback(sorted(images_of(pairs)), pairs, seed=0)
     assert split.held_out.genuine.sum() == MIN_GENUINE_PAIRS
-    assert len(split.training) == 2 * (150 - 30 - 12)
+    assert len(split.training) == 2 * (150 - 30 - 15)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from services.trainer.api.service import Trainer
 from services.trainer.jobs.queue import JobQueue
 from services.trainer.jobs.uploads import UploadStore
 from services.trainer.registry.evaluations import EvaluationStore
+from services.trainer.registry.operating_points import OperatingPoints
 from services.trainer.registry.replicas import ReplicaWatch
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.shadow import ShadowPublisher
@@ -30,6 +31,7 @@ async def trainer(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> Trai
         VersionRegistry(pool, files_are_there),
         EvaluationStore(pool, object_store),
         SuspectLabels(pool, object_store),
+        operating_points=OperatingPoints(pool),
         uploads=UploadStore(object_store, tmp_path, 2**20),
         pointer=ServingPointerPublisher(pool, object_store),
         replicas=ReplicaWatch(object_store),
