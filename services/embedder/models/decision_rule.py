@@ -12,7 +12,7 @@ from shared.registry.serving_pointer import Prior, TargetFmr
 
 
 @dataclass(frozen=True, slots=True)
-class OperatingTarget:
+class FmrTarget:
     """What the operator asks of every version that serves.
 
     Attributes:
@@ -24,7 +24,7 @@ class OperatingTarget:
     prior: Prior = 0.5
 
 
-NO_TARGET: Final = OperatingTarget()
+NO_TARGET: Final = FmrTarget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class DecisionRule:
             curve.
     """
 
-    target: OperatingTarget
+    target: FmrTarget
     threshold: float
     kept_fmr: float | None
     _probability: ProbabilityCurve | None
     _operating_curve: OperatingCurve | None
 
     @classmethod
-    def of(cls, manifest: Manifest, target: OperatingTarget) -> "DecisionRule":
+    def of(cls, manifest: Manifest, target: FmrTarget) -> "DecisionRule":
         """Return the rule of a version at an operating point."""
         point = manifest.kept_point(target.target_fmr)
         return cls(

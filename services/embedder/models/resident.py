@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from services.embedder.models.decision_rule import NO_TARGET, DecisionRule, OperatingTarget
+from services.embedder.models.decision_rule import NO_TARGET, DecisionRule, FmrTarget
 from shared.errors import PreconditionFailed, Unavailable
 from shared.model.manifest import Manifest
 from shared.model.sessions.base import Session
@@ -60,7 +60,7 @@ class ResidentModels:
         return self._since
 
     @property
-    def target(self) -> OperatingTarget | None:
+    def target(self) -> FmrTarget | None:
         """The operating point in force; None before the first version is loaded."""
         return self._serving.rule.target if self._serving else None
 
@@ -97,7 +97,7 @@ class ResidentModels:
             "ask for one of these, or leave it empty for the serving version"
         )
 
-    def serve(self, model: LoadedModel, target: OperatingTarget = NO_TARGET) -> LoadedModel | None:
+    def serve(self, model: LoadedModel, target: FmrTarget = NO_TARGET) -> LoadedModel | None:
         """Let a model answer the requests that arrive from now on.
 
         Args:
@@ -121,5 +121,5 @@ class ResidentModels:
         return [active for active in (self._serving, self._previous) if active]
 
 
-def _at(model: LoadedModel, target: OperatingTarget) -> ActiveModel:
+def _at(model: LoadedModel, target: FmrTarget) -> ActiveModel:
     return ActiveModel(model, DecisionRule.of(model.manifest, target))

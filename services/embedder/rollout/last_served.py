@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from services.embedder.models.decision_rule import NO_TARGET, OperatingTarget
+from services.embedder.models.decision_rule import NO_TARGET, FmrTarget
 from shared.files import write_atomically
 
 _log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ class VersionAtTarget:
     """A model version and the operating point that it serves at."""
 
     model_version: str
-    target: OperatingTarget = NO_TARGET
+    target: FmrTarget = NO_TARGET
 
 
 _RECORD: Final = TypeAdapter(VersionAtTarget)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from services.embedder import metrics
 from services.embedder.embedding.verification import Side, Verdict
-from services.embedder.models.decision_rule import DecisionRule, OperatingTarget
+from services.embedder.models.decision_rule import DecisionRule, FmrTarget
 from services.embedder.models.malloc import release
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import Cancellation, Hanging, VersionThreads
@@ -63,7 +63,7 @@ class _Baseline:
     """What a candidate is compared with: the serving version at the operating point in force."""
 
     version: str | None = None
-    target: OperatingTarget | None = None
+    target: FmrTarget | None = None
 
 
 def _baseline_of(verdict: Verdict) -> _Baseline:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from services.embedder import metrics
-from services.embedder.models.decision_rule import OperatingTarget
+from services.embedder.models.decision_rule import FmrTarget
 from services.embedder.models.malloc import release
 from services.embedder.models.resident import ActiveModel, LoadedModel, ResidentModels
 from services.embedder.rollout.last_served import LastServed, VersionAtTarget
@@ -152,7 +152,7 @@ class Swapper:
         failure = self._failures.get(version)
         return failure is None or time.monotonic() >= failure.retry_at
 
-    async def _load_version(self, version: str, target: OperatingTarget) -> None:
+    async def _load_version(self, version: str, target: FmrTarget) -> None:
         self._loading_version = version
         try:
             # The first load has no requests beside it, and may take all of the processor.
@@ -171,7 +171,7 @@ class Swapper:
             await self._serve(model, target, None)
 
     async def _serve(
-        self, model: LoadedModel, target: OperatingTarget, followed: ServingPointer | None
+        self, model: LoadedModel, target: FmrTarget, followed: ServingPointer | None
     ) -> None:
         """Let a model serve at an operating point, in one step of the loop."""
         before = self._models.serving
@@ -212,8 +212,8 @@ class Swapper:
         )
 
 
-def _target_of(pointer: ServingPointer) -> OperatingTarget:
-    return OperatingTarget(pointer.target_fmr, pointer.prior)
+def _target_of(pointer: ServingPointer) -> FmrTarget:
+    return FmrTarget(pointer.target_fmr, pointer.prior)
 
 
 def _report(serving: ActiveModel) -> None:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from services.embedder.inference.requests import InferenceRequest, new_request
 from services.embedder.models.resident import LoadedModel
 from shared.model.manifest import FileEntry, GoldenCrop, Manifest
-from shared.model.operating_curve import OperatingCurve
 
 SIZE = 8
 
@@ -58,19 +57,6 @@ def model(
 
 async def load(version: str) -> LoadedModel:
     return model(version)
-
-
-def curve(*thresholds: tuple[float, float]) -> OperatingCurve:
-    """A curve with these targets and thresholds after the point that accepts all."""
-    points = [
-        {"target": target, "threshold": threshold, "fmr": rate, "fnmr": rate}
-        for target, threshold in ((1.0, -1.0), *thresholds)
-        for rate in [{"value": target / 2, "low": 0.0, "high": target}]
-    ]
-    evidence = {"pairs": 10_000, "people": 200}
-    return OperatingCurve.model_validate(
-        {"points": points, "impostor": evidence, "genuine": evidence}
-    )
 
 
 def manifest(version: str, compatible: tuple[str, ...] = ()) -> Manifest:

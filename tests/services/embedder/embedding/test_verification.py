@@ -7,16 +7,17 @@ from math import inf, log, nan
 import numpy as np
 import pytest
 
-from services.embedder.models.decision_rule import OperatingTarget
+from services.embedder.models.decision_rule import FmrTarget
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.face import FaceImage
 from shared.model.manifest import ProbabilityCurve
 from tests.services.embedder.domain import FACES, Service, held, stored
 from tests.services.embedder.faces import png
-from tests.services.embedder.standin import curve, model
+from tests.services.embedder.standin import model
+from tests.support.operating_curve import curve_at
 from tests.support.waiting import until
 
-CURVE = curve((1e-1, 0.2), (1e-2, 0.4), (1e-3, 0.97))
+CURVE = curve_at((1e-1, 0.2), (1e-2, 0.4), (1e-3, 0.97))
 BLACK = FaceImage(png(np.zeros((112, 112, 3), np.uint8)), "aligned", on_no_face="mark")
 UNIT = np.eye(8, dtype=np.float32)[0]
 
@@ -110,7 +111,7 @@ async def test_a_stored_embedding_a_little_off_unit_length_is_scaled_back():
 )
 async def test_the_threshold_keeps_the_target_as_far_as_it_is_resolved(target, threshold, kept):
     async with Service() as service:
-        service.models.serve(model("v1", operating_curve=CURVE), OperatingTarget(target))
+        service.models.serve(model("v1", operating_curve=CURVE), FmrTarget(target))
         verdict = await service.faces.verify(FACES[0], FACES[1], inf)
     assert verdict.threshold == pytest.approx(threshold, abs=1e-7)
     assert verdict.rule.kept_fmr == kept
@@ -119,7 +120,7 @@ async def test_the_threshold_keeps_the_target_as_far_as_it_is_resolved(target, t
 
 async def test_a_version_without_a_curve_serves_at_its_own_threshold():
     async with Service() as service:
-        service.models.serve(model("v1"), OperatingTarget(1e-3))
+        service.models.serve(model("v1"), FmrTarget(1e-3))
         verdict = await service.faces.verify(FACES[0], FACES[1], inf)
     assert (verdict.threshold, verdict.rule.kept_fmr) == (0.5, None)
     assert (verdict.probability, verdict.false_match_rate) == (None, None)
@@ -130,10 +131,10 @@ async def test_a_call_keeps_the_operating_point_that_it_was_accepted_at():
         first = held("v1")
         changed = first.manifest.model_copy(update={"operating_curve": CURVE})
         first = replace(first, manifest=changed)
-        service.models.serve(first, OperatingTarget(1e-1))
+        service.models.serve(first, FmrTarget(1e-1))
         call = asyncio.create_task(service.faces.verify(FACES[0], FACES[1], inf))
         await until(lambda: first.session.batches)
-        service.models.serve(first, OperatingTarget(1e-3))
+        service.models.serve(first, FmrTarget(1e-3))
         first.session.go_on.set()
         assert (await call).rule.kept_fmr == 1e-1
         assert (await service.faces.verify(FACES[0], FACES[1], inf)).rule.kept_fmr == 1e-3
@@ -141,9 +142,9 @@ async def test_a_call_keeps_the_operating_point_that_it_was_accepted_at():
 
 async def test_a_call_that_names_the_previous_version_gets_its_threshold_at_the_same_target():
     async with Service() as service:
-        other = curve((1e-1, 0.3), (1e-2, 0.6))
-        service.models.serve(model("v1", operating_curve=CURVE), OperatingTarget(1e-1))
-        service.models.serve(model("v2", operating_curve=other), OperatingTarget(1e-2))
+        other = curve_at((1e-1, 0.3), (1e-2, 0.6))
+        service.models.serve(model("v1", operating_curve=CURVE), FmrTarget(1e-1))
+        service.models.serve(model("v2", operating_curve=other), FmrTarget(1e-2))
         kept = {}
         for version in ("v1", "v2"):
             verdict = await service.faces.verify(FACES[0], FACES[1], inf, version)
@@ -156,7 +157,7 @@ async def test_the_probability_is_at_the_prior_and_the_rate_is_that_of_the_curve
     loaded = model("v1", operating_curve=CURVE, probability=slope)
     async with Service() as service:
         for prior in (0.5, 1e-3, 1e-12, 1 - 1e-12):
-            service.models.serve(loaded, OperatingTarget(prior=prior))
+            service.models.serve(loaded, FmrTarget(prior=prior))
             verdict = await service.faces.verify(FACES[0], FACES[1], inf)
             odds = 8 * verdict.similarity - 3 + log(prior / (1 - prior))
             assert verdict.probability == pytest.approx(1 / (1 + np.exp(-odds)))

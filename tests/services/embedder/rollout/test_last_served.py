@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.embedder.models.decision_rule import OperatingTarget
+from services.embedder.models.decision_rule import FmrTarget
 from services.embedder.rollout.last_served import LastServed, VersionAtTarget
 
 
@@ -16,7 +16,7 @@ def file(tmp_path: Path) -> Path:
 def test_what_was_written_is_read(file: Path) -> None:
     last_served = LastServed(file)
     assert last_served.read() is None
-    for target in (OperatingTarget(1e-3, 0.01), OperatingTarget(prior=0.2), OperatingTarget()):
+    for target in (FmrTarget(1e-3, 0.01), FmrTarget(prior=0.2), FmrTarget()):
         last_served.write(VersionAtTarget("v1", target))
         assert LastServed(file).read() == VersionAtTarget("v1", target)
 

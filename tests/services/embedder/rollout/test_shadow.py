@@ -15,7 +15,7 @@ from services.embedder.embedding.cache import EmbeddingCache
 from services.embedder.embedding.service import FaceEmbedder
 from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
-from services.embedder.models.decision_rule import OperatingTarget
+from services.embedder.models.decision_rule import FmrTarget
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import VersionThreads
 from services.embedder.rollout import retries
@@ -30,8 +30,9 @@ from shared.settings import ImageLimits
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, image_side, png
 from tests.services.embedder.serving import running_embedder
-from tests.services.embedder.standin import StandInSession, curve, manifest, model
+from tests.services.embedder.standin import StandInSession, manifest, model
 from tests.support.decoding import decode_pool
+from tests.support.operating_curve import curve_at
 from tests.support.waiting import let_others_run, until
 
 CROPS = crops(6)
@@ -229,14 +230,14 @@ async def test_another_serving_version_or_candidate_begins_a_new_report():
 
 async def test_each_version_is_judged_at_its_threshold_at_the_operating_point_in_force():
     theirs = sorted(_similarity(pair) for pair in PAIRS)
-    ours, strictest = curve((1e-1, 0.5), (1e-2, 0.9)), (theirs[-1] + 1) / 2
+    ours, strictest = curve_at((1e-1, 0.5), (1e-2, 0.9)), (theirs[-1] + 1) / 2
     async with _running() as world:
         changed = world.candidate.manifest.model_copy(
-            update={"operating_curve": curve((1e-1, theirs[0] - 1e-3), (1e-2, strictest))}
+            update={"operating_curve": curve_at((1e-1, theirs[0] - 1e-3), (1e-2, strictest))}
         )
         world.candidate = replace(world.candidate, manifest=changed)
         for target, expected in ((1e-1, True), (1e-2, False)):
-            world.models.serve(model("v1", operating_curve=ours), OperatingTarget(target))
+            world.models.serve(model("v1", operating_curve=ours), FmrTarget(target))
             # Judged at another operating point than the one in force, so in no figure.
             early = await world.verify_all()
             await world.update("v2")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.embedder import metrics
-from services.embedder.models.decision_rule import OperatingTarget
+from services.embedder.models.decision_rule import FmrTarget
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import Cancellation, VersionThreads
 from services.embedder.rollout import retries
@@ -18,12 +18,13 @@ from services.embedder.rollout.last_served import LastServed, VersionAtTarget
 from services.embedder.rollout.swapper import Swapper
 from shared.errors import CorruptData, Unavailable
 from shared.registry.serving_pointer import ServingPointer
-from tests.services.embedder.standin import curve, model
+from tests.services.embedder.standin import model
+from tests.support.operating_curve import curve_at
 from tests.support.waiting import until
 
 CURVES = {
-    "v1": curve((1e-1, 0.1), (1e-2, 0.2), (1e-3, 0.3)),
-    "v2": curve((1e-1, 0.4), (1e-2, 0.6)),
+    "v1": curve_at((1e-1, 0.1), (1e-2, 0.2), (1e-3, 0.3)),
+    "v2": curve_at((1e-1, 0.4), (1e-2, 0.6)),
 }
 
 
@@ -421,7 +422,7 @@ async def test_a_cold_start_without_the_registry_keeps_the_operating_point(world
         await until(lambda: world.serving == "v1")
         world.promote("v1", 1e-2, prior=0.25)
         await until(lambda: world.swapper.generation == 2)
-        await until(lambda: world.last_served.read().target == OperatingTarget(1e-2, 0.25))
+        await until(lambda: world.last_served.read().target == FmrTarget(1e-2, 0.25))
     again = _World(tmp_path)
     again.away = True
     async with _running(again):
@@ -436,7 +437,7 @@ async def test_a_cold_start_without_the_registry_keeps_the_operating_point(world
 
 
 async def test_a_cold_start_on_a_broken_version_keeps_the_old_operating_point(world):
-    world.last_served.write(VersionAtTarget("v1", OperatingTarget(1e-3)))
+    world.last_served.write(VersionAtTarget("v1", FmrTarget(1e-3)))
     world.promote("v8", 1e-1)
     world.broken["v8"] = CorruptData("wrong hash")
     async with _running(world):
