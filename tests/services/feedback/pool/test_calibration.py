@@ -1,40 +1,30 @@
 """Calibrations of model versions, read from the registry."""
 
 import json
-from datetime import UTC, datetime
+from pathlib import Path
 
 from services.feedback.pool.calibration import Calibration, Calibrations
 from services.feedback.pool.embedder_client import ServingModel
-from shared.model.manifest import FileEntry, GoldenCrop, Manifest, ProbabilityCurve
+from shared.model.manifest import ProbabilityCurve
 from shared.storage.objects import ObjectStore
+from tests.shared.registry.versions import write_version
 
 CURVE = ProbabilityCurve(slope=10.0, intercept=-3.0)
 
 
-def _publish(objects: ObjectStore, version: str, probability: ProbabilityCurve | None) -> None:
-    manifest = Manifest(
-        model_version=version,
-        architecture="iresnet18",
-        embedding_size=8,
-        channel_order="bgr",
-        threshold=0.3,
-        magnitude_quantiles=(1.0, 2.0),
-        probability=probability,
-        parent_version=None,
-        job_id="job",
-        data_snapshot=None,
-        created_at=datetime.now(UTC),
-        files={"model.onnx": FileEntry(sha256="0" * 64, size=1)},
-        golden=(GoldenCrop(png="", embedding="", magnitude=1.0),),
-    )
+def _publish(
+    objects: ObjectStore, folder: Path, version: str, probability: ProbabilityCurve | None
+) -> None:
+    manifest = write_version(folder / version, version, size=1)
+    manifest = manifest.model_copy(update={"probability": probability})
     objects.put(f"models/{version}/manifest.json", manifest.model_dump_json().encode())
 
 
 async def test_it_is_that_of_the_version_and_not_of_the_operating_point_in_force(
-    object_store: ObjectStore,
+    object_store: ObjectStore, tmp_path: Path
 ) -> None:
-    _publish(object_store, "measured", CURVE)
-    _publish(object_store, "plain", None)
+    _publish(object_store, tmp_path, "measured", CURVE)
+    _publish(object_store, tmp_path, "plain", None)
     calibrations = Calibrations(object_store)
     # The serving threshold keeps a false-match rate.
     assert await calibrations.get(ServingModel("plain", 8, 0.7)) == Calibration(0.3, None)
