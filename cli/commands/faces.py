@@ -162,7 +162,7 @@ def verify(
         "decision": result["decision"],
         **({"reason": answer.unsure_reason} if answer.unsure_reason else {}),
         "similarity": f"{answer.similarity:.3f} (same from {answer.threshold:.3f})",
-        **_rates(answer),
+        **match_rates(answer),
         "quality": f"{answer.face_a.quality:.2f} and {answer.face_b.quality:.2f}",
         **_several("A", answer.face_a, choice_a),
         **_several("B", answer.face_b, choice_b),
@@ -171,11 +171,11 @@ def verify(
     emit(as_json, result, facts(readable))
 
 
-def _rates(answer: embedder_pb2.VerifyResponse) -> dict[str, str]:
+def match_rates(answer: embedder_pb2.VerifyResponse) -> dict[str, str]:
     """Tells how probable a match is and how many strangers pass, as far as it is measured."""
     rates = {}
     if answer.HasField("probability"):
-        rates["probability"] = f"{answer.probability:.3g} that it is the same person"
+        rates["probability"] = f"{answer.probability:.6g} that it is the same person"
     if answer.HasField("false_match_rate"):
         rates["strangers"] = f"{_one_in(answer.false_match_rate)} strangers scores as high"
     if answer.HasField("kept_fmr"):
