@@ -117,7 +117,14 @@ class ShadowEvaluator:
 
     @property
     def stats(self) -> ShadowStats:
+        if self._baseline != self._in_force:
+            # Counted against what served before; the next `update` starts again.
+            return ShadowStats(self._stats.model_version)
         return self._stats
+
+    @property
+    def _in_force(self) -> _Baseline:
+        return _Baseline(self._models.serving_version, self._models.target)
 
     def offer(self, a: Side, b: Side, verdict: Verdict) -> None:
         """Sample a comparison that was answered; returns at once."""
@@ -148,8 +155,8 @@ class ShadowEvaluator:
         Args:
             pointer: Of the registry; None when no version is to be evaluated.
         """
-        serving = self._models.serving_version
-        baseline = _Baseline(serving, self._models.target)
+        baseline = self._in_force
+        serving = baseline.version
         wanted = pointer.model_version if pointer else ""
         if wanted == serving:
             wanted = ""

@@ -240,6 +240,8 @@ async def test_each_version_is_judged_at_its_threshold_at_the_operating_point_in
             world.models.serve(model("v1", operating_curve=ours), FmrTarget(target))
             # Judged at another operating point than the one in force, so in no figure.
             early = await world.verify_all()
+            # Nothing that was counted before is reported with what serves now.
+            assert world.shadow.stats.pairs == 0
             await world.update("v2")
             assert world.shadow.stats == module.ShadowStats("v2")
             live = await world.verify_all()
