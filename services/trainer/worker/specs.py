@@ -27,14 +27,16 @@ class ImportSpec(_Spec):
 
     Attributes:
         upload: SHA-256 of the uploaded file; None for the bundled checkpoint.
-        promote_if_first: Promote the version if none is serving when it is done.
+        threshold: See `Manifest`; None calibrates it on the reference faces.
+        promote_if_first: Promote the version if none is serving when it is done and the gate
+            passed it.
         file_name: What the caller calls the uploaded file, for errors.
         batch_norm_eps: See `load_checkpoint`.
     """
 
     upload: str | None
     channel_order: ChannelOrder
-    threshold: float = Field(ge=-1, le=1)
+    threshold: float | None = Field(default=None, ge=-1, le=1)
     promote_if_first: bool = False
     file_name: str | None = None
     batch_norm_eps: float | None = Field(default=None, gt=0, le=1e-2)
@@ -64,14 +66,23 @@ class TrainSpec(_Spec):
     options: TrainOptions
     no_promotion: bool = False
 
-    def training_spec(self, job_id: str, parent_version: str) -> TrainingSpec:
+    def training_spec(
+        self, job_id: str, parent_version: str, target_fmr: float | None
+    ) -> TrainingSpec:
         """Make the specification of the training.
+
+        Args:
+            job_id: The job.
+            parent_version: Version to start from.
+            target_fmr: The operator's target false-match rate; None for none.
 
         Raises:
             InvalidInput: If an option is out of its range; names the option.
         """
         options: dict[str, Any] = self.options.model_dump(exclude_none=True)
-        return TrainingSpec(job_id=job_id, parent_version=parent_version, **options)
+        return TrainingSpec(
+            job_id=job_id, parent_version=parent_version, target_fmr=target_fmr, **options
+        )
 
 
 class EvaluateSpec(_Spec):
