@@ -24,11 +24,13 @@ from services.trainer.data.splits import (
     split_reference,
 )
 from services.trainer.training import step_back
+from services.trainer.training.camera import Camera
 from services.trainer.training.checkpoint import NoCheckpoints
 from services.trainer.training.distributed import local_device
 from services.trainer.training.features import compute_features, features_at
 from services.trainer.training.finetuner import FacesWithParent, Finetuner
 from services.trainer.training.recipes import RecipeFactory
+from services.trainer.training.replay import ReplayedFaces
 from services.trainer.training.spec import TrainingSpec
 from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import read_manifest
@@ -119,7 +121,9 @@ def measure_steps(
     faces = FacesWithParent(decoded.crops, features_at(embed, decoded.crops, images))
     image_s = (_now() - began) / len(images)
     reference = split_reference(default_reference(), _SEED)
-    recipes = RecipeFactory(spec, manifest, faces, reference.crops[reference.replayed], None)
+    good = reference.crops[reference.replayed]
+    replay = ReplayedFaces(good, Camera.learn(decoded.crops, good, _SEED))
+    recipes = RecipeFactory(spec, manifest, faces, replay, None)
     with _training_in(kind):
         tuner = recipes.finetuner(network, split.graph, images)
     return {
