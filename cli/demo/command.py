@@ -16,6 +16,7 @@ from cli.output import JsonOption, emit, in_words, messages, table
 
 
 def demo(
+    *,
     faces: Annotated[
         Path | None,
         typer.Option(

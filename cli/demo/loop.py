@@ -156,6 +156,8 @@ def _wait_until_served(stub: EmbedderServiceStub, model_version: str) -> None:
 def _verdict(job: trainer_pb2.Job) -> str:
     if job.gate.passed:
         return f"{job.model_version} passed the gate and serves"
+    if job.gate.outcome == trainer_pb2.GATE_OUTCOME_NOT_ENOUGH_EVIDENCE:
+        return f"there is not enough evidence for {job.model_version}: {job.gate.missing}"
     refused = [f"{check.name}: {check.detail}" for check in job.gate.checks if not check.passed]
     return f"the gate refused {job.model_version}: {'; '.join(refused)}"
 
