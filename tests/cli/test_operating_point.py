@@ -49,7 +49,8 @@ def test_a_rate_that_is_not_resolved_is_said_with_the_people_that_it_takes(
     assert f"{done['serving']['missing_people']} more people" in shown
 
 
-def test_every_change_is_in_the_history_with_who_and_why(ask: Ask, serving: dict[str, Any]) -> None:
+@pytest.mark.usefixtures("serving")
+def test_every_change_is_in_the_history_with_who_and_why(ask: Ask) -> None:
     first = ask("models", "operating-point", "--fmr", 0.05, "--reason", "door", "--by", "ada")
     ask(
         "models", "operating-point", "--fmr", 0.03, "--prior", 0.1, "--reason", "till", "--by", "bo"
