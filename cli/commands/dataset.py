@@ -142,10 +142,15 @@ def render(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Render images of artificial people, 112x112, a folder per identity."""
-    from cli.rendering.renderer import write_people
+    """Render images of artificial people, 112x112, a folder per identity.
+
+    groups.csv in the folder has each person's skin tone.
+    """
+    from cli.rendering.renderer import groups_of_people, write_people
+    from shared.datasets.groups import GROUPS_FILE, write_groups
 
     write_people(folder, people, images, seed)
+    write_groups(folder / GROUPS_FILE, groups_of_people(people, seed))
     result = {"folder": str(folder), "people": people, "images": people * images, "seed": seed}
     emit(as_json, result, facts(result))
 

@@ -21,7 +21,7 @@ from cli.rendering.head import draw_beard, draw_ears, draw_neck, draw_skin
 from cli.rendering.light import shading
 from cli.rendering.pose import make_pose
 from cli.rendering.shot import Shot, draw_shot
-from cli.rendering.traits import Traits, draw_traits
+from cli.rendering.traits import SkinTone, Traits, draw_traits, skin_tone
 from shared.errors import InvalidInput
 from shared.model.image.align import CROP_SIZE
 
@@ -67,12 +67,33 @@ def write_people(
     if people < 1 or images < 1:
         raise InvalidInput("people", f"{people} people with {images} images are nothing to render")
     for person in range(people):
-        person_folder = folder / f"person_{person:05d}"
+        person_folder = folder / _name(person)
         person_folder.mkdir(parents=True, exist_ok=True)
         for image in range(images):
-            pixels = render_person(seed * 100_000 + person, image)
+            pixels = render_person(_person_seed(seed, person), image)
             _, data = cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
             (person_folder / f"{image:02d}{suffix}").write_bytes(data.tobytes())
+
+
+def groups_of_people(people: int, seed: int) -> dict[str, SkinTone]:
+    """Return the skin tone of each person that `write_people` renders, by the name of the folder.
+
+    Args:
+        people: Number of people.
+        seed: As for `write_people`.
+    """
+    return {
+        _name(person): skin_tone(draw_traits(_person_seed(seed, person)))
+        for person in range(people)
+    }
+
+
+def _name(person: int) -> str:
+    return f"person_{person:05d}"
+
+
+def _person_seed(seed: int, person: int) -> int:
+    return seed * 100_000 + person
 
 
 def _scene(traits: Traits, shot: Shot) -> Picture:

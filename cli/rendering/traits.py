@@ -9,6 +9,7 @@ Colour = tuple[float, float, float]
 """Blue, green, red, 0..255."""
 
 Beard = Literal["none", "stubble", "moustache", "goatee", "full"]
+SkinTone = Literal["light skin", "medium skin", "dark skin"]
 Hairline = Literal["round", "straight", "peak", "receding", "parted", "fringe"]
 
 # From fair to dark; skin colours are interpolated between two neighbours.
@@ -22,6 +23,9 @@ _SKINS: Final = (
     (54, 73, 112),
     (44, 56, 84),
 )
+# Luminances that divide the line through these colours into thirds.
+_LIGHT_FROM: Final = 180
+_MEDIUM_FROM: Final = 118
 _HAIR_COLOURS: Final = (
     (22, 22, 26),
     (30, 38, 52),
@@ -105,6 +109,15 @@ def draw_traits(person_seed: int) -> Traits:
     """Draw the traits of a person; the same seed gives the same person."""
     rng = np.random.default_rng([person_seed, 0x9E50])
     return _Dice(rng).person()
+
+
+def skin_tone(traits: Traits) -> SkinTone:
+    """Return the third of the skin colours that a person's is in."""
+    blue, green, red = traits.skin
+    luminance = 0.114 * blue + 0.587 * green + 0.299 * red
+    if luminance >= _LIGHT_FROM:
+        return "light skin"
+    return "medium skin" if luminance >= _MEDIUM_FROM else "dark skin"
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from shared.datasets.groups import GROUPS_FILE
 from shared.datasets.user_files import no_file, unreadable
 from shared.errors import InvalidInput
 from shared.validation import normal_name
@@ -62,7 +63,8 @@ def read_identities(folder: Path) -> FoundPeople:
     Args:
         folder: Has one subfolder per identity, or a link to one. All images in it and in the
             folders below it are images of that identity; `find_images` says which. Hidden
-            subfolders, subfolders without images, and files beside the subfolders do not count.
+            subfolders, subfolders without images, files beside the subfolders and whatever is
+            called ``groups.csv`` do not count.
 
     Raises:
         InvalidInput: If the folder does not exist, cannot be listed, or has no identity with an
@@ -71,6 +73,8 @@ def read_identities(folder: Path) -> FoundPeople:
     images: dict[str, list[Path]] = {}
     unusable: list[InvalidInput] = []
     for person in _visible(folder):
+        if person.name == GROUPS_FILE:
+            continue
         try:
             is_folder = stat.S_ISDIR(_mode(person))
         except InvalidInput as error:

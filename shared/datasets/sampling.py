@@ -93,7 +93,7 @@ def sample_pairs(
     genuine = _genuine_pairs(people, rng)
     impostor_count, genuine_count = size.pairs // 2, size.pairs - size.pairs // 2
     pool = impostor_count * (_HARD_POOL if hard else 1)
-    impostor = _impostor_pairs(people, pool, len(genuine), rng)
+    impostor = impostor_pairs(people, pool, len(genuine), rng)
     if hard:
         similarity = hard.similarity(images, np.concatenate([genuine, impostor]))
         among_genuine, among_impostor = similarity[: len(genuine)], similarity[len(genuine) :]
@@ -189,10 +189,20 @@ def _genuine_pairs(people: NDArray[np.int64], rng: np.random.Generator) -> NDArr
     return np.array(pairs, dtype=np.int32)[order]
 
 
-def _impostor_pairs(
+def impostor_pairs(
     people: NDArray[np.int64], wanted: int, genuine_count: int, rng: np.random.Generator
 ) -> NDArray[np.int32]:
-    """Return up to ``wanted`` distinct impostor pairs, uniformly sampled, in random order."""
+    """Return distinct impostor pairs, uniformly sampled, in random order.
+
+    Args:
+        people: (N,), the person on each image.
+        wanted: Most pairs.
+        genuine_count: Number of genuine pairs of these images.
+        rng: Draws the pairs.
+
+    Returns:
+        (P, 2), indices of images.
+    """
     count = len(people)
     total = count * (count - 1) // 2
     # At most genuine_count of the drawn pairs are genuine, so enough impostor pairs remain.

@@ -16,7 +16,7 @@ from shared.evaluation.metrics import (
     roc,
     supports_far,
 )
-from shared.evaluation.results import Evaluation, Folded, Mirrored, RejectCurve
+from shared.evaluation.results import Evaluation, Folded, GroupComparison, Mirrored, RejectCurve
 from shared.evaluation.scores import Scores, pair_similarity
 
 REJECT_FMR = 1e-3
@@ -32,6 +32,7 @@ class Measurement:
         scores: Similarities of the pairs.
         samples: Bootstrap samples of the figures.
         evaluation: The figures.
+        groups: Error rates by group of people; None unless they were measured.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Measurement:
     scores: Scores
     samples: Samples
     evaluation: Evaluation
+    groups: GroupComparison | None = None
 
 
 def measure(

@@ -127,6 +127,25 @@ class PeopleBootstrap:
         """
         return _ratio(self._by_pair(accepted), self._impostor_weight)
 
+    def auc(self, genuine: NDArray[np.float64], impostor: NDArray[np.float64]) -> RoundRates:
+        """Return the area under the ROC curve in each round.
+
+        Args:
+            genuine: float64 (G,), similarity by genuine pair in their order.
+            impostor: float64 (I,), similarity by impostor pair in their order.
+        """
+        order = np.argsort(impostor)
+        left, right = self._impostor[order].T
+        # Impostor pairs of the same similarity count half.
+        places = [np.searchsorted(impostor[order], genuine, side) for side in ("left", "right")]
+        areas = np.empty(len(self._drawn))
+        for number, drawn in enumerate(self._drawn):
+            weight = np.concatenate([[0.0], (drawn[left] * drawn[right]).cumsum()])
+            below = (weight[places[0]] + weight[places[1]]) / 2
+            whole = weight[-1] * drawn[self._genuine].sum()
+            areas[number] = drawn[self._genuine] @ below / whole if whole else np.nan
+        return areas
+
     def _by_person(self, counted: NDArray[np.bool_]) -> NDArray[np.float64]:
         counts = np.bincount(self._genuine[counted], minlength=self._size)
         return np.asarray(self._drawn @ counts.astype(np.float64))

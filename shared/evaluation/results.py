@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from shared.model.operating_curve import Evidence, Rate
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -157,3 +159,54 @@ class Changes(_Frozen):
     comparison: Comparison
     fixed: tuple[ChangedPair, ...]
     broken: tuple[ChangedPair, ...]
+
+
+class GroupRate(_Frozen):
+    """An error rate of a group.
+
+    Attributes:
+        rate: None without a pair.
+        evidence: What it was measured on.
+        enough: Whether that is enough to compare the group with others.
+    """
+
+    rate: Rate | None
+    evidence: Evidence
+    enough: bool
+
+
+class GroupRates(_Frozen):
+    """Error rates of a group; the FMR is that of impostor pairs within the group."""
+
+    name: str
+    fnmr: GroupRate
+    fmr: GroupRate
+
+
+class Inequity(_Frozen):
+    """How unequal an error rate is over groups.
+
+    Attributes:
+        worst: The group with the highest rate.
+        ratio: That rate over the geometric mean of all groups' rates, at least 1.
+        groups: Number of groups compared.
+    """
+
+    worst: str
+    ratio: float
+    groups: int
+
+
+class GroupComparison(_Frozen):
+    """Error rates by group at one threshold.
+
+    Attributes:
+        groups: By name.
+        fnmr_inequity: None with fewer than two groups with enough people, or without an error.
+        fmr_inequity: The same for the FMR.
+    """
+
+    threshold: float
+    groups: tuple[GroupRates, ...]
+    fnmr_inequity: Inequity | None
+    fmr_inequity: Inequity | None

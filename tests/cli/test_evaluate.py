@@ -106,6 +106,93 @@ def test_two_models_are_compared_and_the_results_written(
     assert summary["false_positives"] == answer["fp"]
 
 
+def grouped(people: Path, folder: Path, rows: str) -> Path:
+    """Copy a folder of people, and write their groups."""
+    shutil.copytree(people, folder)
+    (folder / "groups.csv").write_text(f"identity,group\n{rows}")
+    return folder
+
+
+def test_error_rates_are_given_by_group(magface: Magface, people: Path, tmp_path: Path) -> None:
+    rows = "person_00000,a\nperson_00001,a\nperson_00002,b\nnobody,b\n"
+    folder = grouped(people, tmp_path / "people", rows)
+    models = ("--checkpoint", DEFAULT_CHECKPOINT, "--against", DEFAULT_CHECKPOINT)
+    answer = evaluate(magface, folder, *models, "--groups", "--out", tmp_path / "out")
+    groups = answer["groups"]
+    assert isinstance(groups, dict)
+    assert groups["threshold"] == answer["threshold"]
+    first, second = groups["groups"]
+    assert (first["name"], second["name"]) == ("a", "b")
+    # Two people with three images each; pairs within the group only.
+    assert first["fnmr"]["evidence"] == {"pairs": 6, "people": 2}
+    assert first["fmr"]["evidence"] == {"pairs": 9, "people": 2}
+    assert second["fnmr"]["evidence"] == {"pairs": 3, "people": 1}
+    assert second["fmr"] == {"rate": None, "evidence": {"pairs": 0, "people": 0}, "enough": False}
+    assert first["fnmr"]["rate"]["low"] <= first["fnmr"]["rate"]["value"]
+    assert groups["fnmr_inequity"] is None
+    against = answer["against"]
+    assert isinstance(against, dict)
+    assert against["groups"] == groups
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == answer
+    assert "By group" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    shown = magface("evaluate", "--pairs", folder, "--sample", 20, "--groups", *models)
+    assert "'nobody' (line 5)" in shown.stderr
+    assert "9 pairs of 2 people, too few to compare" in shown.stdout
+    assert "FNMR, worst group over geometric mean" in shown.stdout
+
+
+def test_groups_can_be_in_another_file_and_of_a_pair_file(
+    magface: Magface, people: Path, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.json"
+    options = ("--identities", 4, "--pairs", 16)
+    assert magface("dataset", "pairs", people, "--out", pairs, *options).exit_code == 0
+    (tmp_path / "mine.csv").write_text("identity;group\nperson_00000;a\nperson_00001;a\n")
+    for source in (pairs, people):
+        answer = evaluate(
+            magface, source, "--checkpoint", DEFAULT_CHECKPOINT, "--groups-file",
+            tmp_path / "mine.csv",
+        )  # fmt: skip
+        assert isinstance(answer["groups"], dict)
+        assert [group["name"] for group in answer["groups"]["groups"]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"),
+    [
+        ("person_00000,a\nperson_00000,b\n", "groups.csv: line 3"),
+        ("someone,a\n", "puts none of these people into a group"),
+        (None, "groups.csv: cannot be read: No such file"),
+    ],
+)
+def test_groups_that_cannot_be_used_are_refused(
+    magface: Magface, people: Path, tmp_path: Path, rows: str | None, error: str
+) -> None:
+    folder = people if rows is None else grouped(people, tmp_path / "people", rows)
+    options = ("--sample", 20, "--checkpoint", DEFAULT_CHECKPOINT, "--groups")
+    result = magface("evaluate", "--pairs", folder, *options)
+    assert result.exit_code == 1
+    assert error in result.stderr
+
+
+def test_groups_need_the_names_of_the_people(
+    magface: Magface, people: Path, tmp_path: Path
+) -> None:
+    first, second = sorted((people / "person_00000").iterdir())[:2]
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(
+        json.dumps({"pairs": [{"image1": str(first), "image2": str(second), "label": 1}]})
+    )
+    (tmp_path / "mine.csv").write_text("identity,group\nperson_00000,a\n")
+    model = ("--checkpoint", DEFAULT_CHECKPOINT)
+    unnamed = magface("evaluate", "--pairs", pairs, *model, "--groups-file", tmp_path / "mine.csv")
+    assert unnamed.exit_code == 1
+    assert "does not name the person on each image" in unnamed.stderr
+    no_folder = magface("evaluate", "--pairs", pairs, *model, "--groups")
+    assert no_folder.exit_code == 1
+    assert "use --groups-file" in no_folder.stderr
+
+
 def test_a_version_is_measured_at_its_own_threshold(ask: Ask, people: Path) -> None:
     [serving] = [model for model in ask("models", "list")["models"] if model["serving"]]
     answer = ask("evaluate", "--pairs", people, "--sample", 20, "--against", DEFAULT_CHECKPOINT)

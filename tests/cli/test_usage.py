@@ -14,6 +14,7 @@ from magface.v1 import trainer_pb2
 from cli.commands import job_progress
 from cli.images import AlignmentChoice, read_image, to_image
 from cli.output import to_plain
+from shared.datasets.groups import read_groups
 from shared.errors import InvalidInput
 from shared.model.default import DEFAULT_CHECKPOINT
 from tests.cli.conftest import Magface
@@ -105,7 +106,11 @@ def test_rendered_people_have_a_folder_each(magface: Magface, tmp_path: Path) ->
         "dataset", "render", tmp_path / "p", "--people", "2", "--images", "3", "--json"
     )
     assert json.loads(result.stdout)["images"] == 6
-    assert [len(list(person.iterdir())) for person in (tmp_path / "p").iterdir()] == [3, 3]
+    people = [path for path in (tmp_path / "p").iterdir() if path.is_dir()]
+    assert [len(list(person.iterdir())) for person in people] == [3, 3]
+    groups = read_groups(tmp_path / "p" / "groups.csv", [person.name for person in people])
+    assert sorted(groups.groups) == ["person_00000", "person_00001"]
+    assert groups.unusable == []
 
 
 @pytest.mark.material

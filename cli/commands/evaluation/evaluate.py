@@ -1,10 +1,10 @@
 """``magface evaluate``: verification metrics of a model on labelled pairs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -51,6 +51,18 @@ def evaluate(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Measure also with mirrored images added.")
     ] = False,
+    groups: Annotated[
+        bool,
+        typer.Option("--groups", help="Measure by group of people; groups.csv in the folder."),
+    ] = False,
+    groups_file: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Measure by group of people; CSV with the columns identity and group.",
+        ),
+    ] = None,
     alignment: AlignmentOption = AlignmentChoice.AUTO,
     out: Annotated[
         Path | None,
@@ -63,6 +75,7 @@ def evaluate(
 
     Images that cannot be used are named and left out with their pairs.
     """
+    from cli.commands.evaluation.groups import read_people_groups
     from cli.commands.evaluation.model_source import open_checkpoint, open_named, open_version
     from cli.commands.evaluation.pair_crops import pair_crops
     from cli.commands.evaluation.tables import readable
@@ -70,14 +83,16 @@ def evaluate(
 
     if model and checkpoint:
         raise InvalidInput("--checkpoint", "give either a version or a file, not both")
-    given, unusable = _read_pairs(pairs, sample, seed)
+    given, unusable, people = _read_pairs(pairs, sample, seed)
+    by_group = groups or groups_file is not None
+    group_of = read_people_groups(pairs, groups_file, people) if by_group else {}
     if checkpoint:
         opened = open_checkpoint(checkpoint, channel_order.value, eps)
     else:
         opened = open_version(model, folder)
     old: Measurement | None = None
     changed: Changes | None = None
-    measure = partial(_measure, threshold=threshold, mirror=mirror, seed=seed)
+    measure = partial(_measure, threshold=threshold, mirror=mirror, seed=seed, groups=group_of)
     measured, usable = measure(opened, given, pair_crops(given, alignment))
     pair_set = usable.pair_set
     crops = pair_crops(pair_set, alignment)
@@ -98,16 +113,30 @@ def evaluate(
     emit(as_json, result, readable(measured, old, changed.comparison if changed else None))
 
 
-def _read_pairs(path: Path, sample: int, seed: int) -> "tuple[PairSet, Sequence[InvalidInput]]":
-    """Read the pairs, and the errors of files that no pair can be made of."""
+class _GivenPairs(NamedTuple):
+    """The pairs to measure on.
+
+    Attributes:
+        unusable: Errors of files that no pair can be made of.
+        people: All people that the pairs come from; empty if they are not known.
+    """
+
+    pair_set: "PairSet"
+    unusable: Sequence[InvalidInput]
+    people: Collection[str]
+
+
+def _read_pairs(path: Path, sample: int, seed: int) -> _GivenPairs:
     from shared.datasets.folder import read_identities
     from shared.datasets.pair_files import read_pair_file
     from shared.datasets.sampling import SampleSize, sample_pairs
 
     if path.is_dir():
         found = read_identities(path)
-        return sample_pairs(found.images, SampleSize(sample), seed), found.unusable
-    return read_pair_file(path), ()
+        chosen = sample_pairs(found.images, SampleSize(sample), seed)
+        return _GivenPairs(chosen, found.unusable, found.images)
+    pair_set = read_pair_file(path)
+    return _GivenPairs(pair_set, (), set(pair_set.identities or ()))
 
 
 def _measure(
@@ -118,7 +147,9 @@ def _measure(
     threshold: float | None,
     mirror: bool,
     seed: int,
+    groups: Mapping[str, str],
 ) -> "tuple[Measurement, UsableSet]":
+    from cli.commands.evaluation.groups import with_groups
     from shared.evaluation.embed import embed_usable
     from shared.evaluation.measure import measure
 
@@ -134,21 +165,29 @@ def _measure(
         progress.update(task, description="measuring", total=None)
         at = opened.threshold if threshold is None else threshold
         measured = measure(opened.name, usable.embedded, usable.pair_set, at, seed=seed)
+        if groups:
+            measured = with_groups(measured, usable.pair_set, groups, seed)
     return measured, usable
 
 
 def _result(
     measured: "Measurement", old: "Measurement | None", changed: "Changes | None"
 ) -> dict[str, Any]:
-    result: dict[str, Any] = {"model": measured.name, **measured.evaluation.model_dump()}
+    result = _figures(measured)
     if old is not None and changed is not None:
         result["against"] = {
-            "model": old.name,
-            **old.evaluation.model_dump(),
+            **_figures(old),
             **changed.comparison.model_dump(),
             **changed.model_dump(include={"fixed", "broken"}),
         }
     return result
+
+
+def _figures(measured: "Measurement") -> dict[str, Any]:
+    figures = {"model": measured.name, **measured.evaluation.model_dump()}
+    return (
+        figures if measured.groups is None else {**figures, "groups": measured.groups.model_dump()}
+    )
 
 
 def _write_errors(

@@ -3,7 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shared.evaluation.results import Comparison, Evaluation, Interval
+from shared.evaluation.results import (
+    Comparison,
+    Evaluation,
+    GroupComparison,
+    GroupRate,
+    Inequity,
+    Interval,
+)
 
 _NOT_MEASURED = "—"
 
@@ -26,6 +33,17 @@ class ChangeLine:
     new: str
     difference: str
     interval: str
+
+
+@dataclass(frozen=True)
+class GroupLine:
+    """One error rate of a group, with its interval and what it was measured on."""
+
+    group: str
+    rate: str
+    value: str
+    interval: str
+    evidence: str
 
 
 def headlines(evaluation: Evaluation) -> list[Line]:
@@ -66,9 +84,49 @@ def change_lines(old: Evaluation, new: Evaluation, comparison: Comparison) -> It
             )
 
 
+def group_lines(comparison: GroupComparison) -> list[GroupLine]:
+    """Return a line for the FNMR and one for the FMR of each group."""
+    return [
+        _group_line(group.name, name, rate)
+        for name in ("FNMR", "FMR")
+        for group in comparison.groups
+        for rate in (group.fnmr if name == "FNMR" else group.fmr,)
+    ]
+
+
+def inequity_lines(comparison: GroupComparison) -> list[Line]:
+    """Return the ratio of the worst group to the geometric mean for both error rates."""
+    return [
+        _inequity_line("FNMR", comparison.fnmr_inequity),
+        _inequity_line("FMR", comparison.fmr_inequity),
+    ]
+
+
 def percent(share: float) -> str:
     """Format a fraction as a percentage."""
     return f"{100 * share:.2f} %"
+
+
+def _group_line(group: str, name: str, measured: GroupRate) -> GroupLine:
+    evidence = f"{measured.evidence.pairs} pairs of {measured.evidence.people} people"
+    if not measured.enough:
+        evidence += ", too few to compare"
+    rate = measured.rate
+    if rate is None:
+        return GroupLine(group, name, _NOT_MEASURED, "", evidence)
+    interval = f"{_short_percent(rate.low)} to {_short_percent(rate.high)} %"
+    return GroupLine(group, name, f"{_short_percent(rate.value)} %", interval, evidence)
+
+
+def _inequity_line(name: str, found: Inequity | None) -> Line:
+    label = f"{name}, worst group over geometric mean"
+    if found is None:
+        return Line(label, _NOT_MEASURED, "needs errors, and two groups with enough people")
+    return Line(label, f"{found.ratio:.2f}", f"{found.worst}, of {found.groups} groups")
+
+
+def _short_percent(share: float) -> str:
+    return f"{100 * share:.3g}"
 
 
 def _line(evaluation: Evaluation, name: str, label: str, missing: str) -> Line:

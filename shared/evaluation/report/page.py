@@ -14,7 +14,14 @@ from shared.evaluation.compare import compare
 from shared.evaluation.embed import CropReader
 from shared.evaluation.measure import Measurement
 from shared.evaluation.report import plots
-from shared.evaluation.report.formatting import change_lines, headlines, percent, tar_lines
+from shared.evaluation.report.formatting import (
+    change_lines,
+    group_lines,
+    headlines,
+    inequity_lines,
+    percent,
+    tar_lines,
+)
 from shared.evaluation.report.wrong_decisions import ErrorKind, find_errors
 from shared.evaluation.results import Changes
 
@@ -125,6 +132,7 @@ def write_report(
     if changed:
         sections += _change_sections(views, changed)
     curve = evaluation.error_versus_reject
+    groups = measured.groups
     page = _template().render(
         measured=measured,
         e=evaluation,
@@ -137,6 +145,9 @@ def write_report(
         histograms=plots.similarity_histograms(measured.scores, evaluation.threshold),
         roc=plots.roc_curve(measured, old) if evaluation.auc is not None else None,
         reject=plots.error_versus_reject(curve) if curve else None,
+        group_lines=group_lines(groups) if groups else [],
+        inequities=inequity_lines(groups) if groups else [],
+        group_plots=plots.group_rates(groups, old.groups if old else None) if groups else [],
         sections=sections,
     )
     path.write_text(page, encoding="utf-8")

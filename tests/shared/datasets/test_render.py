@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from cli.rendering.bundled_crops import render_golden_crops
-from cli.rendering.renderer import render_person, write_people
+from cli.rendering.renderer import groups_of_people, render_person, write_people
 from cli.rendering.traits import draw_traits
 from shared.datasets.folder import read_identities
 from shared.errors import InvalidInput
@@ -110,3 +111,17 @@ def test_golden_crops_are_fixed_and_distinct() -> None:
     assert render_golden_crops().shape == (3, 112, 112, 3)
     assert np.array_equal(render_golden_crops(5)[:3], render_golden_crops())
     assert len({crop.tobytes() for crop in render_golden_crops(5)}) == 5
+
+
+def test_skin_tones_are_seen_on_the_faces() -> None:
+    groups = groups_of_people(60, 5)
+    assert set(Counter(groups.values())) == {"light skin", "medium skin", "dark skin"}
+    assert min(Counter(groups.values()).values()) >= 12
+    brightness: dict[str, list[float]] = {}
+    for person, group in enumerate(groups.values()):
+        face = np.concatenate([render_person(500_000 + person, k)[60:75, 35:75] for k in range(2)])
+        brightness.setdefault(group, []).append(float(face.mean()))
+    dark, medium, light = (
+        float(np.mean(brightness[f"{tone} skin"])) for tone in ("dark", "medium", "light")
+    )
+    assert dark + 20 < medium < light - 20

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import pytest
 
 from cli.rendering.renderer import render_person
 from shared.datasets.pairs import PairSet
+from shared.evaluation.groups import inequity
 from shared.evaluation.measure import Measurement, measure
 from shared.evaluation.report.page import write_report
+from shared.evaluation.results import GroupComparison, GroupRate, GroupRates
+from shared.model.operating_curve import Evidence, Rate
 from tests.shared.evaluation.sets import plane_set
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -104,6 +108,57 @@ def test_one_class_makes_a_page_too(tmp_path: Path) -> None:
     text = (tmp_path / "r.html").read_text("utf-8")
     assert "needs genuine and impostor pairs" in text
     assert text.count("<figure>") == 2
+
+
+def test_groups_are_listed_and_drawn(tmp_path: Path) -> None:
+    pair_set, old, new = two_versions()
+
+    def grouped(measured: Measurement, fnmr: float) -> Measurement:
+        rates = tuple(
+            GroupRates(
+                name=name,
+                fnmr=group_rate(value, people),
+                fmr=GroupRate(rate=None, evidence=Evidence(pairs=0, people=0), enough=False),
+            )
+            for name, value, people in (("a $x$ <b>", fnmr, 40), ("c", 0.01, 4))
+        )
+        found = inequity({rate.name: rate.fnmr for rate in rates})
+        groups = GroupComparison(
+            threshold=0.3, groups=rates, fnmr_inequity=found, fmr_inequity=None
+        )
+        return replace(measured, groups=groups)
+
+    write_report(tmp_path / "r.html", pair_set, grouped(new, 0.04), crop, grouped(old, 0.05))
+    text = (tmp_path / "r.html").read_text("utf-8")
+    for words in (
+        "By group",
+        "<td>a $x$ &lt;b&gt;</td><td>FNMR</td><td>4 %</td>",
+        "4 people, too few to compare",
+        "needs errors, and two groups with enough people",
+    ):
+        assert words in text
+    assert "By group" not in page_without_groups(tmp_path)
+    drawn = re.findall(r"<svg.*?</svg>", text[text.index("By group") :], re.DOTALL)
+    assert [name for plot in drawn for name in ("FNMR", "FMR") if f">{name}<" in plot] == [
+        "FNMR",
+        "FMR",
+    ]
+    # One mark and an interval for each group of each version that was measured.
+    assert "a $x$ &lt;b&gt;" in drawn[0]
+
+
+def group_rate(value: float, people: int) -> GroupRate:
+    return GroupRate(
+        rate=Rate(value=value, low=value / 2, high=2 * value),
+        evidence=Evidence(pairs=10 * people, people=people),
+        enough=people >= 10,
+    )
+
+
+def page_without_groups(folder: Path) -> str:
+    pair_set, _, new = two_versions()
+    write_report(folder / "plain.html", pair_set, new, crop)
+    return (folder / "plain.html").read_text("utf-8")
 
 
 def browse(page: Path, profile: Path, *options: str) -> str:

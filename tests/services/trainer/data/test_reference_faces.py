@@ -89,6 +89,42 @@ def test_what_is_kept_is_crops_alone_and_follows_the_folder(
     assert crop.tobytes() not in object_store.get(f"reference/{without.sha256}.safetensors")
 
 
+def test_groups_of_the_folder_are_kept_by_person(
+    tmp_path: Path, object_store: ObjectStore, caplog: pytest.LogCaptureFixture
+):
+    write_people(tmp_path, people=21, images=2, seed=0)
+    for file in (tmp_path / "person_00000").iterdir():
+        file.write_bytes(b"no picture")
+    rows = "person_00001,dark\nperson_00003,light\nperson_00000,dark\nnobody,dark\n"
+    (tmp_path / "groups.csv").write_text(f"identity,group\n{rows}")
+    with caplog.at_level(logging.WARNING):
+        faces = read_reference(tmp_path, ImageLimits())
+    assert "'nobody' (line 5)" in caplog.text
+    # Person 0 of the folder has no face, so that the first row is person 0 of the faces.
+    assert faces.groups == ("dark", "", "light", *[""] * 17)
+    kept = store_reference(object_store, faces)
+    assert kept.sha256
+    assert load_reference(object_store, kept.sha256).groups == faces.groups
+    (tmp_path / "groups.csv").unlink()
+    without = read_reference(tmp_path, ImageLimits())
+    assert without.groups == ()
+    assert store_reference(object_store, without).sha256 != kept.sha256
+
+
+def test_groups_that_cannot_be_read_are_refused(tmp_path: Path):
+    write_people(tmp_path, people=20, images=2, seed=0)
+    (tmp_path / "groups.csv").write_text("identity,group\nperson_00001\n")
+    with pytest.raises(InvalidInput, match=r"groups.csv: line 2.*has 1 fields"):
+        read_reference(tmp_path, ImageLimits())
+
+
+def test_faces_without_groups_have_the_name_that_they_always_had(object_store: ObjectStore):
+    crops = (np.arange(3 * 112 * 112 * 3) % 251).astype(np.uint8).reshape(3, 112, 112, 3)
+    kept = store_reference(object_store, ReferenceFaces(crops, np.arange(3)))
+    assert kept.sha256 == "9afd44837249ffe9dde79406215c5601fcb7139d67f21a4cf7cd903769cbc2f7"
+    assert load_reference(object_store, kept.sha256).groups == ()
+
+
 def test_missing_and_damaged_reference_faces_are_refused(object_store: ObjectStore):
     faces = ReferenceFaces(np.zeros((1, 112, 112, 3), np.uint8), np.arange(1))
     name = store_reference(object_store, faces).sha256
