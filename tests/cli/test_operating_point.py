@@ -66,7 +66,7 @@ def test_every_change_is_in_the_history_with_who_and_why(ask: Ask) -> None:
     ("options", "why"),
     [
         (("--fmr", "0.5", "--reason", "r"), "0.1"),
-        (("--fmr", "0", "--reason", "r"), "1e-06"),
+        (("--fmr", "0", "--reason", "r"), "0.000001"),
         (("--fmr", "0.01"), "--reason"),
         (("--fmr", "0.01", "--unset", "--reason", "r"), "either"),
         (("--fmr", "0.01", "--prior", "1", "--reason", "r"), "prior"),
