@@ -10,6 +10,7 @@ from services.trainer.data.arrays import FeatureArray
 from services.trainer.data.splits import EvaluationPairs
 from services.trainer.evaluation.candidate_figures import CandidateFigures, Change, JudgedPoint
 from services.trainer.evaluation.gate import within_compatibility_limit
+from services.trainer.evaluation.group_gate import ComparedGroup
 from services.trainer.evaluation.paired_errors import (
     ComparedScores,
     ErrorsAtTarget,
@@ -98,11 +99,14 @@ class JudgedSetting:
 
     Attributes:
         served: The thresholds at which they serve.
+        matched: Thresholds at which they keep the same false-match rate on the same pairs; those
+            at which they serve without a point.
         point: The operating point; None for equal error weights.
         seed: Seed of the bootstrap.
     """
 
     served: ServedThresholds
+    matched: ServedThresholds
     point: JudgedPoint | None
     seed: int
 
@@ -127,15 +131,16 @@ def judged_setting(
         seed: Seed of the bootstrap.
     """
     if target_fmr is None:
-        return JudgedSetting(ServedThresholds(parent.threshold, child.threshold), None, seed)
+        served = ServedThresholds(parent.threshold, child.threshold)
+        return JudgedSetting(served, served, None, seed)
     sets = (held_out, reference)
     curve = measure_curve([each.scored(each.features.parent) for each in sets], seed)
     old, new = curve.at(target_fmr), child.curve.at(target_fmr)
     serving = parent.kept_point(target_fmr) or old
+    point = JudgedPoint(target_fmr, max(old.target, new.target), max(new.target, target_fmr))
+    matched = [each.at(point.kept_fmr).threshold for each in (curve, child.curve)]
     return JudgedSetting(
-        ServedThresholds(serving.threshold, new.threshold),
-        JudgedPoint(target_fmr, max(old.target, new.target), max(new.target, target_fmr)),
-        seed,
+        ServedThresholds(serving.threshold, new.threshold), ServedThresholds(*matched), point, seed
     )
 
 
@@ -191,6 +196,30 @@ def measure_candidate(
         magnitude_ratio=ratio,
         magnitude_order=order,
     )
+
+
+def compare_groups(
+    groups: Sequence[str], pairs: EvaluationPairs, features: ComparedFeatures
+) -> list[ComparedGroup]:
+    """Score the pairs within each group under both versions.
+
+    Args:
+        groups: The group of each person by number, "" for none.
+        pairs: Pairs of these people.
+        features: Features of the images.
+    """
+    group = np.array(groups)[pairs.people] if groups else np.empty((0, 2))
+    compared = []
+    for name in sorted({*groups} - {""}):
+        within = (group == name).all(axis=1)
+        if not within.any():
+            compared.append(ComparedGroup(name, None, None))
+            continue
+        own = EvaluationPairs(pairs.images[within], pairs.genuine[within], pairs.people[within])
+        measured = MeasuredPairs(features, own)
+        scored = (measured.scored(each) for each in (features.parent, features.child))
+        compared.append(ComparedGroup(name, *scored))
+    return compared
 
 
 def is_backward_compatible(

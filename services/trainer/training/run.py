@@ -26,6 +26,7 @@ from services.trainer.evaluation.candidate_metrics import (
     ComparedFeatures,
     MeasuredPairs,
     calibrate,
+    compare_groups,
     is_backward_compatible,
     judged_setting,
     lowest_balanced_error,
@@ -33,6 +34,7 @@ from services.trainer.evaluation.candidate_metrics import (
     score_pairs,
 )
 from services.trainer.evaluation.gate import decide, is_compatible
+from services.trainer.evaluation.group_gate import group_checks
 from services.trainer.evaluation.paired_errors import area_under_roc
 from services.trainer.progress import Progress, Report, Stage, stage_report
 from services.trainer.training.checkpoint import CheckpointStore
@@ -171,7 +173,13 @@ def run_training(
         kept=kept,
         data_snapshot=feedback.snapshot_id,
     )
-    gate = decide(figures, self_check=passes_self_check(folder))
+    groups = group_checks(
+        compare_groups(inputs.reference.groups, faces.pairs, faces.features),
+        thresholds=setting.matched,
+        at_target=setting.point is not None,
+        seed=spec.seed,
+    )
+    gate = decide(figures, self_check=passes_self_check(folder), further=groups)
     return TrainingOutcome(
         folder, manifest, gate, replace(labels.report, left_out=left_out.listed), left_out
     )

@@ -81,6 +81,7 @@ def test_training_improves_on_people_it_has_never_seen(parent: Path, tmp_path: P
     reference = ReferenceFaces(
         np.stack([render_person(p, i) for p in range(9000, 9020) for i in range(3)]),
         np.repeat(np.arange(20), 3),
+        groups=("rendered",) * 20,
     )
     reported: list[Progress] = []
     outcome = run_training(
@@ -95,6 +96,8 @@ def test_training_improves_on_people_it_has_never_seen(parent: Path, tmp_path: P
     checks = {check.name: check for check in outcome.gate.checks}
     assert outcome.gate.passed, [check for check in outcome.gate.checks if not check.passed]
     assert checks["heldout_gain"].value > 0
+    assert "'rendered'" in checks["group_errors"].detail
+    assert checks["group_errors"].people == 10
     metrics = outcome.manifest.metrics
     assert metrics["child_error"] < metrics["parent_error"]
     probability = outcome.manifest.probability
