@@ -55,8 +55,8 @@ constraints: $(STAMP) ## Pin the installed versions
 bench: $(STAMP) ## Run the benchmarks; JSON goes to out/bench
 	@$(BIN)/python -m tests.benchmarks
 
-bench-%: $(STAMP) # Run one benchmark by its name, for instance bench-learning
-	@$(BIN)/python -m tests.benchmarks $*
+bench-%: $(STAMP) # Run one benchmark by its name, for instance bench-learning; DRY_RUN=1 only tests it
+	@$(BIN)/python -m tests.benchmarks $(if $(DRY_RUN),--dry-run) $*
 
 clean: ## Remove .venv, out and run, with all data in them
 	@rm -rf $(VENV) out run

@@ -44,7 +44,8 @@ class WorkerSettings(ObjectStoreSettings, ImageLimits):
     Attributes:
         feedback_address: ``host:port`` of the feedback service.
         train_images_at_once: Most images whose activations a training keeps in memory. A lower
-            value needs less memory, but larger steps are computed twice.
+            value needs less memory, but larger steps are computed twice. By default as many as
+            take 2.75 GiB, or half of the memory of a GPU, but at most 72.
         reference_faces: Folder with one folder of aligned faces per identity. A candidate must
             not get worse at these. They are stored with each version that is made while this is
             set. If it is not set, the faces stored with the parent are used, or else the bundled
@@ -52,5 +53,5 @@ class WorkerSettings(ObjectStoreSettings, ImageLimits):
     """
 
     feedback_address: ServerAddress
-    train_images_at_once: int = Field(default=72, ge=1)
+    train_images_at_once: int | None = Field(default=None, ge=1)
     reference_faces: Path | None = None

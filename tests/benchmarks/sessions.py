@@ -1,6 +1,7 @@
 """Throughput of a bare session of iResNet-18 by batch size, on the device ``MAGFACE_DEVICE``."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,27 @@ def run(out: Path, seconds: float = _SECONDS, *, quick: bool = False) -> dict[st
     folder = BenchVersions(out / "serving-versions", quick=quick).iresnet18()
     session = open_session(folder, "onnxruntime", device)
     check_golden(session, read_manifest(folder))
-    speeds = {str(batch): _images_per_second(session, batch, seconds) for batch in _BATCHES}
+    speeds = {str(batch): session_speed(session, batch, seconds) for batch in _BATCHES}
     return {"device": device, "cpu_threads": cpu_threads(), "images_per_second": speeds}
 
 
-def _images_per_second(session: Session, batch: int, seconds: float) -> float:
+def session_speed(session: Session, batch: int, seconds: float) -> float:
+    """Images per second of a session with so many images at a time."""
     crops = np.stack([render_person(person, 0) for person in range(batch)])
-    session.run(crops)
+    return images_per_second(lambda: session.run(crops), batch, seconds)
+
+
+def images_per_second(run: Callable[[], object], images: int, seconds: float) -> float:
+    """Call something again and again, after one call that does not count.
+
+    Args:
+        run: Computes so many images.
+        images: Number of images of one call.
+        seconds: Duration; at least one call is made.
+    """
+    run()
     done, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds or not done:
-        session.run(crops)
-        done += batch
+        run()
+        done += images
     return done / elapsed

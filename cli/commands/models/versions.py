@@ -77,7 +77,10 @@ def import_model(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Least similarity of a SAME pair; default: 0.4, or from --probe."),
+        typer.Option(
+            help="Least similarity of a SAME pair; default: calibrated on the trainer's reference "
+            "faces, or from --probe."
+        ),
     ] = None,
     probe: Annotated[
         Path | None,
@@ -98,7 +101,7 @@ def import_model(
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Create a model version from a checkpoint; promote it to let it serve."""
+    """Create a model version from a checkpoint and judge it; promote it to let it serve."""
     if probe is not None and channel_order is not None:
         raise typer.BadParameter("--probe detects the channel order; omit --channel-order")
     if target_far is not None and (probe is None or threshold is not None):
@@ -128,7 +131,7 @@ def promote(
     model_version: Annotated[str, typer.Argument(show_default=False)],
     reason: ReasonOption,
     override_gate: Annotated[
-        bool, typer.Option("--override-gate", help="Promote a version that the gate refused.")
+        bool, typer.Option("--override-gate", help="Promote a version that the gate did not pass.")
     ] = False,
     wait: WaitOption = False,
     by: ByOption = user_name(),

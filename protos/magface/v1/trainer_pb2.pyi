@@ -464,7 +464,7 @@ class Job(_message.Message):
     def ended_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def gate(self) -> Global___GateVerdict:
-        """The verdict of the gate on the result of a training or quantization; unset until then."""
+        """The verdict of the gate on the version that the job made; unset until then."""
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobStageStart]:
@@ -502,7 +502,10 @@ Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class GateVerdict(_message.Message):
-    """Decision of the gate whether a candidate may serve, with its checks."""
+    """Decision of the gate whether a version may serve, with its checks. An import is judged on the
+    reference faces: whether its embeddings tell people apart, and whether its threshold fits its
+    scores.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -837,7 +840,11 @@ class ModelVersion(_message.Message):
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def gate(self) -> Global___GateVerdict: ...
+    def gate(self) -> Global___GateVerdict:
+        """Unset for an import of an earlier release, which did not measure imports; it is promoted only
+        with override_gate.
+        """
+
     @_builtins.property
     def compatible_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other versions whose embeddings it can be compared with."""
@@ -1285,7 +1292,9 @@ class ImportOptions(_message.Message):
     BATCH_NORM_EPS_FIELD_NUMBER: _builtins.int
     channel_order: Global___ChannelOrder.ValueType
     threshold: _builtins.float
-    """Cosine similarity from which Verify decides SAME, -1..1; 0.4 if unset."""
+    """Cosine similarity from which Verify decides SAME, -1..1; calibrated on the reference faces if
+    unset.
+    """
     requested_by: _builtins.str
     """Person or program that makes the request; 1..128 characters."""
     idempotency_key: _builtins.str
@@ -1387,7 +1396,7 @@ class PromoteModelRequest(_message.Message):
     reason: _builtins.str
     """Reason for the history. Required if override_gate is set."""
     override_gate: _builtins.bool
-    """Promote the version even if the gate refused it."""
+    """Promote the version even if the gate did not pass it, or it has no verdict."""
     expected_generation: _builtins.int
     """If set, ABORTED unless the serving generation is still this one."""
     idempotency_key: _builtins.str

@@ -198,15 +198,16 @@ class TrainerServiceServicer:
 
     def ImportModel(self, request_iterator, context):
         """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-        version from it. INVALID_ARGUMENT if the file is empty or too large.
+        version from it. The gate judges the version on the trainer's reference faces.
+        INVALID_ARGUMENT if the file is empty or too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PromoteModel(self, request, context):
-        """Makes a version the serving one. FAILED_PRECONDITION if the gate refused it and
-        `override_gate` is false. ABORTED if a concurrent promotion was first.
+        """Makes a version the serving one. FAILED_PRECONDITION if the gate did not pass it, or it has no
+        verdict, and `override_gate` is false. ABORTED if a concurrent promotion was first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,11 +58,12 @@ class TrainerServiceStub:
     """Lists model versions, newest first, with the one that serves."""
     ImportModel: _grpc.StreamUnaryMultiCallable[_trainer_pb2.ImportModelRequest, _trainer_pb2.ImportModelResponse]
     """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-    version from it. INVALID_ARGUMENT if the file is empty or too large.
+    version from it. The gate judges the version on the trainer's reference faces.
+    INVALID_ARGUMENT if the file is empty or too large.
     """
     PromoteModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.PromoteModelRequest, _trainer_pb2.PromoteModelResponse]
-    """Makes a version the serving one. FAILED_PRECONDITION if the gate refused it and
-    `override_gate` is false. ABORTED if a concurrent promotion was first.
+    """Makes a version the serving one. FAILED_PRECONDITION if the gate did not pass it, or it has no
+    verdict, and `override_gate` is false. ABORTED if a concurrent promotion was first.
     """
     Rollback: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.RollbackRequest, _trainer_pb2.RollbackResponse]
     """Makes the previous serving version serve again. FAILED_PRECONDITION if there is none. ABORTED
@@ -141,11 +142,12 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Lists model versions, newest first, with the one that serves."""
     ImportModel: _aio.StreamUnaryMultiCallable[_trainer_pb2.ImportModelRequest, _trainer_pb2.ImportModelResponse]  # type: ignore[assignment]
     """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-    version from it. INVALID_ARGUMENT if the file is empty or too large.
+    version from it. The gate judges the version on the trainer's reference faces.
+    INVALID_ARGUMENT if the file is empty or too large.
     """
     PromoteModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.PromoteModelRequest, _trainer_pb2.PromoteModelResponse]  # type: ignore[assignment]
-    """Makes a version the serving one. FAILED_PRECONDITION if the gate refused it and
-    `override_gate` is false. ABORTED if a concurrent promotion was first.
+    """Makes a version the serving one. FAILED_PRECONDITION if the gate did not pass it, or it has no
+    verdict, and `override_gate` is false. ABORTED if a concurrent promotion was first.
     """
     Rollback: _aio.UnaryUnaryMultiCallable[_trainer_pb2.RollbackRequest, _trainer_pb2.RollbackResponse]  # type: ignore[assignment]
     """Makes the previous serving version serve again. FAILED_PRECONDITION if there is none. ABORTED
@@ -263,7 +265,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ImportModelResponse, _abc.Awaitable[_trainer_pb2.ImportModelResponse]]:
         """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-        version from it. INVALID_ARGUMENT if the file is empty or too large.
+        version from it. The gate judges the version on the trainer's reference faces.
+        INVALID_ARGUMENT if the file is empty or too large.
         """
 
     @_abc_1.abstractmethod
@@ -272,8 +275,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.PromoteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.PromoteModelResponse, _abc.Awaitable[_trainer_pb2.PromoteModelResponse]]:
-        """Makes a version the serving one. FAILED_PRECONDITION if the gate refused it and
-        `override_gate` is false. ABORTED if a concurrent promotion was first.
+        """Makes a version the serving one. FAILED_PRECONDITION if the gate did not pass it, or it has no
+        verdict, and `override_gate` is false. ABORTED if a concurrent promotion was first.
         """
 
     @_abc_1.abstractmethod

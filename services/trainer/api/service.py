@@ -1,6 +1,5 @@
 """Operations of the trainer, without protobuf."""
 
-import math
 from collections.abc import AsyncIterator
 
 from services.trainer.jobs.queue import Job, JobQueue
@@ -28,7 +27,6 @@ from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.manifest import ChannelOrder
 from shared.storage.idempotency import IdempotencyKey
 
-_UNCALIBRATED_THRESHOLD = 0.4
 _MAX_EPS = 1e-2
 
 
@@ -213,7 +211,7 @@ class Trainer:
             chunks: The file.
             channel_order: Channel order that the network was trained with.
             threshold: Cosine similarity, -1..1, from which two faces are the same person; None
-                for 0.4.
+                calibrates it on the reference faces.
             requested_by: Who asks.
             key: Idempotency key; a repeated call must send the same file.
             file_name: What the caller calls the file.
@@ -222,9 +220,7 @@ class Trainer:
         Raises:
             InvalidInput: If an option is out of its range, or the file is empty or too large.
         """
-        if threshold is None:
-            threshold = _UNCALIBRATED_THRESHOLD
-        if not math.isfinite(threshold) or abs(threshold) > 1:
+        if threshold is not None and not abs(threshold) <= 1:
             raise InvalidInput("options.threshold", f"{threshold} is outside -1..1")
         if batch_norm_eps is not None and not 0 < batch_norm_eps <= _MAX_EPS:
             raise InvalidInput(

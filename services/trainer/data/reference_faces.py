@@ -51,6 +51,10 @@ class ReferenceFaces:
     sha256: str | None = None
     groups: tuple[str, ...] = ()
 
+    def describe(self) -> str:
+        """Say how many they are."""
+        return f"{len(self.crops)} reference faces of {len(np.unique(self.persons))} people"
+
 
 def read_reference(folder: Path, limits: ImageLimits) -> ReferenceFaces:
     """Read aligned faces from a folder with one subfolder per identity.

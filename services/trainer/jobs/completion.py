@@ -88,7 +88,7 @@ class JobCompletion:
         self,
         claim: JobClaim,
         manifest: Manifest,
-        gate: GateVerdict | None,
+        gate: GateVerdict,
         remark: str = "",
     ) -> None:
         """Record a published version, its promotion if due, and the end of its job.
@@ -98,7 +98,7 @@ class JobCompletion:
         Args:
             claim: Of the job.
             manifest: As it is published.
-            gate: Its verdict; None for an import.
+            gate: Its verdict.
             remark: Of the worker, for the job's message; may be empty.
 
         Raises:
@@ -165,11 +165,10 @@ def _warning(job: Job, manifest: Manifest) -> str:
 
 
 async def _plan_promotion(
-    connection: AsyncConnection, job: Job, manifest: Manifest, gate: GateVerdict | None
+    connection: AsyncConnection, job: Job, manifest: Manifest, gate: GateVerdict
 ) -> PromotionPlan:
     if job.kind is JobKind.IMPORT:
-        return await plan_import(
-            connection, manifest.model_version, promote_if_first=job.spec["promote_if_first"]
-        )
+        first = job.spec["promote_if_first"]
+        return await plan_import(connection, manifest, gate, promote_if_first=first)
     automatic = job.kind is JobKind.TRAIN and not job.spec["no_promotion"]
     return await plan_candidate(connection, manifest, gate, automatic=automatic)

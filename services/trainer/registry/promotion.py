@@ -37,14 +37,25 @@ class PromotionPlan:
 
 
 async def plan_import(
-    connection: AsyncConnection, model_version: str, *, promote_if_first: bool
+    connection: AsyncConnection, manifest: Manifest, gate: GateVerdict, *, promote_if_first: bool
 ) -> PromotionPlan:
     """Decide whether an imported version is promoted: only if no version serves yet.
 
     The caller's transaction must hold the lock of `lock_serving_history`.
+
+    Args:
+        connection: The caller's transaction.
+        manifest: Of the version.
+        gate: Its verdict.
+        promote_if_first: Whether it may be promoted without anyone asking.
     """
+    model_version = manifest.model_version
     serving = await read_serving(connection)
     message = f"imported as {model_version}"
+    if not gate.passed:
+        details = "; ".join(check.detail for check in gate.checks if not check.passed)
+        message = f"{message}, which the gate refused: {gate.missing or details}"
+        return PromotionPlan(model_version, serving, message)
     if not promote_if_first or serving is not None:
         return PromotionPlan(model_version, serving, message)
     return PromotionPlan(
@@ -53,7 +64,7 @@ async def plan_import(
 
 
 async def plan_candidate(
-    connection: AsyncConnection, manifest: Manifest, gate: GateVerdict | None, *, automatic: bool
+    connection: AsyncConnection, manifest: Manifest, gate: GateVerdict, *, automatic: bool
 ) -> PromotionPlan:
     """Decide whether a candidate is promoted: if its gate passed it and its parent still serves.
 
@@ -62,12 +73,12 @@ async def plan_candidate(
     Args:
         connection: The caller's transaction.
         manifest: Of the candidate.
-        gate: Its verdict; None counts as refused.
+        gate: Its verdict.
         automatic: Whether the candidate may be promoted without anyone asking.
     """
     version = manifest.model_version
     serving = await read_serving(connection)
-    if gate is None or not gate.passed:
+    if not gate.passed:
         message = f"the gate refused {version}: {describe_refusal(gate)}"
         return PromotionPlan(version, serving, message)
     if not automatic:

@@ -15,7 +15,12 @@ from psycopg import AsyncConnection
 from psycopg.errors import UniqueViolation
 from psycopg.rows import DictRow, class_row, dict_row
 
-from services.trainer.evaluation.gate import GateVerdict, verdict_from_json, verdict_to_json
+from services.trainer.evaluation.gate import (
+    GateCheck,
+    GateVerdict,
+    verdict_from_json,
+    verdict_to_json,
+)
 from services.trainer.registry import queries
 from services.trainer.registry.idempotency import CALL_RESULTS
 from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
@@ -30,7 +35,7 @@ class ModelVersion:
 
     Attributes:
         seq: Number of the version, rising.
-        gate: Verdict of the gate; None for an import, which no gate decides on.
+        gate: Verdict of the gate; None for an import of a release that did not measure imports.
         job_id: The job that made it.
     """
 
@@ -54,7 +59,7 @@ class ServingDecision:
         model_version: The version that serves from this entry on.
         requested_by: Who asked.
         reason: Their reason.
-        gate_overridden: Whether the version was promoted although its gate had refused it.
+        gate_overridden: Whether the version was promoted although its gate had not passed it.
         restores: The earlier generation whose version it restores: for a rollback, and for a
             change of the operating point.
         target_fmr: The false-match rate that the version keeps; None for its own threshold.
@@ -124,15 +129,15 @@ class VersionRegistry:
             model_version: The version.
             requested_by: Who asks.
             reason: Their reason.
-            override_gate: Promote it although its gate refused it.
+            override_gate: Promote it although its gate did not pass it.
             expected_generation: The generation that must be in force; None for any.
             key: Idempotency key. If it was used before, the decision made then is returned.
 
         Raises:
             InvalidInput: If the gate is overridden without a reason.
             NotFound: If there is no such version.
-            PreconditionFailed: If its gate refused it and `override_gate` is false, or one of its
-                files is not in the object store.
+            PreconditionFailed: If its gate did not pass it or it has no verdict, and
+                `override_gate` is false, or one of its files is not in the object store.
             Conflict: If the generation is not `expected_generation`, or another promotion or
                 rollback is made at the same time.
             AlreadyExists: If the key was used for another request.
@@ -152,11 +157,11 @@ class VersionRegistry:
             if saved := await CALL_RESULTS.claim(connection, idempotency_key):
                 return await _saved_decision(connection, saved)
             version = await read_version(connection, model_version)
-            overridden = version.gate is not None and not version.gate.passed
+            overridden = version.gate is None or not version.gate.passed
             if overridden and not override_gate:
                 raise PreconditionFailed(
-                    f"the gate refused {model_version} ({describe_refusal(version.gate)}); to"
-                    " promote it anyway, override the gate and give a reason"
+                    f"{_why_not(version)}; to promote it anyway, override the gate and give a"
+                    " reason"
                 )
             serving = await read_serving(connection)
             check_generation(serving, expected_generation)
@@ -302,12 +307,31 @@ async def append_decision(
         ) from error
 
 
-def describe_refusal(gate: GateVerdict | None) -> str:
+def describe_refusal(gate: GateVerdict) -> str:
     """List the checks that a candidate failed, with their values and limits."""
-    failed = [check for check in (gate.checks if gate else ()) if not check.passed]
+    failed = [check for check in gate.checks if not check.passed]
     if not failed:
         return "nothing was checked"
-    return "; ".join(f"{check.name} {check.value:g} against {check.limit:g}" for check in failed)
+    return "; ".join(
+        f"{check.name} {check.value:g}{_interval(check)} against {check.limit:g}"
+        for check in failed
+    )
+
+
+def _interval(check: GateCheck) -> str:
+    if check.low is None or check.high is None:
+        return ""
+    return f" ({check.low:g} to {check.high:g})"
+
+
+def _why_not(version: ModelVersion) -> str:
+    """Say why a version is not promoted without an override."""
+    if version.gate is None:
+        return (
+            f"{version.name} was never measured: it was imported by an earlier release; import its"
+            " checkpoint again, which measures it (`magface models import`)"
+        )
+    return f"the gate refused {version.name} ({describe_refusal(version.gate)})"
 
 
 def check_generation(serving: ServingDecision | None, expected: int | None) -> None:

@@ -17,6 +17,7 @@ from torch.nn import Module
 
 from services.trainer.data.arrays import CropArray, FeatureArray
 from services.trainer.data.batches import TrainingBatch
+from services.trainer.training.activation_memory import images_at_once
 from services.trainer.training.augmentation import augment, augmentation
 from services.trainer.training.checkpoint import CheckpointStore
 from services.trainer.training.distributed import (
@@ -75,7 +76,7 @@ class Hyperparameters:
         clip: Largest norm of the gradient.
         mixed_precision: Compute in bfloat16 where torch's autocast allows it.
         images_at_once: Largest number of images whose activations are kept in memory; a step
-            with more images computes them twice.
+            with more images computes them twice. None for as many as `activation_memory` allows.
     """
 
     epochs: int
@@ -87,7 +88,7 @@ class Hyperparameters:
     warm_up: float = 0.1
     clip: float = 5.0
     mixed_precision: bool = False
-    images_at_once: int = 72
+    images_at_once: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,9 @@ class Finetuner:
         feedback: The labelled images.
         batches: Makes the batches of an epoch.
         replay: uint8 [M, 112, 112, 3], BGR, faces to replay; None for no replay.
+
+    Attributes:
+        images_at_once: Largest number of images whose activations are kept in memory.
     """
 
     def __init__(
@@ -154,6 +158,9 @@ class Finetuner:
             else Replay(replay, self._parent_features, degrade=self._augmentation)
         )
         self._device = next(network.parameters()).device
+        self.images_at_once = hyperparameters.images_at_once or images_at_once(
+            partial(self._forward, network=network), self._device
+        )
         self._best: dict[str, Any] = {}
         self._history: list[Epoch] = []
 
@@ -277,7 +284,7 @@ class Finetuner:
         gradients are the same.
         """
         own = crops[shard(len(crops))]
-        parts = np.array_split(own, -(-len(own) // self._hyperparameters.images_at_once) or 1)
+        parts = np.array_split(own, -(-len(own) // self.images_at_once) or 1)
         with torch.set_grad_enabled(len(parts) == 1):
             features = torch.cat([self._forward(part, self._wrapped) for part in parts])
         features.requires_grad_()

@@ -45,7 +45,7 @@ class RecipeFactory:
     parent: Manifest
     feedback: FacesWithParent
     replay: CropArray | None
-    images_at_once: int
+    images_at_once: int | None
 
     def finetuner(self, network: IResNet, graph: PairGraph, images: IndexArray) -> Finetuner:
         """Return what fine-tunes a network in place on some of the images.

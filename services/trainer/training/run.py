@@ -79,7 +79,7 @@ def run_training(
     checkpoints: CheckpointStore,
     report: Report,
     ancestors: Sequence[Path] = (),
-    images_at_once: int = 72,
+    images_at_once: int | None = None,
 ) -> TrainingOutcome | None:
     """Fine-tune a version on the feedback, evaluate the result and export it.
 

@@ -46,6 +46,10 @@ from shared.registry.version_store import VersionStore
 from shared.rpc.channel import open_sync_channel
 from shared.storage.objects import ObjectStore
 
+_ASK_FOR_REFERENCE = (
+    "rendered faces represent real ones less well: set MAGFACE_REFERENCE_FACES to a folder with"
+    " real faces (a folder of aligned crops per identity, 20 people or more) and import again"
+)
 # Earlier versions, the latest first, whose stored embeddings a new version is checked against,
 # besides its parent's.
 _ANCESTORS = 3
@@ -138,16 +142,22 @@ def _import(job: _Job) -> VersionDone:
         checkpoint = job.workdir / "uploaded-file"
         job.objects.get_file(upload_key(spec.upload), checkpoint, sha256=spec.upload)
         quantiles = None
-    folder = import_checkpoint(
+    reference, note = _reference_faces(job, None)
+    imported = import_checkpoint(
         checkpoint,
         spec,
         job.assignment.job_id,
         job.workdir,
-        reference=_reference_faces(job, None),
+        reference=reference,
         report=job.writer.report,
+        reference_note=note,
+        target_fmr=job.assignment.target_fmr,
         magnitude_quantiles=quantiles,
     )
-    return VersionDone(folder=folder, gate=None)
+    remark = f"measured on {note}"
+    if not job.settings.reference_faces:
+        remark += f"; {_ASK_FOR_REFERENCE}"
+    return VersionDone(folder=imported.folder, gate=imported.gate, remark=remark)
 
 
 def _train(job: _Job) -> VersionDone | None:
@@ -167,7 +177,7 @@ def _train(job: _Job) -> VersionDone | None:
             ),
             feedback=feedback,
             parent=parent,
-            reference=_reference_faces(job, manifest.reference),
+            reference=_reference_faces(job, manifest)[0],
             workdir=_new_folder(job.workdir / "training"),
             checkpoints=JobCheckpoints(job.objects, job.assignment.job_id),
             report=job.writer.report,
@@ -213,7 +223,7 @@ def _quantize(job: _Job) -> VersionDone:
     job.report(Stage.LOADING_MODEL, f"loading {source}")
     full = job.versions.fetch(source)
     manifest = read_manifest(full)
-    reference = _reference_faces(job, manifest.reference)
+    reference, _ = _reference_faces(job, manifest)
     ancestors = _ancestors(job, manifest)
     with open_sync_channel(job.settings.feedback_address) as channel:
         feedback = _pull(job, channel, job.assignment.data_snapshot)
@@ -282,12 +292,21 @@ def _ancestors(job: _Job, manifest: Manifest) -> list[Path]:
     return [job.versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]]
 
 
-def _reference_faces(job: _Job, stored: str | None) -> ReferenceFaces:
-    """Return the reference faces of this trainer's settings, or those that a version names."""
+def _reference_faces(job: _Job, parent: Manifest | None) -> tuple[ReferenceFaces, str]:
+    """Return the reference faces of this trainer's settings, or those that a parent names.
+
+    Returns:
+        The faces, and what they are, for a person.
+    """
     settings = job.settings
     if settings.reference_faces:
-        return store_reference(job.objects, read_reference(settings.reference_faces, settings))
-    return load_reference(job.objects, stored) if stored else default_reference()
+        faces = store_reference(job.objects, read_reference(settings.reference_faces, settings))
+        return faces, f"{faces.describe()} of a folder"
+    if parent and parent.reference:
+        faces = load_reference(job.objects, parent.reference)
+        return faces, parent.reference_note or f"{faces.describe()} stored with the parent"
+    faces = default_reference()
+    return faces, f"{faces.describe()} that are rendered"
 
 
 def _new_folder(folder: Path) -> Path:

@@ -67,13 +67,13 @@ class VersionDone(_Message):
 
     Attributes:
         folder: The version's files, ready to publish.
-        gate: The gate's verdict; None for an import, which no gate decides on.
+        gate: The gate's verdict.
         remark: What else a person should know, for the job's message; may be empty.
     """
 
     type: Literal["version"] = "version"
     folder: Path
-    gate: GateVerdict | None
+    gate: GateVerdict
     remark: str = ""
 
 

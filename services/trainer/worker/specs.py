@@ -27,14 +27,16 @@ class ImportSpec(_Spec):
 
     Attributes:
         upload: SHA-256 of the uploaded file; None for the bundled checkpoint.
-        promote_if_first: Promote the version if none is serving when it is done.
+        threshold: See `Manifest`; None calibrates it on the reference faces.
+        promote_if_first: Promote the version if none is serving when it is done and the gate
+            passed it.
         file_name: What the caller calls the uploaded file, for errors.
         batch_norm_eps: See `load_checkpoint`.
     """
 
     upload: str | None
     channel_order: ChannelOrder
-    threshold: float = Field(ge=-1, le=1)
+    threshold: float | None = Field(default=None, ge=-1, le=1)
     promote_if_first: bool = False
     file_name: str | None = None
     batch_norm_eps: float | None = Field(default=None, gt=0, le=1e-2)

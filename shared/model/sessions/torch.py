@@ -81,7 +81,9 @@ class TorchSession:
 
     def _run_batch(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         images = torch.from_numpy(network_input(crops, self._channel_order, self._scale))
-        with torch.inference_mode():
+        # With TF32 the error would exceed the tolerance of the self-check.
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
             features = self._network(images.to(self.device))
         result: NDArray[np.float32] = features.cpu().numpy()
         return result

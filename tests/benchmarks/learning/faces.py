@@ -70,12 +70,22 @@ def real_people(folder: Path, seed: int) -> Split:
     sizes = {"training": training, "calibration": calibration, "test": test}
     reader = FaceReader(ImageLimits())
     return {
-        name: _read(folder, {person: identities[person] for person in persons}, reader)
+        name: read_people(folder, {person: identities[person] for person in persons}, reader)
         for name, persons in split_identities(identities, sizes, seed).items()
     }
 
 
-def _read(folder: Path, identities: dict[str, list[Path]], reader: FaceReader) -> People:
+def read_people(folder: Path, identities: dict[str, list[Path]], reader: FaceReader) -> People:
+    """Read aligned crops, and degrade each of them.
+
+    Args:
+        folder: Has a folder per identity.
+        identities: The files of each person.
+        reader: Decodes the files.
+
+    Returns:
+        The views "clean" and "degraded".
+    """
     files = [(person, file) for person, own in enumerate(identities.values()) for file in own]
     clean = np.stack(
         [reader.crop(FaceImage(file.read_bytes(), "aligned"), str(file)) for _, file in files]

@@ -33,7 +33,7 @@ def make_parent(checkpoint: Path, folder: Path) -> Path:
     return folder
 
 
-class _ArraySnapshot:
+class ArraySnapshot:
     """Feedback snapshot of a few annotators; one of them labels each pair."""
 
     def __init__(self, crops: Crops, pairs: PairRows) -> None:
@@ -107,7 +107,7 @@ def train(
 
     outcome = run_training(
         spec,
-        feedback=_ArraySnapshot(crops, pairs),
+        feedback=ArraySnapshot(crops, pairs),
         parent=parent,
         reference=reference,
         workdir=workdir,

@@ -88,7 +88,7 @@ def result_of(model_version: str, against: str | None = None) -> EvaluationResul
     )
 
 
-async def add_sample(pool: Pool, model_version: str, gate: GateVerdict | None = None) -> Job:
+async def add_sample(pool: Pool, model_version: str, gate: GateVerdict | None = PASSED) -> Job:
     """Record a version and the job that made it."""
     async with transaction(pool) as connection:
         job = await create_job(connection, JobKind.IMPORT, IMPORT, "someone")

@@ -5,16 +5,19 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from shared.errors import PreconditionFailed
 from shared.model.golden import require_same
 from shared.model.manifest import ONNX_FILE, read_manifest
+from shared.model.network.checkpoint import load_version_network
 from shared.model.quantize import quantize_network
 from shared.model.sessions.base import network_input
 from shared.model.sessions.cuda import BoundRuns, in_half_precision
 from shared.model.sessions.factory import require_device
 from shared.model.sessions.onnx import OnnxSession
+from shared.model.sessions.torch import TorchSession
 
 
 def plain(model: Path | bytes) -> ort.InferenceSession:
@@ -62,6 +65,18 @@ def test_a_quantized_network_is_not_halved(
     quantize_network(narrow_version / ONNX_FILE, manifest, crops, file)
     with pytest.raises(PreconditionFailed, match="quantized"):
         in_half_precision(file)
+
+
+def test_torch_computes_without_tf32_and_leaves_the_setting_alone(
+    narrow_version: Path, crops: NDArray[np.uint8]
+) -> None:
+    network = load_version_network(narrow_version)
+    allowed: list[bool] = []
+    network.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    TorchSession(network, "bgr").run(crops[:2])
+    assert allowed == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_half_precision_without_a_gpu_is_refused(narrow_version: Path) -> None:

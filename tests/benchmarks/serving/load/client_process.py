@@ -45,7 +45,7 @@ async def _run(load: dict[str, Any], faces: list[bytes], address: Address) -> Lo
         if pattern == "cancelling":
             wait_s = (load["patience_s"][0], load["patience_s"][1])
             return await cancelling_load(stub, pictures, load["callers"], wait_s, load["seconds"])
-        checked = CheckedLoad(Path(load["references"]), load["images"])
+        checked = CheckedLoad(Path(load["references"]), load["images"], load["tolerance"])
         return await checked.run(stub, pictures, load["callers"], await _stdin_closed())
 
 

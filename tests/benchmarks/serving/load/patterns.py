@@ -17,8 +17,6 @@ from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 
 from tests.benchmarks.serving.load.connections import EMBEDDING_BYTES, EmbedClient, embed_request
 
-_TOLERANCE = 1e-5
-
 Pictures = Iterator[tuple[int, bytes]]
 
 
@@ -140,11 +138,13 @@ class CheckedLoad:
     Args:
         references: An ``.npz`` file: version -> float32 [faces, 512].
         images: Images per call.
+        tolerance: Largest difference of one value of an embedding.
     """
 
-    def __init__(self, references: Path, images: int) -> None:
+    def __init__(self, references: Path, images: int, tolerance: float) -> None:
         self._references: dict[str, np.ndarray] = dict(np.load(references))
         self._images = images
+        self._tolerance = tolerance
 
     async def run(
         self, stub: EmbedderServiceStub, pictures: Pictures, callers: int, stop: asyncio.Event
@@ -171,11 +171,18 @@ class CheckedLoad:
 
     def _fault(self, answer: Any, faces: list[int]) -> str:
         got = np.stack([np.frombuffer(face.embedding, "<f4") for face in answer.faces])
-        return find_fault(got, answer.model_version, faces, self._references)
+        return find_fault(
+            got, answer.model_version, faces, self._references, tolerance=self._tolerance
+        )
 
 
 def find_fault(
-    got: np.ndarray, version: str, faces: list[int], references: dict[str, np.ndarray]
+    got: np.ndarray,
+    version: str,
+    faces: list[int],
+    references: dict[str, np.ndarray],
+    *,
+    tolerance: float,
 ) -> str:
     """Compare an answer with the embeddings of its model version.
 
@@ -184,17 +191,15 @@ def find_fault(
         version: The model version that the answer names.
         faces: The face in each image.
         references: version -> float32 [faces, 512].
+        tolerance: Largest difference of one value.
 
     Returns:
         "mixed" for embeddings of several versions, "wrong" for other incorrect ones, or "".
     """
     errors = {name: np.abs(got - own[faces]).max(axis=1) for name, own in references.items()}
-    if errors[version].max() <= _TOLERANCE:
+    if errors[version].max() <= tolerance:
         return ""
     matching = {
-        name
-        for row in range(len(got))
-        for name, error in errors.items()
-        if error[row] <= _TOLERANCE
+        name for row in range(len(got)) for name, error in errors.items() if error[row] <= tolerance
     }
     return "mixed" if len(matching) > 1 else "wrong"

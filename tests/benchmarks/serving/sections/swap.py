@@ -1,6 +1,7 @@
 """Version swaps under full load; every answer is compared with its version's embeddings."""
 
 import time
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -9,6 +10,7 @@ import numpy as np
 
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
+from shared.model.sessions.base import Device
 from shared.settings import ImageLimits
 from tests.benchmarks.progress import log
 from tests.benchmarks.serving.load.connections import Address
@@ -20,30 +22,47 @@ from tests.benchmarks.serving.servers.versions import BenchVersions, reference_v
 
 _IMAGES_A_CALL = 4
 _CALLERS = 8
+# Largest difference of one value of an embedding. On a GPU it depends on the size of the batch. The
+# versions differ by the signs of half of their values, which are about 0.04.
+_TOLERANCES: Mapping[Device, float] = {"cpu": 1e-5, "cuda": 1e-4, "cuda-fp16": 5e-3}
 
 Span = tuple[float, float]
 
 
 def swap(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
+    """Swap between three versions of iResNet-18."""
+    return measure_swaps(plan, folder, versions, versions.iresnet18())
+
+
+def measure_swaps(
+    plan: Plan, folder: Path, versions: BenchVersions, first: Path, device: Device = "cpu"
+) -> Figures:
     """Swap between three versions. Two are resident, so each swap loads a version.
 
     Each round measures steady load, then load during back-to-back swaps. The cache is off: its
     growth would look like a memory leak.
+
+    Args:
+        plan: Durations.
+        folder: For the embedder.
+        versions: Makes the other two versions.
+        first: Folder of one of the versions, with 512 values for a face.
+        device: Device of the embedder.
     """
-    first = versions.iresnet18()
-    loaded = [first, *(versions.differing(first, f"iresnet18-signs{n}", n) for n in (1, 2))]
+    loaded = [first, *(versions.differing(first, f"{first.name}-signs{n}", n) for n in (1, 2))]
     references = folder / "references.npz"
     folder.mkdir(parents=True, exist_ok=True)
     crops = _crops()
-    np.savez(references, **{each.name: reference_vectors(each, crops) for each in loaded})
+    np.savez(references, **{each.name: reference_vectors(each, crops, device) for each in loaded})
     with (
-        running_embedder(folder, loaded, cache_bytes="0") as embedder,
+        running_embedder(folder, loaded, cache_bytes="0", device=device) as embedder,
         ClientProcess(
             Address("grpc", embedder.address),
             "checked",
             callers=_CALLERS,
             images=_IMAGES_A_CALL,
             references=str(references.absolute()),
+            tolerance=_TOLERANCES[device],
         ) as client,
     ):
         names = cycle([each.name for each in (*loaded[1:], first)])
@@ -53,7 +72,7 @@ def swap(plan: Plan, folder: Path, versions: BenchVersions) -> Figures:
         time.sleep(plan.warm_s)
         steady, swapping, memory = _rounds(plan, embedder, names)
         seen = client.finish()
-    return _figures(plan, seen, steady, swapping, memory)
+    return _figures(plan, seen, steady, swapping, memory) | {"device": device}
 
 
 def _rounds(

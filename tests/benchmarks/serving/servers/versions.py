@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from shared.model.default.crops import default_golden_crops
 from shared.model.golden import make_golden
 from shared.model.manifest import ONNX_FILE, FileEntry, Manifest
+from shared.model.sessions.base import CPU_BATCH_IMAGES, Device
 from shared.model.sessions.onnx import OnnxSession
 from tests.shared.model.made_weights import LAYOUTS, made_state, official_shapes
 
@@ -121,9 +122,12 @@ def with_signs(network: onnx.ModelProto, seed: int) -> onnx.ModelProto:
     return network
 
 
-def reference_vectors(folder: Path, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+def reference_vectors(
+    folder: Path, crops: NDArray[np.uint8], device: Device = "cpu"
+) -> NDArray[np.float32]:
     """Compute the embeddings of crops with onnxruntime: float32 [N, 512], unit rows."""
-    raw = OnnxSession(folder / ONNX_FILE, "bgr").run(crops).astype(np.float64)
+    session = OnnxSession(folder / ONNX_FILE, "bgr", device=device, batch_images=CPU_BATCH_IMAGES)
+    raw = session.run(crops).astype(np.float64)
     return np.asarray(raw / np.linalg.norm(raw, axis=1, keepdims=True), np.float32)
 
 

@@ -97,7 +97,8 @@ def test_a_first_start_imports_and_promotes_the_bundled_network(
     assert (job.kind, job.state) == (pb.JOB_KIND_IMPORT, pb.JOB_STATE_SUCCEEDED)
     assert (job.requested_by, job.progress) == ("system", 1)
     assert trainer.stages(job.job_id) == [
-        *("queued", "starting", "loading_model", "exporting", "publishing", "promoting")
+        *("queued", "starting", "loading_model", "calibrating"),
+        *("exporting", "publishing", "promoting"),
     ]
     models = trainer.models()
     assert models.serving_generation == 1
@@ -109,7 +110,10 @@ def test_a_first_start_imports_and_promotes_the_bundled_network(
     )
     assert default_version == f"iresnet18w16-{job.job_id[:8]}"
     assert (model.architecture, model.embedding_size) == ("iresnet18w16", 512)
-    assert not model.HasField("gate")
+    assert model.gate.passed
+    assert [check.name for check in model.gate.checks] == [
+        *("separation", "threshold_fmr", "threshold_fnmr", "self_check")
+    ]
     objects = ObjectStore(s3)
     pointer = read_pointer(objects)
     assert (pointer.generation, pointer.model_version) == (1, default_version)
@@ -353,12 +357,17 @@ def test_an_official_checkpoint_becomes_a_version_which_serves_when_promoted(
     folder = VersionStore(ObjectStore(s3), tmp_path).fetch(model.model_version)
     assert load_file(folder / "weights.safetensors").keys() == state.keys()
 
+    # In the wrong channel order it tells people apart badly.
+    assert not model.gate.passed
     promote = pb.PromoteModelRequest(
         model_version=model.model_version,
         requested_by="ada",
         reason="try it",
         expected_generation=1,
     )
+    with pytest.raises(PreconditionFailed, match=r"threshold_fmr .* against"), domain_errors():
+        trainer.stub.PromoteModel(promote, timeout=10)
+    promote.override_gate = True
     started = time.monotonic()
     assert trainer.stub.PromoteModel(promote, timeout=10).serving_generation == 2
     assert time.monotonic() - started < 2

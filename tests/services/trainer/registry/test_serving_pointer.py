@@ -32,7 +32,7 @@ from tests.support.waiting import until
 def finish(jobs: JobQueue, leases: JobLeases, completion: JobCompletion, tmp_path):
     """Run a job to its end, as a runner would; returns the job."""
 
-    async def finish(kind: JobKind, spec: dict, name: str, gate: GateVerdict | None = None):
+    async def finish(kind: JobKind, spec: dict, name: str, gate: GateVerdict = PASSED):
         await jobs.create(kind, spec, "ada")
         claim = await leases.claim()
         parent = spec.get("parent_version")
@@ -54,7 +54,7 @@ async def test_an_import_becomes_a_version_that_does_not_serve(
     finish, versions: VersionRegistry, object_store: ObjectStore, tmp_path
 ):
     job = await finish(JobKind.IMPORT, IMPORT, "v1")
-    assert (job.state, job.model_version, job.gate) == (JobState.SUCCEEDED, "v1", None)
+    assert (job.state, job.model_version, job.gate) == (JobState.SUCCEEDED, "v1", PASSED)
     assert await versions.serving() is None
     assert served(object_store) is None
     version = await versions.get("v1")
@@ -71,6 +71,16 @@ async def test_the_bundled_default_serves_only_if_it_comes_first(
     serving = await versions.serving()
     assert (serving.generation, serving.model_version) == (1, "v1")
     assert served(object_store) == (1, "v1")
+
+
+async def test_a_first_import_that_the_gate_refuses_does_not_serve(
+    finish, versions: VersionRegistry, object_store: ObjectStore
+):
+    job = await finish(JobKind.IMPORT, {**IMPORT, "promote_if_first": True}, "v1", REFUSED)
+    assert (job.state, job.gate.passed) == (JobState.SUCCEEDED, False)
+    assert "which the gate refused: not a number" in job.message
+    assert await versions.serving() is None
+    assert served(object_store) is None
 
 
 async def test_a_training_that_passes_its_gate_is_promoted(
@@ -129,7 +139,7 @@ async def test_a_zombie_records_nothing(
     folder = make_folder(tmp_path / "v1", "v1", zombie.job.job_id)
     manifest = await completion.publish_version(zombie.job, folder)
     with pytest.raises(Conflict):
-        await completion.record_version(zombie, manifest, None)
+        await completion.record_version(zombie, manifest, PASSED)
     assert await versions.list(10) == []
     assert await versions.serving() is None
 
@@ -145,7 +155,7 @@ async def test_a_job_that_runs_again_finds_what_it_published(
     claim = await leases.claim()
     again = make_folder(tmp_path / "again", "v1", claim.job.job_id, "rounded-otherwise")
     assert await completion.publish_version(claim.job, again) == first
-    await completion.record_version(claim, first, None)
+    await completion.record_version(claim, first, PASSED)
     assert (await jobs.get(claim.job.job_id)).state is JobState.SUCCEEDED
 
 

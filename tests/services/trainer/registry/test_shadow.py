@@ -18,13 +18,13 @@ from shared.errors import NotFound, PreconditionFailed
 from shared.registry.shadow_pointer import ShadowPointer, read_shadow
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool
-from tests.services.trainer.samples import REFUSED, add_sample, files_are_there
+from tests.services.trainer.samples import PASSED, REFUSED, add_sample, files_are_there
 
 
 @pytest.fixture
 async def trainer(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> Trainer:
     """A trainer with three versions, of which v1 serves."""
-    for name, gate in (("v1", None), ("v2", None), ("v3", REFUSED)):
+    for name, gate in (("v1", PASSED), ("v2", PASSED), ("v3", REFUSED)):
         await add_sample(pool, name, gate)
     trainer = Trainer(
         JobQueue(pool),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.registry.versions import VersionRegistry, add_version
+from services.trainer.registry.versions import VersionRegistry, add_version, append_decision
 from shared.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from shared.model.manifest import MANIFEST_FILE, ONNX_FILE
 from shared.registry.version_store import VersionStore
@@ -116,6 +116,32 @@ async def test_a_refused_version_needs_an_override_with_a_reason(
     assert await versions.serving() == serving
 
 
+async def test_a_version_that_was_never_measured_needs_an_override_with_a_reason(
+    pool: Pool, versions: VersionRegistry
+):
+    await add_sample(pool, "v1", None)
+    with pytest.raises(PreconditionFailed, match=r"v1 was never measured.*magface models import"):
+        await versions.promote("v1", requested_by="ada", reason="it served elsewhere")
+    assert await versions.serving() is None
+    serving = await versions.promote(
+        "v1", requested_by="ada", reason="it served elsewhere", override_gate=True
+    )
+    assert (serving.gate_overridden, serving.reason) == (True, "it served elsewhere")
+
+
+async def test_a_version_that_served_unmeasured_can_be_restored(
+    pool: Pool, versions: VersionRegistry
+):
+    await add_sample(pool, "v1", None)
+    await add_sample(pool, "v2")
+    async with transaction(pool) as connection:
+        # As an earlier release recorded it.
+        await append_decision(connection, None, "v1", requested_by="system", reason="first")
+    await versions.promote("v2", requested_by="ada", reason="better")
+    back = await versions.rollback(requested_by="ada", reason="worse")
+    assert (back.model_version, back.gate_overridden) == ("v1", False)
+
+
 async def test_an_override_that_was_not_needed_is_not_recorded(
     pool: Pool, versions: VersionRegistry
 ):
@@ -170,7 +196,7 @@ async def test_a_version_whose_files_are_not_in_the_store_does_not_serve(
         manifest = write_version(tmp_path / name, name, size=1000)
         store.publish(tmp_path / name)
         async with transaction(pool) as connection:
-            await add_version(connection, manifest, None, job.job_id)
+            await add_version(connection, manifest, PASSED, job.job_id)
         await registry.promote(name, requested_by="ada", reason="good")
     file = ONNX_FILE if damage == "size" else damage
     content = object_store.get(f"models/v1/{file}")

@@ -48,7 +48,7 @@ def finetuner(
     epochs: int = 3,
     learning_rate: float = 1e-3,
     augmentation: float | None = 0.3,
-    images_at_once: int = 64,
+    images_at_once: int | None = 64,
     averaging: float = 0.0,
 ) -> Finetuner:
     faces = FacesWithParent(CROPS, compute_features(network, "bgr", CROPS))

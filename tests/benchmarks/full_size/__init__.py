@@ -1,0 +1,1 @@
+"""Benchmark of training and serving networks of the official sizes."""

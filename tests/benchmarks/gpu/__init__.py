@@ -1,0 +1,1 @@
+"""Benchmark of everything that can run on a GPU."""
