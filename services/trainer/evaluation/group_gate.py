@@ -20,7 +20,7 @@ _FALSE_REFUSALS: Final = 0.05
 # Of each rate that is judged.
 _WORDS: Final = {
     "group_fnmr": "FNMR",
-    "group_fmr": "FMR between people of one group",
+    "group_fmr": "FMR",
     "group_errors": "mean of FNMR and FMR",
 }
 _AT_TARGET: Final = ("group_fnmr", "group_fmr")
@@ -175,7 +175,7 @@ def _check(
         change.rise <= margin,
         change.rise,
         margin,
-        f"{_WORDS[name]} of the group {worst!r} {change.before:.3%} -> {change.after:.3%}, nearest "
+        f"{_WORDS[name]} within the group {worst!r} {change.before:.3%} -> {change.after:.3%}, nearest "
         f"to its limit of {len(changes)} groups{others}; a rise within its interval is allowed, "
         f"with 95 % confidence for all {compared} comparisons together{unjudged}",
         max(-1.0, change.rise - margin),

@@ -122,7 +122,7 @@ def test_noise_alone_refuses_at_most_one_candidate_in_twenty(people: int, at_tar
         )
         for seed in range(200)
     )
-    assert refused <= 10
+    assert refused <= 10  # of 200
 
 
 def test_a_group_with_few_people_is_named_and_not_judged() -> None:
