@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -9,8 +10,8 @@ from scipy.stats import spearmanr
 from services.trainer.data.arrays import FeatureArray
 from services.trainer.data.splits import EvaluationPairs
 from services.trainer.evaluation.candidate_figures import CandidateFigures, Change, JudgedPoint
-from services.trainer.evaluation.gate import within_compatibility_limit
-from services.trainer.evaluation.group_gate import ComparedGroup
+from services.trainer.evaluation.gate import GateCheck, within_compatibility_limit
+from services.trainer.evaluation.group_gate import ComparedGroup, group_checks
 from services.trainer.evaluation.paired_errors import (
     ComparedScores,
     ErrorsAtTarget,
@@ -72,8 +73,8 @@ class CandidateCalibration:
     """
 
     threshold: float
-    probability: ProbabilityCurve
-    curve: OperatingCurve
+    probability: ProbabilityCurve | None
+    curve: OperatingCurve | None
 
 
 def calibrate(
@@ -131,16 +132,23 @@ def judged_setting(
         seed: Seed of the bootstrap.
     """
     if target_fmr is None:
-        served = ServedThresholds(parent.threshold, child.threshold)
-        return JudgedSetting(served, served, None, seed)
+        own = ServedThresholds(parent.threshold, child.threshold)
+        return JudgedSetting(own, own, None, seed)
     sets = (held_out, reference)
-    curve = measure_curve([each.scored(each.features.parent) for each in sets], seed)
-    old, new = curve.at(target_fmr), child.curve.at(target_fmr)
+    before, after = (
+        measure_curve([each.scored(side(each.features)) for each in sets], seed)
+        for side in (attrgetter("parent"), attrgetter("child"))
+    )
+    old, new = before.at(target_fmr), after.at(target_fmr)
     serving = parent.kept_point(target_fmr) or old
-    point = JudgedPoint(target_fmr, max(old.target, new.target), max(new.target, target_fmr))
-    matched = [each.at(point.kept_fmr).threshold for each in (curve, child.curve)]
+    served = child.curve.at(target_fmr) if child.curve else new
+    point = JudgedPoint(target_fmr, max(old.target, new.target), max(served.target, target_fmr))
+    matched = [curve.at(point.kept_fmr).threshold for curve in (before, after)]
     return JudgedSetting(
-        ServedThresholds(serving.threshold, new.threshold), ServedThresholds(*matched), point, seed
+        ServedThresholds(serving.threshold, served.threshold),
+        ServedThresholds(*matched),
+        point,
+        seed,
     )
 
 
@@ -195,6 +203,24 @@ def measure_candidate(
         mixed_matches=mixed_false_matches(compared, setting.served, seed),
         magnitude_ratio=ratio,
         magnitude_order=order,
+    )
+
+
+def check_groups(
+    groups: Sequence[str], reference: MeasuredPairs, setting: JudgedSetting
+) -> tuple[GateCheck, ...]:
+    """Check that no group of the reference people gets worse; see `group_checks`.
+
+    Args:
+        groups: The group of each person by number, "" for none.
+        reference: Pairs of these people.
+        setting: What both versions are compared at.
+    """
+    return group_checks(
+        compare_groups(groups, reference.pairs, reference.features),
+        thresholds=setting.matched,
+        at_target=setting.point is not None,
+        seed=setting.seed,
     )
 
 

@@ -175,9 +175,9 @@ def _check(
         change.rise <= margin,
         change.rise,
         margin,
-        f"{_WORDS[name]} within the group {worst!r} {change.before:.3%} -> {change.after:.3%}, nearest "
-        f"to its limit of {len(changes)} groups{others}; a rise within its interval is allowed, "
-        f"with 95 % confidence for all {compared} comparisons together{unjudged}",
+        f"{_WORDS[name]} within the group {worst!r} {change.before:.3%} -> {change.after:.3%}, "
+        f"nearest to its limit of {len(changes)} groups{others}; a rise within its interval is "
+        f"allowed, with 95 % confidence for all {compared} comparisons together{unjudged}",
         max(-1.0, change.rise - margin),
         min(1.0, change.rise + margin),
         change.evidence.people,
