@@ -12,6 +12,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from cli.commands.job_progress import gate_table
 from cli.output import JsonOption, emit, in_words, messages, table
 
 
@@ -47,25 +48,30 @@ def demo(
     out.mkdir(parents=True)
     report("choosing people" if faces else "rendering people")
     people = people_of_folder(faces, seed) if faces else rendered_people(out / "people", seed)
+    reference = people.write_reference(out / "reference")
+    if reference is not None:
+        report(f"{len(people.reference)} people are the reference faces of the trainer")
     report("starting Postgres, an S3 server and the services")
-    with _running_stack(out / "stack", report) as stack:
+    with _running_stack(out / "stack", reference, report) as stack:
         if checkpoint is not None:
             serve_checkpoint(stack, checkpoint)
         summary = run_loop(stack, people, report)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    emit(as_json, summary, _readable(summary))
+    emit(as_json, summary, readable(summary))
     report(f"wrote the summary to {out / 'summary.json'}")
     if not _succeeded(summary, must_learn=faces is None):
         raise typer.Exit(1)
 
 
 @contextmanager
-def _running_stack(folder: Path, report: Callable[[str], None]) -> Iterator[Path]:
+def _running_stack(
+    folder: Path, reference: Path | None, report: Callable[[str], None]
+) -> Iterator[Path]:
     """Runs a stack and a thread that restarts its processes; yields its folder."""
     from deploy.local.stack import Stack
 
     stop = threading.Event()
-    with Stack(folder, report=report, stop=stop) as stack:
+    with Stack(folder, report=report, stop=stop, reference_faces=reference) as stack:
         watcher = threading.Thread(target=stack.watch, name="stack-watch")
         watcher.start()
         try:
@@ -83,21 +89,28 @@ def _succeeded(summary: dict[str, Any], must_learn: bool) -> bool:
     return (learned or refused) and not swap["failed"] and not swap["mixed_versions"]
 
 
-def _readable(summary: dict[str, Any]) -> RenderableType:
+def readable(summary: dict[str, Any]) -> RenderableType:
+    """Show a summary: both versions, or the verdict first where the gate refused the new one."""
     before, after = summary["before"], summary["after"]
-    fixed, swap = summary["at_0_4"], summary["swap"]
+    fixed, swap, pairs = summary["at_0_4"], summary["swap"], summary["test_pairs"]
+    swapped = summary["gate"]["passed"]
+    calls = (
+        f"{swap['requests']} Verify calls during the {'swap' if swapped else 'training'}: "
+        f"{swap['failed']} failed, {swap['mixed_versions']} mixed versions; "
+        f"{summary['seconds']:.0f} s in total, of which {_times(summary['correction'])}"
+    )
+    if not swapped:
+        rows = [[name, _show(value)] for name, value in before.items()]
+        rows.append(["accuracy at 0.4", _show(fixed["before"])])
+        version = summary["model_version"]["after"]
+        title = f"{version} goes on serving; on {pairs} pairs of unseen people it has"
+        return Group(
+            gate_table(summary["gate"]), table("", "serving", rows=rows, title=title), Text(calls)
+        )
     rows = [[name, _show(before[name]), _show(after[name])] for name in before]
     rows.append(["accuracy at 0.4", _show(fixed["before"]), _show(fixed["after"])])
-    title = (
-        f"{summary['test_pairs']} pairs of unseen people, "
-        f"after {summary['feedback_pairs']} corrections"
-    )
-    caption = (
-        f"{swap['requests']} Verify calls during the swap: {swap['failed']} failed, "
-        f"{swap['mixed_versions']} mixed versions; {summary['seconds']:.0f} s in total, of which "
-        f"{_times(summary['correction'])}"
-    )
-    return Group(table("", "before", "after", rows=rows, title=title), Text(caption))
+    title = f"{pairs} pairs of unseen people, after {summary['feedback_pairs']} corrections"
+    return Group(table("", "before", "after", rows=rows, title=title), Text(calls))
 
 
 def _times(correction: dict[str, Any]) -> str:

@@ -141,7 +141,7 @@ def _verdict(job: trainer_pb2.Job) -> str:
     if job.gate.passed:
         return f"{job.model_version} passed the gate and serves"
     refused = [f"{check.name}: {check.detail}" for check in job.gate.checks if not check.passed]
-    return f"the gate refused {job.model_version}: {'; '.join(refused)}"
+    return f"the gate refused {job.model_version}: {job.gate.missing or '; '.join(refused)}"
 
 
 def _first_pairs(pair_set: PairSet, count: int) -> PairSet:
