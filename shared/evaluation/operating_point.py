@@ -6,6 +6,7 @@ counts as often as its person was drawn, an impostor pair as often as the produc
 person and by pair of people, so millions of pairs are possible.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +32,9 @@ _ROUNDS: Final = 400
 _ENDS: Final = (0.025, 0.975)
 # The upper end of its interval over people may be at most this multiple of the rate.
 _WIDEST: Final = 3.0
+# Impostor pairs that are looked at for a threshold, as a multiple of those that it may accept: a
+# sample of people may count each of them less.
+_TOP: Final = 6
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ class PeopleBootstrap:
         self._size = len(people)
         self._genuine = sides[genuine, 0]
         self._impostor = sides[~genuine]
+        self._impostor_set = pairs.sets[~genuine]
         self._drawn = _draw(sides, pairs.sets, self._size, seed, rounds)
         self._genuine_weight = self._by_person(np.ones(len(self._genuine), np.bool_))
         self._impostor_weight = self._by_pair(np.ones(len(self._impostor), np.bool_))
@@ -127,6 +132,43 @@ class PeopleBootstrap:
         """
         return _ratio(self._by_pair(accepted), self._impostor_weight)
 
+    def thresholds(self, similarity: NDArray[np.float64], fmr: float) -> NDArray[np.float64]:
+        """Choose the threshold for a false-match rate anew in each round, float64 (R,).
+
+        See `kept_threshold`.
+
+        Args:
+            similarity: float64 (I,), by impostor pair in their order.
+            fmr: The rate, 0..1.
+        """
+        every = np.ones(len(similarity), np.bool_)
+        alone = [self._impostor_set == number for number in np.unique(self._impostor_set)]
+        found = [
+            self._thresholds_on(every, similarity, fmr),
+            *(self._thresholds_on(each, similarity, _alone(fmr, each.sum())) for each in alone),
+        ]
+        return np.asarray(np.max(found, axis=0))
+
+    def fnmr_at(
+        self,
+        similarity: NDArray[np.float64],
+        thresholds: NDArray[np.float64],
+        of: NDArray[np.bool_] | None = None,
+    ) -> RoundRates:
+        """Return the share of rejected genuine pairs at another threshold in each round.
+
+        Args:
+            similarity: float64 (G,), by genuine pair in their order.
+            thresholds: float64 (R,).
+            of: bool (G,), the genuine pairs to count; None for all.
+        """
+        counted = np.arange(len(similarity)) if of is None else np.flatnonzero(of)
+        order = counted[np.argsort(similarity[counted])]
+        weight = self._drawn[:, self._genuine[order]].cumsum(axis=1)
+        below = np.searchsorted(similarity[order], thresholds)
+        before = np.column_stack([np.zeros(len(weight)), weight])
+        return _ratio(before[np.arange(len(weight)), below], before[:, -1])
+
     def auc(self, genuine: NDArray[np.float64], impostor: NDArray[np.float64]) -> RoundRates:
         """Return the area under the ROC curve in each round.
 
@@ -145,6 +187,24 @@ class PeopleBootstrap:
             whole = weight[-1] * drawn[self._genuine].sum()
             areas[number] = drawn[self._genuine] @ below / whole if whole else np.nan
         return areas
+
+    def _thresholds_on(
+        self, chosen: NDArray[np.bool_], similarity: NDArray[np.float64], fmr: float
+    ) -> NDArray[np.float64]:
+        """Choose thresholds on some impostor pairs; only the most similar of them matter."""
+        count = int(chosen.sum())
+        most = min(count, math.ceil(_TOP * count * fmr) + _TOP)
+        pairs = np.flatnonzero(chosen)
+        pairs = pairs[np.argpartition(similarity[pairs], count - most)[count - most :]]
+        pairs = pairs[np.argsort(-similarity[pairs])]
+        allowed = self._by_pair(chosen) * fmr * (1 + 1e-12)
+        left, right = self._impostor[pairs].T
+        found = np.empty(len(self._drawn))
+        for number, drawn in enumerate(self._drawn):
+            weight = (drawn[left] * drawn[right]).cumsum()
+            refused = min(int(np.searchsorted(weight, allowed[number], "right")), most - 1)
+            found[number] = similarity[pairs[refused]]
+        return np.asarray(np.nextafter(found, np.inf))
 
     def _by_person(self, counted: NDArray[np.bool_]) -> NDArray[np.float64]:
         counts = np.bincount(self._genuine[counted], minlength=self._size)
@@ -175,8 +235,7 @@ def threshold_for(impostor_similarity: NDArray[np.float64], fmr: float) -> float
 def measure_curve(sets: Sequence[ScoredPeople], seed: int) -> OperatingCurve:
     """Measure the operating curve of a version on people that it was not trained on.
 
-    A threshold keeps the false-match rate on all sets together, and on each set that resolves it
-    alone: a version that makes more false matches on one of them is judged by that one.
+    See `kept_threshold` for the thresholds.
 
     Args:
         sets: Scored pairs of each set, for instance of reference faces and of held-out people.
@@ -201,20 +260,28 @@ def measure_curve(sets: Sequence[ScoredPeople], seed: int) -> OperatingCurve:
         )
 
     points: list[OperatingPoint] = []
-    threshold = -1.0
     for target in FMRS:
-        if not _is_counted(together, target):
+        if not _resolves(together.scores.impostor_pairs, target):
             break
-        judged = [together, *(each for each in sets if _is_counted(each, target))]
-        # Not below that of a higher rate, which a set may resolve that this rate leaves out.
-        lowest = max(threshold_for(each.impostor_similarity, target) for each in judged)
-        threshold = max(threshold, lowest)
-        point = measure(target, threshold)
+        point = measure(target, kept_threshold(sets, target))
         if point.fmr.high > _WIDEST * target:
             break
         points.append(point)
     return OperatingCurve(
         points=tuple(points) or (measure(1.0, -1.0),), impostor=impostor, genuine=genuine
+    )
+
+
+def kept_threshold(sets: Sequence[ScoredPeople], fmr: float) -> float:
+    """Return the lowest threshold that keeps a false-match rate on the impostor pairs of some sets.
+
+    It keeps the rate on all of them together, and on each set alone as far as that resolves it: a
+    version that makes more false matches on one of them is judged by that one.
+    """
+    alone = [each.impostor_similarity for each in sets]
+    return max(
+        threshold_for(np.concatenate(alone), fmr),
+        *(threshold_for(each, _alone(fmr, len(each))) for each in alone),
     )
 
 
@@ -234,9 +301,14 @@ def rate_of(value: float, rounds: RoundRates, people: int) -> Rate:
     return Rate(value=value, low=float(min(low, value)), high=float(max(high, value)))
 
 
-def _is_counted(pairs: ScoredPeople, fmr: float) -> bool:
+def _resolves(impostor_pairs: int, fmr: float) -> bool:
     """Tell whether enough false matches are expected at a rate to measure it."""
-    return pairs.scores.impostor_pairs * fmr >= FEWEST_MATCHES * (1 - 1e-9)
+    return impostor_pairs * fmr >= FEWEST_MATCHES * (1 - 1e-9)
+
+
+def _alone(fmr: float, impostor_pairs: int) -> float:
+    """Return the rate that a set alone must keep: the strictest one that it resolves."""
+    return max(fmr, FEWEST_MATCHES / max(impostor_pairs, 1))
 
 
 def _draw(

@@ -105,7 +105,7 @@ class Trainer:
         spec = TrainSpec(
             parent_version=parent_version or None, options=options, no_promotion=no_promotion
         )
-        spec.training_spec("", parent)
+        spec.training_spec("", parent, None)
         await self.versions.get(parent)
         return await self.jobs.create(
             JobKind.TRAIN, spec.model_dump(mode="json"), requested_by, idempotency_key

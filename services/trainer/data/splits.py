@@ -17,9 +17,10 @@ from services.trainer.data.people_split import genuine_pairs, require_people, sp
 from services.trainer.data.reference_faces import ReferenceFaces
 from shared.model.image.face_reader import FaceReader
 
-_IMPOSTORS_PER_GENUINE = 20
-# Most impostor pairs between all images of some people.
-_MOST_CROSS_PAIRS = 20_000
+# Most impostor pairs: more take longer, and no interval over people becomes narrower.
+_MOST_IMPOSTORS = 2_000_000
+# Most impostor pairs where every round of a bootstrap sorts them.
+_MOST_SORTED = 20_000
 _IMAGES_PER_PERSON = 10
 # With fewer labels SAME there are too few people, whichever of the labels are wrong.
 _FEWEST_SAME = 30
@@ -48,14 +49,14 @@ class FeedbackSplit:
         graph: The labelled pairs.
         training: int64 [M], images to train on.
         validation: Pairs of other people: choose the epoch and the threshold.
-        crossed: All pairs between the same images: choose the step back towards the parent.
+        sorted_validation: The same with fewer impostor pairs: choose the step back to the parent.
         held_out: Pairs of yet other people: the gate decides on them.
     """
 
     graph: PairGraph
     training: IndexArray
     validation: EvaluationPairs
-    crossed: EvaluationPairs
+    sorted_validation: EvaluationPairs
     held_out: EvaluationPairs
 
 
@@ -122,7 +123,7 @@ def split_feedback(
         graph,
         people.training,
         validation,
-        cross_pairs(validation, graph.component, seed),
+        with_fewer_impostors(validation, seed),
         feedback_pairs(graph, people.held_out, seed),
     )
 
@@ -143,8 +144,8 @@ def feedback_pairs(graph: PairGraph, images: IndexArray, seed: int) -> Evaluatio
     """Choose pairs of some people of the feedback.
 
     Genuine pairs are those that labels state or imply. Impostor pairs are those labelled
-    DIFFERENT, and a random choice of pairs between components. A person counts with ten images
-    and ten pairs of each kind, and a burst of near-identical pictures with one image.
+    DIFFERENT, and all pairs between components. A person counts with ten images, ten genuine pairs
+    and ten pairs labelled DIFFERENT, and a burst of near-identical pictures with one image.
 
     Args:
         graph: The labelled pairs.
@@ -163,27 +164,20 @@ def feedback_pairs(graph: PairGraph, images: IndexArray, seed: int) -> Evaluatio
     return _with_impostors(genuine, different, images, graph.component, generator)
 
 
-def cross_pairs(pairs: EvaluationPairs, person: IndexArray, seed: int) -> EvaluationPairs:
-    """Add the impostor pairs between all images of some pairs, or a random choice of very many.
-
-    Args:
-        pairs: The pairs, all of whose genuine and impostor pairs are kept.
-        person: int64 [N], the identity of each image.
-        seed: Seed of the choice.
-    """
-    images = np.unique(pairs.images)
-    first, second = np.triu_indices(len(images), 1)
-    crossed = np.stack([images[first], images[second]], axis=1)
-    apart = crossed[person[crossed[:, 0]] != person[crossed[:, 1]]]
-    if len(apart) > _MOST_CROSS_PAIRS:
-        apart = np.random.default_rng(seed).choice(apart, _MOST_CROSS_PAIRS, replace=False)
-    known = pairs.images[~pairs.genuine]
-    impostors = np.unique(np.sort(np.concatenate([known, apart]), axis=1), axis=0)
-    return _evaluation_pairs(pairs.images[pairs.genuine], impostors, person)
+def with_fewer_impostors(pairs: EvaluationPairs, seed: int) -> EvaluationPairs:
+    """Return the same pairs, or with a random choice of very many impostor pairs."""
+    impostors = np.flatnonzero(~pairs.genuine)
+    if len(impostors) <= _MOST_SORTED:
+        return pairs
+    chosen = np.random.default_rng(seed).choice(impostors, _MOST_SORTED, replace=False)
+    kept = np.concatenate([np.flatnonzero(pairs.genuine), np.sort(chosen)])
+    return EvaluationPairs(pairs.images[kept], pairs.genuine[kept], pairs.people[kept])
 
 
 def reference_pairs(persons: IndexArray, images: IndexArray, seed: int) -> EvaluationPairs:
-    """Choose pairs of reference faces.
+    """Choose pairs of reference faces: genuine ones, and all pairs between people.
+
+    A person counts with ten genuine pairs, and with ten images in the other pairs.
 
     Args:
         persons: int64 [N], the identity of each face.
@@ -192,7 +186,9 @@ def reference_pairs(persons: IndexArray, images: IndexArray, seed: int) -> Evalu
     """
     generator = np.random.default_rng(seed)
     genuine = _genuine_pairs(images, persons, generator, None)
-    return _with_impostors(genuine, np.empty((0, 2), np.int64), images, persons, generator)
+    drawn = [generator.permutation(each)[:_IMAGES_PER_PERSON] for each in group_by(images, persons)]
+    counted = np.sort(np.concatenate([images[:0], *drawn]))
+    return _with_impostors(genuine, np.empty((0, 2), np.int64), counted, persons, generator)
 
 
 def _genuine_pairs(
@@ -232,19 +228,24 @@ def _with_impostors(
     generator: np.random.Generator,
 ) -> EvaluationPairs:
     same = np.concatenate([np.empty((0, 2), np.int64), *genuine])
-    drawn = generator.choice(images, (_IMPOSTORS_PER_GENUINE * len(same), 2))
-    apart = drawn[person[drawn[:, 0]] != person[drawn[:, 1]]]
-    impostors = np.unique(np.sort(np.concatenate([different, apart]), axis=1), axis=0)
-    return _evaluation_pairs(same, impostors, person)
+    found = np.concatenate([different, _between_people(images, person, generator)])
+    first, second = np.sort(found, axis=1).T
+    key = np.unique(first * len(person) + second)
+    pairs = np.concatenate([same, np.stack(np.divmod(key, len(person)), axis=1)])
+    return EvaluationPairs(pairs, np.arange(len(pairs)) < len(same), person[pairs].astype(np.int32))
 
 
-def _evaluation_pairs(
-    genuine: IndexArray, impostors: IndexArray, person: IndexArray
-) -> EvaluationPairs:
-    pairs = np.concatenate([genuine, impostors])
-    return EvaluationPairs(
-        pairs, np.arange(len(pairs)) < len(genuine), person[pairs].astype(np.int32)
-    )
+def _between_people(
+    images: IndexArray, person: IndexArray, generator: np.random.Generator
+) -> IndexArray:
+    """Return all pairs of images of two people, int64 [P, 2]; a random choice if these are many."""
+    size = len(images)
+    if size * (size - 1) // 2 <= _MOST_IMPOSTORS:
+        places = np.stack(np.triu_indices(size, 1), axis=1)
+    else:
+        places = generator.integers(size, size=(_MOST_IMPOSTORS, 2))
+    pairs = images[places].reshape(-1, 2)
+    return np.asarray(pairs[person[pairs[:, 0]] != person[pairs[:, 1]]])
 
 
 def _require_enough(

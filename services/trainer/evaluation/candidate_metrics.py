@@ -1,21 +1,31 @@
 """Metrics of a candidate beside its parent, on people that neither was trained on."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from services.trainer.data.arrays import FeatureArray
 from services.trainer.data.splits import EvaluationPairs
-from services.trainer.evaluation.gate import CandidateFigures, within_compatibility_limit
+from services.trainer.evaluation.candidate_figures import CandidateFigures, Change, JudgedPoint
+from services.trainer.evaluation.gate import within_compatibility_limit
+from services.trainer.evaluation.paired_errors import (
+    ComparedScores,
+    ErrorsAtTarget,
+    ServedThresholds,
+    area_under_roc,
+    balanced_errors,
+    false_matches,
+    mixed_false_matches,
+    separation,
+)
 from shared.evaluation.calibration import fit_probability
-from shared.evaluation.metrics import Weights, identity_bootstrap, roc
-from shared.evaluation.scores import Scores
-from shared.model.manifest import ProbabilityCurve
-
-_BOOTSTRAP_ROUNDS = 400
-_LOWER_QUANTILE = 0.05
+from shared.evaluation.metrics import roc
+from shared.evaluation.operating_point import ScoredPeople, measure_curve, threshold_for
+from shared.evaluation.scores import Scores, pair_similarity
+from shared.model.manifest import Manifest, ProbabilityCurve
+from shared.model.operating_curve import OperatingCurve
 
 
 @dataclass(frozen=True)
@@ -32,92 +42,186 @@ class ComparedFeatures:
 
 
 @dataclass(frozen=True)
-class CandidateEvaluation:
-    """The measured figures, and the calibration that the candidate serves with.
+class MeasuredPairs:
+    """Pairs to measure on, and the features of their images."""
+
+    features: ComparedFeatures
+    pairs: EvaluationPairs
+
+    def scored(self, features: FeatureArray) -> ScoredPeople:
+        """Score the pairs with one version's features."""
+        return ScoredPeople.of(score_pairs(self.pairs, features), self.pairs.people)
+
+    def compared(self) -> ComparedScores:
+        """Score the pairs under both versions, and between a candidate's and a stored embedding."""
+        parent, child = self.scored(self.features.parent), self.scored(self.features.child)
+        mixed = score_pairs(self.pairs, self.features.child, self.features.parent).similarity
+        return ComparedScores(parent, child, (mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]))
+
+
+@dataclass(frozen=True)
+class CandidateCalibration:
+    """What a candidate serves with.
 
     Attributes:
-        figures: Input of the gate.
         threshold: Cosine similarity at which the calibrated probability is one half. On few
             people the threshold with the fewest errors varies too much.
         probability: From a cosine similarity to the probability of a genuine pair.
+        curve: Thresholds and error rates by false-match rate.
     """
 
-    figures: CandidateFigures
     threshold: float
     probability: ProbabilityCurve
+    curve: OperatingCurve
 
 
-def evaluate_candidate(
-    feedback: ComparedFeatures,
-    validation: EvaluationPairs,
-    held_out: EvaluationPairs,
-    reference: tuple[ComparedFeatures, EvaluationPairs],
+def calibrate(
+    validation: EvaluationPairs, held_out: MeasuredPairs, reference: MeasuredPairs, seed: int
+) -> CandidateCalibration:
+    """Calibrate a candidate on people that it was not trained on.
+
+    Args:
+        validation: Pairs of other people of the feedback.
+        held_out: Pairs of the people on whom the gate decides.
+        reference: Pairs of the reference faces.
+        seed: Seed of the bootstrap.
+    """
+    child = held_out.features.child
+    measured = [held_out.scored(child), reference.scored(reference.features.child)]
+    probability = fit_probability(_joined([score_pairs(validation, child), measured[0].scores]))
+    return CandidateCalibration(probability.even, probability, measure_curve(measured, seed))
+
+
+@dataclass(frozen=True)
+class JudgedSetting:
+    """What a candidate and its parent are compared at.
+
+    Attributes:
+        served: The thresholds at which they serve.
+        point: The operating point; None for equal error weights.
+        seed: Seed of the bootstrap.
+    """
+
+    served: ServedThresholds
+    point: JudgedPoint | None
+    seed: int
+
+
+def judged_setting(
+    held_out: MeasuredPairs,
+    reference: MeasuredPairs,
+    *,
+    parent: Manifest,
+    child: CandidateCalibration,
+    target_fmr: float | None,
     seed: int,
-) -> CandidateEvaluation:
+) -> JudgedSetting:
+    """Find what a candidate and its parent are compared at.
+
+    Args:
+        held_out: Pairs of people of the feedback.
+        reference: Pairs of the reference faces.
+        parent: Manifest of the parent.
+        child: What the candidate serves with.
+        target_fmr: The operator's target false-match rate; None for none.
+        seed: Seed of the bootstrap.
+    """
+    if target_fmr is None:
+        return JudgedSetting(ServedThresholds(parent.threshold, child.threshold), None, seed)
+    sets = (held_out, reference)
+    curve = measure_curve([each.scored(each.features.parent) for each in sets], seed)
+    old, new = curve.at(target_fmr), child.curve.at(target_fmr)
+    serving = parent.kept_point(target_fmr) or old
+    return JudgedSetting(
+        ServedThresholds(serving.threshold, new.threshold),
+        JudgedPoint(target_fmr, max(old.target, new.target), max(new.target, target_fmr)),
+        seed,
+    )
+
+
+def measure_candidate(
+    held_out: MeasuredPairs,
+    reference: MeasuredPairs,
+    setting: JudgedSetting,
+    validation: EvaluationPairs | None = None,
+) -> CandidateFigures:
     """Measure everything that the gate needs.
 
     Args:
-        feedback: Features of the feedback's images.
-        validation: Pairs for the calibration of the thresholds.
-        held_out: Pairs of other people, on which the gate decides.
-        reference: Features of the reference faces, and the pairs to measure on.
-        seed: Seed of the bootstrap.
+        held_out: Pairs of people of the feedback, on which the gate decides.
+        reference: Pairs of the reference faces.
+        setting: What both versions serve at.
+        validation: Pairs of other people of the feedback, for thresholds that weigh both errors
+            equally; None calibrates these on the held-out pairs.
     """
-    old, new = score_pairs(held_out, feedback.parent), score_pairs(held_out, feedback.child)
-    old_threshold, new_threshold = (
-        fit_probability(score_pairs(validation, features)).even
-        for features in (feedback.parent, feedback.child)
-    )
-    held_out_images = np.unique(held_out.images)
-    faces, pairs = reference
-    reference_images = np.unique(pairs.images)
-    ratio, order = compare_magnitudes(
-        np.concatenate([feedback.child[held_out_images], faces.child[reference_images]]),
-        np.concatenate([feedback.parent[held_out_images], faces.parent[reference_images]]),
-    )
-    figures = CandidateFigures(
-        people=len(np.unique(held_out.people[held_out.genuine])),
-        genuine_pairs=int(held_out.genuine.sum()),
-        parent_error=balanced_error(old, old_threshold),
-        child_error=balanced_error(new, new_threshold),
-        parent_separation=auc(old),
-        child_separation=auc(new),
-        gain_low=auc_gain_lower_bound(held_out, old, new, seed),
-        mixed_error=balanced_error(
-            score_pairs(held_out, feedback.child, feedback.parent), new_threshold
-        ),
-        reference_parent_error=lowest_balanced_error(score_pairs(pairs, faces.parent)),
-        reference_child_error=lowest_balanced_error(score_pairs(pairs, faces.child)),
+    compared, faces, seed = held_out.compared(), reference.compared(), setting.seed
+    errors, mixed_error = _balanced_errors(held_out, compared, validation, seed)
+    ratio, order = _compare_used_magnitudes([held_out, reference])
+    evidence = compared.child.genuine_evidence()
+    if setting.point is None:
+        fnmr = None
+        areas = separation(compared, seed)
+        on_reference = Change(
+            lowest_balanced_error(faces.parent.scores),
+            lowest_balanced_error(faces.child.scores),
+            people=faces.child.genuine_evidence().people,
+            pairs=len(faces.child.scores),
+        )
+        compatibility = Change(errors.before, mixed_error, people=errors.people, pairs=errors.pairs)
+    else:
+        at_target = ErrorsAtTarget(compared, faces, setting.point.kept_fmr, seed)
+        fnmr = at_target.held_out()
+        areas = Change(
+            area_under_roc(compared.parent),
+            area_under_roc(compared.child),
+            people=evidence.people,
+            pairs=evidence.pairs,
+        )
+        on_reference, compatibility = at_target.reference(), at_target.mixed()
+    return CandidateFigures(
+        point=setting.point,
+        separation=areas,
+        errors=errors,
+        fnmr=fnmr,
+        heldout_matches=false_matches(compared, setting.served, seed),
+        reference_matches=false_matches(faces, setting.served, seed),
+        reference=on_reference,
+        compatibility=compatibility,
+        mixed_matches=mixed_false_matches(compared, setting.served, seed),
         magnitude_ratio=ratio,
         magnitude_order=order,
     )
-    # The figures are measured, so the held-out people can improve the final calibration.
-    probability = fit_probability(
-        _joined([score_pairs(pairs, feedback.child) for pairs in (validation, held_out)])
-    )
-    return CandidateEvaluation(figures, probability.even, probability)
 
 
 def is_backward_compatible(
     stored: FeatureArray,
-    child: FeatureArray,
+    held_out: MeasuredPairs,
     validation: EvaluationPairs,
-    held_out: EvaluationPairs,
+    setting: JudgedSetting,
 ) -> bool:
     """Tell whether an earlier version's stored embeddings can be compared with a candidate's.
 
     Args:
         stored: float32 [N, D], the earlier version's features, not normalised.
-        child: float32 [N, D], the candidate's features of the same images.
-        validation: Pairs for the calibration of the thresholds.
-        held_out: Pairs of other people, to measure on.
+        held_out: Pairs of people that the candidate was not trained on.
+        validation: Pairs of other people, for thresholds that weigh both errors equally.
+        setting: What the candidate serves at.
     """
-    stored_threshold, child_threshold = (
-        fit_probability(score_pairs(validation, features)).even for features in (stored, child)
-    )
-    return within_compatibility_limit(
-        mixed_error=balanced_error(score_pairs(held_out, child, stored), child_threshold),
-        stored_error=balanced_error(score_pairs(held_out, stored), stored_threshold),
+    pairs = replace(held_out, features=replace(held_out.features, parent=stored))
+    compared = pairs.compared()
+    point = setting.point
+    if point is None:
+        errors, mixed_error = _balanced_errors(pairs, compared, validation, setting.seed)
+        return within_compatibility_limit(mixed_error=mixed_error, stored_error=errors.before)
+    impostor = compared.parent.impostor_similarity
+    threshold = threshold_for(impostor, max(point.kept_fmr, 1 / len(impostor)))
+    child = setting.served.child
+    mixed = [similarity[compared.genuine] < child for similarity in compared.mixed]
+    served = replace(setting.served, parent=threshold)
+    matches = mixed_false_matches(compared, served, setting.seed)
+    return matches.child.low <= point.served_fmr and within_compatibility_limit(
+        mixed_error=float(np.mean(mixed)),
+        stored_error=float((compared.parent.genuine_similarity < threshold).mean()),
     )
 
 
@@ -128,23 +232,24 @@ def score_pairs(
 
     Args:
         pairs: P pairs.
-        features: float32 [N, D], not normalised.
+        features: float32 [N, D], not normalised; only rows of images of the pairs are used.
         stored: float32 [N, D], another version's features of the same images. Each pair is
             then scored twice: with one image stored, and with the other.
 
     Returns:
         P scores, or 2 P with `stored`.
     """
-    left, right = pairs.images.T
+    images, places = np.unique(pairs.images, return_inverse=True)
+    places = places.reshape(pairs.images.shape)
+    unit = _unit(features[images])
     if stored is None:
-        return Scores(_cosine(features[left], features[right]), pairs.genuine)
-    both = [_cosine(features[left], stored[right]), _cosine(stored[left], features[right])]
-    return Scores(np.concatenate(both), np.tile(pairs.genuine, 2))
-
-
-def auc(scores: Scores, weights: Weights | None = None) -> float:
-    """Area under the ROC curve."""
-    return roc(scores, weights).auc
+        return Scores(pair_similarity(unit, places), pairs.genuine)
+    both = np.concatenate([unit, _unit(stored[images])])
+    crossed = [
+        places + np.array([[0, len(images)]]),
+        places[:, ::-1] + np.array([[0, len(images)]]),
+    ]
+    return Scores(pair_similarity(both, np.concatenate(crossed)), np.tile(pairs.genuine, 2))
 
 
 def balanced_error(scores: Scores, threshold: float) -> float:
@@ -160,26 +265,6 @@ def lowest_balanced_error(scores: Scores) -> float:
     return 1 - roc(scores, balanced).best()[1]
 
 
-def auc_gain_lower_bound(pairs: EvaluationPairs, old: Scores, new: Scores, seed: int) -> float:
-    """Lower end of the one-sided 95 % interval of the new AUC minus the old one.
-
-    The bootstrap draws people, not pairs, with replacement. The AUC is compared because it
-    depends on no threshold: a threshold that happens to be calibrated better is not a gain. On
-    few people it also separates two versions more reliably than their errors do.
-
-    Args:
-        pairs: P pairs.
-        old: Scores of the pairs under the old version.
-        new: Scores of the pairs under the new version.
-        seed: Seed of the bootstrap.
-    """
-    gains = [
-        auc(new, weights) - auc(old, weights)
-        for weights in identity_bootstrap(pairs.people, pairs.genuine, _BOOTSTRAP_ROUNDS, seed)
-    ]
-    return float(np.quantile(gains, _LOWER_QUANTILE))
-
-
 def compare_magnitudes(child: FeatureArray, parent: FeatureArray) -> tuple[float, float]:
     """Return the geometric mean of the magnitude ratios, and the rank correlation.
 
@@ -191,13 +276,36 @@ def compare_magnitudes(child: FeatureArray, parent: FeatureArray) -> tuple[float
     return float(np.exp(np.log(new / old).mean())), float(spearmanr(new, old).statistic)
 
 
-def _joined(parts: list[Scores]) -> Scores:
+def _balanced_errors(
+    measured: MeasuredPairs,
+    compared: ComparedScores,
+    validation: EvaluationPairs | None,
+    seed: int,
+) -> tuple[Change, float]:
+    """Return the balanced errors of both versions, and that of new and stored embeddings."""
+    old, new = (
+        fit_probability(score_pairs(validation or measured.pairs, features)).even
+        for features in (measured.features.parent, measured.features.child)
+    )
+    mixed = Scores(np.concatenate(compared.mixed), np.tile(compared.genuine, 2))
+    errors = balanced_errors(compared, old, new, seed)
+    return errors, balanced_error(mixed, new)
+
+
+def _compare_used_magnitudes(sets: Sequence[MeasuredPairs]) -> tuple[float, float]:
+    used = [(each.features, np.unique(each.pairs.images)) for each in sets]
+    return compare_magnitudes(
+        np.concatenate([features.child[images] for features, images in used]),
+        np.concatenate([features.parent[images] for features, images in used]),
+    )
+
+
+def _joined(parts: Sequence[Scores]) -> Scores:
     return Scores(
         np.concatenate([part.similarity for part in parts]),
         np.concatenate([part.genuine for part in parts]),
     )
 
 
-def _cosine(left: FeatureArray, right: FeatureArray) -> NDArray[np.float64]:
-    dots = np.einsum("pd,pd->p", left, right, dtype=np.float64)
-    return np.asarray(dots / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1))
+def _unit(features: FeatureArray) -> FeatureArray:
+    return np.asarray(features / np.linalg.norm(features, axis=1, keepdims=True), np.float32)

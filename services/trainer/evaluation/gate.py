@@ -1,13 +1,21 @@
 """Promotion gate: decides from measured figures whether a candidate may serve."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from services.trainer.data.labels import MIN_GENUINE_PAIRS, MIN_PEOPLE
+from services.trainer.evaluation.candidate_figures import (
+    CandidateFigures,
+    Change,
+    FalseMatches,
+    JudgedPoint,
+)
+from shared.model.operating_curve import HIGHEST_TARGET
 
 # Differences of error rates that users of the old version would notice.
 MAX_REFERENCE_LOSS = 0.01
@@ -81,67 +89,45 @@ class GateVerdict:
         return GateOutcome.FAILED
 
 
-@dataclass(frozen=True, kw_only=True)
-class CandidateFigures:
-    """Figures of a candidate on people and faces that it was not trained on.
-
-    Error rates are the mean of FNMR and FMR, 0..1. Each version is measured at a threshold
-    calibrated on the same validation people, who are not those measured on. Field names are the
-    keys of the metrics in the manifest.
-
-    Attributes:
-        people: Held-out people with a genuine pair.
-        genuine_pairs: Genuine pairs of these people.
-        parent_error: Error of the parent on held-out pairs.
-        child_error: Error of the candidate on the same pairs.
-        parent_separation: Area under the parent's ROC curve on held-out pairs.
-        child_separation: Area under the candidate's ROC curve on the same pairs.
-        gain_low: Lower end of the one-sided 95 % bootstrap interval, over people, of the gain
-            in the area under the ROC curve.
-        mixed_error: Error on pairs of a candidate's embedding and a stored one of the parent,
-            at the candidate's threshold.
-        reference_parent_error: Error of the parent on reference faces, at its best threshold.
-        reference_child_error: Error of the candidate there, at its best threshold.
-        magnitude_ratio: Geometric mean of the candidate's magnitudes over the parent's.
-        magnitude_order: Spearman's rank correlation of the two versions' magnitudes.
-    """
-
-    people: int
-    genuine_pairs: int
-    parent_error: float
-    child_error: float
-    parent_separation: float
-    child_separation: float
-    gain_low: float
-    mixed_error: float
-    reference_parent_error: float
-    reference_child_error: float
-    magnitude_ratio: float
-    magnitude_order: float
-
-
-def decide(figures: CandidateFigures, *, self_check: bool) -> GateVerdict:
+def decide(
+    figures: CandidateFigures, *, self_check: bool, further: Sequence[GateCheck] = ()
+) -> GateVerdict:
     """Compare each figure with its limit; NaN fails.
 
     Args:
         figures: The measured figures.
         self_check: Whether the exported version, loaded again, reproduces its golden
             embeddings.
+        further: Checks of other figures.
     """
-    return GateVerdict(
+    return conclude(
         (
+            *_evidence_checks(figures.separation),
             *_held_out_checks(figures),
+            *_false_match_checks(figures),
             _reference_check(figures),
-            _compatibility_check(figures),
+            *_compatibility_checks(figures),
             *_magnitude_checks(figures),
-            _self_check(self_check),
-        )
+            self_check_passed(self_check),
+            *further,
+        ),
+        figures.point.target_fmr if figures.point else None,
+    )
+
+
+def conclude(checks: tuple[GateCheck, ...], target_fmr: float | None) -> GateVerdict:
+    """Make the verdict of some checks, and say what is missing where the evidence is too little."""
+    verdict = GateVerdict(checks, target_fmr=target_fmr)
+    if verdict.outcome is not GateOutcome.NOT_ENOUGH_EVIDENCE:
+        return verdict
+    return replace(
+        verdict, missing="; ".join(missing_evidence(each) for each in checks if each.undecided)
     )
 
 
 def is_compatible(figures: CandidateFigures) -> bool:
     """Tell whether embeddings stored by the parent can be compared with the candidate's."""
-    return _compatibility_check(figures).passed
+    return all(check.passed for check in _compatibility_checks(figures))
 
 
 def within_compatibility_limit(*, mixed_error: float, stored_error: float) -> bool:
@@ -154,6 +140,30 @@ def within_compatibility_limit(*, mixed_error: float, stored_error: float) -> bo
     return mixed_error - stored_error <= MAX_COMPATIBILITY_LOSS
 
 
+def missing_evidence(check: GateCheck) -> str:
+    """Say how much more evidence would decide a check, which is undecided.
+
+    The standard error falls with the square root of the people.
+    """
+    match check.name:
+        case "heldout_people":
+            return f"{check.limit - check.value:.0f} more people with a genuine pair to judge on"
+        case "heldout_pairs":
+            return f"{check.limit - check.value:.0f} more genuine pairs to judge on"
+    distance = check.value - check.limit
+    if distance == 0:
+        return "more people, for a false-match rate that their impostor pairs resolve"
+    width = check.value - (check.value if check.low is None else check.low)
+    more = max(1, math.ceil(round(check.people * ((width / distance) ** 2 - 1), 6)))
+    if check.name == "heldout_gain":
+        return (
+            f"{more:,} more people with a genuine pair would show a gain of "
+            f"{100 * check.value:.2g} points"
+        )
+    limit = f"{100 * check.limit:g} points"
+    return f"{more:,} more people would show whether {check.name} is above {limit}"
+
+
 def _at_least(name: str, value: float, limit: float, detail: str) -> GateCheck:
     return GateCheck(name, value >= limit, value, limit, detail)
 
@@ -162,54 +172,161 @@ def _at_most(name: str, value: float, limit: float, detail: str) -> GateCheck:
     return GateCheck(name, value <= limit, value, limit, detail)
 
 
-def _held_out_checks(figures: CandidateFigures) -> tuple[GateCheck, ...]:
-    gain = GateCheck(
-        "heldout_gain",
-        figures.gain_low > 0,
-        figures.gain_low,
-        0.0,
-        f"AUC on held-out people {figures.parent_separation:.4f} -> "
-        f"{figures.child_separation:.4f}; the lower end of the 95 % bootstrap interval of the "
-        "gain must be above 0",
-    )
+def _evidence_checks(measured: Change) -> tuple[GateCheck, ...]:
     return (
-        _at_least(
-            "heldout_people", figures.people, MIN_PEOPLE, "held-out people with a genuine pair"
+        GateCheck(
+            "heldout_people",
+            measured.people >= MIN_PEOPLE,
+            measured.people,
+            MIN_PEOPLE,
+            "held-out people with a genuine pair",
+            people=measured.people,
+            pairs=measured.pairs,
+            undecided=measured.people < MIN_PEOPLE,
         ),
-        _at_least(
+        GateCheck(
             "heldout_pairs",
-            figures.genuine_pairs,
+            measured.pairs >= MIN_GENUINE_PAIRS,
+            measured.pairs,
             MIN_GENUINE_PAIRS,
             "genuine pairs of held-out people",
+            people=measured.people,
+            pairs=measured.pairs,
+            undecided=measured.pairs < MIN_GENUINE_PAIRS,
         ),
-        gain,
-        _at_most(
+    )
+
+
+def _held_out_checks(figures: CandidateFigures) -> tuple[GateCheck, ...]:
+    old, new = figures.separation.before, figures.separation.after
+    if figures.point and figures.fnmr:
+        fnmr = figures.fnmr
+        gain = _reversed(fnmr)
+        measured = (
+            f"FNMR on held-out people at FMR {figures.point.kept_fmr:g} {fnmr.before:.2%} -> "
+            f"{fnmr.after:.2%} (AUC {old:.4f} -> {new:.4f})"
+        )
+        return (_gain_check(gain, measured, resolved=figures.point.kept_fmr <= HIGHEST_TARGET),)
+    errors = figures.errors
+    return (
+        _gain_check(figures.separation, f"AUC on held-out people {old:.4f} -> {new:.4f}"),
+        _loss_check(
             "heldout_errors",
-            figures.child_error,
-            figures.parent_error,
-            f"errors on held-out people {figures.parent_error:.2%} -> {figures.child_error:.2%}, "
-            "at thresholds calibrated on other people",
+            errors,
+            0.0,
+            f"errors on held-out people {errors.before:.2%} -> {errors.after:.2%}, at thresholds "
+            "calibrated on other people",
         ),
+    )
+
+
+def _gain_check(gain: Change, measured: str, *, resolved: bool = True) -> GateCheck:
+    low = math.nan if gain.low is None else gain.low
+    passed = low > 0
+    lead = "no gain: " if gain.rise == 0 and resolved else ""
+    return GateCheck(
+        "heldout_gain",
+        passed,
+        gain.rise,
+        0.0,
+        f"{lead}{measured}; the gain must be above 0 with 95 % confidence over people",
+        gain.low,
+        gain.high,
+        gain.people,
+        gain.pairs,
+        undecided=not passed and (gain.rise > 0 or not resolved),
+    )
+
+
+def _false_match_checks(figures: CandidateFigures) -> tuple[GateCheck, ...]:
+    return (
+        _false_match_check(
+            "heldout_fmr", "held-out people", figures.heldout_matches, figures.point
+        ),
+        _false_match_check(
+            "reference_fmr", "reference faces", figures.reference_matches, figures.point
+        ),
+    )
+
+
+def _false_match_check(
+    name: str, measured_on: str, matches: FalseMatches, point: JudgedPoint | None
+) -> GateCheck:
+    rate = matches.child
+    measured = f"FMR on {measured_on} at the served threshold"
+    if point is None:
+        return GateCheck(
+            name,
+            matches.rise_low <= 0,
+            rate.value - matches.parent,
+            0.0,
+            f"{measured} {matches.parent:.3%} -> {rate.value:.3%}; the lower end of the interval "
+            "of its rise must not be above 0",
+            matches.rise_low,
+            matches.rise_high,
+            matches.people,
+            matches.pairs,
+        )
+    return GateCheck(
+        name,
+        rate.low <= point.served_fmr,
+        rate.value,
+        point.served_fmr,
+        f"{measured} is {rate.value:.3%} and was {matches.parent:.3%}; the lower end of its "
+        f"interval must not be above {point.served_fmr:g}",
+        rate.low,
+        rate.high,
+        matches.people,
+        matches.pairs,
     )
 
 
 def _reference_check(figures: CandidateFigures) -> GateCheck:
-    old, new = figures.reference_parent_error, figures.reference_child_error
-    return _at_most(
-        "reference_loss",
-        new - old,
-        MAX_REFERENCE_LOSS,
-        f"errors on reference faces {old:.2%} -> {new:.2%}, each at its best threshold",
+    change, point = figures.reference, figures.point
+    measured = (
+        f"FNMR on reference faces at FMR {point.kept_fmr:g}"
+        if point
+        else "errors on reference faces"
+    )
+    at = "" if point else ", each at its best threshold"
+    detail = f"{measured} {change.before:.2%} -> {change.after:.2%}{at}"
+    return _loss_check("reference_loss", change, MAX_REFERENCE_LOSS, detail)
+
+
+def _compatibility_checks(figures: CandidateFigures) -> tuple[GateCheck, ...]:
+    change, point = figures.compatibility, figures.point
+    measured = f"FNMR at FMR {point.kept_fmr:g}" if point else "errors"
+    loss = _loss_check(
+        "compatibility_loss",
+        change,
+        MAX_COMPATIBILITY_LOSS,
+        f"{measured} between new embeddings and stored ones {change.after:.2%}, between stored "
+        f"ones {change.before:.2%}",
+    )
+    if point is None:
+        return (loss,)
+    mixed = figures.mixed_matches
+    return (
+        loss,
+        _false_match_check("compatibility_fmr", "new and stored embeddings", mixed, point),
     )
 
 
-def _compatibility_check(figures: CandidateFigures) -> GateCheck:
-    return _at_most(
-        "compatibility_loss",
-        figures.mixed_error - figures.parent_error,
-        MAX_COMPATIBILITY_LOSS,
-        f"errors between new embeddings and stored ones {figures.mixed_error:.2%}, "
-        f"between stored ones {figures.parent_error:.2%}",
+def _loss_check(name: str, change: Change, limit: float, detail: str) -> GateCheck:
+    """Check a loss; it is undecided where the interval does not show that it is above the limit."""
+    passed = change.rise <= limit
+    low = math.inf if change.low is None else change.low
+    return GateCheck(
+        name,
+        passed,
+        change.rise,
+        limit,
+        f"{detail}; a loss of {100 * limit:g} points is allowed",
+        change.low,
+        change.high,
+        change.people,
+        change.pairs,
+        undecided=change.rise > limit and low <= limit,
     )
 
 
@@ -232,13 +349,20 @@ def _magnitude_checks(figures: CandidateFigures) -> tuple[GateCheck, ...]:
     )
 
 
-def _self_check(self_check: bool) -> GateCheck:
+def self_check_passed(self_check: bool) -> GateCheck:
+    """Make the check of the exported version's golden embeddings."""
     return _at_least(
         "self_check",
         float(self_check),
         1.0,
         "the exported version, loaded again, reproduces its golden embeddings",
     )
+
+
+def _reversed(change: Change) -> Change:
+    """Return the fall of a figure instead of its rise."""
+    low, high = (None if end is None else -end for end in (change.high, change.low))
+    return replace(change, before=change.after, after=change.before, low=low, high=high)
 
 
 class _StoredVerdict(BaseModel):

@@ -1,7 +1,7 @@
 """A complete training: from the feedback to an exported version with its gate verdict."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,16 +20,20 @@ from services.trainer.data.splits import (
     split_feedback,
     split_reference,
 )
+from services.trainer.evaluation.candidate_figures import CandidateFigures
 from services.trainer.evaluation.candidate_metrics import (
-    CandidateEvaluation,
+    CandidateCalibration,
     ComparedFeatures,
-    auc,
-    evaluate_candidate,
+    MeasuredPairs,
+    calibrate,
     is_backward_compatible,
+    judged_setting,
     lowest_balanced_error,
+    measure_candidate,
     score_pairs,
 )
 from services.trainer.evaluation.gate import decide, is_compatible
+from services.trainer.evaluation.paired_errors import area_under_roc
 from services.trainer.progress import Progress, Report, Stage, stage_report
 from services.trainer.training.checkpoint import CheckpointStore
 from services.trainer.training.distributed import (
@@ -44,6 +48,7 @@ from services.trainer.training.recipes import RecipeFactory, training_report
 from services.trainer.training.spec import TrainingOutcome, TrainingSpec
 from services.trainer.training.step_back import StepBack, step_back
 from services.trainer.training.weight_averaging import frozen_copy
+from shared.evaluation.operating_point import ScoredPeople
 from shared.model.export import export_version
 from shared.model.golden import golden_crops, passes_self_check
 from shared.model.image.face_reader import FaceReader
@@ -126,39 +131,47 @@ def run_training(
     kept = step_back(
         inputs.network,
         untrained,
-        lambda network: inputs.features(network, split.crossed.images),
-        split.crossed,
+        lambda network: inputs.features(network, split.sorted_validation.images),
+        split.sorted_validation,
         target_fmr=spec.target_fmr,
         seed=spec.seed,
     )
-    compared = _compare_features(inputs, split)
+    held_out, faces = _measured_pairs(inputs, split)
     # Computing features is collective, so the other processes may leave only after it.
-    compatible = _compatible_ancestors(ancestors, inputs.decoded.crops, compared[0].child, split)
+    stored = _stored_features(ancestors, inputs.decoded.crops, split)
     if not is_rank0():
         return None
-    evaluation = evaluate_candidate(
-        compared[0],
-        split.validation,
-        split.held_out,
-        (compared[1], inputs.reference.pairs),
-        spec.seed,
+    calibration = calibrate(split.validation, held_out, faces, spec.seed)
+    setting = judged_setting(
+        held_out,
+        faces,
+        parent=inputs.manifest,
+        child=calibration,
+        target_fmr=spec.target_fmr,
+        seed=spec.seed,
     )
-    if is_compatible(evaluation.figures):
-        compatible = [inputs.manifest.model_version, *compatible]
+    figures = measure_candidate(held_out, faces, setting, split.validation)
+    compatible = [inputs.manifest.model_version] if is_compatible(figures) else []
+    compatible += [
+        version
+        for version, features in stored
+        if is_backward_compatible(features, held_out, split.validation, setting)
+    ]
     report(Progress(Stage.EXPORTING, _EVALUATED, "exporting the candidate"))
     folder = workdir / f"{inputs.network.spec.name}-{spec.job_id[:8]}"
     manifest = _export(
         spec,
         inputs,
         folder,
-        evaluation=evaluation,
+        calibration=calibration,
+        figures=figures,
         compatible=compatible,
         reference=reference.sha256,
         epochs=epochs,
         kept=kept,
         data_snapshot=feedback.snapshot_id,
     )
-    gate = decide(evaluation.figures, self_check=passes_self_check(folder))
+    gate = decide(figures, self_check=passes_self_check(folder))
     return TrainingOutcome(
         folder, manifest, gate, replace(labels.report, left_out=left_out.listed), left_out
     )
@@ -258,26 +271,27 @@ def _validation_score(inputs: _Inputs, split: FeedbackSplit) -> Callable[[IResNe
 
     def score(network: IResNet) -> float:
         features = inputs.features(network, split.validation.images)
-        return auc(score_pairs(split.validation, features))
+        scores = score_pairs(split.validation, features)
+        return area_under_roc(ScoredPeople.of(scores, split.validation.people))
 
     return score
 
 
-def _compare_features(
-    inputs: _Inputs, split: FeedbackSplit
-) -> tuple[ComparedFeatures, ComparedFeatures]:
-    """Compute the trained network's features of the feedback and of the reference faces."""
+def _measured_pairs(inputs: _Inputs, split: FeedbackSplit) -> tuple[MeasuredPairs, MeasuredPairs]:
+    """Compute the trained network's features of the feedback and of the reference faces.
+
+    Returns:
+        The held-out pairs, with features of the validation people as well, and the reference.
+    """
     reference = inputs.reference
-    return (
-        ComparedFeatures(
-            inputs.faces.parent,
-            inputs.features(inputs.network, _evaluated_images(split)),
-        ),
-        ComparedFeatures(
-            inputs.reference_features,
-            features_at(inputs.extract, reference.crops, reference.pairs.images),
-        ),
+    feedback = ComparedFeatures(
+        inputs.faces.parent, inputs.features(inputs.network, _evaluated_images(split))
     )
+    faces = ComparedFeatures(
+        inputs.reference_features,
+        features_at(inputs.extract, reference.crops, reference.pairs.images),
+    )
+    return MeasuredPairs(feedback, split.held_out), MeasuredPairs(faces, reference.pairs)
 
 
 def _evaluated_images(split: FeedbackSplit) -> IndexArray:
@@ -285,18 +299,17 @@ def _evaluated_images(split: FeedbackSplit) -> IndexArray:
     return np.concatenate([split.validation.images, split.held_out.images])
 
 
-def _compatible_ancestors(
-    ancestors: Sequence[Path], crops: CropArray, child: FeatureArray, split: FeedbackSplit
-) -> list[str]:
-    """Name the earlier versions whose stored embeddings can be compared with the candidate's."""
-    compatible = []
+def _stored_features(
+    ancestors: Sequence[Path], crops: CropArray, split: FeedbackSplit
+) -> list[tuple[str, FeatureArray]]:
+    """Compute the features of earlier versions, by their names."""
+    stored = []
     for folder in ancestors:
         manifest = read_manifest(folder)
         extract = partial(compute_features, _load_network(folder), manifest.channel_order)
-        stored = features_at(extract, crops, _evaluated_images(split))
-        if is_backward_compatible(stored, child, split.validation, split.held_out):
-            compatible.append(manifest.model_version)
-    return compatible
+        features = features_at(extract, crops, _evaluated_images(split))
+        stored.append((manifest.model_version, features))
+    return stored
 
 
 def _export(
@@ -304,22 +317,23 @@ def _export(
     inputs: _Inputs,
     folder: Path,
     *,
-    evaluation: CandidateEvaluation,
+    calibration: CandidateCalibration,
+    figures: CandidateFigures,
     compatible: Sequence[str],
     reference: str | None,
     epochs: list[Epoch],
     kept: StepBack,
     data_snapshot: str,
 ) -> Manifest:
-    parent, figures = inputs.manifest, evaluation.figures
-    metrics = {name: float(value) for name, value in asdict(figures).items()}
+    parent = inputs.manifest
     return export_version(
         inputs.network,
         folder,
         model_version=folder.name,
         channel_order=parent.channel_order,
-        threshold=evaluation.threshold,
-        probability=evaluation.probability,
+        threshold=calibration.threshold,
+        probability=calibration.probability,
+        operating_curve=calibration.curve,
         magnitude_quantiles=parent.scaled_quantiles(figures.magnitude_ratio),
         golden_crops=golden_crops(parent),
         job_id=spec.job_id,
@@ -327,7 +341,7 @@ def _export(
         data_snapshot=data_snapshot,
         compatible_versions=compatible,
         reference=reference,
-        metrics=metrics
+        metrics=figures.metrics()
         | {
             "images_per_second": epochs[-1].images_per_second,
             "parent_share": kept.share,

@@ -172,7 +172,9 @@ def _train(job: _Job) -> VersionDone | None:
         parent = job.versions.fetch(parent_version)
         manifest = read_manifest(parent)
         outcome = run_training(
-            spec.training_spec(str(job.assignment.job_id), parent_version),
+            spec.training_spec(
+                str(job.assignment.job_id), parent_version, job.assignment.target_fmr
+            ),
             feedback=feedback,
             parent=parent,
             reference=_reference_faces(job, manifest)[0],

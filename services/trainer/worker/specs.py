@@ -66,14 +66,23 @@ class TrainSpec(_Spec):
     options: TrainOptions
     no_promotion: bool = False
 
-    def training_spec(self, job_id: str, parent_version: str) -> TrainingSpec:
+    def training_spec(
+        self, job_id: str, parent_version: str, target_fmr: float | None
+    ) -> TrainingSpec:
         """Make the specification of the training.
+
+        Args:
+            job_id: The job.
+            parent_version: Version to start from.
+            target_fmr: The operator's target false-match rate; None for none.
 
         Raises:
             InvalidInput: If an option is out of its range; names the option.
         """
         options: dict[str, Any] = self.options.model_dump(exclude_none=True)
-        return TrainingSpec(job_id=job_id, parent_version=parent_version, **options)
+        return TrainingSpec(
+            job_id=job_id, parent_version=parent_version, target_fmr=target_fmr, **options
+        )
 
 
 class EvaluateSpec(_Spec):
