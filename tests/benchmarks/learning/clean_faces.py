@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from services.trainer.data.reference_faces import ReferenceFaces, default_reference
+from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.training.features import compute_features
 from shared.datasets.folder import read_identities, split_identities
 from shared.model.default import DEFAULT_CHECKPOINT
@@ -67,7 +67,7 @@ def _measure(
     parent: Path, split: Split, reference: str, pairs: PairRows, seed: int
 ) -> dict[str, Any]:
     training, kept = split["training"], split["reference"]
-    faces = default_reference()
+    faces = None
     if reference == "folder":
         faces = ReferenceFaces(kept.views["clean"], kept.persons)
     outcome = train(
