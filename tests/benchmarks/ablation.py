@@ -21,28 +21,33 @@ from torchvision.transforms import v2
 
 from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.training.augmentation import augmentation
+from services.trainer.training.camera import Camera, Spoiling
 from services.trainer.training.features import compute_features
 from services.trainer.training.finetuner import Hyperparameters
 from services.trainer.training.losses import CosineObjective
-from services.trainer.training.replay import Replay
+from services.trainer.training.replay import ReplayedFaces
 from services.trainer.training.step_back import StepBack
 from shared.errors import PreconditionFailed
 from shared.model.default import DEFAULT_CHECKPOINT
+from shared.model.image.align import CROP_SIZE
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
 from shared.model.network.checkpoint import load_checkpoint
 from shared.model.sessions.cpu import cpu_threads
+from tests.benchmarks.learning.benchmark import MATERIAL_FACES
 from tests.benchmarks.learning.faces import PAIRS, draw_pairs, real_people
 from tests.benchmarks.learning.figures import Figures, figures
 from tests.benchmarks.learning.product import make_parent, train
 from tests.benchmarks.learning.rows import LearningResults
+from tests.benchmarks.learning.table import markdown
 from tests.benchmarks.progress import log
 
-_MATERIAL_FACES = Path("../shared/faces/lfw")
 _SEEDS = (3, 4)
 # Half of the default, to save time.
 _EPOCHS = 4
 _STEPS = ("mirror", "light", "jpeg")
 _VIEWS = ("degraded", "clean")
+
+_UNSPOILED = Spoiling(side=CROP_SIZE, gamma=1.0, gain=1.0, noise=0.0, quality=100)
 
 Patch = tuple[str, Any]
 
@@ -79,9 +84,13 @@ VARIANTS: Mapping[str, Patch | None] = {
         lambda *_, **__: StepBack(share=0.0, gain=0.0, noise=0.0),
     ),
     "no replay": ("services.trainer.training.run._MAX_REPLAY_ERROR", -1.0),
-    "no degraded pictures in the replay": (
-        "services.trainer.training.finetuner.Replay",
-        lambda faces, extract, **_: Replay(faces, extract, degrade=None),
+    "replay of a third of the faces": (
+        "services.trainer.training.run.ReplayedFaces",
+        lambda crops, camera: ReplayedFaces(crops[::3], camera),
+    ),
+    "no camera in the replay": (
+        "services.trainer.training.run.Camera.learn",
+        lambda *_: Camera((_UNSPOILED,)),
     ),
     "no distillation on the feedback": _objective(distillation=0.0),
     "no compatibility loss": _objective(compatibility=0.0),
@@ -99,7 +108,7 @@ def run(out: Path) -> dict[str, Any]:
         PreconditionFailed: There are no faces.
     """
     torch.set_num_threads(cpu_threads())
-    faces = Path(os.environ.get("FACES") or _MATERIAL_FACES)
+    faces = Path(os.environ.get("FACES") or MATERIAL_FACES)
     if not faces.is_dir():
         raise PreconditionFailed(f"{faces} does not exist; name a folder of faces with FACES=DIR")
     out.mkdir(parents=True, exist_ok=True)
@@ -194,7 +203,7 @@ def make_table(rows: Mapping[str, list[dict[str, Any]]]) -> str:
             for figure in ("accuracy, points", "TAR@FAR 1e-2", "old against new")
         ),
     ]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for name, measured in rows.items():
         if measured:
             gains = [
@@ -203,4 +212,4 @@ def make_table(rows: Mapping[str, list[dict[str, Any]]]) -> str:
                 for figure, digits in (("accuracy", 1), ("tar", 3), ("stored_tar", 3))
             ]
             lines.append([name, *gains])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(head, lines)

@@ -30,7 +30,7 @@ from services.trainer.training.distributed import (
     wrap_ddp,
 )
 from services.trainer.training.losses import Objective
-from services.trainer.training.replay import Replay
+from services.trainer.training.replay import Replay, ReplayedFaces
 from services.trainer.training.weight_averaging import MovingAverage, frozen_copy
 from shared.errors import CorruptData
 from shared.model.manifest import ChannelOrder
@@ -118,7 +118,7 @@ class Finetuner:
         objective: The loss.
         feedback: The labelled images.
         batches: Makes the batches of an epoch.
-        replay: uint8 [M, 112, 112, 3], BGR, faces to replay; None for no replay.
+        replay: Faces to replay; None for no replay.
 
     Attributes:
         images_at_once: Largest number of images whose activations are kept in memory.
@@ -133,7 +133,7 @@ class Finetuner:
         objective: Objective,
         feedback: FacesWithParent,
         batches: BatchSource,
-        replay: CropArray | None,
+        replay: ReplayedFaces | None,
     ) -> None:
         self._layout = _memory_format(network)
         self._network = network.to(memory_format=self._layout)
@@ -152,11 +152,7 @@ class Finetuner:
         )
         probability = hyperparameters.augmentation
         self._augmentation = None if probability is None else augmentation(probability)
-        self._replay = (
-            None
-            if replay is None
-            else Replay(replay, self._parent_features, degrade=self._augmentation)
-        )
+        self._replay = None if replay is None else Replay(replay, self._parent_features)
         self._device = next(network.parameters()).device
         self.images_at_once = hyperparameters.images_at_once or images_at_once(
             partial(self._forward, network=network), self._device

@@ -160,7 +160,7 @@ class CosineObjective:
     info_nce: float = 1.0
     temperature: float = 0.1
     margin: float = 1.0
-    compatibility: float = 0.2
+    compatibility: float = 1.0
     distillation: float = 0.5
     replay_distillation: float = 8.0
     magnitude: float = 1.0

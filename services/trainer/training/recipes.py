@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from services.trainer.data.arrays import CropArray, FeatureArray, IndexArray
+from services.trainer.data.arrays import FeatureArray, IndexArray
 from services.trainer.data.batches import pair_batches, people_batches
 from services.trainer.data.label_noise import TrainOnSubset
 from services.trainer.data.pair_graph import PairGraph
@@ -24,6 +24,7 @@ from services.trainer.training.losses import (
     Objective,
     margins_around,
 )
+from services.trainer.training.replay import ReplayedFaces
 from services.trainer.training.spec import TrainingRecipe, TrainingSpec
 from shared.model.manifest import Manifest
 from shared.model.network.iresnet import IResNet
@@ -44,7 +45,7 @@ class RecipeFactory:
     spec: TrainingSpec
     parent: Manifest
     feedback: FacesWithParent
-    replay: CropArray | None
+    replay: ReplayedFaces | None
     images_at_once: int | None
 
     def finetuner(self, network: IResNet, graph: PairGraph, images: IndexArray) -> Finetuner:
@@ -149,5 +150,9 @@ def _margins(spec: TrainingSpec, threshold: float) -> Margins:
 
 
 def _supports_bfloat16() -> bool:
-    """Tell whether the hardware computes bfloat16 itself; emulated, it is slower than float32."""
-    return torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    """Tell whether the hardware multiplies matrices in bfloat16.
+
+    Processors without such units, even those with vector instructions for bfloat16, are faster in
+    float32; docs/learning.md has the figures.
+    """
+    return torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("amx_bf16"))

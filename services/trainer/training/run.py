@@ -37,6 +37,7 @@ from services.trainer.evaluation.candidate_metrics import (
 from services.trainer.evaluation.gate import decide, is_compatible
 from services.trainer.evaluation.paired_errors import area_under_roc
 from services.trainer.progress import Progress, Report, Stage, stage_report
+from services.trainer.training.camera import Camera
 from services.trainer.training.checkpoint import CheckpointStore
 from services.trainer.training.distributed import (
     broadcast,
@@ -47,6 +48,7 @@ from services.trainer.training.distributed import (
 from services.trainer.training.features import compute_features, features_at
 from services.trainer.training.finetuner import Epoch, FacesWithParent
 from services.trainer.training.recipes import RecipeFactory, training_report
+from services.trainer.training.replay import ReplayedFaces
 from services.trainer.training.spec import TrainingOutcome, TrainingSpec
 from services.trainer.training.step_back import StepBack, step_back
 from services.trainer.training.weight_averaging import frozen_copy
@@ -119,7 +121,7 @@ def run_training(
         report=report,
     )
     recipes = RecipeFactory(
-        spec, inputs.manifest, inputs.faces, _faces_to_replay(inputs), images_at_once
+        spec, inputs.manifest, inputs.faces, _faces_to_replay(inputs, spec.seed), images_at_once
     )
     left_out = inputs.decoded.left_out
     with left_out.named_in_refusals():
@@ -153,6 +155,7 @@ def run_training(
         target_fmr=spec.target_fmr,
         seed=spec.seed,
     )
+    report(Progress(Stage.EVALUATING, _TRAINED, kept.describe()))
     held_out, faces = _measured_pairs(inputs, split)
     # Computing features is collective, so the other processes may leave only after it.
     stored = _stored_features(ancestors, inputs.decoded.crops, split)
@@ -257,12 +260,13 @@ def _load_network(folder: Path) -> IResNet:
     return load_version_network(folder).to(local_device())
 
 
-def _faces_to_replay(inputs: _Inputs) -> CropArray | None:
+def _faces_to_replay(inputs: _Inputs, seed: int) -> ReplayedFaces | None:
     reference = inputs.reference
     scores = score_pairs(reference.pairs, inputs.reference_features)
-    if lowest_balanced_error(scores) <= _MAX_REPLAY_ERROR:
-        return reference.crops[reference.replayed]
-    return None
+    if lowest_balanced_error(scores) > _MAX_REPLAY_ERROR:
+        return None
+    crops = reference.crops[reference.replayed]
+    return ReplayedFaces(crops, Camera.learn(inputs.decoded.crops, crops, seed))
 
 
 @dataclass(frozen=True)

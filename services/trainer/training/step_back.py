@@ -36,6 +36,13 @@ class StepBack:
     gain: float
     noise: float
 
+    def describe(self) -> str:
+        """Say what was kept, for the job's messages."""
+        gained = f"a gain of {self.gain:.4f} ± {self.noise:.4f} on the validation people"
+        if self.share == 1:
+            return f"keeping the parent as it is: {gained} is within chance"
+        return f"keeping {1 - self.share:.0%} of the training: {gained}"
+
 
 def step_back(
     network: IResNet,

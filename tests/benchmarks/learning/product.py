@@ -19,7 +19,7 @@ from tests.benchmarks.learning.faces import Crops, PairRows
 from tests.default_version import export_default
 
 _JOBS = UUID("5f1f6a1e-6c3b-4a57-9d43-7e0d7a4c9b11")
-_ANNOTATORS = 5
+ANNOTATORS = 5
 
 
 def make_parent(checkpoint: Path, folder: Path) -> Path:
@@ -44,7 +44,7 @@ class ArraySnapshot:
                 names[first],
                 names[second],
                 same,
-                votes=(Vote(f"annotator-{place % _ANNOTATORS}", same),),
+                votes=(Vote(f"annotator-{place % ANNOTATORS}", same),),
             )
             for place, ((first, second), same) in enumerate(
                 zip(pairs.rows.tolist(), pairs.same.tolist(), strict=True)
@@ -76,6 +76,7 @@ def train(
     report: Callable[[str], None],
     recipe: TrainingRecipe = TrainingRecipe.COSINE,
     epochs: int | None = None,
+    target_fmr: float | None = None,
 ) -> TrainingOutcome:
     """Run one training with the product's defaults.
 
@@ -89,12 +90,14 @@ def train(
         report: Gets each new progress message.
         recipe: See `TrainingSpec`.
         epochs: See `TrainingSpec`; None for its default.
+        target_fmr: See `TrainingSpec`.
     """
     spec = TrainingSpec(
         job_id=str(uuid5(_JOBS, str(workdir))),
         parent_version=parent.name,
         seed=seed,
         recipe=recipe,
+        target_fmr=target_fmr,
         **({} if epochs is None else {"epochs": epochs}),
     )
     message = ""

@@ -16,7 +16,7 @@ class LearningRow:
 
     Attributes:
         people: "rendered" or "real".
-        recipe: "parent", "seed", "hadsell" or "ours".
+        recipe: "parent", "ours", "seed", or a baseline of `baselines`.
         wrong_labels: Whether one label in five is wrong.
         seed: Seed of the split of the people, of the pairs and of the training.
     """
@@ -31,22 +31,22 @@ class LearningRow:
         return f"{self.people} people, {self.recipe}{labels}, seed {self.seed}"
 
 
+_BASELINES = ("tests.benchmarks.learning.baselines",)
+
 # The most informative rows come first, so that an interrupted run is still useful.
 ROWS = (
-    LearningRow("real", "parent"),
-    LearningRow("real", "ours"),
-    LearningRow("real", "seed"),
+    *(LearningRow("real", "parent", seed=seed) for seed in range(3)),
+    *(LearningRow("real", "ours", seed=seed) for seed in range(3)),
+    LearningRow("real", "ours", wrong_labels=True),
+    LearningRow("real", "lora"),
+    LearningRow("real", "bct"),
+    LearningRow("real", "ours", wrong_labels=True, seed=1),
     LearningRow("rendered", "parent"),
     LearningRow("rendered", "ours"),
-    LearningRow("real", "hadsell"),
-    LearningRow("real", "ours", wrong_labels=True),
-    LearningRow("rendered", "ours", wrong_labels=True),
-    LearningRow("real", "parent", seed=1),
-    LearningRow("real", "ours", seed=1),
-    LearningRow("real", "parent", seed=2),
-    LearningRow("real", "ours", seed=2),
-    LearningRow("real", "ours", wrong_labels=True, seed=1),
     LearningRow("real", "ours", wrong_labels=True, seed=2),
+    LearningRow("real", "seed"),
+    LearningRow("rendered", "ours", wrong_labels=True),
+    LearningRow("real", "hadsell"),
     LearningRow("real", "seed", wrong_labels=True),
     LearningRow("real", "hadsell", wrong_labels=True),
 )
@@ -79,7 +79,9 @@ class LearningResults:
             case "seed":
                 sources = digest_modules("tests.benchmarks.learning.seed_loop")
             case _:
-                sources = digest_modules("services.trainer")
+                sources = digest_modules(
+                    "services.trainer.training", "services.trainer.data", *_BASELINES
+                )
         name = json.dumps(asdict(row)) if isinstance(row, LearningRow) else row
         measures = digest_modules("tests.benchmarks.learning.figures")
         return f"{name} {self._material} {sources} {measures}"

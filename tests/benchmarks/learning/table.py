@@ -12,6 +12,8 @@ _NAMES = {
     "parent": "parent",
     "seed": "the seed's, as written",
     "hadsell": "the seed's, BatchNorm frozen",
+    "bct": "backward-compatible training",
+    "lora": "LoRA",
     "ours": "ours",
 }
 _HEAD = (
@@ -51,7 +53,7 @@ def make_table(measured: RowFigures) -> str:
         ]
         filled = [line for line in lines if line]
         if filled:
-            parts.append(f"### Tested on {people} people, {view}\n\n{_markdown(_HEAD, filled)}")
+            parts.append(f"### Tested on {people} people, {view}\n\n{markdown(_HEAD, filled)}")
     if _SPEED in measured:
         ours, seed = measured[_SPEED]["ours"], measured[_SPEED]["seed"]
         parts.append(
@@ -122,6 +124,7 @@ def _number(values: Sequence[float], digits: int, signed: bool = False) -> str:
     return text
 
 
-def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Make a Markdown table of a head and its lines."""
     rows = [head, ["---"] * len(head), *lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -1,5 +1,6 @@
 """Parts of the learning benchmark; `make bench-learning` runs all of it."""
 
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -8,9 +9,22 @@ import pytest
 import torch
 
 from cli.rendering.renderer import render_person
+from services.trainer.data.batches import people_batches
+from services.trainer.data.labels import LabelledPair
+from services.trainer.data.pair_graph import build_graph
+from services.trainer.training import recipes
+from services.trainer.training import run as learning
+from services.trainer.training.checkpoint import NoCheckpoints
+from services.trainer.training.features import compute_features
+from services.trainer.training.finetuner import FacesWithParent, Hyperparameters
+from services.trainer.training.losses import CosineObjective, margins_around
+from shared.model.network.iresnet import IResNet, IResNetSpec
+from tests.benchmarks.learning import label_noise, regret
+from tests.benchmarks.learning.baselines import LoraFinetuner, as_baseline
 from tests.benchmarks.learning.degradation import degrade
 from tests.benchmarks.learning.faces import PairRows, draw_pairs
 from tests.benchmarks.learning.figures import figures
+from tests.benchmarks.learning.label_noise import Found, spoil_labels
 from tests.benchmarks.learning.rows import LearningResults, LearningRow
 from tests.benchmarks.learning.seed_loop import (
     make_optimizer,
@@ -150,3 +164,66 @@ def test_labelled_pairs_keep_their_rows_when_labels_go_wrong() -> None:
     pairs = PairRows(np.array([[0, 1], [2, 3]]), np.array([True, False]))
     assert pairs.with_wrong_labels(1.0, seed=0).same.tolist() == [False, True]
     assert pairs.with_wrong_labels(0.0, seed=0).same.tolist() == [True, False]
+
+
+def test_lora_changes_layers_by_a_low_rank_and_leaves_the_rest(tmp_path: Path) -> None:
+    crops = np.stack([render_person(person, image) for person in range(4) for image in range(2)])
+    torch.manual_seed(0)
+    network = IResNet(IResNetSpec((1,) * 4, widths=(4, 4, 4, 8, 8), embedding_size=32)).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    names = [f"{place}" for place in range(len(crops))]
+    same = [LabelledPair(names[i], names[i + 1], same=True) for i in range(0, len(crops), 2)]
+    LoraFinetuner(
+        network,
+        "bgr",
+        hyperparameters=Hyperparameters(epochs=1, learning_rate=1e-3, seed=0),
+        objective=CosineObjective(margins=margins_around(0.3)),
+        feedback=FacesWithParent(crops, compute_features(network, "bgr", crops)),
+        batches=partial(people_batches, build_graph(names, same), np.arange(len(crops)), 4),
+        replay=None,
+    ).run(lambda _: 0.0, NoCheckpoints(), tmp_path / "epoch.pt", lambda *_: None)
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    layers = {name for name in before if before[name].dim() > 1}
+    assert changed == layers
+    assert torch.linalg.matrix_rank(after["fc.weight"] - before["fc.weight"], atol=1e-5) <= 16
+
+
+@pytest.mark.parametrize("recipe", ["ours", "lora", "bct", "hadsell"])
+def test_a_baseline_changes_what_is_there_and_only_for_its_time(recipe: str) -> None:
+    def parts() -> list[object]:
+        names = (recipes.Finetuner, recipes.CosineObjective, learning.step_back)
+        return [*names, learning._MAX_REPLAY_ERROR]
+
+    before = parts()
+    with as_baseline(recipe):
+        assert (parts() == before) == (recipe == "ours")
+    assert parts() == before
+
+
+def test_one_liar_of_five_turns_a_fifth_of_the_labels() -> None:
+    pairs = draw_pairs(np.repeat(np.arange(40), 5), 200, seed=3)
+    wrong = spoil_labels(pairs, "one liar of five").same != pairs.same
+    assert np.flatnonzero(wrong).tolist() == list(range(0, 200, 5))
+    assert (spoil_labels(pairs, 0.0).same == pairs.same).all()
+
+
+def test_the_search_for_wrong_labels_is_told_by_its_shares() -> None:
+    found = Found(
+        wrong=100,
+        suspected=80,
+        right_suspected=20,
+        doubted=50,
+        doubted_suspected=10,
+        left_out=True,
+    )
+    table = label_noise.make_table({label_noise.NoiseRow("rendered", 0.2): found})
+    assert "| 75% (60 of 80) | 60% (60 of 100) | 4% (20 of 500) | 20% (10 of 50) |" in table
+
+
+def test_regret_is_the_candidate_minus_the_parent() -> None:
+    one = {"parent_fnmr": 0.2, "candidate_fnmr": 0.21, "parent_share": 0.5, "gate_passed": False}
+    other = one | {"candidate_fnmr": 0.18, "parent_share": 1.0}
+    table = regret.make_table({regret.RegretRow("real", True, 100): [one, other]})
+    assert "| -0.5 ± 1.5 | +1.0 | 0.5, 1 | 0 of 2 |" in table

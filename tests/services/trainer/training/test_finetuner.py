@@ -12,6 +12,7 @@ from cli.rendering.renderer import render_person
 from services.trainer.data.batches import people_batches
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.pair_graph import build_graph
+from services.trainer.training.camera import Camera, Spoiling
 from services.trainer.training.features import compute_features
 from services.trainer.training.finetuner import Epoch, FacesWithParent, Finetuner, Hyperparameters
 from services.trainer.training.losses import (
@@ -20,6 +21,7 @@ from services.trainer.training.losses import (
     Objective,
     margins_around,
 )
+from services.trainer.training.replay import ReplayedFaces
 from shared.errors import CorruptData
 from shared.model.network.iresnet import IResNet, IResNetSpec
 from tests.services.trainer.feedback import Killed, MemoryCheckpoints
@@ -32,6 +34,7 @@ def tiny_network(blocks: int = 1) -> IResNet:
     return IResNet(spec).eval()
 
 
+CAMERA = Camera((Spoiling(40, 1.0, 0.7, 2.0, 60),))
 PEOPLE, IMAGES = 6, 3
 CROPS = np.stack([render_person(p, i) for p in range(PEOPLE) for i in range(IMAGES)])
 GRAPH = build_graph(
@@ -66,7 +69,7 @@ def finetuner(
         objective=objective or CosineObjective(margins=margins_around(0.3)),
         feedback=faces,
         batches=partial(people_batches, GRAPH, np.arange(len(CROPS)), 9),
-        replay=CROPS[:6] if replay else None,
+        replay=ReplayedFaces(CROPS[:6], CAMERA) if replay else None,
     )
 
 

@@ -67,6 +67,7 @@ def test_the_share_that_scores_best_is_kept(target_fmr: float | None) -> None:
     kept = step(lambda share: faces(noise[share], 0), target_fmr)
     assert kept.share == 0.3
     assert kept.gain > 2 * kept.noise > 0
+    assert "keeping 70% of the training" in kept.describe()
 
 
 @pytest.mark.parametrize("target_fmr", [None, 1e-2])
@@ -74,6 +75,7 @@ def test_a_training_that_is_worse_or_the_same_leaves_the_parent(target_fmr: floa
     assert step(lambda share: faces(1.8 - 0.6 * share, 0), target_fmr).share == 1
     same = step(lambda _: faces(1.5, 0), target_fmr)
     assert (same.share, same.gain) == (1, 0)
+    assert "keeping the parent as it is" in same.describe()
 
 
 def test_a_gain_elsewhere_than_at_the_operating_point_is_none() -> None:
