@@ -265,8 +265,11 @@ def _faces_to_replay(inputs: _Inputs, seed: int) -> ReplayedFaces | None:
     scores = score_pairs(reference.pairs, inputs.reference_features)
     if lowest_balanced_error(scores) > _MAX_REPLAY_ERROR:
         return None
-    crops = reference.crops[reference.replayed]
-    return ReplayedFaces(crops, Camera.learn(inputs.decoded.crops, crops, seed))
+    return _replay(inputs, reference.crops[reference.replayed], seed)
+
+
+def _replay(inputs: _Inputs, faces: CropArray, seed: int) -> ReplayedFaces:
+    return ReplayedFaces(faces, Camera.learn(inputs.decoded.crops, faces, seed))
 
 
 @dataclass(frozen=True)
@@ -276,13 +279,13 @@ class _KeptFromFeedback:
     Attributes:
         inputs: With the people set aside as reference, or the reference as it was.
         split: Without the people set aside.
-        replayed: uint8 [M, 112, 112, 3], BGR, images to replay; None for no others than before.
+        replayed: Images to replay; None for no others than before.
         note: What the reference and the replayed faces are; see `Manifest`.
     """
 
     inputs: _Inputs
     split: FeedbackSplit
-    replayed: CropArray | None
+    replayed: ReplayedFaces | None
     note: str
 
 
@@ -296,17 +299,17 @@ def _keep_from_feedback(inputs: _Inputs, split: FeedbackSplit, seed: int) -> _Ke
         note = f"{rendered}; the parent errs on {error:.1%} of the feedback, too much to keep it"
         return _KeptFromFeedback(inputs, split, None, note)
     aside = set_aside(split.graph, split.training, seed)
-    replayed = images_to_replay(
-        split.graph, aside.training, parent, fit_probability(scores).even, seed
-    )
+    threshold = fit_probability(scores).even
+    images = images_to_replay(split.graph, aside.training, parent, threshold, seed)
     measured = rendered
     if aside.pairs is not None:
         measured = f"{aside.people} people set aside from the feedback"
-        own = ReferenceSplit(crops, replayed, aside.pairs)
+        own = ReferenceSplit(crops, images, aside.pairs)
         inputs = replace(inputs, reference=own, reference_features=parent)
-    note = f"{measured}; {len(replayed)} images of the feedback are held to the parent's embeddings"
+    note = f"{measured}; {len(images)} images of the feedback are held to the parent's embeddings"
     split = replace(split, training=aside.training)
-    return _KeptFromFeedback(inputs, split, crops[replayed] if len(replayed) else None, note)
+    replayed = _replay(inputs, crops[images], seed) if len(images) else None
+    return _KeptFromFeedback(inputs, split, replayed, note)
 
 
 def _checked(labels: LabelAssessment) -> float:
