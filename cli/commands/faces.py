@@ -130,6 +130,15 @@ def verify(
     box_b: BoxBOption = None,
     face_a: FaceAOption = None,
     face_b: FaceBOption = None,
+    minimum_quality: Annotated[
+        float | None,
+        typer.Option(
+            "--minimum-quality",
+            metavar="QUALITY",
+            help="0..1: answer `unsure` if a face is of lower quality.",
+            show_default=False,
+        ),
+    ] = None,
     model_version: VersionOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
@@ -142,6 +151,7 @@ def verify(
             a=embedder_pb2.VerifySide(image=chosen_face(stub, a, alignment, choice_a)),
             b=embedder_pb2.VerifySide(image=chosen_face(stub, b, alignment, choice_b)),
             model_version=model_version,
+            minimum_quality=minimum_quality,
         )
         with naming_files({"a": str(a), "b": str(b)}):
             answer = stub.Verify(request, timeout=CALL_TIMEOUT_S)
@@ -150,13 +160,33 @@ def verify(
         result[side] = _plain_face(face)
     readable = {
         "decision": result["decision"],
+        **({"reason": answer.unsure_reason} if answer.unsure_reason else {}),
         "similarity": f"{answer.similarity:.3f} (same from {answer.threshold:.3f})",
+        **match_rates(answer),
         "quality": f"{answer.face_a.quality:.2f} and {answer.face_b.quality:.2f}",
         **_several("A", answer.face_a, choice_a),
         **_several("B", answer.face_b, choice_b),
         "model_version": answer.model_version,
     }
     emit(as_json, result, facts(readable))
+
+
+def match_rates(answer: embedder_pb2.VerifyResponse) -> dict[str, str]:
+    """Tells how probable a match is and how many strangers pass, as far as it is measured."""
+    rates = {}
+    if answer.HasField("probability"):
+        rates["probability"] = f"{answer.probability:.6g} that it is the same person"
+    if answer.HasField("false_match_rate"):
+        rates["strangers"] = f"{_one_in(answer.false_match_rate)} strangers scores as high"
+    if answer.HasField("kept_fmr"):
+        rates["kept FMR"] = (
+            f"{answer.kept_fmr:.3g}: {_one_in(answer.kept_fmr)} strangers passes the threshold"
+        )
+    return rates
+
+
+def _one_in(rate: float) -> str:
+    return f"one in {1 / rate:,.0f}" if rate <= 0.1 else f"one in {1 / rate:.2g}"
 
 
 def _several(side: str, face: embedder_pb2.FaceEmbedding, choice: FaceChoice) -> dict[str, str]:

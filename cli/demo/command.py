@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,8 +15,11 @@ from rich.text import Text
 from cli.commands.job_progress import gate_table
 from cli.output import JsonOption, emit, in_words, messages, table
 
+_COLUMNS = ("before", "after")
+
 
 def demo(
+    *,
     faces: Annotated[
         Path | None,
         typer.Option(
@@ -30,6 +33,10 @@ def demo(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="MagFace checkpoint; default: bundled."),
     ] = None,
+    target_fmr: Annotated[
+        float,
+        typer.Option(min=1e-6, max=0.1, help="False-match rate that the served versions keep."),
+    ] = 0.01,
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for summary.json and the data.")
     ] = Path("out/demo"),
@@ -37,7 +44,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole loop on an embedded stack and show what the model learned."""
-    from cli.demo.loop import run_loop, serve_checkpoint
+    from cli.demo.loop import run_loop, serve_checkpoint, set_operating_point
     from cli.demo.people import people_of_folder, rendered_people
 
     def report(line: str) -> None:
@@ -55,7 +62,8 @@ def demo(
     with _running_stack(out / "stack", reference, report) as stack:
         if checkpoint is not None:
             serve_checkpoint(stack, checkpoint)
-        summary = run_loop(stack, people, report)
+        set_operating_point(stack, target_fmr)
+        summary = {"target_fmr": target_fmr, **run_loop(stack, people, report)}
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     emit(as_json, summary, readable(summary))
     report(f"wrote the summary to {out / 'summary.json'}")
@@ -92,25 +100,42 @@ def _succeeded(summary: dict[str, Any], must_learn: bool) -> bool:
 def readable(summary: dict[str, Any]) -> RenderableType:
     """Show a summary: both versions, or the verdict first where the gate refused the new one."""
     before, after = summary["before"], summary["after"]
-    fixed, swap, pairs = summary["at_0_4"], summary["swap"], summary["test_pairs"]
-    swapped = summary["gate"]["passed"]
-    calls = (
+    columns = {"before": before, "after": after}
+    swapped, swap = summary["gate"]["passed"], summary["swap"]
+    title = (
+        f"{summary['test_pairs']} pairs of unseen people, "
+        f"after {summary['feedback_pairs']} corrections"
+    )
+    if not swapped:
+        # There is no second version to compare: both columns are of the version that serves on.
+        columns = {"serving": before}
+        version = summary["model_version"]["before"]
+        title = f"{version} goes on serving; on {summary['test_pairs']} pairs of unseen people"
+    figures = columns.values()
+    rows = [
+        [f"FNMR at FMR {summary['target_fmr']:g}", *_rates("served_fnmr", figures)],
+        ["FMR measured there", *_rates("served_fmr", figures)],
+        ["threshold served", *(_show(one["served_threshold"]) for one in figures)],
+        *(
+            [name, *(_show(one[name]) for one in figures)]
+            for name in before
+            if not name.startswith("served_")
+        ),
+        ["accuracy at 0.4", *(_show(summary["at_0_4"][name]) for name in _COLUMNS[: len(columns)])],
+    ]
+    caption = (
         f"{swap['requests']} Verify calls during the {'swap' if swapped else 'training'}: "
         f"{swap['failed']} failed, {swap['mixed_versions']} mixed versions; "
         f"{summary['seconds']:.0f} s in total, of which {_times(summary['correction'])}"
     )
-    if not swapped:
-        rows = [[name, _show(value)] for name, value in before.items()]
-        rows.append(["accuracy at 0.4", _show(fixed["before"])])
-        version = summary["model_version"]["after"]
-        title = f"{version} goes on serving; on {pairs} pairs of unseen people it has"
-        return Group(
-            gate_table(summary["gate"]), table("", "serving", rows=rows, title=title), Text(calls)
-        )
-    rows = [[name, _show(before[name]), _show(after[name])] for name in before]
-    rows.append(["accuracy at 0.4", _show(fixed["before"]), _show(fixed["after"])])
-    title = f"{pairs} pairs of unseen people, after {summary['feedback_pairs']} corrections"
-    return Group(table("", "before", "after", rows=rows, title=title), Text(calls))
+    shown = Group(table("", *columns, rows=rows, title=title), Text(caption))
+    if swapped:
+        return shown
+    return Group(Text(summary["verdict"], style="bold"), gate_table(summary["gate"]), shown)
+
+
+def _rates(name: str, versions: Iterable[dict[str, Any]]) -> list[str]:
+    return [f"{figures[name]:.2%}" for figures in versions]
 
 
 def _times(correction: dict[str, Any]) -> str:

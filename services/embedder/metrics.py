@@ -35,6 +35,13 @@ REGISTRY_REACHABLE: Final = Gauge(
     "magface_embedder_registry_reachable", "1 while the serving pointer can be read"
 )
 SERVING: Final = Gauge("magface_embedder_serving", "1 for the serving version", ["model_version"])
+TARGET_FMR: Final = Gauge(
+    "magface_embedder_target_fmr", "False-match rate that the operator has set; 0 if none"
+)
+KEPT_FMR: Final = Gauge(
+    "magface_embedder_kept_fmr",
+    "False-match rate that the serving threshold keeps; 0 without a target or a measured curve",
+)
 _CACHE_IMAGES: Final = Counter(
     "magface_embedder_cache_images_total",
     "Requested images: found in the cache, shared with a call in progress, or computed",

@@ -20,9 +20,10 @@ from services.embedder.models.loader import Loader
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import VersionThreads
 from services.embedder.rollout.heartbeat import Heartbeat
+from services.embedder.rollout.last_served import LastServed
 from services.embedder.rollout.registry_watch import ErasureWatcher, watch
 from services.embedder.rollout.shadow import ShadowEvaluator
-from services.embedder.rollout.swapper import LastServed, Swapper
+from services.embedder.rollout.swapper import Swapper
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
 from shared.decoding.admission import Admission

@@ -11,7 +11,7 @@ from magface.v1 import embedder_pb2_grpc
 
 from services.embedder.embedding.service import FaceEmbedder
 from services.embedder.embedding.stream import FaceStream, StreamedFace, StreamedResult
-from services.embedder.embedding.verification import Side, StoredEmbedding
+from services.embedder.embedding.verification import Side, StoredEmbedding, Verdict
 from services.embedder.inference.requests import EmbeddedFace
 from services.embedder.models.resident import ResidentModels
 from services.embedder.rollout.shadow import ShadowEvaluator
@@ -61,14 +61,21 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
 
     async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
         a, b = _unpack_side(request.a, "a"), _unpack_side(request.b, "b")
-        verdict = await self._embedder.verify(a, b, _deadline(context), request.model_version)
+        minimum = request.minimum_quality if request.HasField("minimum_quality") else None
+        verdict = await self._embedder.verify(
+            a, b, _deadline(context), request.model_version, minimum
+        )
         return pb.VerifyResponse(
             similarity=verdict.similarity,
             threshold=verdict.threshold,
-            decision=pb.DECISION_SAME if verdict.same else pb.DECISION_DIFFERENT,
+            decision=_pack_decision(verdict),
             model_version=verdict.model_version,
             face_a=_pack_face(verdict.face_a) if verdict.face_a else None,
             face_b=_pack_face(verdict.face_b) if verdict.face_b else None,
+            probability=verdict.probability,
+            false_match_rate=verdict.false_match_rate,
+            kept_fmr=verdict.rule.kept_fmr,
+            unsure_reason=verdict.unsure_reason,
         )
 
     async def DetectFaces(
@@ -96,16 +103,21 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         )
         if serving := self._models.serving:
             manifest, session = serving.model.manifest, serving.model.session
+            rule, since = serving.rule, self._models.serving_since
             response.MergeFrom(
                 pb.GetModelResponse(
                     model_version=manifest.model_version,
                     architecture=manifest.architecture,
                     embedding_size=manifest.embedding_size,
                     channel_order=manifest.channel_order,
-                    threshold=manifest.threshold,
+                    threshold=rule.threshold,
                     engine=f"{session.engine}:{session.device}",
-                    serving_since=pack_timestamp(serving.since),
+                    serving_since=pack_timestamp(since) if since else None,
                     compatible_versions=manifest.compatible_versions,
+                    target_fmr=rule.target.target_fmr,
+                    kept_fmr=rule.kept_fmr,
+                    prior=rule.target.prior,
+                    serving_generation=self._swapper.generation,
                 )
             )
         return response
@@ -121,9 +133,17 @@ def _unpack_side(side: pb.VerifySide, field: str) -> Side:
         case "image":
             return face_from_proto(side.image, f"{field}.image")
         case "stored":
-            return StoredEmbedding(side.stored.embedding, side.stored.model_version)
+            stored = side.stored
+            magnitude = stored.magnitude if stored.HasField("magnitude") else None
+            return StoredEmbedding(stored.embedding, stored.model_version, magnitude)
         case _:
             raise InvalidInput(field, "is not set; give an image or a stored embedding")
+
+
+def _pack_decision(verdict: Verdict) -> pb.Decision.ValueType:
+    if verdict.unsure_reason:
+        return pb.DECISION_UNSURE
+    return pb.DECISION_SAME if verdict.same else pb.DECISION_DIFFERENT
 
 
 async def _unpack_stream(

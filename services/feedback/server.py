@@ -28,7 +28,7 @@ from services.feedback.labels.batch_writer import BatchWriter
 from services.feedback.labels.consensus_view import ConsensusRule, apply_rule, read_rule
 from services.feedback.labels.label_log import LabelLog
 from services.feedback.labels.service import LabelService
-from services.feedback.pool.calibration import ProbabilityCurves
+from services.feedback.pool.calibration import Calibrations
 from services.feedback.pool.embedder_client import open_embedder
 from services.feedback.pool.importer import PoolImporter
 from services.feedback.pool.indexer import PoolIndexer
@@ -187,7 +187,7 @@ async def open_pairs_backend(
                 pool,
                 vault,
                 embedder,
-                get_curve=ProbabilityCurves(objects).get,
+                get_calibration=Calibrations(objects).get,
                 on_complete=queue.add_disagreements,
             )
         maintenance = PoolMaintenance(

@@ -113,6 +113,7 @@ TABLES: Final = {
     "trainer.operating_points": Erasure.NOTHING_TO_ERASE,
     # Figures over all pairs.
     "trainer.evaluations": Erasure.NOTHING_TO_ERASE,
+    "trainer.verdicts": Erasure.NOTHING_TO_ERASE,
     "trainer.idempotency_keys": Erasure.NOTHING_TO_ERASE,
     "trainer.migrations": Erasure.NOTHING_TO_ERASE,
 }

@@ -1,4 +1,4 @@
-"""Label reports of jobs: suspected labels and images that were left out, by their hashes."""
+"""Label reports of jobs: suspected labels, and images left out or held out, by their hashes."""
 
 import json
 from collections.abc import Collection
@@ -17,7 +17,8 @@ def images_in_report(data: bytes) -> frozenset[bytes]:
         content = json.loads(data)
         suspects = [one[side] for one in content["suspects"] for side in ("sha256_a", "sha256_b")]
         left_out = [one["sha256"] for one in content.get("left_out", ())]
-        return frozenset(map(bytes.fromhex, [*suspects, *left_out]))
+        held_out = content.get("held_out", ())
+        return frozenset(map(bytes.fromhex, [*suspects, *left_out, *held_out]))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no list of suspects: {error!r}") from error
 
@@ -30,4 +31,6 @@ def report_without(data: bytes, hashes: Collection[bytes]) -> bytes:
         one for one in content["suspects"] if erased.isdisjoint((one["sha256_a"], one["sha256_b"]))
     ]
     left_out = [one for one in content.get("left_out", ()) if one["sha256"] not in erased]
-    return json.dumps(content | {"suspects": suspects, "left_out": left_out}).encode()
+    held_out = [one for one in content.get("held_out", ()) if one not in erased]
+    kept = {"suspects": suspects, "left_out": left_out, "held_out": held_out}
+    return json.dumps(content | kept).encode()

@@ -1,6 +1,7 @@
 """Serving pointer: the model version that the embedders must serve."""
 
 from datetime import datetime
+from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,6 +10,9 @@ from shared.registry.records import read_record
 from shared.storage.objects import ObjectStore
 
 POINTER_KEY = "registry/serving.json"
+
+TargetFmr: TypeAlias = Annotated[float, Field(gt=0, le=HIGHEST_TARGET)]
+Prior: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ServingPointer(BaseModel):
@@ -27,8 +31,8 @@ class ServingPointer(BaseModel):
     model_version: str
     generation: int = Field(ge=1)
     published_at: datetime
-    target_fmr: float | None = Field(default=None, gt=0, le=HIGHEST_TARGET)
-    prior: float = Field(default=0.5, gt=0, lt=1)
+    target_fmr: TargetFmr | None = None
+    prior: Prior = 0.5
 
 
 def read_pointer(objects: ObjectStore) -> ServingPointer | None:

@@ -89,9 +89,12 @@ def test_a_share_of_a_large_folder_is_the_reference_of_the_trainer(tmp_path: Pat
 def summary_of(passed: bool) -> dict[str, object]:
     detail = "errors on reference faces 7.31% -> 16.51%"
     check = {"name": "reference_loss", "passed": passed, "value": 0.092, "limit": 0.01}
+    served = {"served_fnmr": 0.1, "served_fmr": 0.01, "served_threshold": 0.3}
     return {
-        "before": {"accuracy": 0.9},
-        "after": {"accuracy": 0.95 if passed else 0.9},
+        "target_fmr": 0.01,
+        "verdict": "v2 passed the gate and serves" if passed else f"the gate refused v2: {detail}",
+        "before": {"accuracy": 0.9, **served},
+        "after": {"accuracy": 0.95 if passed else 0.9, **served},
         "at_0_4": {"before": 0.8, "after": 0.85 if passed else 0.8},
         "feedback_pairs": 1000,
         "test_pairs": 600,
@@ -113,7 +116,8 @@ def shown(summary: dict[str, object]) -> str:
 def test_a_refused_candidate_is_shown_by_its_verdict_first() -> None:
     text = shown(summary_of(passed=False))
     lines = [line for line in text.splitlines() if line.strip()]
-    assert "refused by the gate" in lines[0]
+    assert lines[0].startswith("the gate refused v2: errors on reference faces 7.31% -> 16.51%")
+    assert "refused by the gate" in lines[1]
     assert "errors on reference faces 7.31% -> 16.51%" in text
     assert "v1 goes on serving" in text
     assert "swap" not in text
@@ -150,6 +154,10 @@ def test_the_whole_demo_learns_at_least_four_points_and_fails_no_call(tmp_path: 
     summary = json.loads(ended.stdout)
     assert summary == json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert summary["after"]["accuracy"] >= summary["before"]["accuracy"] + 0.04
+    assert summary["target_fmr"] == 0.01
+    assert summary["after"]["served_fnmr"] < summary["before"]["served_fnmr"] - 0.04
+    # The threshold keeps the rate on other people than these, so it is kept within an interval.
+    assert summary["after"]["served_fmr"] < 0.02
     assert summary["swap"]["requests"] > 100
     assert summary["swap"]["failed"] == 0
     assert summary["swap"]["mixed_versions"] == 0

@@ -7,8 +7,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from magface.v1 import embedder_pb2
 from numpy.typing import NDArray
 
+from cli.commands.faces import match_rates
 from deploy.local.stack import Stack
 from tests.cli.conftest import Ask, Magface
 from tests.shared.model.pictures import with_orientation
@@ -236,3 +238,29 @@ def test_a_label_keeps_the_box_through_export_and_import(
     (tmp_path / "boxed.json").write_text(json.dumps({**content, "pairs": pair}))
     again = ask("feedback", "import", tmp_path / "boxed.json", "--annotator", "again")
     assert (again["created"], again["rejected"]) == (1, [])
+
+
+def test_an_image_of_too_low_quality_is_unsure_with_the_reason(
+    ask: Ask, magface: Magface, stack: Stack, pictures: list[Path]
+) -> None:
+    plain = ask("verify", *pictures[:2])
+    assert ask("verify", *pictures[:2], "--minimum-quality", 0) == plain
+    unsure = ask("verify", *pictures[:2], "--minimum-quality", 1)
+    assert (unsure["decision"], plain["unsure_reason"]) == ("unsure", "")
+    assert "below the minimum_quality 1" in unsure["unsure_reason"]
+    assert unsure | {"decision": plain["decision"], "unsure_reason": ""} == plain
+    read = magface("verify", *pictures[:2], "--minimum-quality", 1, "--dir", stack.folder)
+    assert unsure["unsure_reason"] in " ".join(read.stdout.split())
+    refused = magface("verify", *pictures[:2], "--minimum-quality", "nan", "--dir", stack.folder)
+    assert refused.exit_code == 1
+    assert "minimum_quality" in refused.stderr
+
+
+def test_a_person_reads_how_many_strangers_score_as_high() -> None:
+    answer = embedder_pb2.VerifyResponse(probability=0.99996, false_match_rate=0.7, kept_fmr=1e-4)
+    assert match_rates(answer) == {
+        "probability": "0.99996 that it is the same person",
+        "strangers": "one in 1.4 strangers scores as high",
+        "kept FMR": "0.0001: one in 10,000 strangers passes the threshold",
+    }
+    assert match_rates(embedder_pb2.VerifyResponse()) == {}

@@ -5,10 +5,20 @@ from shared.model.operating_curve import FMRS, Evidence, OperatingCurve, Operati
 
 def make_curve(*thresholds: float) -> OperatingCurve:
     """Return a curve with a threshold for each target from 1 down."""
+    return curve_at(*zip(FMRS[1:], thresholds[1:], strict=False), all_accepted=thresholds[0])
+
+
+def curve_at(*thresholds: tuple[float, float], all_accepted: float = -1.0) -> OperatingCurve:
+    """Return a curve with these targets below 1 and their thresholds.
+
+    Args:
+        thresholds: By falling target.
+        all_accepted: The threshold of target 1.
+    """
     rate = Rate(value=0.1, low=0.05, high=0.2)
     points = [
         OperatingPoint(target=target, threshold=threshold, fmr=rate, fnmr=rate)
-        for target, threshold in zip(FMRS, thresholds, strict=False)
+        for target, threshold in ((1.0, all_accepted), *thresholds)
     ]
     return OperatingCurve(
         points=tuple(points),

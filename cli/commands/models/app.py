@@ -2,7 +2,14 @@
 
 import typer
 
-from cli.commands.models import evaluations, operating_point, quantization, rollout, versions
+from cli.commands.models import (
+    evaluations,
+    judgement,
+    operating_point,
+    quantization,
+    rollout,
+    versions,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Model versions, and which of them serves.")
 app.command("list")(versions.list_models)
@@ -16,4 +23,5 @@ app.command("curve")(operating_point.curve)
 app.command("evaluate")(evaluations.evaluate_model)
 app.command("evaluations")(evaluations.list_evaluations)
 app.command("report")(evaluations.fetch_report)
+app.command("judge")(judgement.judge_model)
 app.command("quantize")(quantization.quantize_model)

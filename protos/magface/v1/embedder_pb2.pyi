@@ -352,12 +352,13 @@ class VerifyResponse(_message.Message):
     model_version: _builtins.str
     probability: _builtins.float
     """Calibrated probability that both sides show the same person, 0..1, at the prior that the
-    operator has set (0.5 if none). Unset if the version has no calibration.
+    operator has set (0.5 if none). Unset if the version has no calibration or a side has no_face.
     """
     false_match_rate: _builtins.float
     """Share of strangers whose similarity is at least as high, 0..1: one in 1 / false_match_rate.
     Measured on people that the version was not trained on; for high similarities the lowest rate
-    that they resolve, an upper bound. Unset if the version has no measured curve.
+    that they resolve, an upper bound. Unset if the version has no measured curve or a side has
+    no_face.
     """
     kept_fmr: _builtins.float
     """The false-match rate that the threshold keeps. Above the operator's target if the version's
@@ -507,6 +508,7 @@ class GetModelResponse(_message.Message):
     channel_order: _builtins.str
     """"bgr" or "rgb": input of the network; images in requests do not depend on it."""
     threshold: _builtins.float
+    """Of Verify, at the operating point in force."""
     engine: _builtins.str
     """For example "onnxruntime:cpu" or "torch:cuda"."""
     pending_version: _builtins.str
@@ -519,9 +521,13 @@ class GetModelResponse(_message.Message):
     registry names none.
     """
     shadow_pairs: _builtins.int
-    """Calls that it computed in this replica since it or the serving version changed."""
+    """Calls that it computed in this replica since it, the serving version or the operating point
+    changed.
+    """
     shadow_agreement: _builtins.float
-    """Share of them with the same decision by both versions, each at its own threshold, 0..1."""
+    """Share of them with the same decision by both versions, each at its own threshold at the
+    operating point in force, 0..1.
+    """
     shadow_similarity_shift: _builtins.float
     """Mean of its cosine similarity minus that of the serving version."""
     shadow_error: _builtins.str

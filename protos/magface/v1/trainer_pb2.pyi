@@ -31,6 +31,7 @@ class _JobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobKind.Value
     JOB_KIND_IMPORT: _JobKind.ValueType  # 2
     JOB_KIND_EVALUATE: _JobKind.ValueType  # 3
     JOB_KIND_QUANTIZE: _JobKind.ValueType  # 4
+    JOB_KIND_JUDGE: _JobKind.ValueType  # 5
 
 class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper): ...
 
@@ -39,6 +40,7 @@ JOB_KIND_TRAIN: JobKind.ValueType  # 1
 JOB_KIND_IMPORT: JobKind.ValueType  # 2
 JOB_KIND_EVALUATE: JobKind.ValueType  # 3
 JOB_KIND_QUANTIZE: JobKind.ValueType  # 4
+JOB_KIND_JUDGE: JobKind.ValueType  # 5
 Global___JobKind: _TypeAlias = JobKind  # noqa: Y015
 
 class _JobState:
@@ -1792,6 +1794,53 @@ class QuantizeModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QuantizeModelResponse: _TypeAlias = QuantizeModelResponse  # noqa: Y015
+
+@_typing.final
+class JudgeModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    requested_by: _builtins.str
+    """Person or program that makes the request; 1..128 characters."""
+    idempotency_key: _builtins.str
+    """See TrainerService; 1..128 characters if set."""
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "model_version", b"model_version", "requested_by", b"requested_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JudgeModelRequest: _TypeAlias = JudgeModelRequest  # noqa: Y015
+
+@_typing.final
+class JudgeModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JudgeModelResponse: _TypeAlias = JudgeModelResponse  # noqa: Y015
 
 @_typing.final
 class Evaluation(_message.Message):

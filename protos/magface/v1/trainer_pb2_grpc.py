@@ -119,6 +119,11 @@ class TrainerServiceStub:
                 request_serializer=magface_dot_v1_dot_trainer__pb2.QuantizeModelRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_trainer__pb2.QuantizeModelResponse.FromString,
                 _registered_method=True)
+        self.JudgeModel = channel.unary_unary(
+                '/magface.v1.TrainerService/JudgeModel',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.JudgeModelRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.JudgeModelResponse.FromString,
+                _registered_method=True)
         self.ListEvaluations = channel.unary_unary(
                 '/magface.v1.TrainerService/ListEvaluations',
                 request_serializer=magface_dot_v1_dot_trainer__pb2.ListEvaluationsRequest.SerializeToString,
@@ -274,6 +279,15 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def JudgeModel(self, request, context):
+        """Queues another judgement of a candidate on the people that it was not trained on: those that
+        its gate measured, and those who were labelled since. NOT_FOUND if the version does not exist.
+        FAILED_PRECONDITION if it was not fine-tuned here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListEvaluations(self, request, context):
         """Lists evaluations, newest first.
         """
@@ -382,6 +396,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.QuantizeModel,
                     request_deserializer=magface_dot_v1_dot_trainer__pb2.QuantizeModelRequest.FromString,
                     response_serializer=magface_dot_v1_dot_trainer__pb2.QuantizeModelResponse.SerializeToString,
+            ),
+            'JudgeModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.JudgeModel,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.JudgeModelRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.JudgeModelResponse.SerializeToString,
             ),
             'ListEvaluations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvaluations,
@@ -819,6 +838,33 @@ class TrainerService:
             '/magface.v1.TrainerService/QuantizeModel',
             magface_dot_v1_dot_trainer__pb2.QuantizeModelRequest.SerializeToString,
             magface_dot_v1_dot_trainer__pb2.QuantizeModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JudgeModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.TrainerService/JudgeModel',
+            magface_dot_v1_dot_trainer__pb2.JudgeModelRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.JudgeModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

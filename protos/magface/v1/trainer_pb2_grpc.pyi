@@ -97,6 +97,11 @@ class TrainerServiceStub:
     CPU. The gate compares it with the original version. It serves only after a promotion.
     NOT_FOUND if the version does not exist.
     """
+    JudgeModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.JudgeModelRequest, _trainer_pb2.JudgeModelResponse]
+    """Queues another judgement of a candidate on the people that it was not trained on: those that
+    its gate measured, and those who were labelled since. NOT_FOUND if the version does not exist.
+    FAILED_PRECONDITION if it was not fine-tuned here.
+    """
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListEvaluationsRequest, _trainer_pb2.ListEvaluationsResponse]
     """Lists evaluations, newest first."""
     GetEvaluationReport: _grpc.UnaryStreamMultiCallable[_trainer_pb2.GetEvaluationReportRequest, _trainer_pb2.GetEvaluationReportResponse]
@@ -180,6 +185,11 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Queues the 8-bit quantization of a version. The result is a new version, which is faster on a
     CPU. The gate compares it with the original version. It serves only after a promotion.
     NOT_FOUND if the version does not exist.
+    """
+    JudgeModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.JudgeModelRequest, _trainer_pb2.JudgeModelResponse]  # type: ignore[assignment]
+    """Queues another judgement of a candidate on the people that it was not trained on: those that
+    its gate measured, and those who were labelled since. NOT_FOUND if the version does not exist.
+    FAILED_PRECONDITION if it was not fine-tuned here.
     """
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListEvaluationsRequest, _trainer_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
     """Lists evaluations, newest first."""
@@ -351,6 +361,17 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Queues the 8-bit quantization of a version. The result is a new version, which is faster on a
         CPU. The gate compares it with the original version. It serves only after a promotion.
         NOT_FOUND if the version does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def JudgeModel(
+        self,
+        request: _trainer_pb2.JudgeModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.JudgeModelResponse, _abc.Awaitable[_trainer_pb2.JudgeModelResponse]]:
+        """Queues another judgement of a candidate on the people that it was not trained on: those that
+        its gate measured, and those who were labelled since. NOT_FOUND if the version does not exist.
+        FAILED_PRECONDITION if it was not fine-tuned here.
         """
 
     @_abc_1.abstractmethod

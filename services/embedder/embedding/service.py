@@ -7,7 +7,14 @@ from math import inf
 
 from services.embedder.embedding.cache import CacheKey, EmbeddingCache, cache_key
 from services.embedder.embedding.stream import FaceStream
-from services.embedder.embedding.verification import Side, Verdict, compare, stored_vectors
+from services.embedder.embedding.verification import (
+    Side,
+    Verdict,
+    compare,
+    low_quality,
+    stored_magnitudes,
+    stored_vectors,
+)
 from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import EmbeddedFace, EmbedResult, NamedFace
 from services.embedder.inference.small_pictures import are_small, encoded_bytes
@@ -66,11 +73,18 @@ class FaceEmbedder:
             raise InvalidInput(
                 "images", f"there are {len(faces)}; a call takes 1 to {MAX_IMAGES_PER_CALL}"
             )
-        model = self._models.resolve(model_version)
+        model = self._models.resolve(model_version).model
         named = [(f"images[{index}]", face) for index, face in enumerate(faces)]
         return EmbedResult(await self._embed(model, named, deadline), model.version)
 
-    async def verify(self, a: Side, b: Side, deadline: float, model_version: str = "") -> Verdict:
+    async def verify(
+        self,
+        a: Side,
+        b: Side,
+        deadline: float,
+        model_version: str = "",
+        minimum_quality: float | None = None,
+    ) -> Verdict:
         """Compare two faces under one model version; the order does not matter.
 
         Args:
@@ -78,26 +92,31 @@ class FaceEmbedder:
             b: The other one.
             deadline: By `time.monotonic`; the faces are not computed after it.
             model_version: A loaded version; the serving one when empty.
+            minimum_quality: 0..1; the verdict is unsure if a side is of lower quality or shows no
+                face. None decides in any case.
 
         Raises:
-            InvalidInput: For a picture that cannot be read, or bytes that are not a unit vector of
-                the model's size, as ``a.image.data`` and so on.
+            InvalidInput: For a picture that cannot be read, bytes that are not a unit vector of
+                the model's size, a magnitude that is needed and not set, or a number that is not
+                valid, as ``a.image.data`` and so on.
             PreconditionFailed: If that version is not loaded, or a stored embedding's version is
                 not compatible with it.
             Overloaded: If the server is full, or the deadline passed.
             Unavailable: Before the first model is loaded.
         """
-        model = self._models.resolve(model_version)
-        sides = {"a": a, "b": b}
-        vectors = stored_vectors(sides, model.manifest)
+        active = self._models.resolve(model_version)
+        sides, manifest = {"a": a, "b": b}, active.model.manifest
+        vectors = stored_vectors(sides, manifest)
+        magnitudes = stored_magnitudes(sides, minimum_quality)
         pictures = {name: side for name, side in sides.items() if isinstance(side, FaceImage)}
         faces: dict[str, EmbeddedFace] = {}
         if pictures:
             named = [(f"{name}.image", face) for name, face in pictures.items()]
-            embedded = await self._embed(model, named, deadline)
+            embedded = await self._embed(active.model, named, deadline)
             faces = dict(zip(pictures, embedded, strict=True))
             vectors |= {name: face.embedding for name, face in faces.items()}
-        verdict = compare(vectors, faces, model.manifest)
+        unsure_reason = low_quality(faces, magnitudes, minimum_quality, manifest)
+        verdict = compare(vectors, faces, active, unsure_reason)
         self._on_verified(a, b, verdict)
         return verdict
 
@@ -138,7 +157,7 @@ class FaceEmbedder:
         return self._admission.admit_in_turn(len(face.data), pixels)
 
     async def _embed_admitted(self, face: FaceImage, model_version: str) -> EmbedResult:
-        model = self._models.resolve(model_version)
+        model = self._models.resolve(model_version).model
         named = [("image", face)]
         keys = _keys(model, named) if are_small(named) else await _hash_on_thread(model, named)
         return EmbedResult(await self._get_or_compute(model, named, keys, inf), model.version)

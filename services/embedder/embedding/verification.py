@@ -1,5 +1,6 @@
 """Verification of two faces: which embeddings are comparable, and the verdict."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.embedder.inference.requests import EmbeddedFace
+from services.embedder.models.decision_rule import DecisionRule
+from services.embedder.models.resident import ActiveModel
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.face import FaceImage
 from shared.model.manifest import Manifest
@@ -22,10 +25,12 @@ class StoredEmbedding:
     Attributes:
         data: Packed little-endian float32.
         model_version: The version that computed it.
+        magnitude: The magnitude that was computed with it; None if the caller gives none.
     """
 
     data: bytes
     model_version: str
+    magnitude: float | None = None
 
 
 Side = FaceImage | StoredEmbedding
@@ -36,46 +41,136 @@ class Verdict:
     """Whether two faces are of the same person.
 
     Attributes:
-        similarity: Cosine, -1..1.
-        threshold: Similarities at or above it mean the same person.
+        similarity: Cosine, -1..1, a float32 number.
+        rule: Of the version, at the operating point that was in force when the call was accepted.
         face_a: None if side a is a stored embedding.
         face_b: None if side b is a stored embedding.
+        unsure_reason: Which side is of too low quality for the caller; empty if none is.
 
     A picture without a face is never of the same person as another one.
     """
 
     similarity: float
-    threshold: float
+    rule: DecisionRule
     model_version: str
     face_a: EmbeddedFace | None
     face_b: EmbeddedFace | None
+    unsure_reason: str = ""
+
+    @property
+    def threshold(self) -> float:
+        """Similarities at or above it mean the same person."""
+        return self.rule.threshold
 
     @property
     def same(self) -> bool:
+        """The decision, where `unsure_reason` is empty."""
         return self.similarity >= self.threshold and not self.no_face
 
     @property
     def no_face(self) -> bool:
         """Whether the picture of a side shows no face."""
-        return any(face is not None and face.no_face for face in (self.face_a, self.face_b))
+        a, b = self.face_a, self.face_b
+        return (a is not None and a.no_face) or (b is not None and b.no_face)
+
+    @property
+    def probability(self) -> float | None:
+        """Probability of the same person, 0..1; None if not calibrated, or without a face."""
+        return None if self.no_face else self.rule.probability(self.similarity)
+
+    @property
+    def false_match_rate(self) -> float | None:
+        """Share of strangers at least as similar, 0..1; None if not measured, or without a face."""
+        return None if self.no_face else self.rule.false_match_rate(self.similarity)
 
 
 def compare(
     vectors: Mapping[str, NDArray[np.float32]],
     faces: Mapping[str, EmbeddedFace],
-    manifest: Manifest,
+    active: ActiveModel,
+    unsure_reason: str = "",
 ) -> Verdict:
     """Compare sides a and b.
 
     Args:
         vectors: Unit embeddings of both sides.
         faces: The sides that are pictures, by the field's name.
-        manifest: Of the version that they are compared under.
+        active: The version that they are compared under.
+        unsure_reason: See `Verdict`.
     """
     similarity = float(np.clip(np.dot(vectors["a"], vectors["b"]), -1.0, 1.0))
-    # Rounded to float32 as in the response, so that a caller who compares them gets the same.
-    threshold = float(np.float32(manifest.threshold))
-    return Verdict(similarity, threshold, manifest.model_version, faces.get("a"), faces.get("b"))
+    a, b = faces.get("a"), faces.get("b")
+    return Verdict(similarity, active.rule, active.version, a, b, unsure_reason)
+
+
+def stored_magnitudes(sides: Mapping[str, Side], minimum_quality: float | None) -> dict[str, float]:
+    """Read the magnitudes of the stored embeddings that have one.
+
+    Args:
+        sides: By the field's name.
+        minimum_quality: The caller's; None if it sets none. With it, each stored embedding needs
+            its magnitude.
+
+    Raises:
+        InvalidInput: If the minimum is not within 0..1, or a magnitude is missing or not a
+            positive number.
+    """
+    # The comparisons are false for NaN, which is refused too.
+    if minimum_quality is not None and not 0 <= minimum_quality <= 1:
+        raise InvalidInput("minimum_quality", f"is {minimum_quality:g}; it must be within 0..1")
+    magnitudes = {}
+    for name, side in sides.items():
+        if not isinstance(side, StoredEmbedding):
+            continue
+        if side.magnitude is None:
+            if minimum_quality is None:
+                continue
+            raise InvalidInput(
+                f"{name}.stored.magnitude",
+                "is not set, but minimum_quality is; send the magnitude as Embed gave it",
+            )
+        if not 0 < side.magnitude < math.inf:
+            raise InvalidInput(
+                f"{name}.stored.magnitude",
+                f"is {side.magnitude:g}, not finite and above 0; send it as Embed gave it",
+            )
+        magnitudes[name] = side.magnitude
+    return magnitudes
+
+
+def low_quality(
+    faces: Mapping[str, EmbeddedFace],
+    magnitudes: Mapping[str, float],
+    minimum_quality: float | None,
+    manifest: Manifest,
+) -> str:
+    """Say which sides are of a quality below a minimum, or show no face; empty if none is.
+
+    Args:
+        faces: The sides that are pictures, by the field's name.
+        magnitudes: Those of the other sides.
+        minimum_quality: 0..1; None accepts all.
+        manifest: Of the version that they are compared under; it gives the quality of a stored
+            magnitude.
+    """
+    if minimum_quality is None:
+        return ""
+    qualities = {name: face.quality for name, face in faces.items()} | {
+        name: float(manifest.quality(np.array(value, np.float32)))
+        for name, value in magnitudes.items()
+    }
+    reasons = []
+    for name, quality in sorted(qualities.items()):
+        if name in faces and faces[name].no_face:
+            reasons.append(f"side {name} shows no face")
+        elif quality < minimum_quality:
+            # Rounded down, so that it reads as lower than the minimum.
+            shown = math.floor(quality * 1000) / 1000
+            reasons.append(
+                f"the quality of side {name} is {shown:.3f}, "
+                f"below the minimum_quality {minimum_quality:g}"
+            )
+    return "; ".join(reasons)
 
 
 def stored_vectors(sides: Mapping[str, Side], manifest: Manifest) -> dict[str, NDArray[np.float32]]:

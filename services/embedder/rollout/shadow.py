@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from services.embedder import metrics
 from services.embedder.embedding.verification import Side, Verdict
+from services.embedder.models.decision_rule import DecisionRule, FmrTarget
 from services.embedder.models.malloc import release
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import Cancellation, Hanging, VersionThreads
@@ -39,7 +40,8 @@ class ShadowStats:
     Attributes:
         model_version: The candidate; empty when there is none.
         pairs: Comparisons that both versions decided.
-        agreed: Comparisons with the same decision, each version at its own threshold.
+        agreed: Comparisons with the same decision, each version at its threshold at the operating
+            point in force.
         similarity_shift: Mean of the candidate's similarity minus the serving version's.
         error: The last error of loading or computing; empty when there was none.
     """
@@ -54,6 +56,18 @@ class ShadowStats:
     def agreement(self) -> float:
         """Share of equal decisions, 0..1; 0 before the first pair."""
         return self.agreed / self.pairs if self.pairs else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Baseline:
+    """What a candidate is compared with: the serving version at the operating point in force."""
+
+    version: str | None = None
+    target: FmrTarget | None = None
+
+
+def _baseline_of(verdict: Verdict) -> _Baseline:
+    return _Baseline(verdict.model_version, verdict.rule.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +111,26 @@ class ShadowEvaluator:
         self._queue: asyncio.Queue[_Pair] = asyncio.Queue(_QUEUED_PAIRS)
         self._candidate: LoadedModel | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._baseline_version: str | None = None
+        self._baseline = _Baseline()
         self._stats = ShadowStats()
         self._failures, self._retry_at = 0, 0.0
 
     @property
     def stats(self) -> ShadowStats:
+        if self._baseline != self._in_force:
+            # Counted against what served before; the next `update` starts again.
+            return ShadowStats(self._stats.model_version)
         return self._stats
+
+    @property
+    def _in_force(self) -> _Baseline:
+        return _Baseline(self._models.serving_version, self._models.target)
 
     def offer(self, a: Side, b: Side, verdict: Verdict) -> None:
         """Sample a comparison that was answered; returns at once."""
-        if self._candidate is None or verdict.model_version != self._baseline_version:
+        if self._candidate is None or self._baseline != _baseline_of(verdict):
             return
-        if verdict.no_face:
+        if verdict.no_face or verdict.unsure_reason:
             return
         if not (isinstance(a, FaceImage) and isinstance(b, FaceImage)):
             return
@@ -126,7 +147,7 @@ class ShadowEvaluator:
             self._queue.get_nowait()
 
     async def update(self, pointer: ShadowPointer | None) -> None:
-        """Follow the shadow pointer and the serving version; to be called repeatedly.
+        """Follow the shadow pointer and what serves; to be called repeatedly.
 
         A candidate that cannot be loaded is tried again after growing pauses. A version that serves
         is not a candidate.
@@ -134,12 +155,13 @@ class ShadowEvaluator:
         Args:
             pointer: Of the registry; None when no version is to be evaluated.
         """
-        serving = self._models.serving_version
+        baseline = self._in_force
+        serving = baseline.version
         wanted = pointer.model_version if pointer else ""
         if wanted == serving:
             wanted = ""
-        if (wanted, serving) != (self._stats.model_version, self._baseline_version):
-            await self._reset(wanted, serving)
+        if (wanted, baseline) != (self._stats.model_version, self._baseline):
+            await self._reset(wanted, baseline)
         is_loading = self._loading is not None and not self._loading.done()
         is_due = self._candidate is None and time.monotonic() >= self._retry_at
         if wanted and serving and is_due and not is_loading:
@@ -153,7 +175,7 @@ class ShadowEvaluator:
     async def _evaluate_next(self) -> None:
         await self._evaluate(await self._queue.get())
 
-    async def _reset(self, wanted: str, serving: str | None) -> None:
+    async def _reset(self, wanted: str, baseline: _Baseline) -> None:
         self.clear()
         if wanted != self._stats.model_version:
             if self._loading is not None:
@@ -161,7 +183,7 @@ class ShadowEvaluator:
             released, self._candidate = [self._candidate], None
             self._failures, self._retry_at = 0, 0.0
             await asyncio.to_thread(release, released)
-        self._baseline_version = serving
+        self._baseline = baseline
         self._publish(ShadowStats(model_version=wanted))
 
     async def _load_candidate(self, version: str) -> None:
@@ -173,7 +195,7 @@ class ShadowEvaluator:
             self._record_error(error)
         else:
             _log.info(
-                "evaluating model version %s in the shadow of %s", version, self._baseline_version
+                "evaluating model version %s in the shadow of %s", version, self._baseline.version
             )
             self._publish(ShadowStats(model_version=version))
 
@@ -211,9 +233,9 @@ class ShadowEvaluator:
         )
 
     def _count(self, live: Verdict, candidate: LoadedModel, similarity: float) -> None:
-        if live.model_version != self._baseline_version:
+        if self._baseline != _baseline_of(live):
             return
-        same = similarity >= candidate.manifest.threshold
+        same = similarity >= DecisionRule.of(candidate.manifest, live.rule.target).threshold
         before, pairs = self._stats, self._stats.pairs + 1
         shift = similarity - live.similarity
         metrics.SHADOW_PAIRS.labels("agreed" if same == live.same else "disagreed").inc()

@@ -1,19 +1,19 @@
-"""Swaps of the serving version: follows the registry's serving pointer."""
+"""Swaps of the serving version and operating point: follows the registry's serving pointer."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 from services.embedder import metrics
+from services.embedder.models.decision_rule import FmrTarget
 from services.embedder.models.malloc import release
-from services.embedder.models.resident import LoadedModel, ResidentModels
+from services.embedder.models.resident import ActiveModel, LoadedModel, ResidentModels
+from services.embedder.rollout.last_served import LastServed, VersionAtTarget
 from services.embedder.rollout.retries import retry_pause_s
 from shared.errors import MagFaceError, Unavailable
-from shared.files import write_atomically
 from shared.registry.serving_pointer import ServingPointer
 from shared.runtime import repeat
 
@@ -27,46 +27,18 @@ class _LoadFailure:
     retry_at: float
 
 
-class LastServed:
-    """Keeps the name of the last serving version on disk, for a start without the store.
-
-    Args:
-        path: A small text file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self) -> str | None:
-        try:
-            return self._path.read_text().strip() or None
-        except FileNotFoundError:
-            return None
-
-    def write(self, model_version: str) -> None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, model_version)
-        except OSError as error:
-            _log.warning(
-                "cannot write %s; a start without the store will not serve %s: %s",
-                self._path,
-                model_version,
-                error,
-            )
-
-
 class Swapper:
-    """Loads the version that the serving pointer names, and lets it serve.
+    """Loads the version that the serving pointer names, and lets it serve at its operating point.
 
-    A version is loaded beside the serving one, which goes on serving if anything fails. The
-    previous version stays loaded, so that a rollback to it takes no time.
+    A version is loaded beside the serving one, which goes on serving, at its old operating point,
+    if anything fails. The previous version stays loaded, so that a rollback to it takes no time.
+    Another operating point of the serving version is taken up at once.
 
     Args:
         models: The loaded models.
         read_pointer: Reads the serving pointer; None before the first promotion. Blocks.
         load: Loads a version; with True in the background of requests. Cancelling ends that.
-        last_served: Name of the last serving version.
+        last_served: What served last, for a start without the store.
         interval_s: Seconds between two readings of the pointer.
     """
 
@@ -85,6 +57,9 @@ class Swapper:
         self._last_served = last_served
         self._interval_s = interval_s
         self._pointer: ServingPointer | None = None
+        self._followed: ServingPointer | None = None
+        self._served_before: VersionAtTarget | None = None
+        self._recording = asyncio.Lock()
         self._failures: dict[str, _LoadFailure] = {}
         self._loading: asyncio.Task[None] | None = None
         self._loading_version: str | None = None
@@ -99,9 +74,9 @@ class Swapper:
 
     @property
     def generation(self) -> int:
-        """Generation of the pointer that the serving version follows; 0 when it follows none."""
+        """Generation of the pointer whose version and operating point are in force; 0 if others."""
         pointer = self._pointer
-        return pointer.generation if pointer is not None and not self.pending_version else 0
+        return pointer.generation if pointer is not None and pointer == self._followed else 0
 
     @property
     def swap_error(self) -> str:
@@ -111,6 +86,7 @@ class Swapper:
 
     async def run(self) -> NoReturn:
         """Follow the serving pointer until cancelled."""
+        self._served_before = await asyncio.to_thread(self._last_served.read)
         await repeat("swap of the serving version", self._step, self._interval_s)
 
     async def _step(self) -> None:
@@ -152,27 +128,31 @@ class Swapper:
 
     async def _advance(self) -> None:
         metrics.SWAP_FAILING.set(bool(self.swap_error))
-        wanted = self._wanted
-        model = self._models.find(wanted) if wanted else None
-        if model is not None and wanted != self._models.serving_version:
-            await self._swap_to(model)
+        pointer = self._pointer
+        found = self._models.find(pointer.model_version) if pointer else None
+        if pointer is not None and found is not None and pointer != self._followed:
+            await self._serve(found.model, _target_of(pointer), pointer)
         elif self._loading is None or self._loading.done():
             self._load_next()
 
     def _load_next(self) -> None:
-        candidates = [self._wanted]
-        if self._models.serving is None:
-            candidates.append(self._last_served.read())
-        for version in candidates:
-            if version and version != self._models.serving_version and self._is_due(version):
-                self._loading = asyncio.create_task(self._load_version(version))
+        pointer, before = self._pointer, self._served_before
+        candidates: list[VersionAtTarget] = []
+        if pointer is not None:
+            candidates.append(VersionAtTarget(pointer.model_version, _target_of(pointer)))
+        if self._models.serving is None and before is not None:
+            candidates.append(before)
+        for candidate in candidates:
+            version = candidate.model_version
+            if version != self._models.serving_version and self._is_due(version):
+                self._loading = asyncio.create_task(self._load_version(version, candidate.target))
                 return
 
     def _is_due(self, version: str) -> bool:
         failure = self._failures.get(version)
         return failure is None or time.monotonic() >= failure.retry_at
 
-    async def _load_version(self, version: str) -> None:
+    async def _load_version(self, version: str, target: FmrTarget) -> None:
         self._loading_version = version
         try:
             # The first load has no requests beside it, and may take all of the processor.
@@ -184,19 +164,35 @@ class Swapper:
             self._loading_version = None
         self._failures.pop(version, None)
         # The pointer may have changed while this version was loading.
-        if version == self._wanted or self._models.serving is None:
-            await self._swap_to(model)
+        pointer = self._pointer
+        if pointer is not None and pointer.model_version == version:
+            await self._serve(model, _target_of(pointer), pointer)
+        elif self._models.serving is None:
+            await self._serve(model, target, None)
 
-    async def _swap_to(self, model: LoadedModel) -> None:
-        released = [self._models.serve(model)]
+    async def _serve(
+        self, model: LoadedModel, target: FmrTarget, followed: ServingPointer | None
+    ) -> None:
+        """Let a model serve at an operating point, in one step of the loop."""
+        before = self._models.serving
+        self._followed = followed
+        if before is not None and (before.model, before.rule.target) == (model, target):
+            return
+        released = [self._models.serve(model, target)]
         self.ready.set()
-        metrics.SWAPS.labels("done").inc()
-        metrics.SERVING.clear()
-        metrics.SERVING.labels(model.version).set(1)
-        _log.info("model version %s serves now", model.version)
-        # On a thread, because it syncs the disk.
-        await asyncio.to_thread(self._last_served.write, model.version)
+        if before is None or before.model is not model:
+            metrics.SWAPS.labels("done").inc()
+        _report(self._models.resolve())
+        await self._record_served()
         await asyncio.to_thread(release, released)
+
+    async def _record_served(self) -> None:
+        # One after the other, so that an older state does not replace a newer one.
+        async with self._recording:
+            serving = self._models.resolve()
+            served = VersionAtTarget(serving.version, serving.rule.target)
+            # On a thread, because it syncs the disk.
+            await asyncio.to_thread(self._last_served.write, served)
 
     def _record_failure(self, version: str, error: Exception) -> None:
         metrics.SWAPS.labels("failed").inc()
@@ -213,4 +209,35 @@ class Swapper:
             version,
             error,
             exc_info=None if isinstance(error, MagFaceError) else error,
+        )
+
+
+def _target_of(pointer: ServingPointer) -> FmrTarget:
+    return FmrTarget(pointer.target_fmr, pointer.prior)
+
+
+def _report(serving: ActiveModel) -> None:
+    version, rule = serving.version, serving.rule
+    target, kept = rule.target.target_fmr, rule.kept_fmr
+    metrics.SERVING.clear()
+    metrics.SERVING.labels(version).set(1)
+    metrics.TARGET_FMR.set(target or 0)
+    metrics.KEPT_FMR.set(kept or 0)
+    _log.info("model version %s serves now, at threshold %.4f", version, rule.threshold)
+    if target is None:
+        return
+    if kept is None:
+        _log.warning(
+            "model version %s has no measured operating curve: it serves at its own threshold, and "
+            "the target false-match rate of %g is not kept",
+            version,
+            target,
+        )
+    elif kept > target:
+        _log.warning(
+            "model version %s keeps a false-match rate of %g instead of the target of %g: its "
+            "evidence resolves no lower one",
+            version,
+            kept,
+            target,
         )

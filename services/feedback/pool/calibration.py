@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from services.feedback.pool.embedder_client import ServingModel
 from shared.errors import CorruptData, InvalidInput, NotFound
 from shared.model.manifest import ProbabilityCurve
 from shared.registry.version_store import published_manifest
@@ -24,7 +25,7 @@ class Calibration:
     """How a model version interprets a similarity.
 
     Attributes:
-        threshold: Similarity from which it says SAME.
+        threshold: Similarity at which a version without a curve is taken to have even odds.
         curve: From similarity to probability; None if it was not measured.
     """
 
@@ -38,8 +39,11 @@ class Calibration:
         return np.asarray(_DEFAULT_SLOPE * (similarity - self.threshold))
 
 
-class ProbabilityCurves:
-    """Reads the probability curves of model versions from the registry, each once.
+class Calibrations:
+    """Reads the calibrations of model versions from the registry, each once.
+
+    The threshold is the version's own. That of `Verify` may be stricter: it keeps the operator's
+    target false-match rate, and says nothing of even odds.
 
     Args:
         objects: The bucket with the registry.
@@ -47,23 +51,27 @@ class ProbabilityCurves:
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
-        self._curves: dict[str, ProbabilityCurve | None] = {}
+        self._found: dict[str, Calibration] = {}
 
-    async def get(self, model_version: str) -> ProbabilityCurve | None:
-        """Give a version's curve; None if it has none or its manifest cannot be used.
+    async def get(self, model: ServingModel) -> Calibration:
+        """Give a version's calibration; without a usable manifest, one by its serving threshold.
 
         Raises:
             Unavailable: If the object store does not answer.
         """
-        if model_version not in self._curves:
-            self._curves[model_version] = await asyncio.to_thread(self._read, model_version)
-        return self._curves[model_version]
+        version = model.model_version
+        if version not in self._found:
+            self._found[version] = await asyncio.to_thread(self._read, model)
+        return self._found[version]
 
-    def _read(self, model_version: str) -> ProbabilityCurve | None:
+    def _read(self, model: ServingModel) -> Calibration:
         try:
-            return published_manifest(self._objects, model_version).probability
+            manifest = published_manifest(self._objects, model.model_version)
         except (NotFound, CorruptData, InvalidInput) as error:
             logger.warning(
-                "no probability curve for %s, a default slope is used: %s", model_version, error
+                "no calibration for %s, a default slope at its serving threshold is used: %s",
+                model.model_version,
+                error,
             )
-            return None
+            return Calibration(model.threshold, None)
+        return Calibration(manifest.threshold, manifest.probability)

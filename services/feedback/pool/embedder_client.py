@@ -21,7 +21,11 @@ _DEADLINE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ServingModel:
-    """The serving version, as one replica reports it."""
+    """The serving version, as one replica reports it.
+
+    Attributes:
+        threshold: Of its decisions, at the operating point in force.
+    """
 
     model_version: str
     dimensions: int

@@ -37,7 +37,7 @@ async def list_complete(pool: Pool) -> list[IndexVersion]:
 
 
 async def get_or_create(
-    pool: Pool, leader: LeaderConnection, model: ServingModel, curve: ProbabilityCurve | None
+    pool: Pool, leader: LeaderConnection, model: ServingModel, calibration: Calibration
 ) -> IndexVersion:
     """Give a model's version, with a partition for its embeddings.
 
@@ -49,7 +49,8 @@ async def get_or_create(
         cursor = await connection.execute(queries.VERSION, named)
         row = await cursor.fetchone()
         if row is None:
-            model_columns = {"dimensions": model.dimensions, "threshold": model.threshold}
+            curve = calibration.curve
+            model_columns = {"dimensions": model.dimensions, "threshold": calibration.threshold}
             curve_columns = {
                 "slope": curve and curve.slope,
                 "intercept": curve and curve.intercept,

@@ -10,12 +10,12 @@ from typing import Final
 from services.feedback.images.vault import ImageFacts, ImageVault, facts_from_row
 from services.feedback.labels import queries as label_queries
 from services.feedback.pool import index_versions, queries
-from services.feedback.pool.embedder_client import EmbedderClient
+from services.feedback.pool.calibration import Calibration
+from services.feedback.pool.embedder_client import EmbedderClient, ServingModel
 from services.feedback.pool.index_versions import IndexVersion
 from services.feedback.pool.leadership import LeaderConnection
 from shared.errors import CorruptData, InvalidInput, PreconditionFailed
 from shared.model.image.face import FaceImage
-from shared.model.manifest import ProbabilityCurve
 from shared.storage.postgres import Pool, fetch, transaction
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _OVERLAP: Final = timedelta(seconds=60)
 _START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNUSABLE: Final = (InvalidInput, PreconditionFailed, CorruptData)
 
-GetCurve = Callable[[str], Awaitable[ProbabilityCurve | None]]
+GetCalibration = Callable[[ServingModel], Awaitable[Calibration]]
 OnComplete = Callable[[IndexVersion], Awaitable[None]]
 
 
@@ -51,7 +51,7 @@ class PoolIndexer:
         pool: Connections to a database with the schema `feedback`.
         vault: Reads the images.
         embedder: Embeds them.
-        get_curve: Gives the probability curve of a version.
+        get_calibration: Gives the calibration of a version.
         on_complete: Called when a version has become complete, before the previous version is
             dropped.
     """
@@ -62,13 +62,13 @@ class PoolIndexer:
         vault: ImageVault,
         embedder: EmbedderClient,
         *,
-        get_curve: GetCurve,
+        get_calibration: GetCalibration,
         on_complete: OnComplete,
     ) -> None:
         self._pool = pool
         self._vault = vault
         self._embedder = embedder
-        self._get_curve = get_curve
+        self._get_calibration = get_calibration
         self._on_complete = on_complete
         self._position = _ScanPosition(0)
 
@@ -102,8 +102,8 @@ class PoolIndexer:
 
     async def _serving_version(self, leader: LeaderConnection) -> IndexVersion:
         model = await self._embedder.model()
-        curve = await self._get_curve(model.model_version)
-        return await index_versions.get_or_create(self._pool, leader, model, curve)
+        calibration = await self._get_calibration(model)
+        return await index_versions.get_or_create(self._pool, leader, model, calibration)
 
     async def _next_page(
         self, version: IndexVersion

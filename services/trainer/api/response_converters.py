@@ -31,6 +31,7 @@ _KINDS: Final = {
     JobKind.IMPORT: pb.JOB_KIND_IMPORT,
     JobKind.EVALUATE: pb.JOB_KIND_EVALUATE,
     JobKind.QUANTIZE: pb.JOB_KIND_QUANTIZE,
+    JobKind.JUDGE: pb.JOB_KIND_JUDGE,
 }
 _STATES: Final = {
     JobState.QUEUED: pb.JOB_STATE_QUEUED,

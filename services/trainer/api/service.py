@@ -19,6 +19,7 @@ from services.trainer.worker.specs import (
     EvaluateSpec,
     ImportSpec,
     JobKind,
+    JudgeSpec,
     QuantizeSpec,
     TrainOptions,
     TrainSpec,
@@ -186,6 +187,40 @@ class Trainer:
         spec = QuantizeSpec(model_version=model_version or None)
         return await self.jobs.create(
             JobKind.QUANTIZE, spec.model_dump(mode="json"), requested_by, idempotency_key
+        )
+
+    async def judge_model(
+        self, model_version: str, *, requested_by: str, key: str | None = None
+    ) -> Job:
+        """Queue another judgement of a candidate.
+
+        Args:
+            model_version: The candidate.
+            requested_by: Who asks.
+            key: Idempotency key.
+
+        Raises:
+            NotFound: If there is no such version.
+            PreconditionFailed: If it was not fine-tuned here.
+        """
+        idempotency_key = IdempotencyKey.of(requested_by, key, "judge", model_version=model_version)
+        if job := await self.jobs.find_by_key(idempotency_key):
+            return job
+        training = await self.jobs.get((await self.versions.get(model_version)).job_id)
+        if training.kind is not JobKind.TRAIN:
+            raise PreconditionFailed(
+                f"{model_version} was not fine-tuned here ({training.kind}), so there is no parent "
+                "to judge it against"
+            )
+        trained = TrainSpec.model_validate(training.spec)
+        spec = JudgeSpec(
+            model_version=model_version,
+            training_job=training.job_id,
+            seed=trained.training_spec("", "", None).seed,
+            no_promotion=trained.no_promotion,
+        )
+        return await self.jobs.create(
+            JobKind.JUDGE, spec.model_dump(mode="json"), requested_by, idempotency_key
         )
 
     async def _serving_version(self, field: str) -> str:

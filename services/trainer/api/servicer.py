@@ -201,6 +201,16 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         return pb.QuantizeModelResponse(job=pack_job(job))
 
+    async def JudgeModel(
+        self, request: pb.JudgeModelRequest, context: Context
+    ) -> pb.JudgeModelResponse:
+        job = await self.trainer().judge_model(
+            request.model_version,
+            requested_by=request.requested_by,
+            key=read_idempotency_key(request.idempotency_key, context),
+        )
+        return pb.JudgeModelResponse(job=pack_job(job))
+
     async def ListEvaluations(
         self, request: pb.ListEvaluationsRequest, context: Context
     ) -> pb.ListEvaluationsResponse:

@@ -99,6 +99,32 @@ def assess_labels(
     return LabelAssessment(used, _report(images, pairs, used, correctness, treated))
 
 
+def probable_labels(
+    images: Sequence[str],
+    pairs: Sequence[LabelledPair],
+    features: FeatureArray,
+    *,
+    burst: IndexArray,
+    threshold: float,
+) -> tuple[LabelledPair, ...]:
+    """Weight labels and drop the unlikely ones, as `assess_labels` does, without a training.
+
+    Args:
+        images: SHA-256 of the N images.
+        pairs: Labelled pairs of these images.
+        features: float32 [N, D], of networks that were trained on none of these people.
+        burst: int64 [N], see `influence.find_bursts`.
+        threshold: Similarity from which the decision is SAME.
+    """
+    links = links_of(images, pairs)
+    similarity = _similarity(features, links)
+    same = np.array([pair.same for pair in pairs], np.bool_)
+    person = components(len(images), links[same & (similarity >= threshold)])
+    correctness = estimate_correctness(pairs, similarity, pair_weights(links, same, person, burst))
+    treated = correctness.wrong_share >= _MIN_WRONG_SHARE
+    return _weighted(pairs, correctness) if treated else tuple(pairs)
+
+
 def _similarity(features: FeatureArray, links: IndexArray) -> ScoreArray:
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     return pair_similarity(unit, links)

@@ -78,6 +78,7 @@ class LabelReport:
         suspects: The most likely wrong first.
         annotators: The least reliable first.
         left_out: Images that the job does not use.
+        held_out: SHA-256 of the images of the people on whom the gate decided.
     """
 
     pairs: int
@@ -86,6 +87,7 @@ class LabelReport:
     suspects: tuple[Suspect, ...]
     annotators: tuple[AnnotatorReliability, ...]
     left_out: tuple[LeftOutImage, ...] = ()
+    held_out: tuple[str, ...] = ()
 
     @classmethod
     def of_left_out(cls, left_out: LeftOut) -> "LabelReport":
@@ -165,14 +167,15 @@ def store_report_without_erased(
 def _without_erased(
     report: LabelReport, stored_images: Callable[[], Collection[str]]
 ) -> LabelReport:
-    if not (report.suspects or report.left_out):
+    if not (report.suspects or report.left_out or report.held_out):
         return report
     stored = stored_images()
     suspects = tuple(
         one for one in report.suspects if one.sha256_a in stored and one.sha256_b in stored
     )
     left_out = tuple(one for one in report.left_out if one.sha256 in stored)
-    return replace(report, suspects=suspects, left_out=left_out)
+    held_out = tuple(one for one in report.held_out if one in stored)
+    return replace(report, suspects=suspects, left_out=left_out, held_out=held_out)
 
 
 def _key(job_id: UUID) -> str:

@@ -51,6 +51,7 @@ class FeedbackSplit:
         validation: Pairs of other people: choose the epoch and the threshold.
         sorted_validation: The same with fewer impostor pairs: choose the step back to the parent.
         held_out: Pairs of yet other people: the gate decides on them.
+        held_out_images: int64 [H], all images of these people.
     """
 
     graph: PairGraph
@@ -58,6 +59,7 @@ class FeedbackSplit:
     validation: EvaluationPairs
     sorted_validation: EvaluationPairs
     held_out: EvaluationPairs
+    held_out_images: IndexArray
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def split_feedback(
         validation,
         with_fewer_impostors(validation, seed),
         feedback_pairs(graph, people.held_out, seed),
+        people.held_out,
     )
 
 
@@ -144,8 +147,10 @@ def feedback_pairs(graph: PairGraph, images: IndexArray, seed: int) -> Evaluatio
     """Choose pairs of some people of the feedback.
 
     Genuine pairs are those that labels state or imply. Impostor pairs are those labelled
-    DIFFERENT, and all pairs between components. A person counts with ten images, ten genuine pairs
-    and ten pairs labelled DIFFERENT, and a burst of near-identical pictures with one image.
+    DIFFERENT, and all pairs between components of several images: an image without a label SAME
+    often shows a person whom other images show as well, and would be no impostor of theirs. A
+    person counts with ten images, ten genuine pairs and ten pairs labelled DIFFERENT, and a burst
+    of near-identical pictures with one image.
 
     Args:
         graph: The labelled pairs.
@@ -159,6 +164,7 @@ def feedback_pairs(graph: PairGraph, images: IndexArray, seed: int) -> Evaluatio
     drawn = [
         sample_images(each, graph.burst, generator, of_burst=1, at_most=_IMAGES_PER_PERSON)
         for each in group_by(images, graph.component)
+        if len(each) > 1
     ]
     images = np.sort(np.concatenate([images[:0], *drawn]))
     return _with_impostors(genuine, different, images, graph.component, generator)

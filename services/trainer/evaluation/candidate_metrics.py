@@ -71,8 +71,8 @@ class CandidateCalibration:
     """
 
     threshold: float
-    probability: ProbabilityCurve
-    curve: OperatingCurve
+    probability: ProbabilityCurve | None
+    curve: OperatingCurve | None
 
 
 def calibrate(
@@ -129,12 +129,18 @@ def judged_setting(
     if target_fmr is None:
         return JudgedSetting(ServedThresholds(parent.threshold, child.threshold), None, seed)
     sets = (held_out, reference)
-    curve = measure_curve([each.scored(each.features.parent) for each in sets], seed)
-    old, new = curve.at(target_fmr), child.curve.at(target_fmr)
+    old, new = (
+        measure_curve(scored, seed).at(target_fmr)
+        for scored in (
+            [each.scored(each.features.parent) for each in sets],
+            [each.scored(each.features.child) for each in sets],
+        )
+    )
     serving = parent.kept_point(target_fmr) or old
+    served = child.curve.at(target_fmr) if child.curve else new
     return JudgedSetting(
-        ServedThresholds(serving.threshold, new.threshold),
-        JudgedPoint(target_fmr, max(old.target, new.target), max(new.target, target_fmr)),
+        ServedThresholds(serving.threshold, served.threshold),
+        JudgedPoint(target_fmr, max(old.target, new.target), max(served.target, target_fmr)),
         seed,
     )
 

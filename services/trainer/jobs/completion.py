@@ -25,7 +25,13 @@ from services.trainer.registry.promotion import (
     promote_new,
 )
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
-from services.trainer.registry.versions import add_version, lock_serving_history
+from services.trainer.registry.versions import (
+    add_version,
+    lock_serving_history,
+    read_version,
+    replace_verdict,
+)
+from services.trainer.worker.protocol import VerdictDone
 from services.trainer.worker.specs import JobKind
 from shared.errors import AlreadyExists
 from shared.model.manifest import MAGFACE_EPS, Manifest, read_manifest
@@ -118,6 +124,36 @@ class JobCompletion:
             message = _joined(plan.message, remark, _warning(job, manifest))
             ending = JobEnding(JobState.SUCCEEDED, message, version, gate)
             await finish_job(connection, claim, ending)
+        await self._pointer.try_to_publish()
+
+    async def record_verdict(self, claim: JobClaim, judged: VerdictDone) -> None:
+        """Record a new verdict on a version, its promotion if due, and the end of the job.
+
+        Args:
+            claim: Of the job.
+            judged: The verdict.
+
+        Raises:
+            Conflict: If another runner has claimed the job.
+            Unavailable: If Postgres cannot be reached.
+        """
+        job, name = claim.job, judged.model_version
+        async with transaction(self._pool) as connection:
+            await lock_claimed(connection, claim)
+            await lock_serving_history(connection)
+            await replace_verdict(connection, name, judged.gate, job.job_id)
+            version = await read_version(connection, name)
+            automatic = not job.spec["no_promotion"]
+            plan = await plan_candidate(
+                connection, version.manifest, judged.gate, automatic=automatic
+            )
+            if plan.due:
+                await enter_stage(connection, claim, Stage.PROMOTING, f"promoting {name}")
+                await promote_new(connection, plan, requested_by=job.requested_by)
+            message = _joined(plan.message, judged.remark)
+            await finish_job(
+                connection, claim, JobEnding(JobState.SUCCEEDED, message, name, judged.gate)
+            )
         await self._pointer.try_to_publish()
 
     async def publish_report(self, job: Job, page: Path) -> None:

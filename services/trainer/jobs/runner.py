@@ -24,7 +24,9 @@ from services.trainer.worker.protocol import (
     EvaluationDone,
     Failed,
     ProgressMade,
+    Result,
     SnapshotTaken,
+    VerdictDone,
     VersionDone,
     read_message,
 )
@@ -41,9 +43,9 @@ _HEARTBEAT_S = 0.3
 
 _Awaited = TypeVar("_Awaited")
 # Last message of a worker.
-_Output = VersionDone | EvaluationDone | Failed
-# A failure, or what was published: an evaluation, or the manifest of a version.
-_Result = Failed | EvaluationDone | tuple[Manifest, VersionDone]
+_Output = Result | Failed
+# A failure, or what was published: an evaluation, a verdict, or the manifest of a version.
+_Result = Failed | EvaluationDone | VerdictDone | tuple[Manifest, VersionDone]
 
 
 def worker_command(processes: int) -> tuple[str, ...]:
@@ -141,6 +143,8 @@ class JobRunner:
                 await self._fail(claim, result)
             case EvaluationDone():
                 await self._completion.record_evaluation(claim, result.result, result.remark)
+            case VerdictDone():
+                await self._completion.record_verdict(claim, result)
             case (manifest, made):
                 await self._completion.record_version(claim, manifest, made.gate, made.remark)
 
@@ -211,13 +215,15 @@ class JobRunner:
         return await self._wait_out(claim, partial(self._publish, claim, output))
 
     async def _publish(
-        self, claim: JobClaim, output: VersionDone | EvaluationDone
-    ) -> EvaluationDone | tuple[Manifest, VersionDone]:
+        self, claim: JobClaim, output: Result
+    ) -> EvaluationDone | VerdictDone | tuple[Manifest, VersionDone]:
         # Also makes sure that the job is still held, as it may not be after an outage.
         await self._leases.enter_stage(claim, Stage.PUBLISHING, "publishing the result")
         match output:
             case EvaluationDone():
                 await self._completion.publish_report(claim.job, output.page)
+                return output
+            case VerdictDone():
                 return output
             case VersionDone():
                 manifest = await self._completion.publish_version(claim.job, output.folder)
@@ -233,7 +239,7 @@ class JobRunner:
                     record = partial(self._leases.set_snapshot, claim, snapshot_id)
                     await self._wait_out(claim, record)
                     await self._announce_snapshot(claim, snapshot_id)
-                case VersionDone() | EvaluationDone() | Failed() as last:
+                case VersionDone() | EvaluationDone() | VerdictDone() | Failed() as last:
                     return last
         return Failed(reason=await worker.describe_end(), transient=False)
 

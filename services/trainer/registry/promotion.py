@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection
 
-from services.trainer.evaluation.gate import GateVerdict
+from services.trainer.evaluation.gate import GateOutcome, GateVerdict
 from services.trainer.registry.versions import (
     ServingDecision,
     append_decision,
     describe_refusal,
+    judged_at_point,
     read_serving,
 )
 from shared.model.manifest import Manifest
@@ -76,24 +77,50 @@ async def plan_candidate(
         gate: Its verdict.
         automatic: Whether the candidate may be promoted without anyone asking.
     """
-    version = manifest.model_version
     serving = await read_serving(connection)
-    if not gate.passed:
-        message = f"the gate refused {version}: {describe_refusal(gate)}"
-        return PromotionPlan(version, serving, message)
-    if not automatic:
-        message = f"the gate passed {version}; it does not serve until it is promoted"
-        return PromotionPlan(version, serving, message)
-    if serving is None or serving.model_version != manifest.parent_version:
-        other = serving.model_version if serving else "no version"
-        message = (
-            f"the gate passed {version} against its parent {manifest.parent_version}, but {other}"
-            f" serves now; {version} is not promoted automatically"
+    if kept_back := _why_kept_back(manifest, gate, serving, automatic=automatic):
+        return PromotionPlan(manifest.model_version, serving, kept_back)
+    message = f"the gate passed {manifest.model_version}, which serves now"
+    return PromotionPlan(manifest.model_version, serving, message, "gate passed")
+
+
+def _why_kept_back(
+    manifest: Manifest, gate: GateVerdict, serving: ServingDecision | None, *, automatic: bool
+) -> str:
+    """Say why a candidate is not promoted, led by its verdict; empty if it is."""
+    version = manifest.model_version
+    if gate.outcome is GateOutcome.NOT_ENOUGH_EVIDENCE:
+        return (
+            f"not enough evidence for {version}: {gate.missing}; it stays pending and can be judged"
+            f" again when there are more labels (`magface models judge {version}`)"
         )
-        return PromotionPlan(version, serving, message)
-    return PromotionPlan(
-        version, serving, f"the gate passed {version}, which serves now", "gate passed"
-    )
+    if not gate.passed:
+        return f"the gate refused {version}: {describe_refusal(gate)}"
+    return _why_not_due(manifest, gate, serving, automatic=automatic)
+
+
+def _why_not_due(
+    manifest: Manifest, gate: GateVerdict, serving: ServingDecision | None, *, automatic: bool
+) -> str:
+    """Say why a candidate that passed is not promoted; empty if it is."""
+    version = manifest.model_version
+    passed = f"the gate passed {version}"
+    if not judged_at_point(manifest, gate, serving):
+        return (
+            f"{passed}, but the operating point was changed meanwhile; judge it again"
+            f" (`magface models judge {version}`)"
+        )
+    serves = serving.model_version if serving else "no version"
+    if serves == version:
+        return f"{passed}, which serves already"
+    if not automatic:
+        return f"{passed}; it does not serve until it is promoted"
+    if serves != manifest.parent_version:
+        return (
+            f"{passed} against its parent {manifest.parent_version}, but {serves} serves now;"
+            f" {version} is not promoted automatically"
+        )
+    return ""
 
 
 async def promote_new(

@@ -8,6 +8,15 @@ INSERT INTO trainer.versions (model_version, manifest, gate, job_id)
 VALUES (%(model_version)s, %(manifest)s, %(gate)s, %(job_id)s)
 """
 
+SET_GATE: Final = """
+UPDATE trainer.versions SET gate = %(gate)s WHERE model_version = %(model_version)s
+"""
+
+INSERT_VERDICT: Final = """
+INSERT INTO trainer.verdicts (model_version, gate, job_id)
+VALUES (%(model_version)s, %(gate)s, %(job_id)s)
+"""
+
 GET_VERSION: Final = """
 SELECT seq, manifest, gate, job_id FROM trainer.versions WHERE model_version = %(model_version)s
 """

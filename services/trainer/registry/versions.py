@@ -17,6 +17,7 @@ from psycopg.rows import DictRow, class_row, dict_row
 
 from services.trainer.evaluation.gate import (
     GateCheck,
+    GateOutcome,
     GateVerdict,
     verdict_from_json,
     verdict_to_json,
@@ -136,8 +137,9 @@ class VersionRegistry:
         Raises:
             InvalidInput: If the gate is overridden without a reason.
             NotFound: If there is no such version.
-            PreconditionFailed: If its gate did not pass it or it has no verdict, and
-                `override_gate` is false, or one of its files is not in the object store.
+            PreconditionFailed: If its gate did not pass it, it has no verdict, or none at the
+                operating point in force, and `override_gate` is false, or one of its files is not
+                in the object store.
             Conflict: If the generation is not `expected_generation`, or another promotion or
                 rollback is made at the same time.
             AlreadyExists: If the key was used for another request.
@@ -157,13 +159,17 @@ class VersionRegistry:
             if saved := await CALL_RESULTS.claim(connection, idempotency_key):
                 return await _saved_decision(connection, saved)
             version = await read_version(connection, model_version)
-            overridden = version.gate is None or not version.gate.passed
-            if overridden and not override_gate:
-                raise PreconditionFailed(
-                    f"{_why_not(version)}; to promote it anyway, override the gate and give a"
-                    " reason"
-                )
             serving = await read_serving(connection)
+            overridden = (
+                version.gate is None
+                or not version.gate.passed
+                or not judged_at_point(version.manifest, version.gate, serving)
+            )
+            if overridden and not override_gate:
+                reason_not = _why_not(version, serving.target_fmr if serving else None)
+                raise PreconditionFailed(
+                    f"{reason_not}; to promote it anyway, override the gate and give a reason"
+                )
             check_generation(serving, expected_generation)
             await asyncio.to_thread(self._require_files, version.manifest)
             if serving is None or serving.model_version != model_version:
@@ -246,6 +252,17 @@ async def add_version(
         "job_id": job_id,
     }
     await connection.execute(queries.INSERT_VERSION, values)
+    if gate is not None:
+        await connection.execute(queries.INSERT_VERDICT, values)
+
+
+async def replace_verdict(
+    connection: AsyncConnection, model_version: str, gate: GateVerdict, job_id: UUID
+) -> None:
+    """Replace a version's verdict, in the caller's transaction; the history keeps the earlier."""
+    values = {"model_version": model_version, "gate": verdict_to_json(gate), "job_id": job_id}
+    await connection.execute(queries.SET_GATE, values)
+    await connection.execute(queries.INSERT_VERDICT, values)
 
 
 async def read_version(connection: AsyncConnection, model_version: str) -> ModelVersion:
@@ -308,8 +325,10 @@ async def append_decision(
 
 
 def describe_refusal(gate: GateVerdict) -> str:
-    """List the checks that a candidate failed, with their values and limits."""
-    failed = [check for check in gate.checks if not check.passed]
+    """Say why a candidate did not pass: the bad figures with their limits, or what is missing."""
+    if gate.outcome is GateOutcome.NOT_ENOUGH_EVIDENCE:
+        return gate.missing
+    failed = [check for check in gate.checks if not (check.passed or check.undecided)]
     if not failed:
         return "nothing was checked"
     return "; ".join(
@@ -324,14 +343,38 @@ def _interval(check: GateCheck) -> str:
     return f" ({check.low:g} to {check.high:g})"
 
 
-def _why_not(version: ModelVersion) -> str:
+def _why_not(version: ModelVersion, target_fmr: float | None) -> str:
     """Say why a version is not promoted without an override."""
     if version.gate is None:
         return (
             f"{version.name} was never measured: it was imported by an earlier release; import its"
             " checkpoint again, which measures it (`magface models import`)"
         )
-    return f"the gate refused {version.name} ({describe_refusal(version.gate)})"
+    if version.gate.outcome is GateOutcome.NOT_ENOUGH_EVIDENCE:
+        return (
+            f"there is not enough evidence for {version.name} ({version.gate.missing}); judge it"
+            f" again when there are more labels (`magface models judge {version.name}`)"
+        )
+    if not version.gate.passed:
+        return f"the gate refused {version.name} ({describe_refusal(version.gate)})"
+    return (
+        f"{version.name} was judged at {_in_words(version.gate.target_fmr)}, and versions serve at"
+        f" {_in_words(target_fmr)}; judge it again (`magface models judge {version.name}`)"
+    )
+
+
+def _in_words(target_fmr: float | None) -> str:
+    return "equal error weights" if target_fmr is None else f"a false-match rate of {target_fmr:g}"
+
+
+def judged_at_point(manifest: Manifest, gate: GateVerdict, serving: ServingDecision | None) -> bool:
+    """Tell whether a verdict holds for the operating point in force.
+
+    The verdict on an import, which has no parent to compare with, holds for all.
+    """
+    if serving is None or manifest.parent_version is None:
+        return True
+    return gate.target_fmr == serving.target_fmr
 
 
 def check_generation(serving: ServingDecision | None, expected: int | None) -> None:

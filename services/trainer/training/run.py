@@ -193,9 +193,9 @@ def run_training(
         data_snapshot=feedback.snapshot_id,
     )
     gate = decide(figures, self_check=passes_self_check(folder))
-    return TrainingOutcome(
-        folder, manifest, gate, replace(labels.report, left_out=left_out.listed), left_out
-    )
+    held_out_images = tuple(inputs.decoded.images[image] for image in split.held_out_images)
+    label_report = replace(labels.report, left_out=left_out.listed, held_out=held_out_images)
+    return TrainingOutcome(folder, manifest, gate, label_report, left_out)
 
 
 @dataclass(frozen=True)

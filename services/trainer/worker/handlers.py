@@ -7,11 +7,16 @@ that takes seconds.
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import grpc
 
 from services.trainer.data.feedback_source import PulledFeedback, pull_snapshot
-from services.trainer.data.label_report import LabelReport, store_report_without_erased
+from services.trainer.data.label_report import (
+    LabelReport,
+    load_report,
+    store_report_without_erased,
+)
 from services.trainer.data.labels import images_of
 from services.trainer.data.left_out import LeftOut
 from services.trainer.data.reference_faces import (
@@ -28,13 +33,16 @@ from services.trainer.worker.protocol import (
     Assignment,
     EvaluationDone,
     MessageWriter,
+    Result,
     SnapshotTaken,
+    VerdictDone,
     VersionDone,
 )
 from services.trainer.worker.specs import (
     EvaluateSpec,
     ImportSpec,
     JobKind,
+    JudgeSpec,
     QuantizeSpec,
     TrainSpec,
     upload_key,
@@ -91,7 +99,7 @@ class _Job:
 
 def handle_job(
     settings: WorkerSettings, assignment: Assignment, writer: MessageWriter
-) -> VersionDone | EvaluationDone | None:
+) -> Result | None:
     """Do a job.
 
     Returns:
@@ -112,6 +120,8 @@ def handle_job(
             return _evaluate(job)
         case JobKind.QUANTIZE:
             return _quantize(job)
+        case JobKind.JUDGE:
+            return _judge(job)
 
 
 def freeze_feedback(
@@ -248,6 +258,47 @@ def _quantize(job: _Job) -> VersionDone:
         _store_left_out(job, channel, feedback.snapshot_id, quantized.left_out)
     remark = _remark(quantized.left_out)
     return VersionDone(folder=quantized.folder, gate=quantized.gate, remark=remark)
+
+
+def _judge(job: _Job) -> VerdictDone:
+    from services.trainer.worker.judgement import UnseenPeople, judge_version  # noqa: PLC0415
+
+    spec = JudgeSpec.model_validate(job.assignment.spec)
+    job.report(Stage.LOADING_MODEL, f"loading {spec.model_version}")
+    candidate = job.versions.fetch(spec.model_version)
+    manifest = read_manifest(candidate)
+    if manifest.parent_version is None:
+        raise PreconditionFailed(f"{spec.model_version} has no parent to compare with")
+    parent = job.versions.fetch(manifest.parent_version)
+    with open_sync_channel(job.settings.feedback_address) as channel:
+        seen = _images_trained_on(channel, manifest) - _held_out_images(job, spec.training_job)
+        feedback = _pull(job, channel, job.assignment.data_snapshot)
+        judged = judge_version(
+            candidate,
+            parent,
+            feedback=UnseenPeople(feedback, seen),
+            reference=(
+                load_reference(job.objects, manifest.reference)
+                if manifest.reference
+                else default_reference()
+            ),
+            target_fmr=job.assignment.target_fmr,
+            seed=spec.seed,
+            workdir=_new_folder(job.workdir / "judging"),
+            report=job.writer.report,
+        )
+        _store_left_out(job, channel, feedback.snapshot_id, judged.left_out)
+    remark = f"judged on {judged.people} people whom it was not trained on"
+    if left_out := _remark(judged.left_out):
+        remark += f"; {left_out}"
+    return VerdictDone(model_version=spec.model_version, gate=judged.gate, remark=remark)
+
+
+def _held_out_images(job: _Job, training_job: UUID) -> frozenset[str]:
+    """Return the images of the people whom a training held out; none where it did not say."""
+    with suppress(NotFound):
+        return frozenset(load_report(job.objects, training_job).held_out)
+    return frozenset()
 
 
 def _pull(job: _Job, channel: grpc.Channel, snapshot_id: str | None) -> PulledFeedback:

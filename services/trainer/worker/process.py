@@ -18,10 +18,9 @@ from typing import BinaryIO
 from services.trainer.worker.memory import MemoryLimit, ran_out_of_memory
 from services.trainer.worker.protocol import (
     Assignment,
-    EvaluationDone,
     Failed,
     MessageWriter,
-    VersionDone,
+    Result,
 )
 from services.trainer.worker.specs import JobKind
 from shared.errors import MagFaceError
@@ -30,7 +29,7 @@ from shared.files import full_disk
 _PR_SET_PDEATHSIG = 1
 
 # Does a job; returns None only on a process of torchrun other than rank 0.
-Handler = Callable[[Assignment, MessageWriter], VersionDone | EvaluationDone | None]
+Handler = Callable[[Assignment, MessageWriter], Result | None]
 # Completes an assignment before it is given to all processes of torchrun.
 Preparation = Callable[[Assignment, MessageWriter], Assignment]
 
@@ -109,7 +108,7 @@ def _handle_silently(handle: Handler, assignment: Assignment, rank: int) -> None
 
 def _send_result(
     writer: MessageWriter,
-    do: Callable[[], VersionDone | EvaluationDone | None],
+    do: Callable[[], Result | None],
     limit: MemoryLimit | None,
     workdir: Path,
 ) -> None:

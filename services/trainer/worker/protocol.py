@@ -91,6 +91,21 @@ class EvaluationDone(_Message):
     remark: str = ""
 
 
+class VerdictDone(_Message):
+    """Last message of a job that judged a version again.
+
+    Attributes:
+        model_version: The version.
+        gate: Its new verdict.
+        remark: See `VersionDone`.
+    """
+
+    type: Literal["verdict"] = "verdict"
+    model_version: str
+    gate: GateVerdict
+    remark: str = ""
+
+
 class Failed(_Message):
     """Last message of a job that cannot be done.
 
@@ -109,7 +124,10 @@ class Failed(_Message):
         return cls(reason=str(error), transient=isinstance(error, Unavailable | Overloaded))
 
 
-Message = ProgressMade | SnapshotTaken | VersionDone | EvaluationDone | Failed
+Result = VersionDone | EvaluationDone | VerdictDone
+"""Last message of a job that is done."""
+
+Message = ProgressMade | SnapshotTaken | Result | Failed
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 
 

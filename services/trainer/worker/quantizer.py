@@ -91,7 +91,7 @@ class _Network:
 
     def extract(self, crops: CropArray) -> FeatureArray:
         """Compute features; raises CorruptData if one of them is not usable."""
-        return _extract(self.session, crops)
+        return extract_features(self.session, crops)
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _fit_similarity(
     pairs = reference_pairs(reference.persons, images, _SEED)
     before, after = (
         score_pairs(
-            pairs, features_at(partial(_extract, session), reference.crops, images)
+            pairs, features_at(partial(extract_features, session), reference.crops, images)
         ).similarity
         for session in (full, quantized)
     )
@@ -330,12 +330,21 @@ def _compatible_versions(
 
 
 def _stored_features(folder: Path, measured: _ReferenceFeatures) -> tuple[str, FeatureArray]:
-    extract = partial(_extract, open_session(folder))
+    extract = partial(extract_features, open_session(folder))
     features = features_at(extract, measured.crops, measured.pairs.images)
     return read_manifest(folder).model_version, features
 
 
-def _extract(session: Session, crops: CropArray) -> FeatureArray:
+def extract_features(session: Session, crops: CropArray) -> FeatureArray:
+    """Compute features with a session, float32 [N, D], not normalised.
+
+    Args:
+        session: The network.
+        crops: uint8 [N, 112, 112, 3], BGR.
+
+    Raises:
+        CorruptData: If one of them is not usable.
+    """
     batches = (crops[start : start + _BATCH_SIZE] for start in range(0, len(crops), _BATCH_SIZE))
     features = np.concatenate([session.run(batch) for batch in batches])
     split_features(features)  # raises CorruptData for features that are not usable

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +17,7 @@ class JobKind(StrEnum):
     IMPORT = "import"
     EVALUATE = "evaluate"
     QUANTIZE = "quantize"
+    JUDGE = "judge"
 
 
 class _Spec(BaseModel):
@@ -107,6 +109,22 @@ class QuantizeSpec(_Spec):
     """
 
     model_version: str | None
+
+
+class JudgeSpec(_Spec):
+    """Judge a candidate again, on people that it was not trained on.
+
+    Attributes:
+        model_version: The candidate.
+        training_job: The training that made it; its label report names the held-out people.
+        seed: Seed of that training, which chose the reference people to measure on.
+        no_promotion: Do not promote the candidate even if it passes the gate.
+    """
+
+    model_version: str
+    training_job: UUID
+    seed: int
+    no_promotion: bool = False
 
 
 def upload_key(sha256: str) -> str:

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from services.embedder.settings import EmbedderSettings
+from shared.model.manifest import ProbabilityCurve
 from shared.model.sessions.onnx import OnnxSession
 from shared.registry.serving_pointer import ServingPointer, write_pointer
 from shared.registry.version_store import VersionStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
+from tests.services.embedder import broken
 from tests.services.embedder.faces import crops
+from tests.support.operating_curve import curve_at
 
 VERSIONS = ("iresnet18w4-a", "iresnet18w4-b")
 
@@ -44,6 +47,27 @@ def tiny_versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def measured_versions(
+    tiny_versions: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The tiny versions with operating curves and probabilities."""
+    root = tmp_path_factory.mktemp("measured")
+    curves = (
+        curve_at((1e-1, 0.1), (1e-2, 0.2), (1e-3, 0.3)),
+        curve_at((1e-1, 0.4), (1e-2, 0.5), (1e-3, 0.6)),
+    )
+    return {
+        version: broken.renamed(
+            folder,
+            root / version,
+            operating_curve=curve,
+            probability=ProbabilityCurve(slope=10.0, intercept=-2.5),
+        )
+        for (version, folder), curve in zip(tiny_versions.items(), curves, strict=True)
+    }
+
+
+@pytest.fixture(scope="session")
 def bare_sessions(tiny_versions: dict[str, Path]) -> dict[str, OnnxSession]:
     """Sessions without a service, for the expected results."""
     return {
@@ -53,7 +77,7 @@ def bare_sessions(tiny_versions: dict[str, Path]) -> dict[str, OnnxSession]:
 
 
 class Registry:
-    """Publishes and promotes versions, as the trainer does."""
+    """Publishes and promotes versions and sets operating points, as the trainer does."""
 
     def __init__(self, settings: ObjectStoreSettings, folder: Path) -> None:
         self.settings = settings
@@ -64,12 +88,19 @@ class Registry:
     def publish(self, folder: Path) -> None:
         self.versions.publish(folder)
 
-    def promote(self, version: str) -> None:
+    def promote(
+        self, version: str, target_fmr: float | None = None, prior: float = 0.5
+    ) -> ServingPointer:
         self._generation += 1
         pointer = ServingPointer(
-            model_version=version, generation=self._generation, published_at=datetime.now(UTC)
+            model_version=version,
+            generation=self._generation,
+            published_at=datetime.now(UTC),
+            target_fmr=target_fmr,
+            prior=prior,
         )
         write_pointer(self.objects, pointer)
+        return pointer
 
 
 @pytest.fixture

@@ -47,8 +47,12 @@ class StandInSession:
         return features_of(crops, self.version)
 
 
-def model(version: str, seconds: float = 0.0, compatible: tuple[str, ...] = ()) -> LoadedModel:
-    return LoadedModel(manifest(version, compatible), StandInSession(version, seconds))
+def model(
+    version: str, seconds: float = 0.0, compatible: tuple[str, ...] = (), **fields: object
+) -> LoadedModel:
+    """A model with a stand-in session, and further fields of its manifest."""
+    changed = manifest(version, compatible).model_copy(update=fields)
+    return LoadedModel(changed, StandInSession(version, seconds))
 
 
 async def load(version: str) -> LoadedModel:

@@ -16,6 +16,10 @@ from tests.support.operating_curve import make_curve
 
 PASSED = GateVerdict((GateCheck("heldout_errors", True, 0.05, 0.1, "fewer errors"),))
 REFUSED = GateVerdict((GateCheck("heldout_errors", False, float("nan"), 0.1, "not a number"),))
+UNDECIDED = GateVerdict(
+    (GateCheck("heldout_gain", False, 0.02, 0.0, "a gain of 2 points", -0.02, undecided=True),),
+    missing="41 more people with a genuine pair would show a gain of 2 points",
+)
 IMPORT = {"upload": None, "channel_order": "bgr", "threshold": 0.4, "promote_if_first": False}
 
 
@@ -88,13 +92,21 @@ def result_of(model_version: str, against: str | None = None) -> EvaluationResul
     )
 
 
-async def add_sample(pool: Pool, model_version: str, gate: GateVerdict | None = PASSED) -> Job:
+async def add_sample(
+    pool: Pool,
+    model_version: str,
+    gate: GateVerdict | None = PASSED,
+    parent: str | None = None,
+    kind: JobKind = JobKind.IMPORT,
+) -> Job:
     """Record a version and the job that made it."""
     async with transaction(pool) as connection:
-        job = await create_job(connection, JobKind.IMPORT, IMPORT, "someone")
+        spec = train_spec() if kind is JobKind.TRAIN else IMPORT
+        job = await create_job(connection, kind, spec, "someone")
         await connection.execute(
             "UPDATE trainer.jobs SET state = 'succeeded', ended_at = now() WHERE job_id = %s",
             (job.job_id,),
         )
-        await add_version(connection, make_manifest(model_version, job.job_id), gate, job.job_id)
+        manifest = make_manifest(model_version, job.job_id, parent)
+        await add_version(connection, manifest, gate, job.job_id)
         return job

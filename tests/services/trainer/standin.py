@@ -15,6 +15,7 @@ from services.trainer.worker.protocol import (
     EvaluationDone,
     MessageWriter,
     SnapshotTaken,
+    VerdictDone,
     VersionDone,
 )
 from shared.errors import InvalidInput, Unavailable
@@ -37,6 +38,11 @@ def measure(assignment: Assignment, _writer: MessageWriter) -> EvaluationDone:
     return EvaluationDone(
         result=result_of(assignment.spec["model_version"]), page=page, remark="3 of 9 are left out"
     )
+
+
+def judge(assignment: Assignment, _writer: MessageWriter) -> VerdictDone:
+    version = assignment.spec["model_version"]
+    return VerdictDone(model_version=version, gate=PASSED, remark="judged on 51 people")
 
 
 def chatter(assignment: Assignment, writer: MessageWriter) -> VersionDone:

@@ -42,6 +42,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "OPEN_JOBS": {},
     "VERSION_OR_BOOTSTRAP_JOB": {},
     "GET_VERSION": {"model_version": "v1"},
+    "SET_GATE": {"model_version": "v1", "gate": None},
     "LIST_VERSIONS": _PAGE,
     "LATEST_DECISION": {},
     "DECISION": {"generation": 7},
@@ -56,7 +57,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
 }
 _INSERTS = {
     *("INSERT_JOB", "INSERT_EVENT", "INSERT_VERSION", "INSERT_DECISION", "INSERT_EVALUATION"),
-    "INSERT_OPERATING_POINT",
+    *("INSERT_OPERATING_POINT", "INSERT_VERDICT"),
 }
 _LOCKS = {"LOCK_BOOTSTRAP", "LOCK_SERVING_HISTORY", "LOCK_SERVING_POINTER"}
 # Reads one row of any version.

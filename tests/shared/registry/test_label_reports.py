@@ -34,6 +34,7 @@ def test_an_erased_image_is_taken_out_of_every_report(object_store: ObjectStore)
     no_face = LeftOutImage("bb", LeftOutReason.NO_FACE, "image.data: shows no face")
     unreadable = replace(no_face, sha256="cc", reason=LeftOutReason.UNREADABLE)
     reports.append(LabelReport(9, 0.0, False, (), (), (no_face, unreadable)))
+    reports.append(LabelReport(9, 0.0, False, (), (), held_out=("bb", "cc")))
     for number, written in enumerate(reports):
         store_report(object_store, UUID(int=number), written)
     object_store.put(f"{LABEL_REPORTS}broken.json", b"[1, 2")
@@ -46,5 +47,6 @@ def test_an_erased_image_is_taken_out_of_every_report(object_store: ObjectStore)
     ]
     assert left == [
         *(_report(("cc", "dd")), _report(), _report(("cc", "dd"))),
-        replace(reports[-1], left_out=(unreadable,)),
+        replace(reports[-2], left_out=(unreadable,)),
+        replace(reports[-1], held_out=("cc",)),
     ]

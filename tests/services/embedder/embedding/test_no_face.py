@@ -8,6 +8,8 @@ import pytest
 
 from services.embedder.embedding.verification import compare
 from services.embedder.inference.requests import EmbeddedFace
+from services.embedder.models.decision_rule import NO_TARGET, DecisionRule
+from services.embedder.models.resident import ActiveModel
 from shared.errors import InvalidInput
 from shared.model.image.face import FaceImage
 from tests.services.embedder.domain import FACES, Service
@@ -75,10 +77,11 @@ async def test_an_image_to_detect_a_face_in_cannot_be_marked(service):
 def test_equal_vectors_are_not_the_same_person_without_a_face():
     unit = np.eye(8, dtype=np.float32)[0]
     face = EmbeddedFace(unit, 1.0, 0.5)
+    active = ActiveModel(model("v1"), DecisionRule.of(manifest("v1"), NO_TARGET))
     for sides in (
         {"a": replace(face, no_face=True)},
         {"a": face, "b": replace(face, no_face=True)},
     ):
-        verdict = compare({"a": unit, "b": unit}, sides, manifest("v1"))
+        verdict = compare({"a": unit, "b": unit}, sides, active)
         assert (verdict.similarity, verdict.same) == (1.0, False)
-    assert compare({"a": unit, "b": unit}, {"a": face}, manifest("v1")).same
+    assert compare({"a": unit, "b": unit}, {"a": face}, active).same

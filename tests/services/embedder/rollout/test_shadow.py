@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -14,6 +15,7 @@ from services.embedder.embedding.cache import EmbeddingCache
 from services.embedder.embedding.service import FaceEmbedder
 from services.embedder.inference.pipeline import Pipeline
 from services.embedder.inference.requests import deliver_on
+from services.embedder.models.decision_rule import FmrTarget
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import VersionThreads
 from services.embedder.rollout import retries
@@ -30,6 +32,7 @@ from tests.services.embedder.faces import crops, image_side, png
 from tests.services.embedder.serving import running_embedder
 from tests.services.embedder.standin import StandInSession, manifest, model
 from tests.support.decoding import decode_pool
+from tests.support.operating_curve import curve_at
 from tests.support.waiting import let_others_run, until
 
 CROPS = crops(6)
@@ -223,6 +226,40 @@ async def test_another_serving_version_or_candidate_begins_a_new_report():
         await world.update("v3")
         assert (world.shadow.stats.model_version, world.shadow.stats.pairs) == ("v3", 0)
         assert world.loads == ["v2", "v3"]
+
+
+async def test_each_version_is_judged_at_its_threshold_at_the_operating_point_in_force():
+    theirs = sorted(_similarity(pair) for pair in PAIRS)
+    ours, strictest = curve_at((1e-1, 0.5), (1e-2, 0.9)), (theirs[-1] + 1) / 2
+    async with _running() as world:
+        changed = world.candidate.manifest.model_copy(
+            update={"operating_curve": curve_at((1e-1, theirs[0] - 1e-3), (1e-2, strictest))}
+        )
+        world.candidate = replace(world.candidate, manifest=changed)
+        for target, expected in ((1e-1, True), (1e-2, False)):
+            world.models.serve(model("v1", operating_curve=ours), FmrTarget(target))
+            # Judged at another operating point than the one in force, so in no figure.
+            early = await world.verify_all()
+            # Nothing that was counted before is reported with what serves now.
+            assert world.shadow.stats.pairs == 0
+            await world.update("v2")
+            assert world.shadow.stats == module.ShadowStats("v2")
+            live = await world.verify_all()
+            assert [verdict.same for verdict in live] == [verdict.same for verdict in early]
+            await until(lambda: world.shadow.stats.pairs == len(PAIRS))
+            agreed = np.mean([verdict.same == expected for verdict in live])
+            assert world.shadow.stats.agreement == pytest.approx(agreed)
+        assert world.loads == ["v2"]
+
+
+async def test_a_verdict_that_is_unsure_is_not_compared():
+    async with _running() as world:
+        await world.update("v2")
+        await world.faces.verify(*PAIRS[0], inf, minimum_quality=1.0)
+        await world.faces.verify(*PAIRS[1], inf)
+        await until(lambda: world.shadow.stats.pairs == 1)
+        await let_others_run()
+    assert world.shadow.stats.pairs == 1
 
 
 async def test_a_candidate_that_serves_or_is_taken_back_is_let_go():

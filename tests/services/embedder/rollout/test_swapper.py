@@ -9,14 +9,23 @@ from pathlib import Path
 
 import pytest
 
+from services.embedder import metrics
+from services.embedder.models.decision_rule import FmrTarget
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import Cancellation, VersionThreads
 from services.embedder.rollout import retries
-from services.embedder.rollout.swapper import LastServed, Swapper
+from services.embedder.rollout.last_served import LastServed, VersionAtTarget
+from services.embedder.rollout.swapper import Swapper
 from shared.errors import CorruptData, Unavailable
 from shared.registry.serving_pointer import ServingPointer
 from tests.services.embedder.standin import model
+from tests.support.operating_curve import curve_at
 from tests.support.waiting import until
+
+CURVES = {
+    "v1": curve_at((1e-1, 0.1), (1e-2, 0.2), (1e-3, 0.3)),
+    "v2": curve_at((1e-1, 0.4), (1e-2, 0.6)),
+}
 
 
 class _World:
@@ -46,15 +55,26 @@ class _World:
         self._reads = 0
         self._pointer: ServingPointer | None = None
 
-    def promote(self, version: str) -> None:
+    def promote(self, version: str, target_fmr: float | None = None, prior: float = 0.5) -> None:
         generation = self._pointer.generation + 1 if self._pointer else 1
         self._pointer = ServingPointer(
-            model_version=version, generation=generation, published_at=datetime.now(UTC)
+            model_version=version,
+            generation=generation,
+            published_at=datetime.now(UTC),
+            target_fmr=target_fmr,
+            prior=prior,
         )
 
     @property
     def serving(self) -> str | None:
         return self.models.serving_version
+
+    @property
+    def in_force(self) -> tuple[str, float, float | None, int]:
+        """Version, threshold, kept false-match rate, and the generation that is reported."""
+        serving = self.models.resolve()
+        rule = serving.rule
+        return serving.version, round(rule.threshold, 6), rule.kept_fmr, self.swapper.generation
 
     async def some_steps(self) -> None:
         seen = self._reads
@@ -79,7 +99,7 @@ class _World:
         self.hold.wait(timeout=5)
         if version in self.broken:
             raise self.broken[version]
-        return model(version)
+        return model(version, operating_curve=CURVES.get(version))
 
 
 @asynccontextmanager
@@ -297,18 +317,18 @@ async def test_registry_away_changes_nothing_and_its_return_is_noticed(world):
 
 
 async def test_a_cold_start_without_the_registry_serves_what_served_last(world):
-    world.last_served.write("v7")
+    world.last_served.write(VersionAtTarget("v7"))
     world.away = True
     world.promote("v8")
     async with _running(world):
         await until(lambda: world.serving == "v7")
         world.away = False
         await until(lambda: world.serving == "v8")
-    assert world.last_served.read() == "v8"
+    assert world.last_served.read() == VersionAtTarget("v8")
 
 
 async def test_a_cold_start_on_a_broken_version_serves_what_served_last(world):
-    world.last_served.write("v7")
+    world.last_served.write(VersionAtTarget("v7"))
     world.promote("v8")
     world.broken["v8"] = CorruptData("wrong hash")
     async with _running(world):
@@ -325,3 +345,101 @@ async def test_an_unforeseen_error_does_not_end_the_following(world):
         await until(lambda: "a bug" in world.swapper.swap_error)
         del world.broken["v1"]
         await until(lambda: world.serving == "v1")
+
+
+async def test_another_operating_point_is_taken_up_without_loading_anything(world):
+    world.promote("v1")
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        assert world.in_force == ("v1", 0.5, None, 1)
+        since = world.models.serving_since
+        for target, threshold, kept in ((1e-2, 0.2, 1e-2), (1e-3, 0.3, 1e-3), (1e-6, 0.3, 1e-3)):
+            world.promote("v1", target)
+            await until(lambda t=target: world.models.target.target_fmr == t)
+            assert world.in_force[1:3] == (threshold, kept)
+        world.promote("v1", 1e-6, prior=0.01)
+        await until(lambda: world.models.target.prior == 0.01)
+        world.promote("v1")
+        await until(lambda: world.swapper.generation == 6)
+        assert world.in_force == ("v1", 0.5, None, 6)
+        assert (world.loads, world.models.serving_since) == (["v1"], since)
+
+
+async def test_a_version_that_is_loading_leaves_the_old_operating_point_in_force(world):
+    world.promote("v1", 1e-2)
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        seen = set()
+        world.hold.clear()
+        world.promote("v2", 1e-1)
+        await until(lambda: seen.add(world.in_force) or "v2" in world.loads)
+        await world.some_steps()
+        assert world.in_force == ("v1", 0.2, 1e-2, 0)
+        world.promote("v2", 1e-2)
+        await world.some_steps()
+        assert world.in_force == ("v1", 0.2, 1e-2, 0)
+        world.hold.set()
+        await until(lambda: seen.add(world.in_force) or world.serving == "v2")
+        # The target that was set while it was loading, and never the one before.
+        assert world.in_force == ("v2", 0.6, 1e-2, 3)
+        assert seen == {("v1", 0.2, 1e-2, 1), ("v1", 0.2, 1e-2, 0), ("v2", 0.6, 1e-2, 3)}
+        # A rollback with another target is one step too.
+        world.promote("v1", 1e-3)
+        await until(lambda: world.serving == "v1")
+        assert world.in_force == ("v1", 0.3, 1e-3, 4)
+        assert world.loads == ["v1", "v2"]
+
+
+async def test_a_version_that_cannot_be_loaded_leaves_the_old_operating_point_in_force(world):
+    world.promote("v1", 1e-2)
+    world.broken["v2"] = CorruptData("NaN everywhere")
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        world.promote("v2", 1e-1)
+        await until(lambda: world.swapper.swap_error != "")
+        assert world.in_force == ("v1", 0.2, 1e-2, 0)
+
+
+async def test_a_target_that_cannot_be_kept_is_logged(world, caplog):
+    world.promote("v1", 1e-5)
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        assert "v1 keeps a false-match rate of 0.001 instead of the target of 1e-05" in caplog.text
+        assert metrics.TARGET_FMR._value.get() == 1e-5
+        assert metrics.KEPT_FMR._value.get() == 1e-3
+        world.promote("v3", 1e-3)
+        await until(lambda: world.serving == "v3")
+        assert "v3 has no measured operating curve" in caplog.text
+        assert metrics.KEPT_FMR._value.get() == 0
+        world.promote("v1")
+        await until(lambda: world.serving == "v1")
+        assert metrics.TARGET_FMR._value.get() == 0
+
+
+async def test_a_cold_start_without_the_registry_keeps_the_operating_point(world, tmp_path):
+    world.promote("v1", 1e-1)
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        world.promote("v1", 1e-2, prior=0.25)
+        await until(lambda: world.swapper.generation == 2)
+        await until(lambda: world.last_served.read().target == FmrTarget(1e-2, 0.25))
+    again = _World(tmp_path)
+    again.away = True
+    async with _running(again):
+        await until(lambda: again.serving == "v1")
+        assert again.in_force == ("v1", 0.2, 1e-2, 0)
+        assert again.models.target.prior == 0.25
+        # The registry has the same operating point; nothing is loaded or changed.
+        again.promote("v1", 1e-2, prior=0.25)
+        again.away = False
+        await until(lambda: again.swapper.generation == 1)
+        assert again.loads == ["v1"]
+
+
+async def test_a_cold_start_on_a_broken_version_keeps_the_old_operating_point(world):
+    world.last_served.write(VersionAtTarget("v1", FmrTarget(1e-3)))
+    world.promote("v8", 1e-1)
+    world.broken["v8"] = CorruptData("wrong hash")
+    async with _running(world):
+        await until(lambda: world.serving == "v1")
+        assert world.in_force == ("v1", 0.3, 1e-3, 0)

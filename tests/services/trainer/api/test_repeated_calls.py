@@ -107,6 +107,7 @@ CASES = {
     ),
     "EvaluateModel": job(pb.EvaluateModelRequest(), data_snapshot="other"),
     "QuantizeModel": job(pb.QuantizeModelRequest(), model_version="v1"),
+    "JudgeModel": job(pb.JudgeModelRequest(model_version="v1"), model_version="v3"),
     "CancelJob": Case(pb.CancelJobRequest(), {"job_id": "0" * 32}, job_events=1),
     "PromoteModel": Case(
         pb.PromoteModelRequest(model_version="v1", reason="better"),
@@ -138,7 +139,7 @@ async def world(pool: Pool, object_store: ObjectStore, tmp_path: Path) -> AsyncI
         shadow=ShadowPublisher(pool, object_store),
     )
     for name in ("v1", "v2", "v3"):
-        await add_sample(pool, name)
+        await add_sample(pool, name, kind=JobKind.TRAIN)
     for name in ("v1", "v2"):
         await _promote(trainer, name)
     waiting = await trainer.jobs.create(JobKind.IMPORT, IMPORT, "ada")

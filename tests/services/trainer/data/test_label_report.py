@@ -1,5 +1,6 @@
 """Label reports: storage, lookup by job, and pages."""
 
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -60,7 +61,7 @@ def test_a_stored_report_keeps_its_form(object_store: ObjectStore):
     job_id = uuid4()
     store_report(object_store, job_id, report)
     key = f"{LABEL_REPORTS}{job_id}.json"
-    assert object_store.get(key) == STORED[:-1] + b',"left_out":[]}'
+    assert object_store.get(key) == STORED[:-1] + b',"left_out":[],"held_out":[]}'
     object_store.put(key, STORED)
     assert load_report(object_store, job_id) == report
 
@@ -70,9 +71,20 @@ def test_images_that_were_left_out_are_stored_without_those_erased_since(
 ):
     job_id = uuid4()
     images = [LeftOutImage(name, LeftOutReason.NO_FACE, "shows no face") for name in ("aa", "bb")]
-    report = LabelReport.of_left_out(LeftOut(tuple(images), 9, 2, 8))
+    report = replace(
+        LabelReport.of_left_out(LeftOut(tuple(images), 9, 2, 8)), held_out=("aa", "cc")
+    )
     store_report_without_erased(object_store, job_id, report, lambda: {"bb", "cc"})
-    assert load_report(object_store, job_id) == LabelReport(8, 0.0, False, (), (), (images[1],))
+    assert load_report(object_store, job_id) == LabelReport(
+        8, 0.0, False, (), (), (images[1],), ("cc",)
+    )
+
+
+def test_held_out_images_alone_are_looked_up_as_well(object_store: ObjectStore):
+    job_id = uuid4()
+    report = LabelReport(8, 0.0, False, (), (), held_out=("aa", "bb"))
+    store_report_without_erased(object_store, job_id, report, lambda: {"bb"})
+    assert load_report(object_store, job_id).held_out == ("bb",)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from services.trainer.evaluation.gate import verdict_from_json
 from services.trainer.jobs.completion import JobCompletion
 from services.trainer.jobs.folders import JobFolders
 from services.trainer.jobs.leases import JobLeases
@@ -21,12 +22,12 @@ from services.trainer.registry.evaluations import EvaluationStore
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.versions import VersionRegistry
 from services.trainer.worker.memory import MemoryLimit
-from services.trainer.worker.specs import JobKind
+from services.trainer.worker.specs import JobKind, JudgeSpec
 from shared.registry.version_store import VersionStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
-from shared.storage.postgres import Pool
-from tests.services.trainer.samples import IMPORT, add_sample, result_of
+from shared.storage.postgres import Pool, transaction
+from tests.services.trainer.samples import IMPORT, PASSED, UNDECIDED, add_sample, result_of
 from tests.services.trainer.standin import COMMAND
 from tests.support.lost_store import lost_store
 from tests.support.lying_store import lying_store, page
@@ -145,6 +146,34 @@ async def test_a_job_becomes_an_evaluation(
     assert (found.job_id, found.result) == (job.job_id, result_of("v1"))
     assert await evaluations.report(job.job_id) == b"what was measured"
     assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("no_promotion", [False, True])
+async def test_a_candidate_that_is_judged_again_gets_the_new_verdict_and_serves_if_due(
+    pool: Pool, jobs: JobQueue, running, versions: VersionRegistry, no_promotion: bool
+):
+    await add_sample(pool, "parent")
+    await versions.promote("parent", requested_by="ada", reason="first")
+    training = await add_sample(pool, "v2", UNDECIDED, "parent")
+    spec = JudgeSpec(
+        model_version="v2", training_job=training.job_id, seed=0, no_promotion=no_promotion
+    )
+    job = await jobs.create(JobKind.JUDGE, spec.model_dump(mode="json"), "bob")
+    async with running("judge"):
+        job = await ended(jobs, job)
+    assert (job.state, job.model_version, job.gate) == (JobState.SUCCEEDED, "v2", PASSED)
+    assert job.message.startswith("the gate passed v2")
+    assert job.message.endswith("judged on 51 people")
+    assert (await versions.get("v2")).gate == PASSED
+    serving = await versions.serving()
+    assert serving is not None
+    assert serving.model_version == ("parent" if no_promotion else "v2")
+    async with transaction(pool) as connection:
+        cursor = await connection.execute(
+            "SELECT job_id, gate FROM trainer.verdicts WHERE model_version = 'v2' ORDER BY seq"
+        )
+        history = [(row[0], verdict_from_json(row[1])) for row in await cursor.fetchall()]
+    assert history == [(training.job_id, UNDECIDED), (job.job_id, PASSED)]
 
 
 async def test_what_libraries_print_is_not_taken_for_messages(jobs: JobQueue, running):

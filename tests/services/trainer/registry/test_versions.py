@@ -1,6 +1,7 @@
 """Promotions and rollbacks, each with its requester and reason."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from shared.model.manifest import MANIFEST_FILE, ONNX_FILE
 from shared.registry.version_store import VersionStore
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, transaction
-from tests.services.trainer.samples import PASSED, REFUSED, add_sample
+from tests.services.trainer.samples import PASSED, REFUSED, UNDECIDED, add_sample
 from tests.shared.registry.versions import write_version
 from tests.support.postgres import blocked_sessions
 from tests.support.waiting import until
@@ -140,6 +141,31 @@ async def test_a_version_that_served_unmeasured_can_be_restored(
     await versions.promote("v2", requested_by="ada", reason="better")
     back = await versions.rollback(requested_by="ada", reason="worse")
     assert (back.model_version, back.gate_overridden) == ("v1", False)
+
+
+async def test_a_verdict_at_another_operating_point_does_not_count(
+    pool: Pool, versions: VersionRegistry
+):
+    at_target = replace(PASSED, target_fmr=0.01)
+    await add_sample(pool, "v1")
+    await add_sample(pool, "v2", at_target, "v1")
+    await versions.promote("v1", requested_by="ada", reason="first")
+    with pytest.raises(
+        PreconditionFailed,
+        match=r"judged at a false-match rate of 0\.01, and versions serve at equal error weights;"
+        r" judge it again \(`magface models judge v2`\)",
+    ):
+        await versions.promote("v2", requested_by="ada", reason="better")
+    serving = await versions.promote("v2", requested_by="ada", reason="better", override_gate=True)
+    assert serving.gate_overridden
+
+
+async def test_a_version_without_enough_evidence_says_what_is_missing(
+    pool: Pool, versions: VersionRegistry
+):
+    await add_sample(pool, "v1", UNDECIDED)
+    with pytest.raises(PreconditionFailed, match=r"not enough evidence for v1 \(41 more people"):
+        await versions.promote("v1", requested_by="ada", reason="better")
 
 
 async def test_an_override_that_was_not_needed_is_not_recorded(
