@@ -68,7 +68,8 @@ def people_of_folder(folder: Path, seed: int) -> DemoPeople:
     rest = {name: files for name, files in found.images.items() if name not in reference}
     people = _split(rest, seed)
     sets = (people.feedback, people.validation, people.test)
-    return DemoPeople(*(_usable(pair_set) for pair_set in sets), reference)
+    feedback, validation, test = map(_usable, sets)
+    return DemoPeople(feedback, validation, test, reference)
 
 
 def reference_people(identities: Mapping[str, list[Path]], seed: int) -> dict[str, list[Path]]:
@@ -119,4 +120,5 @@ def _split(identities: Mapping[str, Sequence[Path]], seed: int) -> DemoPeople:
         people = int(share * len(genuine))
         # A lower bound of the genuine pairs, whichever people are in the split.
         sizes[split] = SampleSize(min(pairs, 2 * sum(genuine[:people])), people)
-    return DemoPeople(**sample_splits(identities, sizes, seed))
+    sets = sample_splits(identities, sizes, seed)
+    return DemoPeople(sets["feedback"], sets["validation"], sets["test"])
