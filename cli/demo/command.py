@@ -16,6 +16,7 @@ from cli.output import JsonOption, emit, in_words, messages, table
 
 
 def demo(
+    *,
     faces: Annotated[
         Path | None,
         typer.Option(
@@ -29,6 +30,10 @@ def demo(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="MagFace checkpoint; default: bundled."),
     ] = None,
+    target_fmr: Annotated[
+        float,
+        typer.Option(min=1e-6, max=0.1, help="False-match rate that the served versions keep."),
+    ] = 0.01,
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for summary.json and the data.")
     ] = Path("out/demo"),
@@ -36,7 +41,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole loop on an embedded stack and show what the model learned."""
-    from cli.demo.loop import run_loop, serve_checkpoint
+    from cli.demo.loop import run_loop, serve_checkpoint, set_operating_point
     from cli.demo.people import people_of_folder, rendered_people
 
     def report(line: str) -> None:
@@ -51,7 +56,8 @@ def demo(
     with _running_stack(out / "stack", report) as stack:
         if checkpoint is not None:
             serve_checkpoint(stack, checkpoint)
-        summary = run_loop(stack, people, report)
+        set_operating_point(stack, target_fmr)
+        summary = {"target_fmr": target_fmr, **run_loop(stack, people, report)}
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     emit(as_json, summary, _readable(summary))
     report(f"wrote the summary to {out / 'summary.json'}")
@@ -86,7 +92,16 @@ def _succeeded(summary: dict[str, Any], must_learn: bool) -> bool:
 def _readable(summary: dict[str, Any]) -> RenderableType:
     before, after = summary["before"], summary["after"]
     fixed, swap = summary["at_0_4"], summary["swap"]
-    rows = [[name, _show(before[name]), _show(after[name])] for name in before]
+    rows = [
+        [f"FNMR at FMR {summary['target_fmr']:g}", *_rates("served_fnmr", before, after)],
+        ["FMR measured there", *_rates("served_fmr", before, after)],
+        ["threshold served", _show(before["served_threshold"]), _show(after["served_threshold"])],
+        *(
+            [name, _show(before[name]), _show(after[name])]
+            for name in before
+            if not name.startswith("served_")
+        ),
+    ]
     rows.append(["accuracy at 0.4", _show(fixed["before"]), _show(fixed["after"])])
     title = (
         f"{summary['test_pairs']} pairs of unseen people, "
@@ -97,7 +112,15 @@ def _readable(summary: dict[str, Any]) -> RenderableType:
         f"{swap['mixed_versions']} mixed versions; {summary['seconds']:.0f} s in total, of which "
         f"{_times(summary['correction'])}"
     )
-    return Group(table("", "before", "after", rows=rows, title=title), Text(caption))
+    shown = Group(table("", "before", "after", rows=rows, title=title), Text(caption))
+    if summary["gate"]["passed"]:
+        return shown
+    # There is no second version to compare: both columns are of the version that serves on.
+    return Group(Text(summary["verdict"], style="bold"), shown)
+
+
+def _rates(name: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [f"{figures[name]:.2%}" for figures in (before, after)]
 
 
 def _times(correction: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 
 from cli import clients
 from cli.commands.job_progress import wait_for_job
+from cli.commands.models.rollout import wait_for_rollout
 from cli.commands.models.versions import upload_checkpoint
 from cli.demo.measure import measure, score_by_service
 from cli.demo.people import DemoPeople
@@ -48,11 +49,24 @@ def serve_checkpoint(stack: Path, checkpoint: Path) -> None:
         _wait_until_served(embedder, job.model_version)
 
 
+def set_operating_point(stack: Path, target_fmr: float) -> None:
+    """Set the target false-match rate, and wait until it is served."""
+    request = trainer_pb2.SetOperatingPointRequest(
+        target_fmr=target_fmr,
+        requested_by=_BY,
+        reason="target of the demo",
+        idempotency_key=clients.new_key(),
+    )
+    with clients.trainer(stack) as trainer:
+        answer = trainer.SetOperatingPoint(request, timeout=clients.CALL_TIMEOUT_S)
+        wait_for_rollout(trainer, answer.serving_generation)
+
+
 def run_loop(stack: Path, people: DemoPeople, report: Callable[[str], None]) -> dict[str, Any]:
     """Run the loop on a running stack.
 
     Args:
-        stack: Folder of the stack.
+        stack: Folder of the stack, for which an operating point is set.
         people: Pairs to label, to calibrate on and to test on.
         report: Gets a line of text about each step.
 
@@ -68,7 +82,8 @@ def run_loop(stack: Path, people: DemoPeople, report: Callable[[str], None]) -> 
         before = measure(embedder, people.validation, people.test)
         report(
             f"{before.model_version} serves; its accuracy on {len(people.test)} pairs of unseen "
-            f"people is {before.figures()['accuracy']:.1%}"
+            f"people is {before.figures()['accuracy']:.1%}, its FNMR at the operating point "
+            f"{before.served['served_fnmr']:.1%}"
         )
         _submit(stack, people.feedback)
         report(
@@ -102,6 +117,7 @@ def run_loop(stack: Path, people: DemoPeople, report: Callable[[str], None]) -> 
         "seconds": time.perf_counter() - started,
         "model_version": {"before": before.model_version, "after": after.model_version},
         "gate": to_plain(job)["gate"],
+        "verdict": _verdict(job),
     }
 
 
@@ -140,6 +156,8 @@ def _wait_until_served(stub: EmbedderServiceStub, model_version: str) -> None:
 def _verdict(job: trainer_pb2.Job) -> str:
     if job.gate.passed:
         return f"{job.model_version} passed the gate and serves"
+    if job.gate.outcome == trainer_pb2.GATE_OUTCOME_NOT_ENOUGH_EVIDENCE:
+        return f"there is not enough evidence for {job.model_version}: {job.gate.missing}"
     refused = [f"{check.name}: {check.detail}" for check in job.gate.checks if not check.passed]
     return f"the gate refused {job.model_version}: {'; '.join(refused)}"
 

@@ -45,7 +45,7 @@ class WorkerSettings(ObjectStoreSettings, ImageLimits):
         feedback_address: ``host:port`` of the feedback service.
         train_images_at_once: Most images whose activations a training keeps in memory. A lower
             value needs less memory, but larger steps are computed twice. By default as many as
-            take 2.75 GiB, or half of the memory of a GPU, but at most 72.
+            take 2 GiB, or half of the memory of a GPU, but at most 72.
         reference_faces: Folder with one folder of aligned faces per identity. A candidate must
             not get worse at these. They are stored with each version that is made while this is
             set. If it is not set, the faces stored with the parent are used, or else the bundled

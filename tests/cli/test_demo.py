@@ -82,6 +82,10 @@ def test_the_whole_demo_learns_at_least_four_points_and_fails_no_call(tmp_path: 
     summary = json.loads(ended.stdout)
     assert summary == json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert summary["after"]["accuracy"] >= summary["before"]["accuracy"] + 0.04
+    assert summary["target_fmr"] == 0.01
+    assert summary["after"]["served_fnmr"] < summary["before"]["served_fnmr"] - 0.04
+    # The threshold keeps the rate on other people than these, so it is kept within an interval.
+    assert summary["after"]["served_fmr"] < 0.02
     assert summary["swap"]["requests"] > 100
     assert summary["swap"]["failed"] == 0
     assert summary["swap"]["mixed_versions"] == 0

@@ -10,7 +10,7 @@ from services.trainer.data.arrays import CropArray
 from shared.model.image.align import CROP_SIZE
 
 # With it a training of an iResNet-100 stays below 6 GB; see docs/learning.md.
-_CPU_BYTES = 11 * 2**28
+_CPU_BYTES = 2 * 2**30
 # Larger parts do not make a step faster.
 _MOST_IMAGES = 72
 
@@ -18,7 +18,7 @@ _MOST_IMAGES = 72
 def images_at_once(forward: Callable[[CropArray], Tensor], device: torch.device) -> int:
     """Return how many images' activations fit into the memory that a step may take for them.
 
-    That is 2.75 GiB on a CPU, and half of the memory of a GPU.
+    That is 2 GiB on a CPU, and half of the memory of a GPU.
 
     Args:
         forward: Computes the features of crops, uint8 [N, 112, 112, 3], with gradients.

@@ -143,7 +143,6 @@ class Finetuner:
         self._objective = objective
         self._feedback = feedback
         self._batches = batches
-        self._parent = frozen_copy(network)
         self._average = MovingAverage(network, hyperparameters.averaging)
         self._optimizer = torch.optim.AdamW(
             network.parameters(),
@@ -152,7 +151,11 @@ class Finetuner:
         )
         probability = hyperparameters.augmentation
         self._augmentation = None if probability is None else augmentation(probability)
-        self._replay = None if replay is None else Replay(replay, self._parent_features)
+        self._replay = (
+            None
+            if replay is None
+            else Replay(replay, partial(self._features, frozen_copy(network)))
+        )
         self._device = next(network.parameters()).device
         self.images_at_once = hyperparameters.images_at_once or images_at_once(
             partial(self._forward, network=network), self._device
@@ -297,9 +300,9 @@ class Finetuner:
                 self._forward(part, self._wrapped).backward(piece)  # type: ignore[no-untyped-call]
         return loss
 
-    def _parent_features(self, crops: CropArray) -> FeatureArray:
+    def _features(self, network: IResNet, crops: CropArray) -> FeatureArray:
         with torch.no_grad():
-            return self._forward(crops, self._parent).cpu().numpy()
+            return self._forward(crops, network).cpu().numpy()
 
     def _forward(self, crops: CropArray, network: Module) -> Tensor:
         images = self._to_device(network_input(crops, self._channel_order))

@@ -4,6 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def on_idle_processors(steps: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the measured seconds by those of the same work on processors without other load.
+
+    Args:
+        steps: From `measure_steps` on a CPU; all threads are taken to work all the time.
+    """
+    threads = steps["threads"]
+    return {
+        **steps,
+        "seconds_a_step": steps["processor_seconds_a_step"] / threads,
+        "seconds_an_image": steps["processor_seconds_an_image"] / threads,
+    }
+
+
 def projected_stages(
     steps: Mapping[str, Any], export: Mapping[str, Any], serving: Mapping[str, Any]
 ) -> dict[str, float]:
@@ -21,15 +35,15 @@ def projected_stages(
     Returns:
         Seconds by stage, and their sum as ``total``.
     """
-    rate, step = steps["embedded_images_per_second"], steps["seconds_a_step"]
+    image, step = steps["seconds_an_image"], steps["seconds_a_step"]
     epochs, images, reference = steps["epochs"], steps["images"], steps["reference_images"]
     stages = {
         "decoding": steps["decode_s"],
-        "embedding": (images + reference) / rate,
+        "embedding": (images + reference) * image,
         "checking labels": max(1, epochs // 2) * steps["steps_of_all_images"] * step
-        + 2 * images / rate,
-        "training": epochs * (steps["steps_an_epoch"] * step + steps["validation_images"] / rate),
-        "evaluating": (steps["step_back_images"] + steps["evaluated_images"] + reference) / rate,
+        + 2 * images * image,
+        "training": epochs * (steps["steps_an_epoch"] * step + steps["validation_images"] * image),
+        "evaluating": (steps["step_back_images"] + steps["evaluated_images"] + reference) * image,
         "exporting": export["export_s"],
         "swapping": serving["open_s"] + serving["check_s"],
     }

@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from services.trainer.data.arrays import CropArray, IndexArray
 from services.trainer.data.batches import DecodedFeedback, people_batches
@@ -23,11 +24,13 @@ from services.trainer.data.splits import (
     split_reference,
 )
 from services.trainer.training import step_back
+from services.trainer.training.camera import Camera
 from services.trainer.training.checkpoint import NoCheckpoints
 from services.trainer.training.distributed import local_device
 from services.trainer.training.features import compute_features, features_at
 from services.trainer.training.finetuner import FacesWithParent, Finetuner
 from services.trainer.training.recipes import RecipeFactory
+from services.trainer.training.replay import ReplayedFaces
 from services.trainer.training.spec import TrainingSpec
 from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import read_manifest
@@ -99,8 +102,9 @@ def measure_steps(
         steps: Steps to measure, after one that does not count.
 
     Returns:
-        Seconds of a step, images per second of the embedding, seconds of the decoding, and counts
-        of images and steps of the whole training.
+        Seconds of a step, of the embedding of an image and of the decoding, and counts of images
+        and steps of the whole training. Processor seconds tell what a step takes on a machine that
+        does other things as well.
     """
     torch.set_num_threads(cpu_threads())
     spec = TrainingSpec(job_id="full-size", parent_version=version.name, seed=_SEED)
@@ -111,27 +115,31 @@ def measure_steps(
     images = _first_images(split, 2 * spec.batch_size * (steps + 1))
     network = load_version_network(version).to(local_device())
     manifest = read_manifest(version)
-    rates: list[float] = []
-
-    def embed(some: CropArray) -> np.ndarray:
-        began = time.perf_counter()
-        features = compute_features(network, manifest.channel_order, some)
-        rates.append(len(some) / (time.perf_counter() - began))
-        return features
-
+    embed = partial(compute_features, network, manifest.channel_order)
     embed(decoded.crops[:2])
+    began = _now()
     faces = FacesWithParent(decoded.crops, features_at(embed, decoded.crops, images))
+    image_s = (_now() - began) / len(images)
     reference = split_reference(default_reference(), _SEED)
-    recipes = RecipeFactory(spec, manifest, faces, reference.crops[reference.replayed], None)
+    good = reference.crops[reference.replayed]
+    replay = ReplayedFaces(good, Camera.learn(decoded.crops, good, _SEED))
+    recipes = RecipeFactory(spec, manifest, faces, replay, None)
     with _training_in(kind):
         tuner = recipes.finetuner(network, split.graph, images)
     return {
         "decode_s": decode_s,
-        "embedded_images_per_second": rates[-1],
+        "seconds_an_image": image_s[0],
+        "processor_seconds_an_image": image_s[1],
+        "threads": cpu_threads(),
         **_time_steps(tuner, workdir / "epoch.pt", steps),
         **_counts(spec, decoded, split),
         "reference_images": len(np.unique(reference.pairs.images)),
     }
+
+
+def _now() -> NDArray[np.float64]:
+    """Return the seconds of a clock, and those that the processors have worked for this process."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def _decode(crops: CropArray, workdir: Path) -> DecodedFeedback:
@@ -147,19 +155,21 @@ def _first_images(split: FeedbackSplit, count: int) -> IndexArray:
 
 
 def _time_steps(tuner: Finetuner, file: Path, steps: int) -> dict[str, Any]:
-    ends: list[float] = []
+    ends: list[NDArray[np.float64]] = []
     losses: list[float] = []
 
     def tick(_: float, __: int, loss: float) -> None:
-        ends.append(time.perf_counter())
+        ends.append(_now())
         losses.append(loss)
         if len(ends) > steps:
             raise _EnoughSteps
 
     with contextlib.suppress(_EnoughSteps):
         tuner.run(lambda _: 0.0, NoCheckpoints(), file, tick)
+    step_s = np.median(np.diff(ends, axis=0), axis=0).tolist()
     return {
-        "seconds_a_step": median(np.diff(ends).tolist()),
+        "seconds_a_step": step_s[0],
+        "processor_seconds_a_step": step_s[1],
         "steps_measured": len(ends) - 1,
         "images_at_once": tuner.images_at_once,
         "losses": losses,
@@ -179,6 +189,6 @@ def _counts(spec: TrainingSpec, decoded: DecodedFeedback, split: FeedbackSplit) 
         "steps_an_epoch": steps(split.training),
         "steps_of_all_images": steps(np.arange(len(decoded.crops))),
         "validation_images": len(np.unique(validation)),
-        "step_back_images": len(step_back._SHARES) * len(np.unique(split.crossed.images)),
+        "step_back_images": len(step_back._SHARES) * len(np.unique(validation)),
         "evaluated_images": len(np.unique(np.concatenate([validation, held_out]))),
     }

@@ -10,9 +10,20 @@ from shared.model.network.checkpoint import load_checkpoint
 from tests.benchmarks.full_size import benchmark
 from tests.benchmarks.full_size.child import run_in_child
 from tests.benchmarks.full_size.networks import NARROW, OFFICIAL, Network, write_checkpoint
-from tests.benchmarks.full_size.projection import projected_stages
+from tests.benchmarks.full_size.projection import on_idle_processors, projected_stages
 from tests.benchmarks.full_size.steps import FORMATS
 
+EXPECTED = {
+    "decoding": 7.0,
+    "embedding": 112.0,
+    "checking labels": 4 * 28 * 2.0 + 200.0,
+    "training": 8 * (40.0 + 10.0),
+    "evaluating": 92.0,
+    "exporting": 60.0,
+    "swapping": 4.0,
+    "total": 1099.0,
+}
+SESSION = {"open_s": 3.0, "check_s": 1.0}
 SERVING = {"engine": "onnxruntime", "device": "cpu", "batches": [1], "seconds": 0.0}
 
 
@@ -27,8 +38,11 @@ def test_a_written_checkpoint_is_read_as_an_official_one(tmp_path: Path) -> None
 def test_the_projection_is_the_sum_of_its_stages() -> None:
     steps = {
         "decode_s": 7.0,
-        "embedded_images_per_second": 10.0,
+        "threads": 2,
+        "seconds_an_image": 0.1,
+        "processor_seconds_an_image": 0.1,
         "seconds_a_step": 2.0,
+        "processor_seconds_a_step": 3.0,
         "epochs": 8,
         "images": 1000,
         "steps_an_epoch": 20,
@@ -38,17 +52,10 @@ def test_the_projection_is_the_sum_of_its_stages() -> None:
         "evaluated_images": 200,
         "reference_images": 120,
     }
-    found = projected_stages(steps, {"export_s": 60.0}, {"open_s": 3.0, "check_s": 1.0})
-    assert found == {
-        "decoding": 7.0,
-        "embedding": 112.0,
-        "checking labels": 4 * 28 * 2.0 + 200.0,
-        "training": 8 * (40.0 + 10.0),
-        "evaluating": 92.0,
-        "exporting": 60.0,
-        "swapping": 4.0,
-        "total": 1099.0,
-    }
+    found = projected_stages(steps, {"export_s": 60.0}, SESSION)
+    assert found == pytest.approx(EXPECTED)
+    idle = projected_stages(on_idle_processors(steps), {"export_s": 60.0}, SESSION)
+    assert idle["training"] == pytest.approx(8 * (20 * 1.5 + 100 * 0.05))
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ _DRY = GpuPlan(
     steps=1,
     batches=(1, 2),
     seconds=0.0,
-    swaps=Plan(rounds=1, slow_s=0.5, warm_s=0.2, swaps=1, quick=True),
+    swaps=Plan(rounds=1, slow_s=1.0, warm_s=0.2, swaps=1, quick=True),
 )
 
 

@@ -102,7 +102,11 @@ def _figures(
     before = [_images_per_second(seen, span) for span in steady]
     during = [_images_per_second(seen, span) for span in swapping]
     # Each round of swaps is compared with the steady load before and after it.
-    ratios = [2 * d / (a + b) for d, a, b in zip(during, before, before[1:], strict=False)]
+    # Without an answer in steady load there is nothing to compare with, and the target is missed.
+    ratios = [
+        2 * d / (a + b) if a + b else 0.0
+        for d, a, b in zip(during, before, before[1:], strict=False)
+    ]
     return {
         "swaps": plan.rounds * plan.swaps + 3,
         "answers": seen.codes.get("OK", 0),
