@@ -1,6 +1,7 @@
 """Gate of quantized versions: decides from measured figures whether one may replace the full."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.trainer.evaluation.gate import MAX_COMPATIBILITY_LOSS, GateCheck, GateVerdict
@@ -45,12 +46,15 @@ class QuantizedFigures:
     magnitude_order: float
 
 
-def decide_quantized(figures: QuantizedFigures, *, self_check: bool) -> GateVerdict:
+def decide_quantized(
+    figures: QuantizedFigures, *, self_check: bool, further: Sequence[GateCheck] = ()
+) -> GateVerdict:
     """Compare each figure with its limit; NaN fails.
 
     Args:
         figures: The measured figures.
         self_check: Whether the version, loaded again, reproduces its golden embeddings.
+        further: Checks of other figures.
     """
     checks = [
         _loss_check(
@@ -80,6 +84,7 @@ def decide_quantized(figures: QuantizedFigures, *, self_check: bool) -> GateVerd
             1.0,
             "the version, loaded again, reproduces its golden embeddings",
         ),
+        *further,
     ]
     return GateVerdict(tuple(checks))
 

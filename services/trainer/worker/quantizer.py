@@ -24,11 +24,15 @@ from services.trainer.data.splits import (
     split_reference,
 )
 from services.trainer.evaluation.candidate_metrics import (
+    ComparedFeatures,
     balanced_error,
+    compare_groups,
     compare_magnitudes,
     score_pairs,
 )
 from services.trainer.evaluation.gate import GateVerdict, within_compatibility_limit
+from services.trainer.evaluation.group_gate import group_checks
+from services.trainer.evaluation.paired_errors import ServedThresholds
 from services.trainer.evaluation.quantized_gate import QuantizedFigures, decide_quantized
 from services.trainer.progress import Progress, Report, Stage, stage_report
 from services.trainer.training.features import features_at
@@ -194,7 +198,15 @@ def quantize_version(
         metrics={name: float(value) for name, value in asdict(figures).items()},
     )
     folder = workdir / made.model_version
-    gate = decide_quantized(figures, self_check=passes_self_check(folder))
+    groups = group_checks(
+        compare_groups(
+            reference.groups, measured.pairs, ComparedFeatures(measured.full, measured.quantized)
+        ),
+        thresholds=ServedThresholds(full.threshold, quantized.threshold),
+        at_target=False,
+        seed=_SEED,
+    )
+    gate = decide_quantized(figures, self_check=passes_self_check(folder), further=groups)
     return QuantizedVersion(folder, gate, labelled.left_out)
 
 
