@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,10 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from cli.commands.job_progress import gate_table
 from cli.output import JsonOption, emit, in_words, messages, table
+
+_COLUMNS = ("before", "after")
 
 
 def demo(
@@ -52,26 +55,31 @@ def demo(
     out.mkdir(parents=True)
     report("choosing people" if faces else "rendering people")
     people = people_of_folder(faces, seed) if faces else rendered_people(out / "people", seed)
+    reference = people.write_reference(out / "reference")
+    if reference is not None:
+        report(f"{len(people.reference)} people are the reference faces of the trainer")
     report("starting Postgres, an S3 server and the services")
-    with _running_stack(out / "stack", report) as stack:
+    with _running_stack(out / "stack", reference, report) as stack:
         if checkpoint is not None:
             serve_checkpoint(stack, checkpoint)
         set_operating_point(stack, target_fmr)
         summary = {"target_fmr": target_fmr, **run_loop(stack, people, report)}
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    emit(as_json, summary, _readable(summary))
+    emit(as_json, summary, readable(summary))
     report(f"wrote the summary to {out / 'summary.json'}")
     if not _succeeded(summary, must_learn=faces is None):
         raise typer.Exit(1)
 
 
 @contextmanager
-def _running_stack(folder: Path, report: Callable[[str], None]) -> Iterator[Path]:
+def _running_stack(
+    folder: Path, reference: Path | None, report: Callable[[str], None]
+) -> Iterator[Path]:
     """Runs a stack and a thread that restarts its processes; yields its folder."""
     from deploy.local.stack import Stack
 
     stop = threading.Event()
-    with Stack(folder, report=report, stop=stop) as stack:
+    with Stack(folder, report=report, stop=stop, reference_faces=reference) as stack:
         watcher = threading.Thread(target=stack.watch, name="stack-watch")
         watcher.start()
         try:
@@ -89,38 +97,45 @@ def _succeeded(summary: dict[str, Any], must_learn: bool) -> bool:
     return (learned or refused) and not swap["failed"] and not swap["mixed_versions"]
 
 
-def _readable(summary: dict[str, Any]) -> RenderableType:
+def readable(summary: dict[str, Any]) -> RenderableType:
+    """Show a summary: both versions, or the verdict first where the gate refused the new one."""
     before, after = summary["before"], summary["after"]
-    fixed, swap = summary["at_0_4"], summary["swap"]
-    rows = [
-        [f"FNMR at FMR {summary['target_fmr']:g}", *_rates("served_fnmr", before, after)],
-        ["FMR measured there", *_rates("served_fmr", before, after)],
-        ["threshold served", _show(before["served_threshold"]), _show(after["served_threshold"])],
-        *(
-            [name, _show(before[name]), _show(after[name])]
-            for name in before
-            if not name.startswith("served_")
-        ),
-    ]
-    rows.append(["accuracy at 0.4", _show(fixed["before"]), _show(fixed["after"])])
+    columns = {"before": before, "after": after}
+    swapped, swap = summary["gate"]["passed"], summary["swap"]
     title = (
         f"{summary['test_pairs']} pairs of unseen people, "
         f"after {summary['feedback_pairs']} corrections"
     )
+    if not swapped:
+        # There is no second version to compare: both columns are of the version that serves on.
+        columns = {"serving": before}
+        version = summary["model_version"]["before"]
+        title = f"{version} goes on serving; on {summary['test_pairs']} pairs of unseen people"
+    figures = columns.values()
+    rows = [
+        [f"FNMR at FMR {summary['target_fmr']:g}", *_rates("served_fnmr", figures)],
+        ["FMR measured there", *_rates("served_fmr", figures)],
+        ["threshold served", *(_show(one["served_threshold"]) for one in figures)],
+        *(
+            [name, *(_show(one[name]) for one in figures)]
+            for name in before
+            if not name.startswith("served_")
+        ),
+        ["accuracy at 0.4", *(_show(summary["at_0_4"][name]) for name in _COLUMNS[: len(columns)])],
+    ]
     caption = (
-        f"{swap['requests']} Verify calls during the swap: {swap['failed']} failed, "
-        f"{swap['mixed_versions']} mixed versions; {summary['seconds']:.0f} s in total, of which "
-        f"{_times(summary['correction'])}"
+        f"{swap['requests']} Verify calls during the {'swap' if swapped else 'training'}: "
+        f"{swap['failed']} failed, {swap['mixed_versions']} mixed versions; "
+        f"{summary['seconds']:.0f} s in total, of which {_times(summary['correction'])}"
     )
-    shown = Group(table("", "before", "after", rows=rows, title=title), Text(caption))
-    if summary["gate"]["passed"]:
+    shown = Group(table("", *columns, rows=rows, title=title), Text(caption))
+    if swapped:
         return shown
-    # There is no second version to compare: both columns are of the version that serves on.
-    return Group(Text(summary["verdict"], style="bold"), shown)
+    return Group(Text(summary["verdict"], style="bold"), gate_table(summary["gate"]), shown)
 
 
-def _rates(name: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    return [f"{figures[name]:.2%}" for figures in (before, after)]
+def _rates(name: str, versions: Iterable[dict[str, Any]]) -> list[str]:
+    return [f"{figures[name]:.2%}" for figures in versions]
 
 
 def _times(correction: dict[str, Any]) -> str:

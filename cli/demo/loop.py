@@ -159,7 +159,7 @@ def _verdict(job: trainer_pb2.Job) -> str:
     if job.gate.outcome == trainer_pb2.GATE_OUTCOME_NOT_ENOUGH_EVIDENCE:
         return f"there is not enough evidence for {job.model_version}: {job.gate.missing}"
     refused = [f"{check.name}: {check.detail}" for check in job.gate.checks if not check.passed]
-    return f"the gate refused {job.model_version}: {'; '.join(refused)}"
+    return f"the gate refused {job.model_version}: {job.gate.missing or '; '.join(refused)}"
 
 
 def _first_pairs(pair_set: PairSet, count: int) -> PairSet:

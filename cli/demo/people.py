@@ -1,14 +1,14 @@
-"""People of the demo: for feedback, for validation and for the test."""
+"""People of the demo: for feedback, for validation, for the test, and as reference."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import comb
 from pathlib import Path
 
 from cli.commands.evaluation.pair_crops import pair_crops
 from cli.images import AlignmentChoice, report_left_out
 from cli.rendering.renderer import write_people
-from shared.datasets.folder import read_identities
+from shared.datasets.folder import read_identities, split_identities
 from shared.datasets.pairs import PairSet
 from shared.datasets.sampling import SampleSize, sample_splits
 from shared.errors import InvalidInput
@@ -17,6 +17,8 @@ _RENDERED_PEOPLE = 400
 _RENDERED_IMAGES = 6
 # Share of the people and most pairs, for each set.
 _SPLITS = {"feedback": (0.55, 1000), "validation": (0.15, 600), "test": (0.3, 1000)}
+# Share of a folder's people who are the trainer's reference faces, if these are enough people.
+_REFERENCE_SHARE, _LEAST_REFERENCE = 0.15, 20
 # So that the training is not refused, the people of the feedback are 30: 20 to learn from and for
 # validation, and others with 30 genuine pairs, of which at most 10 of one person count.
 _FEWEST_PEOPLE, _NOT_HELD_OUT, _HELD_OUT_PAIRS, _PAIRS_PER_PERSON = 55, 20, 30, 10
@@ -24,11 +26,26 @@ _FEWEST_PEOPLE, _NOT_HELD_OUT, _HELD_OUT_PAIRS, _PAIRS_PER_PERSON = 55, 20, 30, 
 
 @dataclass(frozen=True)
 class DemoPeople:
-    """Three sets of pairs that share no person."""
+    """Three sets of pairs and the reference faces; they share no person.
+
+    Attributes:
+        reference: Images of each reference person; empty for rendered people, and if the folder
+            has too few people.
+    """
 
     feedback: PairSet
     validation: PairSet
     test: PairSet
+    reference: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+
+    def write_reference(self, folder: Path) -> Path | None:
+        """Link the reference faces into a folder, one subfolder per person; None if none are."""
+        for number, images in enumerate(self.reference.values()):
+            person = folder / f"{number:04}"
+            person.mkdir(parents=True)
+            for place, image in enumerate(images):
+                (person / f"{place:04}{image.suffix}").symlink_to(image.absolute())
+        return folder if self.reference else None
 
 
 def rendered_people(folder: Path, seed: int) -> DemoPeople:
@@ -47,9 +64,27 @@ def people_of_folder(folder: Path, seed: int) -> DemoPeople:
     """
     found = read_identities(folder)
     report_left_out(found.unusable)
-    people = _split(found.images, seed)
+    reference = reference_people(found.images, seed)
+    rest = {name: files for name, files in found.images.items() if name not in reference}
+    people = _split(rest, seed)
     sets = (people.feedback, people.validation, people.test)
-    return DemoPeople(*(_usable(pair_set) for pair_set in sets))
+    feedback, validation, test = map(_usable, sets)
+    return DemoPeople(feedback, validation, test, reference)
+
+
+def reference_people(identities: Mapping[str, list[Path]], seed: int) -> dict[str, list[Path]]:
+    """Choose the people who are the reference faces; none if there are too few.
+
+    Args:
+        identities: Images of each person.
+        seed: Seed of the choice.
+    """
+    several = {name: files for name, files in identities.items() if len(files) > 1}
+    count = int(_REFERENCE_SHARE * len(several))
+    if count < _LEAST_REFERENCE:
+        return {}
+    chosen = split_identities(several, {"reference": count}, seed)["reference"]
+    return {name: several[name] for name in chosen}
 
 
 def _usable(pair_set: PairSet) -> PairSet:
@@ -85,4 +120,5 @@ def _split(identities: Mapping[str, Sequence[Path]], seed: int) -> DemoPeople:
         people = int(share * len(genuine))
         # A lower bound of the genuine pairs, whichever people are in the split.
         sizes[split] = SampleSize(min(pairs, 2 * sum(genuine[:people])), people)
-    return DemoPeople(**sample_splits(identities, sizes, seed))
+    sets = sample_splits(identities, sizes, seed)
+    return DemoPeople(sets["feedback"], sets["validation"], sets["test"])

@@ -1,5 +1,6 @@
-"""Rendering of the golden and reference crops that are bundled in `shared.model.default`."""
+"""The golden and reference crops that are bundled in `shared.model.default`, and their groups."""
 
+import json
 from pathlib import Path
 from typing import Final
 from zipfile import ZipFile, ZipInfo
@@ -9,7 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.rendering.renderer import render_person
-from shared.model.default.crops import GOLDEN_CROPS_FILE, REFERENCE_CROPS_FILE
+from cli.rendering.traits import draw_traits, skin_tone
+from shared.model.default.crops import (
+    GOLDEN_CROPS_FILE,
+    REFERENCE_CROPS_FILE,
+    REFERENCE_GROUPS_FILE,
+)
 
 # Seeds that no demo, benchmark or user is likely to choose.
 _FIRST_GOLDEN_PERSON: Final = 7_700_000
@@ -43,11 +49,21 @@ def render_reference_crops() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return np.stack(crops), np.repeat(np.arange(_REFERENCE_PEOPLE), _IMAGES_A_PERSON)
 
 
+def groups_of_reference_people() -> list[str]:
+    """Return the skin tone of each person in the reference crops."""
+    return [
+        skin_tone(draw_traits(_FIRST_REFERENCE_PERSON + person))
+        for person in range(_REFERENCE_PEOPLE)
+    ]
+
+
 def write_bundled_crops() -> None:
-    """Write both files of `shared.model.default`; the same crops give the same files."""
+    """Write the crops and groups of `shared.model.default`; the same ones give the same files."""
     golden = render_golden_crops()
     _write(GOLDEN_CROPS_FILE, golden, np.arange(len(golden)))
     _write(REFERENCE_CROPS_FILE, *render_reference_crops())
+    groups = json.dumps(groups_of_reference_people(), indent=0)
+    REFERENCE_GROUPS_FILE.write_text(f"{groups}\n", encoding="utf-8")
 
 
 def _write(file: Path, crops: NDArray[np.uint8], persons: NDArray[np.int64]) -> None:

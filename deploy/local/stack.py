@@ -29,6 +29,7 @@ class Stack:
         embedders: Number of embedder replicas.
         report: Receives a line of text about each start, end and restart.
         stop: When set, for instance by a signal handler, `start` and `watch` end.
+        reference_faces: Folder of the trainer's reference faces; None for that of the environment.
         object_store: Makes the S3 server; one folder needs the same kind each time.
     """
 
@@ -39,10 +40,12 @@ class Stack:
         embedders: int = 1,
         report: Callable[[str], None] = lambda _: None,
         stop: threading.Event | None = None,
+        reference_faces: Path | None = None,
         object_store: Callable[[Path, Path], S3Server] = NanioServer,
     ) -> None:
         self.folder = folder.absolute()
         logs = self.folder / "logs"
+        self._reference_faces = reference_faces
         self._lock: IO[str] | None = None
         self._supervisor = Supervisor(report, stop or threading.Event())
         self._database_url = ""
@@ -113,7 +116,10 @@ class Stack:
         return {**self._settings(), "MAGFACE_EMBEDDER_ADDRESS": self._embedder_address()}
 
     def _trainer_settings(self) -> dict[str, str]:
-        return {**self._settings(), "MAGFACE_FEEDBACK_ADDRESS": self.feedback.address}
+        settings = {**self._settings(), "MAGFACE_FEEDBACK_ADDRESS": self.feedback.address}
+        if self._reference_faces is not None:
+            settings["MAGFACE_REFERENCE_FACES"] = str(self._reference_faces.absolute())
+        return settings
 
     def _endpoints(self) -> Endpoints:
         store = self.object_store.settings()

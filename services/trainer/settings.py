@@ -48,8 +48,8 @@ class WorkerSettings(ObjectStoreSettings, ImageLimits):
             take 2 GiB, or half of the memory of a GPU, but at most 72.
         reference_faces: Folder with one folder of aligned faces per identity. A candidate must
             not get worse at these. They are stored with each version that is made while this is
-            set. If it is not set, the faces stored with the parent are used, or else the bundled
-            made-up people.
+            set. If it is not set, the faces stored with the parent are used, or else people of the
+            feedback or the bundled made-up people.
     """
 
     feedback_address: ServerAddress

@@ -93,7 +93,7 @@ class Manifest(_Frozen):
         compatible_versions: Other versions whose embeddings it can be compared with, as
             measured.
         reference: SHA-256 of the reference faces on which its descendants must not get worse;
-            None for the bundled crops.
+            None if they were the bundled crops or people of the feedback, which are not stored.
         reference_note: What these faces are and how they were chosen, for a person; empty for a
             version of an earlier release.
         metrics: Figures measured when it was made, by name.

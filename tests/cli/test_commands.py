@@ -274,6 +274,12 @@ def test_jobs_tell_how_they_went(ask: Ask) -> None:
     assert watched["events"][-1]["job"]["progress"] == 1.0
 
 
+def test_an_import_without_reference_faces_asks_for_some(ask: Ask) -> None:
+    message = ask("jobs", "list", "--limit", 1000)["jobs"][-1]["message"]
+    assert "measured on 256 reference faces of 64 people that are rendered" in message
+    assert "set MAGFACE_REFERENCE_FACES of the trainer to a folder of real faces" in message
+
+
 def test_jobs_show_their_stages(ask: Ask, magface: Magface, stack: Stack) -> None:
     job = ask("jobs", "list", "--limit", 1000)["jobs"][-1]
     wanted = ["queued", "starting", "loading_model", "calibrating"]

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from magface.v1 import trainer_pb2
+from rich.console import Console
 
-from cli.demo.people import people_of_folder
+from cli.demo.command import readable
+from cli.demo.people import DemoPeople, people_of_folder, reference_people
 from cli.demo.stages import correction_times
 from cli.demo.traffic import VerifyAnswer, count_mixed
 from cli.rendering.renderer import write_people
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.pair_graph import build_graph
 from services.trainer.data.people_split import require_people
+from shared.datasets.folder import read_identities
+from shared.datasets.pairs import PairSet
 from shared.errors import InvalidInput
 from shared.evaluation.scores import Scores
 
@@ -57,6 +61,74 @@ def test_a_training_accepts_the_fewest_people_of_a_demo(tmp_path: Path) -> None:
         for (a, b), same in zip(feedback.pairs, feedback.labels, strict=True)
     ]
     require_people(build_graph(names, pairs))
+
+
+def test_a_share_of_a_large_folder_is_the_reference_of_the_trainer(tmp_path: Path) -> None:
+    faces = tmp_path / "faces"
+    for person in range(140):
+        (faces / f"{person}").mkdir(parents=True)
+        for image in range(3):
+            # Which people are chosen does not depend on their faces.
+            (faces / f"{person}" / f"{image}.png").write_bytes(b"")
+    identities = read_identities(faces).images
+    reference = reference_people(identities, seed=0)
+    assert len(reference) == 21
+    assert all(len(files) == 3 for files in reference.values())
+    assert reference_people(dict(list(identities.items())[:130]), seed=0) == {}
+    pair = PairSet((Path("a"), Path("b")), np.array([[0, 1]], np.int32), np.array([True]))
+    people = DemoPeople(pair, pair, pair, reference)
+    folder = people.write_reference(tmp_path / "reference")
+    assert folder is not None
+    linked = read_identities(folder).images.values()
+    assert sorted(file.resolve() for files in linked for file in files) == sorted(
+        file.resolve() for files in reference.values() for file in files
+    )
+    assert DemoPeople(pair, pair, pair).write_reference(tmp_path / "none") is None
+
+
+def summary_of(passed: bool) -> dict[str, object]:
+    detail = "errors on reference faces 7.31% -> 16.51%"
+    check = {"name": "reference_loss", "passed": passed, "value": 0.092, "limit": 0.01}
+    served = {"served_fnmr": 0.1, "served_fmr": 0.01, "served_threshold": 0.3}
+    return {
+        "target_fmr": 0.01,
+        "verdict": "v2 passed the gate and serves" if passed else f"the gate refused v2: {detail}",
+        "before": {"accuracy": 0.9, **served},
+        "after": {"accuracy": 0.95 if passed else 0.9, **served},
+        "at_0_4": {"before": 0.8, "after": 0.85 if passed else 0.8},
+        "feedback_pairs": 1000,
+        "test_pairs": 600,
+        "swap": {"requests": 5, "failed": 0, "mixed_versions": 0},
+        "correction": {"seconds": 1.0, "stages": {}},
+        "seconds": 2.0,
+        "model_version": {"before": "v1", "after": "v2" if passed else "v1"},
+        "gate": {"passed": passed, "checks": [check | {"detail": detail}]},
+    }
+
+
+def shown(summary: dict[str, object]) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(readable(summary))
+    return captured.get()
+
+
+def test_a_refused_candidate_is_shown_by_its_verdict_first() -> None:
+    text = shown(summary_of(passed=False))
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert lines[0].startswith("the gate refused v2: errors on reference faces 7.31% -> 16.51%")
+    assert "refused by the gate" in lines[1]
+    assert "errors on reference faces 7.31% -> 16.51%" in text
+    assert "v1 goes on serving" in text
+    assert "swap" not in text
+    assert "after" not in text
+
+
+def test_a_candidate_that_serves_is_shown_beside_its_parent() -> None:
+    text = shown(summary_of(passed=True))
+    assert "during the swap" in text
+    assert {"before", "after"} <= set(text.split())
+    assert "refused" not in text
 
 
 def test_an_answer_that_is_not_its_versions_own_counts_as_mixed() -> None:

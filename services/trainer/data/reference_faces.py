@@ -20,7 +20,7 @@ from shared.datasets.folder import read_identities
 from shared.datasets.groups import folder_groups
 from shared.datasets.user_files import read_regular
 from shared.errors import InvalidInput
-from shared.model.default.crops import default_reference_crops
+from shared.model.default.crops import default_reference_crops, default_reference_groups
 from shared.model.face_check import FaceCheck
 from shared.model.image.face import FaceImage
 from shared.model.image.face_reader import FaceReader
@@ -106,7 +106,7 @@ def read_reference(folder: Path, limits: ImageLimits) -> ReferenceFaces:
 
 def default_reference() -> ReferenceFaces:
     """Return the bundled faces of rendered people, for versions without reference faces."""
-    return ReferenceFaces(*default_reference_crops())
+    return ReferenceFaces(*default_reference_crops(), groups=default_reference_groups())
 
 
 def store_reference(objects: ObjectStore, faces: ReferenceFaces) -> ReferenceFaces:

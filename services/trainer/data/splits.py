@@ -70,11 +70,13 @@ class ReferenceSplit:
         crops: uint8 [N, 112, 112, 3], BGR, of all of them.
         replayed: int64 [M], images of one half of the people: replayed in training.
         pairs: Pairs of the other half, to measure on.
+        groups: The group of each person; see `ReferenceFaces`.
     """
 
     crops: CropArray
     replayed: IndexArray
     pairs: EvaluationPairs
+    groups: tuple[str, ...] = ()
 
 
 def decode_feedback(
@@ -132,14 +134,22 @@ def split_feedback(
 
 
 def split_reference(reference: ReferenceFaces, seed: int) -> ReferenceSplit:
-    """Split the people of the reference faces into replayed and measured halves."""
+    """Split the people of the reference faces into replayed and measured halves.
+
+    Half of each group is measured, so that a group of twenty is enough to be judged.
+    """
     people = np.random.default_rng(seed).permutation(np.unique(reference.persons))
-    replayed = np.isin(reference.persons, people[: len(people) // 2])
+    half = people[: len(people) // 2]
+    if reference.groups:
+        group = np.array(reference.groups)[people]
+        half = people[np.argsort(group, kind="stable")][1::2]
+    replayed = np.isin(reference.persons, half)
     measured = np.flatnonzero(~replayed)
     return ReferenceSplit(
         reference.crops,
         np.flatnonzero(replayed),
         reference_pairs(reference.persons, measured, seed),
+        reference.groups,
     )
 
 

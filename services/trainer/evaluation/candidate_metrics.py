@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -9,7 +10,8 @@ from scipy.stats import spearmanr
 from services.trainer.data.arrays import FeatureArray
 from services.trainer.data.splits import EvaluationPairs
 from services.trainer.evaluation.candidate_figures import CandidateFigures, Change, JudgedPoint
-from services.trainer.evaluation.gate import within_compatibility_limit
+from services.trainer.evaluation.gate import GateCheck, within_compatibility_limit
+from services.trainer.evaluation.group_gate import ComparedGroup, group_checks
 from services.trainer.evaluation.paired_errors import (
     ComparedScores,
     ErrorsAtTarget,
@@ -98,11 +100,14 @@ class JudgedSetting:
 
     Attributes:
         served: The thresholds at which they serve.
+        matched: Thresholds at which they keep the same false-match rate on the same pairs; those
+            at which they serve without a point.
         point: The operating point; None for equal error weights.
         seed: Seed of the bootstrap.
     """
 
     served: ServedThresholds
+    matched: ServedThresholds
     point: JudgedPoint | None
     seed: int
 
@@ -127,20 +132,22 @@ def judged_setting(
         seed: Seed of the bootstrap.
     """
     if target_fmr is None:
-        return JudgedSetting(ServedThresholds(parent.threshold, child.threshold), None, seed)
+        own = ServedThresholds(parent.threshold, child.threshold)
+        return JudgedSetting(own, own, None, seed)
     sets = (held_out, reference)
-    old, new = (
-        measure_curve(scored, seed).at(target_fmr)
-        for scored in (
-            [each.scored(each.features.parent) for each in sets],
-            [each.scored(each.features.child) for each in sets],
-        )
+    before, after = (
+        measure_curve([each.scored(side(each.features)) for each in sets], seed)
+        for side in (attrgetter("parent"), attrgetter("child"))
     )
+    old, new = before.at(target_fmr), after.at(target_fmr)
     serving = parent.kept_point(target_fmr) or old
     served = child.curve.at(target_fmr) if child.curve else new
+    point = JudgedPoint(target_fmr, max(old.target, new.target), max(served.target, target_fmr))
+    matched = [curve.at(point.kept_fmr).threshold for curve in (before, after)]
     return JudgedSetting(
         ServedThresholds(serving.threshold, served.threshold),
-        JudgedPoint(target_fmr, max(old.target, new.target), max(served.target, target_fmr)),
+        ServedThresholds(*matched),
+        point,
         seed,
     )
 
@@ -197,6 +204,48 @@ def measure_candidate(
         magnitude_ratio=ratio,
         magnitude_order=order,
     )
+
+
+def check_groups(
+    groups: Sequence[str], reference: MeasuredPairs, setting: JudgedSetting
+) -> tuple[GateCheck, ...]:
+    """Check that no group of the reference people gets worse; see `group_checks`.
+
+    Args:
+        groups: The group of each person by number, "" for none.
+        reference: Pairs of these people.
+        setting: What both versions are compared at.
+    """
+    return group_checks(
+        compare_groups(groups, reference.pairs, reference.features),
+        thresholds=setting.matched,
+        at_target=setting.point is not None,
+        seed=setting.seed,
+    )
+
+
+def compare_groups(
+    groups: Sequence[str], pairs: EvaluationPairs, features: ComparedFeatures
+) -> list[ComparedGroup]:
+    """Score the pairs within each group under both versions.
+
+    Args:
+        groups: The group of each person by number, "" for none.
+        pairs: Pairs of these people.
+        features: Features of the images.
+    """
+    group = np.array(groups)[pairs.people] if groups else np.empty((0, 2))
+    compared = []
+    for name in sorted({*groups} - {""}):
+        within = (group == name).all(axis=1)
+        if not within.any():
+            compared.append(ComparedGroup(name, None, None))
+            continue
+        own = EvaluationPairs(pairs.images[within], pairs.genuine[within], pairs.people[within])
+        measured = MeasuredPairs(features, own)
+        scored = (measured.scored(each) for each in (features.parent, features.child))
+        compared.append(ComparedGroup(name, *scored))
+    return compared
 
 
 def is_backward_compatible(

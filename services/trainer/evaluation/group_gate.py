@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from services.trainer.evaluation.gate import GateCheck
+from services.trainer.evaluation.paired_errors import ServedThresholds
 from shared.evaluation.groups import FEWEST_PAIRS, FEWEST_PEOPLE, is_enough
 from shared.evaluation.operating_point import PeopleBootstrap, RoundRates, ScoredPeople
 from shared.model.operating_curve import Evidence
@@ -19,7 +20,7 @@ _FALSE_REFUSALS: Final = 0.05
 # Of each rate that is judged.
 _WORDS: Final = {
     "group_fnmr": "FNMR",
-    "group_fmr": "FMR between people of one group",
+    "group_fmr": "FMR",
     "group_errors": "mean of FNMR and FMR",
 }
 _AT_TARGET: Final = ("group_fnmr", "group_fmr")
@@ -45,8 +46,7 @@ class ComparedGroup:
 def group_checks(
     groups: Sequence[ComparedGroup],
     *,
-    parent_threshold: float,
-    child_threshold: float,
+    thresholds: ServedThresholds,
     at_target: bool,
     seed: int,
 ) -> tuple[GateCheck, ...]:
@@ -58,8 +58,7 @@ def group_checks(
 
     Args:
         groups: The groups.
-        parent_threshold: Threshold of the parent.
-        child_threshold: Threshold of the candidate.
+        thresholds: Thresholds of the two versions.
         at_target: Whether the thresholds keep a target false-match rate. FNMR and FMR are then
             judged one by one. Otherwise the thresholds weigh both errors equally, and their mean
             is judged, since a threshold that moves a little raises one and lowers the other.
@@ -71,9 +70,7 @@ def group_checks(
     """
     if not groups:
         return ()
-    measured = {
-        group.name: _measure(group, parent_threshold, child_threshold, seed) for group in groups
-    }
+    measured = {group.name: _measure(group, thresholds, seed) for group in groups}
     names = _AT_TARGET if at_target else _EQUAL_WEIGHTS
     compared = sum(name in changes for name in names for changes in measured.values())
     return tuple(_check(name, measured, compared) for name in names)
@@ -107,15 +104,15 @@ class _Sampled(NamedTuple):
 
 
 def _measure(
-    group: ComparedGroup, parent_threshold: float, child_threshold: float, seed: int
+    group: ComparedGroup, thresholds: ServedThresholds, seed: int
 ) -> dict[str, _GroupChange]:
     """Measure the changes of the rates that a group has enough people and pairs for."""
     if group.parent is None or group.child is None:
         return {}
     bootstrap = PeopleBootstrap(group.child, seed)
     genuine, impostor = group.child.genuine_evidence(), group.child.impostor_evidence()
-    old_fnmr, old_fmr = _rates(group.parent, parent_threshold, bootstrap)
-    new_fnmr, new_fmr = _rates(group.child, child_threshold, bootstrap)
+    old_fnmr, old_fmr = _rates(group.parent, thresholds.parent, bootstrap)
+    new_fnmr, new_fmr = _rates(group.child, thresholds.child, bootstrap)
     found = {}
     if is_enough(genuine):
         found["group_fnmr"] = _change(old_fnmr, new_fnmr, genuine)
@@ -178,9 +175,9 @@ def _check(
         change.rise <= margin,
         change.rise,
         margin,
-        f"{_WORDS[name]} of the group {worst!r} {change.before:.3%} -> {change.after:.3%}, nearest "
-        f"to its limit of {len(changes)} groups{others}; a rise within its interval is allowed, "
-        f"with 95 % confidence for all {compared} comparisons together{unjudged}",
+        f"{_WORDS[name]} within the group {worst!r} {change.before:.3%} -> {change.after:.3%}, "
+        f"nearest to its limit of {len(changes)} groups{others}; a rise within its interval is "
+        f"allowed, with 95 % confidence for all {compared} comparisons together{unjudged}",
         max(-1.0, change.rise - margin),
         min(1.0, change.rise + margin),
         change.evidence.people,

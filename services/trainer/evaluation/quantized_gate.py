@@ -1,6 +1,7 @@
 """Gate of quantized versions: decides from measured figures whether one may replace the full."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.trainer.evaluation.candidate_figures import Change, FalseMatches
@@ -64,7 +65,11 @@ class QuantizedAtPoint:
 
 
 def decide_quantized(
-    figures: QuantizedFigures, *, self_check: bool, at_point: QuantizedAtPoint | None = None
+    figures: QuantizedFigures,
+    *,
+    self_check: bool,
+    at_point: QuantizedAtPoint | None = None,
+    further: Sequence[GateCheck] = (),
 ) -> GateVerdict:
     """Compare each figure with its limit; NaN fails.
 
@@ -72,6 +77,7 @@ def decide_quantized(
         figures: The measured figures.
         at_point: The errors at the operating point; None without one.
         self_check: Whether the version, loaded again, reproduces its golden embeddings.
+        further: Checks of other figures.
     """
     checks = [
         _loss_check(
@@ -101,6 +107,7 @@ def decide_quantized(
             1.0,
             "the version, loaded again, reproduces its golden embeddings",
         ),
+        *further,
     ]
     if at_point is None:
         return GateVerdict(tuple(checks))

@@ -12,11 +12,13 @@ from services.trainer.data.arrays import CropArray, FeatureArray, IndexArray
 from services.trainer.data.batches import DecodedFeedback
 from services.trainer.data.label_noise import LabelAssessment, assess_labels
 from services.trainer.data.labels import FeedbackSource
-from services.trainer.data.reference_faces import ReferenceFaces
+from services.trainer.data.reference_faces import ReferenceFaces, default_reference
+from services.trainer.data.set_aside import images_to_replay, set_aside
 from services.trainer.data.splits import (
     FeedbackSplit,
     ReferenceSplit,
     decode_feedback,
+    feedback_pairs,
     split_feedback,
     split_reference,
 )
@@ -26,6 +28,7 @@ from services.trainer.evaluation.candidate_metrics import (
     ComparedFeatures,
     MeasuredPairs,
     calibrate,
+    check_groups,
     is_backward_compatible,
     judged_setting,
     lowest_balanced_error,
@@ -50,6 +53,7 @@ from services.trainer.training.replay import ReplayedFaces
 from services.trainer.training.spec import TrainingOutcome, TrainingSpec
 from services.trainer.training.step_back import StepBack, step_back
 from services.trainer.training.weight_averaging import frozen_copy
+from shared.evaluation.calibration import fit_probability
 from shared.evaluation.operating_point import ScoredPeople
 from shared.model.export import export_version
 from shared.model.golden import golden_crops, passes_self_check
@@ -74,10 +78,11 @@ def run_training(
     *,
     feedback: FeedbackSource,
     parent: Path,
-    reference: ReferenceFaces,
+    reference: ReferenceFaces | None,
     workdir: Path,
     checkpoints: CheckpointStore,
     report: Report,
+    reference_note: str = "",
     ancestors: Sequence[Path] = (),
     images_at_once: int | None = None,
 ) -> TrainingOutcome | None:
@@ -89,11 +94,13 @@ def run_training(
         spec: How to train.
         feedback: Labelled pairs and images.
         parent: Folder of the parent version.
-        reference: Faces on which the new version must not be worse.
+        reference: Faces on which the new version must not be worse; None sets people of the
+            feedback aside, or takes rendered people.
         workdir: An empty folder of this process; the version's folder is made in it.
         checkpoints: Stores a checkpoint after each epoch. A training that starts again with the
             same spec, snapshot and checkpoints gives the identical result.
         report: Called with the progress; may raise to stop the training.
+        reference_note: See `Manifest`; for given reference faces.
         ancestors: Folders of earlier versions whose stored embeddings can be compared with the
             parent's. The new version is checked against them.
         images_at_once: See `Hyperparameters`.
@@ -107,7 +114,12 @@ def run_training(
     """
     torch.set_num_threads(threads_per_process(cpu_threads()))
     inputs = _read_inputs(
-        parent, feedback, reference, workdir=workdir, seed=spec.seed, report=report
+        parent,
+        feedback,
+        reference or default_reference(),
+        workdir=workdir,
+        seed=spec.seed,
+        report=report,
     )
     recipes = RecipeFactory(
         spec, inputs.manifest, inputs.faces, _faces_to_replay(inputs, spec.seed), images_at_once
@@ -116,6 +128,12 @@ def run_training(
     with left_out.named_in_refusals():
         labels = _check_labels(recipes, inputs, workdir, report)
         split = split_feedback(inputs.decoded.images, labels.pairs, spec.seed, inputs.decoded.burst)
+    if reference is None:
+        own = _keep_from_feedback(inputs, split, spec.seed)
+        inputs, split, reference_note = own.inputs, own.split, own.note
+        if own.replayed is not None:
+            recipes = replace(recipes, replay=own.replayed)
+        report(Progress(Stage.CHECKING_LABELS, _checked(labels), reference_note))
     untrained = frozen_copy(inputs.network)
     epochs = recipes.finetuner(inputs.network, split.graph, split.training).run(
         _validation_score(inputs, split),
@@ -125,7 +143,7 @@ def run_training(
             report,
             Stage.TRAINING,
             "training",
-            _LABELS_CHECKED if labels.report.treated else _REFERENCE_EMBEDDED,
+            _checked(labels),
             _TRAINED,
         ),
     )
@@ -169,12 +187,17 @@ def run_training(
         calibration=calibration,
         figures=figures,
         compatible=compatible,
-        reference=reference.sha256,
+        reference=reference.sha256 if reference else None,
+        reference_note=reference_note,
         epochs=epochs,
         kept=kept,
         data_snapshot=feedback.snapshot_id,
     )
-    gate = decide(figures, self_check=passes_self_check(folder))
+    gate = decide(
+        figures,
+        self_check=passes_self_check(folder),
+        further=check_groups(inputs.reference.groups, faces, setting),
+    )
     held_out_images = tuple(inputs.decoded.images[image] for image in split.held_out_images)
     label_report = replace(labels.report, left_out=left_out.listed, held_out=held_out_images)
     return TrainingOutcome(folder, manifest, gate, label_report, left_out)
@@ -247,8 +270,56 @@ def _faces_to_replay(inputs: _Inputs, seed: int) -> ReplayedFaces | None:
     scores = score_pairs(reference.pairs, inputs.reference_features)
     if lowest_balanced_error(scores) > _MAX_REPLAY_ERROR:
         return None
-    crops = reference.crops[reference.replayed]
-    return ReplayedFaces(crops, Camera.learn(inputs.decoded.crops, crops, seed))
+    return _replay(inputs, reference.crops[reference.replayed], seed)
+
+
+def _replay(inputs: _Inputs, faces: CropArray, seed: int) -> ReplayedFaces:
+    return ReplayedFaces(faces, Camera.learn(inputs.decoded.crops, faces, seed))
+
+
+@dataclass(frozen=True)
+class _KeptFromFeedback:
+    """A training whose reference and replayed faces are from the feedback, as far as they are.
+
+    Attributes:
+        inputs: With the people set aside as reference, or the reference as it was.
+        split: Without the people set aside.
+        replayed: Images to replay; None for no others than before.
+        note: What the reference and the replayed faces are; see `Manifest`.
+    """
+
+    inputs: _Inputs
+    split: FeedbackSplit
+    replayed: ReplayedFaces | None
+    note: str
+
+
+def _keep_from_feedback(inputs: _Inputs, split: FeedbackSplit, seed: int) -> _KeptFromFeedback:
+    """Take what the candidate must keep from the feedback, if the parent knows these people."""
+    parent, crops = inputs.faces.parent, inputs.decoded.crops
+    scores = score_pairs(feedback_pairs(split.graph, split.training, seed), parent)
+    rendered = "rendered people, in place of reference faces"
+    error = lowest_balanced_error(scores)
+    if error > _MAX_REPLAY_ERROR:
+        note = f"{rendered}; the parent errs on {error:.1%} of the feedback, too much to keep it"
+        return _KeptFromFeedback(inputs, split, None, note)
+    aside = set_aside(split.graph, split.training, seed)
+    threshold = fit_probability(scores).even
+    images = images_to_replay(split.graph, aside.training, parent, threshold, seed)
+    measured = rendered
+    if aside.pairs is not None:
+        measured = f"{aside.people} people set aside from the feedback"
+        own = ReferenceSplit(crops, images, aside.pairs)
+        inputs = replace(inputs, reference=own, reference_features=parent)
+    note = f"{measured}; {len(images)} images of the feedback are held to the parent's embeddings"
+    split = replace(split, training=aside.training)
+    replayed = _replay(inputs, crops[images], seed) if len(images) else None
+    return _KeptFromFeedback(inputs, split, replayed, note)
+
+
+def _checked(labels: LabelAssessment) -> float:
+    """Return the share of the work that is done when the labels are checked."""
+    return _LABELS_CHECKED if labels.report.treated else _REFERENCE_EMBEDDED
 
 
 def _check_labels(
@@ -325,6 +396,7 @@ def _export(
     figures: CandidateFigures,
     compatible: Sequence[str],
     reference: str | None,
+    reference_note: str,
     epochs: list[Epoch],
     kept: StepBack,
     data_snapshot: str,
@@ -345,6 +417,7 @@ def _export(
         data_snapshot=data_snapshot,
         compatible_versions=compatible,
         reference=reference,
+        reference_note=reference_note,
         metrics=figures.metrics()
         | {
             "images_per_second": epochs[-1].images_per_second,

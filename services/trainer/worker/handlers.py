@@ -55,8 +55,8 @@ from shared.rpc.channel import open_sync_channel
 from shared.storage.objects import ObjectStore
 
 _ASK_FOR_REFERENCE = (
-    "rendered faces represent real ones less well: set MAGFACE_REFERENCE_FACES to a folder with"
-    " real faces (a folder of aligned crops per identity, 20 people or more) and import again"
+    "reference faces of your own say more: set MAGFACE_REFERENCE_FACES of the trainer to a folder"
+    " of real faces (a folder of aligned crops per identity, 20 people or more)"
 )
 # Earlier versions, the latest first, whose stored embeddings a new version is checked against,
 # besides its parent's.
@@ -153,6 +153,9 @@ def _import(job: _Job) -> VersionDone:
         job.objects.get_file(upload_key(spec.upload), checkpoint, sha256=spec.upload)
         quantiles = None
     reference, note = _reference_faces(job, None)
+    if reference is None:
+        reference = default_reference()
+        note = f"{reference.describe()} that are rendered"
     imported = import_checkpoint(
         checkpoint,
         spec,
@@ -165,8 +168,8 @@ def _import(job: _Job) -> VersionDone:
         magnitude_quantiles=quantiles,
     )
     remark = f"measured on {note}"
-    if not job.settings.reference_faces:
-        remark += f"; {_ASK_FOR_REFERENCE}"
+    if reference.sha256 is None:
+        remark += f"; {_ASK_FOR_REFERENCE} and import again"
     return VersionDone(folder=imported.folder, gate=imported.gate, remark=remark)
 
 
@@ -181,13 +184,15 @@ def _train(job: _Job) -> VersionDone | None:
 
         parent = job.versions.fetch(parent_version)
         manifest = read_manifest(parent)
+        reference, note = _reference_faces(job, manifest)
         outcome = run_training(
             spec.training_spec(
                 str(job.assignment.job_id), parent_version, job.assignment.target_fmr
             ),
             feedback=feedback,
             parent=parent,
-            reference=_reference_faces(job, manifest)[0],
+            reference=reference,
+            reference_note=note,
             workdir=_new_folder(job.workdir / "training"),
             checkpoints=JobCheckpoints(job.objects, job.assignment.job_id),
             report=job.writer.report,
@@ -197,7 +202,11 @@ def _train(job: _Job) -> VersionDone | None:
         if outcome is None:
             return None
         _store_label_report(job, channel, feedback.snapshot_id, outcome.labels)
-    remark = _remark(outcome.left_out, outcome.labels.describe_labels())
+    parts = [_remark(outcome.left_out, outcome.labels.describe_labels())]
+    if reference is None:
+        parts.append(f"kept from the parent: {outcome.manifest.reference_note}")
+        parts.append(_ASK_FOR_REFERENCE)
+    remark = "; ".join(part for part in parts if part)
     return VersionDone(folder=outcome.folder, gate=outcome.gate, remark=remark)
 
 
@@ -240,7 +249,7 @@ def _quantize(job: _Job) -> VersionDone:
         quantized = quantize_version(
             full,
             job.assignment.job_id,
-            reference=reference,
+            reference=reference or default_reference(),
             feedback=feedback,
             workdir=_new_folder(job.workdir / "quantizing"),
             report=job.writer.report,
@@ -344,11 +353,11 @@ def _ancestors(job: _Job, manifest: Manifest) -> list[Path]:
     return [job.versions.fetch(name) for name in manifest.compatible_versions[:_ANCESTORS]]
 
 
-def _reference_faces(job: _Job, parent: Manifest | None) -> tuple[ReferenceFaces, str]:
+def _reference_faces(job: _Job, parent: Manifest | None) -> tuple[ReferenceFaces | None, str]:
     """Return the reference faces of this trainer's settings, or those that a parent names.
 
     Returns:
-        The faces, and what they are, for a person.
+        The faces, and what they are, for a person; None if neither names any.
     """
     settings = job.settings
     if settings.reference_faces:
@@ -357,8 +366,7 @@ def _reference_faces(job: _Job, parent: Manifest | None) -> tuple[ReferenceFaces
     if parent and parent.reference:
         faces = load_reference(job.objects, parent.reference)
         return faces, parent.reference_note or f"{faces.describe()} stored with the parent"
-    faces = default_reference()
-    return faces, f"{faces.describe()} that are rendered"
+    return None, ""
 
 
 def _new_folder(folder: Path) -> Path:

@@ -19,6 +19,7 @@ from services.trainer.evaluation.candidate_metrics import (
     CandidateCalibration,
     ComparedFeatures,
     MeasuredPairs,
+    check_groups,
     judged_setting,
     measure_candidate,
 )
@@ -134,7 +135,11 @@ def judge_version(
         seed=seed,
     )
     figures = measure_candidate(measured, reference_pairs, setting)
-    gate = decide(figures, self_check=passes_self_check(candidate))
+    gate = decide(
+        figures,
+        self_check=passes_self_check(candidate),
+        further=check_groups(faces.groups, reference_pairs, setting),
+    )
     return Judgement(gate, figures.separation.people, decoded.left_out)
 
 

@@ -27,10 +27,12 @@ from services.trainer.evaluation.candidate_metrics import (
     ComparedFeatures,
     MeasuredPairs,
     balanced_error,
+    compare_groups,
     compare_magnitudes,
     score_pairs,
 )
 from services.trainer.evaluation.gate import GateVerdict, within_compatibility_limit
+from services.trainer.evaluation.group_gate import group_checks
 from services.trainer.evaluation.paired_errors import (
     ServedThresholds,
     false_matches,
@@ -211,7 +213,17 @@ def quantize_version(
     )
     folder = workdir / made.model_version
     at_point = _measure_point(manifest, made, measured, target_fmr)
-    gate = decide_quantized(figures, self_check=passes_self_check(folder), at_point=at_point)
+    groups = group_checks(
+        compare_groups(
+            reference.groups, measured.pairs, ComparedFeatures(measured.full, measured.quantized)
+        ),
+        thresholds=ServedThresholds(full.threshold, quantized.threshold),
+        at_target=False,
+        seed=_SEED,
+    )
+    gate = decide_quantized(
+        figures, self_check=passes_self_check(folder), at_point=at_point, further=groups
+    )
     return QuantizedVersion(folder, gate, labelled.left_out)
 
 

@@ -1,5 +1,6 @@
 """Readers of the bundled golden and reference crops; see README.md here."""
 
+import json
 from pathlib import Path
 from typing import Final
 from zipfile import ZipFile
@@ -12,6 +13,7 @@ from shared.errors import CorruptData
 
 GOLDEN_CROPS_FILE: Final = Path(__file__).with_name("golden_crops.zip")
 REFERENCE_CROPS_FILE: Final = Path(__file__).with_name("reference_crops.zip")
+REFERENCE_GROUPS_FILE: Final = Path(__file__).with_name("reference_groups.json")
 
 
 def default_golden_crops() -> NDArray[np.uint8]:
@@ -30,6 +32,11 @@ def default_reference_crops() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         Crops, uint8 [256, 112, 112, 3], BGR, and the number of the person on each, int64 [256].
     """
     return _read(REFERENCE_CROPS_FILE)
+
+
+def default_reference_groups() -> tuple[str, ...]:
+    """Read the group of each person in the reference crops, by number."""
+    return tuple(json.loads(REFERENCE_GROUPS_FILE.read_text(encoding="utf-8")))
 
 
 def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -69,7 +69,7 @@ def train(
     parent: Path,
     crops: Crops,
     pairs: PairRows,
-    reference: ReferenceFaces,
+    reference: ReferenceFaces | None,
     *,
     workdir: Path,
     seed: int,
@@ -84,7 +84,7 @@ def train(
         parent: From `make_parent`.
         crops: uint8 [N, 112, 112, 3], BGR.
         pairs: Labelled pairs of the crops.
-        reference: Reference faces.
+        reference: Reference faces; None for a trainer without any.
         workdir: An empty folder.
         seed: See `TrainingSpec`.
         report: Gets each new progress message.

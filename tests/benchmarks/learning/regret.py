@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from services.trainer.data.reference_faces import ReferenceFaces, default_reference
+from services.trainer.data.reference_faces import ReferenceFaces
 from services.trainer.training.features import compute_features
 from shared.model.default import DEFAULT_CHECKPOINT
 from shared.model.manifest import WEIGHTS_FILE, read_manifest
@@ -103,7 +103,7 @@ class _Bench:
     def measure(self, row: RegretRow, seed: int) -> dict[str, Any]:
         """Train once, and measure candidate and parent on people never seen."""
         split = self._split(row.people, seed)
-        people, reference = split["training"], default_reference()
+        people, reference = split["training"], None
         if row.reference:
             others = self._split("real", seed)["calibration"]
             reference = ReferenceFaces(others.views["clean"], others.persons)

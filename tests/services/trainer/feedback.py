@@ -1,7 +1,7 @@
 """Feedback on rendered people, and checkpoints in memory, for tests of trainings."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -44,7 +44,7 @@ class Rendered:
 
     snapshot_id = "snapshot-1"
 
-    def __init__(self, people: range, images: int) -> None:
+    def __init__(self, people: Iterable[int], images: int) -> None:
         self._data: dict[str, bytes] = {}
         names = [[self._add(person, image) for image in range(images)] for person in people]
         self._pairs = [

@@ -4,9 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.rendering.bundled_crops import render_golden_crops, render_reference_crops
+from cli.rendering.bundled_crops import (
+    groups_of_reference_people,
+    render_golden_crops,
+    render_reference_crops,
+)
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
-from shared.model.default.crops import default_golden_crops, default_reference_crops
+from shared.model.default.crops import (
+    default_golden_crops,
+    default_reference_crops,
+    default_reference_groups,
+)
 from shared.model.network.checkpoint import load_checkpoint
 from shared.model.sessions.base import split_features
 from tests.shared.model.build_default import features, measure, read_faces
@@ -38,6 +46,12 @@ def test_the_bundled_crops_never_change() -> None:
         "55e16e23b7c891405888042f4d6466717b71a0eb66a42cfa6652ce7a0b40ee4d",
         "5c4a426211a9cd2319607aa192611fdabd5719ee6945cdc9e3297a68be44fc50",
     ]
+
+
+def test_the_bundled_groups_are_those_of_the_bundled_people() -> None:
+    groups = default_reference_groups()
+    assert list(groups) == groups_of_reference_people()
+    assert len(groups) == len(np.unique(default_reference_crops()[1]))
 
 
 def test_the_renderer_still_draws_the_bundled_crops() -> None:

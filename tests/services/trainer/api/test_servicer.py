@@ -96,6 +96,7 @@ def test_a_first_start_imports_and_promotes_the_bundled_network(
     job = trainer.jobs()[-1]
     assert (job.kind, job.state) == (pb.JOB_KIND_IMPORT, pb.JOB_STATE_SUCCEEDED)
     assert (job.requested_by, job.progress) == ("system", 1)
+    assert job.message.endswith("measured on 40 reference faces of 20 people of a folder")
     assert trainer.stages(job.job_id) == [
         *("queued", "starting", "loading_model", "calibrating"),
         *("exporting", "publishing", "promoting"),

@@ -1,13 +1,18 @@
 """The gate of groups, on scores whose true error rates are known."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from services.trainer.data.reference_faces import ReferenceFaces
+from services.trainer.data.splits import reference_pairs, split_reference
+from services.trainer.evaluation.candidate_metrics import ComparedFeatures, compare_groups
 from services.trainer.evaluation.gate import GateCheck
 from services.trainer.evaluation.group_gate import ComparedGroup, group_checks
+from services.trainer.evaluation.paired_errors import ServedThresholds
 from shared.evaluation.operating_point import ScoredPeople, threshold_for
 from shared.evaluation.scores import Scores
 
@@ -56,8 +61,10 @@ def _judge(groups: list[ComparedGroup], *, at_target: bool = True) -> dict[str, 
     """Judge groups; each version's threshold keeps the target on all of them together."""
     checks = group_checks(
         groups,
-        parent_threshold=_threshold([group.parent for group in groups if group.parent]),
-        child_threshold=_threshold([group.child for group in groups if group.child]),
+        thresholds=ServedThresholds(
+            _threshold([group.parent for group in groups if group.parent]),
+            _threshold([group.child for group in groups if group.child]),
+        ),
         at_target=at_target,
         seed=0,
     )
@@ -115,7 +122,7 @@ def test_noise_alone_refuses_at_most_one_candidate_in_twenty(people: int, at_tar
         )
         for seed in range(200)
     )
-    assert refused <= 10
+    assert refused <= 10  # of 200
 
 
 def test_a_group_with_few_people_is_named_and_not_judged() -> None:
@@ -150,4 +157,35 @@ def test_two_equal_versions_pass() -> None:
 
 
 def test_without_groups_there_is_no_check() -> None:
-    assert group_checks([], parent_threshold=0, child_threshold=0, at_target=True, seed=0) == ()
+    assert group_checks([], thresholds=ServedThresholds(0, 0), at_target=True, seed=0) == ()
+
+
+def test_pairs_within_each_group_are_scored_under_both_versions() -> None:
+    rng = np.random.default_rng(7)
+    persons = np.repeat(np.arange(6), 3)
+    groups = ("a", "b", "a", "", "b", "c")
+    pairs = reference_pairs(persons, np.flatnonzero(persons < 5), seed=0)
+    features = ComparedFeatures(*(rng.normal(size=(18, 8)).astype(np.float32) for _ in range(2)))
+    first, second, third = compare_groups(groups, pairs, features)
+    assert (first.name, second.name, third.name) == ("a", "b", "c")
+    assert third.parent is None
+    for group, people in ((first, [0, 2]), (second, [1, 4])):
+        assert group.parent is not None and group.child is not None
+        assert np.unique(group.child.people).tolist() == people
+        assert group.child.genuine_evidence().pairs == 6
+        assert group.child.impostor_evidence().pairs == 9
+        assert not np.array_equal(group.parent.scores.similarity, group.child.scores.similarity)
+    assert compare_groups((), pairs, features) == []
+
+
+def test_half_of_each_group_is_measured() -> None:
+    persons = np.repeat(np.arange(60), 2)
+    groups = tuple("a" if person < 20 else "b" if person < 44 else "" for person in range(60))
+    faces = ReferenceFaces(np.zeros((120, 112, 112, 3), np.uint8), persons, groups=groups)
+    for seed in range(20):
+        split = split_reference(faces, seed)
+        measured = np.unique(split.pairs.people)
+        assert len(measured) == 30
+        assert Counter(groups[person] for person in measured) == {"a": 10, "b": 12, "": 8}
+        assert not np.isin(persons[split.replayed], measured).any()
+        assert split.groups == groups

@@ -106,6 +106,18 @@ def test_all_layers_learn_and_batch_statistics_stay(tmp_path: Path) -> None:
     assert not network.training
 
 
+@pytest.mark.parametrize("width", [4, 16])
+def test_the_memory_layout_is_the_usual_one_again_at_the_end(tmp_path: Path, width: int) -> None:
+    torch.manual_seed(0)
+    spec = IResNetSpec((1,) * 4, widths=(width,) * 5, embedding_size=16)  # type: ignore[arg-type]
+    network = IResNet(spec).eval()
+    tuner = finetuner(network, epochs=1)
+    last = network.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert last == (width == 16)
+    train(tuner, tmp_path)
+    assert all(each.is_contiguous() for each in network.parameters())
+
+
 def test_same_seed_and_data_give_the_same_weights(tmp_path: Path) -> None:
     first, second = tiny_network(), tiny_network()
     one, other = train(finetuner(first), tmp_path), train(finetuner(second), tmp_path)

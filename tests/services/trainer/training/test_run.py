@@ -1,5 +1,6 @@
 """A complete training, on rendered people."""
 
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from services.trainer.training.run import run_training
 from services.trainer.training.spec import TrainingRecipe, TrainingSpec
 from shared.errors import InvalidInput, PreconditionFailed
 from shared.model.image.face_reader import FaceReader
+from shared.model.sessions.base import split_features
+from shared.model.sessions.factory import open_session
 from shared.settings import ImageLimits
 from tests.default_version import export_default
 from tests.services.trainer.feedback import MemoryCheckpoints, Rendered
@@ -81,6 +84,7 @@ def test_training_improves_on_people_it_has_never_seen(parent: Path, tmp_path: P
     reference = ReferenceFaces(
         np.stack([render_person(p, i) for p in range(9000, 9020) for i in range(3)]),
         np.repeat(np.arange(20), 3),
+        groups=("rendered",) * 20,
     )
     reported: list[Progress] = []
     outcome = run_training(
@@ -95,6 +99,8 @@ def test_training_improves_on_people_it_has_never_seen(parent: Path, tmp_path: P
     checks = {check.name: check for check in outcome.gate.checks}
     assert outcome.gate.passed, [check for check in outcome.gate.checks if not check.passed]
     assert checks["heldout_gain"].value > 0
+    assert "'rendered'" in checks["group_errors"].detail
+    assert checks["group_errors"].people == 10
     metrics = outcome.manifest.metrics
     assert metrics["child_error"] < metrics["parent_error"]
     probability = outcome.manifest.probability
@@ -136,3 +142,57 @@ def test_wrong_labels_are_found_before_they_are_learned(parent: Path, tmp_path: 
     fractions = [progress.fraction for progress in reported]
     assert fractions == sorted(fractions)
     assert "checking the labels, epoch 1" in {progress.message for progress in reported}
+
+
+def known_people(parent: Path, count: int) -> list[int]:
+    """Rendered people whose first three pictures the parent takes for one person."""
+    session = open_session(parent)
+    known: list[int] = []
+    for person in range(10_000):
+        crops = np.stack([render_person(person, image) for image in range(3)])
+        unit = split_features(session.run(crops))[0]
+        if (unit @ unit.T).min() > 0.5:
+            known.append(person)
+        if len(known) == count:
+            break
+    return known
+
+
+@pytest.mark.slow
+def test_without_reference_faces_people_that_the_parent_knows_are_set_aside(
+    parent: Path, tmp_path: Path
+) -> None:
+    reported: list[Progress] = []
+    outcome = run_training(
+        spec(epochs=1),
+        feedback=Rendered(known_people(parent, 65), 3),
+        parent=parent,
+        reference=None,
+        workdir=tmp_path,
+        checkpoints=MemoryCheckpoints(),
+        report=reported.append,
+    )
+    note = outcome.manifest.reference_note
+    assert re.match(
+        r"10 people set aside from the feedback; \d+ images of the feedback are held to the", note
+    )
+    assert note in {progress.message for progress in reported}
+    # Pictures of the feedback can be erased, so they are not stored as reference faces.
+    assert outcome.manifest.reference is None
+
+
+@pytest.mark.slow
+def test_without_reference_faces_people_that_the_parent_does_not_know_are_learned(
+    parent: Path, tmp_path: Path
+) -> None:
+    outcome = run_training(
+        spec(epochs=1),
+        feedback=Rendered(range(40), 3),
+        parent=parent,
+        reference=None,
+        workdir=tmp_path,
+        checkpoints=MemoryCheckpoints(),
+        report=lambda _: None,
+    )
+    note = outcome.manifest.reference_note
+    assert re.match(r"rendered people, .*; the parent errs on \d+\.\d% of the feedback", note)

@@ -77,6 +77,10 @@ def test_a_version_gains_nothing_over_itself(
     assert [name for name, check in checks.items() if not check.passed] == ["heldout_gain"]
     assert checks["heldout_gain"].value == 0
     assert checks["self_check"].passed
+    # The skin tones of the bundled people.
+    rates = ["group_errors"] if target is None else ["group_fnmr", "group_fmr"]
+    assert [name for name in checks if name.startswith("group_")] == rates
+    assert all(" skin'" in checks[name].detail for name in rates)
     assert judged.people == checks["heldout_people"].value == 16
     # Every two images of two people are a pair.
     impostors = list(combinations(np.repeat(np.arange(16), 3), 2))

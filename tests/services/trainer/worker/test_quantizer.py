@@ -45,7 +45,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference() -> ReferenceFaces:
-    return replace(default_reference(), sha256="a" * 64)
+    faces = default_reference()
+    people = len(np.unique(faces.persons))
+    return replace(faces, sha256="a" * 64, groups=("even", "odd") * (people // 2))
 
 
 def quantize(
@@ -149,6 +151,7 @@ def test_its_verdict_and_manifest_hold_what_was_measured(
     checks = {check.name: check for check in quantized.gate.checks}
     assert set(checks) == {
         *("reference_loss", "compatibility_loss", "embedding_cosine", "self_check"),
+        "group_errors",
     }
     loss = metrics["quantized_error"] - metrics["full_error"]
     assert checks["reference_loss"].value == pytest.approx(loss)
