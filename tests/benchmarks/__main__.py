@@ -19,6 +19,7 @@ MODULES = {
     "evaluate": "evaluate",
     "feedback": "feedback.benchmark",
     "formats": "formats",
+    "gate": "gate.benchmark",
     "full-size": "full_size.benchmark",
     "gpu": "gpu.benchmark",
     "label-noise": "learning.label_noise",

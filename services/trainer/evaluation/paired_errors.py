@@ -67,6 +67,16 @@ def false_matches(pairs: ComparedScores, served: ServedThresholds, seed: int) ->
     )
 
 
+def false_non_matches(pairs: ComparedScores, served: ServedThresholds, seed: int) -> Change:
+    """Measure FNMR of both versions at the thresholds at which they serve."""
+    bootstrap = PeopleBootstrap(pairs.child, seed)
+    old = pairs.parent.genuine_similarity < served.parent
+    new = pairs.child.genuine_similarity < served.child
+    rounds = bootstrap.fnmr(new) - bootstrap.fnmr(old)
+    evidence = pairs.child.genuine_evidence()
+    return _change(float(old.mean()), float(new.mean()), rounds, evidence)
+
+
 def mixed_false_matches(pairs: ComparedScores, served: ServedThresholds, seed: int) -> FalseMatches:
     """Measure false matches between new and stored embeddings at the candidate's threshold."""
     return _false_matches(

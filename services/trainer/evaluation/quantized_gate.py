@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.trainer.evaluation.candidate_figures import Change, FalseMatches
 from services.trainer.evaluation.gate import MAX_COMPATIBILITY_LOSS, GateCheck, GateVerdict
 
 # Increase of the share of wrong decisions.
@@ -46,13 +47,35 @@ class QuantizedFigures:
     magnitude_order: float
 
 
+@dataclass(frozen=True)
+class QuantizedAtPoint:
+    """Errors on reference faces at an operating point, each version at its own threshold.
+
+    Attributes:
+        target_fmr: What the operator asks for.
+        kept_fmr: What the threshold of the full version keeps.
+        matches: False matches.
+        fnmr: FNMR of the full and of the quantized version.
+    """
+
+    target_fmr: float
+    kept_fmr: float
+    matches: FalseMatches
+    fnmr: Change
+
+
 def decide_quantized(
-    figures: QuantizedFigures, *, self_check: bool, further: Sequence[GateCheck] = ()
+    figures: QuantizedFigures,
+    *,
+    self_check: bool,
+    at_point: QuantizedAtPoint | None = None,
+    further: Sequence[GateCheck] = (),
 ) -> GateVerdict:
     """Compare each figure with its limit; NaN fails.
 
     Args:
         figures: The measured figures.
+        at_point: The errors at the operating point; None without one.
         self_check: Whether the version, loaded again, reproduces its golden embeddings.
         further: Checks of other figures.
     """
@@ -86,7 +109,44 @@ def decide_quantized(
         ),
         *further,
     ]
-    return GateVerdict(tuple(checks))
+    if at_point is None:
+        return GateVerdict(tuple(checks))
+    return GateVerdict((*checks, *_point_checks(at_point)), target_fmr=at_point.target_fmr)
+
+
+def _point_checks(at_point: QuantizedAtPoint) -> tuple[GateCheck, GateCheck]:
+    """Refuse what the interval over people shows to be worse."""
+    matches, fnmr, kept = at_point.matches, at_point.fnmr, at_point.kept_fmr
+    rate = matches.child
+    low = math.nan if fnmr.low is None else fnmr.low
+    return (
+        GateCheck(
+            "reference_fmr",
+            rate.low <= kept,
+            rate.value,
+            kept,
+            f"FMR on reference faces at the served threshold is {rate.value:.3%}, the full "
+            f"version's {matches.parent:.3%}; the lower end of its interval must not be above "
+            f"{kept:g}",
+            rate.low,
+            rate.high,
+            matches.people,
+            matches.pairs,
+        ),
+        GateCheck(
+            "reference_fnmr",
+            low <= MAX_LOSS,
+            fnmr.rise,
+            MAX_LOSS,
+            f"FNMR on reference faces at the served threshold {fnmr.before:.2%} -> "
+            f"{fnmr.after:.2%}; the lower end of the interval of its rise must not be above "
+            f"{MAX_LOSS:g}",
+            fnmr.low,
+            fnmr.high,
+            fnmr.people,
+            fnmr.pairs,
+        ),
+    )
 
 
 def _feedback_checks(figures: QuantizedFigures) -> list[GateCheck]:

@@ -359,7 +359,8 @@ def _why_not(version: ModelVersion, target_fmr: float | None) -> str:
         return f"the gate refused {version.name} ({describe_refusal(version.gate)})"
     return (
         f"{version.name} was judged at {_in_words(version.gate.target_fmr)}, and versions serve at"
-        f" {_in_words(target_fmr)}; judge it again (`magface models judge {version.name}`)"
+        f" {_in_words(target_fmr)}; judge it again (`magface models judge {version.name}`), or"
+        " quantize it again if it is an eight-bit version"
     )
 
 

@@ -254,6 +254,7 @@ def _quantize(job: _Job) -> VersionDone:
             workdir=_new_folder(job.workdir / "quantizing"),
             report=job.writer.report,
             ancestors=ancestors,
+            target_fmr=job.assignment.target_fmr,
         )
         _store_left_out(job, channel, feedback.snapshot_id, quantized.left_out)
     remark = _remark(quantized.left_out)

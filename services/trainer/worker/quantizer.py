@@ -25,6 +25,7 @@ from services.trainer.data.splits import (
 )
 from services.trainer.evaluation.candidate_metrics import (
     ComparedFeatures,
+    MeasuredPairs,
     balanced_error,
     compare_groups,
     compare_magnitudes,
@@ -32,14 +33,23 @@ from services.trainer.evaluation.candidate_metrics import (
 )
 from services.trainer.evaluation.gate import GateVerdict, within_compatibility_limit
 from services.trainer.evaluation.group_gate import group_checks
-from services.trainer.evaluation.paired_errors import ServedThresholds
-from services.trainer.evaluation.quantized_gate import QuantizedFigures, decide_quantized
+from services.trainer.evaluation.paired_errors import (
+    ServedThresholds,
+    false_matches,
+    false_non_matches,
+)
+from services.trainer.evaluation.quantized_gate import (
+    QuantizedAtPoint,
+    QuantizedFigures,
+    decide_quantized,
+)
 from services.trainer.progress import Progress, Report, Stage, stage_report
 from services.trainer.training.features import features_at
 from shared.evaluation.scores import pair_similarity
 from shared.model.golden import passes_self_check
 from shared.model.image.face_reader import FaceReader
 from shared.model.manifest import ONNX_FILE, Manifest, ProbabilityCurve, read_manifest
+from shared.model.operating_curve import OperatingCurve
 from shared.model.quantize import quantize_network, write_quantized_version
 from shared.model.sessions.base import Session, split_features
 from shared.model.sessions.factory import open_session
@@ -142,11 +152,13 @@ def quantize_version(
     workdir: Path,
     report: Report,
     ancestors: Sequence[Path] = (),
+    target_fmr: float | None = None,
 ) -> QuantizedVersion:
     """Quantize a version: calibrate on half of the reference's people, evaluate on the others.
 
     The quantized similarities are close to a linear function of the full version's. The function
-    is fitted on the people of the calibration and maps the threshold and the probability.
+    is fitted on the people of the calibration and maps the threshold, the operating curve and the
+    probability. The gate measures what the mapped threshold does on the other people.
 
     Args:
         parent: Folder of the full version.
@@ -157,6 +169,7 @@ def quantize_version(
         report: Called with the progress.
         ancestors: Folders of earlier versions whose stored embeddings can be compared with the
             full version's. The new version is checked against them.
+        target_fmr: The operator's target false-match rate; None for none.
 
     Raises:
         CorruptData: If a network outputs NaN or zero.
@@ -192,12 +205,14 @@ def quantize_version(
         created_at=datetime.now(UTC),
         threshold=threshold,
         probability=_map_probability(manifest.probability, line),
+        operating_curve=_map_curve(manifest.operating_curve, line),
         compatible_versions=compatible,
         reference=reference.sha256,
         magnitude_quantiles=manifest.scaled_quantiles(figures.magnitude_ratio),
         metrics={name: float(value) for name, value in asdict(figures).items()},
     )
     folder = workdir / made.model_version
+    at_point = _measure_point(manifest, made, measured, target_fmr)
     groups = group_checks(
         compare_groups(
             reference.groups, measured.pairs, ComparedFeatures(measured.full, measured.quantized)
@@ -206,7 +221,9 @@ def quantize_version(
         at_target=False,
         seed=_SEED,
     )
-    gate = decide_quantized(figures, self_check=passes_self_check(folder), further=groups)
+    gate = decide_quantized(
+        figures, self_check=passes_self_check(folder), at_point=at_point, further=groups
+    )
     return QuantizedVersion(folder, gate, labelled.left_out)
 
 
@@ -252,6 +269,37 @@ def _map_probability(
     at_zero, at_one = (float(value) for value in line(np.array([0.0, 1.0])))
     slope = probability.slope / (at_one - at_zero)
     return ProbabilityCurve(slope=slope, intercept=probability.intercept - slope * at_zero)
+
+
+def _map_curve(curve: OperatingCurve | None, line: Polynomial) -> OperatingCurve | None:
+    """Map the thresholds of the full version's curve; no pair is refused at the first of them."""
+    if curve is None:
+        return None
+    mapped = np.clip(line(np.array([point.threshold for point in curve.points])), -1.01, 1.01)
+    mapped[0] = min(curve.points[0].threshold, mapped[0])
+    points = tuple(
+        point.model_copy(update={"threshold": float(threshold)})
+        for point, threshold in zip(curve.points, mapped, strict=True)
+    )
+    return OperatingCurve(points=points, impostor=curve.impostor, genuine=curve.genuine)
+
+
+def _measure_point(
+    full: Manifest, quantized: Manifest, measured: _ReferenceFeatures, target_fmr: float | None
+) -> QuantizedAtPoint | None:
+    """Measure both versions at the operating point; None without one."""
+    before, after = full.kept_point(target_fmr), quantized.kept_point(target_fmr)
+    if target_fmr is None or before is None or after is None:
+        return None
+    features = ComparedFeatures(measured.full, measured.quantized)
+    compared = MeasuredPairs(features, measured.pairs).compared()
+    served = ServedThresholds(before.threshold, after.threshold)
+    return QuantizedAtPoint(
+        target_fmr,
+        max(before.target, target_fmr),
+        false_matches(compared, served, _SEED),
+        false_non_matches(compared, served, _SEED),
+    )
 
 
 def _measure_reference(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.pair_graph import PairGraph, build_graph
 from services.trainer.data.splits import feedback_pairs, reference_pairs
+from tests.benchmarks.learning.faces import draw_pairs
 
 
 def graph_of(*pairs: LabelledPair) -> PairGraph:
@@ -121,6 +122,30 @@ def test_feedback_pairs_are_known_genuine_ones_and_impostors_between_families() 
     couples = {frozenset(couple) for couple in pairs.images[~pairs.genuine].tolist()}
     for link in graph.links[~graph.same].tolist():
         assert frozenset(link) in couples
+
+
+def test_an_image_that_no_label_same_names_is_in_no_pair_that_no_label_states() -> None:
+    # Such images often show a person who is there under other images: 250 people, of four images.
+    persons = np.repeat(np.arange(250), 4)
+    drawn = draw_pairs(persons, 1000, seed=0)
+    labels = [
+        LabelledPair(f"{a:04d}", f"{b:04d}", bool(is_same))
+        for (a, b), is_same in zip(drawn.rows, drawn.same, strict=True)
+    ]
+    graph = graph_of(*labels)
+    people = persons[[int(name) for name in graph.images]]
+    pairs = feedback_pairs(graph, np.arange(len(graph.images)), seed=0)
+    impostors = pairs.images[~pairs.genuine]
+    one_person = (people[impostors[:, 0]] == people[impostors[:, 1]]).mean()
+    every = np.stack(np.triu_indices(len(graph.images), 1), axis=1)
+    apart = every[graph.component[every[:, 0]] != graph.component[every[:, 1]]]
+    of_all = (people[apart[:, 0]] == people[apart[:, 1]]).mean()
+    assert of_all > 1e-3
+    assert one_person < of_all / 3
+    stated = {frozenset(link) for link in graph.links.tolist()}
+    size = np.bincount(graph.component)
+    for pair in impostors[(size[graph.component[impostors]] == 1).any(axis=1)].tolist():
+        assert frozenset(pair) in stated
 
 
 def test_what_was_set_aside_is_no_pair_to_measure_on() -> None:

@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from services.trainer.evaluation.candidate_figures import Change, FalseMatches
 from services.trainer.evaluation.quantized_gate import (
     MAX_LOSS,
     MIN_FEEDBACK_PAIRS,
+    QuantizedAtPoint,
     QuantizedFigures,
     decide_quantized,
 )
+from shared.model.operating_curve import Rate
 
 GOOD = QuantizedFigures(
     full_error=0.05,
@@ -38,6 +41,46 @@ GOOD = QuantizedFigures(
 def test_the_gate_refuses_one_that_is_worse(worse: dict[str, float], check: str):
     assert decide_quantized(GOOD, self_check=True).passed
     verdict = decide_quantized(replace(GOOD, **worse), self_check=True)
+    assert [each.name for each in verdict.checks if not each.passed] == [check]
+
+
+AT_POINT = QuantizedAtPoint(
+    target_fmr=0.001,
+    kept_fmr=0.001,
+    matches=FalseMatches(
+        parent=0.001,
+        child=Rate(value=0.0013, low=0.0008, high=0.002),
+        rise_low=-0.0001,
+        rise_high=0.0006,
+        people=50,
+        pairs=9000,
+    ),
+    fnmr=Change(0.20, 0.21, -0.002, 0.022, 50, 100),
+)
+
+
+def test_a_verdict_at_an_operating_point_says_which():
+    verdict = decide_quantized(GOOD, self_check=True, at_point=AT_POINT)
+    assert verdict.passed
+    assert verdict.target_fmr == 0.001
+
+
+@pytest.mark.parametrize(
+    ("worse", "check"),
+    [
+        (
+            {"matches": replace(AT_POINT.matches, child=Rate(value=0.003, low=0.0015, high=0.005))},
+            "reference_fmr",
+        ),
+        ({"fnmr": Change(0.20, 0.23, 0.01, 0.05, 50, 100)}, "reference_fnmr"),
+        ({"fnmr": Change(0.20, float("nan"), float("nan"), float("nan"))}, "reference_fnmr"),
+    ],
+)
+def test_the_gate_refuses_one_that_is_worse_at_the_operating_point(
+    worse: dict[str, object], check: str
+):
+    at_point = replace(AT_POINT, **worse)  # type: ignore[arg-type]
+    verdict = decide_quantized(GOOD, self_check=True, at_point=at_point)
     assert [each.name for each in verdict.checks if not each.passed] == [check]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from services.trainer.data.labels import LabelledPair
 from services.trainer.data.reference_faces import ReferenceFaces, default_reference
+from services.trainer.evaluation.quantized_gate import MAX_LOSS
 from services.trainer.progress import Progress, Stage
 from services.trainer.worker.quantizer import QuantizedVersion, quantize_version
 from shared.model.golden import check_golden
@@ -22,6 +23,7 @@ from shared.model.sessions.base import split_features
 from shared.model.sessions.factory import open_session
 from tests.default_version import export_default
 from tests.services.trainer.feedback import Rendered
+from tests.support.operating_curve import curve_at
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +88,7 @@ def test_the_default_in_eight_bits_passes_and_is_a_version_of_its_own(
     assert manifest.golden[0].embedding != parent.golden[0].embedding
 
 
-def test_the_threshold_and_the_probability_move_together(
+def test_the_thresholds_and_the_probability_move_together(
     full: Path, reference: ReferenceFaces, quantized: QuantizedVersion, tmp_path: Path
 ):
     parent, manifest = read_manifest(full), read_manifest(quantized.folder)
@@ -96,10 +98,23 @@ def test_the_threshold_and_the_probability_move_together(
     assert curve.even == pytest.approx(parent.threshold)
     likely = tmp_path / "likely"
     shutil.copytree(full, likely)
-    parent.model_copy(update={"probability": curve}).write(likely)
-    moved = read_manifest(quantize(likely, reference, tmp_path / "work").folder).probability
-    assert moved is not None
-    assert moved.even == pytest.approx(manifest.threshold, abs=1e-6)
+    at_target = {"probability": curve, "operating_curve": curve_at((0.1, 0.6))}
+    parent.model_copy(update=at_target).write(likely)
+    made = quantize(likely, reference, tmp_path / "work", target_fmr=0.1)
+    moved = read_manifest(made.folder)
+    assert moved.probability is not None
+    assert moved.probability.even == pytest.approx(manifest.threshold, abs=1e-6)
+    point = moved.kept_point(0.1)
+    assert point is not None
+    assert 0 < abs(point.threshold - 0.6) < 0.05
+    assert made.gate.target_fmr == 0.1
+    checks = {check.name: check for check in made.gate.checks}
+    assert checks["reference_fmr"].passed
+    assert checks["reference_fmr"].pairs > 1000
+    rise = checks["reference_fnmr"]
+    assert rise.low is not None
+    assert rise.passed == (rise.low <= MAX_LOSS)
+    assert abs(rise.value) < 0.05
 
 
 def test_its_convolutions_compute_in_whole_numbers(full: Path, quantized: QuantizedVersion):
