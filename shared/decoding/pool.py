@@ -237,14 +237,14 @@ class DecodePool:
                 return process
             process.close()
             return None
-        self._give_up(task, outcome)
+        self._give_up(task, outcome, process.started_at)
         return None
 
     def _cpu_s(self, task: DecodeTask) -> float:
         most = self._settings.decode_cpu_s
         return most if task.lane == "slow" else min(most, _QUICK_CPU_S)
 
-    def _give_up(self, task: DecodeTask, reason: Stopped) -> None:
+    def _give_up(self, task: DecodeTask, reason: Stopped, process_started_at: float) -> None:
         if task.cancelled:
             metrics.PROCESSES_ENDED.labels("cancelled").inc()
             self._queue.finish(task)
@@ -252,9 +252,12 @@ class DecodePool:
         metrics.PROCESSES_ENDED.labels(reason.value).inc()
         if reason is Stopped.CPU and self._cpu_s(task) < self._settings.decode_cpu_s:
             self._queue.put_back(task, "slow")
-        elif reason is Stopped.KILLED and not task.retried:
+        elif reason is Stopped.KILLED and (
+            # Processes that were there at the first kill may have been killed together.
+            task.killed_at is None or process_started_at <= task.killed_at
+        ):
             _log.warning("a decode process was killed; its picture is decoded again")
-            task.retried = True
+            task.killed_at = task.killed_at or time.monotonic()
             self._queue.put_back(task, task.lane)
         else:
             self._finish(task, self._error(task, reason))

@@ -62,6 +62,7 @@ class DecodeProcess:
 
     def __init__(self, connection: socket.socket, pid: int, end: Callable[[], int | None]) -> None:
         self.pid = pid
+        self.started_at = time.monotonic()
         self._connection = connection
         self._kill = end
         self._clock = (~pid << 3) | 2  # clock_getcpuclockid(3)

@@ -33,7 +33,7 @@ class DecodeTask:
         cost: By its header.
         lane: In which it waits.
         cancelled: Whether its outcome is wanted no more.
-        retried: Whether its process was killed once by someone else.
+        killed_at: When its process was first killed, by `time.monotonic`; None if none was.
         process: Works on it; None while it waits.
         due: By `time.monotonic`; the one that is due first is next.
     """
@@ -46,7 +46,7 @@ class DecodeTask:
     cost: DecodeCost
     lane: Lane
     cancelled: bool = False
-    retried: bool = False
+    killed_at: float | None = None
     process: DecodeProcess | None = None
     due: float = 0.0
 

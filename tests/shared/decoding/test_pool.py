@@ -117,6 +117,15 @@ async def test_after_the_fork_server_was_killed_there_is_another(pool):
     assert len(crops) == 10
 
 
+async def test_processes_that_are_killed_together_cost_no_picture(pool):
+    await pool.read(SMALL, "image")
+    for _ in range(10):
+        for process in _processes():
+            process.send_signal(signal.SIGKILL)
+        crops = await asyncio.gather(*(pool.read(SMALL, "image") for _ in range(4)))
+        assert len(crops) == 4
+
+
 async def test_a_picture_that_crashes_its_process_is_its_own_error(pool):
     await pool.read(SMALL, "image")
     crashing = asyncio.create_task(pool.read(LARGE, "images[2]"))

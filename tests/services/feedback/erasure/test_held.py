@@ -256,7 +256,6 @@ async def test_the_contract_lists_and_approves_what_is_held(
 # Where the clock of a process is read: to show or to record a time, never to decide on an age.
 _CLOCK_READERS = {
     "services/embedder/models/resident.py",
-    "services/trainer/registry/serving_pointer.py",
     "services/trainer/worker/quantizer.py",
     "shared/evaluation/report/page.py",
     "shared/model/export.py",
