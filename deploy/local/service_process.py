@@ -3,11 +3,14 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from deploy.local.child_process import ChildProcess, Command
 from deploy.local.state_files import PortBook
+from shared.rpc.access.transport import channel_to_self
 from shared.rpc.health import answers, is_serving
+from shared.settings import TlsSettings
 
 # More than the ten seconds that a service waits for its calls in flight.
 _STOP_GRACE_S = 15.0
@@ -26,6 +29,7 @@ class ServiceProcess(ChildProcess):
         module: For instance ``services.embedder``.
         folder: The stack's folder; logs and caches stay below it.
         settings: Called at each start; gives variables that extend this process's environment.
+        tls: The certificate of the service, for the health check.
     """
 
     def __init__(
@@ -35,6 +39,8 @@ class ServiceProcess(ChildProcess):
         folder: Path,
         ports: PortBook,
         settings: Callable[[], Mapping[str, str]],
+        *,
+        tls: TlsSettings,
     ) -> None:
         super().__init__(
             name,
@@ -47,6 +53,7 @@ class ServiceProcess(ChildProcess):
         self._folder = folder
         self._ports = ports
         self._settings = settings
+        self._connect = partial(channel_to_self, tls=tls)
         self._port = 0
 
     @property
@@ -71,10 +78,10 @@ class ServiceProcess(ChildProcess):
         )
 
     def is_alive(self) -> bool:
-        return answers(self.address, _ANSWER_TIMEOUT_S)
+        return answers(self.address, _ANSWER_TIMEOUT_S, self._connect)
 
     def _answers(self) -> bool:
-        return is_serving(self.address)
+        return is_serving(self.address, connect=self._connect)
 
 
 def _cache_folders(work: Path) -> dict[str, str]:

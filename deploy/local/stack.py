@@ -14,6 +14,7 @@ from deploy.local.service_process import ServiceProcess
 from deploy.local.state_files import PortBook
 from deploy.local.supervisor import Supervisor
 from shared.errors import PreconditionFailed
+from shared.settings import ServerSettings, read_settings
 
 _DATABASE = "magface"
 
@@ -46,6 +47,7 @@ class Stack:
         self.folder = folder.absolute()
         logs = self.folder / "logs"
         self._reference_faces = reference_faces
+        self._server_settings = read_settings(ServerSettings)
         self._lock: IO[str] | None = None
         self._supervisor = Supervisor(report, stop or threading.Event())
         self._database_url = ""
@@ -98,12 +100,18 @@ class Stack:
         self, name: str, module: str, settings: Callable[[], Mapping[str, str]]
     ) -> ServiceProcess:
         return ServiceProcess(
-            name, module, self.folder, PortBook(self.folder / "ports.json"), settings
+            name,
+            module,
+            self.folder,
+            PortBook(self.folder / "ports.json"),
+            settings,
+            tls=self._server_settings,
         )
 
     def _settings(self) -> dict[str, str]:
         store = self.object_store.settings()
         return {
+            **_absolute_paths(self._server_settings),
             "MAGFACE_DATABASE_URL": self._database_url,
             "MAGFACE_S3_ENDPOINT": store.s3_endpoint,
             "MAGFACE_S3_ACCESS_KEY": store.s3_access_key,
@@ -168,3 +176,12 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _absolute_paths(settings: ServerSettings) -> dict[str, str]:
+    """Variables for the files that settings name; the services run in folders of their own."""
+    return {
+        f"MAGFACE_{name.upper()}": str(path.absolute())
+        for name, path in settings
+        if isinstance(path, Path)
+    }
