@@ -138,7 +138,8 @@ class _ReferenceFeatures:
     @cached_property
     def errors(self) -> Change:
         """Mean of FNMR and FMR of the full and of the quantized version."""
-        return balanced_errors(self.compared, self.full_threshold, self.quantized_threshold, _SEED)
+        thresholds = ServedThresholds(self.full_threshold, self.quantized_threshold)
+        return balanced_errors(self.compared, thresholds, _SEED)
 
     def mixed_error(self, stored: FeatureArray) -> float:
         """Error on pairs of a quantized embedding and a stored one, given its features."""
