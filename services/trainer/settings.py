@@ -6,12 +6,12 @@ from typing import Final
 from pydantic import Field
 
 from shared.settings import (
+    ClientSettings,
     DatabaseSettings,
     ImageLimits,
     ObjectStoreSettings,
     ServerAddress,
     ServerSettings,
-    TlsSettings,
 )
 
 OUTAGE_LIMIT_S: Final = 3600.0
@@ -39,7 +39,7 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
     outage_limit_s: float = Field(default=OUTAGE_LIMIT_S, ge=0)
 
 
-class WorkerSettings(ObjectStoreSettings, ImageLimits, TlsSettings):
+class WorkerSettings(ObjectStoreSettings, ImageLimits, ClientSettings):
     """Settings of the worker processes, read from ``MAGFACE_…`` variables.
 
     Attributes:

@@ -85,14 +85,13 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         receive: Receives the messages of all calls.
-        innermost: Makes the innermost guard of a method ``/package.Service/Name``; it is called
-            once for each method.
-        outer: Make the guards around it, from the inside out.
+        guards: Make the guards of a method ``/package.Service/Name``, from the inside out; each is
+            called once for a method.
     """
 
-    def __init__(self, receive: Receive, innermost: GuardFactory, *outer: GuardFactory) -> None:
+    def __init__(self, receive: Receive, *guards: GuardFactory) -> None:
         self._receive = receive
-        self._make_guards = (innermost, *outer)
+        self._make_guards = guards
         self._guarded: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(

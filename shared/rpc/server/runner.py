@@ -18,11 +18,15 @@ from prometheus_client import start_http_server
 from shared.errors import MagFaceError, PreconditionFailed
 from shared.files import write_atomically
 from shared.heap import limit_heaps
+from shared.rpc.access.bind_rule import check_listen_address
 from shared.rpc.access.certificates import server_credentials
+from shared.rpc.access.key_sets import KeySource, key_source
+from shared.rpc.access.tokens import TokenVerifier
 from shared.rpc.budget import ByteBudget
+from shared.rpc.server.access_guard import access_guard
 from shared.rpc.server.connections import received_bytes
 from shared.rpc.server.error_status import error_status
-from shared.rpc.server.interceptors import GuardInterceptor
+from shared.rpc.server.interceptors import GuardFactory, GuardInterceptor
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.metrics import call_metrics
 from shared.rpc.server.uploads import Uploads
@@ -92,12 +96,15 @@ async def running_server(
 
     Raises:
         PreconditionFailed: If the address or the port of the metrics cannot be bound, the
-            endpoint file cannot be written, or the files of the certificates cannot be used.
+            endpoint file cannot be written, the files of certificates and keys cannot be used, or
+            others would reach the server without TLS and tokens.
     """
+    check_listen_address(settings)
     lifecycle = Lifecycle(service_name, ByteBudget(settings.upload_bytes // _STREAM_SHARE))
     await lifecycle.set_ready(False)
     uploads = _make_uploads(settings, lifecycle.stream_budget)
-    server = _make_server(settings, uploads)
+    keys = key_source(settings)
+    server = _make_server(settings, uploads, keys)
     async with build(server, lifecycle):
         health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
         names = (service_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
@@ -107,6 +114,7 @@ async def running_server(
         address = f"{host}:{port}"
         await server.start()
         watch = asyncio.create_task(uploads.watch(partial(received_bytes, port)))
+        follow = asyncio.create_task(keys.follow()) if keys else None
         try:
             with _metrics_page(host, settings.metrics_port):
                 with _endpoint_file(settings.endpoint_file, address):
@@ -117,6 +125,8 @@ async def running_server(
             lifecycle.end_streams()
             await server.stop(settings.stop_grace_s)
             await end_task(watch)
+            if follow is not None:
+                await end_task(follow)
 
 
 def _make_uploads(settings: ServerSettings, streams: ByteBudget) -> Uploads:
@@ -128,7 +138,9 @@ def _make_uploads(settings: ServerSettings, streams: ByteBudget) -> Uploads:
     )
 
 
-def _make_server(settings: ServerSettings, uploads: Uploads) -> grpc.aio.Server:
+def _make_server(
+    settings: ServerSettings, uploads: Uploads, keys: KeySource | None
+) -> grpc.aio.Server:
     options: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),
@@ -147,8 +159,10 @@ def _make_server(settings: ServerSettings, uploads: Uploads) -> grpc.aio.Server:
         # A compressed message of 64 KiB can become one of 64 MiB. Pictures do not get smaller.
         ("grpc.compression_enabled_algorithms_bitset", 1),
     ]
-    guards = GuardInterceptor(uploads.read, error_status, call_metrics)
-    return grpc.aio.server(interceptors=[guards], options=options)
+    guards: list[GuardFactory] = [error_status, call_metrics]
+    if keys is not None:
+        guards.insert(0, access_guard(TokenVerifier(settings, keys)))
+    return grpc.aio.server(interceptors=[GuardInterceptor(uploads.read, *guards)], options=options)
 
 
 def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
