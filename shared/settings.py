@@ -197,6 +197,11 @@ class ServerSettings(TlsSettings):
         token_roles_claim: Claim with the roles, a list or a text; with dots for a claim within
             another, such as ``realm_access.roles``.
         token_leeway_s: How far the clocks of issuer and server may differ, in seconds.
+        reads_per_s: Most calls a second of one subject that change nothing; unset, there is no
+            limit. A message of a stream counts as a call, and waits.
+        changes_per_s: The same for the other calls.
+        burst_s: Calls of so many seconds may be made at once.
+        idle_connection_s: A connection without calls for so long is closed, in seconds.
         insecure: Whether other machines may call without TLS or without tokens. Otherwise a server
             that has not both listens on loopback only.
         listen: ``host:port``; port 0 means any free port.
@@ -217,6 +222,10 @@ class ServerSettings(TlsSettings):
     token_audience: str = Field(default="magface", min_length=1)
     token_roles_claim: str = Field(default="roles", min_length=1)
     token_leeway_s: float = Field(default=30.0, ge=0, le=600)
+    reads_per_s: float | None = Field(default=None, gt=0)
+    changes_per_s: float | None = Field(default=None, gt=0)
+    burst_s: float = Field(default=5.0, gt=0)
+    idle_connection_s: float = Field(default=300.0, gt=0)
     insecure: bool = False
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:0"
     max_message_bytes: int = Field(default=64 * 2**20, ge=2**20)

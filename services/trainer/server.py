@@ -98,7 +98,7 @@ def _trainer(
 ) -> Trainer:
     files = VersionStore(objects, settings.work_dir / "versions")
     return Trainer(
-        JobQueue(pool),
+        JobQueue(pool, settings.queued_jobs),
         VersionRegistry(pool, files.require_files),
         EvaluationStore(pool, objects),
         SuspectLabels(pool, objects),

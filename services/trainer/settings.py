@@ -15,6 +15,7 @@ from shared.settings import (
 )
 
 OUTAGE_LIMIT_S: Final = 3600.0
+MOST_QUEUED_JOBS: Final = 100
 
 
 class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
@@ -27,6 +28,7 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
             the largest network takes (6 GiB) and the largest upload.
         worker_memory_bytes: The same for every process of the other jobs; not limited if not set.
         train_processes: Processes that share a training, e.g. one per GPU.
+        queued_jobs: Jobs that wait, above which further ones are refused.
         outage_limit_s: Longest outage of Postgres, the object store or the feedback service that
             a job waits out, in seconds.
     """
@@ -36,6 +38,7 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
     import_memory_bytes: int | None = Field(default=None, ge=2**28)
     worker_memory_bytes: int | None = Field(default=None, ge=2**28)
     train_processes: int = Field(default=1, ge=1)
+    queued_jobs: int = Field(default=MOST_QUEUED_JOBS, ge=1)
     outage_limit_s: float = Field(default=OUTAGE_LIMIT_S, ge=0)
 
 

@@ -15,22 +15,31 @@ def check_listen_address(settings: ServerSettings) -> None:
     Raises:
         PreconditionFailed: If they would reach it otherwise, and the settings do not allow that.
     """
+    lacks = _lacks(settings)
+    if lacks and not settings.insecure and not is_loopback(settings.listen):
+        raise PreconditionFailed(
+            f"MAGFACE_LISTEN is {settings.listen}, which other machines may reach, but {lacks}:"
+            " set them, listen on 127.0.0.1, or set MAGFACE_INSECURE=true to serve everybody"
+        )
+
+
+def log_openness(settings: ServerSettings) -> None:
+    """Log who may call a server that lacks TLS or tokens."""
+    lacks = _lacks(settings)
+    if not lacks:
+        return
+    if is_loopback(settings.listen):
+        logger.info("%s, so it listens on loopback only: %s", lacks, settings.listen)
+    else:
+        logger.warning(
+            "%s, and MAGFACE_INSECURE lets whoever reaches %s call it", lacks, settings.listen
+        )
+
+
+def _lacks(settings: ServerSettings) -> str:
     missing = []
     if settings.tls_certificate is None:
         missing.append("TLS (MAGFACE_TLS_CERTIFICATE and MAGFACE_TLS_KEY)")
     if settings.jwks is None:
         missing.append("keys for tokens (MAGFACE_JWKS)")
-    if not missing:
-        return
-    lacks = f"this server has no {' and no '.join(missing)}"
-    if is_loopback(settings.listen):
-        logger.info("%s, so only this machine may reach it, at %s", lacks, settings.listen)
-    elif settings.insecure:
-        logger.warning(
-            "%s, and MAGFACE_INSECURE lets whoever reaches %s call it", lacks, settings.listen
-        )
-    else:
-        raise PreconditionFailed(
-            f"MAGFACE_LISTEN is {settings.listen}, which other machines may reach, but {lacks}:"
-            " set them, listen on 127.0.0.1, or set MAGFACE_INSECURE=true to serve everybody"
-        )
+    return f"this server has no {' and no '.join(missing)}" if missing else ""

@@ -6,6 +6,7 @@ from typing import Final
 
 from shared.errors import PermissionDenied, Unauthenticated
 from shared.rpc.access.caller import set_caller
+from shared.rpc.access.rate_limits import RateLimits, set_bucket
 from shared.rpc.access.rules import ROLE_NAMES, is_open, roles_for
 from shared.rpc.access.tokens import TokenVerifier
 from shared.rpc.server.interceptors import CallGuard, Context, Guard, GuardFactory
@@ -13,19 +14,20 @@ from shared.rpc.server.interceptors import CallGuard, Context, Guard, GuardFacto
 _SCHEME: Final = "bearer"
 
 
-def access_guard(verifier: TokenVerifier) -> GuardFactory:
+def access_guard(verifier: TokenVerifier, limits: RateLimits) -> GuardFactory:
     """Make the factory of the guards, which go around the receiving of a request.
 
-    A guard raises Unauthenticated without a valid token and PermissionDenied without a role for
-    the method. Inside it, `current_caller` gives the caller.
+    A guard raises Unauthenticated without a valid token, PermissionDenied without a role for the
+    method, and Overloaded if the caller makes too many calls. Inside it, `current_caller` gives the
+    caller and `current_bucket` what counts the messages of a stream.
     """
-    return partial(_make, verifier)
+    return partial(_make, verifier, limits)
 
 
-def _make(verifier: TokenVerifier, method: str) -> Guard:
+def _make(verifier: TokenVerifier, limits: RateLimits, method: str) -> Guard:
     if is_open(method):
         return _nothing
-    return partial(_AccessGuard, verifier, method)
+    return partial(_AccessGuard, verifier, limits, method)
 
 
 def _nothing(_: Context) -> AbstractAsyncContextManager[None]:
@@ -33,8 +35,11 @@ def _nothing(_: Context) -> AbstractAsyncContextManager[None]:
 
 
 class _AccessGuard(CallGuard):
-    def __init__(self, verifier: TokenVerifier, method: str, context: Context) -> None:
+    def __init__(
+        self, verifier: TokenVerifier, limits: RateLimits, method: str, context: Context
+    ) -> None:
         self._verifier = verifier
+        self._limits = limits
         self._method = method
         self._context = context
 
@@ -49,6 +54,9 @@ class _AccessGuard(CallGuard):
                 if names
                 else "nobody may call this method"
             )
+        if (bucket := self._limits.bucket(caller.subject, self._method)) is not None:
+            bucket.take()
+            set_bucket(bucket)
         set_caller(caller)
 
     async def ended(self, error: BaseException | None) -> None:

@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from shared.errors import InvalidInput
+from shared.rpc.access.rate_limits import current_bucket
 from shared.rpc.server.pacing import give_way
 from shared.rpc.server.requests import Parse, request_parser
 
@@ -184,7 +185,11 @@ def _with_requests(
     behaviour: Behaviour, receive: Receive, parse: Parse[Any], *, may_idle: bool
 ) -> Behaviour:
     async def requests(context: Context, peer: str) -> AsyncIterator[Any]:
+        bucket = current_bucket()
         for index in count():
+            # The first message is counted with the call.
+            if bucket is not None and index:
+                await bucket.take_in_turn()
             data = await receive(context, peer, streamed=True, may_idle=may_idle)
             if data is None:
                 return

@@ -18,9 +18,10 @@ from prometheus_client import start_http_server
 from shared.errors import MagFaceError, PreconditionFailed
 from shared.files import write_atomically
 from shared.heap import limit_heaps
-from shared.rpc.access.bind_rule import check_listen_address
+from shared.rpc.access.bind_rule import check_listen_address, log_openness
 from shared.rpc.access.certificates import server_credentials
 from shared.rpc.access.key_sets import KeySource, key_source
+from shared.rpc.access.rate_limits import RateLimits
 from shared.rpc.access.tokens import TokenVerifier
 from shared.rpc.budget import ByteBudget
 from shared.rpc.server.access_guard import access_guard
@@ -42,6 +43,8 @@ Build: TypeAlias = Callable[[grpc.aio.Server, Lifecycle], AbstractAsyncContextMa
 _DRAIN_S = 0.2
 # Time to close what the service uses after its calls have ended.
 _CLOSE_S = 3.0
+# For TLS, and for the first frames of HTTP/2.
+_HANDSHAKE_MS = 20_000
 # A request of a stream is in memory twice: as a message, and as the bytes of its pictures.
 _COPIES_OF_STREAMED = 2
 # The part of the upload bytes that the requests of streams may take, both copies together a half.
@@ -113,6 +116,7 @@ async def running_server(
         port = _bind(server, settings)
         address = f"{host}:{port}"
         await server.start()
+        log_openness(settings)
         watch = asyncio.create_task(uploads.watch(partial(received_bytes, port)))
         follow = asyncio.create_task(keys.follow()) if keys else None
         try:
@@ -151,6 +155,9 @@ def _make_server(
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.http2.max_ping_strikes", 10),
+        # Idle connections take memory and descriptors. A client connects again with its next call.
+        ("grpc.max_connection_idle_ms", int(settings.idle_connection_s * 1000)),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         # The server takes 64 KiB of a message before it asks for the message. Otherwise gRPC lets
         # each call send 4 MiB.
         ("grpc.http2.bdp_probe", 0),
@@ -161,7 +168,7 @@ def _make_server(
     ]
     guards: list[GuardFactory] = [error_status, call_metrics]
     if keys is not None:
-        guards.insert(0, access_guard(TokenVerifier(settings, keys)))
+        guards.insert(0, access_guard(TokenVerifier(settings, keys), RateLimits(settings)))
     return grpc.aio.server(interceptors=[GuardInterceptor(uploads.read, *guards)], options=options)
 
 

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from shared.errors import PreconditionFailed
-from shared.rpc.access.bind_rule import check_listen_address
+from shared.rpc.access.bind_rule import check_listen_address, log_openness
 from shared.rpc.access.loopback import is_loopback
 from shared.rpc.channel import open_channel
 from shared.rpc.server.runner import running_server
@@ -56,8 +56,21 @@ def test_this_machine_needs_neither_and_the_log_says_so(
 ) -> None:
     caplog.set_level(logging.INFO)
     assert is_loopback(listen)
-    check_listen_address(LOCAL.model_copy(update={"listen": listen}))
-    assert "only this machine may reach it" in caplog.text
+    settings = LOCAL.model_copy(update={"listen": listen})
+    check_listen_address(settings)
+    log_openness(settings)
+    assert "listens on loopback only" in caplog.text
+
+
+async def test_the_log_of_a_running_server_says_who_may_call_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with running_server(LOCAL, SERVICE, echo(_repeat)):
+        assert "listens on loopback only" in caplog.text
+    open_to_all = LOCAL.model_copy(update={"listen": "0.0.0.0:0", "insecure": True})
+    async with running_server(open_to_all, SERVICE, echo(_repeat)):
+        assert "MAGFACE_INSECURE lets whoever reaches 0.0.0.0:0 call it" in caplog.text
 
 
 async def test_a_server_with_both_may_be_reached_from_elsewhere(tmp_path: Path) -> None:
