@@ -155,6 +155,17 @@ class ObjectStoreSettings(MagFaceSettings):
     s3_timeout_s: float = Field(default=5.0, gt=0)
 
 
+class RegistrySettings(ObjectStoreSettings):
+    """Connection to the S3 server, and keys of the objects there that decide what serves.
+
+    Attributes:
+        model_jwks: JSON Web Key Set with the keys that pointers and manifests must be signed with;
+            unset, they need not be signed.
+    """
+
+    model_jwks: Path | None = None
+
+
 class TlsSettings(MagFaceSettings):
     """Certificates of a process, as PEM files.
 

@@ -9,7 +9,7 @@ from shared.settings import (
     ClientSettings,
     DatabaseSettings,
     ImageLimits,
-    ObjectStoreSettings,
+    RegistrySettings,
     ServerAddress,
     ServerSettings,
 )
@@ -18,7 +18,18 @@ OUTAGE_LIMIT_S: Final = 3600.0
 MOST_QUEUED_JOBS: Final = 100
 
 
-class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
+class SigningSettings(RegistrySettings):
+    """Keys of the trainer and its workers.
+
+    Attributes:
+        model_signing_key: Private key (JWK) that pointers and manifests are signed with; unset,
+            they are not signed.
+    """
+
+    model_signing_key: Path | None = None
+
+
+class TrainerSettings(ServerSettings, DatabaseSettings, SigningSettings):
     """Settings of the trainer's server, read from ``MAGFACE_…`` variables.
 
     Attributes:
@@ -42,7 +53,7 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
     outage_limit_s: float = Field(default=OUTAGE_LIMIT_S, ge=0)
 
 
-class WorkerSettings(ObjectStoreSettings, ImageLimits, ClientSettings):
+class WorkerSettings(SigningSettings, ImageLimits, ClientSettings):
     """Settings of the worker processes, read from ``MAGFACE_…`` variables.
 
     Attributes:

@@ -48,3 +48,9 @@ def write_jwks(path: Path, *issuers: Issuer) -> Path:
     """Write the key set of issuers."""
     path.write_text(json.dumps({"keys": [issuer.public() for issuer in issuers]}))
     return path
+
+
+def write_signing_key(path: Path, issuer: Issuer) -> Path:
+    """Write the private key of an issuer, as `magface token keys` does."""
+    path.write_text(json.dumps(issuer.key.as_dict(private=True)))
+    return path

@@ -7,8 +7,8 @@ from typing import Any, Final, TypeAlias
 import grpc
 
 from shared.errors import PreconditionFailed
-from shared.rpc.access.watched_files import WatchedFiles
 from shared.settings import ClientSettings
+from shared.watched_files import WatchedFiles
 
 _ALLOWED: Final = frozenset(string.ascii_letters + string.digits + "-_.~+/=")
 _KEY: Final = "authorization"

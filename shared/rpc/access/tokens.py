@@ -15,7 +15,7 @@ from joserfc.jwk import KeySet
 
 from shared.errors import InvalidInput, Unauthenticated
 from shared.rpc.access.caller import Caller
-from shared.rpc.access.key_sets import KeySource
+from shared.rpc.access.key_sources import KeySource
 from shared.rpc.access.rules import ROLE_NAMES
 from shared.settings import ServerSettings
 from shared.validation import TextKind, TextRule

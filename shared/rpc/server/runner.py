@@ -20,7 +20,7 @@ from shared.files import write_atomically
 from shared.heap import limit_heaps
 from shared.rpc.access.bind_rule import check_listen_address, log_openness
 from shared.rpc.access.certificates import server_credentials
-from shared.rpc.access.key_sets import KeySource, key_source
+from shared.rpc.access.key_sources import KeySource, key_source
 from shared.rpc.access.rate_limits import RateLimits
 from shared.rpc.access.tokens import TokenVerifier
 from shared.rpc.budget import ByteBudget

@@ -228,7 +228,7 @@ class _Provider:
 
 
 async def test_keys_of_a_url_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.rpc.access.key_sets._REST_S", 0.5)
+    monkeypatch.setattr("shared.rpc.access.key_sources._REST_S", 0.5)
     old, new = Issuer(), Issuer()
     with _Provider() as provider:
         async with served(settings_with(provider.url, jwks_refresh_s=0.2)) as channel:

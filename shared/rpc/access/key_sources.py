@@ -1,32 +1,28 @@
 """Public keys that tokens are checked with: a JWKS from a file or a URL."""
 
 import asyncio
-import json
 import logging
 import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
-from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from shared.errors import PreconditionFailed, Unavailable
+from shared.key_sets import load_key_set
 from shared.rpc.access.loopback import is_loopback
-from shared.rpc.access.watched_files import WatchedFiles
 from shared.runtime import repeat
 from shared.settings import ServerSettings
+from shared.watched_files import WatchedFiles
 
 _VARIABLE: Final = "MAGFACE_JWKS"
 _TIMEOUT_S: Final = 5.0
 _MOST_BYTES: Final = 2**20
 # Pause between two readings because of a token with an unknown key.
 _REST_S: Final = 5.0
-# Symmetric keys would let everybody who checks tokens also sign them.
-_ASYMMETRIC: Final = frozenset({"RSA", "EC", "OKP"})
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +63,7 @@ def key_source(settings: ServerSettings) -> KeySource | None:
 
 class _FileKeys:
     def __init__(self, path: Path) -> None:
-        self._files: WatchedFiles[KeySet] = WatchedFiles({_VARIABLE: path}, _load)
+        self._files: WatchedFiles[KeySet] = WatchedFiles({_VARIABLE: path}, load_key_set)
 
     def current(self) -> KeySet:
         return self._files.current()
@@ -111,7 +107,7 @@ class _RemoteKeys:
         try:
             content = await asyncio.to_thread(self._fetch)
             if content != self._content:
-                self._keys, self._content = _load([content]), content
+                self._keys, self._content = load_key_set([content]), content
                 logger.info("%s: keys were read", _VARIABLE)
         except (OSError, ValueError) as error:
             logger.warning(
@@ -134,14 +130,3 @@ def _checked(url: str) -> str:
     if scheme == "https" or (scheme == "http" and is_loopback(host)):
         return url
     raise PreconditionFailed(f"{_VARIABLE} must be a file or start with https://")
-
-
-def _load(contents: Sequence[bytes]) -> KeySet:
-    try:
-        keys = KeySet.import_key_set(json.loads(contents[0]))
-    except (ValueError, TypeError, KeyError, AttributeError, JoseError):
-        raise ValueError("it is not a JSON Web Key Set with at least one key") from None
-    for key in keys:
-        if key.key_type not in _ASYMMETRIC or key.is_private:
-            raise ValueError("it must have public keys only; see `magface token keys`")
-    return keys
