@@ -79,9 +79,12 @@ class _RemoteKeys:
     def __init__(self, url: str, every_s: float, ca: Path | None) -> None:
         self._request = urllib.request.Request(_checked(url))  # noqa: S310
         self._every_s = every_s
-        self._tls = ssl.create_default_context()
+        tls = ssl.create_default_context()
         if ca is not None:
-            self._tls.load_verify_locations(ca)
+            tls.load_verify_locations(ca)
+        self._opener = urllib.request.build_opener(
+            urllib.request.HTTPSHandler(context=tls), _NoRedirect()
+        )
         self._lock = asyncio.Lock()
         self._content = b""
         self._keys: KeySet | None = None
@@ -115,13 +118,18 @@ class _RemoteKeys:
             )
 
     def _fetch(self) -> bytes:
-        with urllib.request.urlopen(  # noqa: S310
-            self._request, timeout=_TIMEOUT_S, context=self._tls
-        ) as answer:
+        with self._opener.open(self._request, timeout=_TIMEOUT_S) as answer:
             content: bytes = answer.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise ValueError("the answer is too long")
         return content
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Ends with an error where a server names another address, which might be without TLS."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
 
 
 def _checked(url: str) -> str:

@@ -25,7 +25,7 @@ from shared.rpc.access.rate_limits import RateLimits
 from shared.rpc.access.tokens import TokenVerifier
 from shared.rpc.budget import ByteBudget
 from shared.rpc.server.access_guard import access_guard
-from shared.rpc.server.connections import received_bytes
+from shared.rpc.server.connections import allow_many_connections, received_bytes
 from shared.rpc.server.error_status import error_status
 from shared.rpc.server.interceptors import GuardFactory, GuardInterceptor
 from shared.rpc.server.lifecycle import Lifecycle
@@ -71,6 +71,7 @@ def run_server(settings: ServerSettings, service_name: str, build: Build) -> Non
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     limit_heaps()
+    allow_many_connections()
     # A call takes a tenth less processor time than with the event loop of asyncio.
     try:
         uvloop.run(_serve_until_signal(settings, service_name, build))

@@ -1,7 +1,9 @@
 import asyncio
+import resource
+import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from shared.rpc.channel import open_channel
 from shared.rpc.errors import from_rpc_error
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.runner import running_server
-from tests.shared.rpc.echo import LOCAL, SERVICE, call, echo
+from tests.shared.rpc.echo import LOCAL, SERVICE, EchoProcess, call, echo
 from tests.support.tokens import Issuer, bearer, write_jwks
 from tests.support.waiting import until
 
@@ -122,3 +124,20 @@ async def test_idle_connections_are_closed_and_no_call_fails() -> None:
 def test_a_limit_is_more_than_nothing(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         type(LOCAL)(**{name: 0})
+
+
+async def test_a_thousand_idle_connections_lock_nobody_out(tmp_path: Path) -> None:
+    """The process starts with the usual limit of 1,024 files."""
+    ours = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack, EchoProcess(tmp_path) as process:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, ours[0]), ours[1]))
+        try:
+            address = await asyncio.to_thread(process.start)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (ours[1], ours[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, ours)
+        host, _, port = address.rpartition(":")
+        for _ in range(1200):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+        async with grpc.aio.insecure_channel(address) as channel:
+            assert await call(channel, "unary_unary", b"a") == [b"a"]

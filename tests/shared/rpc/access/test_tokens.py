@@ -202,11 +202,17 @@ class _Provider:
     def __init__(self, *issuers: Issuer) -> None:
         self.issuers = issuers
         self.asked = 0
+        self.elsewhere = ""
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 provider.asked += 1
+                if provider.elsewhere:
+                    self.send_response(302)
+                    self.send_header("Location", provider.elsewhere)
+                    self.end_headers()
+                    return
                 keys = {"keys": [issuer.public() for issuer in provider.issuers]}
                 self.send_response(200 if provider.issuers else 500)
                 self.end_headers()
@@ -253,6 +259,17 @@ async def test_keys_of_a_url_are_read_again(monkeypatch: pytest.MonkeyPatch) -> 
             assert first == "anna"
             assert all("not known" in other for other in others)
             assert provider.asked == 2
+
+
+async def test_keys_are_not_looked_for_where_the_url_does_not_point() -> None:
+    issuer = Issuer()
+    with _Provider(issuer) as elsewhere, _Provider(issuer) as provider:
+        provider.elsewhere = elsewhere.url
+        async with served(settings_with(provider.url, jwks_refresh_s=0.1)) as channel:
+            await until(lambda: provider.asked >= 3, 10)
+            assert not elsewhere.asked
+            answer = await ask(channel, issuer.token("operator"))
+    assert answer.startswith("UNAVAILABLE: ")
 
 
 @pytest.mark.parametrize(
