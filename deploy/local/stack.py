@@ -22,6 +22,9 @@ _DATABASE = "magface"
 class _AccessSettings(ServerSettings, ClientSettings):
     """What the services read of certificates, keys and tokens."""
 
+    model_jwks: Path | None = None
+    model_signing_key: Path | None = None
+
 
 class Stack:
     """Starts all parts in the order of their dependencies and keeps them running.

@@ -6,6 +6,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
@@ -79,12 +80,8 @@ class _RemoteKeys:
     def __init__(self, url: str, every_s: float, ca: Path | None) -> None:
         self._request = urllib.request.Request(_checked(url))  # noqa: S310
         self._every_s = every_s
-        tls = ssl.create_default_context()
-        if ca is not None:
-            tls.load_verify_locations(ca)
-        self._opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=tls), _NoRedirect()
-        )
+        handler = urllib.request.HTTPSHandler(context=_tls_context(ca))
+        self._opener = urllib.request.build_opener(handler, _NoRedirect())
         self._lock = asyncio.Lock()
         self._content = b""
         self._keys: KeySet | None = None
@@ -112,7 +109,7 @@ class _RemoteKeys:
             if content != self._content:
                 self._keys, self._content = load_key_set([content]), content
                 logger.info("%s: keys were read", _VARIABLE)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             logger.warning(
                 "%s cannot be read (%s); keys that were read before stay in use", _VARIABLE, error
             )
@@ -123,6 +120,17 @@ class _RemoteKeys:
         if len(content) > _MOST_BYTES:
             raise ValueError("the answer is too long")
         return content
+
+
+def _tls_context(ca: Path | None) -> ssl.SSLContext:
+    """Trust the system's authorities and that of the services."""
+    context = ssl.create_default_context()
+    if ca is not None:
+        try:
+            context.load_verify_locations(ca)
+        except OSError as error:
+            raise PreconditionFailed(f"MAGFACE_TLS_CA: {ca} cannot be used ({error})") from None
+    return context
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
