@@ -57,8 +57,9 @@ def test_the_whole_stack_works_with_mutual_tls_and_tokens(tmp_path: Path) -> Non
         }
 
     pictures = []
+    (tmp_path / "pictures").mkdir()
     for number in range(6):
-        path = tmp_path / f"{number}.png"
+        path = tmp_path / "pictures" / f"{number}.png"
         cv2.imwrite(str(path), render_person(number // 2, number % 2))
         pictures.append(str(path))
     up = subprocess.Popen(
@@ -82,7 +83,9 @@ def test_the_whole_stack_works_with_mutual_tls_and_tokens(tmp_path: Path) -> Non
         labelled = _magface(person("annotator"), "feedback", "submit", *pictures[:2], *same)
         assert labelled.returncode == 0, labelled.stderr
         # The feedback service asks the embedder, and the trainer's worker the feedback service.
-        _magface(person("operator"), "feedback", "import-images", *pictures, *aligned, *at)
+        command = ("feedback", "import-images", str(tmp_path / "pictures"), *at)
+        imported = _magface(person("operator"), *command)
+        assert imported.returncode == 0, imported.stderr
 
         def leased() -> bool:
             answer = _magface(person("annotator"), "feedback", "next", "--json", *at)
