@@ -18,9 +18,9 @@ from magface.v1.access_pb2 import Role
 from shared.rpc.access.rules import ROLE_NAMES, access_roles
 from shared.rpc.channel import open_channel
 from shared.rpc.retries import services
-from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.runner import running_server
 from shared.settings import ClientSettings
+from tests.shared.rpc.contract import contract, kind_of
 from tests.shared.rpc.echo import LOCAL
 from tests.support.certificates import Authority, Files
 from tests.support.tokens import Issuer, bearer, expired, write_jwks
@@ -71,8 +71,6 @@ def test_every_method_says_who_may_call_it(method: MethodDescriptor) -> None:
 
 def _handler(method: MethodDescriptor) -> Any:
     answer = GetMessageClass(method.output_type)()
-    kinds = {True: "stream", False: "unary"}
-    kind = f"{kinds[method.client_streaming]}_{kinds[method.server_streaming]}"
 
     async def one(_: Any, __: Any) -> Any:
         return answer
@@ -80,31 +78,17 @@ def _handler(method: MethodDescriptor) -> Any:
     async def many(_: Any, __: Any) -> AsyncIterator[Any]:
         yield answer
 
-    return getattr(grpc, f"{kind}_rpc_method_handler")(
+    return getattr(grpc, f"{kind_of(method)}_rpc_method_handler")(
         many if method.server_streaming else one,
         request_deserializer=None,
         response_serializer=type(answer).SerializeToString,
     )
 
 
-@asynccontextmanager
-async def _everything(server: grpc.aio.Server, lifecycle: Lifecycle) -> AsyncIterator[None]:
-    """All services of the contract; each method answers at once."""
-    for service in services():
-        handlers = {method.name: _handler(method) for method in service.methods}
-        server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(service.full_name, handlers)]
-        )
-    await lifecycle.set_ready(True)
-    yield
-
-
 async def _code(channel: grpc.aio.Channel, method: MethodDescriptor, metadata: Any) -> str:
     path = f"/{method.containing_service.full_name}/{method.name}"
     request: Any = [b""] if method.client_streaming else b""
-    kinds = {True: "stream", False: "unary"}
-    make = getattr(channel, f"{kinds[method.client_streaming]}_{kinds[method.server_streaming]}")
-    call = make(path)(request, metadata=metadata, timeout=20)
+    call = getattr(channel, kind_of(method))(path)(request, metadata=metadata, timeout=20)
     try:
         if method.server_streaming:
             assert [answer async for answer in call] == [b""]
@@ -124,7 +108,7 @@ async def _served(folder: Path, issuer: Issuer) -> AsyncIterator[grpc.aio.Channe
     )
     trusting = ClientSettings(tls_ca=files.ca)
     async with (
-        running_server(settings, "magface.v1.EmbedderService", _everything) as address,
+        running_server(settings, "magface.v1.EmbedderService", contract(_handler)) as address,
         open_channel(address, trusting) as channel,
     ):
         yield channel
