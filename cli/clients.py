@@ -18,7 +18,7 @@ from deploy.local.endpoints import Endpoints
 from shared.errors import PreconditionFailed, Unavailable
 from shared.rpc.channel import open_sync_channel
 from shared.rpc.errors import domain_errors
-from shared.settings import TlsSettings, read_settings
+from shared.settings import ClientSettings, read_settings
 
 Service = Literal["embedder", "feedback", "trainer"]
 
@@ -132,7 +132,7 @@ def collect_pages(
 @contextmanager
 def _channel(service: Service, folder: Path | None) -> Iterator[grpc.Channel]:
     address = service_address(service, folder)
-    with open_sync_channel(address, read_settings(TlsSettings)) as channel:
+    with open_sync_channel(address, read_settings(ClientSettings)) as channel:
         try:
             with domain_errors():
                 yield channel

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cli.commands import dataset, doctor, face_list, faces, training, up
+from cli.commands import dataset, doctor, face_list, faces, token, training, up
 from cli.commands.evaluation import evaluate
 from cli.commands.feedback.app import app as feedback
 from cli.commands.models.app import app as models
@@ -45,5 +45,6 @@ app.command()(training.train)
 app.add_typer(training.jobs, name="jobs")
 app.add_typer(models, name="models")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(token.app, name="token")
 app.command()(evaluate.evaluate)
 app.command()(demo.demo)

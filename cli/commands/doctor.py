@@ -14,7 +14,7 @@ from cli.output import JsonOption, emit, table
 from shared.errors import MagFaceError
 from shared.rpc.access.transport import sync_channel
 from shared.rpc.health import answers, is_serving
-from shared.settings import TlsSettings, read_settings
+from shared.settings import ClientSettings, read_settings
 
 _HEALTH_TIMEOUT_S: Final = 5.0
 
@@ -70,7 +70,7 @@ def _service(service: Service, folder: Path | None) -> Finding:
         address = service_address(service, folder)
     except MagFaceError as error:
         return Finding(service, "has no address", str(error))
-    connect = partial(sync_channel, tls=read_settings(TlsSettings))
+    connect = partial(sync_channel, access=read_settings(ClientSettings))
     if not answers(address, _HEALTH_TIMEOUT_S, connect):
         return Finding(
             service,

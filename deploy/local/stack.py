@@ -14,9 +14,16 @@ from deploy.local.service_process import ServiceProcess
 from deploy.local.state_files import PortBook
 from deploy.local.supervisor import Supervisor
 from shared.errors import PreconditionFailed
-from shared.settings import ServerSettings, read_settings
+from shared.settings import ClientSettings, ServerSettings, read_settings
 
 _DATABASE = "magface"
+
+
+class _AccessSettings(ServerSettings, ClientSettings):
+    """What the services read of certificates, keys and tokens."""
+
+    model_jwks: Path | None = None
+    model_signing_key: Path | None = None
 
 
 class Stack:
@@ -47,7 +54,7 @@ class Stack:
         self.folder = folder.absolute()
         logs = self.folder / "logs"
         self._reference_faces = reference_faces
-        self._server_settings = read_settings(ServerSettings)
+        self._access = read_settings(_AccessSettings)
         self._lock: IO[str] | None = None
         self._supervisor = Supervisor(report, stop or threading.Event())
         self._database_url = ""
@@ -105,13 +112,13 @@ class Stack:
             self.folder,
             PortBook(self.folder / "ports.json"),
             settings,
-            tls=self._server_settings,
+            tls=self._access,
         )
 
     def _settings(self) -> dict[str, str]:
         store = self.object_store.settings()
         return {
-            **_absolute_paths(self._server_settings),
+            **_absolute_paths(self._access),
             "MAGFACE_DATABASE_URL": self._database_url,
             "MAGFACE_S3_ENDPOINT": store.s3_endpoint,
             "MAGFACE_S3_ACCESS_KEY": store.s3_access_key,
@@ -178,10 +185,9 @@ class Stack:
         self.stop()
 
 
-def _absolute_paths(settings: ServerSettings) -> dict[str, str]:
+def _absolute_paths(settings: _AccessSettings) -> dict[str, str]:
     """Variables for the files that settings name; the services run in folders of their own."""
-    return {
-        f"MAGFACE_{name.upper()}": str(path.absolute())
-        for name, path in settings
-        if isinstance(path, Path)
-    }
+    paths = {name: value for name, value in settings if isinstance(value, Path)}
+    if settings.jwks is not None and "://" not in settings.jwks:
+        paths["jwks"] = Path(settings.jwks)
+    return {f"MAGFACE_{name.upper()}": str(path.absolute()) for name, path in paths.items()}

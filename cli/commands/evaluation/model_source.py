@@ -17,9 +17,9 @@ from shared.model.network.iresnet import IResNet
 from shared.model.sessions.base import Session
 from shared.model.sessions.factory import open_session
 from shared.model.sessions.torch import TorchSession
+from shared.registry.signed_objects import SignedObjects
 from shared.registry.version_store import VersionStore
 from shared.settings import ObjectStoreSettings, read_settings
-from shared.storage.objects import ObjectStore
 
 _CHECKPOINT_THRESHOLD = 0.4
 
@@ -75,7 +75,7 @@ def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
             request = embedder_pb2.GetModelRequest()
             model_version = stub.GetModel(request, timeout=CALL_TIMEOUT_S).model_version
     with tempfile.TemporaryDirectory(prefix="magface-") as cache:
-        store = VersionStore(ObjectStore(_object_store_settings(folder)), Path(cache))
+        store = VersionStore(SignedObjects(_object_store_settings(folder)), Path(cache))
         version = store.fetch(model_version)
         session = open_session(version)
         return EvaluatedModel(model_version, session, read_manifest(version).threshold)

@@ -13,6 +13,8 @@ INSERT INTO trainer.job_events (job_id, state, progress, message, figures, stage
 VALUES (%(job_id)s, %(state)s, %(progress)s, %(message)s, %(figures)s, %(stages_entered)s)
 """
 
+COUNT_QUEUED: Final = "SELECT count(*) FROM trainer.jobs WHERE state = 'queued'"
+
 GET_JOB: Final = "SELECT * FROM trainer.jobs WHERE job_id = %(job_id)s"
 
 LOCK_JOB: Final = f"{GET_JOB} FOR UPDATE"
