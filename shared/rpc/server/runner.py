@@ -140,6 +140,8 @@ def _make_uploads(settings: ServerSettings, streams: ByteBudget) -> Uploads:
         settings.upload_timeout_s,
         settings.max_message_bytes,
         lambda: _COPIES_OF_STREAMED * streams.used,
+        tls=settings.tls_certificate is not None,
+        tokens=settings.jwks is not None,
     )
 
 
