@@ -213,6 +213,7 @@ class ServerSettings(TlsSettings):
         changes_per_s: The same for the other calls.
         burst_s: Calls of so many seconds may be made at once.
         idle_connection_s: A connection without calls for so long is closed, in seconds.
+        reflection: Whether the server describes its contract to clients such as grpcurl.
         insecure: Whether other machines may call without TLS or without tokens. Otherwise a server
             that has not both listens on loopback only.
         listen: ``host:port``; port 0 means any free port.
@@ -237,6 +238,7 @@ class ServerSettings(TlsSettings):
     changes_per_s: float | None = Field(default=None, gt=0)
     burst_s: float = Field(default=5.0, gt=0)
     idle_connection_s: float = Field(default=300.0, gt=0)
+    reflection: bool = True
     insecure: bool = False
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:0"
     max_message_bytes: int = Field(default=64 * 2**20, ge=2**20)

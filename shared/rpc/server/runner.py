@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import uvloop
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2_grpc
 from prometheus_client import start_http_server
 
 from shared.errors import MagFaceError, PreconditionFailed
@@ -24,6 +23,7 @@ from shared.rpc.access.key_sources import KeySource, key_source
 from shared.rpc.access.rate_limits import RateLimits
 from shared.rpc.access.tokens import TokenVerifier
 from shared.rpc.budget import ByteBudget
+from shared.rpc.reflection import add_reflection
 from shared.rpc.server.access_guard import access_guard
 from shared.rpc.server.connections import allow_many_connections, received_bytes
 from shared.rpc.server.error_status import error_status
@@ -111,8 +111,8 @@ async def running_server(
     server = _make_server(settings, uploads, keys)
     async with build(server, lifecycle):
         health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
-        names = (service_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        if settings.reflection:
+            add_reflection(service_name, server)
         host = settings.listen.rpartition(":")[0]
         port = _bind(server, settings)
         address = f"{host}:{port}"
@@ -140,6 +140,8 @@ def _make_uploads(settings: ServerSettings, streams: ByteBudget) -> Uploads:
         settings.upload_timeout_s,
         settings.max_message_bytes,
         lambda: _COPIES_OF_STREAMED * streams.used,
+        tls=settings.tls_certificate is not None,
+        tokens=settings.jwks is not None,
     )
 
 
