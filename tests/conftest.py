@@ -14,6 +14,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from deploy.local.postgres import PostgresServer
+from deploy.local.stack import Stack
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from tests.support.seaweedfs import SeaweedServer
@@ -29,7 +30,8 @@ _ONE_THREAD = {
 
 
 # Folders whose tests share fixtures that are slow to create: a running stack, exported networks.
-_WHOLE_FOLDERS = ("tests/cli/", "tests/services/embedder/")
+# The first is tests/cli and tests/clients, which use one stack.
+_WHOLE_FOLDERS = ("tests/cli", "tests/services/embedder/")
 
 
 class _ByFile(LoadScopeScheduling):
@@ -107,6 +109,13 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServe
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack of real services on SeaweedFS."""
+    with Stack(tmp_path_factory.mktemp("stack") / "run", object_store=SeaweedServer) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

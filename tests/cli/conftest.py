@@ -16,7 +16,6 @@ from cli.rendering.renderer import write_people
 from deploy.local.endpoints import Endpoints
 from deploy.local.stack import Stack
 from shared.storage.objects import ObjectStore
-from tests.support.seaweedfs import SeaweedServer
 
 Magface = Callable[..., Result]
 Ask = Callable[..., dict[str, Any]]
@@ -28,12 +27,6 @@ def magface(monkeypatch: pytest.MonkeyPatch) -> Magface:
     for service in ("EMBEDDER", "FEEDBACK", "TRAINER"):
         monkeypatch.delenv(f"MAGFACE_{service}_ADDRESS", raising=False)
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(tmp_path_factory.mktemp("cli") / "run", object_store=SeaweedServer) as stack:
-        yield stack
 
 
 @pytest.fixture

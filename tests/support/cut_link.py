@@ -43,6 +43,11 @@ class CutLink:
         """
         self._armed.set()
 
+    def cut_now(self) -> None:
+        """Close the connections that exist."""
+        self.cuts += 1
+        _close(*self._sockets)
+
     def close(self) -> None:
         self._ended.set()
         _close(self._listener, *self._sockets)

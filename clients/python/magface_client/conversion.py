@@ -3,7 +3,7 @@
 import functools
 from dataclasses import fields, is_dataclass
 from datetime import UTC
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
@@ -24,7 +24,7 @@ def convert(kind: type[_Result], message: Message, **given: object) -> _Result:
     """
     values = {
         name: _value(message, name, result)
-        for name, result in _results(kind).items()
+        for name, result in _results(cast("Any", kind)).items()
         if name not in given
     }
     return kind(**values, **given)
