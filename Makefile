@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+CLIENT := clients/python
 PROTOS := $(wildcard protos/magface/v1/*.proto)
 # `make demo FACES=DIR CHECKPOINT=FILE` runs the demo on your own faces and network.
 DEMO_ARGS := $(if $(FACES),--faces $(FACES)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
@@ -14,11 +15,11 @@ help: ## Show this list
 
 setup: $(STAMP) ## Create .venv and install everything into it
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(CLIENT)/pyproject.toml
 	@echo "==> Setting up $(VENV) (takes some minutes and 7 GB the first time, mostly for torch)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedder,feedback,trainer,detect,cli,local,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedder,feedback,trainer,detect,cli,local,dev]' -e $(CLIENT)
 	@touch $@
 	@echo "==> $(VENV) is ready"
 
@@ -46,8 +47,9 @@ lint: $(STAMP) ## Check style, types, layers, protos, stubs and docker-compose.y
 format: $(STAMP) ## Fix style with ruff
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-protos: $(STAMP) ## Generate the stubs beside the protos
+protos: $(STAMP) ## Generate the stubs beside the protos and those of the client
 	@deploy/generate-stubs.sh $(BIN) protos
+	@$(CLIENT)/generate-stubs.sh $(BIN) $(CLIENT)/magface_client/stubs
 
 constraints: $(STAMP) ## Pin the installed versions
 	@deploy/pin-constraints.sh $(BIN) > constraints.txt.new && mv constraints.txt.new constraints.txt

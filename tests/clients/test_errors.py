@@ -90,9 +90,11 @@ def test_the_field_is_named(server: tuple[ScriptedServer, str]) -> None:
     violation = BadRequest.FieldViolation(field="a.image.data", description="is empty")
     detail = BadRequest(field_violations=[violation])
     script.failures = [(Code.INVALID_ARGUMENT, "a.image.data is empty", detail)]
-    with Client(embedder=address, access=Access()) as client:
-        with pytest.raises(InvalidArgumentError, match=r"a\.image\.data is empty") as caught:
-            client.model()
+    with (
+        Client(embedder=address, access=Access()) as client,
+        pytest.raises(InvalidArgumentError, match=r"a\.image\.data is empty") as caught,
+    ):
+        client.model()
     assert caught.value.field == "a.image.data"
 
 

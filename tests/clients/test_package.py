@@ -102,6 +102,7 @@ def _fill(message: Message, depth: int = 0) -> Message:
 
 def _all_calls() -> list[calls.Call[Any, Any, Any] | calls.Listing[Any, Any, Any]]:
     verify = calls.verify(b"a", b"b", None, "")
+    verified = verify.read(_fill(embedder_pb2.VerifyResponse()))
     return [
         verify,
         calls.embed([b"a"], ""),
