@@ -108,9 +108,7 @@ def _all_calls() -> list[calls.Call[Any, Any, Any] | calls.Listing[Any, Any, Any
         calls.embed([b"a"], ""),
         calls.detect_faces(b"a"),
         calls.model(),
-        calls.contest(
-            verify.read(_fill(embedder_pb2.VerifyResponse())), None, annotator="", sureness=1
-        ),
+        calls.contest(verified, None, annotator="", sureness=1),
         calls.next_pairs("", 1, "mix"),
         calls.image("a"),
         calls.pairs("same"),
