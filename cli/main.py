@@ -10,7 +10,7 @@ from cli.commands.evaluation import evaluate
 from cli.commands.feedback.app import app as feedback
 from cli.commands.models.app import app as models
 from cli.demo import command as demo
-from shared.errors import MagFaceError
+from shared.errors import MagFaceError, with_details
 
 
 class _ReadableErrors(TyperGroup):
@@ -22,7 +22,7 @@ class _ReadableErrors(TyperGroup):
         except BrokenPipeError:
             raise
         except (MagFaceError, OSError) as error:
-            typer.echo(f"magface: {error}", err=True)
+            typer.echo(f"magface: {with_details(error)}", err=True)
             raise typer.Exit(1) from error
         except MemoryError as error:
             typer.echo(f"magface: not enough memory: {error}", err=True)

@@ -29,7 +29,7 @@ def full_disk(error: BaseException, folder: Path) -> Unavailable | None:
 
     Args:
         error: Of the write, or one that was raised from it.
-        folder: Where it was written to; named in the message unless the error names a file.
+        folder: Where it was written to; named in the detail unless the error names a file.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -37,8 +37,8 @@ def full_disk(error: BaseException, folder: Path) -> Unavailable | None:
             named = getattr(cause, "filename", None)
             where = Path(os.fsdecode(named)).parent if named else folder
             return Unavailable(
-                f"there is no room left in {where} ({cause}); free space there or give it more,"
-                " and try again"
+                "the service has no room left on a disk; free space or give it more, and try again",
+                detail=f"{where}: {cause}",
             )
         cause = cause.__cause__ or cause.__context__
     return None

@@ -66,40 +66,39 @@ ServerAddress = Annotated[str, AfterValidator(_server_address)]
 
 
 class MagFaceSettings(BaseSettings):
-    """Base of every settings class: sets the prefix and reads a ``.env`` file."""
+    """Base of every settings class: sets the prefix and reads a ``.env`` file.
+
+    Raises:
+        PreconditionFailed: If a variable is missing or invalid. The message is one line that names
+            it, and does not hold its value, which may be a secret.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_file=_ENV_FILE, extra="ignore", hide_input_in_errors=True
     )
 
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            errors = error.errors(include_input=False)
+            # Defaults that are made from other settings fail only because one of those is wrong.
+            wrong = (one for one in errors if one["type"] != "default_factory_not_called")
+            raise PreconditionFailed("; ".join(map(_describe, wrong))) from None
+        except (ValueError, OSError) as error:
+            raise PreconditionFailed(
+                f"the file {_ENV_FILE} or a variable {_PREFIX}… cannot be read"
+                f" ({type(error).__name__})"
+            ) from None
+
 
 _Settings = TypeVar("_Settings", bound=MagFaceSettings)
-
-
-def read_settings(kind: type[_Settings]) -> _Settings:
-    """Read settings from the environment.
-
-    Raises:
-        PreconditionFailed: If a variable is missing or invalid. The message names it, and does
-            not hold its value, which may be a secret.
-    """
-    try:
-        return kind()
-    except ValidationError as error:
-        errors = error.errors(include_input=False)
-        # Defaults that are made from other settings fail only because one of those is wrong.
-        wrong = (one for one in errors if one["type"] != "default_factory_not_called")
-        raise PreconditionFailed("; ".join(map(_describe, wrong))) from None
-    except (ValueError, OSError) as error:
-        raise PreconditionFailed(
-            f"the file {_ENV_FILE} or a variable {_PREFIX}… cannot be read ({type(error).__name__})"
-        ) from None
 
 
 def settings_or_exit(kind: type[_Settings], program: str) -> _Settings:
     """Read settings from the environment; end the process with one line if they are invalid."""
     try:
-        return read_settings(kind)
+        return kind()
     except PreconditionFailed as error:
         raise SystemExit(f"{program} cannot start: {error}") from None
 

@@ -10,7 +10,7 @@ from magface.v1 import feedback_pb2, trainer_pb2
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, Service, feedback, service_address, trainer
 from cli.output import JsonOption, emit, table
-from shared.errors import MagFaceError
+from shared.errors import MagFaceError, with_details
 from shared.rpc.health import answers, is_serving
 
 _HEALTH_TIMEOUT_S: Final = 5.0
@@ -59,7 +59,7 @@ def _finding(check: str, examine: "_Examine", folder: Path | None) -> Finding:
     try:
         return Finding(check, *examine(folder))
     except MagFaceError as error:
-        return Finding(check, f"is not known: {error}", "see the log of the service")
+        return Finding(check, f"is not known: {with_details(error)}", "see the log of the service")
 
 
 def _service(service: Service, folder: Path | None) -> Finding:

@@ -44,7 +44,7 @@ def up(
             "s3": endpoints.s3.endpoint,
             "files": f"{stack.folder}/endpoints.json, {stack.folder}/logs",
         }
-        emit(as_json, endpoints.model_dump(), facts(readable))
+        emit(as_json, endpoints.without_secrets(), facts(readable))
         report("Everything is ready; Ctrl-C stops it.")
         stack.watch()
     finally:

@@ -206,7 +206,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CorruptData(f"{path} cannot be read: {error.strerror}") from error
+        raise CorruptData(
+            f"{path.name} cannot be read: {error.strerror}", detail=str(path)
+        ) from error
     return parse_manifest(data, str(path))
 
 
@@ -223,4 +225,4 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise CorruptData(f"{where} is not a valid manifest: {error}") from error
+        raise CorruptData("a manifest is not valid", detail=f"{where}: {error}") from error

@@ -30,4 +30,6 @@ def read_record(objects: ObjectStore, key: str, kind: type[_Record], what: str) 
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        raise CorruptData(f"object {key} is not a valid {what}: {error}") from error
+        raise CorruptData(
+            f"the object store has no valid {what}", detail=f"object {key}: {error}"
+        ) from error

@@ -40,7 +40,7 @@ def database_errors(what: str = "the database cannot answer now") -> Iterator[No
     Errors of the program, such as a wrong statement or a violated constraint, stay as they are.
 
     Args:
-        what: Begins the message of `Unavailable`.
+        what: The message of `Unavailable`.
 
     Raises:
         Conflict: If a concurrent transaction was committed first.
@@ -49,11 +49,11 @@ def database_errors(what: str = "the database cannot answer now") -> Iterator[No
     try:
         yield
     except (errors.SerializationFailure, errors.DeadlockDetected) as error:
-        raise Conflict(f"a concurrent change was committed first: {_reason(error)}") from error
+        raise Conflict("a concurrent change was committed first", detail=_reason(error)) from error
     except psycopg.Error as error:
         if not _is_of_environment(error):
             raise
-        raise Unavailable(f"{what}: {_reason(error)}") from error
+        raise Unavailable(what, detail=_reason(error)) from error
 
 
 def _is_of_environment(error: psycopg.Error) -> bool:

@@ -18,7 +18,7 @@ from shared.model.sessions.base import Session
 from shared.model.sessions.factory import open_session
 from shared.model.sessions.torch import TorchSession
 from shared.registry.version_store import VersionStore
-from shared.settings import ObjectStoreSettings, read_settings
+from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 
 _CHECKPOINT_THRESHOLD = 0.4
@@ -94,7 +94,7 @@ def open_named(
 def _object_store_settings(folder: Path | None) -> ObjectStoreSettings:
     """Finds the object store: from ``folder``, else the environment, else ./run."""
     if folder is None and os.environ.get("MAGFACE_S3_ENDPOINT"):
-        return read_settings(ObjectStoreSettings)
+        return ObjectStoreSettings()
     endpoints = Endpoints.read(folder or DEFAULT_DIR)
     if endpoints is None:
         raise PreconditionFailed(

@@ -16,6 +16,7 @@ from shared.rpc.budget import ByteBudget
 from shared.rpc.converters import face_or_hash_from_proto, face_to_proto, pack_timestamp
 from shared.rpc.errors import status_code
 from shared.rpc.server.deferred import Deferred
+from shared.rpc.server.error_status import log_fault
 from shared.rpc.server.interceptors import Context
 from shared.rpc.server.requests import check_texts
 from shared.rpc.streams import (
@@ -69,6 +70,7 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         try:
             result.stored.CopyFrom(await self._submit_when_possible(request.feedback))
         except MagFaceError as error:
+            log_fault("SubmitFeedbackStream", error)
             without_frames(error)
             result.refused.code = status_code(error).value[0]
             result.refused.message = str(error)

@@ -182,7 +182,7 @@ class ImageVault:
             )
         except NotFound as error:
             self.damaged.add(sha256)
-            raise CorruptData(f"image {sha256} has a row but no object: {error}") from error
+            raise CorruptData(f"image {sha256} has a row but no object") from error
         except CorruptData:
             self.damaged.add(sha256)
             raise

@@ -57,7 +57,8 @@ class WorkerProcess:
         await self._stderr_reader
         code = await asyncio.to_thread(self._process.wait)
         lines = "\n".join(self._last_stderr)
-        stderr = f"; its last output:\n{lines}" if lines else ""
+        # The log has all lines. Those of a traceback name paths.
+        stderr = f"; its last output: {self._last_stderr[-1]}" if lines else ""
         if self._limit is not None and code != 0 and speaks_of_memory(lines):
             # A library ended the process where memory ran out.
             return f"{self._limit}{stderr}"

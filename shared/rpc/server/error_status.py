@@ -26,6 +26,12 @@ def error_status(method: str) -> Guard:
     return partial(_ErrorStatus, method)
 
 
+def log_fault(method: str, error: MagFaceError) -> None:
+    """Log an error that is the server's fault, with the details that its caller does not get."""
+    if isinstance(error, _SERVER_FAULTS):
+        logger.warning("%s: %s: %s", method, type(error).__name__, error)
+
+
 class _ErrorStatus(CallGuard):
     def __init__(self, method: str, context: Context) -> None:
         self._method = method
@@ -41,8 +47,7 @@ class _ErrorStatus(CallGuard):
             await self._end_unexpected(error)
 
     async def _end_known(self, error: MagFaceError) -> None:
-        if isinstance(error, _SERVER_FAULTS):
-            logger.warning("%s: %s: %s", self._method, type(error).__name__, error)
+        log_fault(self._method, error)
         status = to_status(error_to_status(error))
         await self._context.abort(status.code, status.details, status.trailing_metadata)
 

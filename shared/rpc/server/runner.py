@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from shared.errors import MagFaceError, PreconditionFailed
+from shared.errors import MagFaceError, PreconditionFailed, with_details
 from shared.files import write_atomically
 from shared.heap import limit_heaps
 from shared.rpc.budget import ByteBudget
@@ -26,7 +26,7 @@ from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.metrics import call_metrics
 from shared.rpc.server.uploads import Uploads
 from shared.rpc.server.watchdog import end_within, watch_loop
-from shared.runtime import end_task
+from shared.runtime import end_task, start_log
 from shared.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -59,15 +59,13 @@ def run_server(settings: ServerSettings, service_name: str, build: Build) -> Non
     Raises:
         SystemExit: If the service cannot start; its message says why.
     """
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    start_log(settings.log_level, "%(asctime)s %(levelname)s %(name)s %(message)s")
     limit_heaps()
     # A call takes a tenth less processor time than with the event loop of asyncio.
     try:
         uvloop.run(_serve_until_signal(settings, service_name, build))
     except MagFaceError as error:
-        raise SystemExit(f"{service_name} cannot run: {error}") from None
+        raise SystemExit(f"{service_name} cannot run: {with_details(error)}") from None
 
 
 async def _serve_until_signal(settings: ServerSettings, service_name: str, build: Build) -> None:

@@ -87,4 +87,4 @@ def _refusal(error: Exception, field: str) -> InvalidInput:
         return InvalidInput(field, str(error))
     if isinstance(error, MemoryError):
         return InvalidInput(field, "takes more memory to decode than there is; reduce the picture")
-    return InvalidInput(field, f"is damaged or cut short: {type(error).__name__}: {error}")
+    return InvalidInput(field, "is damaged or cut short", detail=f"{type(error).__name__}: {error}")
