@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from services.embedder.settings import EmbedderSettings  # noqa: F401
+from services.feedback.settings import FeedbackSettings  # noqa: F401
+from services.trainer.settings import TrainerSettings, WorkerSettings  # noqa: F401
+from shared.errors import PreconditionFailed
+from shared.settings import MagFaceSettings
+
 _VALID = {
     "MAGFACE_DATABASE_URL": "postgresql://me:topsecret@127.0.0.1:5432/magface",
     "MAGFACE_S3_ENDPOINT": "127.0.0.1:9000",
@@ -113,3 +119,43 @@ def test_unreadable_env_file_is_one_line(start: Callable[..., str], tmp_path: Pa
     assert said.count("\n") == 0
     assert ".env" in said
     assert "topsecret" not in said
+
+
+def _settings_classes(base: type[MagFaceSettings]) -> list[type[MagFaceSettings]]:
+    found = [base]
+    for kind in base.__subclasses__():
+        found += _settings_classes(kind)
+    return found
+
+
+@pytest.mark.parametrize("kind", _settings_classes(MagFaceSettings), ids=lambda kind: kind.__name__)
+def test_settings_say_what_is_wrong_without_its_value_whoever_makes_them(
+    kind: type[MagFaceSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = [
+        name for name, field in kind.model_fields.items() if field.annotation in (int, float)
+    ]
+    for name in kind.model_fields:
+        monkeypatch.setenv(f"MAGFACE_{name.upper()}", "topsecret")
+    if not numbers:
+        return
+    with pytest.raises(PreconditionFailed) as caught:
+        kind()
+    assert all(f"MAGFACE_{name.upper()}: " in str(caught.value) for name in numbers)
+    assert "topsecret" not in f"{caught.value!r}{caught.value.__cause__}"
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "cli", "up", "--dir", "run"],
+        cwd=tmp_path,
+        env=os.environ | _VALID | {"MAGFACE_S3_TIMEOUT_S": "topsecret"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("magface: MAGFACE_S3_TIMEOUT_S: ")
+    assert ended.stderr.count("\n") == 1
+    assert "topsecret" not in ended.stderr
