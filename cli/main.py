@@ -10,6 +10,7 @@ from cli.commands.evaluation import evaluate
 from cli.commands.feedback.app import app as feedback
 from cli.commands.models.app import app as models
 from cli.demo import command as demo
+from cli.output import complain
 from shared.errors import MagFaceError, with_details
 
 
@@ -22,10 +23,10 @@ class _ReadableErrors(TyperGroup):
         except BrokenPipeError:
             raise
         except (MagFaceError, OSError) as error:
-            typer.echo(f"magface: {with_details(error)}", err=True)
+            complain(with_details(error))
             raise typer.Exit(1) from error
         except MemoryError as error:
-            typer.echo(f"magface: not enough memory: {error}", err=True)
+            complain(f"not enough memory: {error}")
             raise typer.Exit(1) from error
 
 

@@ -16,6 +16,8 @@ from shared.errors import PreconditionFailed, Unavailable
 
 logger = logging.getLogger(__name__)
 
+# What a process gives to `os.umask` whose files are for its user alone.
+PRIVATE: Final = 0o077
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FULL_TEXTS: Final = (
     *map(os.strerror, _FULL),

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +18,8 @@ _PORT: Final = re.compile(r":([^:\]]+)$")
 _PORT_OPTION: Final = re.compile(r"(?:^|\s)port\s*=\s*'?([^\s']*)")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|\s")
 _LARGEST_PORT: Final = 65535
+# The passwords of examples, also of deploy/docker/example.env.
+_PLACEHOLDER: Final = re.compile(r"change[-_ ]?me", re.IGNORECASE)
 
 
 def _server_address(address: str) -> str:
@@ -56,6 +59,11 @@ def _is_connection_string(text: str) -> bool:
     """Check the form ``host=… port=…``."""
     ports = (port for found in _PORT_OPTION.findall(text) for port in found.split(","))
     return "=" in text and all(_is_port(port, 1) for port in ports)
+
+
+def _refuse_placeholder(secret: str) -> None:
+    if _PLACEHOLDER.search(unquote(secret)):
+        raise ValueError("has the password of an example; set one of your own")
 
 
 def _is_port(text: str, first: int) -> bool:
@@ -135,6 +143,7 @@ class DatabaseSettings(MagFaceSettings):
                 "must be postgresql://user:password@host:port/name, with special characters"
                 f" of the password as %XX and a port of 1..{_LARGEST_PORT}"
             )
+        _refuse_placeholder(text)
         return url
 
 
@@ -152,6 +161,12 @@ class ObjectStoreSettings(MagFaceSettings):
     s3_bucket: str = Field(default="magface", pattern=_BUCKET)
     s3_secure: bool = False
     s3_timeout_s: float = Field(default=5.0, gt=0)
+
+    @field_validator("s3_access_key", "s3_secret_key")
+    @classmethod
+    def _own_key(cls, key: str | SecretStr) -> str | SecretStr:
+        _refuse_placeholder(key.get_secret_value() if isinstance(key, SecretStr) else key)
+        return key
 
 
 class ServerSettings(MagFaceSettings):

@@ -1,5 +1,6 @@
 """``magface up``: the embedded stack in the foreground."""
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 
 from cli.clients import DEFAULT_DIR
 from cli.output import JsonOption, console, emit, facts, messages
+from shared.files import PRIVATE
 
 
 def up(
@@ -23,6 +25,7 @@ def up(
     from deploy.local.stack import Stack
     from deploy.local.supervisor import StopRequested
 
+    os.umask(PRIVATE)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())

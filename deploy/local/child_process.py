@@ -17,6 +17,7 @@ from typing import Self
 
 from deploy.local.postgres_user import UnixUser
 from shared.errors import PreconditionFailed, Unavailable
+from shared.files import PRIVATE
 
 _LOG_LIMIT_BYTES = 10 * 2**20
 _POLL_S = 0.05
@@ -161,6 +162,7 @@ class ChildProcess(ABC):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=PRIVATE,
             ).result()
 
     def is_ready(self) -> bool:

@@ -146,6 +146,8 @@ class Stack:
     def _take_lock(self) -> None:
         """Locks the folder; the kernel releases the lock when this process ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        # It holds faces, labels and passwords. An earlier release left it open to everybody.
+        self.folder.chmod(0o700)
         lock = (self.folder / "lock").open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -151,6 +151,10 @@ def test_a_second_one_on_the_same_folder_is_refused(up: Up) -> None:
 
 
 def test_secrets_are_for_the_owner_alone(up: Up) -> None:
+    for path in (up.folder, *up.folder.rglob("*")):
+        if not path.is_relative_to(up.folder / "postgres" / "data"):
+            # The server gives its own files to its own user.
+            assert path.lstat().st_mode & 0o077 == 0, path
     secret_files = [up.folder / "endpoints.json", up.folder / "objects" / "credentials.json"]
     for path in (*secret_files, up.folder / "postgres" / "password"):
         assert path.stat().st_mode & 0o077 == 0

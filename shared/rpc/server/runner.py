@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -16,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from shared.errors import MagFaceError, PreconditionFailed, with_details
-from shared.files import write_atomically
+from shared.files import PRIVATE, write_atomically
 from shared.heap import limit_heaps
 from shared.rpc.budget import ByteBudget
 from shared.rpc.server.connections import received_bytes
@@ -61,6 +62,8 @@ def run_server(settings: ServerSettings, service_name: str, build: Build) -> Non
     """
     start_log(settings.log_level, "%(asctime)s %(levelname)s %(name)s %(message)s")
     limit_heaps()
+    # Copies of networks and pictures are for the user of the service alone.
+    os.umask(PRIVATE)
     # A call takes a tenth less processor time than with the event loop of asyncio.
     try:
         uvloop.run(_serve_until_signal(settings, service_name, build))
