@@ -37,7 +37,7 @@ def _run(arguments: Sequence[str], cwd: Path) -> None:
     subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'protos'}"},
+        env=os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'protos'}", "PEER_PORT": "1"},
         check=True,
         capture_output=True,
     )
@@ -86,7 +86,21 @@ def test_an_evaluation_with_its_report_writes_its_output_alone(home: Path, tmp_p
     people, output = tmp_path / "people", tmp_path / "report"
     write_people(people, 4, 3, 7)
     model = ("--checkpoint", str(DEFAULT_CHECKPOINT))
-    _run(["-m", "cli", "evaluate", *model, "--pairs", str(people), "--out", str(output)], tmp_path)
+    _run(
+        [
+            "-m",
+            "cli",
+            "evaluate",
+            *model,
+            "--pairs",
+            str(people),
+            "--sample",
+            "12",
+            "--out",
+            str(output),
+        ],
+        tmp_path,
+    )
     assert (output / "report.html").exists()
     assert _files(home) == []
     assert {path.name for path in tmp_path.iterdir()} == {"home", "people", "report"}

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from shared.files import PRIVATE
 
 _LOG_LIMIT_BYTES = 10 * 2**20
 _POLL_S = 0.05
+# What a service prints before it ends because of a setting, which another start would not change.
+_REFUSAL = re.compile(r"^\S.* cannot (start|run): ")
 
 # Run after setpriv has set the signal: a parent that ended before that would leave an orphan.
 _CHECK_PARENT = """[ "$PPID" = "$1" ] || { echo "the parent process has ended" >&2; exit 1; }
@@ -230,6 +233,12 @@ class ChildProcess(ABC):
         if code < 0:
             return f"was killed by {signal.Signals(-code).name}"
         return f"exited with {code}; the end of {self.log_file}:\n{self.log_tail()}"
+
+    def refusal(self) -> str:
+        """Gives the last line of the log if the server says there that it cannot start."""
+        ended = self._process is not None and self._process.poll() == 1
+        line = self.log_tail(1) if ended else ""
+        return line if _REFUSAL.search(line) else ""
 
     def describe_timeout(self) -> str:
         """Describes that the server was not ready in time, with the end of its log."""

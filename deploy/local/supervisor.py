@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from deploy.local.child_process import ChildProcess
-from shared.errors import MagFaceError, Unavailable
+from shared.errors import MagFaceError, PreconditionFailed, Unavailable
 from shared.runtime import backoff_s
 
 _TICK_S = 0.1
@@ -60,6 +60,7 @@ class Supervisor:
         """Starts servers at the same time and waits until each is ready.
 
         Raises:
+            PreconditionFailed: A server says that it cannot start.
             Unavailable: A server was not ready in time, or ended three times.
             StopRequested: `stop` was set.
         """
@@ -163,6 +164,8 @@ def _silence_limit_s(watched: _Watched) -> float | None:
 
 def _raise_if_failed(watched: _Watched) -> None:
     server = watched.server
+    if refusal := server.refusal():
+        raise PreconditionFailed(f"{refusal}; the log is {server.log_file}")
     if watched.failures >= _TRIES_AT_START:
         raise Unavailable(f"{server.name} {server.describe_exit()}")
     if not watched.ready and time.monotonic() - watched.started_at > server.ready_timeout_s:

@@ -203,13 +203,12 @@ def read_manifest(folder: Path) -> Manifest:
         CorruptData: If it does not exist or is invalid.
     """
     path = folder / MANIFEST_FILE
+    where = f"{folder.name}/{path.name}"
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CorruptData(
-            f"{path.name} cannot be read: {error.strerror}", detail=str(path)
-        ) from error
-    return parse_manifest(data, str(path))
+        raise CorruptData(f"{where} cannot be read: {error.strerror}", detail=str(path)) from error
+    return parse_manifest(data, where)
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -225,4 +224,4 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise CorruptData("a manifest is not valid", detail=f"{where}: {error}") from error
+        raise CorruptData(f"{where} is not a valid manifest", detail=str(error)) from error

@@ -273,8 +273,7 @@ class ObjectStore:
                 )
         wanted = "the content that the store has the MD5 of" if sha256 is None else sha256
         raise CorruptData(
-            "an object of the object store is damaged",
-            detail=f"{self._where(key)} has SHA-256 {received.sha256}, not {wanted}",
+            f"object {key} has SHA-256 {received.sha256}, not {wanted}", detail=self._where(key)
         )
 
     def _receive(self, key: str, sink: BinaryIO) -> _Received:
@@ -348,7 +347,7 @@ class ObjectStore:
     def _raise_s3(self, error: S3Error, key: str) -> NoReturn:
         if error.code == "NoSuchKey":
             raise NotFound(
-                "an object is not in the object store", detail=self._where(key)
+                f"the object store has no object {key}", detail=self._where(key)
             ) from error
         if error.code == "NoSuchBucket":
             raise Unavailable(

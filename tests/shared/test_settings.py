@@ -161,6 +161,7 @@ def test_the_command_line_says_it_in_one_line(tmp_path: Path) -> None:
         text=True,
     )
     assert ended.returncode == 1
-    assert ended.stderr.startswith("magface: MAGFACE_S3_TIMEOUT_S: ")
+    assert ended.stderr.startswith("magface: the ")
+    assert "cannot start: MAGFACE_S3_TIMEOUT_S: " in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert "topsecret" not in ended.stderr

@@ -53,5 +53,5 @@ def test_a_mark_says_nothing_of_whom_it_is_for(object_store: ObjectStore):
 
 def test_a_damaged_mark_is_told_from_none(object_store: ObjectStore):
     object_store.put(ERASURE_KEY, b'{"generation": ')
-    with raises_with_details(CorruptData, match="no valid erasure mark"):
+    with raises_with_details(CorruptData, match="not a valid erasure mark"):
         read_erasure_generation(object_store)
