@@ -1,11 +1,11 @@
 """The ``magface`` command: its subcommands and how their errors are shown."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from cli.commands import dataset, doctor, face_list, faces, training, up
+from cli.commands import dataset, doctor, face_list, faces, serve, training, up
 from cli.commands.evaluation import evaluate
 from cli.commands.feedback.app import app as feedback
 from cli.commands.models.app import app as models
@@ -34,9 +34,35 @@ app = typer.Typer(
     cls=_ReadableErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # Boxes around the help would take a quarter of the time of `magface --help`.
+    rich_markup_mode=None,
     help="Face verification that learns from corrections.",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"magface {version('magface-active-learning')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 app.command()(up.up)
+app.command()(serve.serve)
 app.command()(doctor.doctor)
 app.command()(faces.embed)
 app.command()(faces.verify)

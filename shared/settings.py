@@ -1,10 +1,12 @@
 """Settings that several services read from ``MAGFACE_…`` environment variables."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import unquote
 
+from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -101,6 +103,11 @@ class MagFaceSettings(BaseSettings):
 
 
 _Settings = TypeVar("_Settings", bound=MagFaceSettings)
+
+
+def given_variables() -> set[str]:
+    """Give the names of the variables that the environment and the ``.env`` file set, upper case."""
+    return {name.upper() for name in (*dotenv_values(_ENV_FILE), *os.environ)}
 
 
 def settings_or_exit(kind: type[_Settings], program: str) -> _Settings:

@@ -19,6 +19,15 @@ def up(
         typer.Option("--dir", file_okay=False, help="Folder for all data."),
     ] = DEFAULT_DIR,
     embedders: Annotated[int, typer.Option(min=1, max=64, help="Number of embedders.")] = 1,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=64000,
+            help="Port of the embedder; feedback, trainer and further embedders have the next "
+            "ones, and the metrics of each are 1000 above. 0: free ports, kept for the folder.",
+        ),
+    ] = 50051,
     as_json: JsonOption = False,
 ) -> None:
     """Start Postgres, an S3 server and all services, and keep them running until Ctrl-C."""
@@ -34,7 +43,7 @@ def up(
     def report(line: str) -> None:
         output.print(line, markup=False, highlight=False)
 
-    stack = Stack(folder, embedders=embedders, report=report, stop=stop)
+    stack = Stack(folder, embedders=embedders, port=port, report=report, stop=stop)
     try:
         endpoints = stack.start()
     except StopRequested:
@@ -45,6 +54,7 @@ def up(
             "feedback": endpoints.feedback,
             "trainer": endpoints.trainer,
             "s3": endpoints.s3.endpoint,
+            "metrics": ", ".join(f"{name} {at}" for name, at in endpoints.metrics.items()),
             "files": f"{stack.folder}/endpoints.json, {stack.folder}/logs",
         }
         emit(as_json, endpoints.without_secrets(), facts(readable))

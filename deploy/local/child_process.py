@@ -103,6 +103,7 @@ class ChildProcess(ABC):
         ready_timeout_s: Seconds from the start to the first answer.
         silence_s: Seconds without an answer after which a server that was ready is taken for
             stuck, and one that starts after `ready_timeout_s`; None if it never is.
+        waits_for: What it needs before it is ready, for people.
     """
 
     def __init__(
@@ -114,12 +115,14 @@ class ChildProcess(ABC):
         stop_grace_s: float = 10.0,
         ready_timeout_s: float = 60.0,
         silence_s: float | None = None,
+        waits_for: str = "its first answer",
     ) -> None:
         self.name = name
         self.log_file = log_file
         self.ready_timeout_s = ready_timeout_s
         self.stop_grace_s = stop_grace_s
         self.silence_s = silence_s
+        self.waits_for = waits_for
         self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
 

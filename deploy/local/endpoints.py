@@ -40,6 +40,7 @@ class Endpoints(BaseModel):
         feedback: ``host:port``.
         trainer: ``host:port``.
         embedders: ``host:port`` of each embedder.
+        metrics: ``host:port`` of the metrics page of each service, by its name.
         pid: Process id of the supervisor.
     """
 
@@ -51,6 +52,7 @@ class Endpoints(BaseModel):
     embedders: list[str]
     s3: S3Endpoint
     database_url: str = Field(repr=False)
+    metrics: dict[str, str] = Field(default_factory=dict)
     pid: int
 
     def without_secrets(self) -> dict[str, Any]:

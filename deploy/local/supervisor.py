@@ -17,6 +17,7 @@ _LONGEST_PAUSE_S = 10.0
 # After a server has run this long, the next pause before a restart is short again.
 _STEADY_S = 30.0
 _TRIES_AT_START = 3
+_TELL_EVERY_S = 5.0
 _LOOK_EVERY_S = 5.0
 _SILENT_LOOKS = 3
 _LOOKS_AT_ONCE = 8
@@ -70,8 +71,12 @@ class Supervisor:
             server.launch()
             now = time.monotonic()
             group.append(_Watched(server, started_at=now, answered_at=now))
+        told_at = time.monotonic()
         while not all(watched.ready for watched in group):
             self._tick()
+            if time.monotonic() - told_at >= _TELL_EVERY_S:
+                told_at = time.monotonic()
+                self._tell_waiting(group)
             for watched in group:
                 _raise_if_failed(watched)
             if self._stop.wait(_TICK_S):
@@ -103,6 +108,13 @@ class Supervisor:
                     self._check_readiness(watched)
                 if (limit_s := _silence_limit_s(watched)) is not None:
                     self._check_silence(watched, limit_s)
+
+    def _tell_waiting(self, group: Sequence[_Watched]) -> None:
+        for watched in group:
+            if not watched.ready:
+                seconds = time.monotonic() - watched.started_at
+                server = watched.server
+                self._report(f"{server.name} waits for {server.waits_for} ({seconds:.0f} s)")
 
     def _check_readiness(self, watched: _Watched) -> None:
         try:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from magface.v1 import feedback_pb2, feedback_pb2_grpc
 
 from cli.rendering.renderer import render_person
 from deploy.local.endpoints import Endpoints
+from deploy.local.state_files import is_released
 from shared.rpc.channel import open_sync_channel
 from shared.rpc.health import is_serving
 from tests.support.waiting import wait_until
@@ -30,29 +32,39 @@ _UNSET = {
 _PARTS = ("postgres", "nanio", "services.feedback", "services.trainer", "services.embedder")
 
 
+def _free_ports() -> int:
+    """Find a port that is free like the next two, and those 1000 above."""
+    for port in range(10_000 + os.getpid() % 5000, 20_000, 10):
+        wanted = [port + offset for offset in (0, 1, 2, 1000, 1001, 1002)]
+        if all(is_released(each, within_s=0) for each in wanted):
+            return port
+    raise AssertionError("no free ports")
+
+
 class Up:
     """`magface up` as a process, with its own home, temporary and working folders."""
 
     def __init__(self, around: Path) -> None:
         self.folder = around / "run"
         self._outside = [around / name for name in ("home", "tmp", "cwd")]
+        self.port = _free_ports()
         self.process: subprocess.Popen[str] | None = None
 
-    def command(self) -> subprocess.Popen[str]:
+    def command(self, *options: str, **settings: str) -> subprocess.Popen[str]:
         home, scratch, cwd = self._outside
         for folder in self._outside:
             folder.mkdir(exist_ok=True)
         return subprocess.Popen(
-            [sys.executable, "-m", "cli", "up", "--dir", str(self.folder), "--json"],
+            [sys.executable, "-m", "cli", "up", "--dir", str(self.folder), "--json", *options],
             cwd=cwd,
-            env={**_UNSET, "HOME": str(home), "TMPDIR": str(scratch)},
+            env={**_UNSET, "HOME": str(home), "TMPDIR": str(scratch), **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
     def start(self) -> Endpoints:
-        self.process = self.command()
+        self.process = self.command("--port", str(self.port))
         wait_until(self._ready_or_ended, _START_S)
         return self.endpoints()
 
@@ -148,6 +160,42 @@ def test_a_second_one_on_the_same_folder_is_refused(up: Up) -> None:
     assert output == ""
     assert f"another stack (process {up.process.pid}) runs in {up.folder}" in complaint
     assert is_serving(up.endpoints().embedder)
+
+
+def test_the_services_have_the_ports_that_were_asked_for(up: Up) -> None:
+    endpoints = up.endpoints()
+    host = "127.0.0.1"
+    found = (endpoints.embedder, endpoints.feedback, endpoints.trainer)
+    assert found == tuple(f"{host}:{up.port + number}" for number in range(3))
+    assert set(endpoints.metrics) == {"embedder-1", "feedback", "trainer"}
+    for address in endpoints.metrics.values():
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
+            assert b"magface_rpc_calls" in page.read()
+
+
+def test_a_port_that_is_in_use_is_said(up: Up, tmp_path: Path) -> None:
+    other = Up(tmp_path)
+    ended = other.command("--port", str(up.port))
+    output, complaint = ended.communicate(timeout=60)
+    assert (ended.returncode, output) == (1, "")
+    assert f"port {up.port + 1} of 127.0.0.1, for the feedback, is in use" in complaint
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_stores_of_ones_own_are_refused_not_ignored(tmp_path: Path, place: str) -> None:
+    up = Up(tmp_path)
+    settings = {"MAGFACE_DATABASE_URL": "postgresql://me:topsecret@127.0.0.1/x"}
+    if place == "file":
+        (tmp_path / "cwd").mkdir()
+        lines = [f"{name}={value}" for name, value in settings.items()]
+        (tmp_path / "cwd" / ".env").write_text("\n".join(lines))
+        settings = {}
+    ended = up.command(**settings)
+    output, complaint = ended.communicate(timeout=60)
+    assert (ended.returncode, output) == (1, "")
+    assert complaint.startswith("magface: MAGFACE_DATABASE_URL cannot be used")
+    assert "magface serve" in complaint
+    assert "topsecret" not in complaint
 
 
 def test_secrets_are_for_the_owner_alone(up: Up) -> None:
