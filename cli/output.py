@@ -232,10 +232,10 @@ def _cell(value: object) -> Text:
 
 
 def short_time(moment: str | None) -> str:
-    """Shows a time of `to_plain` in the reader's own time zone, to the second."""
+    """Shows a time of `to_plain` in the reader's own time zone, which it names, to the second."""
     if moment is None:
         return ""
-    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 def in_words(name: str | None) -> str:

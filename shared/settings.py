@@ -106,7 +106,7 @@ _Settings = TypeVar("_Settings", bound=MagFaceSettings)
 
 
 def given_variables() -> set[str]:
-    """Give the names of the variables that the environment and the ``.env`` file set, upper case."""
+    """Give the names, in upper case, of the variables of the environment and the ``.env`` file."""
     return {name.upper() for name in (*dotenv_values(_ENV_FILE), *os.environ)}
 
 

@@ -71,7 +71,6 @@ _HEAVY = (
     "shared.model.quantize",
     "shared.model.export",
     "shared.evaluation.report.plots",
-    "services.trainer.training.run",
     "tests.benchmarks.serving.peers.network",
 )
 

@@ -214,7 +214,7 @@ def _refuse_other_stores() -> None:
     given = given_variables()
     if refused := [name for name in _OWN_SETTINGS if name in given]:
         raise PreconditionFailed(
-            f"{' and '.join(refused)} cannot be used: the embedded stack has stores and addresses of "
-            "its own. Unset this, or run each service on your stores with "
+            f"{' and '.join(refused)} cannot be used: the embedded stack has stores and addresses "
+            "of its own. Unset this, or run each service on your stores with "
             "`magface serve embedder|feedback|trainer`"
         )

@@ -218,7 +218,7 @@ def _password(up: Up) -> str:
 
 def test_nothing_outside_its_folder_is_written(up: Up) -> None:
     assert up.files_outside() == []
-    # Nor inside: ONNX Runtime would write an id of the device for its telemetry.
+    # Nor inside the folder: ONNX Runtime would write an id of the device for its telemetry.
     assert [path for path in up.folder.rglob("*") if "Microsoft" in path.parts] == []
     for child in up.children():
         for file in child.open_files():
@@ -246,6 +246,7 @@ def test_sigterm_stops_everything_cleanly(up: Up) -> None:
     assert code == 0
     assert time.monotonic() - started < 20
     assert json.loads(output) == endpoints.without_secrets()
+    assert endpoints.metrics
     for secret in (endpoints.database_url, endpoints.s3.access_key, endpoints.s3.secret_key):
         assert secret not in output
     assert _password(up) not in output

@@ -107,7 +107,10 @@ async def start_worker(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | _ENVIRONMENT,
+            # torch makes this folder as it is imported, by default beside those of other programs.
+            env=os.environ
+            | _ENVIRONMENT
+            | {"TORCHINDUCTOR_CACHE_DIR": str(assignment.workdir / "torchinductor")},
             start_new_session=True,
         )
         worker = WorkerProcess(process, threads, assignment.memory_limit)
