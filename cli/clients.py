@@ -15,7 +15,6 @@ from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 
 from shared.errors import PreconditionFailed, Unavailable
-from shared.rpc.channel import open_sync_channel
 from shared.rpc.errors import domain_errors
 
 Service = Literal["embedder", "feedback", "trainer"]
@@ -46,7 +45,7 @@ def service_address(service: Service, folder: Path | None) -> str:
     Raises:
         PreconditionFailed: None of them has an address.
     """
-    # Its settings take a third of the time of `magface --help`.
+    # pydantic takes a third of the time of `magface --help`.
     from deploy.local.endpoints import Endpoints
 
     variable = f"MAGFACE_{service.upper()}_ADDRESS"
@@ -132,8 +131,11 @@ def collect_pages(
 
 @contextmanager
 def _channel(service: Service, folder: Path | None) -> Iterator[grpc.Channel]:
+    from shared.rpc.channel import open_sync_channel
+    from shared.settings import TlsSettings
+
     address = service_address(service, folder)
-    with open_sync_channel(address) as channel:
+    with open_sync_channel(address, TlsSettings()) as channel:
         try:
             with domain_errors():
                 yield channel

@@ -176,10 +176,28 @@ class ObjectStoreSettings(MagFaceSettings):
         return key
 
 
-class ServerSettings(MagFaceSettings):
+class TlsSettings(MagFaceSettings):
+    """Certificates of a process, as PEM files.
+
+    Attributes:
+        tls_certificate: Certificate of this process, followed by those of its issuers. A server
+            shows it to its callers, a client to a server that asks for one.
+        tls_key: Its private key, without a password.
+        tls_ca: Certificates of the authorities that the servers called by this process must be
+            signed by. Calls use TLS if it is set.
+    """
+
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+
+
+class ServerSettings(TlsSettings):
     """Addresses, limits and shutdown of a gRPC server.
 
     Attributes:
+        tls_client_ca: PEM file with the authorities that callers must show a certificate of
+            (mutual TLS); unset, they need none.
         listen: ``host:port``; port 0 means any free port.
         max_message_bytes: Size of the largest request that is accepted.
         upload_bytes: Most bytes of requests that are being received or that streams hold; above
@@ -191,6 +209,7 @@ class ServerSettings(MagFaceSettings):
         metrics_port: Port of the Prometheus endpoint on the same host; 0 disables it.
     """
 
+    tls_client_ca: Path | None = None
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:0"
     max_message_bytes: int = Field(default=64 * 2**20, ge=2**20)
     upload_bytes: int = Field(default=128 * 2**20, ge=2**20)

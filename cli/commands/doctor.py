@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, get_args
 
@@ -11,7 +12,6 @@ from magface.v1 import feedback_pb2, trainer_pb2
 from cli.clients import CALL_TIMEOUT_S, DirOption, Service, feedback, service_address, trainer
 from cli.output import JsonOption, emit, table
 from shared.errors import MagFaceError, with_details
-from shared.rpc.health import answers, is_serving
 
 _HEALTH_TIMEOUT_S: Final = 5.0
 
@@ -63,17 +63,22 @@ def _finding(check: str, examine: "_Examine", folder: Path | None) -> Finding:
 
 
 def _service(service: Service, folder: Path | None) -> Finding:
+    from shared.rpc.access.transport import sync_channel
+    from shared.rpc.health import answers, is_serving
+    from shared.settings import TlsSettings
+
     try:
         address = service_address(service, folder)
     except MagFaceError as error:
         return Finding(service, "has no address", str(error))
-    if not answers(address, _HEALTH_TIMEOUT_S):
+    connect = partial(sync_channel, tls=TlsSettings())
+    if not answers(address, _HEALTH_TIMEOUT_S, connect):
         return Finding(
             service,
             f"does not answer at {address}",
-            "start it, or see its log; check the address",
+            "start it, or see its log; check the address and MAGFACE_TLS_CA",
         )
-    if not is_serving(address, _HEALTH_TIMEOUT_S):
+    if not is_serving(address, _HEALTH_TIMEOUT_S, connect):
         return Finding(
             service,
             f"answers at {address} and is not ready",

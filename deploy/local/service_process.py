@@ -3,12 +3,15 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from deploy.local.child_process import ChildProcess, Command
 from deploy.local.state_files import PortBook, is_released
 from shared.errors import PreconditionFailed
+from shared.rpc.access.transport import channel_to_self
 from shared.rpc.health import answers, is_serving
+from shared.settings import TlsSettings
 
 # From the port of a service to that of its metrics.
 METRICS_OFFSET = 1000
@@ -31,6 +34,7 @@ class ServiceProcess(ChildProcess):
         settings: Called at each start; gives variables that extend this process's environment.
         port: To listen on, with the metrics 1000 above; None for free ones that are kept.
         waits_for: What it needs before it is ready, for people.
+        tls: The certificate of the service, for the health check.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class ServiceProcess(ChildProcess):
         *,
         port: int | None = None,
         waits_for: str = "its stores",
+        tls: TlsSettings,
     ) -> None:
         super().__init__(
             name,
@@ -58,6 +63,7 @@ class ServiceProcess(ChildProcess):
         self._folder = folder
         self._ports = ports
         self._settings = settings
+        self._connect = partial(channel_to_self, tls=tls)
         self._port = 0
 
     @property
@@ -105,10 +111,10 @@ class ServiceProcess(ChildProcess):
         )
 
     def is_alive(self) -> bool:
-        return answers(self.address, _ANSWER_TIMEOUT_S)
+        return answers(self.address, _ANSWER_TIMEOUT_S, self._connect)
 
     def _answers(self) -> bool:
-        return is_serving(self.address)
+        return is_serving(self.address, connect=self._connect)
 
 
 def _cache_folders(work: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from deploy.local.service_process import ServiceProcess
 from deploy.local.state_files import PortBook
 from deploy.local.supervisor import Supervisor
 from shared.errors import PreconditionFailed
-from shared.settings import given_variables
+from shared.settings import ServerSettings, given_variables
 
 _DATABASE = "magface"
 _FIRST_VERSION = (
@@ -61,6 +61,7 @@ class Stack:
         self.folder = folder.absolute()
         logs = self.folder / "logs"
         self._reference_faces = reference_faces
+        self._server_settings = ServerSettings()
         self._lock: IO[str] | None = None
         self._supervisor = Supervisor(report, stop or threading.Event())
         self._database_url = ""
@@ -129,14 +130,21 @@ class Stack:
         port: int | None,
         waits_for: str,
     ) -> ServiceProcess:
-        ports = PortBook(self.folder / "ports.json")
         return ServiceProcess(
-            name, module, self.folder, ports, settings, port=port, waits_for=waits_for
+            name,
+            module,
+            self.folder,
+            PortBook(self.folder / "ports.json"),
+            settings,
+            tls=self._server_settings,
+            port=port,
+            waits_for=waits_for,
         )
 
     def _settings(self) -> dict[str, str]:
         store = self.object_store.settings()
         return {
+            **_absolute_paths(self._server_settings),
             "MAGFACE_DATABASE_URL": self._database_url,
             "MAGFACE_S3_ENDPOINT": store.s3_endpoint,
             "MAGFACE_S3_ACCESS_KEY": store.s3_access_key,
@@ -218,3 +226,12 @@ def _refuse_other_stores() -> None:
             "of its own. Unset this, or run each service on your stores with "
             "`magface serve embedder|feedback|trainer`"
         )
+
+
+def _absolute_paths(settings: ServerSettings) -> dict[str, str]:
+    """Variables for the files that settings name; the services run in folders of their own."""
+    return {
+        f"MAGFACE_{name.upper()}": str(path.absolute())
+        for name, path in settings
+        if isinstance(path, Path)
+    }

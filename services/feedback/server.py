@@ -182,7 +182,9 @@ async def open_pairs_backend(
         vault = stack.enter_context(new_vault())
         indexer = None
         if settings.embedder_address is not None:
-            embedder = await stack.enter_async_context(open_embedder(settings.embedder_address))
+            embedder = await stack.enter_async_context(
+                open_embedder(settings.embedder_address, settings)
+            )
             indexer = PoolIndexer(
                 pool,
                 vault,

@@ -11,6 +11,7 @@ from shared.settings import (
     ObjectStoreSettings,
     ServerAddress,
     ServerSettings,
+    TlsSettings,
 )
 
 OUTAGE_LIMIT_S: Final = 3600.0
@@ -38,7 +39,7 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
     outage_limit_s: float = Field(default=OUTAGE_LIMIT_S, ge=0)
 
 
-class WorkerSettings(ObjectStoreSettings, ImageLimits):
+class WorkerSettings(ObjectStoreSettings, ImageLimits, TlsSettings):
     """Settings of the worker processes, read from ``MAGFACE_…`` variables.
 
     Attributes:

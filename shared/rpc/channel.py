@@ -5,7 +5,9 @@ from typing import Any
 
 import grpc
 
+from shared.rpc.access.transport import RenewedChannel, aio_channel, sync_channel
 from shared.rpc.retries import is_retryable, services
+from shared.settings import TlsSettings
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 
@@ -51,7 +53,7 @@ _OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, tls: TlsSettings | None = None) -> grpc.aio.Channel:
     """Open an asyncio channel.
 
     Calls are spread over the healthy replicas behind the address. A call that ends UNAVAILABLE
@@ -61,10 +63,19 @@ def open_channel(address: str) -> grpc.aio.Channel:
 
     Args:
         address: ``host:port``, or any gRPC target such as ``dns:///embedder:50051``.
+        tls: The channel uses TLS if this is given and has a CA.
+
+    Raises:
+        PreconditionFailed: If the files of the certificates cannot be used.
     """
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    return aio_channel(address, tls, _OPTIONS)
 
 
-def open_sync_channel(address: str) -> grpc.Channel:
+def open_sync_channel(address: str, tls: TlsSettings | None = None) -> grpc.Channel:
     """Open a blocking channel with the policy of `open_channel`."""
-    return grpc.insecure_channel(address, options=_OPTIONS)
+    return sync_channel(address, tls, _OPTIONS)
+
+
+def open_renewed_channel(address: str, tls: TlsSettings | None) -> RenewedChannel:
+    """Open a channel with the policy of `open_channel` that outlives its certificates."""
+    return RenewedChannel(address, tls, _OPTIONS)

@@ -1,6 +1,6 @@
 """Client of the embedder, with one or more replicas."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -12,9 +12,10 @@ from magface.v1 import embedder_pb2_grpc
 from numpy.typing import NDArray
 
 from shared.model.image.face import FaceImage
-from shared.rpc.channel import open_channel
+from shared.rpc.channel import open_renewed_channel
 from shared.rpc.converters import face_to_proto
 from shared.rpc.errors import domain_errors
+from shared.settings import TlsSettings
 
 _DEADLINE_S: Final = 60.0
 
@@ -58,18 +59,21 @@ class EmbedderClient:
     the replica that was called is full. An overloaded call is not retried here.
 
     Args:
-        channel: From `open_embedder` or `shared.rpc.channel.open_channel`.
+        channel: Gives the channel for the next call, from `open_embedder` or
+            `shared.rpc.channel.open_channel`.
         deadline_s: Deadline of each call including its retries, in seconds.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, deadline_s: float = _DEADLINE_S) -> None:
-        self._stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+    def __init__(
+        self, channel: Callable[[], grpc.aio.Channel], deadline_s: float = _DEADLINE_S
+    ) -> None:
+        self._channel = channel
         self._deadline_s = deadline_s
 
     async def model(self) -> ServingModel:
         """Read which version serves."""
         with domain_errors():
-            answer = await self._stub.GetModel(pb.GetModelRequest(), timeout=self._deadline_s)
+            answer = await self._stub().GetModel(pb.GetModelRequest(), timeout=self._deadline_s)
         return ServingModel(answer.model_version, answer.embedding_size, answer.threshold)
 
     async def embed(self, faces: Sequence[FaceImage], model_version: str = "") -> FaceEmbeddings:
@@ -86,7 +90,7 @@ class EmbedderClient:
         """
         request = pb.EmbedRequest(images=map(face_to_proto, faces), model_version=model_version)
         with domain_errors():
-            answer = await self._stub.Embed(request, timeout=self._deadline_s)
+            answer = await self._stub().Embed(request, timeout=self._deadline_s)
         return FaceEmbeddings(
             answer.model_version,
             np.array([np.frombuffer(face.embedding, "<f4") for face in answer.faces], np.float32),
@@ -94,17 +98,23 @@ class EmbedderClient:
             np.array([face.quality for face in answer.faces], np.float32),
         )
 
+    def _stub(self) -> "embedder_pb2_grpc.EmbedderServiceAsyncStub":
+        stub: embedder_pb2_grpc.EmbedderServiceAsyncStub
+        stub = embedder_pb2_grpc.EmbedderServiceStub(self._channel())
+        return stub
+
 
 @asynccontextmanager
 async def open_embedder(
-    address: str, deadline_s: float = _DEADLINE_S
+    address: str, tls: TlsSettings | None = None, deadline_s: float = _DEADLINE_S
 ) -> AsyncIterator[EmbedderClient]:
     """Open a client for the duration of the block.
 
     Args:
         address: ``host:port``, or a gRPC target with several replicas, such as
             ``dns:///embedder:50051`` or ``ipv4:10.0.0.1:50051,10.0.0.2:50051``.
+        tls: The channel uses TLS if this is given and has a CA.
         deadline_s: See `EmbedderClient`.
     """
-    async with open_channel(address) as channel:
-        yield EmbedderClient(channel, deadline_s)
+    async with open_renewed_channel(address, tls) as channel:
+        yield EmbedderClient(channel.current, deadline_s)

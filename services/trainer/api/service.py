@@ -337,7 +337,7 @@ class Trainer:
             key=key,
         )
         await self._pointer.try_to_publish()
-        return target, serving, await self.operating_points.kept()
+        return target, serving, await self.operating_points.kept(serving)
 
     async def rollout(self) -> Rollout:
         """Return the serving decision and what the live embedders serve."""

@@ -156,12 +156,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: pb.ListOperatingPointsRequest, context: Context
     ) -> pb.ListOperatingPointsResponse:
         page = read_page(request.page_size, request.page_token)
-        points = self.trainer().operating_points
+        trainer = self.trainer()
+        points, serving = trainer.operating_points, await trainer.versions.serving()
         targets, token = page.cut(await points.list(page.limit, page.before))
         return pb.ListOperatingPointsResponse(
             operating_points=map(pack_operating_point, targets),
             next_page_token=token,
-            serving=pack_kept(await points.kept()),
+            serving=pack_kept(await points.kept(serving)),
         )
 
     async def GetRollout(

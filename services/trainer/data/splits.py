@@ -19,8 +19,6 @@ from shared.model.image.face_reader import FaceReader
 
 # Most impostor pairs: more take longer, and no interval over people becomes narrower.
 _MOST_IMPOSTORS = 2_000_000
-# Most impostor pairs where every round of a bootstrap sorts them.
-_MOST_SORTED = 20_000
 _IMAGES_PER_PERSON = 10
 # With fewer labels SAME there are too few people, whichever of the labels are wrong.
 _FEWEST_SAME = 30
@@ -48,8 +46,8 @@ class FeedbackSplit:
     Attributes:
         graph: The labelled pairs.
         training: int64 [M], images to train on.
-        validation: Pairs of other people: choose the epoch and the threshold.
-        sorted_validation: The same with fewer impostor pairs: choose the step back to the parent.
+        validation: Pairs of other people: choose the epoch, the step back to the parent and the
+            threshold.
         held_out: Pairs of yet other people: the gate decides on them.
         held_out_images: int64 [H], all images of these people.
     """
@@ -57,7 +55,6 @@ class FeedbackSplit:
     graph: PairGraph
     training: IndexArray
     validation: EvaluationPairs
-    sorted_validation: EvaluationPairs
     held_out: EvaluationPairs
     held_out_images: IndexArray
 
@@ -122,12 +119,10 @@ def split_feedback(
     """
     graph = build_graph(images, pairs, burst)
     people = split_people(graph, seed)
-    validation = feedback_pairs(graph, people.validation, seed)
     return FeedbackSplit(
         graph,
         people.training,
-        validation,
-        with_fewer_impostors(validation, seed),
+        feedback_pairs(graph, people.validation, seed),
         feedback_pairs(graph, people.held_out, seed),
         people.held_out,
     )
@@ -178,16 +173,6 @@ def feedback_pairs(graph: PairGraph, images: IndexArray, seed: int) -> Evaluatio
     ]
     images = np.sort(np.concatenate([images[:0], *drawn]))
     return _with_impostors(genuine, different, images, graph.component, generator)
-
-
-def with_fewer_impostors(pairs: EvaluationPairs, seed: int) -> EvaluationPairs:
-    """Return the same pairs, or with a random choice of very many impostor pairs."""
-    impostors = np.flatnonzero(~pairs.genuine)
-    if len(impostors) <= _MOST_SORTED:
-        return pairs
-    chosen = np.random.default_rng(seed).choice(impostors, _MOST_SORTED, replace=False)
-    kept = np.concatenate([np.flatnonzero(pairs.genuine), np.sort(chosen)])
-    return EvaluationPairs(pairs.images[kept], pairs.genuine[kept], pairs.people[kept])
 
 
 def reference_pairs(persons: IndexArray, images: IndexArray, seed: int) -> EvaluationPairs:

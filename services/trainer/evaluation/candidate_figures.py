@@ -81,8 +81,8 @@ class CandidateFigures:
         fnmr: FNMR on held-out pairs at the point; None without one.
         heldout_matches: False matches on held-out pairs.
         reference_matches: False matches on reference faces.
-        reference: FNMR on reference faces at the point; without one, balanced errors, each version
-            at its best threshold.
+        reference: FNMR on reference faces at the point; without one, balanced errors, at thresholds
+            calibrated on these faces.
         compatibility: FNMR on held-out pairs at the point, between two stored embeddings and
             between a stored and a new one; without a point, balanced errors.
         mixed_matches: False matches on held-out pairs between new and stored embeddings.

@@ -19,6 +19,7 @@ from services.trainer.evaluation.paired_errors import (
     area_under_roc,
     balanced_errors,
     false_matches,
+    mixed_balanced_errors,
     mixed_false_matches,
     separation,
 )
@@ -168,19 +169,14 @@ def measure_candidate(
             equally; None calibrates these on the held-out pairs.
     """
     compared, faces, seed = held_out.compared(), reference.compared(), setting.seed
-    errors, mixed_error = _balanced_errors(held_out, compared, validation, seed)
+    even = _even_thresholds(held_out, validation)
     ratio, order = _compare_used_magnitudes([held_out, reference])
     evidence = compared.child.genuine_evidence()
     if setting.point is None:
         fnmr = None
         areas = separation(compared, seed)
-        on_reference = Change(
-            lowest_balanced_error(faces.parent.scores),
-            lowest_balanced_error(faces.child.scores),
-            people=faces.child.genuine_evidence().people,
-            pairs=len(faces.child.scores),
-        )
-        compatibility = Change(errors.before, mixed_error, people=errors.people, pairs=errors.pairs)
+        on_reference = balanced_errors(faces, _even_thresholds(reference), seed)
+        compatibility = mixed_balanced_errors(compared, even, seed)
     else:
         at_target = ErrorsAtTarget(compared, faces, setting.point.kept_fmr, seed)
         fnmr = at_target.held_out()
@@ -194,7 +190,7 @@ def measure_candidate(
     return CandidateFigures(
         point=setting.point,
         separation=areas,
-        errors=errors,
+        errors=balanced_errors(compared, even, seed),
         fnmr=fnmr,
         heldout_matches=false_matches(compared, setting.served, seed),
         reference_matches=false_matches(faces, setting.served, seed),
@@ -266,8 +262,9 @@ def is_backward_compatible(
     compared = pairs.compared()
     point = setting.point
     if point is None:
-        errors, mixed_error = _balanced_errors(pairs, compared, validation, setting.seed)
-        return within_compatibility_limit(mixed_error=mixed_error, stored_error=errors.before)
+        even = _even_thresholds(pairs, validation)
+        errors = mixed_balanced_errors(compared, even, setting.seed)
+        return within_compatibility_limit(mixed_error=errors.after, stored_error=errors.before)
     impostor = compared.parent.impostor_similarity
     threshold = threshold_for(impostor, max(point.kept_fmr, 1 / len(impostor)))
     child = setting.served.child
@@ -331,20 +328,15 @@ def compare_magnitudes(child: FeatureArray, parent: FeatureArray) -> tuple[float
     return float(np.exp(np.log(new / old).mean())), float(spearmanr(new, old).statistic)
 
 
-def _balanced_errors(
-    measured: MeasuredPairs,
-    compared: ComparedScores,
-    validation: EvaluationPairs | None,
-    seed: int,
-) -> tuple[Change, float]:
-    """Return the balanced errors of both versions, and that of new and stored embeddings."""
+def _even_thresholds(
+    measured: MeasuredPairs, calibration: EvaluationPairs | None = None
+) -> ServedThresholds:
+    """Calibrate thresholds that weigh both errors equally; without other pairs, on the same."""
     old, new = (
-        fit_probability(score_pairs(validation or measured.pairs, features)).even
+        fit_probability(score_pairs(calibration or measured.pairs, features)).even
         for features in (measured.features.parent, measured.features.child)
     )
-    mixed = Scores(np.concatenate(compared.mixed), np.tile(compared.genuine, 2))
-    errors = balanced_errors(compared, old, new, seed)
-    return errors, balanced_error(mixed, new)
+    return ServedThresholds(old, new)
 
 
 def _compare_used_magnitudes(sets: Sequence[MeasuredPairs]) -> tuple[float, float]:

@@ -255,13 +255,15 @@ def _false_match_check(
     rate = matches.child
     measured = f"FMR on {measured_on} at the served threshold"
     if point is None:
+        passed = matches.rise_low <= 0
+        advice = "" if passed else "; set an operating point to compare both at one FMR"
         return GateCheck(
             name,
-            matches.rise_low <= 0,
+            passed,
             rate.value - matches.parent,
             0.0,
             f"{measured} {matches.parent:.3%} -> {rate.value:.3%}; the lower end of the interval "
-            "of its rise must not be above 0",
+            f"of its rise must not be above 0{advice}",
             matches.rise_low,
             matches.rise_high,
             matches.people,
@@ -288,7 +290,7 @@ def _reference_check(figures: CandidateFigures) -> GateCheck:
         if point
         else "errors on reference faces"
     )
-    at = "" if point else ", each at its best threshold"
+    at = "" if point else ", at thresholds calibrated on them"
     detail = f"{measured} {change.before:.2%} -> {change.after:.2%}{at}"
     return _loss_check("reference_loss", change, MAX_REFERENCE_LOSS, detail)
 

@@ -101,17 +101,35 @@ def separation(pairs: ComparedScores, seed: int) -> Change:
     return _change(exact[0], exact[1], areas[1] - areas[0], pairs.child.genuine_evidence())
 
 
-def balanced_errors(pairs: ComparedScores, parent: float, child: float, seed: int) -> Change:
-    """Measure the mean of FNMR and FMR, each version at its own threshold."""
-    bootstrap = PeopleBootstrap(pairs.child, seed)
-    values, rounds = [], []
-    for scored, threshold in ((pairs.parent, parent), (pairs.child, child)):
-        rejected = scored.genuine_similarity < threshold
-        accepted = scored.impostor_similarity >= threshold
-        values.append(float((rejected.mean() + accepted.mean()) / 2))
-        rounds.append((bootstrap.fnmr(rejected) + bootstrap.fmr(accepted)) / 2)
-    evidence = pairs.child.genuine_evidence()
-    return _change(values[0], values[1], rounds[1] - rounds[0], evidence)
+def balanced_errors(pairs: ComparedScores, thresholds: ServedThresholds, seed: int) -> Change:
+    """Measure the mean of FNMR and FMR of both versions, each at its own threshold."""
+    return _balanced_change(pairs, thresholds, [pairs.child.scores.similarity], seed)
+
+
+def mixed_balanced_errors(pairs: ComparedScores, thresholds: ServedThresholds, seed: int) -> Change:
+    """Measure the same between two stored embeddings, and between a stored and a new one."""
+    return _balanced_change(pairs, thresholds, pairs.mixed, seed)
+
+
+def _balanced_change(
+    pairs: ComparedScores,
+    thresholds: ServedThresholds,
+    after: Sequence[NDArray[np.float64]],
+    seed: int,
+) -> Change:
+    """Compare balanced errors; the new version's are averaged over several similarities, (P,)."""
+    bootstrap, genuine = PeopleBootstrap(pairs.child, seed), pairs.genuine
+
+    def errors(similarity: NDArray[np.float64], threshold: float) -> tuple[float, RoundRates]:
+        rejected, accepted = similarity[genuine] < threshold, similarity[~genuine] >= threshold
+        rounds = (bootstrap.fnmr(rejected) + bootstrap.fmr(accepted)) / 2
+        return float((rejected.mean() + accepted.mean()) / 2), rounds
+
+    old, before = errors(pairs.parent.scores.similarity, thresholds.parent)
+    new = [errors(similarity, thresholds.child) for similarity in after]
+    value = float(np.mean([one for one, _ in new]))
+    rounds = np.mean([rounds for _, rounds in new], axis=0)
+    return _change(old, value, rounds - before, pairs.child.genuine_evidence())
 
 
 class ErrorsAtTarget:

@@ -2,10 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from services.trainer.evaluation.candidate_figures import Change, FalseMatches
-from services.trainer.evaluation.gate import MAX_COMPATIBILITY_LOSS, GateCheck, GateVerdict
+from services.trainer.evaluation.gate import (
+    MAX_COMPATIBILITY_LOSS,
+    MAX_REFERENCE_LOSS,
+    GateCheck,
+    GateVerdict,
+)
 
 # Increase of the share of wrong decisions.
 MAX_LOSS = 0.003
@@ -19,12 +24,10 @@ MIN_FEEDBACK_PAIRS = math.ceil(1 / MAX_LOSS)
 class QuantizedFigures:
     """Figures of a quantized version on people that it was not calibrated on.
 
-    Errors are 0..1, each version's at its own threshold. Field names are the keys of the metrics
-    in the manifest.
+    Errors are 0..1, each version's at its own threshold.
 
     Attributes:
-        full_error: Mean of FNMR and FMR of the full version on reference faces.
-        quantized_error: The same of the quantized version.
+        reference: Mean of FNMR and FMR on reference faces, of the full and the quantized version.
         mixed_error: Error on pairs of a quantized embedding and a stored one of the full version.
         feedback_pairs: Number of labelled pairs of the feedback, which may be 0.
         feedback_full_error: Share of these that the full version decides wrongly.
@@ -35,8 +38,7 @@ class QuantizedFigures:
         magnitude_order: Spearman's rank correlation of the magnitudes.
     """
 
-    full_error: float
-    quantized_error: float
+    reference: Change
     mixed_error: float
     feedback_pairs: int
     feedback_full_error: float
@@ -45,6 +47,15 @@ class QuantizedFigures:
     cosine_min: float
     magnitude_ratio: float
     magnitude_order: float
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures by name, for the manifest."""
+        others = {name: value for name, value in asdict(self).items() if name != "reference"}
+        return {
+            "full_error": self.reference.before,
+            "quantized_error": self.reference.after,
+            **{name: float(value) for name, value in others.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -80,17 +91,15 @@ def decide_quantized(
         further: Checks of other figures.
     """
     checks = [
-        _loss_check(
-            "reference_loss", "reference faces", figures.full_error, figures.quantized_error
-        ),
+        _reference_check(figures.reference),
         *_feedback_checks(figures),
         GateCheck(
             "compatibility_loss",
-            figures.mixed_error - figures.full_error <= MAX_COMPATIBILITY_LOSS,
-            figures.mixed_error - figures.full_error,
+            figures.mixed_error - figures.reference.before <= MAX_COMPATIBILITY_LOSS,
+            figures.mixed_error - figures.reference.before,
             MAX_COMPATIBILITY_LOSS,
             f"errors between new embeddings and stored ones {figures.mixed_error:.2%}, "
-            f"between stored ones {figures.full_error:.2%}",
+            f"between stored ones {figures.reference.before:.2%}",
         ),
         GateCheck(
             "embedding_cosine",
@@ -149,15 +158,31 @@ def _point_checks(at_point: QuantizedAtPoint) -> tuple[GateCheck, GateCheck]:
     )
 
 
+def _reference_check(errors: Change) -> GateCheck:
+    """Refuse what the interval over people shows to be worse, and any large loss."""
+    low = math.nan if errors.low is None else errors.low
+    return GateCheck(
+        "reference_loss",
+        low <= MAX_LOSS and errors.rise <= MAX_REFERENCE_LOSS,
+        errors.rise,
+        MAX_LOSS,
+        f"errors on reference faces {errors.before:.2%} -> {errors.after:.2%}, each at its own "
+        f"threshold; the lower end of the interval of the rise must not be above {MAX_LOSS:g}, "
+        f"nor the rise above {MAX_REFERENCE_LOSS:g}",
+        errors.low,
+        errors.high,
+        errors.people,
+        errors.pairs,
+    )
+
+
 def _feedback_checks(figures: QuantizedFigures) -> list[GateCheck]:
     if figures.feedback_pairs < MIN_FEEDBACK_PAIRS:
         return []
-    measured_on = f"the feedback's {figures.feedback_pairs} pairs"
     full, quantized = figures.feedback_full_error, figures.feedback_quantized_error
-    return [_loss_check("feedback_loss", measured_on, full, quantized)]
-
-
-def _loss_check(name: str, measured_on: str, full: float, quantized: float) -> GateCheck:
     loss = quantized - full
-    detail = f"errors on {measured_on} {full:.2%} -> {quantized:.2%}, each at its own threshold"
-    return GateCheck(name, loss <= MAX_LOSS, loss, MAX_LOSS, detail)
+    detail = (
+        f"errors on the feedback's {figures.feedback_pairs} pairs {full:.2%} -> {quantized:.2%}, "
+        "each at its own threshold"
+    )
+    return [GateCheck("feedback_loss", loss <= MAX_LOSS, loss, MAX_LOSS, detail)]

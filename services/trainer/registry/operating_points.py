@@ -164,12 +164,11 @@ class OperatingPoints:
             await cursor.execute(queries.LIST_OPERATING_POINTS, values)
             return await cursor.fetchall()
 
-    async def kept(self) -> KeptPoint | None:
-        """Return what the serving version does at the operating point in force; None if none."""
+    async def kept(self, serving: ServingDecision | None) -> KeptPoint | None:
+        """Return what a decision's version does at its operating point; None for no decision."""
+        if serving is None:
+            return None
         async with transaction(self._pool) as connection:
-            serving = await read_serving(connection)
-            if serving is None:
-                return None
             version = await read_version(connection, serving.model_version)
             return KeptPoint.of(version.manifest, serving.target_fmr)
 

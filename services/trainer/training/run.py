@@ -151,8 +151,8 @@ def run_training(
     kept = step_back(
         inputs.network,
         untrained,
-        lambda network: inputs.features(network, split.sorted_validation.images),
-        split.sorted_validation,
+        lambda network: inputs.features(network, split.validation.images),
+        split.validation,
         target_fmr=spec.target_fmr,
         seed=spec.seed,
     )

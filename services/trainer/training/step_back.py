@@ -8,17 +8,21 @@ import numpy as np
 from services.trainer.data.arrays import FeatureArray
 from services.trainer.data.splits import EvaluationPairs
 from services.trainer.evaluation.candidate_metrics import score_pairs
+from services.trainer.evaluation.paired_errors import area_under_roc
 from services.trainer.training.distributed import broadcast
 from services.trainer.training.weight_averaging import interpolate
-from shared.evaluation.metrics import Weights, identity_bootstrap, roc
-from shared.evaluation.scores import Scores
+from shared.evaluation.operating_point import (
+    PeopleBootstrap,
+    RoundRates,
+    ScoredPeople,
+    threshold_for,
+)
 from shared.model.network.iresnet import IResNet
+from shared.model.operating_curve import FEWEST_MATCHES
 
 # Shares of the parent's weights to choose from. 0 is the training as it ended, 1 the parent.
 _SHARES = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0)
 _BOOTSTRAP_ROUNDS = 100
-# Impostor pairs that must lie above a threshold to place it: with fewer, a single pair moves it.
-_FEWEST_ABOVE = 10
 
 
 @dataclass(frozen=True)
@@ -76,35 +80,42 @@ def step_back(
         network.load_state_dict(trained)
         interpolate(network, parent, share)
 
-    def scored(share: float) -> Scores:
+    def scored(share: float) -> ScoredPeople:
         move(share)
-        return score_pairs(pairs, features(network))
+        return ScoredPeople.of(score_pairs(pairs, features(network)), pairs.people)
 
-    steps = {share: scored(share) for share in _SHARES}
-    chosen = broadcast(_choose(steps, pairs, target_fmr, seed))
+    chosen = broadcast(_choose({share: scored(share) for share in _SHARES}, target_fmr, seed))
     move(chosen.share)
     return chosen
 
 
-def _choose(
-    steps: dict[float, Scores], pairs: EvaluationPairs, target_fmr: float | None, seed: int
-) -> StepBack:
-    fmr = None if target_fmr is None else _placeable(target_fmr, pairs)
-    best = max(steps, key=lambda share: (_score(steps[share], fmr), share))
-    gain = _score(steps[best], fmr) - _score(steps[1.0], fmr)
-    drawn = [
-        _score(steps[best], fmr, weights) - _score(steps[1.0], fmr, weights)
-        for weights in identity_bootstrap(pairs.people, pairs.genuine, _BOOTSTRAP_ROUNDS, seed)
-    ]
-    noise = float(np.std(drawn))
+def _choose(steps: dict[float, ScoredPeople], target_fmr: float | None, seed: int) -> StepBack:
+    parent = steps[1.0]
+    fmr = None if target_fmr is None else _placeable(target_fmr, parent)
+    values = {share: _score(scored, fmr) for share, scored in steps.items()}
+    best = max(values, key=lambda share: (values[share], share))
+    gain = values[best] - values[1.0]
+    bootstrap = PeopleBootstrap(parent, seed, _BOOTSTRAP_ROUNDS)
+    drawn = _rounds(bootstrap, steps[best], fmr) - _rounds(bootstrap, parent, fmr)
+    noise = float(np.nanstd(drawn))
     return StepBack(best if gain > noise else 1.0, gain, noise)
 
 
-def _placeable(target_fmr: float, pairs: EvaluationPairs) -> float:
-    impostors = int((~pairs.genuine).sum())
-    return min(max(target_fmr, _FEWEST_ABOVE / impostors), 0.5)
+def _placeable(target_fmr: float, pairs: ScoredPeople) -> float:
+    return min(max(target_fmr, FEWEST_MATCHES / pairs.scores.impostor_pairs), 0.5)
 
 
-def _score(scores: Scores, fmr: float | None, weights: Weights | None = None) -> float:
-    curve = roc(scores, weights)
-    return curve.auc if fmr is None else curve.at_far(fmr)[1]
+def _score(pairs: ScoredPeople, fmr: float | None) -> float:
+    """Return the share of accepted genuine pairs at an FMR, or the area under the ROC curve."""
+    if fmr is None:
+        return area_under_roc(pairs)
+    threshold = threshold_for(pairs.impostor_similarity, fmr)
+    return float((pairs.genuine_similarity >= threshold).mean())
+
+
+def _rounds(bootstrap: PeopleBootstrap, pairs: ScoredPeople, fmr: float | None) -> RoundRates:
+    """Return the same in each round."""
+    genuine, impostor = pairs.genuine_similarity, pairs.impostor_similarity
+    if fmr is None:
+        return bootstrap.auc(genuine, impostor)
+    return 1 - bootstrap.fnmr_at(genuine, bootstrap.thresholds(impostor, fmr))

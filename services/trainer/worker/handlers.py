@@ -135,7 +135,7 @@ def freeze_feedback(
     if assignment.kind is not JobKind.TRAIN or assignment.data_snapshot is not None:
         return assignment
     writer.report(Progress(Stage.PULLING_FEEDBACK, 0.0, "freezing the feedback"))
-    with open_sync_channel(settings.feedback_address) as channel:
+    with open_sync_channel(settings.feedback_address, settings) as channel:
         snapshot = pull_snapshot(channel, None)
     return assignment.model_copy(update={"data_snapshot": snapshot.snapshot_id})
 
@@ -175,7 +175,7 @@ def _import(job: _Job) -> VersionDone:
 
 def _train(job: _Job) -> VersionDone | None:
     spec = TrainSpec.model_validate(job.assignment.spec)
-    with open_sync_channel(job.settings.feedback_address) as channel:
+    with open_sync_channel(job.settings.feedback_address, job.settings) as channel:
         feedback = _pull(job, channel, job.assignment.data_snapshot)
         parent_version = job.version(spec.parent_version)
         job.report(Stage.LOADING_MODEL, f"loading {parent_version}")
@@ -220,7 +220,7 @@ def _evaluate(job: _Job) -> EvaluationDone:
     job.report(Stage.LOADING_MODEL, f"loading {evaluated}")
     version = job.versions.fetch(evaluated)
     other = job.versions.fetch(spec.against_version) if spec.against_version else None
-    with open_sync_channel(job.settings.feedback_address) as channel:
+    with open_sync_channel(job.settings.feedback_address, job.settings) as channel:
         feedback = _pull(job, channel, job.assignment.data_snapshot or spec.data_snapshot)
         result, page, left_out = evaluate_versions(
             version,
@@ -244,7 +244,7 @@ def _quantize(job: _Job) -> VersionDone:
     manifest = read_manifest(full)
     reference, _ = _reference_faces(job, manifest)
     ancestors = _ancestors(job, manifest)
-    with open_sync_channel(job.settings.feedback_address) as channel:
+    with open_sync_channel(job.settings.feedback_address, job.settings) as channel:
         feedback = _pull(job, channel, job.assignment.data_snapshot)
         quantized = quantize_version(
             full,
@@ -271,7 +271,7 @@ def _judge(job: _Job) -> VerdictDone:
     if manifest.parent_version is None:
         raise PreconditionFailed(f"{spec.model_version} has no parent to compare with")
     parent = job.versions.fetch(manifest.parent_version)
-    with open_sync_channel(job.settings.feedback_address) as channel:
+    with open_sync_channel(job.settings.feedback_address, job.settings) as channel:
         seen = _images_trained_on(channel, manifest) - _held_out_images(job, spec.training_job)
         feedback = _pull(job, channel, job.assignment.data_snapshot)
         judged = judge_version(

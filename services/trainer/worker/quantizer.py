@@ -1,9 +1,9 @@
 """Quantization: makes the eight-bit form of a version, and evaluates it beside the full one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from services.trainer.data.splits import (
     reference_pairs,
     split_reference,
 )
+from services.trainer.evaluation.candidate_figures import Change
 from services.trainer.evaluation.candidate_metrics import (
     ComparedFeatures,
     MeasuredPairs,
@@ -34,7 +35,9 @@ from services.trainer.evaluation.candidate_metrics import (
 from services.trainer.evaluation.gate import GateVerdict, within_compatibility_limit
 from services.trainer.evaluation.group_gate import group_checks
 from services.trainer.evaluation.paired_errors import (
+    ComparedScores,
     ServedThresholds,
+    balanced_errors,
     false_matches,
     false_non_matches,
 )
@@ -128,13 +131,15 @@ class _ReferenceFeatures:
     full_threshold: float
     quantized_threshold: float
 
-    @property
-    def full_error(self) -> float:
-        return balanced_error(score_pairs(self.pairs, self.full), self.full_threshold)
+    @cached_property
+    def compared(self) -> ComparedScores:
+        return MeasuredPairs(ComparedFeatures(self.full, self.quantized), self.pairs).compared()
 
-    @property
-    def quantized_error(self) -> float:
-        return balanced_error(score_pairs(self.pairs, self.quantized), self.quantized_threshold)
+    @cached_property
+    def errors(self) -> Change:
+        """Mean of FNMR and FMR of the full and of the quantized version."""
+        thresholds = ServedThresholds(self.full_threshold, self.quantized_threshold)
+        return balanced_errors(self.compared, thresholds, _SEED)
 
     def mixed_error(self, stored: FeatureArray) -> float:
         """Error on pairs of a quantized embedding and a stored one, given its features."""
@@ -209,7 +214,7 @@ def quantize_version(
         compatible_versions=compatible,
         reference=reference.sha256,
         magnitude_quantiles=manifest.scaled_quantiles(figures.magnitude_ratio),
-        metrics={name: float(value) for name, value in asdict(figures).items()},
+        metrics=figures.metrics(),
     )
     folder = workdir / made.model_version
     at_point = _measure_point(manifest, made, measured, target_fmr)
@@ -291,14 +296,12 @@ def _measure_point(
     before, after = full.kept_point(target_fmr), quantized.kept_point(target_fmr)
     if target_fmr is None or before is None or after is None:
         return None
-    features = ComparedFeatures(measured.full, measured.quantized)
-    compared = MeasuredPairs(features, measured.pairs).compared()
     served = ServedThresholds(before.threshold, after.threshold)
     return QuantizedAtPoint(
         target_fmr,
         max(before.target, target_fmr),
-        false_matches(compared, served, _SEED),
-        false_non_matches(compared, served, _SEED),
+        false_matches(measured.compared, served, _SEED),
+        false_non_matches(measured.compared, served, _SEED),
     )
 
 
@@ -353,8 +356,7 @@ def _figures(
     cosine = np.einsum("nd,nd->n", before, after, dtype=np.float64)
     ratio, order = compare_magnitudes(measured.quantized[images], measured.full[images])
     return QuantizedFigures(
-        full_error=measured.full_error,
-        quantized_error=measured.quantized_error,
+        reference=measured.errors,
         mixed_error=measured.mixed_error(measured.full),
         feedback_pairs=len(labelled.same),
         feedback_full_error=wrong_shares[0],
@@ -384,7 +386,7 @@ def _compatible_versions(
         version
         for version, features in stored
         if within_compatibility_limit(
-            mixed_error=measured.mixed_error(features), stored_error=measured.full_error
+            mixed_error=measured.mixed_error(features), stored_error=measured.errors.before
         )
     )
 

@@ -19,6 +19,7 @@ from prometheus_client import start_http_server
 from shared.errors import MagFaceError, PreconditionFailed, with_details
 from shared.files import PRIVATE, write_atomically
 from shared.heap import limit_heaps
+from shared.rpc.access.certificates import server_credentials
 from shared.rpc.budget import ByteBudget
 from shared.rpc.server.connections import received_bytes
 from shared.rpc.server.error_status import error_status
@@ -91,8 +92,8 @@ async def running_server(
     """Serve inside the block as `run_server` does, without signals; yields ``host:port``.
 
     Raises:
-        PreconditionFailed: If the address or the port of the metrics cannot be bound, or the
-            endpoint file cannot be written.
+        PreconditionFailed: If the address or the port of the metrics cannot be bound, the
+            endpoint file cannot be written, or the files of the certificates cannot be used.
     """
     lifecycle = Lifecycle(service_name, ByteBudget(settings.upload_bytes // _STREAM_SHARE))
     await lifecycle.set_ready(False)
@@ -103,7 +104,7 @@ async def running_server(
         names = (service_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         host = settings.listen.rpartition(":")[0]
-        port = _bind(server, settings.listen)
+        port = _bind(server, settings)
         address = f"{host}:{port}"
         await server.start()
         watch = asyncio.create_task(uploads.watch(partial(received_bytes, port)))
@@ -151,9 +152,12 @@ def _make_server(settings: ServerSettings, uploads: Uploads) -> grpc.aio.Server:
     return grpc.aio.server(interceptors=[guards], options=options)
 
 
-def _bind(server: grpc.aio.Server, address: str) -> int:
+def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
+    address, credentials = settings.listen, server_credentials(settings)
     try:
-        return server.add_insecure_port(address)
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise PreconditionFailed(
             f"cannot listen on {address}: set MAGFACE_LISTEN to a free port of this machine"

@@ -22,7 +22,7 @@ FACES = [FaceImage(image(crop).data, "aligned") for crop in crops(4)]
 async def test_it_embeds_with_the_domains_types_and_errors(embedder_settings, bare_sessions):
     async with running_embedder(embedder_settings) as served:
         await served.until_serving(VERSIONS[0])
-        client = EmbedderClient(served.channel)
+        client = EmbedderClient(lambda: served.channel)
         model = await client.model()
         assert (model.model_version, model.dimensions, model.threshold) == (VERSIONS[0], 32, 0.25)
         embedded = await client.embed(FACES)

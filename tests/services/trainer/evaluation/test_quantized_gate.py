@@ -1,6 +1,7 @@
 """The gate of quantized versions."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,7 @@ from services.trainer.evaluation.quantized_gate import (
 from shared.model.operating_curve import Rate
 
 GOOD = QuantizedFigures(
-    full_error=0.05,
-    quantized_error=0.05 + MAX_LOSS / 2,
+    reference=Change(0.05, 0.055, -0.001, 0.011, 32, 9000),
     mixed_error=0.052,
     feedback_pairs=1000,
     feedback_full_error=0.1,
@@ -31,14 +31,15 @@ GOOD = QuantizedFigures(
 @pytest.mark.parametrize(
     ("worse", "check"),
     [
-        ({"quantized_error": 0.05 + 1.01 * MAX_LOSS}, "reference_loss"),
+        ({"reference": Change(0.05, 0.055, 1.01 * MAX_LOSS, 0.009, 32, 9000)}, "reference_loss"),
+        ({"reference": Change(0.05, 0.061, -0.01, 0.03, 8, 900)}, "reference_loss"),
         ({"feedback_quantized_error": 0.1 + 1.01 * MAX_LOSS}, "feedback_loss"),
         ({"mixed_error": 0.07}, "compatibility_loss"),
         ({"cosine_mean": 0.9}, "embedding_cosine"),
-        ({"quantized_error": float("nan")}, "reference_loss"),
+        ({"reference": Change(0.05, float("nan"), float("nan"), float("nan"))}, "reference_loss"),
     ],
 )
-def test_the_gate_refuses_one_that_is_worse(worse: dict[str, float], check: str):
+def test_the_gate_refuses_one_that_is_worse(worse: dict[str, Any], check: str):
     assert decide_quantized(GOOD, self_check=True).passed
     verdict = decide_quantized(replace(GOOD, **worse), self_check=True)
     assert [each.name for each in verdict.checks if not each.passed] == [check]
@@ -77,9 +78,9 @@ def test_a_verdict_at_an_operating_point_says_which():
     ],
 )
 def test_the_gate_refuses_one_that_is_worse_at_the_operating_point(
-    worse: dict[str, object], check: str
+    worse: dict[str, Any], check: str
 ):
-    at_point = replace(AT_POINT, **worse)  # type: ignore[arg-type]
+    at_point = replace(AT_POINT, **worse)
     verdict = decide_quantized(GOOD, self_check=True, at_point=at_point)
     assert [each.name for each in verdict.checks if not each.passed] == [check]
 

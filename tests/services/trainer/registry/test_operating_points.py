@@ -157,12 +157,15 @@ async def test_the_pointer_carries_it(
 
 
 async def test_what_is_kept_is_said(pool: Pool, versions: VersionRegistry, points: OperatingPoints):
-    assert await points.kept() is None
+    assert await points.kept(await versions.serving()) is None
     await add_sample(pool, "v1", PASSED)
     await versions.promote("v1", requested_by="ada", reason="")
-    assert await points.kept() == KeptPoint("v1", 0.3, None, None, 0)
-    await points.set(1e-4, 0.5, requested_by="ada", reason="")
-    kept = await points.kept()
+    before = await versions.serving()
+    assert await points.kept(before) == KeptPoint("v1", 0.3, None, None, 0)
+    _, serving = await points.set(1e-4, 0.5, requested_by="ada", reason="")
+    kept = await points.kept(serving)
     assert kept.kept_fmr == 1.5e-3
     assert kept.threshold == pytest.approx(0.7)
     assert kept.missing_people > 100
+    # Of the decision that is asked about, whatever serves by now.
+    assert await points.kept(before) == KeptPoint("v1", 0.3, None, None, 0)
