@@ -1,6 +1,7 @@
 """gRPC servicer: labels, images and exports, with the other parts of FeedbackService."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Final
@@ -113,7 +114,12 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
 
     async def GetImage(self, request: pb.GetImageRequest, context: Context) -> pb.GetImageResponse:
         face, stored_at = await self.labels().get_image(request.sha256.lower())
-        return pb.GetImageResponse(image=face_to_proto(face), stored_at=pack_timestamp(stored_at))
+        digest = await asyncio.to_thread(hashlib.sha256, face.data)
+        return pb.GetImageResponse(
+            image=face_to_proto(face),
+            stored_at=pack_timestamp(stored_at),
+            data_sha256=digest.hexdigest(),
+        )
 
     async def ExportPairs(
         self, request: pb.ExportPairsRequest, context: Context
