@@ -94,6 +94,10 @@ class Unavailable(MagFaceError):
     """A dependency cannot be reached now; nothing was changed."""
 
 
+class AccessRefused(Unavailable):
+    """A dependency refuses the credentials of this process."""
+
+
 class CorruptData(MagFaceError):
     """Stored data does not match its checksum or its format."""
 

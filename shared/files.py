@@ -83,7 +83,9 @@ def make_folder(folder: Path, setting: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        if full_disk(error, folder) is None:
+        if full := full_disk(error, folder):
+            logger.warning("%s is not usable yet: %s", setting, full)
+        else:
             raise PreconditionFailed(
                 f"{setting}: no file can be made in {folder.absolute()} ({error.strerror}); name"
                 " another folder, or give this user the right to write there"

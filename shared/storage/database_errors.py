@@ -1,5 +1,6 @@
 """Mapping of the errors of psycopg to the domain's errors."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -7,7 +8,7 @@ from typing import Final
 import psycopg
 from psycopg import errors
 
-from shared.errors import Conflict, Unavailable
+from shared.errors import AccessRefused, Conflict, Unavailable
 
 # Besides OperationalError: connection lost, disk full, too many connections, no memory, shutdown,
 # a statement cancelled, and no connection of the pool free.
@@ -33,6 +34,14 @@ _REMEDIES: Final[tuple[tuple[type[psycopg.Error], str], ...]] = (
 )
 
 
+# Why Postgres refuses a connection. psycopg gives no code for it, only the text.
+_REFUSED: Final = re.compile(
+    r"FATAL:.*(authentication failed|no pg_hba\.conf entry|(role|database) .* does not exist)"
+    r"|no password supplied",
+    re.DOTALL,
+)
+
+
 @contextmanager
 def database_errors(what: str = "the database cannot answer now") -> Iterator[None]:
     """Raise the domain's error in place of one that psycopg raises in the block.
@@ -44,6 +53,7 @@ def database_errors(what: str = "the database cannot answer now") -> Iterator[No
 
     Raises:
         Conflict: If a concurrent transaction was committed first.
+        AccessRefused: If the database refuses the user or the password, or does not exist.
         Unavailable: If the database cannot answer now.
     """
     try:
@@ -53,7 +63,8 @@ def database_errors(what: str = "the database cannot answer now") -> Iterator[No
     except psycopg.Error as error:
         if not _is_of_environment(error):
             raise
-        raise Unavailable(what, detail=_reason(error)) from error
+        kind = AccessRefused if _REFUSED.search(str(error)) else Unavailable
+        raise kind(what, detail=_reason(error)) from error
 
 
 def _is_of_environment(error: psycopg.Error) -> bool:

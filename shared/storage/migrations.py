@@ -44,7 +44,7 @@ def apply_migrations(database_url: str, schema: str, folder: Path) -> list[str]:
     migrations = _read(folder)
     with (
         database_errors(f"cannot migrate schema {schema}"),
-        psycopg.connect(database_url, autocommit=True, connect_timeout=10) as connection,
+        psycopg.connect(database_url, autocommit=True, connect_timeout=5) as connection,
     ):
         _lock(connection, schema)
         pending = _pending(schema, migrations, _applied(connection, schema))

@@ -18,7 +18,7 @@ from minio.error import MinioException, S3Error
 from minio.helpers import MIN_PART_SIZE
 from urllib3.exceptions import HTTPError
 
-from shared.errors import CorruptData, MagFaceError, NotFound, Unavailable
+from shared.errors import AccessRefused, CorruptData, MagFaceError, NotFound, Unavailable
 from shared.files import open_atomic
 from shared.settings import ObjectStoreSettings
 from shared.storage.s3_http import NotS3Error, S3Http
@@ -34,6 +34,7 @@ _REMOVALS: Final = 5
 _MD5_ETAG: Final = re.compile(r"[0-9a-f]{32}")
 _ENCRYPTION: Final = "x-amz-server-side-encryption"
 _LONGEST_REASON: Final = 300
+_REFUSED: Final = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 
 
 @dataclass(frozen=True)
@@ -355,7 +356,8 @@ class ObjectStore:
             ) from error
         # The client keeps the region that the store once named, which may have been damaged.
         self._client._region_map.pop(self.bucket, None)
-        raise Unavailable(
+        kind = AccessRefused if error.code in _REFUSED else Unavailable
+        raise kind(
             "the object store refuses a request",
             detail=f"{self._where(key)}: {error.code} {error.message}",
         ) from error

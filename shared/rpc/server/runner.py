@@ -70,6 +70,18 @@ def run_server(settings: ServerSettings, service_name: str, build: Build) -> Non
         uvloop.run(_serve_until_signal(settings, service_name, build))
     except MagFaceError as error:
         raise SystemExit(f"{service_name} cannot run: {with_details(error)}") from None
+    except BaseExceptionGroup as group:
+        # A task group raises what its tasks have raised as a group, of groups at times.
+        if (known := group.subgroup(MagFaceError)) is None:
+            raise
+        raise SystemExit(f"{service_name} cannot run: {with_details(_first(known))}") from None
+
+
+def _first(group: BaseExceptionGroup[MagFaceError]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _serve_until_signal(settings: ServerSettings, service_name: str, build: Build) -> None:

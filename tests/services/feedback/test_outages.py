@@ -48,6 +48,37 @@ async def store(settings: FeedbackSettings) -> AsyncIterator[LabelService]:
         yield store
 
 
+async def _health(channel: grpc.aio.Channel) -> health_pb2.HealthCheckResponse.ServingStatus:
+    stub = health_pb2_grpc.HealthStub(channel)
+    return (await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)).status
+
+
+async def test_a_frozen_database_ends_calls_soon_and_the_readiness(
+    settings: FeedbackSettings, database: PostgresServer
+) -> None:
+    usual = settings.model_copy(update={"database_timeout_s": 5.0})
+    build = partial(feedback_service, usual)
+    async with (
+        running_server(usual, "magface.v1.FeedbackService", build) as address,
+        open_channel(address) as channel,
+        grpc.aio.insecure_channel(address) as plain,
+    ):
+        stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
+        await retry_while_unavailable(lambda: stub.GetStats(pb.GetStatsRequest(), timeout=30))
+        with _frozen(database):
+            started = time.monotonic()
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await stub.GetStats(pb.GetStatsRequest(), timeout=60)
+            assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert time.monotonic() - started < 7
+            while await _health(plain) != health_pb2.HealthCheckResponse.NOT_SERVING:
+                assert time.monotonic() - started < 10
+                await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            while await _health(plain) != health_pb2.HealthCheckResponse.SERVING:
+                await asyncio.sleep(0.1)
+
+
 @contextmanager
 def _stopped(server: ChildProcess) -> Iterator[None]:
     # Not killed: orphaned backends of Postgres would answer for a moment.
