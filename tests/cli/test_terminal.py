@@ -42,6 +42,7 @@ _COMMANDS: dict[str, Sequence[str]] = {
     "feedback stats": [],
     "feedback list": [],
     "feedback suspects": [],
+    "feedback get-image": [_HASH, "--out", "OUT"],
     "feedback import-images": ["FOLDER"],
     "feedback next": ["--annotator", "a"],
     "feedback annotators": [],
@@ -59,6 +60,7 @@ _COMMANDS: dict[str, Sequence[str]] = {
     "models list": [],
     "models promote": ["some", "--reason", "why"],
     "models rollback": ["--reason", "why"],
+    "models history": [],
     "models shadow": ["some"],
     "models rollout": [],
     "models operating-point": [],
@@ -71,7 +73,7 @@ _COMMANDS: dict[str, Sequence[str]] = {
 }
 # They show no text of a service, or need files that other tests make.
 _OTHERS = {
-    *("up", "evaluate", "demo", "dataset pairs", "dataset splits", "dataset render"),
+    *("up", "serve", "evaluate", "demo", "dataset pairs", "dataset splits", "dataset render"),
     *("feedback import", "feedback export", "models import"),
 }
 

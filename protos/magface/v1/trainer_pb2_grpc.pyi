@@ -77,6 +77,10 @@ class TrainerServiceStub:
     """
     ListOperatingPoints: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListOperatingPointsRequest, _trainer_pb2.ListOperatingPointsResponse]
     """Lists the operating points that were set, newest first; the newest is in force."""
+    ListPromotions: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListPromotionsRequest, _trainer_pb2.ListPromotionsResponse]
+    """Lists the serving history, newest first: which version served from when, who wanted it, and why.
+    A change of the operating point is an entry of its own.
+    """
     GetRollout: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]
     """Lists the running embedders and the version that each of them serves. Promotions and rollbacks
     do not wait for the embedders; call this method until the rollout is complete.
@@ -166,6 +170,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """
     ListOperatingPoints: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListOperatingPointsRequest, _trainer_pb2.ListOperatingPointsResponse]  # type: ignore[assignment]
     """Lists the operating points that were set, newest first; the newest is in force."""
+    ListPromotions: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListPromotionsRequest, _trainer_pb2.ListPromotionsResponse]  # type: ignore[assignment]
+    """Lists the serving history, newest first: which version served from when, who wanted it, and why.
+    A change of the operating point is an entry of its own.
+    """
     GetRollout: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]  # type: ignore[assignment]
     """Lists the running embedders and the version that each of them serves. Promotions and rollbacks
     do not wait for the embedders; call this method until the rollout is complete.
@@ -318,6 +326,16 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ListOperatingPointsResponse, _abc.Awaitable[_trainer_pb2.ListOperatingPointsResponse]]:
         """Lists the operating points that were set, newest first; the newest is in force."""
+
+    @_abc_1.abstractmethod
+    def ListPromotions(
+        self,
+        request: _trainer_pb2.ListPromotionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ListPromotionsResponse, _abc.Awaitable[_trainer_pb2.ListPromotionsResponse]]:
+        """Lists the serving history, newest first: which version served from when, who wanted it, and why.
+        A change of the operating point is an entry of its own.
+        """
 
     @_abc_1.abstractmethod
     def GetRollout(

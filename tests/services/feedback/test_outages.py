@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -31,7 +32,7 @@ from tests.services.feedback.support.outages import (
     prepared_store,
     unavailable,
 )
-from tests.support.waiting import retry_while_unavailable
+from tests.support.waiting import retry_while_unavailable, until
 
 _TIMEOUT_S = 1.0
 _unavailable = partial(unavailable, timeout_s=_TIMEOUT_S)
@@ -48,9 +49,10 @@ async def store(settings: FeedbackSettings) -> AsyncIterator[LabelService]:
         yield store
 
 
-async def _health(channel: grpc.aio.Channel) -> health_pb2.HealthCheckResponse.ServingStatus:
+async def _reports(channel: grpc.aio.Channel, status: str) -> bool:
     stub = health_pb2_grpc.HealthStub(channel)
-    return (await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)).status
+    answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
+    return answer.status == health_pb2.HealthCheckResponse.ServingStatus.Value(status)
 
 
 async def test_a_frozen_database_ends_calls_soon_and_the_readiness(
@@ -71,12 +73,8 @@ async def test_a_frozen_database_ends_calls_soon_and_the_readiness(
                 await stub.GetStats(pb.GetStatsRequest(), timeout=60)
             assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
             assert time.monotonic() - started < 7
-            while await _health(plain) != health_pb2.HealthCheckResponse.NOT_SERVING:
-                assert time.monotonic() - started < 10
-                await asyncio.sleep(0.1)
-        async with asyncio.timeout(10):
-            while await _health(plain) != health_pb2.HealthCheckResponse.SERVING:
-                await asyncio.sleep(0.1)
+            await until(partial(_reports, plain, "NOT_SERVING"), 10 - time.monotonic() + started)
+        await until(partial(_reports, plain, "SERVING"), 10)
 
 
 @contextmanager
