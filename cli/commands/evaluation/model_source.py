@@ -17,6 +17,7 @@ from shared.model.network.iresnet import IResNet
 from shared.model.sessions.base import Session
 from shared.model.sessions.factory import open_session
 from shared.model.sessions.torch import TorchSession
+from shared.registry.serving_pointer import read_pointer
 from shared.registry.version_store import VersionStore
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
@@ -62,6 +63,8 @@ def open_checkpoint(path: Path, channel_order: ChannelOrder, eps: float | None) 
 def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
     """Fetches a version from the object store and opens it with onnxruntime.
 
+    Its threshold is that of the operating point in force.
+
     Args:
         model_version: Empty for the serving version.
         folder: Folder of a running stack, as for all commands.
@@ -75,10 +78,14 @@ def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
             request = embedder_pb2.GetModelRequest()
             model_version = stub.GetModel(request, timeout=CALL_TIMEOUT_S).model_version
     with tempfile.TemporaryDirectory(prefix="magface-") as cache:
-        store = VersionStore(ObjectStore(_object_store_settings(folder)), Path(cache))
+        objects = ObjectStore(_object_store_settings(folder))
+        store = VersionStore(objects, Path(cache))
         version = store.fetch(model_version)
         session = open_session(version)
-        return EvaluatedModel(model_version, session, read_manifest(version).threshold)
+        pointer = read_pointer(objects)
+        point = read_manifest(version).kept_point(pointer.target_fmr if pointer else None)
+        threshold = read_manifest(version).threshold if point is None else point.threshold
+        return EvaluatedModel(model_version, session, threshold)
 
 
 def open_named(

@@ -208,7 +208,8 @@ class TrainerServiceServicer:
 
     def ImportModel(self, request_iterator, context):
         """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-        version from it. The gate judges the version on the trainer's reference faces.
+        version from it. The gate judges the version on the trainer's reference faces. If the same file
+        was imported with the same options, or is being imported, the answer is that job.
         INVALID_ARGUMENT if the file is empty or too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -58,7 +58,8 @@ class TrainerServiceStub:
     """Lists model versions, newest first, with the one that serves."""
     ImportModel: _grpc.StreamUnaryMultiCallable[_trainer_pb2.ImportModelRequest, _trainer_pb2.ImportModelResponse]
     """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-    version from it. The gate judges the version on the trainer's reference faces.
+    version from it. The gate judges the version on the trainer's reference faces. If the same file
+    was imported with the same options, or is being imported, the answer is that job.
     INVALID_ARGUMENT if the file is empty or too large.
     """
     PromoteModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.PromoteModelRequest, _trainer_pb2.PromoteModelResponse]
@@ -151,7 +152,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Lists model versions, newest first, with the one that serves."""
     ImportModel: _aio.StreamUnaryMultiCallable[_trainer_pb2.ImportModelRequest, _trainer_pb2.ImportModelResponse]  # type: ignore[assignment]
     """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-    version from it. The gate judges the version on the trainer's reference faces.
+    version from it. The gate judges the version on the trainer's reference faces. If the same file
+    was imported with the same options, or is being imported, the answer is that job.
     INVALID_ARGUMENT if the file is empty or too large.
     """
     PromoteModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.PromoteModelRequest, _trainer_pb2.PromoteModelResponse]  # type: ignore[assignment]
@@ -283,7 +285,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ImportModelResponse, _abc.Awaitable[_trainer_pb2.ImportModelResponse]]:
         """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-        version from it. The gate judges the version on the trainer's reference faces.
+        version from it. The gate judges the version on the trainer's reference faces. If the same file
+        was imported with the same options, or is being imported, the answer is that job.
         INVALID_ARGUMENT if the file is empty or too large.
         """
 
