@@ -207,6 +207,7 @@ class ServerSettings(TlsSettings):
         stop_grace_s: Seconds that calls in flight have to finish after SIGTERM.
         endpoint_file: File that the bound ``host:port`` is written to once the server listens.
         metrics_port: Port of the Prometheus endpoint on the same host; 0 disables it.
+        reflection: Whether the server describes its services to clients (gRPC reflection).
     """
 
     tls_client_ca: Path | None = None
@@ -217,6 +218,7 @@ class ServerSettings(TlsSettings):
     stop_grace_s: float = Field(default=10.0, ge=0)
     endpoint_file: Path | None = None
     metrics_port: int = Field(default=0, ge=0, le=65535)
+    reflection: bool = True
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 

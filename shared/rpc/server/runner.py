@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 import grpc
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from shared.errors import MagFaceError, PreconditionFailed, with_details
@@ -26,6 +25,7 @@ from shared.rpc.server.error_status import error_status
 from shared.rpc.server.interceptors import GuardInterceptor
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.metrics import call_metrics
+from shared.rpc.server.reflection import add_reflection
 from shared.rpc.server.uploads import Uploads
 from shared.rpc.server.watchdog import end_within, watch_loop
 from shared.runtime import end_task, start_log
@@ -113,8 +113,9 @@ async def running_server(
     server = _make_server(settings, uploads)
     async with build(server, lifecycle):
         health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
-        names = (service_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        if settings.reflection:
+            health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+            add_reflection(server, [service_name, health])
         host = settings.listen.rpartition(":")[0]
         port = _bind(server, settings)
         address = f"{host}:{port}"

@@ -9,7 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+from magface.v1 import feedback_pb2  # noqa: F401 - reflection finds what is loaded
 
 from shared.errors import PreconditionFailed
 from shared.rpc.channel import open_channel
@@ -51,16 +52,48 @@ async def test_health_is_not_serving_until_the_service_is_ready(name: str) -> No
         assert await _health(address, name) == NOT_SERVING
 
 
-async def test_reflection_names_the_services() -> None:
+_REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+
+
+async def _reflect(
+    channel: grpc.aio.Channel, service: str, **asked: str
+) -> reflection_pb2.ServerReflectionResponse:
+    ask = channel.stream_stream(
+        f"/{service}/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    requests = iter([reflection_pb2.ServerReflectionRequest(**asked)])
+    (answer,) = [each async for each in ask(requests)]
+    return answer
+
+
+@pytest.mark.parametrize("service", _REFLECTION)
+async def test_both_versions_of_reflection_describe_all_services(service: str) -> None:
     async with (
         running_server(LOCAL, "magface.v1.FeedbackService", echo(_repeat)) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        request = reflection_pb2.ServerReflectionRequest(list_services="")
-        async for answer in stub.ServerReflectionInfo(iter([request])):
-            names = {service.name for service in answer.list_services_response.service}
-    assert {"magface.v1.FeedbackService", "grpc.health.v1.Health"} <= names
+        listed = await _reflect(channel, service, list_services="")
+        names = [found.name for found in listed.list_services_response.service]
+        assert names == sorted(
+            ["magface.v1.FeedbackService", "grpc.health.v1.Health", *_REFLECTION]
+        )
+        for name in names:
+            found = await _reflect(channel, service, file_containing_symbol=name)
+            assert found.file_descriptor_response.file_descriptor_proto, name
+
+
+@pytest.mark.parametrize("service", _REFLECTION)
+async def test_reflection_is_off_by_a_setting(service: str) -> None:
+    settings = LOCAL.model_copy(update={"reflection": False})
+    async with (
+        running_server(settings, SERVICE, echo(_repeat)) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await _reflect(channel, service, list_services="")
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_what_a_server_cannot_have_is_named_by_its_setting(tmp_path: Path) -> None:
