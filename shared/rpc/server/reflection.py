@@ -40,7 +40,8 @@ def _describe_v1() -> None:
     file.package = _V1.rpartition(".")[0]
     for message in file.message_type:
         for field in message.field:
-            field.type_name = _in_v1(field.type_name)
+            if field.type_name:
+                field.type_name = _in_v1(field.type_name)
     for method in file.service[0].method:
         method.input_type, method.output_type = (
             _in_v1(method.input_type),
