@@ -38,6 +38,7 @@ class _Watched:
     looked_at: float = 0.0
     look: "Future[bool] | None" = None
     silent_looks: int = 0
+    answered_once: bool = False
 
 
 class Supervisor:
@@ -102,6 +103,8 @@ class Supervisor:
             if watched.restart_at is not None:
                 self._restart_when_due(watched)
             elif not watched.server.running:
+                if not watched.answered_once:
+                    _raise_if_refused(watched.server)
                 self._schedule_restart(watched, watched.server.describe_exit())
             else:
                 if not watched.ready:
@@ -122,6 +125,7 @@ class Supervisor:
         except Unavailable:
             return  # It has just ended; the next tick schedules a restart.
         if watched.ready:
+            watched.answered_once = True
             seconds = time.monotonic() - watched.started_at
             self._report(f"{watched.server.name} is ready after {seconds:.1f} s")
 
@@ -174,10 +178,13 @@ def _silence_limit_s(watched: _Watched) -> float | None:
     return server.silence_s if watched.ready else max(server.silence_s, server.ready_timeout_s)
 
 
-def _raise_if_failed(watched: _Watched) -> None:
-    server = watched.server
+def _raise_if_refused(server: ChildProcess) -> None:
     if refusal := server.refusal():
         raise PreconditionFailed(f"{refusal}; the log is {server.log_file}")
+
+
+def _raise_if_failed(watched: _Watched) -> None:
+    server = watched.server
     if watched.failures >= _TRIES_AT_START:
         raise Unavailable(f"{server.name} {server.describe_exit()}")
     if not watched.ready and time.monotonic() - watched.started_at > server.ready_timeout_s:
