@@ -99,12 +99,13 @@ def fetch_image(
     as_json: JsonOption = False,
 ) -> None:
     """Write a stored image to a file."""
-    from shared.files import write_atomically
+    from shared.files import open_atomic
 
     with feedback(folder) as stub:
         request = feedback_pb2.GetImageRequest(sha256=sha256)
         answer = stub.GetImage(request, timeout=CALL_TIMEOUT_S)
-    write_atomically(out, answer.image.data)
+    with open_atomic(out) as file:
+        file.write(answer.image.data)
     result = to_plain(answer)
     result |= result.pop("image")
     del result["data"]
