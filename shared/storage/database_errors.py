@@ -49,7 +49,7 @@ def database_errors(what: str = "the database cannot answer now") -> Iterator[No
     Errors of the program, such as a wrong statement or a violated constraint, stay as they are.
 
     Args:
-        what: The message of `Unavailable`.
+        what: Begins the message of `Unavailable`.
 
     Raises:
         Conflict: If a concurrent transaction was committed first.
@@ -64,7 +64,7 @@ def database_errors(what: str = "the database cannot answer now") -> Iterator[No
         if not _is_of_environment(error):
             raise
         kind = AccessRefused if _REFUSED.search(str(error)) else Unavailable
-        raise kind(what, detail=_reason(error)) from error
+        raise kind(f"{what}{_remedy(error)}", detail=_reason(error)) from error
 
 
 def _is_of_environment(error: psycopg.Error) -> bool:
@@ -73,6 +73,10 @@ def _is_of_environment(error: psycopg.Error) -> bool:
 
 
 def _reason(error: psycopg.Error) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _remedy(error: psycopg.Error) -> str:
+    """Give the end of the message for people: what to do, as far as that is known."""
     remedy = next((remedy for kind, remedy in _REMEDIES if isinstance(error, kind)), None)
-    return f"{text} ({remedy})" if remedy else text
+    return f": {remedy}" if remedy else ""
