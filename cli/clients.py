@@ -132,10 +132,10 @@ def collect_pages(
 @contextmanager
 def _channel(service: Service, folder: Path | None) -> Iterator[grpc.Channel]:
     from shared.rpc.channel import open_sync_channel
-    from shared.settings import TlsSettings
+    from shared.settings import ClientSettings
 
     address = service_address(service, folder)
-    with open_sync_channel(address, TlsSettings()) as channel:
+    with open_sync_channel(address, ClientSettings()) as channel:
         try:
             with domain_errors():
                 yield channel

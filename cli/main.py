@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cli.commands import dataset, doctor, face_list, faces, serve, training, up
+from cli.commands import dataset, doctor, face_list, faces, serve, token, training, up
 from cli.commands.evaluation import evaluate
 from cli.commands.feedback.app import app as feedback
 from cli.commands.models.app import app as models
@@ -72,5 +72,6 @@ app.command()(training.train)
 app.add_typer(training.jobs, name="jobs")
 app.add_typer(models, name="models")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(token.app, name="token")
 app.command()(evaluate.evaluate)
 app.command()(demo.demo)

@@ -57,6 +57,14 @@ class NoFace(InvalidInput):
     """A picture shows no face."""
 
 
+class Unauthenticated(MagFaceError):
+    """The call has no valid token."""
+
+
+class PermissionDenied(MagFaceError):
+    """The caller is known and may not do this."""
+
+
 class NotFound(MagFaceError):
     """What the caller names is not stored."""
 

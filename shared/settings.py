@@ -176,6 +176,17 @@ class ObjectStoreSettings(MagFaceSettings):
         return key
 
 
+class RegistrySettings(ObjectStoreSettings):
+    """Connection to the S3 server, and keys of the objects there that decide what serves.
+
+    Attributes:
+        model_jwks: JSON Web Key Set with the keys that pointers and manifests must be signed with;
+            unset, they need not be signed.
+    """
+
+    model_jwks: Path | None = None
+
+
 class TlsSettings(MagFaceSettings):
     """Certificates of a process, as PEM files.
 
@@ -192,12 +203,39 @@ class TlsSettings(MagFaceSettings):
     tls_ca: Path | None = None
 
 
+class ClientSettings(TlsSettings):
+    """What a process shows to the services that it calls.
+
+    Attributes:
+        token: Token that calls carry, see `docs/access.md`.
+        token_file: File with the token instead; it is read again when it changes.
+    """
+
+    token: SecretStr | None = None
+    token_file: Path | None = None
+
+
 class ServerSettings(TlsSettings):
     """Addresses, limits and shutdown of a gRPC server.
 
     Attributes:
         tls_client_ca: PEM file with the authorities that callers must show a certificate of
             (mutual TLS); unset, they need none.
+        jwks: JSON Web Key Set, a file or an https URL, with the public keys of those who may sign
+            tokens. If it is set, calls need a token.
+        jwks_refresh_s: Seconds between two readings of a URL; a file is read when it changes.
+        token_issuer: What the claim ``iss`` of a token must be; unset, it may be anything.
+        token_audience: What the claim ``aud`` of a token must be or contain.
+        token_roles_claim: Claim with the roles, a list or a text; with dots for a claim within
+            another, such as ``realm_access.roles``.
+        token_leeway_s: How far the clocks of issuer and server may differ, in seconds.
+        reads_per_s: Most calls a second of one subject that change nothing; unset, there is no
+            limit. A message of a stream counts as a call, and waits.
+        changes_per_s: The same for the other calls.
+        burst_s: Calls of so many seconds may be made at once.
+        idle_connection_s: A connection without calls for so long is closed, in seconds.
+        insecure: Whether other machines may call without TLS or without tokens. Otherwise a server
+            that has not both listens on loopback only.
         listen: ``host:port``; port 0 means any free port.
         max_message_bytes: Size of the largest request that is accepted.
         upload_bytes: Most bytes of requests that are being received or that streams hold; above
@@ -211,6 +249,17 @@ class ServerSettings(TlsSettings):
     """
 
     tls_client_ca: Path | None = None
+    jwks: str | None = Field(default=None, min_length=1)
+    jwks_refresh_s: float = Field(default=60.0, gt=0)
+    token_issuer: str | None = None
+    token_audience: str = Field(default="magface", min_length=1)
+    token_roles_claim: str = Field(default="roles", min_length=1)
+    token_leeway_s: float = Field(default=30.0, ge=0, le=600)
+    reads_per_s: float | None = Field(default=None, gt=0)
+    changes_per_s: float | None = Field(default=None, gt=0)
+    burst_s: float = Field(default=5.0, gt=0)
+    idle_connection_s: float = Field(default=300.0, gt=0)
+    insecure: bool = False
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:0"
     max_message_bytes: int = Field(default=64 * 2**20, ge=2**20)
     upload_bytes: int = Field(default=128 * 2**20, ge=2**20)

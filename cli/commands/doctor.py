@@ -65,13 +65,13 @@ def _finding(check: str, examine: "_Examine", folder: Path | None) -> Finding:
 def _service(service: Service, folder: Path | None) -> Finding:
     from shared.rpc.access.transport import sync_channel
     from shared.rpc.health import answers, is_serving
-    from shared.settings import TlsSettings
+    from shared.settings import ClientSettings
 
     try:
         address = service_address(service, folder)
     except MagFaceError as error:
         return Finding(service, "has no address", str(error))
-    connect = partial(sync_channel, tls=TlsSettings())
+    connect = partial(sync_channel, access=ClientSettings())
     if not answers(address, _HEALTH_TIMEOUT_S, connect):
         return Finding(
             service,

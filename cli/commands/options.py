@@ -1,12 +1,18 @@
 """Options that several commands share."""
 
 import getpass
+import os
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-ByOption = Annotated[str, typer.Option("--by", help="Name of the requester; recorded.")]
+ByOption = Annotated[
+    str, typer.Option("--by", help="Name of the requester, recorded; with a token, that of it.")
+]
+AnnotatorOption = Annotated[
+    str, typer.Option("--annotator", help="Name of the annotator; with a token, that of it.")
+]
 
 
 class ChannelOrderChoice(StrEnum):
@@ -27,7 +33,9 @@ EpsOption = Annotated[
 
 
 def user_name() -> str:
-    """Gives the name of the user who runs the command."""
+    """Gives the name of the user who runs the command; empty if a token names them."""
+    if os.environ.get("MAGFACE_TOKEN") or os.environ.get("MAGFACE_TOKEN_FILE"):
+        return ""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -15,7 +15,7 @@ from deploy.local.service_process import ServiceProcess
 from deploy.local.state_files import PortBook
 from deploy.local.supervisor import Supervisor
 from shared.errors import PreconditionFailed
-from shared.settings import ServerSettings, given_variables
+from shared.settings import ClientSettings, ServerSettings, given_variables
 
 _DATABASE = "magface"
 _FIRST_VERSION = (
@@ -28,6 +28,13 @@ _OWN_SETTINGS = (
     *("MAGFACE_S3_SECRET_KEY", "MAGFACE_S3_BUCKET", "MAGFACE_S3_SECURE"),
     *("MAGFACE_LISTEN", "MAGFACE_METRICS_PORT", "MAGFACE_ENDPOINT_FILE"),
 )
+
+
+class _AccessSettings(ServerSettings, ClientSettings):
+    """What the services read of certificates, keys and tokens."""
+
+    model_jwks: Path | None = None
+    model_signing_key: Path | None = None
 
 
 class Stack:
@@ -61,7 +68,7 @@ class Stack:
         self.folder = folder.absolute()
         logs = self.folder / "logs"
         self._reference_faces = reference_faces
-        self._server_settings = ServerSettings()
+        self._access = _AccessSettings()
         self._lock: IO[str] | None = None
         self._supervisor = Supervisor(report, stop or threading.Event())
         self._database_url = ""
@@ -136,7 +143,7 @@ class Stack:
             self.folder,
             PortBook(self.folder / "ports.json"),
             settings,
-            tls=self._server_settings,
+            tls=self._access,
             port=port,
             waits_for=waits_for,
         )
@@ -144,7 +151,7 @@ class Stack:
     def _settings(self) -> dict[str, str]:
         store = self.object_store.settings()
         return {
-            **_absolute_paths(self._server_settings),
+            **_absolute_paths(self._access),
             "MAGFACE_DATABASE_URL": self._database_url,
             "MAGFACE_S3_ENDPOINT": store.s3_endpoint,
             "MAGFACE_S3_ACCESS_KEY": store.s3_access_key,
@@ -228,10 +235,9 @@ def _refuse_other_stores() -> None:
         )
 
 
-def _absolute_paths(settings: ServerSettings) -> dict[str, str]:
+def _absolute_paths(settings: _AccessSettings) -> dict[str, str]:
     """Variables for the files that settings name; the services run in folders of their own."""
-    return {
-        f"MAGFACE_{name.upper()}": str(path.absolute())
-        for name, path in settings
-        if isinstance(path, Path)
-    }
+    paths = {name: value for name, value in settings if isinstance(value, Path)}
+    if settings.jwks is not None and "://" not in settings.jwks:
+        paths["jwks"] = Path(settings.jwks)
+    return {f"MAGFACE_{name.upper()}": str(path.absolute()) for name, path in paths.items()}

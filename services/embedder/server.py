@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import VersionThreads
 from services.embedder.rollout.heartbeat import Heartbeat
 from services.embedder.rollout.last_served import LastServed
+from services.embedder.rollout.newest_pointer import NewestPointer
 from services.embedder.rollout.registry_watch import ErasureWatcher, watch
 from services.embedder.rollout.shadow import ShadowEvaluator
 from services.embedder.rollout.swapper import Swapper
@@ -35,8 +37,9 @@ from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.factory import require_device
 from shared.model.sessions.onnx import threads_shared
 from shared.registry.erasure_mark import read_erasure_generation
-from shared.registry.serving_pointer import read_pointer
+from shared.registry.serving_pointer import ServingPointer, read_pointer
 from shared.registry.shadow_pointer import read_shadow
+from shared.registry.signed_objects import SignedObjects
 from shared.registry.version_store import VersionStore
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.runner import Build
@@ -147,12 +150,18 @@ async def _check_access(objects: ObjectStore) -> None:
 
 def _pointers(settings: EmbedderSettings) -> ObjectStore:
     timeout = min(settings.s3_timeout_s, _POINTER_TIMEOUT_S)
-    return ObjectStore(settings.model_copy(update={"s3_timeout_s": timeout}))
+    hasty = settings.model_copy(update={"s3_timeout_s": timeout})
+    return SignedObjects(hasty, trusted=settings.model_jwks)
+
+
+def _local_copies(settings: EmbedderSettings) -> Path:
+    """Folder of the local copies; those whose signatures were not looked at stay apart."""
+    return settings.cache_dir / "signed" if settings.model_jwks else settings.cache_dir
 
 
 def _loader(settings: EmbedderSettings) -> Loader:
     return Loader(
-        VersionStore(ObjectStore(settings), settings.cache_dir),
+        VersionStore(SignedObjects(settings, trusted=settings.model_jwks), _local_copies(settings)),
         VersionThreads(),
         settings.load_timeout_s,
         settings.engine,
@@ -172,11 +181,15 @@ def _swapper(
         # Without shared threads the session would keep the priority of the thread that opens it.
         return await loader.load(version, low_priority=background and threads_shared())
 
+    read: Callable[[], ServingPointer | None] = partial(read_pointer, pointers)
+    folder = _local_copies(settings)
+    if settings.model_jwks is not None:
+        read = NewestPointer(read, folder / "newest-generation").read
     return Swapper(
         models,
-        partial(read_pointer, pointers),
+        read,
         load,
-        last_served=LastServed(settings.cache_dir / "last-served"),
+        last_served=LastServed(folder / "last-served"),
         interval_s=settings.poll_interval_s,
     )
 

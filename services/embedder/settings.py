@@ -8,7 +8,7 @@ from pydantic import Field
 from shared.decoding.settings import DecodingSettings, memory_share, upload_share
 from shared.model.sessions.base import CPU_BATCH_IMAGES, Device, Engine
 from shared.model.sessions.cpu import cpu_threads
-from shared.settings import ObjectStoreSettings, ServerSettings
+from shared.settings import RegistrySettings, ServerSettings
 
 MAX_IMAGES_PER_CALL = 64
 _GPU_BATCH_IMAGES = 32
@@ -22,7 +22,7 @@ def _memory_share(settings: dict[str, Any]) -> int:
     return memory_share(settings["memory_bytes"])
 
 
-class EmbedderSettings(ServerSettings, ObjectStoreSettings, DecodingSettings):
+class EmbedderSettings(ServerSettings, RegistrySettings, DecodingSettings):
     """Settings of the embedder, each an environment variable ``MAGFACE_…``.
 
     Attributes:

@@ -35,6 +35,7 @@ from services.feedback.pool.indexer import PoolIndexer
 from services.feedback.pool.leadership import PoolLeadership
 from services.feedback.selection.annotator_stats import AnnotatorStats
 from services.feedback.selection.candidate_queue import CandidateQueue
+from services.feedback.selection.image_access import ImageAccess
 from services.feedback.selection.maintenance import PoolMaintenance
 from services.feedback.selection.pair_leases import LeasePolicy, PairLeaser
 from services.feedback.settings import FeedbackSettings
@@ -202,7 +203,10 @@ async def open_pairs_backend(
             poll_s=settings.feedback_pool_poll_s,
         )
         leaser = PairLeaser(pool, _lease_policy(settings), wake.set)
-        yield PairsBackend(PoolImporter(pool, vault), leaser, AnnotatorStats(pool)), maintenance
+        backend = PairsBackend(
+            PoolImporter(pool, vault), leaser, AnnotatorStats(pool), ImageAccess(pool)
+        )
+        yield backend, maintenance
 
 
 @asynccontextmanager

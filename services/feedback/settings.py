@@ -4,6 +4,7 @@ from pydantic import Field
 
 from shared.decoding.settings import DecodingSettings, upload_share
 from shared.settings import (
+    ClientSettings,
     DatabaseSettings,
     MagFaceSettings,
     ObjectStoreSettings,
@@ -38,7 +39,12 @@ class SelectionSettings(MagFaceSettings):
 
 
 class FeedbackSettings(
-    SelectionSettings, DatabaseSettings, ObjectStoreSettings, ServerSettings, DecodingSettings
+    SelectionSettings,
+    DatabaseSettings,
+    ObjectStoreSettings,
+    ServerSettings,
+    ClientSettings,
+    DecodingSettings,
 ):
     """All settings of `python -m services.feedback`, from the environment.
 

@@ -26,10 +26,12 @@ from services.trainer.registry.replicas import ReplicaWatch
 from services.trainer.registry.serving_pointer import ServingPointerPublisher
 from services.trainer.registry.shadow import ShadowPublisher
 from services.trainer.registry.suspects import SuspectLabels
+from services.trainer.registry.version_signatures import sign_versions
 from services.trainer.registry.versions import VersionRegistry
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.memory import memory_limit
 from shared.files import clean_scratch, make_folder
+from shared.registry.signed_objects import SignedObjects
 from shared.registry.version_store import VersionStore
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
@@ -56,7 +58,9 @@ async def trainer_service(
     make_folder(settings.work_dir, "MAGFACE_WORK_DIR")
     servicer = TrainerServicer(lifecycle.stopping)
     trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server)
-    objects = ObjectStore(settings)
+    objects = SignedObjects(
+        settings, trusted=settings.model_jwks, signing_key=settings.model_signing_key
+    )
     pool = await open_pool(settings)
     try:
         with clean_scratch(settings.work_dir, f"{UPLOAD_FILES}*", f"{JOB_FOLDERS}*"):
@@ -77,6 +81,8 @@ async def _serve(
 ) -> None:
     """Prepare the stores, answer calls, and run jobs and background loops until cancelled."""
     await _prepare_stores(settings, pool, objects)
+    if settings.model_signing_key is not None:
+        await retry_until_available("signing of versions", partial(_sign, settings, pool, objects))
     pointer = ServingPointerPublisher(pool, objects)
     replicas = ReplicaWatch(objects)
     servicer.trainer.set(_trainer(settings, pool, objects, pointer, replicas))
@@ -92,6 +98,11 @@ async def _serve(
         group.create_task(Janitor(pool, objects).run())
 
 
+async def _sign(settings: TrainerSettings, pool: Pool, objects: ObjectStore) -> None:
+    files = VersionStore(objects, settings.work_dir / "versions")
+    await sign_versions(VersionRegistry(pool, files.require_files), files)
+
+
 def _trainer(
     settings: TrainerSettings,
     pool: Pool,
@@ -101,7 +112,7 @@ def _trainer(
 ) -> Trainer:
     files = VersionStore(objects, settings.work_dir / "versions")
     return Trainer(
-        JobQueue(pool),
+        JobQueue(pool, settings.queued_jobs),
         VersionRegistry(pool, files.require_files),
         EvaluationStore(pool, objects),
         SuspectLabels(pool, objects),

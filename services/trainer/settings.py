@@ -6,18 +6,30 @@ from typing import Final
 from pydantic import Field
 
 from shared.settings import (
+    ClientSettings,
     DatabaseSettings,
     ImageLimits,
-    ObjectStoreSettings,
+    RegistrySettings,
     ServerAddress,
     ServerSettings,
-    TlsSettings,
 )
 
 OUTAGE_LIMIT_S: Final = 3600.0
+MOST_QUEUED_JOBS: Final = 100
 
 
-class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
+class SigningSettings(RegistrySettings):
+    """Keys of the trainer and its workers.
+
+    Attributes:
+        model_signing_key: Private key (JWK) that pointers and manifests are signed with; unset,
+            they are not signed.
+    """
+
+    model_signing_key: Path | None = None
+
+
+class TrainerSettings(ServerSettings, DatabaseSettings, SigningSettings):
     """Settings of the trainer's server, read from ``MAGFACE_…`` variables.
 
     Attributes:
@@ -27,6 +39,7 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
             the largest network takes (6 GiB) and the largest upload.
         worker_memory_bytes: The same for every process of the other jobs; not limited if not set.
         train_processes: Processes that share a training, e.g. one per GPU.
+        queued_jobs: Jobs that wait, above which further ones are refused.
         outage_limit_s: Longest outage of Postgres, the object store or the feedback service that
             a job waits out, in seconds.
     """
@@ -36,10 +49,11 @@ class TrainerSettings(ServerSettings, DatabaseSettings, ObjectStoreSettings):
     import_memory_bytes: int | None = Field(default=None, ge=2**28)
     worker_memory_bytes: int | None = Field(default=None, ge=2**28)
     train_processes: int = Field(default=1, ge=1)
+    queued_jobs: int = Field(default=MOST_QUEUED_JOBS, ge=1)
     outage_limit_s: float = Field(default=OUTAGE_LIMIT_S, ge=0)
 
 
-class WorkerSettings(ObjectStoreSettings, ImageLimits, TlsSettings):
+class WorkerSettings(SigningSettings, ImageLimits, ClientSettings):
     """Settings of the worker processes, read from ``MAGFACE_…`` variables.
 
     Attributes:

@@ -168,14 +168,18 @@ class Manifest(_Frozen):
             return None
         return self.operating_curve.at(target_fmr)
 
-    def write(self, folder: Path) -> None:
+    def to_json(self) -> str:
+        """Give the content of the manifest's file."""
         # Releases without these fields refuse them, and mean the default.
         unsaid = {
             name
             for name in _LATER_FIELDS
             if getattr(self, name) == Manifest.model_fields[name].default
         }
-        (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2, exclude=unsaid))
+        return self.model_dump_json(indent=2, exclude=unsaid)
+
+    def write(self, folder: Path) -> None:
+        (folder / MANIFEST_FILE).write_text(self.to_json())
 
 
 def quantiles_of(magnitudes: NDArray[np.float32], count: int = 101) -> tuple[float, ...]:

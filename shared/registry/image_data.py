@@ -82,6 +82,7 @@ TABLES: Final = {
     "feedback.pair_consensus": Erasure.DELETED,
     "feedback.image_subjects": Erasure.DELETED,
     "feedback.image_uses": Erasure.DELETED,
+    "feedback.image_uploads": Erasure.DELETED,
     "feedback.embeddings": Erasure.DELETED,
     "feedback.unembeddable": Erasure.DELETED,
     "feedback.candidates": Erasure.DELETED,

@@ -66,6 +66,25 @@ class VersionStore:
                 "versions are immutable, publish under another name"
             )
 
+    def restore_manifest(self, manifest: Manifest) -> bool:
+        """Write the manifest of a published version again unless the store has a valid one.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            Unavailable: If the store cannot be reached.
+        """
+        try:
+            self._published(manifest.model_version)
+        except CorruptData:
+            key = _key(manifest.model_version, MANIFEST_FILE)
+            self._objects.put(key, manifest.to_json().encode())
+            return True
+        except NotFound:
+            pass
+        return False
+
     def manifest(self, model_version: str) -> Manifest:
         """Read the manifest of a version, from the local copy if there is one.
 

@@ -7,7 +7,7 @@ import grpc
 
 from shared.rpc.access.transport import RenewedChannel, aio_channel, sync_channel
 from shared.rpc.retries import is_retryable, services
-from shared.settings import TlsSettings
+from shared.settings import ClientSettings
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 
@@ -53,7 +53,7 @@ _OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-def open_channel(address: str, tls: TlsSettings | None = None) -> grpc.aio.Channel:
+def open_channel(address: str, access: ClientSettings | None = None) -> grpc.aio.Channel:
     """Open an asyncio channel.
 
     Calls are spread over the healthy replicas behind the address. A call that ends UNAVAILABLE
@@ -63,19 +63,20 @@ def open_channel(address: str, tls: TlsSettings | None = None) -> grpc.aio.Chann
 
     Args:
         address: ``host:port``, or any gRPC target such as ``dns:///embedder:50051``.
-        tls: The channel uses TLS if this is given and has a CA.
+        access: The channel uses TLS if this has a CA, and its calls carry the token if it has one.
 
     Raises:
-        PreconditionFailed: If the files of the certificates cannot be used.
+        PreconditionFailed: If the files cannot be used, or the token would be sent to another
+            machine in plain text.
     """
-    return aio_channel(address, tls, _OPTIONS)
+    return aio_channel(address, access, _OPTIONS)
 
 
-def open_sync_channel(address: str, tls: TlsSettings | None = None) -> grpc.Channel:
+def open_sync_channel(address: str, access: ClientSettings | None = None) -> grpc.Channel:
     """Open a blocking channel with the policy of `open_channel`."""
-    return sync_channel(address, tls, _OPTIONS)
+    return sync_channel(address, access, _OPTIONS)
 
 
-def open_renewed_channel(address: str, tls: TlsSettings | None) -> RenewedChannel:
+def open_renewed_channel(address: str, access: ClientSettings | None) -> RenewedChannel:
     """Open a channel with the policy of `open_channel` that outlives its certificates."""
-    return RenewedChannel(address, tls, _OPTIONS)
+    return RenewedChannel(address, access, _OPTIONS)

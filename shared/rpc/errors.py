@@ -19,13 +19,17 @@ from shared.errors import (
     MagFaceError,
     NotFound,
     Overloaded,
+    PermissionDenied,
     PreconditionFailed,
     TimedOut,
+    Unauthenticated,
     Unavailable,
 )
 
 _CODES: dict[type[MagFaceError], grpc.StatusCode] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,

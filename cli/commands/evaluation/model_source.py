@@ -18,9 +18,9 @@ from shared.model.sessions.base import Session
 from shared.model.sessions.factory import open_session
 from shared.model.sessions.torch import TorchSession
 from shared.registry.serving_pointer import read_pointer
+from shared.registry.signed_objects import SignedObjects
 from shared.registry.version_store import VersionStore
 from shared.settings import ObjectStoreSettings
-from shared.storage.objects import ObjectStore
 
 _CHECKPOINT_THRESHOLD = 0.4
 
@@ -78,7 +78,7 @@ def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
             request = embedder_pb2.GetModelRequest()
             model_version = stub.GetModel(request, timeout=CALL_TIMEOUT_S).model_version
     with tempfile.TemporaryDirectory(prefix="magface-") as cache:
-        objects = ObjectStore(_object_store_settings(folder))
+        objects = SignedObjects(_object_store_settings(folder))
         store = VersionStore(objects, Path(cache))
         version = store.fetch(model_version)
         session = open_session(version)

@@ -11,6 +11,7 @@ from magface.v1 import feedback_pb2
 from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, collect_pages, feedback, new_key
+from cli.commands.options import AnnotatorOption
 from cli.face_choice import (
     BoxAOption,
     BoxBOption,
@@ -23,9 +24,6 @@ from cli.images import AlignmentChoice, AlignmentOption, naming_files
 from cli.output import JsonOption, emit, facts, listed, short_time, table, to_plain
 from cli.transfer.export import ExportFormat, export_pairs
 from shared.errors import MagFaceError
-
-AnnotatorOption = Annotated[str, typer.Option("--annotator", help="Name of the annotator.")]
-
 
 _SHA256: Final = re.compile("[0-9a-fA-F]{64}")
 _ImageA = Annotated[
@@ -57,7 +55,7 @@ def submit(
     a: _ImageA,
     b: _ImageB,
     label: Annotated[LabelChoice, typer.Option("--label", show_default=False)],
-    annotator: AnnotatorOption,
+    annotator: AnnotatorOption = "",
     idempotency_key: Annotated[
         str, typer.Option(help="A repeated key stores nothing; random by default.")
     ] = "",
@@ -124,7 +122,7 @@ def import_pairs(
             help="Pairs JSON, LFW's pairs.txt, or InsightFace's .bin.",
         ),
     ],
-    annotator: AnnotatorOption,
+    annotator: AnnotatorOption = "",
     images: Annotated[
         Path | None,
         typer.Option(

@@ -13,6 +13,7 @@ from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 from rich.console import RenderableType
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, feedback, new_key, repeat_if_cut
+from cli.commands.options import AnnotatorOption
 from cli.images import (
     AlignmentChoice,
     AlignmentOption,
@@ -114,7 +115,7 @@ def import_images(
 
 def next_pairs(
     *,
-    annotator: Annotated[str, typer.Option("--annotator", help="Name of the annotator.")],
+    annotator: AnnotatorOption = "",
     count: Annotated[int, typer.Option(min=1, max=100, help="Number of pairs.")] = 10,
     strategy: Annotated[
         StrategyChoice, typer.Option(help="How they are chosen.")

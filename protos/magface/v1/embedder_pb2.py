@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from magface.v1 import access_pb2 as magface_dot_v1_dot_access__pb2
 from magface.v1 import image_pb2 as magface_dot_v1_dot_image__pb2
 from magface.v1 import validation_pb2 as magface_dot_v1_dot_validation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magface/v1/embedder.proto\x12\nmagface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16magface/v1/image.proto\x1a\x1bmagface/v1/validation.proto\"S\n\x0c\x45mbedRequest\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.magface.v1.Image\x12 \n\rmodel_version\x18\x02 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"P\n\rEmbedResponse\x12(\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x19.magface.v1.FaceEmbedding\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"o\n\x12\x45mbedStreamRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x08\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.magface.v1.Image\x12 \n\rmodel_version\x18\x03 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"\x96\x01\n\x13\x45mbedStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x04\x66\x61\x63\x65\x18\x02 \x01(\x0b\x32\x19.magface.v1.FaceEmbeddingH\x00\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.magface.v1.ImageErrorH\x00\x12\x15\n\rmodel_version\x18\x04 \x01(\tB\x08\n\x06result\"+\n\nImageError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x9d\x01\n\rFaceEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\x11\n\tmagnitude\x18\x02 \x01(\x02\x12\x0f\n\x07quality\x18\x03 \x01(\x02\x12\x13\n\x0b\x66\x61\x63\x65s_found\x18\x04 \x01(\x05\x12/\n\rdetected_face\x18\x05 \x01(\x0b\x32\x18.magface.v1.DetectedFace\x12\x0f\n\x07no_face\x18\x06 \x01(\x08\"\xa9\x01\n\rVerifyRequest\x12!\n\x01\x61\x18\x01 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12!\n\x01\x62\x18\x02 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12 \n\rmodel_version\x18\x03 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\x12\x1c\n\x0fminimum_quality\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x12\n\x10_minimum_quality\"g\n\nVerifySide\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.ImageH\x00\x12-\n\x06stored\x18\x02 \x01(\x0b\x32\x1b.magface.v1.StoredEmbeddingH\x00\x42\x06\n\x04side\"n\n\x0fStoredEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\"\n\rmodel_version\x18\x02 \x01(\tB\x0b\xca\xe1\x18\x07\x08\x01\x10\x80\x01\x18\x01\x12\x16\n\tmagnitude\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x0c\n\n_magnitude\"\xe5\x02\n\x0eVerifyResponse\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12\x11\n\tthreshold\x18\x02 \x01(\x02\x12&\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x14.magface.v1.Decision\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12)\n\x06\x66\x61\x63\x65_a\x18\x05 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\x12)\n\x06\x66\x61\x63\x65_b\x18\x06 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\x12\x18\n\x0bprobability\x18\x07 \x01(\x02H\x00\x88\x01\x01\x12\x1d\n\x10\x66\x61lse_match_rate\x18\x08 \x01(\x02H\x01\x88\x01\x01\x12\x15\n\x08kept_fmr\x18\t \x01(\x02H\x02\x88\x01\x01\x12\x15\n\runsure_reason\x18\n \x01(\tB\x0e\n\x0c_probabilityB\x13\n\x11_false_match_rateB\x0b\n\t_kept_fmr\"6\n\x12\x44\x65tectFacesRequest\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.Image\"]\n\x13\x44\x65tectFacesResponse\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\'\n\x05\x66\x61\x63\x65s\x18\x03 \x03(\x0b\x32\x18.magface.v1.DetectedFace\"\x11\n\x0fGetModelRequest\"\x9f\x04\n\x10GetModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x65mbedding_size\x18\x03 \x01(\x05\x12\x15\n\rchannel_order\x18\x04 \x01(\t\x12\x11\n\tthreshold\x18\x05 \x01(\x02\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x31\n\rserving_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x63ompatible_versions\x18\x08 \x03(\t\x12\x17\n\x0fpending_version\x18\t \x01(\t\x12\x12\n\nswap_error\x18\n \x01(\t\x12\x19\n\x11resident_versions\x18\x0b \x03(\t\x12\x16\n\x0eshadow_version\x18\x0c \x01(\t\x12\x14\n\x0cshadow_pairs\x18\r \x01(\x03\x12\x18\n\x10shadow_agreement\x18\x0e \x01(\x02\x12\x1f\n\x17shadow_similarity_shift\x18\x0f \x01(\x02\x12\x14\n\x0cshadow_error\x18\x10 \x01(\t\x12\x17\n\ntarget_fmr\x18\x11 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08kept_fmr\x18\x12 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05prior\x18\x13 \x01(\x01\x12\x1a\n\x12serving_generation\x18\x14 \x01(\x03\x42\r\n\x0b_target_fmrB\x0b\n\t_kept_fmr*d\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SAME\x10\x01\x12\x16\n\x12\x44\x45\x43ISION_DIFFERENT\x10\x02\x12\x13\n\x0f\x44\x45\x43ISION_UNSURE\x10\x03\x32\x94\x03\n\x0f\x45mbedderService\x12\x41\n\x05\x45mbed\x12\x18.magface.v1.EmbedRequest\x1a\x19.magface.v1.EmbedResponse\"\x03\x90\x02\x01\x12W\n\x0b\x45mbedStream\x12\x1e.magface.v1.EmbedStreamRequest\x1a\x1f.magface.v1.EmbedStreamResponse\"\x03\x90\x02\x01(\x01\x30\x01\x12\x44\n\x06Verify\x12\x19.magface.v1.VerifyRequest\x1a\x1a.magface.v1.VerifyResponse\"\x03\x90\x02\x01\x12S\n\x0b\x44\x65tectFaces\x12\x1e.magface.v1.DetectFacesRequest\x1a\x1f.magface.v1.DetectFacesResponse\"\x03\x90\x02\x01\x12J\n\x08GetModel\x12\x1b.magface.v1.GetModelRequest\x1a\x1c.magface.v1.GetModelResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19magface/v1/embedder.proto\x12\nmagface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17magface/v1/access.proto\x1a\x16magface/v1/image.proto\x1a\x1bmagface/v1/validation.proto\"S\n\x0c\x45mbedRequest\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.magface.v1.Image\x12 \n\rmodel_version\x18\x02 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"P\n\rEmbedResponse\x12(\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x19.magface.v1.FaceEmbedding\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"o\n\x12\x45mbedStreamRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x08\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.magface.v1.Image\x12 \n\rmodel_version\x18\x03 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\"\x96\x01\n\x13\x45mbedStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x04\x66\x61\x63\x65\x18\x02 \x01(\x0b\x32\x19.magface.v1.FaceEmbeddingH\x00\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.magface.v1.ImageErrorH\x00\x12\x15\n\rmodel_version\x18\x04 \x01(\tB\x08\n\x06result\"+\n\nImageError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x9d\x01\n\rFaceEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\x11\n\tmagnitude\x18\x02 \x01(\x02\x12\x0f\n\x07quality\x18\x03 \x01(\x02\x12\x13\n\x0b\x66\x61\x63\x65s_found\x18\x04 \x01(\x05\x12/\n\rdetected_face\x18\x05 \x01(\x0b\x32\x18.magface.v1.DetectedFace\x12\x0f\n\x07no_face\x18\x06 \x01(\x08\"\xa9\x01\n\rVerifyRequest\x12!\n\x01\x61\x18\x01 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12!\n\x01\x62\x18\x02 \x01(\x0b\x32\x16.magface.v1.VerifySide\x12 \n\rmodel_version\x18\x03 \x01(\tB\t\xca\xe1\x18\x05\x08\x01\x10\x80\x01\x12\x1c\n\x0fminimum_quality\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x12\n\x10_minimum_quality\"g\n\nVerifySide\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.ImageH\x00\x12-\n\x06stored\x18\x02 \x01(\x0b\x32\x1b.magface.v1.StoredEmbeddingH\x00\x42\x06\n\x04side\"n\n\x0fStoredEmbedding\x12\x11\n\tembedding\x18\x01 \x01(\x0c\x12\"\n\rmodel_version\x18\x02 \x01(\tB\x0b\xca\xe1\x18\x07\x08\x01\x10\x80\x01\x18\x01\x12\x16\n\tmagnitude\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x0c\n\n_magnitude\"\xe5\x02\n\x0eVerifyResponse\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12\x11\n\tthreshold\x18\x02 \x01(\x02\x12&\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x14.magface.v1.Decision\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12)\n\x06\x66\x61\x63\x65_a\x18\x05 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\x12)\n\x06\x66\x61\x63\x65_b\x18\x06 \x01(\x0b\x32\x19.magface.v1.FaceEmbedding\x12\x18\n\x0bprobability\x18\x07 \x01(\x02H\x00\x88\x01\x01\x12\x1d\n\x10\x66\x61lse_match_rate\x18\x08 \x01(\x02H\x01\x88\x01\x01\x12\x15\n\x08kept_fmr\x18\t \x01(\x02H\x02\x88\x01\x01\x12\x15\n\runsure_reason\x18\n \x01(\tB\x0e\n\x0c_probabilityB\x13\n\x11_false_match_rateB\x0b\n\t_kept_fmr\"6\n\x12\x44\x65tectFacesRequest\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.magface.v1.Image\"]\n\x13\x44\x65tectFacesResponse\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\'\n\x05\x66\x61\x63\x65s\x18\x03 \x03(\x0b\x32\x18.magface.v1.DetectedFace\"\x11\n\x0fGetModelRequest\"\x9f\x04\n\x10GetModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0e\x65mbedding_size\x18\x03 \x01(\x05\x12\x15\n\rchannel_order\x18\x04 \x01(\t\x12\x11\n\tthreshold\x18\x05 \x01(\x02\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x31\n\rserving_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x63ompatible_versions\x18\x08 \x03(\t\x12\x17\n\x0fpending_version\x18\t \x01(\t\x12\x12\n\nswap_error\x18\n \x01(\t\x12\x19\n\x11resident_versions\x18\x0b \x03(\t\x12\x16\n\x0eshadow_version\x18\x0c \x01(\t\x12\x14\n\x0cshadow_pairs\x18\r \x01(\x03\x12\x18\n\x10shadow_agreement\x18\x0e \x01(\x02\x12\x1f\n\x17shadow_similarity_shift\x18\x0f \x01(\x02\x12\x14\n\x0cshadow_error\x18\x10 \x01(\t\x12\x17\n\ntarget_fmr\x18\x11 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08kept_fmr\x18\x12 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05prior\x18\x13 \x01(\x01\x12\x1a\n\x12serving_generation\x18\x14 \x01(\x03\x42\r\n\x0b_target_fmrB\x0b\n\t_kept_fmr*d\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SAME\x10\x01\x12\x16\n\x12\x44\x45\x43ISION_DIFFERENT\x10\x02\x12\x13\n\x0f\x44\x45\x43ISION_UNSURE\x10\x03\x32\xb8\x03\n\x0f\x45mbedderService\x12H\n\x05\x45mbed\x12\x18.magface.v1.EmbedRequest\x1a\x19.magface.v1.EmbedResponse\"\n\x90\x02\x01\xd2\xe1\x18\x03\n\x01\x01\x12^\n\x0b\x45mbedStream\x12\x1e.magface.v1.EmbedStreamRequest\x1a\x1f.magface.v1.EmbedStreamResponse\"\n\x90\x02\x01\xd2\xe1\x18\x03\n\x01\x01(\x01\x30\x01\x12K\n\x06Verify\x12\x19.magface.v1.VerifyRequest\x1a\x1a.magface.v1.VerifyResponse\"\n\x90\x02\x01\xd2\xe1\x18\x03\n\x01\x01\x12Z\n\x0b\x44\x65tectFaces\x12\x1e.magface.v1.DetectFacesRequest\x1a\x1f.magface.v1.DetectFacesResponse\"\n\x90\x02\x01\xd2\xe1\x18\x03\n\x01\x01\x12R\n\x08GetModel\x12\x1b.magface.v1.GetModelRequest\x1a\x1c.magface.v1.GetModelResponse\"\x0b\x90\x02\x01\xd2\xe1\x18\x04\n\x02\x01\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,45 +46,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOREDEMBEDDING'].fields_by_name['model_version']._loaded_options = None
   _globals['_STOREDEMBEDDING'].fields_by_name['model_version']._serialized_options = b'\312\341\030\007\010\001\020\200\001\030\001'
   _globals['_EMBEDDERSERVICE'].methods_by_name['Embed']._loaded_options = None
-  _globals['_EMBEDDERSERVICE'].methods_by_name['Embed']._serialized_options = b'\220\002\001'
+  _globals['_EMBEDDERSERVICE'].methods_by_name['Embed']._serialized_options = b'\220\002\001\322\341\030\003\n\001\001'
   _globals['_EMBEDDERSERVICE'].methods_by_name['EmbedStream']._loaded_options = None
-  _globals['_EMBEDDERSERVICE'].methods_by_name['EmbedStream']._serialized_options = b'\220\002\001'
+  _globals['_EMBEDDERSERVICE'].methods_by_name['EmbedStream']._serialized_options = b'\220\002\001\322\341\030\003\n\001\001'
   _globals['_EMBEDDERSERVICE'].methods_by_name['Verify']._loaded_options = None
-  _globals['_EMBEDDERSERVICE'].methods_by_name['Verify']._serialized_options = b'\220\002\001'
+  _globals['_EMBEDDERSERVICE'].methods_by_name['Verify']._serialized_options = b'\220\002\001\322\341\030\003\n\001\001'
   _globals['_EMBEDDERSERVICE'].methods_by_name['DetectFaces']._loaded_options = None
-  _globals['_EMBEDDERSERVICE'].methods_by_name['DetectFaces']._serialized_options = b'\220\002\001'
+  _globals['_EMBEDDERSERVICE'].methods_by_name['DetectFaces']._serialized_options = b'\220\002\001\322\341\030\003\n\001\001'
   _globals['_EMBEDDERSERVICE'].methods_by_name['GetModel']._loaded_options = None
-  _globals['_EMBEDDERSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001'
-  _globals['_DECISION']._serialized_start=2230
-  _globals['_DECISION']._serialized_end=2330
-  _globals['_EMBEDREQUEST']._serialized_start=127
-  _globals['_EMBEDREQUEST']._serialized_end=210
-  _globals['_EMBEDRESPONSE']._serialized_start=212
-  _globals['_EMBEDRESPONSE']._serialized_end=292
-  _globals['_EMBEDSTREAMREQUEST']._serialized_start=294
-  _globals['_EMBEDSTREAMREQUEST']._serialized_end=405
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=408
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=558
-  _globals['_IMAGEERROR']._serialized_start=560
-  _globals['_IMAGEERROR']._serialized_end=603
-  _globals['_FACEEMBEDDING']._serialized_start=606
-  _globals['_FACEEMBEDDING']._serialized_end=763
-  _globals['_VERIFYREQUEST']._serialized_start=766
-  _globals['_VERIFYREQUEST']._serialized_end=935
-  _globals['_VERIFYSIDE']._serialized_start=937
-  _globals['_VERIFYSIDE']._serialized_end=1040
-  _globals['_STOREDEMBEDDING']._serialized_start=1042
-  _globals['_STOREDEMBEDDING']._serialized_end=1152
-  _globals['_VERIFYRESPONSE']._serialized_start=1155
-  _globals['_VERIFYRESPONSE']._serialized_end=1512
-  _globals['_DETECTFACESREQUEST']._serialized_start=1514
-  _globals['_DETECTFACESREQUEST']._serialized_end=1568
-  _globals['_DETECTFACESRESPONSE']._serialized_start=1570
-  _globals['_DETECTFACESRESPONSE']._serialized_end=1663
-  _globals['_GETMODELREQUEST']._serialized_start=1665
-  _globals['_GETMODELREQUEST']._serialized_end=1682
-  _globals['_GETMODELRESPONSE']._serialized_start=1685
-  _globals['_GETMODELRESPONSE']._serialized_end=2228
-  _globals['_EMBEDDERSERVICE']._serialized_start=2333
-  _globals['_EMBEDDERSERVICE']._serialized_end=2737
+  _globals['_EMBEDDERSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001\322\341\030\004\n\002\001\005'
+  _globals['_DECISION']._serialized_start=2255
+  _globals['_DECISION']._serialized_end=2355
+  _globals['_EMBEDREQUEST']._serialized_start=152
+  _globals['_EMBEDREQUEST']._serialized_end=235
+  _globals['_EMBEDRESPONSE']._serialized_start=237
+  _globals['_EMBEDRESPONSE']._serialized_end=317
+  _globals['_EMBEDSTREAMREQUEST']._serialized_start=319
+  _globals['_EMBEDSTREAMREQUEST']._serialized_end=430
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=433
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=583
+  _globals['_IMAGEERROR']._serialized_start=585
+  _globals['_IMAGEERROR']._serialized_end=628
+  _globals['_FACEEMBEDDING']._serialized_start=631
+  _globals['_FACEEMBEDDING']._serialized_end=788
+  _globals['_VERIFYREQUEST']._serialized_start=791
+  _globals['_VERIFYREQUEST']._serialized_end=960
+  _globals['_VERIFYSIDE']._serialized_start=962
+  _globals['_VERIFYSIDE']._serialized_end=1065
+  _globals['_STOREDEMBEDDING']._serialized_start=1067
+  _globals['_STOREDEMBEDDING']._serialized_end=1177
+  _globals['_VERIFYRESPONSE']._serialized_start=1180
+  _globals['_VERIFYRESPONSE']._serialized_end=1537
+  _globals['_DETECTFACESREQUEST']._serialized_start=1539
+  _globals['_DETECTFACESREQUEST']._serialized_end=1593
+  _globals['_DETECTFACESRESPONSE']._serialized_start=1595
+  _globals['_DETECTFACESRESPONSE']._serialized_end=1688
+  _globals['_GETMODELREQUEST']._serialized_start=1690
+  _globals['_GETMODELREQUEST']._serialized_end=1707
+  _globals['_GETMODELRESPONSE']._serialized_start=1710
+  _globals['_GETMODELRESPONSE']._serialized_end=2253
+  _globals['_EMBEDDERSERVICE']._serialized_start=2358
+  _globals['_EMBEDDERSERVICE']._serialized_end=2798
 # @@protoc_insertion_point(module_scope)

@@ -36,6 +36,8 @@ class EmbedderServiceStub:
     message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
     too much at once; in a stream, send the messages without an answer again. The numbers are
     settings of the server. Messages must not be compressed (UNIMPLEMENTED).
+    UNAUTHENTICATED without a valid token and PERMISSION_DENIED without the role, if the server has keys
+    for tokens; RESOURCE_EXHAUSTED (with RetryInfo) if the caller calls too often.
     """
 
     def __init__(self, channel):
@@ -82,6 +84,8 @@ class EmbedderServiceServicer:
     message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
     too much at once; in a stream, send the messages without an answer again. The numbers are
     settings of the server. Messages must not be compressed (UNIMPLEMENTED).
+    UNAUTHENTICATED without a valid token and PERMISSION_DENIED without the role, if the server has keys
+    for tokens; RESOURCE_EXHAUSTED (with RetryInfo) if the caller calls too often.
     """
 
     def Embed(self, request, context):
@@ -184,6 +188,8 @@ class EmbedderService:
     message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
     too much at once; in a stream, send the messages without an answer again. The numbers are
     settings of the server. Messages must not be compressed (UNIMPLEMENTED).
+    UNAUTHENTICATED without a valid token and PERMISSION_DENIED without the role, if the server has keys
+    for tokens; RESOURCE_EXHAUSTED (with RetryInfo) if the caller calls too often.
     """
 
     @staticmethod

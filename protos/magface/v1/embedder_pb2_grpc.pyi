@@ -37,6 +37,8 @@ class EmbedderServiceStub:
     message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
     too much at once; in a stream, send the messages without an answer again. The numbers are
     settings of the server. Messages must not be compressed (UNIMPLEMENTED).
+    UNAUTHENTICATED without a valid token and PERMISSION_DENIED without the role, if the server has keys
+    for tokens; RESOURCE_EXHAUSTED (with RetryInfo) if the caller calls too often.
     """
 
     @_typing.overload
@@ -88,6 +90,8 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
     too much at once; in a stream, send the messages without an answer again. The numbers are
     settings of the server. Messages must not be compressed (UNIMPLEMENTED).
+    UNAUTHENTICATED without a valid token and PERMISSION_DENIED without the role, if the server has keys
+    for tokens; RESOURCE_EXHAUSTED (with RetryInfo) if the caller calls too often.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -135,6 +139,8 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     message that arrives slowly is RESOURCE_EXHAUSTED (with RetryInfo) while the server receives
     too much at once; in a stream, send the messages without an answer again. The numbers are
     settings of the server. Messages must not be compressed (UNIMPLEMENTED).
+    UNAUTHENTICATED without a valid token and PERMISSION_DENIED without the role, if the server has keys
+    for tokens; RESOURCE_EXHAUSTED (with RetryInfo) if the caller calls too often.
     """
 
     @_abc_1.abstractmethod

@@ -25,15 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmagface/v1/validation.proto\x12\nmagface.v1\x1a google/protobuf/descriptor.proto\"X\n\x08TextRule\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.magface.v1.TextKind\x12\x16\n\x0emax_characters\x18\x02 \x01(\r\x12\x10\n\x08required\x18\x03 \x01(\x08*z\n\x08TextKind\x12\x19\n\x15TEXT_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eTEXT_KIND_NAME\x10\x01\x12\x13\n\x0fTEXT_KIND_PROSE\x10\x02\x12\x14\n\x10TEXT_KIND_SHA256\x10\x03\x12\x14\n\x10TEXT_KIND_PERSON\x10\x04:C\n\x04text\x12\x1d.google.protobuf.FieldOptions\x18\x99\x8c\x03 \x01(\x0b\x32\x14.magface.v1.TextRuleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmagface/v1/validation.proto\x12\nmagface.v1\x1a google/protobuf/descriptor.proto\"|\n\x08TextRule\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.magface.v1.TextKind\x12\x16\n\x0emax_characters\x18\x02 \x01(\r\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\"\n\x06naming\x18\x04 \x01(\x0e\x32\x12.magface.v1.Naming*z\n\x08TextKind\x12\x19\n\x15TEXT_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eTEXT_KIND_NAME\x10\x01\x12\x13\n\x0fTEXT_KIND_PROSE\x10\x02\x12\x14\n\x10TEXT_KIND_SHA256\x10\x03\x12\x14\n\x10TEXT_KIND_PERSON\x10\x04*I\n\x06Naming\x12\x16\n\x12NAMING_UNSPECIFIED\x10\x00\x12\x11\n\rNAMING_CALLER\x10\x01\x12\x14\n\x10NAMING_ANNOTATOR\x10\x02:C\n\x04text\x12\x1d.google.protobuf.FieldOptions\x18\x99\x8c\x03 \x01(\x0b\x32\x14.magface.v1.TextRuleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'magface.v1.validation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TEXTKIND']._serialized_start=167
-  _globals['_TEXTKIND']._serialized_end=289
+  _globals['_TEXTKIND']._serialized_start=203
+  _globals['_TEXTKIND']._serialized_end=325
+  _globals['_NAMING']._serialized_start=327
+  _globals['_NAMING']._serialized_end=400
   _globals['_TEXTRULE']._serialized_start=77
-  _globals['_TEXTRULE']._serialized_end=165
+  _globals['_TEXTRULE']._serialized_end=201
 # @@protoc_insertion_point(module_scope)

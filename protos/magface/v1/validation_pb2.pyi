@@ -55,6 +55,34 @@ bidirectional and others that Unicode says to ignore in display) are refused. Ca
 """
 Global___TextKind: _TypeAlias = TextKind  # noqa: Y015
 
+class _Naming:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NamingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Naming.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NAMING_UNSPECIFIED: _Naming.ValueType  # 0
+    """Not the caller."""
+    NAMING_CALLER: _Naming.ValueType  # 1
+    """The caller: empty or the subject of the token, which it becomes. Another name ends the call with
+    PERMISSION_DENIED. Without tokens the caller may choose any.
+    """
+    NAMING_ANNOTATOR: _Naming.ValueType  # 2
+    """The same, but the role "labeller" may name anybody."""
+
+class Naming(_Naming, metaclass=_NamingEnumTypeWrapper):
+    """Whom a text names, for a caller that shows a token."""
+
+NAMING_UNSPECIFIED: Naming.ValueType  # 0
+"""Not the caller."""
+NAMING_CALLER: Naming.ValueType  # 1
+"""The caller: empty or the subject of the token, which it becomes. Another name ends the call with
+PERMISSION_DENIED. Without tokens the caller may choose any.
+"""
+NAMING_ANNOTATOR: Naming.ValueType  # 2
+"""The same, but the role "labeller" may name anybody."""
+Global___Naming: _TypeAlias = Naming  # noqa: Y015
+
 @_typing.final
 class TextRule(_message.Message):
     """Rule for a text field of a request. An invalid text ends the call with INVALID_ARGUMENT, which
@@ -66,21 +94,24 @@ class TextRule(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     MAX_CHARACTERS_FIELD_NUMBER: _builtins.int
     REQUIRED_FIELD_NUMBER: _builtins.int
+    NAMING_FIELD_NUMBER: _builtins.int
     kind: Global___TextKind.ValueType
     max_characters: _builtins.int
     """Most Unicode code points; of a person's name as it is stored."""
     required: _builtins.bool
     """For a field in a oneof: required if it is the field that is set."""
+    naming: Global___Naming.ValueType
     def __init__(
         self,
         *,
         kind: Global___TextKind.ValueType = ...,
         max_characters: _builtins.int = ...,
         required: _builtins.bool = ...,
+        naming: Global___Naming.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_characters", b"max_characters", "required", b"required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_characters", b"max_characters", "naming", b"naming", "required", b"required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

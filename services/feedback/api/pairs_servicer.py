@@ -9,6 +9,7 @@ from magface.v1 import feedback_pb2_grpc
 
 from services.feedback.pool.importer import PoolImage, PoolImporter, image_bytes
 from services.feedback.selection.annotator_stats import AnnotatorRecord, AnnotatorStats
+from services.feedback.selection.image_access import ImageAccess
 from services.feedback.selection.pair_leases import PairLeaser
 from services.feedback.selection.strategies import Strategy
 from shared.errors import InvalidInput, without_frames
@@ -36,6 +37,7 @@ class PairsBackend:
     importer: PoolImporter
     leaser: PairLeaser
     annotators: AnnotatorStats
+    access: ImageAccess
 
 
 class PairsServicer(feedback_pb2_grpc.FeedbackServiceServicer):

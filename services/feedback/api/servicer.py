@@ -13,6 +13,7 @@ from services.feedback.api.pairs_servicer import PairsServicer
 from services.feedback.labels.service import LabelService
 from services.feedback.labels.types import ExportedPair, Feedback, Label, Opinion, PairSummary
 from shared.errors import InvalidInput, MagFaceError, Overloaded, without_frames
+from shared.rpc.access.caller import Caller, current_caller
 from shared.rpc.budget import ByteBudget
 from shared.rpc.converters import face_or_hash_from_proto, face_to_proto, pack_timestamp
 from shared.rpc.errors import status_code
@@ -93,7 +94,14 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
     async def _submit(
         self, request: pb.SubmitFeedbackRequest, *, in_turn: bool = False
     ) -> pb.SubmitFeedbackResponse:
-        result = await self.labels().submit(_unpack_feedback(request), in_turn=in_turn)
+        caller, labels = current_caller(), self.labels()
+        feedback = _unpack_feedback(request, caller)
+        sides = feedback.image_a, feedback.image_b
+        access = self.pairs().access
+        await access.require(caller, [side for side in sides if isinstance(side, str)])
+        result = await labels.submit(feedback, in_turn=in_turn)
+        sent = zip(sides, (result.image_a, result.image_b), strict=True)
+        await access.note_sent(caller, [hash_ for side, hash_ in sent if side != hash_])
         return pb.SubmitFeedbackResponse(
             label_id=result.label_id,
             pair_id=result.pair_id,
@@ -113,7 +121,9 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         return pb.ListPairsResponse(pairs=map(_pack_pair, pairs), next_page_token=token)
 
     async def GetImage(self, request: pb.GetImageRequest, context: Context) -> pb.GetImageResponse:
-        face, stored_at = await self.labels().get_image(request.sha256.lower())
+        sha256 = request.sha256.lower()
+        await self.pairs().access.require(current_caller(), [sha256])
+        face, stored_at = await self.labels().get_image(sha256)
         digest = await asyncio.to_thread(hashlib.sha256, face.data)
         return pb.GetImageResponse(
             image=face_to_proto(face),
@@ -141,14 +151,15 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         )
 
 
-def _unpack_feedback(request: pb.SubmitFeedbackRequest) -> Feedback:
-    opinion = request.opinion
+def _unpack_feedback(request: pb.SubmitFeedbackRequest, caller: Caller | None) -> Feedback:
+    opinion, key = request.opinion, request.idempotency_key
     return Feedback(
         image_a=face_or_hash_from_proto(request.image_a, "image_a"),
         image_b=face_or_hash_from_proto(request.image_b, "image_b"),
         label=_unpack_label("label", request.label),
         annotator=request.annotator,
-        idempotency_key=request.idempotency_key,
+        # Another caller cannot take it in advance.
+        idempotency_key=caller.own_key(key) if caller else key,
         opinion=Opinion(opinion.model_version, opinion.similarity, opinion.threshold)
         if request.HasField("opinion")
         else None,

@@ -15,7 +15,7 @@ from shared.model.image.face import FaceImage
 from shared.rpc.channel import open_renewed_channel
 from shared.rpc.converters import face_to_proto
 from shared.rpc.errors import domain_errors
-from shared.settings import TlsSettings
+from shared.settings import ClientSettings
 
 _DEADLINE_S: Final = 60.0
 
@@ -106,15 +106,15 @@ class EmbedderClient:
 
 @asynccontextmanager
 async def open_embedder(
-    address: str, tls: TlsSettings | None = None, deadline_s: float = _DEADLINE_S
+    address: str, access: ClientSettings | None = None, deadline_s: float = _DEADLINE_S
 ) -> AsyncIterator[EmbedderClient]:
     """Open a client for the duration of the block.
 
     Args:
         address: ``host:port``, or a gRPC target with several replicas, such as
             ``dns:///embedder:50051`` or ``ipv4:10.0.0.1:50051,10.0.0.2:50051``.
-        tls: The channel uses TLS if this is given and has a CA.
+        access: Certificates and token, see `shared.rpc.channel.open_channel`.
         deadline_s: See `EmbedderClient`.
     """
-    async with open_renewed_channel(address, tls) as channel:
+    async with open_renewed_channel(address, access) as channel:
         yield EmbedderClient(channel.current, deadline_s)

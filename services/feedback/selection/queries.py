@@ -286,3 +286,28 @@ POOL_SIZE: Final = """
 SELECT (SELECT count(*) FROM (SELECT FROM feedback.images LIMIT 2) AS two),
        EXISTS (SELECT FROM feedback.pool_versions WHERE complete_at IS NOT NULL)
 """
+
+# Images that were sent by the caller, or are leased: to an annotator, or to anybody if NULL.
+OPEN_IMAGES: Final = """
+SELECT sha256 FROM unnest(%(hashes)s::bytea[]) AS wanted (sha256)
+WHERE EXISTS (
+    SELECT FROM feedback.image_uploads AS sent
+    WHERE sent.sha256 = wanted.sha256 AND uploader = %(uploader)s
+) OR EXISTS (
+    SELECT FROM feedback.leases WHERE image_a = wanted.sha256 AND expires_at > now()
+      AND (%(annotator)s::text IS NULL OR annotator = %(annotator)s)
+) OR EXISTS (
+    SELECT FROM feedback.leases WHERE image_b = wanted.sha256 AND expires_at > now()
+      AND (%(annotator)s::text IS NULL OR annotator = %(annotator)s)
+)
+"""
+
+# The lock keeps the images from being erased meanwhile.
+NOTE_UPLOADS: Final = """
+INSERT INTO feedback.image_uploads (sha256, uploader)
+SELECT sha256, %(uploader)s FROM (
+    SELECT sha256 FROM feedback.images WHERE sha256 = ANY(%(hashes)s::bytea[])
+    ORDER BY sha256 FOR KEY SHARE
+) AS stored
+ON CONFLICT DO NOTHING
+"""

@@ -13,6 +13,8 @@ INSERT INTO trainer.job_events (job_id, state, progress, message, figures, stage
 VALUES (%(job_id)s, %(state)s, %(progress)s, %(message)s, %(figures)s, %(stages_entered)s)
 """
 
+COUNT_QUEUED: Final = "SELECT count(*) FROM trainer.jobs WHERE state = 'queued'"
+
 GET_JOB: Final = "SELECT * FROM trainer.jobs WHERE job_id = %(job_id)s"
 
 # The import of a file with the same options that has not failed; the name of the file is no option.

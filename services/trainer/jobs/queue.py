@@ -21,12 +21,14 @@ from services.trainer.evaluation.gate import GateVerdict, verdict_from_json
 from services.trainer.jobs import queries
 from services.trainer.progress import Stage, StageStart
 from services.trainer.registry.idempotency import CALL_RESULTS
+from services.trainer.settings import MOST_QUEUED_JOBS
 from services.trainer.worker.specs import JobKind
-from shared.errors import NotFound, PreconditionFailed, Unavailable
+from shared.errors import NotFound, Overloaded, PreconditionFailed, Unavailable
 from shared.storage.idempotency import IdempotencyKey
 from shared.storage.postgres import Pool, transaction
 
 _WATCH_INTERVAL_S = 0.2
+_RETRY_AFTER_S = 60.0
 
 
 class JobState(StrEnum):
@@ -103,10 +105,12 @@ class JobQueue:
 
     Args:
         pool: Connections to a database with the schema `trainer`.
+        most_queued: Jobs that wait, above which further ones are refused.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, most_queued: int = MOST_QUEUED_JOBS) -> None:
         self._pool = pool
+        self._most_queued = most_queued
 
     async def create(
         self,
@@ -119,13 +123,25 @@ class JobQueue:
 
         Raises:
             AlreadyExists: If the key was used for another request.
+            Overloaded: If too many jobs wait.
         """
         async with transaction(self._pool) as connection:
             if saved := await CALL_RESULTS.claim(connection, key):
                 return await _get(connection, UUID(saved["job_id"]))
+            await self._require_room(connection)
             job = await create_job(connection, kind, spec, requested_by)
             await CALL_RESULTS.save(connection, key, {"job_id": str(job.job_id)})
             return job
+
+    async def _require_room(self, connection: AsyncConnection) -> None:
+        cursor = await connection.execute(queries.COUNT_QUEUED)
+        (queued,) = await cursor.fetchone() or (0,)
+        if queued >= self._most_queued:
+            raise Overloaded(
+                f"{queued} jobs wait already, the trainer's MAGFACE_QUEUED_JOBS; cancel some, or"
+                " try again when some have ended",
+                _RETRY_AFTER_S,
+            )
 
     async def find_by_key(self, key: IdempotencyKey | None) -> Job | None:
         """Return the job that was queued with this key, as it is now; None if there is none.

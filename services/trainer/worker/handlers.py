@@ -50,6 +50,7 @@ from services.trainer.worker.specs import (
 from shared.errors import InvalidInput, NotFound, PreconditionFailed
 from shared.model.default import DEFAULT_CHECKPOINT, default_calibration
 from shared.model.manifest import Manifest, read_manifest
+from shared.registry.signed_objects import SignedObjects
 from shared.registry.version_store import VersionStore
 from shared.rpc.channel import open_sync_channel
 from shared.storage.objects import ObjectStore
@@ -108,7 +109,9 @@ def handle_job(
     Raises:
         MagFaceError: If the job cannot be done; the message says why.
     """
-    objects = ObjectStore(settings)
+    objects = SignedObjects(
+        settings, trusted=settings.model_jwks, signing_key=settings.model_signing_key
+    )
     versions = VersionStore(objects, assignment.workdir / "versions")
     job = _Job(assignment, settings, objects, versions, writer)
     match assignment.kind:

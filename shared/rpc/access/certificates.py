@@ -8,8 +8,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from shared.errors import PreconditionFailed
-from shared.rpc.access.watched_files import WatchedFiles
 from shared.settings import ServerSettings, TlsSettings
+from shared.watched_files import WatchedFiles
 
 _CERTIFICATE = "MAGFACE_TLS_CERTIFICATE"
 _KEY = "MAGFACE_TLS_KEY"

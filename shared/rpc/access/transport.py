@@ -1,4 +1,4 @@
-"""gRPC channels with TLS where a CA is set, and in plain text elsewhere."""
+"""gRPC channels with TLS where a CA is set, in plain text elsewhere, and with a token."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,9 +7,11 @@ from typing import Any, Final, Self, TypeAlias
 import grpc
 
 from shared.errors import PreconditionFailed
+from shared.rpc.access.bearer import Bearer, bearer
 from shared.rpc.access.certificates import channel_files, name_in
+from shared.rpc.access.loopback import is_loopback
 from shared.runtime import end_task
-from shared.settings import TlsSettings
+from shared.settings import ClientSettings, TlsSettings
 
 Options: TypeAlias = Sequence[tuple[str, Any]]
 
@@ -28,19 +30,20 @@ class RenewedChannel:
 
     Args:
         address: As for `aio_channel`.
-        tls: As for `aio_channel`.
+        access: As for `aio_channel`.
         options: Of gRPC.
 
     Raises:
         PreconditionFailed: If the files of the certificates cannot be used.
     """
 
-    def __init__(self, address: str, tls: TlsSettings | None, options: Options = ()) -> None:
+    def __init__(self, address: str, access: ClientSettings | None, options: Options = ()) -> None:
         self._address = address
         self._options = options
-        self._files = channel_files(tls) if tls else None
+        self._access = access
+        self._files = channel_files(access) if access else None
         self._credentials = self._files.current() if self._files else None
-        self._channel = _open(address, self._credentials, options)
+        self._channel = aio_channel(address, access, options)
         self._closing: set[asyncio.Task[None]] = set()
 
     def current(self) -> grpc.aio.Channel:
@@ -51,7 +54,7 @@ class RenewedChannel:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
             self._credentials = credentials
-            self._channel = _open(self._address, credentials, self._options)
+            self._channel = aio_channel(self._address, self._access, self._options)
         return self._channel
 
     async def __aenter__(self) -> Self:
@@ -63,27 +66,37 @@ class RenewedChannel:
         await self._channel.close()
 
 
-def aio_channel(address: str, tls: TlsSettings | None, options: Options = ()) -> grpc.aio.Channel:
+def aio_channel(
+    address: str, access: ClientSettings | None, options: Options = ()
+) -> grpc.aio.Channel:
     """Open an asyncio channel.
 
     Args:
         address: Any gRPC target. The certificates of a target with several addresses must be
             valid for the first of them.
-        tls: The channel uses TLS if this is given and has a CA.
+        access: The channel uses TLS if this has a CA, and its calls carry the token if it has one.
         options: Of gRPC.
 
     Raises:
-        PreconditionFailed: If the files of the certificates cannot be used.
+        PreconditionFailed: If the files cannot be used, or the token would be sent to another
+            machine in plain text.
     """
-    return _open(address, _credentials(tls), options)
+    credentials, token = _credentials(address, access)
+    if credentials is not None:
+        return grpc.aio.secure_channel(address, credentials, [*_expected_name(address), *options])
+    interceptors = token.interceptors() if token else None
+    return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
 
 
-def sync_channel(address: str, tls: TlsSettings | None, options: Options = ()) -> grpc.Channel:
+def sync_channel(
+    address: str, access: ClientSettings | None, options: Options = ()
+) -> grpc.Channel:
     """Open a blocking channel as `aio_channel` does."""
-    credentials = _credentials(tls)
-    if credentials is None:
-        return grpc.insecure_channel(address, options=options)
-    return grpc.secure_channel(address, credentials, [*_expected_name(address), *options])
+    credentials, token = _credentials(address, access)
+    if credentials is not None:
+        return grpc.secure_channel(address, credentials, [*_expected_name(address), *options])
+    channel = grpc.insecure_channel(address, options=options)
+    return token.intercept(channel) if token else channel
 
 
 def channel_to_self(address: str, tls: TlsSettings) -> grpc.Channel:
@@ -94,7 +107,9 @@ def channel_to_self(address: str, tls: TlsSettings) -> grpc.Channel:
     """
     if tls.tls_certificate is None:
         return grpc.insecure_channel(address)
-    own = tls.model_copy(update={"tls_ca": tls.tls_certificate})
+    own = ClientSettings.model_construct(
+        tls_ca=tls.tls_certificate, tls_certificate=tls.tls_certificate, tls_key=tls.tls_key
+    )
     try:
         name = name_in(tls.tls_certificate.read_bytes())
     except (OSError, ValueError):
@@ -104,17 +119,23 @@ def channel_to_self(address: str, tls: TlsSettings) -> grpc.Channel:
     return sync_channel(address, own, [(_NAME_OVERRIDE, name)] if name else [])
 
 
-def _credentials(tls: TlsSettings | None) -> grpc.ChannelCredentials | None:
-    files = channel_files(tls) if tls else None
-    return files.current() if files else None
-
-
-def _open(
-    address: str, credentials: grpc.ChannelCredentials | None, options: Options
-) -> grpc.aio.Channel:
-    if credentials is None:
-        return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, credentials, [*_expected_name(address), *options])
+def _credentials(
+    address: str, access: ClientSettings | None
+) -> tuple[grpc.ChannelCredentials | None, Bearer | None]:
+    """Make the credentials, which carry the token; without TLS return the token beside them."""
+    if access is None:
+        return None, None
+    files, token = channel_files(access), bearer(access)
+    if files is not None:
+        credentials = files.current()
+        if token is not None:
+            credentials = grpc.composite_channel_credentials(credentials, token.call_credentials())
+        return credentials, None
+    if token is not None and not is_loopback(address):
+        raise PreconditionFailed(
+            f"the token is not sent to {address} in plain text: set MAGFACE_TLS_CA"
+        )
+    return None, token
 
 
 def _expected_name(address: str) -> Options:

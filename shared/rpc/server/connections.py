@@ -1,5 +1,6 @@
-"""The bytes that each connection of a server has received, from the kernel's TCP statistics."""
+"""Connections of a server: how many there may be, and the bytes that each has received."""
 
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +12,19 @@ _DESCRIPTORS = Path("/proc/self/fd")
 # Place of tcpi_bytes_received in struct tcp_info, since Linux 4.1.
 _BYTES_RECEIVED = 128
 _TCP_INFO_BYTES = 136
+_MOST_FILES = 65_536
+
+
+def allow_many_connections() -> None:
+    """Let this process open as many files, and so connections, as the system allows it.
+
+    The usual soft limit of 1,024 is for programs that use select(). A thousand idle connections
+    would lock everybody else out.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def received_bytes(port: int) -> dict[str, int]:

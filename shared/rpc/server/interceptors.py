@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from shared.errors import InvalidInput
+from shared.rpc.access.rate_limits import current_bucket
 from shared.rpc.server.pacing import give_way
 from shared.rpc.server.requests import Parse, request_parser
 
@@ -85,14 +86,13 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         receive: Receives the messages of all calls.
-        innermost: Makes the innermost guard of a method ``/package.Service/Name``; it is called
-            once for each method.
-        outer: Make the guards around it, from the inside out.
+        guards: Make the guards of a method ``/package.Service/Name``, from the inside out; each is
+            called once for a method.
     """
 
-    def __init__(self, receive: Receive, innermost: GuardFactory, *outer: GuardFactory) -> None:
+    def __init__(self, receive: Receive, *guards: GuardFactory) -> None:
         self._receive = receive
-        self._make_guards = (innermost, *outer)
+        self._make_guards = guards
         self._guarded: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
@@ -185,7 +185,11 @@ def _with_requests(
     behaviour: Behaviour, receive: Receive, parse: Parse[Any], *, may_idle: bool
 ) -> Behaviour:
     async def requests(context: Context, peer: str) -> AsyncIterator[Any]:
+        bucket = current_bucket()
         for index in count():
+            # The first message is counted with the call.
+            if bucket is not None and index:
+                await bucket.take_in_turn()
             data = await receive(context, peer, streamed=True, may_idle=may_idle)
             if data is None:
                 return

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from magface.v1 import validation_pb2 as pb
 
 from shared.errors import InvalidInput
+from shared.rpc.access.caller import current_caller
 from shared.rpc.server.wire import WireField, wire_fields
 from shared.validation import TextKind, TextRule
 
@@ -45,6 +46,7 @@ class TextRules:
 
     def __init__(self, descriptor: Descriptor) -> None:
         self._texts: list[tuple[str, TextRule, bool]] = []
+        self._namings: list[tuple[str, pb.Naming.ValueType]] = []
         self._text_lists: list[tuple[str, TextRule]] = []
         self._parts: list[tuple[str, TextRules]] = []
         self._part_lists: list[tuple[str, TextRules]] = []
@@ -61,13 +63,24 @@ class TextRules:
     def check(self, message: Any, path: str = "") -> None:
         """Check a message, and normalise the names of people in it.
 
+        Where a field names the caller, and the caller has a token, it becomes the token's subject.
+
         Args:
             message: A message of the type that the rules are for.
             path: Prefix of the field names in the error, e.g. ``feedback.``.
 
         Raises:
             InvalidInput: For the first text that breaks its rule.
+            PermissionDenied: If the caller names somebody else.
         """
+        if self._namings and (caller := current_caller()) is not None:
+            for name, naming in self._namings:
+                named = caller.named(
+                    path + name,
+                    getattr(message, name),
+                    or_others=naming == pb.NAMING_ANNOTATOR and caller.may_name_others,
+                )
+                setattr(message, name, named)
         for name, rule, when_set in self._texts:
             text = getattr(message, name)
             if text or (rule.required and (not when_set or message.HasField(name))):
@@ -90,6 +103,8 @@ class TextRules:
             self._text_lists.append((field.name, rule))
         else:
             self._texts.append((field.name, rule, field.has_presence))
+            if (naming := field.GetOptions().Extensions[pb.text].naming) != pb.NAMING_UNSPECIFIED:
+                self._namings.append((field.name, naming))
 
     def _add_message(self, field: FieldDescriptor) -> None:
         rules = text_rules(field.message_type)
@@ -119,6 +134,7 @@ def check_texts(request: Message) -> None:
 
     Raises:
         InvalidInput: For the first text that breaks its rule.
+        PermissionDenied: If the caller names somebody else.
     """
     text_rules(request.DESCRIPTOR).check(request)
 

@@ -18,14 +18,19 @@ from prometheus_client import start_http_server
 from shared.errors import MagFaceError, PreconditionFailed, with_details
 from shared.files import PRIVATE, write_atomically
 from shared.heap import limit_heaps
+from shared.rpc.access.bind_rule import check_listen_address, log_openness
 from shared.rpc.access.certificates import server_credentials
+from shared.rpc.access.key_sources import KeySource, key_source
+from shared.rpc.access.rate_limits import RateLimits
+from shared.rpc.access.tokens import TokenVerifier
 from shared.rpc.budget import ByteBudget
-from shared.rpc.server.connections import received_bytes
+from shared.rpc.reflection import add_reflection
+from shared.rpc.server.access_guard import access_guard
+from shared.rpc.server.connections import allow_many_connections, received_bytes
 from shared.rpc.server.error_status import error_status
-from shared.rpc.server.interceptors import GuardInterceptor
+from shared.rpc.server.interceptors import GuardFactory, GuardInterceptor
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.metrics import call_metrics
-from shared.rpc.server.reflection import add_reflection
 from shared.rpc.server.uploads import Uploads
 from shared.rpc.server.watchdog import end_within, watch_loop
 from shared.runtime import end_task, start_log
@@ -39,6 +44,8 @@ Build: TypeAlias = Callable[[grpc.aio.Server, Lifecycle], AbstractAsyncContextMa
 _DRAIN_S = 0.2
 # Time to close what the service uses after its calls have ended.
 _CLOSE_S = 3.0
+# For TLS, and for the first frames of HTTP/2.
+_HANDSHAKE_MS = 20_000
 # A request of a stream is in memory twice: as a message, and as the bytes of its pictures.
 _COPIES_OF_STREAMED = 2
 # The part of the upload bytes that the requests of streams may take, both copies together a half.
@@ -63,6 +70,7 @@ def run_server(settings: ServerSettings, service_name: str, build: Build) -> Non
     """
     start_log(settings.log_level, "%(asctime)s %(levelname)s %(name)s %(message)s")
     limit_heaps()
+    allow_many_connections()
     # Copies of networks and pictures are for the user of the service alone.
     os.umask(PRIVATE)
     # A call takes a tenth less processor time than with the event loop of asyncio.
@@ -105,12 +113,15 @@ async def running_server(
 
     Raises:
         PreconditionFailed: If the address or the port of the metrics cannot be bound, the
-            endpoint file cannot be written, or the files of the certificates cannot be used.
+            endpoint file cannot be written, the files of certificates and keys cannot be used, or
+            others would reach the server without TLS and tokens.
     """
+    check_listen_address(settings)
     lifecycle = Lifecycle(service_name, ByteBudget(settings.upload_bytes // _STREAM_SHARE))
     await lifecycle.set_ready(False)
     uploads = _make_uploads(settings, lifecycle.stream_budget)
-    server = _make_server(settings, uploads)
+    keys = key_source(settings)
+    server = _make_server(settings, uploads, keys)
     async with build(server, lifecycle):
         health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
         if settings.reflection:
@@ -120,7 +131,9 @@ async def running_server(
         port = _bind(server, settings)
         address = f"{host}:{port}"
         await server.start()
+        log_openness(settings)
         watch = asyncio.create_task(uploads.watch(partial(received_bytes, port)))
+        follow = asyncio.create_task(keys.follow()) if keys else None
         try:
             with _metrics_page(host, settings.metrics_port):
                 with _endpoint_file(settings.endpoint_file, address):
@@ -131,6 +144,8 @@ async def running_server(
             lifecycle.end_streams()
             await server.stop(settings.stop_grace_s)
             await end_task(watch)
+            if follow is not None:
+                await end_task(follow)
 
 
 def _make_uploads(settings: ServerSettings, streams: ByteBudget) -> Uploads:
@@ -142,7 +157,9 @@ def _make_uploads(settings: ServerSettings, streams: ByteBudget) -> Uploads:
     )
 
 
-def _make_server(settings: ServerSettings, uploads: Uploads) -> grpc.aio.Server:
+def _make_server(
+    settings: ServerSettings, uploads: Uploads, keys: KeySource | None
+) -> grpc.aio.Server:
     options: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),
@@ -153,6 +170,9 @@ def _make_server(settings: ServerSettings, uploads: Uploads) -> grpc.aio.Server:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.http2.max_ping_strikes", 10),
+        # Idle connections take memory and descriptors. A client connects again with its next call.
+        ("grpc.max_connection_idle_ms", int(settings.idle_connection_s * 1000)),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         # The server takes 64 KiB of a message before it asks for the message. Otherwise gRPC lets
         # each call send 4 MiB.
         ("grpc.http2.bdp_probe", 0),
@@ -161,8 +181,10 @@ def _make_server(settings: ServerSettings, uploads: Uploads) -> grpc.aio.Server:
         # A compressed message of 64 KiB can become one of 64 MiB. Pictures do not get smaller.
         ("grpc.compression_enabled_algorithms_bitset", 1),
     ]
-    guards = GuardInterceptor(uploads.read, error_status, call_metrics)
-    return grpc.aio.server(interceptors=[guards], options=options)
+    guards: list[GuardFactory] = [error_status, call_metrics]
+    if keys is not None:
+        guards.insert(0, access_guard(TokenVerifier(settings, keys), RateLimits(settings)))
+    return grpc.aio.server(interceptors=[GuardInterceptor(uploads.read, *guards)], options=options)
 
 
 def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:

@@ -42,6 +42,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
         "gate": None,
     },
     "OPEN_JOBS": {},
+    "COUNT_QUEUED": {},
     "VERSION_OR_BOOTSTRAP_JOB": {},
     "GET_VERSION": {"model_version": "v1"},
     "SET_GATE": {"model_version": "v1", "gate": None},

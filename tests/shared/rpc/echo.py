@@ -79,12 +79,19 @@ async def call(channel: grpc.aio.Channel, kind: str, *requests: bytes, wait_s: f
 
 
 class EchoProcess(ServiceProcess):
-    """The service in a process; each call takes 50 ms."""
+    """The service in a process; each call takes 50 ms.
 
-    def __init__(self, folder: Path, *, listen: str = "127.0.0.1:0") -> None:
+    Args:
+        folder: For its files.
+        listen: Its address.
+        settings: Further variables of its environment.
+    """
+
+    def __init__(self, folder: Path, *, listen: str = "127.0.0.1:0", **settings: str) -> None:
         self._accepted = folder / "accepted"
         arguments = ("0.05", str(self._accepted))
-        super().__init__("tests.shared.rpc.echo", folder, {"MAGFACE_LISTEN": listen}, arguments)
+        environment = {"MAGFACE_LISTEN": listen, **settings}
+        super().__init__("tests.shared.rpc.echo", folder, environment, arguments)
 
     def accepted(self) -> set[str]:
         """The requests that the service has accepted."""

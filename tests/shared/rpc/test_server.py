@@ -16,7 +16,9 @@ from shared.errors import PreconditionFailed
 from shared.rpc.channel import open_channel
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.runner import Build, running_server
+from shared.settings import ClientSettings
 from tests.shared.rpc.echo import LOCAL, SERVICE, EchoProcess, call, echo
+from tests.support.certificates import Authority, Files
 from tests.support.processes import free_port
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -278,20 +280,31 @@ async def test_no_accepted_call_fails_when_the_server_is_asked_to_end_under_load
     assert set(load.ended.values()) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
 
 
+@pytest.mark.parametrize("secure", [False, True])
 async def test_no_call_at_all_fails_while_replicas_restart_one_after_the_other(
-    tmp_path: Path,
+    tmp_path: Path, secure: bool
 ) -> None:
+    """With mutual TLS the certificates are replaced meanwhile, too."""
+    authority = Authority()
+    files, client = Files(tmp_path / "service", authority), Files(tmp_path / "client", authority)
+    paths = {**files.own(), "tls_client_ca": files.ca} if secure else {}
+    settings = {f"MAGFACE_{name.upper()}": str(path) for name, path in paths.items()}
+    access = ClientSettings.model_validate({**client.own(), **client.trusting()})
     async with AsyncExitStack() as stack:
         addresses, processes = [], []
         for place in range(2):
-            process = EchoProcess(tmp_path / str(place), listen=f"127.0.0.1:{free_port()}")
+            listen = f"127.0.0.1:{free_port()}"
+            process = EchoProcess(tmp_path / str(place), listen=listen, **settings)
             processes.append(stack.enter_context(process))
             addresses.append(await asyncio.to_thread(process.start))
-        channel = await stack.enter_async_context(open_channel("ipv4:" + ",".join(addresses)))
+        target = "ipv4:" + ",".join(addresses)
+        channel = open_channel(target, access if secure else None)
+        await stack.enter_async_context(channel)
         load = _Load(channel)
         async with load.running():
             for process in processes:
                 await process.accepts()
+                files.replace(authority.issue())
                 assert await asyncio.to_thread(process.stop) == 0
                 await asyncio.to_thread(process.start)
                 await process.accepts()

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -15,9 +14,9 @@ from magface.v1 import embedder_pb2 as pb
 
 from shared.errors import InvalidInput
 from shared.rpc.retries import services
-from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.requests import request_parser
 from shared.rpc.server.runner import running_server
+from tests.shared.rpc.contract import contract, kind_of
 from tests.shared.rpc.echo import LOCAL, SERVICE
 
 METHODS = [
@@ -56,33 +55,18 @@ async def _answer(request: Any, _: Any) -> AsyncIterator[Any]:
 
 
 def _handler(method: MethodDescriptor) -> Any:
-    kind = "_".join(
-        "stream" if streams else "unary"
-        for streams in (method.client_streaming, method.server_streaming)
-    )
     behaviour = _answer if method.server_streaming else _handle
-    return getattr(grpc, f"{kind}_rpc_method_handler")(
+    return getattr(grpc, f"{kind_of(method)}_rpc_method_handler")(
         behaviour,
         request_deserializer=GetMessageClass(method.input_type).FromString,
         response_serializer=lambda message: message.SerializeToString() if message else b"",
     )
 
 
-@asynccontextmanager
-async def _contract(server: grpc.aio.Server, lifecycle: Lifecycle) -> AsyncIterator[None]:
-    for service in services():
-        handlers = {method.name: _handler(method) for method in service.methods}
-        server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(service.full_name, handlers)]
-        )
-    await lifecycle.set_ready(True)
-    yield
-
-
 @pytest.fixture
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
     async with (
-        running_server(LOCAL, SERVICE, _contract) as address,
+        running_server(LOCAL, SERVICE, contract(_handler)) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         yield channel
@@ -91,10 +75,7 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
 async def _send(
     channel: grpc.aio.Channel, method: MethodDescriptor, *messages: bytes
 ) -> tuple[list[bytes], grpc.StatusCode, str]:
-    kind = "_".join(
-        "stream" if streams else "unary"
-        for streams in (method.client_streaming, method.server_streaming)
-    )
+    kind = kind_of(method)
     call = getattr(channel, kind)(f"/{method.containing_service.full_name}/{method.name}")
     request = iter(messages) if method.client_streaming else messages[0]
     answers: list[bytes] = []

@@ -36,6 +36,8 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "HELD_BY_OTHERS": {"annotator": "ann-1"},
     "LEASES_AGAIN": {"lease_ids": [1, 2, 3]},
     "ANNOTATORS": {"limit": 1000},
+    "OPEN_IMAGES": {"hashes": [_A, _B], "uploader": "ann-1", "annotator": "ann-1"},
+    "NOTE_UPLOADS": {"hashes": [_A, _B], "uploader": "ann-1"},
     "POOL_SIZE": {},
     "VERSION": {"model_version": "one"},
     "COMPLETE_VERSIONS": {},

@@ -75,6 +75,8 @@ _POOL = (
     "        CASE WHEN pair_id %% 100 = 0 THEN now() + interval '1 hour' ELSE now() END,"
     "        CASE WHEN pair_id %% 100 = 0 THEN NULL ELSE true END"
     " FROM feedback.pairs WHERE pair_id <= %(leases)s",
+    "INSERT INTO feedback.image_uploads (sha256, uploader)"
+    " SELECT sha256, 'ann-' || get_byte(sha256, 0) FROM feedback.images",
 )
 
 

@@ -15,8 +15,9 @@ from services.trainer.progress import Progress, Stage
 from services.trainer.registry.versions import VersionRegistry
 from services.trainer.server import MIGRATIONS, SCHEMA
 from services.trainer.worker.specs import JobKind
-from shared.errors import Conflict, NotFound, PreconditionFailed, Unavailable
+from shared.errors import Conflict, NotFound, Overloaded, PreconditionFailed, Unavailable
 from shared.settings import DatabaseSettings
+from shared.storage.idempotency import IdempotencyKey
 from shared.storage.migrations import apply_migrations
 from shared.storage.postgres import Pool, open_pool
 from tests.services.trainer.samples import IMPORT, add_sample, train_spec
@@ -49,6 +50,20 @@ async def test_a_job_is_kept_as_it_was_asked_for(jobs: JobQueue):
     assert (job.requested_by, job.progress, job.attempts) == ("ada", 0, 0)
     assert job.started_at is None
     assert job.ended_at is None
+
+
+async def test_no_more_jobs_wait_than_the_setting_says(pool: Pool):
+    jobs = JobQueue(pool, most_queued=2)
+    key = IdempotencyKey.of("ada", "k", "import", file="x")
+    first = await jobs.create(JobKind.IMPORT, IMPORT, "ada", key)
+    await create(jobs)
+    with pytest.raises(Overloaded, match=r"2 jobs wait already.*MAGFACE_QUEUED_JOBS") as refused:
+        await create(jobs)
+    assert refused.value.retry_after_s > 0
+    # A repeated call gets its job all the same.
+    assert await jobs.create(JobKind.IMPORT, IMPORT, "ada", key) == first
+    await jobs.cancel(first.job_id, "ada")
+    await create(jobs)
 
 
 async def test_jobs_are_listed_newest_first_and_in_pages(jobs: JobQueue):

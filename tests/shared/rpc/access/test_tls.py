@@ -19,7 +19,7 @@ from shared.rpc.access.transport import RenewedChannel, channel_to_self, sync_ch
 from shared.rpc.channel import open_channel, open_sync_channel
 from shared.rpc.health import is_serving
 from shared.rpc.server.runner import running_server
-from shared.settings import ServerSettings, TlsSettings
+from shared.settings import ClientSettings, ServerSettings
 from tests.shared.rpc.echo import KINDS, LOCAL, REPEATABLE, SERVICE, call, echo
 from tests.support.certificates import Authority, Files
 from tests.support.waiting import until
@@ -36,8 +36,8 @@ def server_settings(files: Files, **changes: Any) -> ServerSettings:
     return LOCAL.model_copy(update={**files.own(), **changes})
 
 
-def client_settings(**paths: Path) -> TlsSettings:
-    return TlsSettings.model_validate(paths)
+def client_settings(**paths: Path) -> ClientSettings:
+    return ClientSettings.model_validate(paths)
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ async def served(settings: ServerSettings) -> AsyncIterator[str]:
         yield address
 
 
-async def answers(address: str, tls: TlsSettings | None) -> bool:
+async def answers(address: str, tls: ClientSettings | None) -> bool:
     """Whether a call on a new connection is answered."""
     async with open_channel(address, tls) as channel:
         try:

@@ -1,0 +1,73 @@
+"""Who makes the call that is being handled."""
+
+import hashlib
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from magface.v1.access_pb2 import ROLE_LABELLER, Role
+
+from shared.errors import PermissionDenied
+from shared.validation import normal_name
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The holder of a valid token.
+
+    Attributes:
+        subject: Name from the token, in the form in which names of people are stored.
+        roles: Values of the contract's ``Role``.
+    """
+
+    subject: str
+    roles: frozenset[Role.ValueType]
+
+    @property
+    def may_name_others(self) -> bool:
+        """Whether the caller may label and lease in the name of any annotator."""
+        return ROLE_LABELLER in self.roles
+
+    def named(self, field: str, name: str, *, or_others: bool) -> str:
+        """Give the name that a request means where it names its caller.
+
+        Args:
+            field: The field, for the error.
+            name: Its text; empty for the caller.
+            or_others: Whether it may be the name of somebody else.
+
+        Raises:
+            PermissionDenied: If it is, and may not be.
+        """
+        if not name.strip() or normal_name(name) == self.subject:
+            return self.subject
+        if or_others:
+            return name
+        raise PermissionDenied(
+            f"{field}: the token is for {self.subject!r}; leave the field empty, or give that name"
+        )
+
+    def own_key(self, key: str) -> str:
+        """Give a key that belongs to the caller alone, in place of one that the caller chose.
+
+        Args:
+            key: Idempotency key of a label; empty stays empty.
+
+        Returns:
+            64 hex digits.
+        """
+        if not key:
+            return key
+        return hashlib.sha256(f"{self.subject}\0{key}".encode()).hexdigest()
+
+
+_CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
+def current_caller() -> Caller | None:
+    """Return who makes the call that is handled; None on a server without keys for tokens."""
+    return _CALLER.get()
+
+
+def set_caller(caller: Caller | None) -> None:
+    """Set who makes the call; it holds in the task that handles it."""
+    _CALLER.set(caller)
