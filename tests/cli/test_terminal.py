@@ -74,7 +74,7 @@ _COMMANDS: dict[str, Sequence[str]] = {
 # They show no text of a service, or need files that other tests make.
 _OTHERS = {
     *("up", "serve", "evaluate", "demo", "dataset pairs", "dataset splits", "dataset render"),
-    *("feedback import", "feedback export", "models import"),
+    *("feedback import", "feedback export", "models import", "token keys", "token issue"),
 }
 
 
