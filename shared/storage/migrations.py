@@ -11,6 +11,7 @@ from psycopg import sql
 from shared.errors import PreconditionFailed
 from shared.storage.database_errors import database_errors
 
+_NO_PGVECTOR: Final = 'extension "vector" is not available'
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _LOCK_WAIT = "5min"
 
@@ -123,6 +124,8 @@ def _apply(connection: psycopg.Connection, schema: str, migration: _Migration) -
                 [migration.number, migration.name, migration.sha256],
             )
     except psycopg.Error as error:
+        text = " ".join(str(error).split())
+        hint = "; install pgvector where Postgres runs" if _NO_PGVECTOR in text else ""
         raise PreconditionFailed(
-            f"migration {migration.name} of schema {schema} failed and was rolled back: {error}"
+            f"migration {migration.name} of schema {schema} failed and was rolled back: {text}{hint}"
         ) from error
