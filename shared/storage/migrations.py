@@ -11,7 +11,7 @@ from psycopg import sql
 from shared.errors import PreconditionFailed
 from shared.storage.database_errors import database_errors
 
-_NO_PGVECTOR: Final = 'extension "vector" is not available'
+_NO_PGVECTOR = 'extension "vector" is not available'
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _LOCK_WAIT = "5min"
 
@@ -127,5 +127,6 @@ def _apply(connection: psycopg.Connection, schema: str, migration: _Migration) -
         text = " ".join(str(error).split())
         hint = "; install pgvector where Postgres runs" if _NO_PGVECTOR in text else ""
         raise PreconditionFailed(
-            f"migration {migration.name} of schema {schema} failed and was rolled back: {text}{hint}"
+            f"migration {migration.name} of schema {schema} failed and was rolled back:"
+            f" {text}{hint}"
         ) from error
