@@ -234,6 +234,7 @@ class ServerSettings(TlsSettings):
         changes_per_s: The same for the other calls.
         burst_s: Calls of so many seconds may be made at once.
         idle_connection_s: A connection without calls for so long is closed, in seconds.
+        reflection: Whether the server describes its contract to clients such as grpcurl.
         insecure: Whether other machines may call without TLS or without tokens. Otherwise a server
             that has not both listens on loopback only.
         listen: ``host:port``; port 0 means any free port.
@@ -245,7 +246,6 @@ class ServerSettings(TlsSettings):
         stop_grace_s: Seconds that calls in flight have to finish after SIGTERM.
         endpoint_file: File that the bound ``host:port`` is written to once the server listens.
         metrics_port: Port of the Prometheus endpoint on the same host; 0 disables it.
-        reflection: Whether the server describes its services to clients (gRPC reflection).
     """
 
     tls_client_ca: Path | None = None
@@ -259,6 +259,7 @@ class ServerSettings(TlsSettings):
     changes_per_s: float | None = Field(default=None, gt=0)
     burst_s: float = Field(default=5.0, gt=0)
     idle_connection_s: float = Field(default=300.0, gt=0)
+    reflection: bool = True
     insecure: bool = False
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:0"
     max_message_bytes: int = Field(default=64 * 2**20, ge=2**20)
@@ -267,7 +268,6 @@ class ServerSettings(TlsSettings):
     stop_grace_s: float = Field(default=10.0, ge=0)
     endpoint_file: Path | None = None
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    reflection: bool = True
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 

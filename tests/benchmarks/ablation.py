@@ -81,7 +81,7 @@ VARIANTS: Mapping[str, Patch | None] = {
     "no running average": _hyperparameters(averaging=0.0),
     "no step back towards the parent": (
         "services.trainer.training.run.step_back",
-        lambda *_, **__: StepBack(share=0.0, gain=0.0, noise=0.0),
+        lambda *_, **__: StepBack(share=0.0, gain=0.0, noise=0.0, people=0),
     ),
     "no replay": ("services.trainer.training.run._MAX_REPLAY_ERROR", -1.0),
     "replay of a third of the faces": (

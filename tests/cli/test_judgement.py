@@ -31,9 +31,9 @@ def import_labels(ask: Ask, magface: Magface, folder: Path, seed: int) -> None:
 
 
 def evidence(gate: dict[str, Any]) -> int:
-    """People behind the check of the gain."""
-    (check,) = [check for check in gate["checks"] if check["name"] == "heldout_gain"]
-    return int(check["people"])
+    """People that the version was judged on."""
+    (check,) = [check for check in gate["checks"] if check["name"] == "heldout_people"]
+    return int(check["value"])
 
 
 def test_a_candidate_is_judged_on_people_labelled_later(

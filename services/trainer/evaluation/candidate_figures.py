@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from shared.model.operating_curve import Rate
 
+# Standard errors from a value to the end of its one-sided 95 % interval.
+_ONE_SIDED = 1.645
+
 
 @dataclass(frozen=True)
 class Change:
@@ -49,6 +52,31 @@ class FalseMatches:
     rise_high: float
     people: int
     pairs: int
+
+
+@dataclass(frozen=True)
+class GainWithinChance:
+    """Gain of a training whose parent was kept, because so few validation people do not show it.
+
+    Attributes:
+        gain: Of 1 - FNMR at the target FMR, or of the AUC; may be below 0.
+        noise: Its standard error over people.
+        people: Validation people with a genuine pair.
+    """
+
+    gain: float
+    noise: float
+    people: int
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval, which alone has 95 % confidence."""
+        return self.gain - _ONE_SIDED * self.noise
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return self.gain + _ONE_SIDED * self.noise
 
 
 @dataclass(frozen=True)

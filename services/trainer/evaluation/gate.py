@@ -9,10 +9,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from services.trainer.data.labels import MIN_GENUINE_PAIRS, MIN_PEOPLE
+from services.trainer.data.people_split import VALIDATION
 from services.trainer.evaluation.candidate_figures import (
     CandidateFigures,
     Change,
     FalseMatches,
+    GainWithinChance,
     JudgedPoint,
 )
 from shared.model.operating_curve import HIGHEST_TARGET
@@ -22,6 +24,8 @@ MAX_REFERENCE_LOSS = 0.01
 MAX_COMPATIBILITY_LOSS = 0.01
 MAX_MAGNITUDE_CHANGE = 0.2
 MIN_MAGNITUDE_ORDER = 0.7
+# A gain that users would notice.
+_NOTICED_GAIN = 0.02
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,11 @@ class GateVerdict:
 
 
 def decide(
-    figures: CandidateFigures, *, self_check: bool, further: Sequence[GateCheck] = ()
+    figures: CandidateFigures,
+    *,
+    self_check: bool,
+    further: Sequence[GateCheck] = (),
+    within_chance: GainWithinChance | None = None,
 ) -> GateVerdict:
     """Compare each figure with its limit; NaN fails.
 
@@ -99,11 +107,16 @@ def decide(
         self_check: Whether the exported version, loaded again, reproduces its golden
             embeddings.
         further: Checks of other figures.
+        within_chance: The gain of the training if the candidate is its parent all the same.
     """
+    if within_chance is None:
+        gains = _held_out_checks(figures)
+    else:
+        gains = (_validation_check(within_chance),)
     return conclude(
         (
             *_evidence_checks(figures.separation),
-            *_held_out_checks(figures),
+            *gains,
             *_false_match_checks(figures),
             _reference_check(figures),
             *_compatibility_checks(figures),
@@ -150,11 +163,17 @@ def missing_evidence(check: GateCheck) -> str:
             return f"{check.limit - check.value:.0f} more people with a genuine pair to judge on"
         case "heldout_pairs":
             return f"{check.limit - check.value:.0f} more genuine pairs to judge on"
+        case "validation_gain":
+            gain = max(check.value, _NOTICED_GAIN)
+            labelled = math.ceil(_more_people(check, gain) / VALIDATION.share)
+            return (
+                f"a training on about {labelled:,} more people with a genuine pair would show a "
+                f"gain of {100 * gain:.2g} points"
+            )
     distance = check.value - check.limit
     if distance == 0:
         return "more people, for a false-match rate that their impostor pairs resolve"
-    width = check.value - (check.value if check.low is None else check.low)
-    more = max(1, math.ceil(round(check.people * ((width / distance) ** 2 - 1), 6)))
+    more = _more_people(check, distance)
     if check.name == "heldout_gain":
         return (
             f"{more:,} more people with a genuine pair would show a gain of "
@@ -162,6 +181,12 @@ def missing_evidence(check: GateCheck) -> str:
         )
     limit = f"{100 * check.limit:g} points"
     return f"{more:,} more people would show whether {check.name} is above {limit}"
+
+
+def _more_people(check: GateCheck, distance: float) -> int:
+    """Return how many more people would make the interval narrower than a distance."""
+    width = check.value - (check.value if check.low is None else check.low)
+    return max(1, math.ceil(round(check.people * ((width / distance) ** 2 - 1), 6)))
 
 
 def _at_least(name: str, value: float, limit: float, detail: str) -> GateCheck:
@@ -217,6 +242,22 @@ def _held_out_checks(figures: CandidateFigures) -> tuple[GateCheck, ...]:
             f"errors on held-out people {errors.before:.2%} -> {errors.after:.2%}, at thresholds "
             "calibrated on other people",
         ),
+    )
+
+
+def _validation_check(gain: GainWithinChance) -> GateCheck:
+    return GateCheck(
+        "validation_gain",
+        False,
+        gain.gain,
+        0.0,
+        "the candidate is its parent: the training gained "
+        f"{gain.gain:.4f} ± {gain.noise:.4f} on {gain.people} validation people, which is within "
+        "chance",
+        gain.low,
+        gain.high,
+        gain.people,
+        undecided=True,
     )
 
 

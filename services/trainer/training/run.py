@@ -197,6 +197,7 @@ def run_training(
         figures,
         self_check=passes_self_check(folder),
         further=check_groups(inputs.reference.groups, faces, setting),
+        within_chance=kept.within_chance,
     )
     held_out_images = tuple(inputs.decoded.images[image] for image in split.held_out_images)
     label_report = replace(labels.report, left_out=left_out.listed, held_out=held_out_images)

@@ -7,6 +7,7 @@ import numpy as np
 
 from services.trainer.data.arrays import FeatureArray
 from services.trainer.data.splits import EvaluationPairs
+from services.trainer.evaluation.candidate_figures import GainWithinChance
 from services.trainer.evaluation.candidate_metrics import score_pairs
 from services.trainer.evaluation.paired_errors import area_under_roc
 from services.trainer.training.distributed import broadcast
@@ -20,8 +21,9 @@ from shared.evaluation.operating_point import (
 from shared.model.network.iresnet import IResNet
 from shared.model.operating_curve import FEWEST_MATCHES
 
-# Shares of the parent's weights to choose from. 0 is the training as it ended, 1 the parent.
-_SHARES = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0)
+# Shares of the parent's weights to choose from, beside the parent itself. 0 is the training as it
+# ended.
+_STEPS = (0.0, 0.15, 0.3, 0.5, 0.75)
 _BOOTSTRAP_ROUNDS = 100
 
 
@@ -31,21 +33,30 @@ class StepBack:
 
     Attributes:
         share: Share of the parent's weights in the result; 1 is the parent itself.
-        gain: Gain of the best step over the parent on the validation people: of 1 - FNMR at the
-            target FMR, or of the AUC if no target is set.
+        gain: Gain of the best step over the parent on the validation people, which may be below 0:
+            of 1 - FNMR at the target FMR, or of the AUC if no target is set.
         noise: Standard error of `gain` over the validation people.
+        people: Validation people with a genuine pair.
     """
 
     share: float
     gain: float
     noise: float
+    people: int
+
+    @property
+    def within_chance(self) -> GainWithinChance | None:
+        """What the training may have gained although the parent was kept; None for nothing."""
+        found = GainWithinChance(self.gain, self.noise, self.people)
+        return found if self.share == 1 and found.high > 0 else None
 
     def describe(self) -> str:
         """Say what was kept, for the job's messages."""
         gained = f"a gain of {self.gain:.4f} ± {self.noise:.4f} on the validation people"
-        if self.share == 1:
-            return f"keeping the parent as it is: {gained} is within chance"
-        return f"keeping {1 - self.share:.0%} of the training: {gained}"
+        if self.share < 1:
+            return f"keeping {1 - self.share:.0%} of the training: {gained}"
+        why = "shows nothing" if self.within_chance is None else "is within chance"
+        return f"keeping the parent as it is: {gained} {why}"
 
 
 def step_back(
@@ -84,7 +95,9 @@ def step_back(
         move(share)
         return ScoredPeople.of(score_pairs(pairs, features(network)), pairs.people)
 
-    chosen = broadcast(_choose({share: scored(share) for share in _SHARES}, target_fmr, seed))
+    chosen = broadcast(
+        _choose({share: scored(share) for share in (*_STEPS, 1.0)}, target_fmr, seed)
+    )
     move(chosen.share)
     return chosen
 
@@ -93,12 +106,13 @@ def _choose(steps: dict[float, ScoredPeople], target_fmr: float | None, seed: in
     parent = steps[1.0]
     fmr = None if target_fmr is None else _placeable(target_fmr, parent)
     values = {share: _score(scored, fmr) for share, scored in steps.items()}
-    best = max(values, key=lambda share: (values[share], share))
+    best = max(_STEPS, key=lambda share: (values[share], share))
     gain = values[best] - values[1.0]
     bootstrap = PeopleBootstrap(parent, seed, _BOOTSTRAP_ROUNDS)
     drawn = _rounds(bootstrap, steps[best], fmr) - _rounds(bootstrap, parent, fmr)
     noise = float(np.nanstd(drawn))
-    return StepBack(best if gain > noise else 1.0, gain, noise)
+    people = parent.genuine_evidence().people
+    return StepBack(best if gain > noise else 1.0, gain, noise, people)
 
 
 def _placeable(target_fmr: float, pairs: ScoredPeople) -> float:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import uvloop
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from prometheus_client import start_http_server
 
 from shared.errors import MagFaceError, PreconditionFailed, with_details
@@ -125,8 +125,7 @@ async def running_server(
     async with build(server, lifecycle):
         health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
         if settings.reflection:
-            health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-            add_reflection(server, [service_name, health])
+            add_reflection(service_name, server)
         host = settings.listen.rpartition(":")[0]
         port = _bind(server, settings)
         address = f"{host}:{port}"
@@ -154,6 +153,8 @@ def _make_uploads(settings: ServerSettings, streams: ByteBudget) -> Uploads:
         settings.upload_timeout_s,
         settings.max_message_bytes,
         lambda: _COPIES_OF_STREAMED * streams.used,
+        tls=settings.tls_certificate is not None,
+        tokens=settings.jwks is not None,
     )
 
 

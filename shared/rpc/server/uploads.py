@@ -27,6 +27,9 @@ _REST_PER_SAMPLE: Final = 30
 # Bytes on the wire that are not part of a message: its prefix and frame, and the call's headers.
 _FRAMING_BYTES: Final = 14
 _HEADER_BYTES: Final = 128
+# TLS sends at most 16 KiB in a record, which it makes this much longer.
+_RECORD_BYTES: Final = 2**14
+_RECORD_EXCESS: Final = 29
 # What must arrive within the time-out, so that a slow link can send a large message.
 _PROGRESS_BYTES: Final = 2**20
 # A stream whose connection received less than this while it waited holds no large message.
@@ -91,6 +94,8 @@ class Uploads:
         timeout_s: Longest time in which a message or a further MiB of it must arrive, in seconds.
         max_message_bytes: Largest message.
         held: Gives the bytes that streams hold.
+        tls: Whether the connections use TLS, whose own bytes are not part of a message either.
+        tokens: Whether calls carry a token, which is longer than all else in their headers.
     """
 
     def __init__(
@@ -99,7 +104,12 @@ class Uploads:
         timeout_s: float,
         max_message_bytes: int,
         held: Callable[[], int],
+        *,
+        tls: bool = False,
+        tokens: bool = False,
     ) -> None:
+        self._tls = tls
+        self._tokens = tokens
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._max_message_bytes = max_message_bytes
@@ -146,11 +156,20 @@ class Uploads:
             del self._waiting[upload]
         if message is grpc.aio.EOF:
             return None
-        framing = _FRAMING_BYTES if streamed else _FRAMING_BYTES + _HEADER_BYTES
+        framing = _FRAMING_BYTES if streamed else _FRAMING_BYTES + self._header_bytes(context)
+        if self._tls:
+            # Headers and data have records of their own.
+            framing += _RECORD_EXCESS * (2 + len(message) // _RECORD_BYTES)
         self._delivered[peer] += len(message) + framing
         self._pace.count(peer, len(message))
         await give_way(len(message))
         return message  # type: ignore[no-any-return]
+
+    def _header_bytes(self, context: Context) -> int:
+        if not self._tokens:
+            return _HEADER_BYTES
+        metadata = context.invocation_metadata() or ()
+        return _HEADER_BYTES + sum(len(key) + len(value) for key, value in metadata)
 
     async def watch(self, received: Received) -> NoReturn:
         """Enforce the bounds until it is cancelled.

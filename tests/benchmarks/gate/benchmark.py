@@ -46,8 +46,9 @@ class GateRow:
     """One training.
 
     Attributes:
-        feedback: "gain" for right labels, "null" for labels that are shuffled between the pairs,
-            "few" for right labels on a tenth of the people.
+        feedback: "gain" for right labels, "null" for labels that say nothing, because each person
+            of theirs is a few images drawn at random, "few" for right labels on a tenth of the
+            people.
         seed: Seed of the people, the pairs and the training.
     """
 
@@ -63,11 +64,9 @@ class GateRow:
 
     def pairs(self, persons: np.ndarray) -> PairRows:
         """Draw two and a half pairs a person."""
-        drawn = draw_pairs(persons, self.people * 5 // 2, self.seed)
         if self.feedback == "null":
-            shuffled = np.random.default_rng(self.seed).permutation(drawn.same)
-            return PairRows(drawn.rows, shuffled)
-        return drawn
+            persons = np.random.default_rng(self.seed).permutation(persons)
+        return draw_pairs(persons, self.people * 5 // 2, self.seed)
 
 
 ROWS: Final = [

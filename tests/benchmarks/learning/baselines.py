@@ -80,7 +80,7 @@ _PATCHES: dict[str, dict[str, Any]] = {
     },
     # As it was trained, without a look at validation people.
     "hadsell": {
-        "services.trainer.training.run.step_back": lambda *_, **__: StepBack(0.0, 0.0, 0.0)
+        "services.trainer.training.run.step_back": lambda *_, **__: StepBack(0.0, 0.0, 0.0, 0)
     },
 }
 

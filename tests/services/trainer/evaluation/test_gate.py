@@ -10,6 +10,7 @@ from services.trainer.evaluation.candidate_figures import (
     CandidateFigures,
     Change,
     FalseMatches,
+    GainWithinChance,
     JudgedPoint,
 )
 from services.trainer.evaluation.gate import (
@@ -167,6 +168,25 @@ def test_a_candidate_equal_to_its_parent_fails(good: CandidateFigures) -> None:
     verdict = decide(replace(good, separation=same, fnmr=good.fnmr and same), self_check=True)
     assert verdict.outcome is GateOutcome.FAILED
     assert check_named(verdict, "heldout_gain").detail.startswith("no gain: ")
+
+
+# A tenth of the people are for validation.
+@pytest.mark.parametrize(
+    ("gain", "more", "points"), [(0.05, "240", "5 points"), (-0.01, "1,870", "2 points")]
+)
+@BOTH
+def test_a_parent_that_was_kept_for_want_of_evidence_is_no_failure(
+    good: CandidateFigures, gain: float, more: str, points: str
+) -> None:
+    same = Change(0.5, 0.5, 0.0, 0.0, 40, 90)
+    kept = replace(good, separation=same, fnmr=good.fnmr and same)
+    hidden = GainWithinChance(gain=gain, noise=0.06, people=8)
+    verdict = decide(kept, self_check=True, within_chance=hidden)
+    assert verdict.outcome is GateOutcome.NOT_ENOUGH_EVIDENCE
+    assert refused(verdict) == {"validation_gain"}
+    assert verdict.missing == (
+        f"a training on about {more} more people with a genuine pair would show a gain of {points}"
+    )
 
 
 @BOTH

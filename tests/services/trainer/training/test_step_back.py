@@ -8,6 +8,7 @@ import torch
 
 from services.trainer.data.arrays import FeatureArray
 from services.trainer.data.splits import EvaluationPairs
+from services.trainer.evaluation.candidate_figures import GainWithinChance
 from services.trainer.training.step_back import StepBack, step_back
 from shared.model.network.iresnet import IResNet, IResNetSpec
 
@@ -67,15 +68,27 @@ def test_the_share_that_scores_best_is_kept(target_fmr: float | None) -> None:
     kept = step(lambda share: faces(noise[share], 0), target_fmr)
     assert kept.share == 0.3
     assert kept.gain > 2 * kept.noise > 0
+    assert kept.within_chance is None
     assert "keeping 70% of the training" in kept.describe()
 
 
 @pytest.mark.parametrize("target_fmr", [None, 1e-2])
 def test_a_training_that_is_worse_or_the_same_leaves_the_parent(target_fmr: float | None) -> None:
-    assert step(lambda share: faces(1.8 - 0.6 * share, 0), target_fmr).share == 1
+    worse = step(lambda share: faces(1.8 - 0.6 * share, 0), target_fmr)
+    assert (worse.share, worse.within_chance) == (1, None)
+    assert worse.gain < 0
     same = step(lambda _: faces(1.5, 0), target_fmr)
-    assert (same.share, same.gain) == (1, 0)
+    assert (same.share, same.gain, same.within_chance) == (1, 0, None)
     assert "keeping the parent as it is" in same.describe()
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_what_may_have_been_gained_on_few_people_is_named(seed: int) -> None:
+    kept = step(lambda share: faces(1.4, 0) if share == 1 else faces(1.5, seed), None)
+    assert kept.share == 1
+    assert kept.gain < kept.noise
+    assert kept.within_chance == GainWithinChance(kept.gain, kept.noise, PEOPLE)
+    assert "within chance" in kept.describe()
 
 
 def test_a_gain_elsewhere_than_at_the_operating_point_is_none() -> None:

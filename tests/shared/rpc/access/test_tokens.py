@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor import MethodDescriptor
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 from pydantic import SecretStr
@@ -21,6 +22,7 @@ from shared.rpc.access.caller import current_caller
 from shared.rpc.channel import open_channel, open_sync_channel
 from shared.rpc.server.runner import running_server
 from shared.settings import ClientSettings, ServerSettings
+from tests.shared.rpc.contract import contract, kind_of
 from tests.shared.rpc.echo import LOCAL, REPEATABLE, echo
 from tests.support.certificates import Authority, Files
 from tests.support.tokens import Issuer, bearer, expired, write_jwks
@@ -346,3 +348,44 @@ async def test_a_token_is_not_sent_to_other_machines_in_plain_text() -> None:
 def test_what_is_no_token_is_refused_by_its_setting_without_its_text(token: str) -> None:
     with pytest.raises(PreconditionFailed, match=r"^MAGFACE_TOKEN: it is not a token"):
         open_channel("127.0.0.1:1", ClientSettings(token=SecretStr(token)))
+
+
+async def test_tokens_are_not_taken_for_a_part_of_an_idle_stream(tmp_path: Path) -> None:
+    """A stream may be idle beside calls whose headers are long."""
+    issuer = Issuer()
+    files = Files(tmp_path / "service", Authority())
+    jwks = write_jwks(tmp_path / "jwks", issuer)
+    settings = settings_with(jwks, **files.own(), upload_timeout_s=0.2)
+    long = bearer(issuer.token("operator", more="x" * 4000))
+    short = bearer(issuer.token("labeller"))
+    done = asyncio.Event()
+
+    async def idle() -> AsyncIterator[bytes]:
+        yield b"a"
+        await done.wait()
+        yield b"b"
+
+    async with (
+        running_server(settings, "magface.v1.FeedbackService", contract(_echoing)) as address,
+        open_channel(address, ClientSettings(tls_ca=files.ca)) as channel,
+    ):
+        stream = channel.stream_stream("/magface.v1.FeedbackService/SubmitFeedbackStream")(
+            idle(), metadata=short, timeout=60
+        )
+        assert await stream.read() == b"a"
+        for _ in range(1000):
+            await channel.unary_unary(METHOD)(b"", metadata=long, timeout=20)
+        done.set()
+        assert await stream.read() == b"b"
+
+
+def _echoing(method: MethodDescriptor) -> Any:
+    async def one(request: bytes, _: Any) -> bytes:
+        return request
+
+    async def each(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request
+
+    kind = kind_of(method)
+    return getattr(grpc, f"{kind}_rpc_method_handler")(each if kind == "stream_stream" else one)
