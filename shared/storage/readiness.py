@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, NoReturn
 
 from shared.errors import Unavailable
@@ -11,7 +12,7 @@ from shared.storage.database_errors import database_errors
 from shared.storage.postgres import BoundedConnection
 
 _EVERY_S: Final = 2.0
-_ANSWER_S: Final = 4.0
+_ANSWER_S: Final = 3.0
 
 
 async def follow_database(
@@ -31,7 +32,7 @@ async def follow_database(
     try:
         while True:
             try:
-                connection = await _ask(settings, connection)
+                connection = await _ask_twice(settings, connection)
             except Unavailable as error:
                 failures.failed(error)
                 connection, answers = None, False
@@ -45,6 +46,16 @@ async def follow_database(
     finally:
         if connection is not None:
             await connection.close()
+
+
+async def _ask_twice(
+    settings: DatabaseSettings, connection: BoundedConnection | None
+) -> BoundedConnection:
+    """Ask again on a new connection if one that was open fails: it may be lost for itself alone."""
+    if connection is not None:
+        with suppress(Unavailable):
+            return await _ask(settings, connection)
+    return await _ask(settings, None)
 
 
 async def _ask(
