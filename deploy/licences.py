@@ -58,7 +58,7 @@ def _licence(package: str) -> str:
 
 
 def _expression(metadata: PackageMetadata) -> str:
-    return str(metadata.get("License-Expression") or "")
+    return " ".join(metadata.get_all("License-Expression") or ())
 
 
 def _classifiers(metadata: PackageMetadata) -> str:
@@ -71,7 +71,7 @@ def _classifiers(metadata: PackageMetadata) -> str:
 
 
 def _field(metadata: PackageMetadata) -> str:
-    text = str(metadata.get("License") or "").strip()
+    text = " ".join(metadata.get_all("License") or ()).strip()
     return _SPDX.get(text, text) if "\n" not in text else ""
 
 
