@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import grpc
+
 from deploy.local.child_process import ChildProcess, Command
 from deploy.local.state_files import PortBook
 from shared.rpc.access.transport import channel_to_self
@@ -29,7 +31,7 @@ class ServiceProcess(ChildProcess):
         module: For instance ``services.embedder``.
         folder: The stack's folder; logs and caches stay below it.
         settings: Called at each start; gives variables that extend this process's environment.
-        tls: The certificate of the service, for the health check.
+        tls: The certificate of the service, for the health check; it uses no TLS without it.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class ServiceProcess(ChildProcess):
         ports: PortBook,
         settings: Callable[[], Mapping[str, str]],
         *,
-        tls: TlsSettings,
+        tls: TlsSettings | None = None,
     ) -> None:
         super().__init__(
             name,
@@ -53,7 +55,7 @@ class ServiceProcess(ChildProcess):
         self._folder = folder
         self._ports = ports
         self._settings = settings
-        self._connect = partial(channel_to_self, tls=tls)
+        self._connect = partial(channel_to_self, tls=tls) if tls else grpc.insecure_channel
         self._port = 0
 
     @property
