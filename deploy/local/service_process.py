@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import grpc
+
 from deploy.local.child_process import ChildProcess, Command
 from deploy.local.state_files import PortBook, is_released
 from shared.errors import PreconditionFailed
@@ -34,7 +36,7 @@ class ServiceProcess(ChildProcess):
         settings: Called at each start; gives variables that extend this process's environment.
         port: To listen on, with the metrics 1000 above; None for free ones that are kept.
         waits_for: What it needs before it is ready, for people.
-        tls: The certificate of the service, for the health check.
+        tls: The certificate of the service, for the health check; it uses no TLS without it.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class ServiceProcess(ChildProcess):
         *,
         port: int | None = None,
         waits_for: str = "its stores",
-        tls: TlsSettings,
+        tls: TlsSettings | None = None,
     ) -> None:
         super().__init__(
             name,
@@ -63,7 +65,7 @@ class ServiceProcess(ChildProcess):
         self._folder = folder
         self._ports = ports
         self._settings = settings
-        self._connect = partial(channel_to_self, tls=tls)
+        self._connect = partial(channel_to_self, tls=tls) if tls else grpc.insecure_channel
         self._port = 0
 
     @property
