@@ -242,7 +242,7 @@ async def test_a_call_ends_by_its_deadline() -> None:
 
 
 def test_a_timeout_is_above_zero(client: Client) -> None:
-    for wrong in (0, -1, float("nan")):
+    for wrong in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="above 0"):
             client.model(timeout_s=wrong)
 

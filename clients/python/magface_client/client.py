@@ -1,5 +1,6 @@
 """The blocking client."""
 
+import math
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -372,10 +373,10 @@ def checked_timeout(timeout_s: float) -> float:
     """Return a timeout in seconds.
 
     Raises:
-        ValueError: If it is not above 0.
+        ValueError: If it is not above 0, or not finite.
     """
-    if not timeout_s > 0:
-        raise ValueError(f"timeout_s is {timeout_s}; it must be above 0")
+    if not 0 < timeout_s < math.inf:
+        raise ValueError(f"timeout_s is {timeout_s}; it must be above 0 and finite")
     return timeout_s
 
 
