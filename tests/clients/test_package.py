@@ -116,6 +116,7 @@ def _all_calls() -> list[calls.Call[Any, Any, Any] | calls.Listing[Any, Any, Any
         calls.jobs(),
         calls.models(),
         calls.operating_points(),
+        calls.promotions(),
         calls.evaluations(""),
         calls.suspects(""),
         calls.left_out("a"),

@@ -26,6 +26,7 @@ from magface_client.results import (
     OperatingPointRecord,
     PairRecord,
     PairsToLabel,
+    PromotionRecord,
     Receipt,
     ServingInfo,
     StoredPicture,
@@ -237,6 +238,10 @@ class AsyncClient:
     def models(self) -> AsyncIterator[VersionRecord]:
         """See `Client.models`."""
         return self._pages(calls.models())
+
+    def promotions(self) -> AsyncIterator[PromotionRecord]:
+        """See `Client.promotions`."""
+        return self._pages(calls.promotions())
 
     def operating_points(self) -> AsyncIterator[OperatingPointRecord]:
         """See `Client.operating_points`."""

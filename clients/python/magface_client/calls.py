@@ -30,6 +30,7 @@ from magface_client.results import (
     OperatingPointRecord,
     PairRecord,
     PairsToLabel,
+    PromotionRecord,
     Receipt,
     ServingInfo,
     StoredPicture,
@@ -258,6 +259,17 @@ def models() -> Listing[
     """List model versions."""
     request = trainer_pb2.ListModelsRequest()
     return Listing(methods.LIST_MODELS, request, lambda page: _records(VersionRecord, page.models))
+
+
+def promotions() -> Listing[
+    trainer_pb2.ListPromotionsRequest, trainer_pb2.ListPromotionsResponse, PromotionRecord
+]:
+    """List the serving history."""
+    return Listing(
+        methods.LIST_PROMOTIONS,
+        trainer_pb2.ListPromotionsRequest(),
+        lambda page: _records(PromotionRecord, page.promotions),
+    )
 
 
 def operating_points() -> Listing[

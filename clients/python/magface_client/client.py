@@ -27,6 +27,7 @@ from magface_client.results import (
     OperatingPointRecord,
     PairRecord,
     PairsToLabel,
+    PromotionRecord,
     Receipt,
     ServingInfo,
     StoredPicture,
@@ -291,6 +292,10 @@ class Client:
     def models(self) -> Iterator[VersionRecord]:
         """List the model versions, newest first."""
         return self._pages(calls.models())
+
+    def promotions(self) -> Iterator[PromotionRecord]:
+        """List the serving history, newest first: which version, who wanted it, and why."""
+        return self._pages(calls.promotions())
 
     def operating_points(self) -> Iterator[OperatingPointRecord]:
         """List the operating points, newest first; the newest is in force."""

@@ -96,6 +96,12 @@ LIST_OPERATING_POINTS: Final = Method(
     trainer_pb2.ListOperatingPointsRequest,
     trainer_pb2.ListOperatingPointsResponse,
 )
+LIST_PROMOTIONS: Final = Method(
+    "trainer",
+    "ListPromotions",
+    trainer_pb2.ListPromotionsRequest,
+    trainer_pb2.ListPromotionsResponse,
+)
 LIST_EVALUATIONS: Final = Method(
     "trainer",
     "ListEvaluations",

@@ -65,7 +65,7 @@ class SavedEmbedding:
 
 @dataclass(frozen=True)
 class ByHash:
-    """An image that the feedback service has stored, by the SHA-256 of its bytes."""
+    """An image that the feedback service has stored, by the SHA-256 of its bytes as they were sent."""
 
     sha256: str
 

@@ -213,9 +213,15 @@ class ImageContent:
 
 @dataclass(frozen=True)
 class StoredPicture:
-    """An image of the feedback service."""
+    """An image of the feedback service, which has no metadata.
+
+    Attributes:
+        data_sha256: SHA-256 of `image.data`; another one than it is named by if it was sent with
+            metadata.
+    """
 
     image: ImageContent
+    data_sha256: str
     stored_at: datetime | None
 
 
@@ -307,6 +313,26 @@ class VersionRecord:
     gate: GateRecord | None
     compatible_versions: tuple[str, ...]
     reference: str
+
+
+@dataclass(frozen=True)
+class PromotionRecord:
+    """An entry of the serving history.
+
+    Attributes:
+        gate_overridden: Whether the gate had not passed the version.
+        restores: The earlier generation whose version it restores; 0 for a promotion.
+        target_fmr: The target false-match rate from then on.
+    """
+
+    serving_generation: int
+    model_version: str
+    requested_by: str
+    reason: str
+    at: datetime | None
+    gate_overridden: bool
+    restores: int
+    target_fmr: float | None
 
 
 @dataclass(frozen=True)
