@@ -65,7 +65,7 @@ class SavedEmbedding:
 
 @dataclass(frozen=True)
 class ByHash:
-    """An image that the feedback service has stored, by the SHA-256 of its bytes as they were sent."""
+    """An image that the feedback service has stored, by the SHA-256 of the bytes that were sent."""
 
     sha256: str
 
