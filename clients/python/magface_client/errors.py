@@ -106,6 +106,8 @@ _ERRORS: Final[dict[grpc.StatusCode, type[ServiceError]]] = {
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
 }
+# What asyncio calls of gRPC 1.85 end with if the connection breaks while they send a message.
+_BROKEN_SEND: Final = "Internal error from Core"
 _BY_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
 _Detail = TypeVar("_Detail", bound=Message)
 
@@ -119,6 +121,8 @@ def from_rpc_error(error: grpc.RpcError, service: str) -> ServiceError:
     """
     code = getattr(error, "code", lambda: None)() or grpc.StatusCode.UNKNOWN
     reason = str(getattr(error, "details", lambda: "")() or code.name)
+    if code is grpc.StatusCode.INTERNAL and reason == _BROKEN_SEND:
+        return UnavailableError("the connection broke", "UNAVAILABLE", service)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         violations = _detail(error, BadRequest()).field_violations
         if violations:
