@@ -332,6 +332,7 @@ def test_rounds_choose_their_thresholds_as_all_people_do() -> None:
     together = joined(sets)
     bootstrap = PeopleBootstrap(together, seed=0, rounds=3)
     bootstrap._drawn[:] = 1
+    bootstrap._impostor_weight[:] = together.scores.impostor_pairs
     for fmr in (0.3, 0.01, 1e-3):
         expected = threshold_for(together.impostor_similarity, fmr)
         assert bootstrap.thresholds(together.impostor_similarity, fmr) == pytest.approx(expected)
