@@ -7,7 +7,7 @@ PROTOS := $(wildcard protos/magface/v1/*.proto)
 # `make demo FACES=DIR CHECKPOINT=FILE` runs the demo on your own faces and network.
 DEMO_ARGS := $(if $(FACES),--faces $(FACES)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
-.PHONY: help setup demo up test test-all lint format protos constraints bench clean
+.PHONY: help setup demo up test test-all lint format protos constraints licences audit bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,7 @@ lint: $(STAMP) ## Check style, types, layers, protos, stubs and docker-compose.y
 	@deploy/check-breaking.sh $(BIN)
 	@deploy/check-stubs.sh $(BIN)
 	@deploy/check-compose.sh $(BIN)
+	@$(BIN)/python -m deploy.licences --check
 
 format: $(STAMP) ## Fix style with ruff
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
@@ -51,6 +52,13 @@ protos: $(STAMP) ## Generate the stubs beside the protos
 
 constraints: $(STAMP) ## Pin the installed versions
 	@deploy/pin-constraints.sh $(BIN) > constraints.txt.new && mv constraints.txt.new constraints.txt
+
+licences: $(STAMP) ## Write the licences of all packages into docs/dependencies.md
+	@$(BIN)/python -m deploy.licences
+
+audit: ## Look for known vulnerabilities of the pinned packages; needs the network
+	@$(PYTHON) -m venv out/audit && out/audit/bin/pip install --quiet pip-audit
+	@out/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 bench: $(STAMP) ## Run the benchmarks; JSON goes to out/bench
 	@$(BIN)/python -m tests.benchmarks

@@ -14,11 +14,8 @@ from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 from magface.v1.feedback_pb2_grpc import FeedbackServiceStub
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
 
-from deploy.local.endpoints import Endpoints
 from shared.errors import PreconditionFailed, Unavailable
-from shared.rpc.channel import open_sync_channel
 from shared.rpc.errors import domain_errors
-from shared.settings import ClientSettings, read_settings
 
 Service = Literal["embedder", "feedback", "trainer"]
 
@@ -48,6 +45,9 @@ def service_address(service: Service, folder: Path | None) -> str:
     Raises:
         PreconditionFailed: None of them has an address.
     """
+    # pydantic takes a third of the time of `magface --help`.
+    from deploy.local.endpoints import Endpoints
+
     variable = f"MAGFACE_{service.upper()}_ADDRESS"
     if folder is None and os.environ.get(variable):
         return os.environ[variable]
@@ -131,8 +131,11 @@ def collect_pages(
 
 @contextmanager
 def _channel(service: Service, folder: Path | None) -> Iterator[grpc.Channel]:
+    from shared.rpc.channel import open_sync_channel
+    from shared.settings import ClientSettings
+
     address = service_address(service, folder)
-    with open_sync_channel(address, read_settings(ClientSettings)) as channel:
+    with open_sync_channel(address, ClientSettings()) as channel:
         try:
             with domain_errors():
                 yield channel

@@ -1,16 +1,17 @@
 """The ``magface`` command: its subcommands and how their errors are shown."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from cli.commands import dataset, doctor, face_list, faces, token, training, up
+from cli.commands import dataset, doctor, face_list, faces, serve, token, training, up
 from cli.commands.evaluation import evaluate
 from cli.commands.feedback.app import app as feedback
 from cli.commands.models.app import app as models
 from cli.demo import command as demo
-from shared.errors import MagFaceError
+from cli.output import complain
+from shared.errors import MagFaceError, with_details
 
 
 class _ReadableErrors(TyperGroup):
@@ -22,10 +23,10 @@ class _ReadableErrors(TyperGroup):
         except BrokenPipeError:
             raise
         except (MagFaceError, OSError) as error:
-            typer.echo(f"magface: {error}", err=True)
+            complain(with_details(error))
             raise typer.Exit(1) from error
         except MemoryError as error:
-            typer.echo(f"magface: not enough memory: {error}", err=True)
+            complain(f"not enough memory: {error}")
             raise typer.Exit(1) from error
 
 
@@ -33,9 +34,35 @@ app = typer.Typer(
     cls=_ReadableErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # Boxes around the help would take a quarter of the time of `magface --help`.
+    rich_markup_mode=None,
     help="Face verification that learns from corrections.",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"magface {version('magface-active-learning')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 app.command()(up.up)
+app.command()(serve.serve)
 app.command()(doctor.doctor)
 app.command()(faces.embed)
 app.command()(faces.verify)

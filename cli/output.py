@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,33 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
+
+# Control characters but tab and line feed, line and paragraph separators, surrogates, and the marks
+# that turn the direction of the text after them.
+_UNSAFE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+class _SafeConsole(Console):
+    """Shows characters that could change the terminal, for instance in a name, as U+FFFD."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else _UNSAFE.sub("\ufffd", text), style, control)
+
 
 # A pipe has no width. There, each row of a table is one line, unless COLUMNS sets a width.
 _PIPE_WIDTH: Final = 10_000
-console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH)
+console = _SafeConsole(
+    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+)
 # Progress and messages go to stderr; stdout has only the result.
-messages = Console(stderr=True)
+messages = _SafeConsole(stderr=True)
 
 _GAP: Final = 2
 _SHORTEST_TEXT: Final = 24
@@ -39,6 +60,11 @@ def emit(as_json: bool, result: Mapping[str, Any], readable: RenderableType) -> 
     else:
         # A word that is longer than the line is not cut.
         console.print(readable, crop=False)
+
+
+def complain(text: str) -> None:
+    """Prints why a command failed."""
+    messages.print(f"magface: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def table(
@@ -206,10 +232,10 @@ def _cell(value: object) -> Text:
 
 
 def short_time(moment: str | None) -> str:
-    """Shows a time of `to_plain` in the reader's own time zone, to the second."""
+    """Shows a time of `to_plain` in the reader's own time zone, which it names, to the second."""
     if moment is None:
         return ""
-    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 def in_words(name: str | None) -> str:

@@ -9,7 +9,33 @@ _Error = TypeVar("_Error", bound=BaseException)
 
 
 class MagFaceError(Exception):
-    """Base of the errors whose message is meant for the caller."""
+    """Base of the errors whose message is meant for the caller.
+
+    Args:
+        message: For the caller. It names no address, no path and no text of a library, for
+            instance of the database's driver.
+        detail: For the log and for operators: what the message must not name.
+    """
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+def details_of(error: BaseException) -> str:
+    """Give the details of an error and of its causes, for logs; empty if there are none."""
+    details: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        details.append(getattr(cause, "detail", ""))
+        cause = cause.__cause__
+    return "; ".join(filter(None, details))
+
+
+def with_details(error: BaseException) -> str:
+    """Give the message of an error with the details of `details_of`."""
+    details = details_of(error)
+    return f"{error} ({details})" if details else str(error)
 
 
 class InvalidInput(MagFaceError):
@@ -18,10 +44,11 @@ class InvalidInput(MagFaceError):
     Args:
         field: Path of the field as the contract names it, e.g. ``images[3].data``.
         reason: What is wrong with it and what is valid.
+        detail: See `MagFaceError`.
     """
 
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
+    def __init__(self, field: str, reason: str, *, detail: str = "") -> None:
+        super().__init__(f"{field}: {reason}", detail=detail)
         self.field = field
         self.reason = reason
 
@@ -73,6 +100,10 @@ class TimedOut(MagFaceError):
 
 class Unavailable(MagFaceError):
     """A dependency cannot be reached now; nothing was changed."""
+
+
+class AccessRefused(Unavailable):
+    """A dependency refuses the credentials of this process."""
 
 
 class CorruptData(MagFaceError):

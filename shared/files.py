@@ -16,6 +16,8 @@ from shared.errors import PreconditionFailed, Unavailable
 
 logger = logging.getLogger(__name__)
 
+# What a process gives to `os.umask` whose files are for its user alone.
+PRIVATE: Final = 0o077
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FULL_TEXTS: Final = (
     *map(os.strerror, _FULL),
@@ -29,7 +31,7 @@ def full_disk(error: BaseException, folder: Path) -> Unavailable | None:
 
     Args:
         error: Of the write, or one that was raised from it.
-        folder: Where it was written to; named in the message unless the error names a file.
+        folder: Where it was written to; named in the detail unless the error names a file.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -37,8 +39,8 @@ def full_disk(error: BaseException, folder: Path) -> Unavailable | None:
             named = getattr(cause, "filename", None)
             where = Path(os.fsdecode(named)).parent if named else folder
             return Unavailable(
-                f"there is no room left in {where} ({cause}); free space there or give it more,"
-                " and try again"
+                "the service has no room left on a disk; free space or give it more, and try again",
+                detail=f"{where}: {cause}",
             )
         cause = cause.__cause__ or cause.__context__
     return None
@@ -81,7 +83,9 @@ def make_folder(folder: Path, setting: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        if full_disk(error, folder) is None:
+        if full := full_disk(error, folder):
+            logger.warning("%s is not usable yet: %s", setting, full)
+        else:
             raise PreconditionFailed(
                 f"{setting}: no file can be made in {folder.absolute()} ({error.strerror}); name"
                 " another folder, or give this user the right to write there"

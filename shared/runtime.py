@@ -1,4 +1,4 @@
-"""Background loops, their end, and retry delays."""
+"""The log of a process, background loops, their end, and retry delays."""
 
 import asyncio
 import logging
@@ -6,9 +6,32 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from shared.errors import MagFaceError
+from shared.errors import MagFaceError, with_details
 
 logger = logging.getLogger(__name__)
+
+
+def start_log(level: int | str, line_format: str) -> None:
+    """Send the log of this process to stderr.
+
+    A domain error that is an argument of a log call is shown with its details, which its message
+    keeps from callers.
+
+    Args:
+        level: The lowest level that is logged.
+        line_format: As in `logging.Formatter`.
+    """
+    handler = logging.StreamHandler()
+    handler.addFilter(_show_details)
+    logging.basicConfig(level=level, format=line_format, handlers=[handler])
+
+
+def _show_details(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            with_details(each) if isinstance(each, MagFaceError) else each for each in record.args
+        )
+    return True
 
 
 async def repeat(name: str, step: Callable[[], Awaitable[object]], every_s: float) -> NoReturn:

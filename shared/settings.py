@@ -1,9 +1,12 @@
 """Settings that several services read from ``MAGFACE_…`` environment variables."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import unquote
 
+from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -17,6 +20,8 @@ _PORT: Final = re.compile(r":([^:\]]+)$")
 _PORT_OPTION: Final = re.compile(r"(?:^|\s)port\s*=\s*'?([^\s']*)")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|\s")
 _LARGEST_PORT: Final = 65535
+# The passwords of examples, also of deploy/docker/example.env.
+_PLACEHOLDER: Final = re.compile(r"change[-_ ]?me", re.IGNORECASE)
 
 
 def _server_address(address: str) -> str:
@@ -58,6 +63,11 @@ def _is_connection_string(text: str) -> bool:
     return "=" in text and all(_is_port(port, 1) for port in ports)
 
 
+def _refuse_placeholder(secret: str) -> None:
+    if _PLACEHOLDER.search(unquote(secret)):
+        raise ValueError("has the password of an example; set one of your own")
+
+
 def _is_port(text: str, first: int) -> bool:
     return text.isascii() and text.isdigit() and first <= int(text) <= _LARGEST_PORT
 
@@ -66,40 +76,44 @@ ServerAddress = Annotated[str, AfterValidator(_server_address)]
 
 
 class MagFaceSettings(BaseSettings):
-    """Base of every settings class: sets the prefix and reads a ``.env`` file."""
+    """Base of every settings class: sets the prefix and reads a ``.env`` file.
+
+    Raises:
+        PreconditionFailed: If a variable is missing or invalid. The message is one line that names
+            it, and does not hold its value, which may be a secret.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_file=_ENV_FILE, extra="ignore", hide_input_in_errors=True
     )
 
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            errors = error.errors(include_input=False)
+            # Defaults that are made from other settings fail only because one of those is wrong.
+            wrong = (one for one in errors if one["type"] != "default_factory_not_called")
+            raise PreconditionFailed("; ".join(map(_describe, wrong))) from None
+        except (ValueError, OSError) as error:
+            raise PreconditionFailed(
+                f"the file {_ENV_FILE} or a variable {_PREFIX}… cannot be read"
+                f" ({type(error).__name__})"
+            ) from None
+
 
 _Settings = TypeVar("_Settings", bound=MagFaceSettings)
 
 
-def read_settings(kind: type[_Settings]) -> _Settings:
-    """Read settings from the environment.
-
-    Raises:
-        PreconditionFailed: If a variable is missing or invalid. The message names it, and does
-            not hold its value, which may be a secret.
-    """
-    try:
-        return kind()
-    except ValidationError as error:
-        errors = error.errors(include_input=False)
-        # Defaults that are made from other settings fail only because one of those is wrong.
-        wrong = (one for one in errors if one["type"] != "default_factory_not_called")
-        raise PreconditionFailed("; ".join(map(_describe, wrong))) from None
-    except (ValueError, OSError) as error:
-        raise PreconditionFailed(
-            f"the file {_ENV_FILE} or a variable {_PREFIX}… cannot be read ({type(error).__name__})"
-        ) from None
+def given_variables() -> set[str]:
+    """Give the names, in upper case, of the variables of the environment and the ``.env`` file."""
+    return {name.upper() for name in (*dotenv_values(_ENV_FILE), *os.environ)}
 
 
 def settings_or_exit(kind: type[_Settings], program: str) -> _Settings:
     """Read settings from the environment; end the process with one line if they are invalid."""
     try:
-        return read_settings(kind)
+        return kind()
     except PreconditionFailed as error:
         raise SystemExit(f"{program} cannot start: {error}") from None
 
@@ -136,6 +150,7 @@ class DatabaseSettings(MagFaceSettings):
                 "must be postgresql://user:password@host:port/name, with special characters"
                 f" of the password as %XX and a port of 1..{_LARGEST_PORT}"
             )
+        _refuse_placeholder(text)
         return url
 
 
@@ -153,6 +168,12 @@ class ObjectStoreSettings(MagFaceSettings):
     s3_bucket: str = Field(default="magface", pattern=_BUCKET)
     s3_secure: bool = False
     s3_timeout_s: float = Field(default=5.0, gt=0)
+
+    @field_validator("s3_access_key", "s3_secret_key")
+    @classmethod
+    def _own_key(cls, key: str | SecretStr) -> str | SecretStr:
+        _refuse_placeholder(key.get_secret_value() if isinstance(key, SecretStr) else key)
+        return key
 
 
 class RegistrySettings(ObjectStoreSettings):

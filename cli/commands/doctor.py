@@ -11,10 +11,7 @@ from magface.v1 import feedback_pb2, trainer_pb2
 
 from cli.clients import CALL_TIMEOUT_S, DirOption, Service, feedback, service_address, trainer
 from cli.output import JsonOption, emit, table
-from shared.errors import MagFaceError
-from shared.rpc.access.transport import sync_channel
-from shared.rpc.health import answers, is_serving
-from shared.settings import ClientSettings, read_settings
+from shared.errors import MagFaceError, with_details
 
 _HEALTH_TIMEOUT_S: Final = 5.0
 
@@ -62,15 +59,19 @@ def _finding(check: str, examine: "_Examine", folder: Path | None) -> Finding:
     try:
         return Finding(check, *examine(folder))
     except MagFaceError as error:
-        return Finding(check, f"is not known: {error}", "see the log of the service")
+        return Finding(check, f"is not known: {with_details(error)}", "see the log of the service")
 
 
 def _service(service: Service, folder: Path | None) -> Finding:
+    from shared.rpc.access.transport import sync_channel
+    from shared.rpc.health import answers, is_serving
+    from shared.settings import ClientSettings
+
     try:
         address = service_address(service, folder)
     except MagFaceError as error:
         return Finding(service, "has no address", str(error))
-    connect = partial(sync_channel, access=read_settings(ClientSettings))
+    connect = partial(sync_channel, access=ClientSettings())
     if not answers(address, _HEALTH_TIMEOUT_S, connect):
         return Finding(
             service,

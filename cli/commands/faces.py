@@ -139,6 +139,9 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="With --json: also give the embeddings.")
+    ] = False,
     model_version: VersionOption = "",
     folder: DirOption = None,
     as_json: JsonOption = False,
@@ -158,6 +161,8 @@ def verify(
     result = to_plain(answer)
     for side, face in (("face_a", answer.face_a), ("face_b", answer.face_b)):
         result[side] = _plain_face(face)
+        if not embeddings:
+            del result[side]["embedding"]
     readable = {
         "decision": result["decision"],
         **({"reason": answer.unsure_reason} if answer.unsure_reason else {}),

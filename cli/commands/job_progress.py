@@ -18,6 +18,11 @@ from shared.rpc.errors import domain_errors
 
 # The trainer resumes its jobs after a restart, so a watch resumes too.
 _LONGEST_OUTAGE_S: Final = 600.0
+_NO_TARGET: Final = (
+    "It was judged at equal error weights, where no candidate may beat a parent whose threshold is "
+    "strict. `magface models operating-point --fmr RATE` sets the rate to judge at."
+)
+_COMPARISONS: Final = ("heldout_errors", "heldout_gain")
 
 
 def wait_for_job(
@@ -138,6 +143,8 @@ def gate_table(gate: dict[str, Any]) -> RenderableType:
         for check in gate["checks"]
     ]
     title = "passed the gate" if gate["passed"] else "refused by the gate"
-    return table(
+    checks = table(
         "check", "verdict", "value", "limit", "detail", rows=rows, title=title, text=["detail"]
     )
+    lost = any(one["name"] in _COMPARISONS and not one["passed"] for one in gate["checks"])
+    return Group(checks, Text(_NO_TARGET)) if lost and gate.get("target_fmr") is None else checks

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,9 +18,12 @@ from typing import Self
 
 from deploy.local.postgres_user import UnixUser
 from shared.errors import PreconditionFailed, Unavailable
+from shared.files import PRIVATE
 
 _LOG_LIMIT_BYTES = 10 * 2**20
 _POLL_S = 0.05
+# What a service prints before it ends because of a setting, which another start would not change.
+_REFUSAL = re.compile(r"^\S.* cannot (start|run): ")
 
 # Run after setpriv has set the signal: a parent that ended before that would leave an orphan.
 _CHECK_PARENT = """[ "$PPID" = "$1" ] || { echo "the parent process has ended" >&2; exit 1; }
@@ -99,6 +103,7 @@ class ChildProcess(ABC):
         ready_timeout_s: Seconds from the start to the first answer.
         silence_s: Seconds without an answer after which a server that was ready is taken for
             stuck, and one that starts after `ready_timeout_s`; None if it never is.
+        waits_for: What it needs before it is ready, for people.
     """
 
     def __init__(
@@ -110,12 +115,14 @@ class ChildProcess(ABC):
         stop_grace_s: float = 10.0,
         ready_timeout_s: float = 60.0,
         silence_s: float | None = None,
+        waits_for: str = "its first answer",
     ) -> None:
         self.name = name
         self.log_file = log_file
         self.ready_timeout_s = ready_timeout_s
         self.stop_grace_s = stop_grace_s
         self.silence_s = silence_s
+        self.waits_for = waits_for
         self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -161,6 +168,7 @@ class ChildProcess(ABC):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=PRIVATE,
             ).result()
 
     def is_ready(self) -> bool:
@@ -228,6 +236,12 @@ class ChildProcess(ABC):
         if code < 0:
             return f"was killed by {signal.Signals(-code).name}"
         return f"exited with {code}; the end of {self.log_file}:\n{self.log_tail()}"
+
+    def refusal(self) -> str:
+        """Gives the last line of the log if the server says there that it cannot start."""
+        ended = self._process is not None and self._process.poll() == 1
+        line = self.log_tail(1) if ended else ""
+        return line if _REFUSAL.search(line) else ""
 
     def describe_timeout(self) -> str:
         """Describes that the server was not ready in time, with the end of its log."""

@@ -1,9 +1,11 @@
 """``endpoints.json``: the addresses and credentials of a running stack."""
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from shared.errors import PreconditionFailed
 from shared.files import write_atomically
 from shared.settings import ObjectStoreSettings
 
@@ -13,9 +15,11 @@ _FILE_NAME = "endpoints.json"
 class S3Endpoint(BaseModel):
     """Address, keys and bucket for an S3 client."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     endpoint: str
-    access_key: str
-    secret_key: str
+    access_key: str = Field(repr=False)
+    secret_key: str = Field(repr=False)
     bucket: str
 
     def settings(self) -> ObjectStoreSettings:
@@ -36,16 +40,24 @@ class Endpoints(BaseModel):
         feedback: ``host:port``.
         trainer: ``host:port``.
         embedders: ``host:port`` of each embedder.
+        metrics: ``host:port`` of the metrics page of each service, by its name.
         pid: Process id of the supervisor.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     embedder: str
     feedback: str
     trainer: str
     embedders: list[str]
     s3: S3Endpoint
-    database_url: str
+    database_url: str = Field(repr=False)
+    metrics: dict[str, str] = Field(default_factory=dict)
     pid: int
+
+    def without_secrets(self) -> dict[str, Any]:
+        """Gives what may be printed, for JSON: no password, no key."""
+        return self.model_dump(exclude={"database_url": True, "s3": {"access_key", "secret_key"}})
 
     def write(self, folder: Path) -> None:
         write_atomically(folder / _FILE_NAME, self.model_dump_json(indent=2) + "\n", 0o600)
@@ -56,6 +68,17 @@ class Endpoints(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> "Endpoints | None":
-        """Reads the file; None where no stack is ready."""
+        """Reads the file; None where no stack is ready.
+
+        Raises:
+            PreconditionFailed: The file is damaged.
+        """
         path = folder / _FILE_NAME
-        return cls.model_validate_json(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise PreconditionFailed(
+                f"{path.absolute()} is damaged: restart the `magface up` that wrote it"
+            ) from error

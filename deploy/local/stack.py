@@ -1,6 +1,7 @@
 """The embedded stack: Postgres, an S3 server and all services, in one folder."""
 
 import fcntl
+import itertools
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -14,9 +15,19 @@ from deploy.local.service_process import ServiceProcess
 from deploy.local.state_files import PortBook
 from deploy.local.supervisor import Supervisor
 from shared.errors import PreconditionFailed
-from shared.settings import ClientSettings, ServerSettings, read_settings
+from shared.settings import ClientSettings, ServerSettings, given_variables
 
 _DATABASE = "magface"
+_FIRST_VERSION = (
+    "its model version; at the first start the trainer makes it of the bundled network, which "
+    "takes half a minute"
+)
+# The stack sets these itself.
+_OWN_SETTINGS = (
+    *("MAGFACE_DATABASE_URL", "MAGFACE_S3_ENDPOINT", "MAGFACE_S3_ACCESS_KEY"),
+    *("MAGFACE_S3_SECRET_KEY", "MAGFACE_S3_BUCKET", "MAGFACE_S3_SECURE"),
+    *("MAGFACE_LISTEN", "MAGFACE_METRICS_PORT", "MAGFACE_ENDPOINT_FILE"),
+)
 
 
 class _AccessSettings(ServerSettings, ClientSettings):
@@ -35,6 +46,8 @@ class Stack:
     Args:
         folder: Created when absent.
         embedders: Number of embedder replicas.
+        port: Of the first embedder; feedback, trainer and further embedders have the next ones,
+            and their metrics pages are 1000 above. 0 for free ports that the folder keeps.
         report: Receives a line of text about each start, end and restart.
         stop: When set, for instance by a signal handler, `start` and `watch` end.
         reference_faces: Folder of the trainer's reference faces; None for that of the environment.
@@ -46,6 +59,7 @@ class Stack:
         folder: Path,
         *,
         embedders: int = 1,
+        port: int = 0,
         report: Callable[[str], None] = lambda _: None,
         stop: threading.Event | None = None,
         reference_faces: Path | None = None,
@@ -54,27 +68,39 @@ class Stack:
         self.folder = folder.absolute()
         logs = self.folder / "logs"
         self._reference_faces = reference_faces
-        self._access = read_settings(_AccessSettings)
+        self._access = _AccessSettings()
         self._lock: IO[str] | None = None
         self._supervisor = Supervisor(report, stop or threading.Event())
         self._database_url = ""
         self.postgres = PostgresServer(self.folder / "postgres", logs / "postgres.log")
         self.object_store = object_store(self.folder / "objects", logs / "objects.log")
-        self.feedback = self._service("feedback", "services.feedback", self._feedback_settings)
-        self.trainer = self._service("trainer", "services.trainer", self._trainer_settings)
+        ports = itertools.count(port) if port else itertools.repeat(None)
+        first, second, third = itertools.islice(ports, 3)
+        self.feedback = self._service(
+            "feedback", "services.feedback", self._feedback_settings, second, "its stores"
+        )
+        self.trainer = self._service(
+            "trainer", "services.trainer", self._trainer_settings, third, "its stores"
+        )
         self.embedders = [
-            self._service(f"embedder-{number}", "services.embedder", self._settings)
-            for number in range(1, embedders + 1)
+            self._service(
+                f"embedder-{number}", "services.embedder", self._settings, own, _FIRST_VERSION
+            )
+            for number, own in zip(
+                range(1, embedders + 1), itertools.chain([first], ports), strict=False
+            )
         ]
 
     def start(self) -> Endpoints:
         """Starts all parts, waits until each is ready, and writes ``endpoints.json``.
 
         Raises:
-            PreconditionFailed: Another stack runs in the folder, or something is not installed.
+            PreconditionFailed: Another stack runs in the folder, something is not installed, a
+                port is in use, or the environment has settings of other stores.
             Unavailable: A part did not start; those that did are stopped.
             StopRequested: `stop` was set; the parts that had started are stopped.
         """
+        _refuse_other_stores()
         self._take_lock()
         try:
             Endpoints.remove(self.folder)
@@ -104,7 +130,12 @@ class Stack:
             self._lock = None
 
     def _service(
-        self, name: str, module: str, settings: Callable[[], Mapping[str, str]]
+        self,
+        name: str,
+        module: str,
+        settings: Callable[[], Mapping[str, str]],
+        port: int | None,
+        waits_for: str,
     ) -> ServiceProcess:
         return ServiceProcess(
             name,
@@ -113,6 +144,8 @@ class Stack:
             PortBook(self.folder / "ports.json"),
             settings,
             tls=self._access,
+            port=port,
+            waits_for=waits_for,
         )
 
     def _settings(self) -> dict[str, str]:
@@ -150,6 +183,10 @@ class Stack:
                 bucket=store.s3_bucket,
             ),
             database_url=self._database_url,
+            metrics={
+                service.name: service.metrics_address
+                for service in (self.feedback, self.trainer, *self.embedders)
+            },
             pid=os.getpid(),
         )
 
@@ -161,6 +198,8 @@ class Stack:
     def _take_lock(self) -> None:
         """Locks the folder; the kernel releases the lock when this process ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        # It holds faces, labels and passwords. An earlier release left it open to everybody.
+        self.folder.chmod(0o700)
         lock = (self.folder / "lock").open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -183,6 +222,17 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _refuse_other_stores() -> None:
+    """Refuse settings that the stack would have to ignore."""
+    given = given_variables()
+    if refused := [name for name in _OWN_SETTINGS if name in given]:
+        raise PreconditionFailed(
+            f"{' and '.join(refused)} cannot be used: the embedded stack has stores and addresses "
+            "of its own. Unset this, or run each service on your stores with "
+            "`magface serve embedder|feedback|trainer`"
+        )
 
 
 def _absolute_paths(settings: _AccessSettings) -> dict[str, str]:

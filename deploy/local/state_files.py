@@ -34,16 +34,16 @@ class PortBook:
     def take(self, name: str) -> int:
         """Gives the port of ``name``: the previous one, unless another program has it now."""
         book: dict[str, int] = json.loads(self._path.read_text()) if self._path.exists() else {}
-        if name in book and _released(book[name]):
+        if name in book and is_released(book[name]):
             return book[name]
         book[name] = _free_port(taken=set(book.values()))
         write_atomically(self._path, json.dumps(book, indent=2) + "\n", 0o600)
         return book[name]
 
 
-def _released(port: int) -> bool:
-    """Waits a moment for the previous server to release its port."""
-    deadline = time.monotonic() + _RELEASE_WAIT_S
+def is_released(port: int, within_s: float = _RELEASE_WAIT_S) -> bool:
+    """Tells whether a port is free; waits a moment for a previous server to release it."""
+    deadline = time.monotonic() + within_s
     while not _is_free(port):
         if time.monotonic() > deadline:
             return False

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from deploy.local.child_process import ChildProcess
-from shared.errors import MagFaceError, Unavailable
+from shared.errors import MagFaceError, PreconditionFailed, Unavailable
 from shared.runtime import backoff_s
 
 _TICK_S = 0.1
@@ -17,6 +17,7 @@ _LONGEST_PAUSE_S = 10.0
 # After a server has run this long, the next pause before a restart is short again.
 _STEADY_S = 30.0
 _TRIES_AT_START = 3
+_TELL_EVERY_S = 5.0
 _LOOK_EVERY_S = 5.0
 _SILENT_LOOKS = 3
 _LOOKS_AT_ONCE = 8
@@ -37,6 +38,7 @@ class _Watched:
     looked_at: float = 0.0
     look: "Future[bool] | None" = None
     silent_looks: int = 0
+    answered_once: bool = False
 
 
 class Supervisor:
@@ -60,6 +62,7 @@ class Supervisor:
         """Starts servers at the same time and waits until each is ready.
 
         Raises:
+            PreconditionFailed: A server says that it cannot start.
             Unavailable: A server was not ready in time, or ended three times.
             StopRequested: `stop` was set.
         """
@@ -69,8 +72,12 @@ class Supervisor:
             server.launch()
             now = time.monotonic()
             group.append(_Watched(server, started_at=now, answered_at=now))
+        told_at = time.monotonic()
         while not all(watched.ready for watched in group):
             self._tick()
+            if time.monotonic() - told_at >= _TELL_EVERY_S:
+                told_at = time.monotonic()
+                self._tell_waiting(group)
             for watched in group:
                 _raise_if_failed(watched)
             if self._stop.wait(_TICK_S):
@@ -96,6 +103,8 @@ class Supervisor:
             if watched.restart_at is not None:
                 self._restart_when_due(watched)
             elif not watched.server.running:
+                if not watched.answered_once:
+                    _raise_if_refused(watched.server)
                 self._schedule_restart(watched, watched.server.describe_exit())
             else:
                 if not watched.ready:
@@ -103,12 +112,20 @@ class Supervisor:
                 if (limit_s := _silence_limit_s(watched)) is not None:
                     self._check_silence(watched, limit_s)
 
+    def _tell_waiting(self, group: Sequence[_Watched]) -> None:
+        for watched in group:
+            if not watched.ready:
+                seconds = time.monotonic() - watched.started_at
+                server = watched.server
+                self._report(f"{server.name} waits for {server.waits_for} ({seconds:.0f} s)")
+
     def _check_readiness(self, watched: _Watched) -> None:
         try:
             watched.ready = watched.server.is_ready()
         except Unavailable:
             return  # It has just ended; the next tick schedules a restart.
         if watched.ready:
+            watched.answered_once = True
             seconds = time.monotonic() - watched.started_at
             self._report(f"{watched.server.name} is ready after {seconds:.1f} s")
 
@@ -159,6 +176,11 @@ def _silence_limit_s(watched: _Watched) -> float | None:
     if server.silence_s is None:
         return None
     return server.silence_s if watched.ready else max(server.silence_s, server.ready_timeout_s)
+
+
+def _raise_if_refused(server: ChildProcess) -> None:
+    if refusal := server.refusal():
+        raise PreconditionFailed(f"{refusal}; the log is {server.log_file}")
 
 
 def _raise_if_failed(watched: _Watched) -> None:

@@ -2,7 +2,7 @@
 
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
-from shared.errors import MagFaceError
+from shared.errors import MagFaceError, with_details
 from shared.heap import limit_heaps
 from shared.model.sessions.onnx import share_threads
 from shared.rpc.server.runner import run_server
@@ -18,7 +18,7 @@ def main() -> None:
     try:
         build = embedder(settings)
     except MagFaceError as error:
-        raise SystemExit(f"the embedder cannot start: {error}") from None
+        raise SystemExit(f"the embedder cannot start: {with_details(error)}") from None
     run_server(settings, SERVICE_NAME, build)
 
 

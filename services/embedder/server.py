@@ -31,6 +31,7 @@ from services.embedder.settings import EmbedderSettings
 from shared.decoding.admission import Admission
 from shared.decoding.pool import DecodePool
 from shared.decoding.settings import pixels_in_flight
+from shared.errors import AccessRefused, MagFaceError, PreconditionFailed, details_of
 from shared.files import make_folder
 from shared.model.image.face_reader import FaceReader
 from shared.model.sessions.factory import require_device
@@ -77,6 +78,7 @@ def embedder(settings: EmbedderSettings) -> Build:
         cache = EmbeddingCache(settings.cache_bytes)
         models = ResidentModels()
         pointers, loader = _pointers(settings), _loader(settings)
+        await _check_access(pointers)
         swapper = _swapper(settings, models, pointers, loader)
         shadow = ShadowEvaluator(
             models,
@@ -130,6 +132,20 @@ def embedder(settings: EmbedderSettings) -> Build:
             await pipeline.stop()
 
     return build
+
+
+async def _check_access(objects: ObjectStore) -> None:
+    """End the start if the object store refuses the keys; whether it answers does not matter.
+
+    Raises:
+        PreconditionFailed: If it refuses them.
+    """
+    try:
+        await asyncio.to_thread(read_pointer, objects)
+    except AccessRefused as error:
+        raise PreconditionFailed(str(error), detail=details_of(error)) from None
+    except MagFaceError as error:
+        _log.warning("the object store is not usable yet: %s", error)
 
 
 def _pointers(settings: EmbedderSettings) -> ObjectStore:

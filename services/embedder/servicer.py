@@ -20,6 +20,7 @@ from shared.errors import InvalidInput, without_frames
 from shared.model.image.face import FaceImage
 from shared.rpc.converters import detected_face_to_proto, face_from_proto, pack_timestamp
 from shared.rpc.errors import status_code
+from shared.rpc.server.error_status import log_fault
 from shared.rpc.server.interceptors import Context
 from shared.rpc.server.requests import check_texts
 
@@ -170,6 +171,7 @@ def _pack_streamed(streamed: StreamedResult) -> pb.EmbedStreamResponse:
     if isinstance(streamed.result, EmbeddedFace):
         response.face.CopyFrom(_pack_face(streamed.result))
     else:
+        log_fault("EmbedStream", streamed.result)
         response.error.code = status_code(streamed.result).value[0]
         response.error.message = str(streamed.result)
     return response

@@ -47,6 +47,7 @@ from shared.runtime import end_task
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
+from shared.storage.readiness import follow_database
 from shared.storage.retry import retry_until_available
 
 NewVault: TypeAlias = Callable[[], ImageVault]
@@ -87,6 +88,7 @@ async def feedback_service(
             await lifecycle.set_ready(True)
             await _apply_consensus_rule(settings, pool)
             await asyncio.gather(
+                follow_database(settings, lifecycle.set_ready),
                 run_retention(_retention_policy(settings), objects, erasure.eraser, erasure.held),
                 maintenance.run(),
                 ObjectCheck(pool, objects, damaged).run(

@@ -37,6 +37,7 @@ from shared.rpc.server.lifecycle import Lifecycle
 from shared.storage.migrations import apply_migrations
 from shared.storage.objects import ObjectStore
 from shared.storage.postgres import Pool, open_pool
+from shared.storage.readiness import follow_database
 from shared.storage.retry import retry_until_available
 
 SERVICE_NAME: Final = "magface.v1.TrainerService"
@@ -51,7 +52,8 @@ async def trainer_service(
     """Add the service to a server. It is ready once its stores can be reached.
 
     Raises:
-        ExceptionGroup: If the database cannot be migrated; the server stops then.
+        ExceptionGroup: Of a PreconditionFailed, if the database cannot be migrated or a store
+            refuses the credentials; the server stops then.
     """
     make_folder(settings.work_dir, "MAGFACE_WORK_DIR")
     servicer = TrainerServicer(lifecycle.stopping)
@@ -88,6 +90,7 @@ async def _serve(
     folders = JobFolders(objects, settings.work_dir)
     runner = _runner(settings, pool, objects, pointer, folders)
     async with asyncio.TaskGroup() as group:
+        group.create_task(follow_database(settings, lifecycle.set_ready))
         group.create_task(runner.run())
         group.create_task(folders.run())
         group.create_task(pointer.run())

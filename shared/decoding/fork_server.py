@@ -24,6 +24,7 @@ from shared.decoding.work import face_check, perform, resident_bytes
 from shared.errors import MagFaceError
 from shared.model.image.align import CROP_SIZE
 from shared.model.image.face_reader import FaceReader
+from shared.runtime import start_log
 from shared.settings import ImageLimits
 
 # A command and its argument: the niceness of a new process, or the id of one to end.
@@ -43,7 +44,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    start_log(logging.WARNING, "%(asctime)s %(levelname)s %(name)s %(message)s")
     cv2.setNumThreads(1)
     control = socket.socket(fileno=int(sys.argv[1]))
     reader = FaceReader(ImageLimits.model_validate_json(sys.argv[2]))

@@ -168,7 +168,9 @@ class ForkServer:
                 except (OSError, EOFError) as error:
                     ours.close()
                     self._stop()
-                    raise Unavailable(f"no decode process can be started: {error!r}") from error
+                    raise Unavailable(
+                        "no decode process can be started", detail=repr(error)
+                    ) from error
             return DecodeProcess(ours, pid, partial(self._end, self._running, pid))
 
     def close(self) -> None:

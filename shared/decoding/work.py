@@ -77,7 +77,8 @@ def _unexpected(request: DecodeRequest, error: Exception) -> InvalidInput:
     _log.error("a picture of %d bytes failed", len(request.face.data), exc_info=error)
     return InvalidInput(
         f"{request.field}.data",
-        f"could not be decoded ({type(error).__name__}: {error}); save it again as JPEG or PNG",
+        "could not be decoded; save it again as JPEG or PNG",
+        detail=f"{type(error).__name__}: {error}",
     )
 
 

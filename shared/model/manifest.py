@@ -207,11 +207,12 @@ def read_manifest(folder: Path) -> Manifest:
         CorruptData: If it does not exist or is invalid.
     """
     path = folder / MANIFEST_FILE
+    where = f"{folder.name}/{path.name}"
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CorruptData(f"{path} cannot be read: {error.strerror}") from error
-    return parse_manifest(data, str(path))
+        raise CorruptData(f"{where} cannot be read: {error.strerror}", detail=str(path)) from error
+    return parse_manifest(data, where)
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -227,4 +228,4 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise CorruptData(f"{where} is not a valid manifest: {error}") from error
+        raise CorruptData(f"{where} is not a valid manifest", detail=str(error)) from error

@@ -30,4 +30,4 @@ def read_record(objects: ObjectStore, key: str, kind: type[_Record], what: str) 
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        raise CorruptData(f"object {key} is not a valid {what}: {error}") from error
+        raise CorruptData(f"object {key} is not a valid {what}", detail=str(error)) from error

@@ -266,9 +266,9 @@ def _verify(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
         if size != entry.size:
-            raise CorruptData(f"{path} has {size} bytes, the manifest says {entry.size}")
+            raise CorruptData(f"{name} has {size} bytes, the manifest says {entry.size}")
         if hashes and (found := describe_file(path).sha256) != entry.sha256:
-            raise CorruptData(f"{path} has SHA-256 {found}, the manifest says {entry.sha256}")
+            raise CorruptData(f"{name} has SHA-256 {found}, the manifest says {entry.sha256}")
 
 
 def _immutable_fields(manifest: Manifest) -> dict[str, Any]:

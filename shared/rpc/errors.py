@@ -1,6 +1,6 @@
 """Mapping between the domain's errors and gRPC status, in both directions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -105,16 +105,23 @@ def domain_errors() -> Iterator[None]:
 def from_rpc_error(error: grpc.RpcError) -> MagFaceError:
     """Return the domain's error for the status of a failed call."""
     code, text = _code(error), str(getattr(error, "details", lambda: "")() or "")
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return _unavailable(error, text)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return _invalid_input(error, text)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return _exhausted(error, text)
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Unavailable(f"no answer before the deadline: {text}")
     errors = {code: kind for kind, code in _CODES.items()}
     if code in errors:
         return errors[code](text)
     return MagFaceError(f"{code.name if code else 'failed'}: {text}")
+
+
+def _unavailable(error: grpc.RpcError, text: str) -> Unavailable:
+    late = _code(error) is grpc.StatusCode.DEADLINE_EXCEEDED
+    what = "no answer before the deadline" if late else "the service cannot be reached"
+    # gRPC's own text names the addresses that it has tried.
+    return Unavailable(text) if _is_of_service(error) else Unavailable(what, detail=text)
 
 
 def _invalid_input(error: grpc.RpcError, text: str) -> InvalidInput:
@@ -131,14 +138,23 @@ def _exhausted(error: grpc.RpcError, text: str) -> MagFaceError:
     return InvalidInput("request", f"{text}; the limit is the server's MAGFACE_MAX_MESSAGE_BYTES")
 
 
+def _is_of_service(error: grpc.RpcError) -> bool:
+    """Say whether the status comes from one of our services, not from gRPC."""
+    return any(key == _DETAILS_KEY for key, _ in _metadata(error))
+
+
 def _find(error: grpc.RpcError, wanted: Any) -> Any:
     """Unpack the detail of the wanted type; empty if the status has none."""
-    for key, value in getattr(error, "trailing_metadata", tuple)() or ():
+    for key, value in _metadata(error):
         if key == _DETAILS_KEY:
             for detail in _details(value):
                 if detail.Unpack(wanted):
                     return wanted
     return wanted
+
+
+def _metadata(error: grpc.RpcError) -> Iterable[tuple[str, Any]]:
+    return getattr(error, "trailing_metadata", tuple)() or ()
 
 
 def _details(packed: bytes) -> list[AnyMessage]:

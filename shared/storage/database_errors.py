@@ -1,5 +1,6 @@
 """Mapping of the errors of psycopg to the domain's errors."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -7,7 +8,7 @@ from typing import Final
 import psycopg
 from psycopg import errors
 
-from shared.errors import Conflict, Unavailable
+from shared.errors import AccessRefused, Conflict, Unavailable
 
 # Besides OperationalError: connection lost, disk full, too many connections, no memory, shutdown,
 # a statement cancelled, and no connection of the pool free.
@@ -33,6 +34,14 @@ _REMEDIES: Final[tuple[tuple[type[psycopg.Error], str], ...]] = (
 )
 
 
+# Why Postgres refuses a connection. psycopg gives no code for it, only the text.
+_REFUSED: Final = re.compile(
+    r"FATAL:.*(authentication failed|no pg_hba\.conf entry|(role|database) .* does not exist)"
+    r"|no password supplied",
+    re.DOTALL,
+)
+
+
 @contextmanager
 def database_errors(what: str = "the database cannot answer now") -> Iterator[None]:
     """Raise the domain's error in place of one that psycopg raises in the block.
@@ -44,16 +53,18 @@ def database_errors(what: str = "the database cannot answer now") -> Iterator[No
 
     Raises:
         Conflict: If a concurrent transaction was committed first.
+        AccessRefused: If the database refuses the user or the password, or does not exist.
         Unavailable: If the database cannot answer now.
     """
     try:
         yield
     except (errors.SerializationFailure, errors.DeadlockDetected) as error:
-        raise Conflict(f"a concurrent change was committed first: {_reason(error)}") from error
+        raise Conflict("a concurrent change was committed first", detail=_reason(error)) from error
     except psycopg.Error as error:
         if not _is_of_environment(error):
             raise
-        raise Unavailable(f"{what}: {_reason(error)}") from error
+        kind = AccessRefused if _REFUSED.search(str(error)) else Unavailable
+        raise kind(f"{what}{_remedy(error)}", detail=_reason(error)) from error
 
 
 def _is_of_environment(error: psycopg.Error) -> bool:
@@ -62,6 +73,10 @@ def _is_of_environment(error: psycopg.Error) -> bool:
 
 
 def _reason(error: psycopg.Error) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _remedy(error: psycopg.Error) -> str:
+    """Give the end of the message for people: what to do, as far as that is known."""
     remedy = next((remedy for kind, remedy in _REMEDIES if isinstance(error, kind)), None)
-    return f"{text} ({remedy})" if remedy else text
+    return f": {remedy}" if remedy else ""

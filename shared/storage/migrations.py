@@ -11,6 +11,7 @@ from psycopg import sql
 from shared.errors import PreconditionFailed
 from shared.storage.database_errors import database_errors
 
+_NO_PGVECTOR = 'extension "vector" is not available'
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _LOCK_WAIT = "5min"
 
@@ -44,7 +45,7 @@ def apply_migrations(database_url: str, schema: str, folder: Path) -> list[str]:
     migrations = _read(folder)
     with (
         database_errors(f"cannot migrate schema {schema}"),
-        psycopg.connect(database_url, autocommit=True, connect_timeout=10) as connection,
+        psycopg.connect(database_url, autocommit=True, connect_timeout=5) as connection,
     ):
         _lock(connection, schema)
         pending = _pending(schema, migrations, _applied(connection, schema))
@@ -123,6 +124,9 @@ def _apply(connection: psycopg.Connection, schema: str, migration: _Migration) -
                 [migration.number, migration.name, migration.sha256],
             )
     except psycopg.Error as error:
+        text = " ".join(str(error).split())
+        hint = "; install pgvector where Postgres runs" if _NO_PGVECTOR in text else ""
         raise PreconditionFailed(
-            f"migration {migration.name} of schema {schema} failed and was rolled back: {error}"
+            f"migration {migration.name} of schema {schema} failed and was rolled back:"
+            f" {text}{hint}"
         ) from error

@@ -18,7 +18,7 @@ from minio.error import MinioException, S3Error
 from minio.helpers import MIN_PART_SIZE
 from urllib3.exceptions import HTTPError
 
-from shared.errors import CorruptData, MagFaceError, NotFound, Unavailable
+from shared.errors import AccessRefused, CorruptData, MagFaceError, NotFound, Unavailable
 from shared.files import open_atomic
 from shared.settings import ObjectStoreSettings
 from shared.storage.s3_http import NotS3Error, S3Http
@@ -34,6 +34,7 @@ _REMOVALS: Final = 5
 _MD5_ETAG: Final = re.compile(r"[0-9a-f]{32}")
 _ENCRYPTION: Final = "x-amz-server-side-encryption"
 _LONGEST_REASON: Final = 300
+_REFUSED: Final = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,10 @@ class ObjectStore:
                 return
             if time.monotonic() > deadline:
                 break
-        raise Unavailable(f"{self._where(key)} is still there after its removal; remove again")
+        raise Unavailable(
+            "an object is still in the object store after its removal; remove it again",
+            detail=self._where(key),
+        )
 
     def _next_listed(self, listing: Iterator[Any], prefix: str) -> StoredObject | None:
         with self._errors():
@@ -238,14 +242,14 @@ class ObjectStore:
                 found = self._client.stat_object(self.bucket, key)
         except NotFound as error:
             raise Unavailable(
-                f"{self._where(key)} is not there although the write was acknowledged; check"
-                " what answers at this address, and write it again"
+                "the object store acknowledged a write and does not have the object; send it again",
+                detail=f"{self._where(key)}; check what answers at this address",
             ) from error
         if not etag or (found.etag, found.size) != (etag, size):
             raise Unavailable(
-                f"{self._where(key)} has {found.size} bytes and ETag {found.etag!r} after a write"
-                f" of {size} bytes with ETag {etag!r}; check what answers at this address, and"
-                " write it again"
+                "the object store has another object than was written; send it again",
+                detail=f"{self._where(key)} has {found.size} bytes and ETag {found.etag!r} after a"
+                f" write of {size} bytes with ETag {etag!r}; check what answers at this address",
             )
 
     def _read(self, key: str, sink: BinaryIO, sha256: str | None) -> None:
@@ -264,9 +268,14 @@ class ObjectStore:
             if again.is_right(sha256):
                 return
             if again != received or self.stat(key).size != received.size:
-                raise Unavailable(f"{self._where(key)} arrives damaged; read it again")
+                raise Unavailable(
+                    "an object arrives damaged from the object store; read it again",
+                    detail=self._where(key),
+                )
         wanted = "the content that the store has the MD5 of" if sha256 is None else sha256
-        raise CorruptData(f"object {key} has SHA-256 {received.sha256}, not {wanted}")
+        raise CorruptData(
+            f"object {key} has SHA-256 {received.sha256}, not {wanted}", detail=self._where(key)
+        )
 
     def _receive(self, key: str, sink: BinaryIO) -> _Received:
         digest, md5 = hashlib.sha256(), _md5()
@@ -284,7 +293,9 @@ class ObjectStore:
                 sink.write(chunk)
             if received != size:
                 raise Unavailable(
-                    f"{self._where(key)} arrives with {received} of {size} bytes; read it again"
+                    f"an object arrives with {received} of {size} bytes from the object store;"
+                    " read it again",
+                    detail=self._where(key),
                 )
         finally:
             response.close()
@@ -297,8 +308,9 @@ class ObjectStore:
             chunk: bytes = response.read1(_CHUNK_BYTES)
         if chunk and time.monotonic() > deadline:
             raise Unavailable(
-                f"{self._where(key)} arrives slower than "
-                f"{_SLOWEST_BYTES_PER_S} bytes per second; try again later"
+                "an object arrives from the object store slower than"
+                f" {_SLOWEST_BYTES_PER_S} bytes per second; try again later",
+                detail=self._where(key),
             )
         return chunk
 
@@ -321,23 +333,34 @@ class ObjectStore:
         except S3Error as error:
             self._raise_s3(error, key)
         except (MinioException, HTTPError) as error:
-            raise Unavailable(f"{self._where(key)} cannot be reached: {_short(error)}") from error
+            raise Unavailable(
+                "the object store cannot be reached",
+                detail=f"{self._where(key)}: {_short(error)}",
+            ) from error
         except Exception as error:
             if self._http.answers == answers:
                 raise
             raise Unavailable(
-                f"{self._where(key)} gave an answer that is not S3's ({_short(error)}); check"
-                " what answers at this address"
+                "the object store gave an answer that is not S3's",
+                detail=f"{self._where(key)}: {_short(error)}; check what answers at this address",
             ) from error
 
     def _raise_s3(self, error: S3Error, key: str) -> NoReturn:
         if error.code == "NoSuchKey":
-            raise NotFound(f"{self._where(key)} does not exist") from error
+            raise NotFound(
+                f"the object store has no object {key}", detail=self._where(key)
+            ) from error
         if error.code == "NoSuchBucket":
-            raise Unavailable(f"{self._where()} does not exist; create it") from error
+            raise Unavailable(
+                "the bucket of the object store does not exist; create it", detail=self._where()
+            ) from error
         # The client keeps the region that the store once named, which may have been damaged.
         self._client._region_map.pop(self.bucket, None)
-        raise Unavailable(f"{self._where(key)} failed: {error.code} {error.message}") from error
+        kind = AccessRefused if error.code in _REFUSED else Unavailable
+        raise kind(
+            "the object store refuses a request",
+            detail=f"{self._where(key)}: {error.code} {error.message}",
+        ) from error
 
     def _where(self, key: str = "") -> str:
         return f"object store {self._endpoint}, {self.bucket}/{key}"

@@ -47,12 +47,14 @@ def test_more_pictures_than_one_call_takes_are_embedded_by_one_version(
 
 def test_verify_says_the_same_as_the_embeddings(ask: Ask, pictures: list[Path]) -> None:
     a, b, _ = pictures
-    answer = ask("verify", a, b)
+    answer = ask("verify", a, b, "--embeddings")
     vectors = [np.array(answer[side]["embedding"]) for side in ("face_a", "face_b")]
     assert answer["similarity"] == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-4)
     same = answer["similarity"] >= answer["threshold"]
     assert answer["decision"] == ("same" if same else "different")
-    assert ask("verify", a, a)["similarity"] == pytest.approx(1.0, abs=1e-4)
+    without = ask("verify", a, a)
+    assert without["similarity"] == pytest.approx(1.0, abs=1e-4)
+    assert "embedding" not in without["face_a"]
 
 
 def test_a_person_reads_the_decision_and_no_json(

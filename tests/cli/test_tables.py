@@ -208,3 +208,21 @@ def test_empty_columns_below_a_row_are_left_out() -> None:
 def test_groups_of_tables_are_printed_one_after_the_other() -> None:
     shown = _shown(Group(facts({"a": 1}), table("b", rows=[[Text("2")]])), 80)
     assert shown == "a  1\nb\n2\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "hinted"),
+    [
+        ("heldout_errors", None, True),
+        ("heldout_errors", 0.01, False),
+        ("threshold_fmr", None, False),
+    ],
+)
+def test_a_refusal_without_a_target_names_the_command_that_sets_one(
+    name: str, target: float | None, hinted: bool
+) -> None:
+    check = {"name": name, "passed": False, "value": 1.0, "limit": 0.5, "detail": "more errors"}
+    shown = Console(width=200, file=io.StringIO())
+    shown.print(gate_table({"passed": False, "checks": [check], "target_fmr": target}))
+    assert isinstance(shown.file, io.StringIO)
+    assert ("magface models operating-point" in shown.file.getvalue()) == hinted

@@ -20,12 +20,12 @@ from shared.model.default import DEFAULT_CHECKPOINT
 from tests.cli.conftest import Magface
 from tests.shared.model.pictures import png_header
 
+_HEAVY = ("torch", "cv2", "sklearn", "psycopg", "pydantic", "numpy", "rich.markdown")
+
 
 def test_help_does_not_load_what_is_heavy() -> None:
     script = (
-        "import sys\n"
-        "import cli.main\n"
-        "print([name for name in ('torch', 'cv2', 'sklearn', 'psycopg') if name in sys.modules])\n"
+        f"import sys\nimport cli.main\nprint([name for name in {_HEAVY} if name in sys.modules])\n"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

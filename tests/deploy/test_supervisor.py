@@ -12,7 +12,7 @@ import pytest
 
 from deploy.local.child_process import ChildProcess, Command
 from deploy.local.supervisor import StopRequested, Supervisor
-from shared.errors import Unavailable
+from shared.errors import PreconditionFailed, Unavailable
 from tests.support.waiting import wait_until
 
 
@@ -72,6 +72,26 @@ def test_groups_start_in_order_and_stop_in_reverse(tmp_path: Path, supervisor: S
     supervisor.stop_all()
     order = (tmp_path / "order").read_text().splitlines()
     assert order == ["start store", "start service", "stop service", "stop store"]
+
+
+def test_a_slow_start_says_what_it_waits_for(
+    tmp_path: Path, supervisor: Supervisor, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.local.supervisor._TELL_EVERY_S", 0.1)
+    slow = Script(tmp_path, "slow", "sleep 0.5; touch $0.up; sleep 60")
+    slow.waits_for = "its first version"
+    supervisor.bring_up([Script(tmp_path, "quick"), slow])
+    assert any(line.startswith("slow waits for its first version (") for line in lines)
+
+
+def test_one_that_says_it_cannot_start_is_not_started_again(
+    tmp_path: Path, supervisor: Supervisor, lines: list[str]
+) -> None:
+    wrong = Script(tmp_path, "wrong", "echo 'the wrong one cannot start: MAGFACE_X: odd'; exit 1")
+    with pytest.raises(PreconditionFailed, match=r"^the wrong one cannot start: MAGFACE_X: odd"):
+        supervisor.bring_up([Script(tmp_path, "quick"), wrong])
+    assert (tmp_path / "order").read_text().count("start wrong") == 1
+    assert not any("restarts" in line for line in lines)
 
 
 def test_what_is_killed_is_started_again_and_said_so(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +17,28 @@ from magface.v1 import feedback_pb2, feedback_pb2_grpc
 
 from cli.rendering.renderer import render_person
 from deploy.local.endpoints import Endpoints
+from deploy.local.state_files import is_released
 from shared.rpc.channel import open_sync_channel
 from shared.rpc.health import is_serving
 from tests.support.waiting import wait_until
 
 _START_S = 120
+# What this process has set for itself must not keep the product from setting it.
+_UNSET = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("ORT_DISABLE_TELEMETRY", "MPLCONFIGDIR") and not name.startswith("XDG_")
+}
 _PARTS = ("postgres", "nanio", "services.feedback", "services.trainer", "services.embedder")
+
+
+def _free_ports() -> int:
+    """Find a port that is free like the next two, and those 1000 above."""
+    for port in range(10_000 + os.getpid() % 5000, 20_000, 10):
+        wanted = [port + offset for offset in (0, 1, 2, 1000, 1001, 1002)]
+        if all(is_released(each, within_s=0) for each in wanted):
+            return port
+    raise AssertionError("no free ports")
 
 
 class Up:
@@ -30,23 +47,24 @@ class Up:
     def __init__(self, around: Path) -> None:
         self.folder = around / "run"
         self._outside = [around / name for name in ("home", "tmp", "cwd")]
+        self.port = _free_ports()
         self.process: subprocess.Popen[str] | None = None
 
-    def command(self) -> subprocess.Popen[str]:
+    def command(self, *options: str, **settings: str) -> subprocess.Popen[str]:
         home, scratch, cwd = self._outside
         for folder in self._outside:
             folder.mkdir(exist_ok=True)
         return subprocess.Popen(
-            [sys.executable, "-m", "cli", "up", "--dir", str(self.folder), "--json"],
+            [sys.executable, "-m", "cli", "up", "--dir", str(self.folder), "--json", *options],
             cwd=cwd,
-            env={**os.environ, "HOME": str(home), "TMPDIR": str(scratch)},
+            env={**_UNSET, "HOME": str(home), "TMPDIR": str(scratch), **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
     def start(self) -> Endpoints:
-        self.process = self.command()
+        self.process = self.command("--port", str(self.port))
         wait_until(self._ready_or_ended, _START_S)
         return self.endpoints()
 
@@ -144,17 +162,64 @@ def test_a_second_one_on_the_same_folder_is_refused(up: Up) -> None:
     assert is_serving(up.endpoints().embedder)
 
 
+def test_the_services_have_the_ports_that_were_asked_for(up: Up) -> None:
+    endpoints = up.endpoints()
+    host = "127.0.0.1"
+    found = (endpoints.embedder, endpoints.feedback, endpoints.trainer)
+    assert found == tuple(f"{host}:{up.port + number}" for number in range(3))
+    assert set(endpoints.metrics) == {"embedder-1", "feedback", "trainer"}
+    for address in endpoints.metrics.values():
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
+            assert b"magface_rpc_calls" in page.read()
+
+
+def test_a_port_that_is_in_use_is_said(up: Up, tmp_path: Path) -> None:
+    other = Up(tmp_path)
+    ended = other.command("--port", str(up.port))
+    output, complaint = ended.communicate(timeout=60)
+    assert (ended.returncode, output) == (1, "")
+    assert f"port {up.port + 1} of 127.0.0.1, for the feedback, is in use" in complaint
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_stores_of_ones_own_are_refused_not_ignored(tmp_path: Path, place: str) -> None:
+    up = Up(tmp_path)
+    settings = {"MAGFACE_DATABASE_URL": "postgresql://me:topsecret@127.0.0.1/x"}
+    if place == "file":
+        (tmp_path / "cwd").mkdir()
+        lines = [f"{name}={value}" for name, value in settings.items()]
+        (tmp_path / "cwd" / ".env").write_text("\n".join(lines))
+        settings = {}
+    ended = up.command(**settings)
+    output, complaint = ended.communicate(timeout=60)
+    assert (ended.returncode, output) == (1, "")
+    assert complaint.startswith("magface: MAGFACE_DATABASE_URL cannot be used")
+    assert "magface serve" in complaint
+    assert "topsecret" not in complaint
+
+
 def test_secrets_are_for_the_owner_alone(up: Up) -> None:
+    for path in (up.folder, *up.folder.rglob("*")):
+        if not path.is_relative_to(up.folder / "postgres" / "data"):
+            # The server gives its own files to its own user.
+            assert path.lstat().st_mode & 0o077 == 0, path
     secret_files = [up.folder / "endpoints.json", up.folder / "objects" / "credentials.json"]
     for path in (*secret_files, up.folder / "postgres" / "password"):
         assert path.stat().st_mode & 0o077 == 0
-    password = (up.folder / "postgres" / "password").read_text()
+    endpoints = up.endpoints()
+    secrets = (_password(up), endpoints.s3.access_key, endpoints.s3.secret_key)
     for child in up.children():
-        assert not any(password in argument for argument in child.cmdline())
+        assert not any(secret in word for word in child.cmdline() for secret in secrets)
+
+
+def _password(up: Up) -> str:
+    return (up.folder / "postgres" / "password").read_text()
 
 
 def test_nothing_outside_its_folder_is_written(up: Up) -> None:
     assert up.files_outside() == []
+    # Nor inside the folder: ONNX Runtime would write an id of the device for its telemetry.
+    assert [path for path in up.folder.rglob("*") if "Microsoft" in path.parts] == []
     for child in up.children():
         for file in child.open_files():
             if file.mode != "r":
@@ -180,7 +245,11 @@ def test_sigterm_stops_everything_cleanly(up: Up) -> None:
     code, output = up.end(signal.SIGTERM)
     assert code == 0
     assert time.monotonic() - started < 20
-    assert Endpoints.model_validate(json.loads(output)) == endpoints
+    assert json.loads(output) == endpoints.without_secrets()
+    assert endpoints.metrics
+    for secret in (endpoints.database_url, endpoints.s3.access_key, endpoints.s3.secret_key):
+        assert secret not in output
+    assert _password(up) not in output
     assert not any(child.is_running() for child in children)
     assert Endpoints.read(up.folder) is None
     with pytest.raises(psycopg.OperationalError):

@@ -1,5 +1,7 @@
 import asyncio
 import logging
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -55,6 +57,22 @@ async def test_an_unexpected_failure_is_logged_with_its_traceback(
     await run_steps([Unavailable("gone"), ValueError("odd")])
     assert caplog.records[-1].exc_info is not None
     assert len(caplog.records) == 2
+
+
+def test_the_log_shows_the_details_of_an_error_and_of_its_causes() -> None:
+    script = (
+        "import logging\n"
+        "from shared.errors import NotFound, Unavailable\n"
+        "from shared.runtime import start_log\n"
+        "start_log('WARNING', '%(message)s')\n"
+        "error = Unavailable('no answer', detail='10.0.0.7:5432')\n"
+        "error.__cause__ = NotFound('gone', detail='/srv/pg')\n"
+        "logging.getLogger('some').warning('%s failed: %s', 'the work', error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "the work failed: no answer (10.0.0.7:5432; /srv/pg)\n"
 
 
 async def test_a_cancelled_loop_ends() -> None:

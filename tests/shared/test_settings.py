@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from services.embedder.settings import EmbedderSettings  # noqa: F401
+from services.feedback.settings import FeedbackSettings  # noqa: F401
+from services.trainer.settings import TrainerSettings, WorkerSettings  # noqa: F401
+from shared.errors import PreconditionFailed
+from shared.settings import MagFaceSettings
+
 _VALID = {
     "MAGFACE_DATABASE_URL": "postgresql://me:topsecret@127.0.0.1:5432/magface",
     "MAGFACE_S3_ENDPOINT": "127.0.0.1:9000",
@@ -57,6 +63,11 @@ def start(
         ("DATABASE_URL", "topsecret", "postgresql://"),
         ("DATABASE_URL", "host=127.0.0.1 password=topsecret port=x", "port"),
         ("DATABASE_URL", "host=a,b port=5432,99999 password=topsecret", "port"),
+        ("DATABASE_URL", "postgresql://me:change-me@127.0.0.1/magface", "of your own"),
+        ("DATABASE_URL", "postgresql://me:Change%2DMe-too@127.0.0.1/magface", "of your own"),
+        ("DATABASE_URL", "host=127.0.0.1 password=changeme", "of your own"),
+        ("S3_ACCESS_KEY", "change-me", "of your own"),
+        ("S3_SECRET_KEY", "CHANGE_ME", "of your own"),
         ("LISTEN", "127.0.0.1:99999", "0..65535"),
         ("LISTEN", "50051", "host:port"),
         ("LISTEN", "http://127.0.0.1:50051", "host:port"),
@@ -113,3 +124,44 @@ def test_unreadable_env_file_is_one_line(start: Callable[..., str], tmp_path: Pa
     assert said.count("\n") == 0
     assert ".env" in said
     assert "topsecret" not in said
+
+
+def _settings_classes(base: type[MagFaceSettings]) -> list[type[MagFaceSettings]]:
+    found = [base]
+    for kind in base.__subclasses__():
+        found += _settings_classes(kind)
+    return found
+
+
+@pytest.mark.parametrize("kind", _settings_classes(MagFaceSettings), ids=lambda kind: kind.__name__)
+def test_settings_say_what_is_wrong_without_its_value_whoever_makes_them(
+    kind: type[MagFaceSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = [
+        name for name, field in kind.model_fields.items() if field.annotation in (int, float)
+    ]
+    for name in kind.model_fields:
+        monkeypatch.setenv(f"MAGFACE_{name.upper()}", "topsecret")
+    if not numbers:
+        return
+    with pytest.raises(PreconditionFailed) as caught:
+        kind()
+    assert all(f"MAGFACE_{name.upper()}: " in str(caught.value) for name in numbers)
+    assert "topsecret" not in f"{caught.value!r}{caught.value.__cause__}"
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "cli", "up", "--port", "0"],
+        cwd=tmp_path,
+        env=os.environ | {"MAGFACE_S3_TIMEOUT_S": "topsecret"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("magface: the ")
+    assert "cannot start: MAGFACE_S3_TIMEOUT_S: " in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert "topsecret" not in ended.stderr

@@ -44,7 +44,8 @@ def evaluate(
     ] = ChannelOrderChoice.BGR,
     eps: EpsOption = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Default: the version's own; 0.4 for a file.")
+        float | None,
+        typer.Option(help="Default: that of the operating point in force; 0.4 for a file."),
     ] = None,
     sample: Annotated[int, typer.Option(min=2, help="Pairs to draw from a folder.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the sample and of the bootstrap.")] = 0,

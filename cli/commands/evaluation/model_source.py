@@ -17,9 +17,10 @@ from shared.model.network.iresnet import IResNet
 from shared.model.sessions.base import Session
 from shared.model.sessions.factory import open_session
 from shared.model.sessions.torch import TorchSession
+from shared.registry.serving_pointer import read_pointer
 from shared.registry.signed_objects import SignedObjects
 from shared.registry.version_store import VersionStore
-from shared.settings import ObjectStoreSettings, read_settings
+from shared.settings import ObjectStoreSettings
 
 _CHECKPOINT_THRESHOLD = 0.4
 
@@ -62,6 +63,8 @@ def open_checkpoint(path: Path, channel_order: ChannelOrder, eps: float | None) 
 def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
     """Fetches a version from the object store and opens it with onnxruntime.
 
+    Its threshold is that of the operating point in force.
+
     Args:
         model_version: Empty for the serving version.
         folder: Folder of a running stack, as for all commands.
@@ -75,10 +78,14 @@ def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
             request = embedder_pb2.GetModelRequest()
             model_version = stub.GetModel(request, timeout=CALL_TIMEOUT_S).model_version
     with tempfile.TemporaryDirectory(prefix="magface-") as cache:
-        store = VersionStore(SignedObjects(_object_store_settings(folder)), Path(cache))
+        objects = SignedObjects(_object_store_settings(folder))
+        store = VersionStore(objects, Path(cache))
         version = store.fetch(model_version)
         session = open_session(version)
-        return EvaluatedModel(model_version, session, read_manifest(version).threshold)
+        pointer = read_pointer(objects)
+        point = read_manifest(version).kept_point(pointer.target_fmr if pointer else None)
+        threshold = read_manifest(version).threshold if point is None else point.threshold
+        return EvaluatedModel(model_version, session, threshold)
 
 
 def open_named(
@@ -94,7 +101,7 @@ def open_named(
 def _object_store_settings(folder: Path | None) -> ObjectStoreSettings:
     """Finds the object store: from ``folder``, else the environment, else ./run."""
     if folder is None and os.environ.get("MAGFACE_S3_ENDPOINT"):
-        return read_settings(ObjectStoreSettings)
+        return ObjectStoreSettings()
     endpoints = Endpoints.read(folder or DEFAULT_DIR)
     if endpoints is None:
         raise PreconditionFailed(

@@ -1,5 +1,6 @@
 """``magface feedback``: submit, import, export, count and list labels."""
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -19,10 +20,19 @@ from cli.face_choice import (
     OnSeveralOption,
     face_in_box,
 )
-from cli.images import AlignmentChoice, AlignmentOption, PictureA, PictureB, naming_files
+from cli.images import AlignmentChoice, AlignmentOption, naming_files
 from cli.output import JsonOption, emit, facts, listed, short_time, table, to_plain
 from cli.transfer.export import ExportFormat, export_pairs
 from shared.errors import MagFaceError
+
+_SHA256: Final = re.compile("[0-9a-fA-F]{64}")
+_ImageA = Annotated[
+    str,
+    typer.Argument(metavar="A", show_default=False, help="A file, or the hash of a stored image."),
+]
+_ImageB = Annotated[
+    str, typer.Argument(metavar="B", show_default=False, help="The same for the other image.")
+]
 
 
 class LabelChoice(StrEnum):
@@ -42,8 +52,8 @@ _LABELS: Final = {
 
 def submit(
     *,
-    a: PictureA,
-    b: PictureB,
+    a: _ImageA,
+    b: _ImageB,
     label: Annotated[LabelChoice, typer.Option("--label", show_default=False)],
     annotator: AnnotatorOption = "",
     idempotency_key: Annotated[
@@ -56,22 +66,49 @@ def submit(
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store one label."""
+    """Store one label of two images, each a file or the SHA-256 of a stored image."""
     request = feedback_pb2.SubmitFeedbackRequest(
-        image_a=feedback_pb2.ImageRef(
-            image=face_in_box(a, alignment, FaceChoice(on_several, box_a))
-        ),
-        image_b=feedback_pb2.ImageRef(
-            image=face_in_box(b, alignment, FaceChoice(on_several, box_b))
-        ),
+        image_a=_image_ref(a, alignment, FaceChoice(on_several, box_a)),
+        image_b=_image_ref(b, alignment, FaceChoice(on_several, box_b)),
         label=_LABELS[label],
         annotator=annotator,
         idempotency_key=idempotency_key or new_key(),
     )
-    names = {"image_a": str(a), "image_b": str(b)}
+    names = {"image_a": a, "image_b": b}
     with feedback(folder) as stub, naming_files(names):
         result = to_plain(stub.SubmitFeedback(request, timeout=CALL_TIMEOUT_S))
     emit(as_json, result, facts(result))
+
+
+def _image_ref(image: str, alignment: AlignmentChoice, choice: FaceChoice) -> feedback_pb2.ImageRef:
+    """Packs a file, or the hash of a stored image; a file of that name comes first."""
+    path = Path(image)
+    if _SHA256.fullmatch(image) and not path.exists():
+        if choice.box is not None:
+            raise typer.BadParameter("a stored image has its box already; leave the option out")
+        return feedback_pb2.ImageRef(sha256=image)
+    return feedback_pb2.ImageRef(image=face_in_box(path, alignment, choice))
+
+
+def fetch_image(
+    sha256: Annotated[str, typer.Argument(show_default=False, help="Of the stored image.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="File to write.", show_default=False)],
+    folder: DirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a stored image to a file."""
+    from shared.files import open_atomic
+
+    with feedback(folder) as stub:
+        request = feedback_pb2.GetImageRequest(sha256=sha256)
+        answer = stub.GetImage(request, timeout=CALL_TIMEOUT_S)
+    with open_atomic(out) as file:
+        file.write(answer.image.data)
+    result = to_plain(answer)
+    result |= result.pop("image")
+    del result["data"]
+    shown = result | {"stored_at": short_time(result["stored_at"]), "file": out}
+    emit(as_json, {**result, "file": str(out)}, facts(shown))
 
 
 def import_pairs(

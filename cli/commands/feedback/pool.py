@@ -1,5 +1,6 @@
 """``magface feedback``: import images to the pool, lease pairs, list annotators."""
 
+import time
 from collections.abc import Iterator
 from enum import StrEnum
 from functools import partial
@@ -26,6 +27,7 @@ from cli.output import (
     emit,
     facts,
     listed,
+    messages,
     short_time,
     table,
     to_plain,
@@ -35,6 +37,7 @@ from shared.errors import InvalidInput, MagFaceError
 # Short enough to send a stream again after a lost connection.
 _IMAGES_A_STREAM: Final = 500
 _STREAM_TIMEOUT_S: Final = 600.0
+_POLL_S: Final = 1.0
 
 
 class StrategyChoice(StrEnum):
@@ -111,24 +114,48 @@ def import_images(
 
 
 def next_pairs(
+    *,
     annotator: AnnotatorOption = "",
     count: Annotated[int, typer.Option(min=1, max=100, help="Number of pairs.")] = 10,
     strategy: Annotated[
         StrategyChoice, typer.Option(help="How they are chosen.")
     ] = StrategyChoice.MIX,
+    wait_s: Annotated[
+        float,
+        typer.Option(
+            "--wait", metavar="SECONDS", min=0, help="How long to wait while no pair is ready yet."
+        ),
+    ] = 30.0,
     folder: DirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Lease pairs that are worth labelling; nobody else gets them until the lease ends."""
     request = feedback_pb2.NextPairsRequest(
-        annotator=annotator,
-        count=count,
-        strategy=_STRATEGIES[strategy],
-        idempotency_key=new_key(),
+        annotator=annotator, count=count, strategy=_STRATEGIES[strategy]
     )
+    until = time.monotonic() + wait_s
     with feedback(folder) as stub:
-        result = to_plain(stub.NextPairs(request, timeout=CALL_TIMEOUT_S))
+        answer = _next_pairs(stub, request)
+        if _prepares(answer) and wait_s:
+            messages.print(f"no pair is ready yet; waiting for at most {wait_s:g} s")
+        while _prepares(answer) and time.monotonic() < until:
+            time.sleep(_POLL_S)
+            answer = _next_pairs(stub, request)
+    result = to_plain(answer)
     emit(as_json, result, leases_table(result))
+
+
+def _prepares(answer: feedback_pb2.NextPairsResponse) -> bool:
+    """Tells whether more pairs may come: the service prepares them in the background."""
+    return not answer.pairs and not answer.HasField("held_until")
+
+
+def _next_pairs(
+    stub: FeedbackServiceStub, request: feedback_pb2.NextPairsRequest
+) -> feedback_pb2.NextPairsResponse:
+    # A repeated key would give the first answer again.
+    request.idempotency_key = new_key()
+    return stub.NextPairs(request, timeout=CALL_TIMEOUT_S)
 
 
 def leases_table(result: dict[str, Any]) -> RenderableType:

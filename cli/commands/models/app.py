@@ -4,6 +4,7 @@ import typer
 
 from cli.commands.models import (
     evaluations,
+    history,
     judgement,
     operating_point,
     quantization,
@@ -16,6 +17,7 @@ app.command("list")(versions.list_models)
 app.command("import")(versions.import_model)
 app.command("promote")(versions.promote)
 app.command("rollback")(versions.rollback)
+app.command("history")(history.show_history)
 app.command("shadow")(versions.shadow)
 app.command("rollout")(rollout.show_rollout)
 app.command("operating-point")(operating_point.operating_point)

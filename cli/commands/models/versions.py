@@ -7,7 +7,7 @@ from typing import Annotated, Any, BinaryIO, Final
 import typer
 from magface.v1 import trainer_pb2
 from magface.v1.trainer_pb2_grpc import TrainerServiceStub
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
@@ -20,7 +20,7 @@ from cli.clients import (
     trainer,
 )
 from cli.commands.job_progress import job_facts, wait_for_job
-from cli.commands.models.rollout import WaitOption, wait_for_rollout
+from cli.commands.models.rollout import WaitOption, rollout_table, wait_for_rollout
 from cli.commands.options import ByOption, ChannelOrderChoice, EpsOption, user_name
 from cli.output import JsonOption, emit, facts, messages, short_time, table, to_plain
 from shared.datasets.user_files import open_regular
@@ -123,7 +123,23 @@ def import_model(
     with trainer(folder) as stub:
         job = wait_for_job(stub, upload_checkpoint(stub, file, options))
     result = {"job": to_plain(job), "model_version": job.model_version, "probe": measured}
-    emit(as_json, result, job_facts(job))
+    shown: list[RenderableType] = [job_facts(job)]
+    if measured is not None:
+        shown.insert(0, _probe_facts(measured))
+    emit(as_json, result, Group(*shown))
+
+
+def _probe_facts(measured: dict[str, Any]) -> RenderableType:
+    """Shows what --probe measured."""
+    accuracies = measured["best_accuracy"].items()
+    return facts(
+        {
+            "probe": f"{measured['pairs']} pairs",
+            "channel order": measured["channel_order"],
+            "best accuracy": ", ".join(f"{order} {100 * best:.2f} %" for order, best in accuracies),
+            "threshold": f"{measured['threshold']:.3f}",
+        }
+    )
 
 
 def promote(
@@ -147,8 +163,8 @@ def promote(
         idempotency_key=new_key(),
     )
     with trainer(folder) as stub:
-        result = _promotion_result(stub, stub.PromoteModel(request, timeout=CALL_TIMEOUT_S), wait)
-    emit(as_json, result, facts(result))
+        answer = stub.PromoteModel(request, timeout=CALL_TIMEOUT_S)
+        _show_promotion(stub, answer, wait, as_json)
 
 
 def rollback(
@@ -161,8 +177,8 @@ def rollback(
     """Let the previous version serve again."""
     request = trainer_pb2.RollbackRequest(requested_by=by, reason=reason, idempotency_key=new_key())
     with trainer(folder) as stub:
-        result = _promotion_result(stub, stub.Rollback(request, timeout=CALL_TIMEOUT_S), wait)
-    emit(as_json, result, facts(result))
+        answer = stub.Rollback(request, timeout=CALL_TIMEOUT_S)
+        _show_promotion(stub, answer, wait, as_json)
 
 
 def shadow(
@@ -184,15 +200,19 @@ def shadow(
     emit(as_json, result, facts(result))
 
 
-def _promotion_result(
+def _show_promotion(
     stub: TrainerServiceStub,
     answer: trainer_pb2.PromoteModelResponse | trainer_pb2.RollbackResponse,
     wait: bool,
-) -> dict[str, Any]:
+    as_json: bool,
+) -> None:
     result = to_plain(answer)
+    readable: RenderableType = facts(result)
     if wait:
-        result |= {"replicas": wait_for_rollout(stub, answer.serving_generation)["replicas"]}
-    return result
+        rollout = wait_for_rollout(stub, answer.serving_generation)
+        result |= {"replicas": rollout["replicas"]}
+        readable = rollout_table(rollout)
+    emit(as_json, result, readable)
 
 
 def upload_checkpoint(

@@ -92,7 +92,7 @@ class ImageRef(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
-    """SHA-256 of the image's bytes, 64 hex digits."""
+    """SHA-256 of the image's bytes as they were sent, 64 hex digits."""
     identity: _builtins.str
     """Identity of the person, if known; up to 128 characters. It is added to those that the image
     has, also by a repeated call, and makes the image one that DeleteSubject erases.
@@ -451,7 +451,7 @@ class GetImageRequest(_message.Message):
 
     SHA256_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
-    """SHA-256 of the image's bytes, 64 hex digits."""
+    """SHA-256 of the image's bytes as they were sent, 64 hex digits."""
     def __init__(
         self,
         *,
@@ -471,8 +471,15 @@ class GetImageResponse(_message.Message):
 
     IMAGE_FIELD_NUMBER: _builtins.int
     STORED_AT_FIELD_NUMBER: _builtins.int
+    DATA_SHA256_FIELD_NUMBER: _builtins.int
+    data_sha256: _builtins.str
+    """SHA-256 of image.data, in hex. It is another than that of the request if the image was sent with
+    metadata.
+    """
     @_builtins.property
-    def image(self) -> _image_pb2.Image: ...
+    def image(self) -> _image_pb2.Image:
+        """Without the metadata that it was sent with: only its pixels and its orientation are stored."""
+
     @_builtins.property
     def stored_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -480,10 +487,11 @@ class GetImageResponse(_message.Message):
         *,
         image: _image_pb2.Image | None = ...,
         stored_at: _timestamp_pb2.Timestamp | None = ...,
+        data_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "stored_at", b"stored_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "stored_at", b"stored_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_sha256", b"data_sha256", "image", b"image", "stored_at", b"stored_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1231,6 +1231,105 @@ class ListOperatingPointsResponse(_message.Message):
 Global___ListOperatingPointsResponse: _TypeAlias = ListOperatingPointsResponse  # noqa: Y015
 
 @_typing.final
+class ListPromotionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """1..1000; 0 means 100."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPromotionsRequest: _TypeAlias = ListPromotionsRequest  # noqa: Y015
+
+@_typing.final
+class ListPromotionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMOTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def promotions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Promotion]: ...
+    def __init__(
+        self,
+        *,
+        promotions: _abc.Iterable[Global___Promotion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "promotions", b"promotions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPromotionsResponse: _TypeAlias = ListPromotionsResponse  # noqa: Y015
+
+@_typing.final
+class Promotion(_message.Message):
+    """An entry of the serving history; the newest one is in force."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVING_GENERATION_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    GATE_OVERRIDDEN_FIELD_NUMBER: _builtins.int
+    RESTORES_FIELD_NUMBER: _builtins.int
+    TARGET_FMR_FIELD_NUMBER: _builtins.int
+    serving_generation: _builtins.int
+    model_version: _builtins.str
+    requested_by: _builtins.str
+    """The trainer itself if a training promoted its version."""
+    reason: _builtins.str
+    gate_overridden: _builtins.bool
+    """Whether the version was promoted although its gate had not passed it."""
+    restores: _builtins.int
+    """The earlier generation whose version it restores: for a rollback, and for a change of the
+    operating point. 0 for a promotion.
+    """
+    target_fmr: _builtins.float
+    """The operating point in force from then on; unset without a target."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        serving_generation: _builtins.int = ...,
+        model_version: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        gate_overridden: _builtins.bool = ...,
+        restores: _builtins.int = ...,
+        target_fmr: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_fmr", b"_target_fmr", "at", b"at", "target_fmr", b"target_fmr"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_fmr", b"_target_fmr", "at", b"at", "gate_overridden", b"gate_overridden", "model_version", b"model_version", "reason", b"reason", "requested_by", b"requested_by", "restores", b"restores", "serving_generation", b"serving_generation", "target_fmr", b"target_fmr"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__target_fmr: _TypeAlias = _typing.Literal["target_fmr"]  # noqa: Y015
+    _WhichOneofArgType__target_fmr: _TypeAlias = _typing.Literal["_target_fmr", b"_target_fmr"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_fmr) -> _WhichOneofReturnType__target_fmr | None: ...
+
+Global___Promotion: _TypeAlias = Promotion  # noqa: Y015
+
+@_typing.final
 class ListModelsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

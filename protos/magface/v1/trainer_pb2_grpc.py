@@ -99,6 +99,11 @@ class TrainerServiceStub:
                 request_serializer=magface_dot_v1_dot_trainer__pb2.ListOperatingPointsRequest.SerializeToString,
                 response_deserializer=magface_dot_v1_dot_trainer__pb2.ListOperatingPointsResponse.FromString,
                 _registered_method=True)
+        self.ListPromotions = channel.unary_unary(
+                '/magface.v1.TrainerService/ListPromotions',
+                request_serializer=magface_dot_v1_dot_trainer__pb2.ListPromotionsRequest.SerializeToString,
+                response_deserializer=magface_dot_v1_dot_trainer__pb2.ListPromotionsResponse.FromString,
+                _registered_method=True)
         self.GetRollout = channel.unary_unary(
                 '/magface.v1.TrainerService/GetRollout',
                 request_serializer=magface_dot_v1_dot_trainer__pb2.GetRolloutRequest.SerializeToString,
@@ -203,7 +208,8 @@ class TrainerServiceServicer:
 
     def ImportModel(self, request_iterator, context):
         """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-        version from it. The gate judges the version on the trainer's reference faces.
+        version from it. The gate judges the version on the trainer's reference faces. If the same file
+        was imported with the same options, or is being imported, the answer is that job.
         INVALID_ARGUMENT if the file is empty or too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -238,6 +244,14 @@ class TrainerServiceServicer:
 
     def ListOperatingPoints(self, request, context):
         """Lists the operating points that were set, newest first; the newest is in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPromotions(self, request, context):
+        """Lists the serving history, newest first: which version served from when, who wanted it, and why.
+        A change of the operating point is an entry of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -376,6 +390,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.ListOperatingPoints,
                     request_deserializer=magface_dot_v1_dot_trainer__pb2.ListOperatingPointsRequest.FromString,
                     response_serializer=magface_dot_v1_dot_trainer__pb2.ListOperatingPointsResponse.SerializeToString,
+            ),
+            'ListPromotions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPromotions,
+                    request_deserializer=magface_dot_v1_dot_trainer__pb2.ListPromotionsRequest.FromString,
+                    response_serializer=magface_dot_v1_dot_trainer__pb2.ListPromotionsResponse.SerializeToString,
             ),
             'GetRollout': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRollout,
@@ -730,6 +749,33 @@ class TrainerService:
             '/magface.v1.TrainerService/ListOperatingPoints',
             magface_dot_v1_dot_trainer__pb2.ListOperatingPointsRequest.SerializeToString,
             magface_dot_v1_dot_trainer__pb2.ListOperatingPointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPromotions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/magface.v1.TrainerService/ListPromotions',
+            magface_dot_v1_dot_trainer__pb2.ListPromotionsRequest.SerializeToString,
+            magface_dot_v1_dot_trainer__pb2.ListPromotionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

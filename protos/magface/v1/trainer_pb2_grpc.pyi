@@ -58,7 +58,8 @@ class TrainerServiceStub:
     """Lists model versions, newest first, with the one that serves."""
     ImportModel: _grpc.StreamUnaryMultiCallable[_trainer_pb2.ImportModelRequest, _trainer_pb2.ImportModelResponse]
     """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-    version from it. The gate judges the version on the trainer's reference faces.
+    version from it. The gate judges the version on the trainer's reference faces. If the same file
+    was imported with the same options, or is being imported, the answer is that job.
     INVALID_ARGUMENT if the file is empty or too large.
     """
     PromoteModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.PromoteModelRequest, _trainer_pb2.PromoteModelResponse]
@@ -77,6 +78,10 @@ class TrainerServiceStub:
     """
     ListOperatingPoints: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListOperatingPointsRequest, _trainer_pb2.ListOperatingPointsResponse]
     """Lists the operating points that were set, newest first; the newest is in force."""
+    ListPromotions: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListPromotionsRequest, _trainer_pb2.ListPromotionsResponse]
+    """Lists the serving history, newest first: which version served from when, who wanted it, and why.
+    A change of the operating point is an entry of its own.
+    """
     GetRollout: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]
     """Lists the running embedders and the version that each of them serves. Promotions and rollbacks
     do not wait for the embedders; call this method until the rollout is complete.
@@ -147,7 +152,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Lists model versions, newest first, with the one that serves."""
     ImportModel: _aio.StreamUnaryMultiCallable[_trainer_pb2.ImportModelRequest, _trainer_pb2.ImportModelResponse]  # type: ignore[assignment]
     """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-    version from it. The gate judges the version on the trainer's reference faces.
+    version from it. The gate judges the version on the trainer's reference faces. If the same file
+    was imported with the same options, or is being imported, the answer is that job.
     INVALID_ARGUMENT if the file is empty or too large.
     """
     PromoteModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.PromoteModelRequest, _trainer_pb2.PromoteModelResponse]  # type: ignore[assignment]
@@ -166,6 +172,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """
     ListOperatingPoints: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListOperatingPointsRequest, _trainer_pb2.ListOperatingPointsResponse]  # type: ignore[assignment]
     """Lists the operating points that were set, newest first; the newest is in force."""
+    ListPromotions: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListPromotionsRequest, _trainer_pb2.ListPromotionsResponse]  # type: ignore[assignment]
+    """Lists the serving history, newest first: which version served from when, who wanted it, and why.
+    A change of the operating point is an entry of its own.
+    """
     GetRollout: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRolloutRequest, _trainer_pb2.GetRolloutResponse]  # type: ignore[assignment]
     """Lists the running embedders and the version that each of them serves. Promotions and rollbacks
     do not wait for the embedders; call this method until the rollout is complete.
@@ -275,7 +285,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ImportModelResponse, _abc.Awaitable[_trainer_pb2.ImportModelResponse]]:
         """Uploads a checkpoint (ImportOptions first, then chunks) and queues the job that makes a model
-        version from it. The gate judges the version on the trainer's reference faces.
+        version from it. The gate judges the version on the trainer's reference faces. If the same file
+        was imported with the same options, or is being imported, the answer is that job.
         INVALID_ARGUMENT if the file is empty or too large.
         """
 
@@ -318,6 +329,16 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ListOperatingPointsResponse, _abc.Awaitable[_trainer_pb2.ListOperatingPointsResponse]]:
         """Lists the operating points that were set, newest first; the newest is in force."""
+
+    @_abc_1.abstractmethod
+    def ListPromotions(
+        self,
+        request: _trainer_pb2.ListPromotionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ListPromotionsResponse, _abc.Awaitable[_trainer_pb2.ListPromotionsResponse]]:
+        """Lists the serving history, newest first: which version served from when, who wanted it, and why.
+        A change of the operating point is an entry of its own.
+        """
 
     @_abc_1.abstractmethod
     def GetRollout(

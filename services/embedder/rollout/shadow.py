@@ -17,7 +17,7 @@ from services.embedder.models.decision_rule import DecisionRule, FmrTarget
 from services.embedder.models.malloc import release
 from services.embedder.models.resident import LoadedModel, ResidentModels
 from services.embedder.models.version_threads import Cancellation, Hanging, VersionThreads
-from services.embedder.rollout.retries import retry_pause_s
+from services.embedder.rollout.retries import describe_failure, retry_pause_s
 from shared.decoding.pool import DecodePool
 from shared.errors import MagFaceError
 from shared.model.image.face import FaceImage
@@ -262,7 +262,7 @@ class ShadowEvaluator:
             error,
             exc_info=None if isinstance(error, MagFaceError) else error,
         )
-        self._publish(replace(self._stats, error=f"{type(error).__name__}: {error}"))
+        self._publish(replace(self._stats, error=describe_failure(error)))
 
 
 def _embed(model: LoadedModel, crop: NDArray[np.uint8]) -> NDArray[np.float32]:

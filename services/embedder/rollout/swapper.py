@@ -12,7 +12,7 @@ from services.embedder.models.decision_rule import FmrTarget
 from services.embedder.models.malloc import release
 from services.embedder.models.resident import ActiveModel, LoadedModel, ResidentModels
 from services.embedder.rollout.last_served import LastServed, VersionAtTarget
-from services.embedder.rollout.retries import retry_pause_s
+from services.embedder.rollout.retries import describe_failure, retry_pause_s
 from shared.errors import MagFaceError, Unavailable
 from shared.registry.serving_pointer import ServingPointer
 from shared.runtime import repeat
@@ -202,7 +202,7 @@ class Swapper:
         # While the store is unreachable, loading is retried at every step: once it is back, a swap
         # must not take more than two seconds.
         retry_at = 0.0 if isinstance(error, Unavailable) else time.monotonic() + delay
-        reason = f"{type(error).__name__}: {error}"
+        reason = describe_failure(error)
         self._failures[version] = _LoadFailure(reason, attempts, retry_at)
         _log.error(
             "cannot load model version %s; the serving version stays, and loading is retried: %s",

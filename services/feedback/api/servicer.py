@@ -1,6 +1,7 @@
 """gRPC servicer: labels, images and exports, with the other parts of FeedbackService."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Final
@@ -17,6 +18,7 @@ from shared.rpc.budget import ByteBudget
 from shared.rpc.converters import face_or_hash_from_proto, face_to_proto, pack_timestamp
 from shared.rpc.errors import status_code
 from shared.rpc.server.deferred import Deferred
+from shared.rpc.server.error_status import log_fault
 from shared.rpc.server.interceptors import Context
 from shared.rpc.server.requests import check_texts
 from shared.rpc.streams import (
@@ -70,6 +72,7 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         try:
             result.stored.CopyFrom(await self._submit_when_possible(request.feedback))
         except MagFaceError as error:
+            log_fault("SubmitFeedbackStream", error)
             without_frames(error)
             result.refused.code = status_code(error).value[0]
             result.refused.message = str(error)
@@ -121,7 +124,12 @@ class FeedbackServicer(PairsServicer, ErasureServicer):
         sha256 = request.sha256.lower()
         await self.pairs().access.require(current_caller(), [sha256])
         face, stored_at = await self.labels().get_image(sha256)
-        return pb.GetImageResponse(image=face_to_proto(face), stored_at=pack_timestamp(stored_at))
+        digest = await asyncio.to_thread(hashlib.sha256, face.data)
+        return pb.GetImageResponse(
+            image=face_to_proto(face),
+            stored_at=pack_timestamp(stored_at),
+            data_sha256=digest.hexdigest(),
+        )
 
     async def ExportPairs(
         self, request: pb.ExportPairsRequest, context: Context

@@ -100,8 +100,14 @@ class ObjectCheck:
             return False
 
     async def _read(self, sha256: str) -> None:
+        wanted = await fetch(self._pool, queries.OBJECT_HASH, {"sha256": bytes.fromhex(sha256)})
+        if not wanted:
+            return
+        ((stored_sha256,),) = wanted
         try:
-            await asyncio.to_thread(self._objects.get, image_key(sha256), sha256=sha256)
+            await asyncio.to_thread(
+                self._objects.get, image_key(sha256), sha256=stored_sha256.hex()
+            )
         except (NotFound, CorruptData):
             if sha256 in await self._sizes(sha256[:2]):
                 self._damaged.add(sha256)

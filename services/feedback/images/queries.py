@@ -14,6 +14,10 @@ IMAGE_SIZES: Final = """
 SELECT sha256, size_bytes FROM feedback.images WHERE sha256 BETWEEN %(first)s AND %(last)s
 """
 
+OBJECT_HASH: Final = """
+SELECT coalesce(stored_sha256, sha256) FROM feedback.images WHERE sha256 = %(sha256)s
+"""
+
 NEXT_IMAGE: Final = """
 SELECT sha256 FROM feedback.images WHERE sha256 > %(after)s ORDER BY sha256 LIMIT 1
 """

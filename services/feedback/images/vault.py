@@ -13,10 +13,11 @@ from typing import Final, Self, TypeVar
 from services.feedback.images.damaged import DamagedImages
 from shared.decoding.admission import Admission
 from shared.decoding.pool import DecodePool
-from shared.errors import CorruptData, NotFound, Unavailable
-from shared.model.image.decoding.header import MEDIA_TYPES
+from shared.errors import CorruptData, InvalidInput, NotFound, Unavailable
+from shared.model.image.decoding.header import MEDIA_TYPES, reading_picture
 from shared.model.image.decoding.signatures import picture_format
 from shared.model.image.face import Alignment, Box, FaceImage
+from shared.model.image.metadata.removal import strip_metadata
 from shared.storage.objects import ObjectStore, image_key
 
 logger = logging.getLogger(__name__)
@@ -32,11 +33,14 @@ class ImageFacts:
     """A row of table `images`; the bytes are in the object store.
 
     Attributes:
-        sha256: Of the bytes, 64 hex digits.
+        sha256: Of the bytes as they were sent, 64 hex digits; the name of the image.
+        size_bytes: Of the object.
         landmarks: Five (x, y) points in pixels; empty unless the alignment is "landmarks".
         box: Chooses one of the faces; None unless the alignment is "detect".
         stored_at: None until it is stored.
         perceptual_hash: Of the picture, 32 bytes; None if it is read from the database.
+        stored_sha256: Of the object, which has no metadata; None if an earlier release stored the
+            bytes as they were sent.
     """
 
     sha256: str
@@ -47,9 +51,10 @@ class ImageFacts:
     box: Box | None = None
     stored_at: datetime | None = None
     perceptual_hash: bytes | None = None
+    stored_sha256: str | None = None
 
     def face(self, data: bytes) -> FaceImage:
-        """Give the image as it was sent, except for `on_several` and `on_no_face` of `FaceImage`.
+        """Give the image as it was sent, without metadata, `on_several` and `on_no_face`.
 
         Args:
             data: Its bytes.
@@ -59,7 +64,7 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
-    """An image that passed `ImageVault.check`, with its bytes."""
+    """An image that passed `ImageVault.check`, with its bytes without metadata."""
 
     facts: ImageFacts
     data: bytes
@@ -106,7 +111,7 @@ class ImageVault:
     async def check(
         self, face: FaceImage, field: str, *, in_turn: bool = False, require_face: bool = False
     ) -> CheckedImage:
-        """Check that a network could embed a face, and hash its bytes.
+        """Check that a network could embed a face, hash its bytes, and remove its metadata.
 
         An image with alignment "detect" is decoded only; no face is detected here, unless one is
         required, or the image is to be refused if it shows several.
@@ -148,11 +153,15 @@ class ImageVault:
         await self._in_thread(partial(self._objects.put, key, image.data), in_turn=in_turn)
         self.damaged.discard(image.facts.sha256)
 
-    async def restore(self, image: CheckedImage, *, in_turn: bool = False) -> bool:
+    async def restore(
+        self, image: CheckedImage, stored: ImageFacts, *, in_turn: bool = False
+    ) -> bool:
         """Write the object of an image that has a row again, if it is missing or damaged.
 
         Args:
             image: The image.
+            stored: Its row. The object of one that an earlier release stored with metadata is
+                not written again.
             in_turn: Whether to wait for a thread as long as it takes.
 
         Returns:
@@ -161,28 +170,29 @@ class ImageVault:
         Raises:
             Unavailable: If the object store does not answer in time.
         """
+        if image.facts.stored_sha256 != (stored.stored_sha256 or stored.sha256):
+            return False
         damaged = image.facts.sha256 in self.damaged
-        stored = partial(self._objects.has_content, image_key(image.facts.sha256), image.data)
-        if not damaged and await self._in_thread(stored, in_turn=in_turn):
+        has_object = partial(self._objects.has_content, image_key(image.facts.sha256), image.data)
+        if not damaged and await self._in_thread(has_object, in_turn=in_turn):
             return False
         await self.put(image, in_turn=in_turn)
         logger.warning("image %s was missing or damaged and is restored", image.facts.sha256)
         return True
 
-    async def get(self, sha256: str) -> bytes:
-        """Read the bytes of an image that has a row.
+    async def get(self, facts: ImageFacts) -> bytes:
+        """Read the bytes of an image that has a row, without metadata.
 
         Raises:
             CorruptData: If the object is missing or holds other bytes.
             Unavailable: If the object store does not answer in time.
         """
+        sha256 = facts.sha256
         try:
-            return await self._in_thread(
-                partial(self._objects.get, image_key(sha256), sha256=sha256)
-            )
+            return await self._in_thread(partial(_read_stripped, self._objects, facts))
         except NotFound as error:
             self.damaged.add(sha256)
-            raise CorruptData(f"image {sha256} has a row but no object: {error}") from error
+            raise CorruptData(f"image {sha256} has a row but no object") from error
         except CorruptData:
             self.damaged.add(sha256)
             raise
@@ -233,30 +243,43 @@ class ImageVault:
                 perceptual = await self._pool.check(face, field, require_face=require_face)
         except TimeoutError:
             raise self._late() from None
-        sha256 = await self._in_thread(partial(_sha256, face.data), in_turn=in_turn)
+        work = partial(_hash_and_strip, face.data, f"{field}.data")
+        sha256, stored_sha256, data = await self._in_thread(work, in_turn=in_turn)
         facts = ImageFacts(
             sha256=sha256,
-            size_bytes=len(face.data),
+            size_bytes=len(data),
             media_type=MEDIA_TYPES[picture_format(face.data)],
             alignment=_resolved_alignment(face),
             landmarks=face.landmarks,
             box=face.box,
             perceptual_hash=perceptual,
+            stored_sha256=stored_sha256,
         )
-        return CheckedImage(facts, face.data)
+        return CheckedImage(facts, data)
 
     def _late(self) -> Unavailable:
         return Unavailable(f"an image was not processed within {self._wait_s:g} s; try again later")
 
 
 def facts_from_row(
-    row: tuple[bytes, int, str, Alignment, list[float] | None, list[float] | None, datetime],
+    row: tuple[
+        bytes, int, str, Alignment, list[float] | None, list[float] | None, datetime, bytes | None
+    ],
 ) -> ImageFacts:
     """Convert a row of the query of images."""
-    sha256, size_bytes, media_type, alignment, numbers, sides, stored_at = row
+    sha256, size_bytes, media_type, alignment, numbers, sides, stored_at, stored_sha256 = row
     landmarks = tuple(zip(numbers[::2], numbers[1::2], strict=True)) if numbers else ()
     box = Box(*sides) if sides else None
-    return ImageFacts(sha256.hex(), size_bytes, media_type, alignment, landmarks, box, stored_at)
+    return ImageFacts(
+        sha256.hex(),
+        size_bytes,
+        media_type,
+        alignment,
+        landmarks,
+        box,
+        stored_at,
+        stored_sha256=stored_sha256.hex() if stored_sha256 else None,
+    )
 
 
 def _resolved_alignment(face: FaceImage) -> Alignment:
@@ -264,6 +287,23 @@ def _resolved_alignment(face: FaceImage) -> Alignment:
     if face.alignment != "unspecified":
         return face.alignment
     return "landmarks" if face.landmarks else "aligned"
+
+
+def _hash_and_strip(data: bytes, field: str) -> tuple[str, str, bytes]:
+    """Give the hash of an image as it was sent, and hash and bytes of it without metadata."""
+    sha256 = _sha256(data)
+    stripped = reading_picture(strip_metadata, field, data)
+    return sha256, sha256 if stripped is data else _sha256(stripped), stripped
+
+
+def _read_stripped(objects: ObjectStore, facts: ImageFacts) -> bytes:
+    data = objects.get(image_key(facts.sha256), sha256=facts.stored_sha256 or facts.sha256)
+    if facts.stored_sha256 is not None:
+        return data
+    try:
+        return reading_picture(strip_metadata, "data", data)
+    except InvalidInput as error:
+        raise CorruptData(f"the metadata of image {facts.sha256} cannot be removed") from error
 
 
 def _sha256(data: bytes) -> str:

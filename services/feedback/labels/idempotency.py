@@ -138,9 +138,9 @@ def _opinion_from_row(
 def _check_same_content(submission: Submission, stored: Submission) -> None:
     if _content(submission) != _content(stored):
         raise AlreadyExists(
-            f"idempotency_key: it was used by {stored.annotator!r} to label the pair"
-            f" {stored.pair[0]}, {stored.pair[1]} {stored.label.name}; give each label a key of"
-            " its own"
+            f"idempotency_key: {submission.idempotency_key!r} was used by "
+            f"{stored.annotator!r} to label the pair {stored.pair[0]}, {stored.pair[1]} "
+            f"{stored.label.name}; give each label a key of its own"
         )
 
 

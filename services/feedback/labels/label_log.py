@@ -177,6 +177,9 @@ def image_columns(images: Collection[ImageFacts]) -> dict[str, list[Any]]:
         ],
         "boxes": [_array_text(astuple(facts.box) if facts.box else ()) for facts in images],
         "perceptual_hashes": [facts.perceptual_hash for facts in images],
+        "stored_hashes": [
+            bytes.fromhex(facts.stored_sha256) if facts.stored_sha256 else None for facts in images
+        ],
     }
 
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 IMAGES: Final = """
-SELECT sha256, size_bytes, media_type, alignment, landmarks, box, stored_at
+SELECT sha256, size_bytes, media_type, alignment, landmarks, box, stored_at, stored_sha256
 FROM feedback.images WHERE sha256 = ANY(%(hashes)s::bytea[])
 """
 
@@ -18,14 +18,16 @@ WHERE idempotency_key = ANY(%(keys)s::text[])
 # and boxes are sent as text, because unnest flattens nested arrays.
 INSERT_IMAGES: Final = """
 INSERT INTO feedback.images
-    (sha256, size_bytes, media_type, alignment, landmarks, box, perceptual_hash)
+    (sha256, size_bytes, media_type, alignment, landmarks, box, perceptual_hash, stored_sha256)
 SELECT sha256, size_bytes, media_type, alignment, landmarks::float8[], box::float8[],
-       ('x' || encode(perceptual_hash, 'hex'))::bit(256)
+       ('x' || encode(perceptual_hash, 'hex'))::bit(256), stored_sha256
 FROM unnest(
     %(hashes)s::bytea[], %(sizes)s::integer[], %(media_types)s::text[],
     %(alignments)s::text[], %(landmarks)s::text[], %(boxes)s::text[],
-    %(perceptual_hashes)s::bytea[]
-) AS sent (sha256, size_bytes, media_type, alignment, landmarks, box, perceptual_hash)
+    %(perceptual_hashes)s::bytea[], %(stored_hashes)s::bytea[]
+) AS sent (
+    sha256, size_bytes, media_type, alignment, landmarks, box, perceptual_hash, stored_sha256
+)
 ORDER BY sha256
 ON CONFLICT (sha256) DO NOTHING RETURNING sha256
 """

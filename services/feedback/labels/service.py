@@ -1,7 +1,7 @@
 """Label service: stores labels with their images, and lists and exports pairs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
@@ -9,7 +9,7 @@ from typing import Final
 
 from psycopg.rows import TupleRow
 
-from services.feedback.images.vault import CheckedImage, ImageVault, facts_from_row
+from services.feedback.images.vault import CheckedImage, ImageFacts, ImageVault, facts_from_row
 from services.feedback.labels import queries
 from services.feedback.labels.batch_writer import BatchWriter
 from services.feedback.labels.label_log import LabelLog
@@ -133,10 +133,10 @@ class LabelService:
         row = await self._image_row(sha256)
         if row is None:
             raise NotFound(f"sha256: image {sha256} is not stored")
-        *_, stored_at = row
+        *_, stored_at, _ = row
         facts = facts_from_row(row)
         try:
-            data = await self._vault.get(sha256)
+            data = await self._vault.get(facts)
         except CorruptData:
             if await self._image_row(sha256) is None:
                 raise NotFound(f"sha256: image {sha256} was erased while it was read") from None
@@ -211,7 +211,7 @@ class LabelService:
         known = [image for image in sent if image.facts.sha256 not in state.new_images]
         *_, restored = await asyncio.gather(
             *(self._vault.put(image, in_turn=in_turn) for image in new),
-            self._restore(known, in_turn),
+            self._restore(known, state.images, in_turn),
         )
         if result and not submission.subjects:
             if restored:
@@ -228,9 +228,14 @@ class LabelService:
                 "an image was removed while the label was being stored"
             ) from without_frames(error)
 
-    async def _restore(self, known: Sequence[CheckedImage], in_turn: bool) -> bool:
+    async def _restore(
+        self, known: Sequence[CheckedImage], stored: Mapping[str, ImageFacts], in_turn: bool
+    ) -> bool:
         """Write missing and damaged objects of images again; says whether there were any."""
-        restored = (self._vault.restore(image, in_turn=in_turn) for image in known)
+        restored = (
+            self._vault.restore(image, stored[image.facts.sha256], in_turn=in_turn)
+            for image in known
+        )
         return any(await asyncio.gather(*restored))
 
     async def _check_image(

@@ -232,7 +232,10 @@ class PoolImporter:
         known = [one.image for sha256, one in accepted.items() if sha256 in stored]
         await asyncio.gather(
             *(self._vault.put(image, in_turn=True) for image in new),
-            *(self._vault.restore(image, in_turn=True) for image in known),
+            *(
+                self._vault.restore(image, stored[image.facts.sha256], in_turn=True)
+                for image in known
+            ),
         )
         named = {
             (sha256, name)

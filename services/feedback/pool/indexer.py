@@ -136,7 +136,7 @@ class PoolIndexer:
 
     async def _read_face(self, version: IndexVersion, facts: ImageFacts) -> FaceImage | None:
         try:
-            data = await self._vault.get(facts.sha256)
+            data = await self._vault.get(facts)
         except CorruptData as error:
             # The object was lost, or an erasure removed it and is about to remove the row.
             await self._mark_unembeddable(version, facts.sha256, error)

@@ -136,6 +136,20 @@ def pack_version(version: ModelVersion, serving: ServingDecision | None) -> pb.M
     )
 
 
+def pack_decision(decision: ServingDecision) -> pb.Promotion:
+    """Pack an entry of the serving history."""
+    return pb.Promotion(
+        serving_generation=decision.generation,
+        model_version=decision.model_version,
+        requested_by=decision.requested_by,
+        reason=decision.reason,
+        at=pack_timestamp(decision.at),
+        gate_overridden=decision.gate_overridden,
+        restores=decision.restores or 0,
+        target_fmr=decision.target_fmr,
+    )
+
+
 def pack_operating_point(target: OperatingTarget) -> pb.OperatingPoint:
     """Pack an operating point of the history."""
     return pb.OperatingPoint(

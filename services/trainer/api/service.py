@@ -242,6 +242,9 @@ class Trainer:
     ) -> Job:
         """Store an uploaded checkpoint, and queue the job that makes a version of it.
 
+        If the same file was imported with the same options, or is being imported, its job is
+        returned.
+
         Args:
             chunks: The file.
             channel_order: Channel order that the network was trained with.
@@ -271,6 +274,10 @@ class Trainer:
         ).model_dump(mode="json", exclude_none=True)
         content = {option: value for option, value in spec.items() if option != "file_name"}
         idempotency_key = IdempotencyKey.of(requested_by, key, "import", **content)
+        if job := await self.jobs.find_by_key(idempotency_key):
+            return job
+        if same := await self.jobs.find_import(content):
+            return same
         return await self.jobs.create(JobKind.IMPORT, spec, requested_by, idempotency_key)
 
     async def promote(

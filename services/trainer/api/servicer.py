@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from operator import attrgetter
 
 from magface.v1 import trainer_pb2 as pb
 from magface.v1 import trainer_pb2_grpc
@@ -15,6 +16,7 @@ from services.trainer.api.request_converters import (
 )
 from services.trainer.api.response_converters import (
     CHUNK_BYTES,
+    pack_decision,
     pack_evaluation,
     pack_event,
     pack_job,
@@ -163,6 +165,16 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             operating_points=map(pack_operating_point, targets),
             next_page_token=token,
             serving=pack_kept(await points.kept(serving)),
+        )
+
+    async def ListPromotions(
+        self, request: pb.ListPromotionsRequest, context: Context
+    ) -> pb.ListPromotionsResponse:
+        page = read_page(request.page_size, request.page_token)
+        history = await self.trainer().versions.history(page.limit, page.before)
+        decisions, token = page.cut(history, attrgetter("generation"))
+        return pb.ListPromotionsResponse(
+            promotions=map(pack_decision, decisions), next_page_token=token
         )
 
     async def GetRollout(

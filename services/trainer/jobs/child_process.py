@@ -57,7 +57,8 @@ class WorkerProcess:
         await self._stderr_reader
         code = await asyncio.to_thread(self._process.wait)
         lines = "\n".join(self._last_stderr)
-        stderr = f"; its last output:\n{lines}" if lines else ""
+        # The log has all lines. Those of a traceback name paths.
+        stderr = f"; its last output: {self._last_stderr[-1]}" if lines else ""
         if self._limit is not None and code != 0 and speaks_of_memory(lines):
             # A library ended the process where memory ran out.
             return f"{self._limit}{stderr}"
@@ -106,7 +107,10 @@ async def start_worker(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | _ENVIRONMENT,
+            # torch makes this folder as it is imported, by default beside those of other programs.
+            env=os.environ
+            | _ENVIRONMENT
+            | {"TORCHINDUCTOR_CACHE_DIR": str(assignment.workdir / "torchinductor")},
             start_new_session=True,
         )
         worker = WorkerProcess(process, threads, assignment.memory_limit)

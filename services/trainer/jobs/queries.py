@@ -17,6 +17,14 @@ COUNT_QUEUED: Final = "SELECT count(*) FROM trainer.jobs WHERE state = 'queued'"
 
 GET_JOB: Final = "SELECT * FROM trainer.jobs WHERE job_id = %(job_id)s"
 
+# The import of a file with the same options that has not failed; the name of the file is no option.
+SAME_IMPORT: Final = """
+SELECT * FROM trainer.jobs
+WHERE kind = 'import' AND spec ->> 'upload' = %(upload)s AND spec - 'file_name' = %(content)s
+  AND state IN ('queued', 'running', 'succeeded')
+ORDER BY seq DESC LIMIT 1
+"""
+
 LOCK_JOB: Final = f"{GET_JOB} FOR UPDATE"
 
 LIST_JOBS: Final = """

@@ -155,6 +155,19 @@ class JobQueue:
             saved = await CALL_RESULTS.find(connection, key)
             return await _get(connection, UUID(saved["job_id"])) if saved else None
 
+    async def find_import(self, content: Mapping[str, Any]) -> Job | None:
+        """Return the import of the same file with the same options; None if there is none.
+
+        Args:
+            content: Its `ImportSpec` in JSON, without the name of the file.
+        """
+        async with transaction(self._pool) as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            values = {"upload": content["upload"], "content": Jsonb(content)}
+            await cursor.execute(queries.SAME_IMPORT, values)
+            row = await cursor.fetchone()
+            return job_from_row(row) if row else None
+
     async def get(self, job_id: UUID) -> Job:
         """Return a job as it is now.
 

@@ -134,7 +134,7 @@ class JobRunner:
             await self._wait_out(claim, partial(self._fail, claim, Failed.of(error)))
         except Exception as error:
             logger.exception("job %s failed unexpectedly", claim.job.job_id)
-            message = f"internal error: {type(error).__name__}: {error}"
+            message = f"internal error: {type(error).__name__}; see the log of the trainer"
             await self._fail(claim, Failed(reason=message, transient=False))
 
     async def _complete(self, claim: JobClaim, result: _Result) -> None:
@@ -149,7 +149,7 @@ class JobRunner:
                 await self._completion.record_version(claim, manifest, made.gate, made.remark)
 
     async def _fail(self, claim: JobClaim, failure: Failed) -> None:
-        logger.warning("job %s failed: %s", claim.job.job_id, failure.reason)
+        logger.warning("job %s failed: %s %s", claim.job.job_id, failure.reason, failure.detail)
         if failure.transient:
             await self._leases.retry_later(claim, failure.reason)
         else:
@@ -274,7 +274,7 @@ class JobRunner:
                 pause = plan_pause(str(error), waited_s, self._leases.outage_limit_s)
                 if pause.seconds is None:
                     raise PreconditionFailed(pause.message) from error
-            logger.warning("job %s: %s", claim.job.job_id, pause.message)
+                logger.warning("job %s waits: %s", claim.job.job_id, error)
             with suppress(Unavailable):
                 await self._leases.set_message(claim, pause.message)
             await asyncio.sleep(pause.seconds)

@@ -48,6 +48,12 @@ DECISION: Final = f"""
 SELECT {_DECISION} FROM trainer.serving_history WHERE generation = %(generation)s
 """
 
+LIST_DECISIONS: Final = f"""
+SELECT {_DECISION} FROM trainer.serving_history
+WHERE generation < coalesce(%(before)s::bigint, 9223372036854775807)
+ORDER BY generation DESC LIMIT %(size)s
+"""
+
 _OPERATING_POINT: Final = """seq, target_fmr, prior, who AS requested_by, why AS reason, at,
     generation"""
 

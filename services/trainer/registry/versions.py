@@ -114,6 +114,13 @@ class VersionRegistry:
         async with transaction(self._pool) as connection:
             return await read_serving(connection)
 
+    async def history(self, size: int, before: int | None = None) -> Sequence[ServingDecision]:
+        """List up to `size` decisions, newest first; with `before`, only earlier generations."""
+        async with transaction(self._pool) as connection:
+            cursor = connection.cursor(row_factory=class_row(ServingDecision))
+            await cursor.execute(queries.LIST_DECISIONS, {"before": before, "size": size})
+            return await cursor.fetchall()
+
     async def promote(
         self,
         model_version: str,

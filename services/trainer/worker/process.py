@@ -25,6 +25,7 @@ from services.trainer.worker.protocol import (
 from services.trainer.worker.specs import JobKind
 from shared.errors import MagFaceError
 from shared.files import full_disk
+from shared.runtime import start_log
 
 _PR_SET_PDEATHSIG = 1
 
@@ -54,7 +55,7 @@ def run(handle: Handler, *, prepare: Preparation, under_torchrun: bool) -> None:
     """
     _die_with_parent()
     writer = MessageWriter(_take_stdout())
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    start_log(logging.WARNING, "%(levelname)s %(name)s %(message)s")
     if under_torchrun:
         _run_distributed(handle, prepare, writer)
     else:
@@ -132,7 +133,7 @@ def _report_failure(
         elif isinstance(error, MagFaceError):
             writer.write(Failed.of(error))
         elif full := full_disk(error, workdir):
-            writer.write(Failed(reason=str(full), transient=True))
+            writer.write(Failed.of(full))
         else:
             raise
 

@@ -12,7 +12,7 @@ from services.trainer.evaluation.result import EvaluationResult
 from services.trainer.progress import Progress, Stage
 from services.trainer.worker.memory import MemoryLimit
 from services.trainer.worker.specs import JobKind
-from shared.errors import MagFaceError, Overloaded, Unavailable
+from shared.errors import MagFaceError, Overloaded, Unavailable, details_of
 
 _PROGRESS_INTERVAL_S = 1.0
 
@@ -111,17 +111,23 @@ class Failed(_Message):
 
     Attributes:
         reason: Explanation for a person.
+        detail: What only the log may name, see `MagFaceError`.
         transient: Whether something that it needs could not be reached or had no capacity, so
             that a later attempt may succeed.
     """
 
     type: Literal["failed"] = "failed"
     reason: str
+    detail: str = ""
     transient: bool
 
     @classmethod
     def of(cls, error: MagFaceError) -> "Failed":
-        return cls(reason=str(error), transient=isinstance(error, Unavailable | Overloaded))
+        return cls(
+            reason=str(error),
+            detail=details_of(error),
+            transient=isinstance(error, Unavailable | Overloaded),
+        )
 
 
 Result = VersionDone | EvaluationDone | VerdictDone

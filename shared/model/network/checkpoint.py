@@ -348,5 +348,5 @@ def load_version_network(folder: Path) -> IResNet:
         path = folder / WEIGHTS_FILE
         weights, network, *_ = _read(path, path.name, read_manifest(folder).batch_norm_eps)
     except InvalidInput as error:
-        raise CorruptData(f"{folder}: {error.reason}") from error
+        raise CorruptData(error.reason) from error
     return _assemble(network, _complete(network.state_dict(), weights.state))

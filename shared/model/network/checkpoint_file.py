@@ -73,7 +73,7 @@ def read_checkpoint_file(path: Path, name: str) -> CheckpointContent:
             would run code or allocate memory without data in the file.
     """
     if not path.is_file():
-        raise InvalidInput("checkpoint", f"file {path} does not exist")
+        raise InvalidInput("checkpoint", f"file {name} does not exist", detail=str(path))
     with path.open("rb") as file:
         start = file.read(9)
         if not start:

@@ -71,7 +71,7 @@ def in_half_precision(file: Path) -> bytes:
     network = onnx.load(file)
     if any(node.op_type == _QUANTIZED for node in network.graph.node):
         raise PreconditionFailed(
-            f"{file} is quantized, which excludes half precision; request precision fp32"
+            f"{file.name} is quantized, which excludes half precision; request precision fp32"
         )
     half: bytes = convert_float_to_float16(network, keep_io_types=True).SerializeToString()
     return half

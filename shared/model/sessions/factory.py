@@ -53,7 +53,7 @@ def open_session(
     session = _open(folder, manifest, engine, device, threads=threads, batch_images=batch_images)
     if session.embedding_size != manifest.embedding_size:
         raise CorruptData(
-            f"{folder}: the network has embedding size {session.embedding_size}, "
+            f"the network has embedding size {session.embedding_size}, "
             f"the manifest says {manifest.embedding_size}"
         )
     return session

@@ -178,8 +178,11 @@ def open_onnx(model: Path | bytes, device: Device, threads: int) -> ort.Inferenc
     try:
         session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # the errors of onnxruntime have no common base class
-        name = model if isinstance(model, Path) else "the network for the device test"
-        raise CorruptData(f"{name} cannot be loaded as an ONNX network: {error}") from error
+        name = model.name if isinstance(model, Path) else "the network for the device test"
+        # The text of onnxruntime names the file with its path.
+        raise CorruptData(
+            f"{name} cannot be loaded as an ONNX network", detail=str(error)
+        ) from error
     if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise PreconditionFailed(
             f"device {device} was requested, but onnxruntime cannot use a CUDA GPU here; it needs "
@@ -204,6 +207,6 @@ def _check_signature(path: Path, session: ort.InferenceSession) -> tuple[str, in
         ]:
             return inputs[0].name, embedding_size
     raise CorruptData(
-        f"{path} has inputs and outputs {signature} instead of one float [batch, 3, 112, 112] and "
-        "one float [batch, size]"
+        f"{path.name} has inputs and outputs {signature} instead of one float"
+        " [batch, 3, 112, 112] and one float [batch, size]"
     )

@@ -3,11 +3,15 @@
 import hashlib
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Final
 
 from magface.v1.access_pb2 import ROLE_LABELLER, Role
 
 from shared.errors import PermissionDenied
 from shared.validation import normal_name
+
+_LONGEST_KEY: Final = 128
+_OWNER_DIGITS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +54,16 @@ class Caller:
         """Give a key that belongs to the caller alone, in place of one that the caller chose.
 
         Args:
-            key: Idempotency key of a label; empty stays empty.
+            key: Idempotency key of a label, at most 128 characters; empty stays empty.
 
         Returns:
-            64 hex digits.
+            At most 128 characters. It ends with the key, for errors, unless the key is very long.
         """
         if not key:
             return key
-        return hashlib.sha256(f"{self.subject}\0{key}".encode()).hexdigest()
+        owner = hashlib.sha256(self.subject.encode()).hexdigest()[:_OWNER_DIGITS]
+        own = f"{owner}:{key}"
+        return own if len(own) <= _LONGEST_KEY else hashlib.sha256(own.encode()).hexdigest()
 
 
 _CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)

@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import time
 import traceback
 from functools import partial
 
@@ -15,6 +16,10 @@ from shared.rpc.server.interceptors import CallGuard, Context, Guard
 logger = logging.getLogger(__name__)
 
 _SERVER_FAULTS = (Unavailable, CorruptData)
+# A call that waited so long for a store that does not answer would wait as long again, up to five
+# times, if gRPC retried it. This tells gRPC not to.
+_LONG_S = 2.0
+_NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 
 
 def error_status(method: str) -> Guard:
@@ -26,10 +31,17 @@ def error_status(method: str) -> Guard:
     return partial(_ErrorStatus, method)
 
 
+def log_fault(method: str, error: MagFaceError) -> None:
+    """Log an error that is the server's fault, with the details that its caller does not get."""
+    if isinstance(error, _SERVER_FAULTS):
+        logger.warning("%s: %s: %s", method, type(error).__name__, error)
+
+
 class _ErrorStatus(CallGuard):
     def __init__(self, method: str, context: Context) -> None:
         self._method = method
         self._context = context
+        self._started = time.monotonic()
 
     async def ended(self, error: BaseException | None) -> None:
         if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
@@ -41,10 +53,12 @@ class _ErrorStatus(CallGuard):
             await self._end_unexpected(error)
 
     async def _end_known(self, error: MagFaceError) -> None:
-        if isinstance(error, _SERVER_FAULTS):
-            logger.warning("%s: %s: %s", self._method, type(error).__name__, error)
+        log_fault(self._method, error)
         status = to_status(error_to_status(error))
-        await self._context.abort(status.code, status.details, status.trailing_metadata)
+        metadata = status.trailing_metadata
+        if isinstance(error, Unavailable) and time.monotonic() - self._started > _LONG_S:
+            metadata = (*metadata, _NO_RETRY)
+        await self._context.abort(status.code, status.details, metadata)
 
     async def _end_unexpected(self, error: Exception) -> None:
         reference = secrets.token_hex(4)

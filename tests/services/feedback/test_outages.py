@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -31,7 +32,7 @@ from tests.services.feedback.support.outages import (
     prepared_store,
     unavailable,
 )
-from tests.support.waiting import retry_while_unavailable
+from tests.support.waiting import retry_while_unavailable, until
 
 _TIMEOUT_S = 1.0
 _unavailable = partial(unavailable, timeout_s=_TIMEOUT_S)
@@ -46,6 +47,34 @@ def settings(database: PostgresServer, s3: NanioServer) -> FeedbackSettings:
 async def store(settings: FeedbackSettings) -> AsyncIterator[LabelService]:
     async with prepared_store(settings) as store:
         yield store
+
+
+async def _reports(channel: grpc.aio.Channel, status: str) -> bool:
+    stub = health_pb2_grpc.HealthStub(channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
+    return answer.status == health_pb2.HealthCheckResponse.ServingStatus.Value(status)
+
+
+async def test_a_frozen_database_ends_calls_soon_and_the_readiness(
+    settings: FeedbackSettings, database: PostgresServer
+) -> None:
+    usual = settings.model_copy(update={"database_timeout_s": 5.0})
+    build = partial(feedback_service, usual)
+    async with (
+        running_server(usual, "magface.v1.FeedbackService", build) as address,
+        open_channel(address) as channel,
+        grpc.aio.insecure_channel(address) as plain,
+    ):
+        stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
+        await retry_while_unavailable(lambda: stub.GetStats(pb.GetStatsRequest(), timeout=30))
+        with _frozen(database):
+            started = time.monotonic()
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await stub.GetStats(pb.GetStatsRequest(), timeout=60)
+            assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert time.monotonic() - started < 7
+            await until(partial(_reports, plain, "NOT_SERVING"), 10 - time.monotonic() + started)
+        await until(partial(_reports, plain, "SERVING"), 10)
 
 
 @contextmanager

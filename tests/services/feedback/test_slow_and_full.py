@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from deploy.local.postgres import PostgresServer
 from deploy.local.s3_nanio import NanioServer
 from services.feedback.settings import FeedbackSettings
-from shared.errors import Unavailable
+from shared.errors import Unavailable, with_details
 from tests.services.feedback.support.helpers import feedback, settings_for, sha256
 from tests.services.feedback.support.outages import (
     emptied,
@@ -177,7 +177,7 @@ async def test_with_postgres_full_labels_are_refused_whole_and_stored_once_there
                 try:
                     await store.submit(label)
                 except Unavailable as error:
-                    assert "No space left" in str(error)
+                    assert "No space left" in with_details(error)
                     break
                 stored += 1
             await _unavailable(store.submit(label))

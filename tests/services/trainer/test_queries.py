@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from services.trainer.jobs import queries as job_queries
 from services.trainer.registry import queries as registry_queries
@@ -19,6 +20,7 @@ _PAGE = {"before": None, "size": 101}
 _SAMPLES: dict[str, dict[str, Any]] = {
     "GET_JOB": {"job_id": _NO_ID},
     "LOCK_JOB": {"job_id": _NO_ID},
+    "SAME_IMPORT": {"upload": "0" * 64, "content": Jsonb({"upload": "0" * 64})},
     "LIST_JOBS": _PAGE,
     "EVENTS_AFTER": {"job_id": _NO_ID, "after": 7},
     "CANCEL_QUEUED": {"job_id": _NO_ID, "requested_by": "ada"},
@@ -47,6 +49,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "LIST_VERSIONS": _PAGE,
     "LATEST_DECISION": {},
     "DECISION": {"generation": 7},
+    "LIST_DECISIONS": _PAGE,
     "OPERATING_POINT": {"seq": 7},
     "LATEST_OPERATING_POINT": {},
     "LIST_OPERATING_POINTS": _PAGE,

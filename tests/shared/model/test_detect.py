@@ -12,6 +12,7 @@ from shared.model.image.detection.detector import FaceDetector
 from shared.model.image.detection.yunet import find_detector_model
 from shared.model.image.face import FaceImage, Faces
 from tests.shared.model.pictures import LIMITS, scene
+from tests.support.details import raises_with_details
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_no_face_is_refused_whatever_the_size(
 def test_a_file_that_is_no_model_is_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not a network")
-    with pytest.raises(PreconditionFailed, match=r"model\.onnx"):
+    with raises_with_details(PreconditionFailed, match=r"model\.onnx"):
         FaceDetector(path)
 
 

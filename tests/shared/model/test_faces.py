@@ -12,6 +12,7 @@ from shared.model.image.detection import yunet
 from shared.model.image.face import Alignment, FaceImage
 from shared.model.image.face_reader import FaceReader
 from tests.shared.model.pictures import LIMITS, encode, scene
+from tests.support.details import raises_with_details
 
 TEMPLATE = tuple((float(x), float(y)) for x, y in ARCFACE_TEMPLATE)
 
@@ -103,7 +104,7 @@ def test_without_a_detector_only_detection_fails_and_says_how_to_get_one(
 
 def test_a_detector_setting_that_names_no_file_is_told_at_once(tmp_path: Path) -> None:
     limits = LIMITS.model_copy(update={"detector_model": tmp_path / "absent.onnx"})
-    with pytest.raises(PreconditionFailed, match=r"absent\.onnx"):
+    with raises_with_details(PreconditionFailed, match=r"absent\.onnx"):
         FaceReader(limits)
 
 

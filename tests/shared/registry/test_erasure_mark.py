@@ -3,11 +3,10 @@
 import json
 import threading
 
-import pytest
-
 from shared.errors import CorruptData
 from shared.registry.erasure_mark import ERASURE_KEY, read_erasure_generation, write_erasure_mark
 from shared.storage.objects import ObjectStore
+from tests.support.details import raises_with_details
 
 
 def test_before_the_first_erasure_the_generation_is_0(object_store: ObjectStore):
@@ -54,5 +53,5 @@ def test_a_mark_says_nothing_of_whom_it_is_for(object_store: ObjectStore):
 
 def test_a_damaged_mark_is_told_from_none(object_store: ObjectStore):
     object_store.put(ERASURE_KEY, b'{"generation": ')
-    with pytest.raises(CorruptData, match="not a valid erasure mark"):
+    with raises_with_details(CorruptData, match="not a valid erasure mark"):
         read_erasure_generation(object_store)

@@ -7,6 +7,7 @@ from shared.errors import CorruptData, Unavailable
 from shared.registry.serving_pointer import POINTER_KEY, ServingPointer, read_pointer, write_pointer
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
+from tests.support.details import raises_with_details
 
 
 def test_before_the_first_decision_there_is_none(object_store: ObjectStore) -> None:
@@ -43,14 +44,14 @@ def test_a_pointer_without_an_operating_point_is_that_of_an_earlier_release(
 def test_an_operating_point_out_of_range_is_corrupt(object_store: ObjectStore, change: str) -> None:
     start = '{"model_version": "v1", "generation": 3, "published_at": "2026-01-01T00:00:00Z", '
     object_store.put(POINTER_KEY, (start + change + "}").encode())
-    with pytest.raises(CorruptData, match=POINTER_KEY):
+    with raises_with_details(CorruptData, match=POINTER_KEY):
         read_pointer(object_store)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"model_version": "x"}', b"\xff\xfe"])
 def test_damaged_pointer_is_corrupt_and_named(object_store: ObjectStore, data: bytes) -> None:
     object_store.put(POINTER_KEY, data)
-    with pytest.raises(CorruptData, match=POINTER_KEY):
+    with raises_with_details(CorruptData, match=POINTER_KEY):
         read_pointer(object_store)
 
 

@@ -14,6 +14,7 @@ from shared.rpc.channel import open_channel, open_sync_channel
 from shared.rpc.errors import domain_errors
 from shared.rpc.server.runner import running_server
 from tests.shared.rpc.echo import LOCAL, REPEATABLE, SERVICE, Act, EchoProcess, call, echo
+from tests.support.details import raises_with_details
 
 
 def _counting(counts: Counter[str], name: str) -> Act:
@@ -55,7 +56,7 @@ async def test_server_that_is_not_ready_is_unavailable() -> None:
         running_server(LOCAL, SERVICE, echo(_counting(Counter(), "x"), ready=False)) as address,
         open_channel(address) as channel,
     ):
-        with pytest.raises(Unavailable, match="unhealthy"), domain_errors():
+        with raises_with_details(Unavailable, match="unhealthy"), domain_errors():
             await call(channel, "unary_unary", b"x")
 
 

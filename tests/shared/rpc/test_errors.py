@@ -26,6 +26,8 @@ from shared.rpc.server.interceptors import Context
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.runner import running_server
 from tests.shared.rpc.echo import KINDS, LOCAL, SERVICE, Act, call, echo
+from tests.support.details import raises_with_details
+from tests.support.processes import NOWHERE
 
 STATUS: list[tuple[MagFaceError, grpc.StatusCode]] = [
     (InvalidInput("images[3].data", "is empty"), grpc.StatusCode.INVALID_ARGUMENT),
@@ -69,6 +71,22 @@ async def test_each_error_has_its_status_in_each_kind_of_call(
             await call(channel, kind, b"fail")
         assert (caught.value.code(), caught.value.details()) == (code, str(error))
         assert await call(channel, "unary_unary", b"next") == [b"next"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_caller_does_not_get_the_details_of_an_error(kind: str) -> None:
+    error = Unavailable("the database cannot answer now", detail="db.internal:5432 in /srv/pg")
+    async with _failing(error) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(channel, kind, b"fail")
+    assert caught.value.details() == "the database cannot answer now"
+    assert "internal:" not in str(caught.value.trailing_metadata())
+
+
+async def test_the_address_that_grpc_tried_is_no_part_of_the_message() -> None:
+    async with open_channel(NOWHERE) as channel:
+        with raises_with_details(Unavailable, match=NOWHERE), domain_errors():
+            await call(channel, "unary_unary", b"x")
 
 
 @pytest.mark.parametrize("error", [error for error, _ in STATUS], ids=lambda e: type(e).__name__)

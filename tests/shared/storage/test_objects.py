@@ -18,6 +18,7 @@ from deploy.local.s3_nanio import NanioServer
 from shared.errors import CorruptData, NotFound, Unavailable
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore, image_key
+from tests.support.details import raises_with_details
 from tests.support.seaweedfs import SeaweedServer
 
 
@@ -90,7 +91,7 @@ def test_what_is_not_there_is_not_found(any_store: ObjectStore, tmp_path: Path) 
         lambda: any_store.stat("absent"),
         lambda: any_store.get_file("absent", tmp_path / "out"),
     ):
-        with pytest.raises(NotFound, match="absent"):
+        with raises_with_details(NotFound, match="absent"):
             read()
     assert list(tmp_path.iterdir()) == []
 
@@ -106,9 +107,9 @@ def test_another_content_than_the_hash_is_refused(any_store: ObjectStore, tmp_pa
     any_store.put("tampered", b"other")
     wanted = hashlib.sha256(b"original").hexdigest()
     (tmp_path / "out").write_bytes(b"before")
-    with pytest.raises(CorruptData, match="tampered"):
+    with raises_with_details(CorruptData, match="tampered"):
         any_store.get("tampered", sha256=wanted)
-    with pytest.raises(CorruptData, match="tampered"):
+    with raises_with_details(CorruptData, match="tampered"):
         any_store.get_file("tampered", tmp_path / "out", sha256=wanted)
     assert (tmp_path / "out").read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 1
@@ -138,7 +139,7 @@ def test_wrong_secret_is_unavailable_and_says_so(
     object_store_settings: ObjectStoreSettings,
 ) -> None:
     wrong = object_store_settings.model_copy(update={"s3_secret_key": SecretStr("wrong")})
-    with pytest.raises(Unavailable, match=r"SignatureDoesNotMatch|AccessDenied"):
+    with raises_with_details(Unavailable, match=r"SignatureDoesNotMatch|AccessDenied"):
         ObjectStore(wrong).put("key", b"x")
 
 
@@ -146,7 +147,7 @@ def test_missing_bucket_is_not_taken_for_a_missing_object(
     object_store_settings: ObjectStoreSettings,
 ) -> None:
     store = ObjectStore(object_store_settings.model_copy(update={"s3_bucket": "never-made"}))
-    with pytest.raises(Unavailable, match="never-made"):
+    with raises_with_details(Unavailable, match="never-made"):
         store.get("key")
 
 
@@ -157,9 +158,9 @@ def test_server_killed_and_started_again_is_used_again(tmp_path: Path) -> None:
         server.kill()
         started = time.monotonic()
         for read in (lambda: store.get("kept"), lambda: store.exists("kept")):
-            with pytest.raises(Unavailable, match="cannot be reached"):
+            with raises_with_details(Unavailable, match="cannot be reached"):
                 read()
-        with pytest.raises(Unavailable, match="cannot be reached"):
+        with raises_with_details(Unavailable, match="cannot be reached"):
             store.put("new", b"x")
         assert time.monotonic() - started < 5
         server.start()
@@ -175,7 +176,7 @@ def test_frozen_server_is_unavailable_in_time_and_used_again(
     with _frozen(seaweedfs):
         for call in (lambda: store.get("kept"), lambda: store.put("new", b"x")):
             started = time.monotonic()
-            with pytest.raises(Unavailable, match="cannot be reached"):
+            with raises_with_details(Unavailable, match="cannot be reached"):
                 call()
             assert time.monotonic() - started < 4
     assert store.get("kept") == b"x"
@@ -248,7 +249,7 @@ def bad_store() -> Iterator[ObjectStore]:
 )
 def test_bad_answers_are_unavailable_in_time(bad_store: ObjectStore, key: str, why: str) -> None:
     started = time.monotonic()
-    with pytest.raises(Unavailable, match=why):
+    with raises_with_details(Unavailable, match=why):
         bad_store.get(key)
     assert time.monotonic() - started < 5
 
@@ -263,6 +264,6 @@ def test_no_route_is_unavailable_in_time() -> None:
             s3_timeout_s=0.5,
         )
         started = time.monotonic()
-        with pytest.raises(Unavailable, match="cannot be reached"):
+        with raises_with_details(Unavailable, match="cannot be reached"):
             ObjectStore(settings).ensure_bucket()
         assert time.monotonic() - started < 4

@@ -14,6 +14,7 @@ from shared.errors import Conflict, NotFound, Unavailable
 from shared.settings import DatabaseSettings
 from shared.storage.migrations import apply_migrations
 from shared.storage.postgres import Pool, open_pool, transaction
+from tests.support.details import raises_with_details
 from tests.support.postgres import sleeping_sessions
 from tests.support.waiting import until
 
@@ -99,7 +100,7 @@ _FAULTS = (
 @pytest.mark.parametrize("code", _FAULTS.split())
 async def test_fault_of_the_server_is_unavailable(things_url: str, code: str) -> None:
     async with _pool(things_url) as pool:
-        with pytest.raises(Unavailable, match="as a server would"):
+        with raises_with_details(Unavailable, match="as a server would"):
             await _raise(pool, code)
         assert await _count(pool) == 0
 
@@ -128,9 +129,9 @@ async def test_read_only_server_is_unavailable_until_it_can_be_written(
     _set_read_only(things_url, "on")
     async with _pool(things_url) as pool:
         assert await _count(pool) == 0
-        with pytest.raises(Unavailable, match="read-only"):
+        with raises_with_details(Unavailable, match="read-only"):
             await _insert(pool)
-        with pytest.raises(Unavailable, match="read-only"):
+        with raises_with_details(Unavailable, match="read-only"):
             apply_migrations(things_url, "more", tmp_path)
     _set_read_only(things_url, "off")
     async with _pool(things_url) as pool:
@@ -144,7 +145,7 @@ async def test_user_without_rights_is_unavailable_until_it_has_them(things_url: 
         connection.execute("DROP ROLE IF EXISTS stranger")
         connection.execute("CREATE ROLE stranger")
         async with _pool(f"{things_url}?options=-c%20role%3Dstranger") as pool:
-            with pytest.raises(Unavailable, match=r"permission denied.*grant"):
+            with raises_with_details(Unavailable, match=r"permission denied.*grant"):
                 await _count(pool)
             connection.execute("GRANT SELECT ON things TO stranger")
             assert await _count(pool) == 0
@@ -155,7 +156,7 @@ async def test_user_without_rights_is_unavailable_until_it_has_them(things_url: 
 async def test_slow_statement_is_unavailable_in_time(things_url: str) -> None:
     async with _pool(things_url, timeout_s=0.5) as pool:
         started = time.monotonic()
-        with pytest.raises(Unavailable, match="statement timeout"):
+        with raises_with_details(Unavailable, match="statement timeout"):
             async with transaction(pool) as connection:
                 await connection.execute("SELECT pg_sleep(10)")
         assert time.monotonic() - started < 4
@@ -164,7 +165,7 @@ async def test_slow_statement_is_unavailable_in_time(things_url: str) -> None:
 
 async def test_block_that_stays_idle_lets_go_of_its_locks(things_url: str) -> None:
     async with _pool(things_url) as pool:
-        with pytest.raises(Unavailable, match="idle-in-transaction"):
+        with raises_with_details(Unavailable, match="idle-in-transaction"):
             async with transaction(pool) as connection:
                 await connection.execute("INSERT INTO things DEFAULT VALUES")
                 await connection.execute("SET idle_in_transaction_session_timeout = '100ms'")
@@ -188,7 +189,7 @@ async def test_options_in_the_url_stay(things_url: str) -> None:
 async def test_all_connections_taken_is_unavailable_in_time(things_url: str) -> None:
     async with _pool(things_url, timeout_s=0.5, size=1) as pool, transaction(pool):
         started = time.monotonic()
-        with pytest.raises(Unavailable, match="couldn't get a connection"):
+        with raises_with_details(Unavailable, match="couldn't get a connection"):
             await _count(pool)
         assert time.monotonic() - started < 4
 

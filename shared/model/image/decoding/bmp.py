@@ -19,12 +19,29 @@ def read_bmp_header(data: bytes) -> PictureHeader:
         BadPicture: If the header is damaged, the pixels are compressed, or the file is cut short.
     """
     width, height, depth = _read_size(data)
-    start = int.from_bytes(data[10:14], "little")
-    # Each row is padded to four bytes; some writers leave the padding of the last one out.
-    expected = start + (width * depth + 31) // 32 * 4 * (height - 1) + (width * depth + 7) // 8
+    expected = _start(data) + _row_bytes(width, depth) * (height - 1) + (width * depth + 7) // 8
     if len(data) < expected:
         raise BadPicture(f"is a BMP file that is cut short: it has {len(data)} of {expected} bytes")
     return PictureHeader("BMP", width, height, 7 * width * height)
+
+
+def pixels_end(data: bytes) -> int:
+    """Give where the pixels end, with the padding of the last row, in bytes.
+
+    Raises:
+        BadPicture: If the header is damaged.
+    """
+    width, height, depth = _read_size(data)
+    return _start(data) + _row_bytes(width, depth) * height
+
+
+def _start(data: bytes) -> int:
+    return int.from_bytes(data[10:14], "little")
+
+
+def _row_bytes(width: int, depth: int) -> int:
+    """Each row is padded to four bytes; some writers leave the padding of the last one out."""
+    return (width * depth + 31) // 32 * 4
 
 
 def _read_size(data: bytes) -> tuple[int, int, int]:

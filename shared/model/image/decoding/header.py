@@ -1,5 +1,6 @@
 """What a picture's header tells before anything is decompressed."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, TypeVarTuple
@@ -8,6 +9,8 @@ from shared.errors import InvalidInput, MagFaceError, without_frames
 
 _Ts = TypeVarTuple("_Ts")
 _R = TypeVar("_R")
+
+_OBJECT: Final = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 
 PictureFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "HEIC", "AVIF"]
 
@@ -87,4 +90,6 @@ def _refusal(error: Exception, field: str) -> InvalidInput:
         return InvalidInput(field, str(error))
     if isinstance(error, MemoryError):
         return InvalidInput(field, "takes more memory to decode than there is; reduce the picture")
-    return InvalidInput(field, f"is damaged or cut short: {type(error).__name__}: {error}")
+    # Pillow names the Python object that it reads.
+    why = _OBJECT.sub("it", f"{type(error).__name__}: {error}")
+    return InvalidInput(field, f"is damaged or cut short: {why}")

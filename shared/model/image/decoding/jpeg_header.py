@@ -18,7 +18,7 @@ _APP14: Final = 0xEE
 _EXIF: Final = b"Exif\0"
 _XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
 # Comments and APP0 to APP15, without JFIF's and Adobe's, which tell the colour space.
-_METADATA: Final = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
+METADATA: Final = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 # A camera writes some tens; ICC profiles and extended XMP have up to 255 segments.
 _MAX_SEGMENTS: Final = 2000
 
@@ -93,7 +93,7 @@ def read_markers(data: bytes) -> JpegMarkers:
         if length < 2 or position + 2 + length > len(data):
             break
         _read_segment(markers, kind, body)
-        if kind not in _METADATA:
+        if kind not in METADATA:
             markers.needed.append(memoryview(data)[position : position + 2 + length])
         if kind == _START_OF_SCAN:
             markers.scan_start = position

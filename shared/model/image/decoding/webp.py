@@ -48,6 +48,11 @@ class WebpFrame:
     xmp: memoryview | None = None
 
     @property
+    def own_size(self) -> tuple[int, int]:
+        """Width and height of the frame itself, in pixels."""
+        return _frame_size(bytes(self.chunk[:4]), self.chunk[_CHUNK_HEADER_BYTES:])
+
+    @property
     def orientation(self) -> int:
         """From the metadata, 1..8."""
         return find_orientation(self.exif, self.xmp)

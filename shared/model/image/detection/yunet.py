@@ -41,7 +41,7 @@ def find_detector_model(limits: ImageLimits) -> Path | None:
     if limits.detector_model is not None:
         if not limits.detector_model.is_file():
             raise PreconditionFailed(
-                f"MAGFACE_DETECTOR_MODEL names {limits.detector_model}, which is not a file"
+                "MAGFACE_DETECTOR_MODEL names no file", detail=str(limits.detector_model)
             )
         return limits.detector_model
     # The package is not imported, because that starts an application.
@@ -120,7 +120,8 @@ class YuNet:
             )
         except cv2.error as error:
             raise PreconditionFailed(
-                f"{self._path} is not a YuNet model that OpenCV can load: {error}"
+                "the file of MAGFACE_DETECTOR_MODEL is not a YuNet model that OpenCV can load",
+                detail=f"{self._path}: {error}",
             ) from error
 
 

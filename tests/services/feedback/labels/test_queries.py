@@ -43,6 +43,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
     "ERASURE_KEY": {},
     "IMAGE_SIZES": {"first": b"\x01", "last": b"\x01" + b"\xff" * 32},
     "NEXT_IMAGE": {"after": _A},
+    "OBJECT_HASH": {"sha256": _A},
     "LIST_SUBJECT": {"subject": "somebody", "request_id": "r"},
     "LIST_EXPIRED": {"before": "2020-01-01", "limit": 1000, "request_id": "r"},
     "WITHOUT_ROW": {"hashes": [_A, _B]},

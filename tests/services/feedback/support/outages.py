@@ -17,6 +17,7 @@ from shared.errors import Unavailable
 from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from tests.services.feedback.support.helpers import settings_for, vaults
+from tests.support.details import assert_nothing_internal
 
 
 def labels_in(database_url: str) -> int:
@@ -73,6 +74,7 @@ async def unavailable(call: Awaitable[Any], timeout_s: float) -> None:
     for a busy machine.
     """
     started = time.monotonic()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as caught:
         await call
+    assert_nothing_internal(str(caught.value))
     assert time.monotonic() - started < 3 * timeout_s + 3

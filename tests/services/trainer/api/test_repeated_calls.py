@@ -273,6 +273,18 @@ async def test_the_file_of_an_import_belongs_to_its_content(world: World) -> Non
             await call(world, stub, "ImportModel", chunk=b"another network")
 
 
+async def test_a_file_that_is_imported_again_is_the_same_version(world: World) -> None:
+    async with open_channel(world.address) as channel:
+        stub = await connect(channel)
+        first = made(await call(world, stub, "ImportModel"))
+        again = await call(world, stub, "ImportModel", idempotency_key="new", file_name="b.pth")
+        assert made(again) == first
+        other = await call(world, stub, "ImportModel", idempotency_key="newer", threshold=0.7)
+        assert made(other) != first
+        another = await call(world, stub, "ImportModel", idempotency_key="last", chunk=b"different")
+        assert made(another) not in (first, made(other))
+
+
 async def test_the_command_line_uploads_again_what_grpc_does_not_buffer(
     world: World, tmp_path: Path
 ) -> None:

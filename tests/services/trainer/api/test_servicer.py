@@ -378,6 +378,11 @@ def test_an_official_checkpoint_becomes_a_version_which_serves_when_promoted(
         trainer.stub.PromoteModel(promote, timeout=10)
     back = trainer.stub.Rollback(pb.RollbackRequest(requested_by="ada"), timeout=10)
     assert (back.model_version, back.serving_generation) == (default_version, 3)
+    history = trainer.stub.ListPromotions(pb.ListPromotionsRequest(page_size=2), timeout=10)
+    shown = [(one.serving_generation, one.reason, one.restores) for one in history.promotions]
+    assert shown == [(3, "", 1), (2, "try it", 0)]
+    assert history.promotions[1].gate_overridden
+    assert history.next_page_token == "2"
     assert read_pointer(ObjectStore(s3)).model_version == default_version
 
 

@@ -323,7 +323,8 @@ async def test_a_job_for_which_there_is_no_room_is_tried_again_later(
     async with running("fill_the_disk"):
         waiting = await job_until(jobs, job, lambda job: "trying again" in job.message)
     assert waiting.state is JobState.QUEUED
-    assert re.search(rf"no room left in {tmp_path}/work.*trying again in 2 s", waiting.message)
+    assert re.search(r"no room left .*trying again in 2 s", waiting.message)
+    assert str(tmp_path) not in waiting.message
 
 
 async def test_cancelling_stops_the_worker_and_what_it_started(

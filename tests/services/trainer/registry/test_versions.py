@@ -53,6 +53,22 @@ async def test_each_promotion_adds_a_generation_with_who_and_why(
     assert entries == [(1, "v1", "ada", "first"), (2, "v2", "bob", "better")]
 
 
+async def test_the_history_is_listed_newest_first_and_in_pages(
+    pool: Pool, versions: VersionRegistry
+):
+    await add_sample(pool, "v1")
+    await add_sample(pool, "v2", PASSED)
+    await versions.promote("v1", requested_by="ada", reason="first")
+    await versions.promote("v2", requested_by="bob", reason="better")
+    await versions.rollback(requested_by="eve", reason="worse")
+    newest = await versions.history(2)
+    assert [(one.generation, one.requested_by, one.restores) for one in newest] == [
+        *((3, "eve", 1), (2, "bob", None)),
+    ]
+    (oldest,) = await versions.history(2, before=2)
+    assert (oldest.model_version, oldest.reason) == ("v1", "first")
+
+
 async def test_promoting_what_serves_changes_nothing(pool: Pool, versions: VersionRegistry):
     await add_sample(pool, "v1")
     first = await versions.promote("v1", requested_by="ada", reason="")

@@ -91,4 +91,10 @@ def test_another_name_is_checked_as_ever() -> None:
 
 def test_keys_of_callers_differ() -> None:
     assert ANNA.own_key("k") == ANNA.own_key("k")
-    assert len({ANNA.own_key("k"), TOOL.own_key("k"), ANNA.own_key("l")}) == 3
+    assert ANNA.own_key("") == ""
+    for length in (1, 94, 95, 96, 128):
+        one, other = "k" * length, "k" * (length - 1) + "l"
+        keys = {ANNA.own_key(one), TOOL.own_key(one), ANNA.own_key(other)}
+        assert len(keys) == 3
+        assert all(len(key) <= 128 for key in keys)
+    assert ANNA.own_key("my key").endswith(":my key")

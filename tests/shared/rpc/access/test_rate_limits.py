@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from shared.errors import Overloaded
+from shared.errors import Overloaded, PreconditionFailed
 from shared.rpc.channel import open_channel
 from shared.rpc.errors import from_rpc_error
 from shared.rpc.server.lifecycle import Lifecycle
@@ -122,7 +122,7 @@ async def test_idle_connections_are_closed_and_no_call_fails() -> None:
 
 @pytest.mark.parametrize("name", ["reads_per_s", "changes_per_s", "burst_s", "idle_connection_s"])
 def test_a_limit_is_more_than_nothing(name: str) -> None:
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(PreconditionFailed, match=f"MAGFACE_{name.upper()}"):
         type(LOCAL)(**{name: 0})
 
 

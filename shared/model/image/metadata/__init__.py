@@ -1,0 +1,1 @@
+"""Removal of all metadata from a picture but its orientation."""
