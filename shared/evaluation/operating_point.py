@@ -111,7 +111,6 @@ class PeopleBootstrap:
         self._size = len(people)
         self._genuine = sides[genuine, 0]
         self._impostor = sides[~genuine]
-        self._impostor_set = pairs.sets[~genuine]
         self._drawn = _draw(sides, pairs.sets, self._size, seed, rounds)
         self._genuine_weight = self._by_person(np.ones(len(self._genuine), np.bool_))
         self._impostor_weight = self._by_pair(np.ones(len(self._impostor), np.bool_))
@@ -135,19 +134,25 @@ class PeopleBootstrap:
     def thresholds(self, similarity: NDArray[np.float64], fmr: float) -> NDArray[np.float64]:
         """Choose the threshold for a false-match rate anew in each round, float64 (R,).
 
-        See `kept_threshold`.
+        It keeps the rate on all impostor pairs together; see `threshold_for`.
 
         Args:
             similarity: float64 (I,), by impostor pair in their order.
             fmr: The rate, 0..1.
         """
-        every = np.ones(len(similarity), np.bool_)
-        alone = [self._impostor_set == number for number in np.unique(self._impostor_set)]
-        found = [
-            self._thresholds_on(every, similarity, fmr),
-            *(self._thresholds_on(each, similarity, _alone(fmr, each.sum())) for each in alone),
-        ]
-        return np.asarray(np.max(found, axis=0))
+        # Only the most similar pairs matter.
+        count = len(similarity)
+        most = min(count, math.ceil(_TOP * count * fmr) + _TOP)
+        pairs = np.argpartition(similarity, count - most)[count - most :]
+        pairs = pairs[np.argsort(-similarity[pairs])]
+        allowed = self._impostor_weight * fmr * (1 + 1e-12)
+        left, right = self._impostor[pairs].T
+        found = np.empty(len(self._drawn))
+        for number, drawn in enumerate(self._drawn):
+            weight = (drawn[left] * drawn[right]).cumsum()
+            refused = min(int(np.searchsorted(weight, allowed[number], "right")), most - 1)
+            found[number] = similarity[pairs[refused]]
+        return np.asarray(np.nextafter(found, np.inf))
 
     def fnmr_at(
         self,
@@ -187,24 +192,6 @@ class PeopleBootstrap:
             whole = weight[-1] * drawn[self._genuine].sum()
             areas[number] = drawn[self._genuine] @ below / whole if whole else np.nan
         return areas
-
-    def _thresholds_on(
-        self, chosen: NDArray[np.bool_], similarity: NDArray[np.float64], fmr: float
-    ) -> NDArray[np.float64]:
-        """Choose thresholds on some impostor pairs; only the most similar of them matter."""
-        count = int(chosen.sum())
-        most = min(count, math.ceil(_TOP * count * fmr) + _TOP)
-        pairs = np.flatnonzero(chosen)
-        pairs = pairs[np.argpartition(similarity[pairs], count - most)[count - most :]]
-        pairs = pairs[np.argsort(-similarity[pairs])]
-        allowed = self._by_pair(chosen) * fmr * (1 + 1e-12)
-        left, right = self._impostor[pairs].T
-        found = np.empty(len(self._drawn))
-        for number, drawn in enumerate(self._drawn):
-            weight = (drawn[left] * drawn[right]).cumsum()
-            refused = min(int(np.searchsorted(weight, allowed[number], "right")), most - 1)
-            found[number] = similarity[pairs[refused]]
-        return np.asarray(np.nextafter(found, np.inf))
 
     def _by_person(self, counted: NDArray[np.bool_]) -> NDArray[np.float64]:
         counts = np.bincount(self._genuine[counted], minlength=self._size)

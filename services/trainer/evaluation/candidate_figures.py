@@ -59,7 +59,7 @@ class GainWithinChance:
     """Gain of a training whose parent was kept, because so few validation people do not show it.
 
     Attributes:
-        gain: Of 1 - FNMR at the target FMR, or of the AUC; may be below 0.
+        gain: In the area under the ROC curve; may be below 0.
         noise: Its standard error over people.
         people: Validation people with a genuine pair.
     """

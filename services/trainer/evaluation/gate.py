@@ -24,7 +24,7 @@ MAX_REFERENCE_LOSS = 0.01
 MAX_COMPATIBILITY_LOSS = 0.01
 MAX_MAGNITUDE_CHANGE = 0.2
 MIN_MAGNITUDE_ORDER = 0.7
-# A gain that users would notice.
+# A gain of AUC that users would notice.
 _NOTICED_GAIN = 0.02
 
 
@@ -168,7 +168,7 @@ def missing_evidence(check: GateCheck) -> str:
             labelled = math.ceil(_more_people(check, gain) / VALIDATION.share)
             return (
                 f"a training on about {labelled:,} more people with a genuine pair would show a "
-                f"gain of {100 * gain:.2g} points"
+                f"gain of {gain:.2g} of the AUC"
             )
     distance = check.value - check.limit
     if distance == 0:
@@ -251,9 +251,8 @@ def _validation_check(gain: GainWithinChance) -> GateCheck:
         False,
         gain.gain,
         0.0,
-        "the candidate is its parent: the training gained "
-        f"{gain.gain:.4f} ± {gain.noise:.4f} on {gain.people} validation people, which is within "
-        "chance",
+        f"the candidate is its parent: the training's gain of AUC of {gain.gain:.4f} ± "
+        f"{gain.noise:.4f} on {gain.people} validation people is within chance",
         gain.low,
         gain.high,
         gain.people,

@@ -20,6 +20,7 @@ from shared.evaluation.operating_point import (
     joined,
     kept_threshold,
     rate_of,
+    threshold_for,
 )
 from shared.model.operating_curve import Evidence
 
@@ -191,7 +192,11 @@ class ErrorsAtTarget:
 
 @dataclass(frozen=True)
 class _Threshold:
-    """The threshold of a version, on all people and in each round, float64 (R,)."""
+    """The threshold of a version, on all people and in each round, float64 (R,).
+
+    In the rounds it varies as the threshold does that keeps the rate on all people together. A
+    small set alone, which may decide the threshold, would make it vary far more than that.
+    """
 
     value: float
     rounds: NDArray[np.float64]
@@ -204,9 +209,8 @@ class _Threshold:
         bootstrap: PeopleBootstrap,
         fmr: float,
     ) -> "_Threshold":
-        return cls(
-            kept_threshold(sets, fmr), bootstrap.thresholds(together.impostor_similarity, fmr)
-        )
+        kept, impostor = kept_threshold(sets, fmr), together.impostor_similarity
+        return cls(kept, bootstrap.thresholds(impostor, fmr) + kept - threshold_for(impostor, fmr))
 
 
 def area_under_roc(pairs: ScoredPeople) -> float:

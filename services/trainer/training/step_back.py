@@ -1,6 +1,6 @@
 """Step back towards the parent: how much of a training is kept, chosen on validation people."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,6 @@ from services.trainer.training.distributed import broadcast
 from services.trainer.training.weight_averaging import interpolate
 from shared.evaluation.operating_point import (
     PeopleBootstrap,
-    RoundRates,
     ScoredPeople,
     threshold_for,
 )
@@ -25,6 +24,8 @@ from shared.model.operating_curve import FEWEST_MATCHES
 # ended.
 _STEPS = (0.0, 0.15, 0.3, 0.5, 0.75)
 _BOOTSTRAP_ROUNDS = 100
+# Multiples of the target FMR at which FNMR is averaged: at one rate alone it varies more.
+_AROUND = (0.3, 0.55, 1.0, 1.8, 3.2)
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class StepBack:
 
     Attributes:
         share: Share of the parent's weights in the result; 1 is the parent itself.
-        gain: Gain of the best step over the parent on the validation people, which may be below 0:
-            of 1 - FNMR at the target FMR, or of the AUC if no target is set.
+        gain: Gain of the best step over the parent on the validation people in the area under the
+            ROC curve; may be below 0.
         noise: Standard error of `gain` over the validation people.
         people: Validation people with a genuine pair.
     """
@@ -48,14 +49,20 @@ class StepBack:
     def within_chance(self) -> GainWithinChance | None:
         """What the training may have gained although the parent was kept; None for nothing."""
         found = GainWithinChance(self.gain, self.noise, self.people)
-        return found if self.share == 1 and found.high > 0 else None
+        hidden = self.share == 1 and self.gain <= self.noise and found.high > 0
+        return found if hidden else None
 
     def describe(self) -> str:
         """Say what was kept, for the job's messages."""
-        gained = f"a gain of {self.gain:.4f} ± {self.noise:.4f} on the validation people"
+        gained = f"a gain of AUC of {self.gain:.4f} ± {self.noise:.4f} on the validation people"
         if self.share < 1:
             return f"keeping {1 - self.share:.0%} of the training: {gained}"
-        why = "shows nothing" if self.within_chance is None else "is within chance"
+        if self.within_chance is not None:
+            why = "is within chance"
+        elif self.gain > self.noise:
+            why = "comes with a higher FNMR around the target"
+        else:
+            why = "shows nothing"
         return f"keeping the parent as it is: {gained} {why}"
 
 
@@ -72,7 +79,9 @@ def step_back(
 
     Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models". The parent itself is one
     of the choices. It is taken unless the gain over it exceeds the standard error of that gain, so
-    that a training from which nothing was learned changes nothing.
+    that a training from which nothing was learned changes nothing. The area under the ROC curve
+    chooses, because on few people it varies far less than the FNMR at one FMR; steps whose FNMR
+    around the target is above the parent's are left out.
 
     With several processes each of them calls this, and all choose the same.
 
@@ -81,8 +90,8 @@ def step_back(
         parent: The network before the training.
         features: Computes a network's features of the N images, float32 [N, D].
         pairs: Pairs of the validation people, positions among these images.
-        target_fmr: FMR to compare at; None to compare the areas under the ROC curves. If there
-            are too few impostor pairs for it, the lowest FMR that they can place is taken.
+        target_fmr: FMR around which a step must not be worse; None for none. If there are too few
+            impostor pairs for it, the lowest FMR that they can place is taken.
         seed: Seed of the bootstrap.
     """
     trained = {name: value.clone() for name, value in network.state_dict().items()}
@@ -104,32 +113,28 @@ def step_back(
 
 def _choose(steps: dict[float, ScoredPeople], target_fmr: float | None, seed: int) -> StepBack:
     parent = steps[1.0]
-    fmr = None if target_fmr is None else _placeable(target_fmr, parent)
-    values = {share: _score(scored, fmr) for share, scored in steps.items()}
-    best = max(_STEPS, key=lambda share: (values[share], share))
-    gain = values[best] - values[1.0]
+    fmrs = () if target_fmr is None else _placeable(target_fmr, parent)
+    areas = {share: area_under_roc(scored) for share, scored in steps.items()}
+    fnmr = {share: _mean_fnmr(scored, fmrs) for share, scored in steps.items()}
+    eligible = [share for share in _STEPS if fnmr[share] <= fnmr[1.0]]
+    best = max(eligible or _STEPS, key=lambda share: (areas[share], share))
+    gain = areas[best] - areas[1.0]
     bootstrap = PeopleBootstrap(parent, seed, _BOOTSTRAP_ROUNDS)
-    drawn = _rounds(bootstrap, steps[best], fmr) - _rounds(bootstrap, parent, fmr)
-    noise = float(np.nanstd(drawn))
-    people = parent.genuine_evidence().people
-    return StepBack(best if gain > noise else 1.0, gain, noise, people)
+    rounds = [
+        bootstrap.auc(each.genuine_similarity, each.impostor_similarity)
+        for each in (steps[best], parent)
+    ]
+    noise = float(np.nanstd(rounds[0] - rounds[1]))
+    kept = best if eligible and gain > noise else 1.0
+    return StepBack(kept, gain, noise, parent.genuine_evidence().people)
 
 
-def _placeable(target_fmr: float, pairs: ScoredPeople) -> float:
-    return min(max(target_fmr, FEWEST_MATCHES / pairs.scores.impostor_pairs), 0.5)
+def _placeable(target_fmr: float, pairs: ScoredPeople) -> tuple[float, ...]:
+    lowest = FEWEST_MATCHES / pairs.scores.impostor_pairs
+    return tuple(min(max(factor * target_fmr, lowest), 0.5) for factor in _AROUND)
 
 
-def _score(pairs: ScoredPeople, fmr: float | None) -> float:
-    """Return the share of accepted genuine pairs at an FMR, or the area under the ROC curve."""
-    if fmr is None:
-        return area_under_roc(pairs)
-    threshold = threshold_for(pairs.impostor_similarity, fmr)
-    return float((pairs.genuine_similarity >= threshold).mean())
-
-
-def _rounds(bootstrap: PeopleBootstrap, pairs: ScoredPeople, fmr: float | None) -> RoundRates:
-    """Return the same in each round."""
-    genuine, impostor = pairs.genuine_similarity, pairs.impostor_similarity
-    if fmr is None:
-        return bootstrap.auc(genuine, impostor)
-    return 1 - bootstrap.fnmr_at(genuine, bootstrap.thresholds(impostor, fmr))
+def _mean_fnmr(pairs: ScoredPeople, fmrs: Sequence[float]) -> float:
+    thresholds = [threshold_for(pairs.impostor_similarity, fmr) for fmr in fmrs]
+    rejected = [(pairs.genuine_similarity < each).mean() for each in thresholds]
+    return float(np.mean(rejected)) if rejected else 0.0

@@ -28,7 +28,7 @@ from shared.model.network.iresnet import IResNet
 from shared.model.sessions.cpu import cpu_threads
 from tests.benchmarks.learning.baselines import as_baseline
 from tests.benchmarks.learning.faces import PAIRS, Split, draw_pairs, real_people, rendered_people
-from tests.benchmarks.learning.figures import figures
+from tests.benchmarks.learning.figures import FAR, figures
 from tests.benchmarks.learning.product import make_parent, train
 from tests.benchmarks.learning.rows import ROWS, WRONG_SHARE, LearningResults, LearningRow
 from tests.benchmarks.learning.seed_loop import train_as_seed
@@ -156,6 +156,7 @@ class _Bench:
                 seed=row.seed,
                 report=report,
                 recipe=_PRODUCT_RECIPES.get(row.recipe, TrainingRecipe.COSINE),
+                target_fmr=FAR,
             )
         failed = [check.detail for check in outcome.gate.checks if not check.passed]
         trained = load_checkpoint(outcome.folder / WEIGHTS_FILE).network

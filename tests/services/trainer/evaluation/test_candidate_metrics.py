@@ -23,7 +23,7 @@ from services.trainer.evaluation.candidate_metrics import (
     score_pairs,
 )
 from services.trainer.evaluation.gate import GateOutcome, GateVerdict, decide
-from shared.evaluation.operating_point import PeopleBootstrap, joined, kept_threshold
+from shared.evaluation.operating_point import PeopleBootstrap, joined, threshold_for
 from shared.model.manifest import FileEntry, GoldenCrop, Manifest
 from shared.model.operating_curve import Evidence, OperatingCurve, OperatingPoint, Rate
 
@@ -332,6 +332,7 @@ def test_rounds_choose_their_thresholds_as_all_people_do() -> None:
     together = joined(sets)
     bootstrap = PeopleBootstrap(together, seed=0, rounds=3)
     bootstrap._drawn[:] = 1
+    bootstrap._impostor_weight[:] = together.scores.impostor_pairs
     for fmr in (0.3, 0.01, 1e-3):
-        expected = kept_threshold(sets, fmr)
+        expected = threshold_for(together.impostor_similarity, fmr)
         assert bootstrap.thresholds(together.impostor_similarity, fmr) == pytest.approx(expected)

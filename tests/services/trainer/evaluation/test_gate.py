@@ -172,11 +172,11 @@ def test_a_candidate_equal_to_its_parent_fails(good: CandidateFigures) -> None:
 
 # A tenth of the people are for validation.
 @pytest.mark.parametrize(
-    ("gain", "more", "points"), [(0.05, "240", "5 points"), (-0.01, "1,870", "2 points")]
+    ("gain", "more", "shown"), [(0.05, "240", "0.05"), (-0.01, "1,870", "0.02")]
 )
 @BOTH
 def test_a_parent_that_was_kept_for_want_of_evidence_is_no_failure(
-    good: CandidateFigures, gain: float, more: str, points: str
+    good: CandidateFigures, gain: float, more: str, shown: str
 ) -> None:
     same = Change(0.5, 0.5, 0.0, 0.0, 40, 90)
     kept = replace(good, separation=same, fnmr=good.fnmr and same)
@@ -185,7 +185,8 @@ def test_a_parent_that_was_kept_for_want_of_evidence_is_no_failure(
     assert verdict.outcome is GateOutcome.NOT_ENOUGH_EVIDENCE
     assert refused(verdict) == {"validation_gain"}
     assert verdict.missing == (
-        f"a training on about {more} more people with a genuine pair would show a gain of {points}"
+        f"a training on about {more} more people with a genuine pair would show a gain of {shown} "
+        "of the AUC"
     )
 
 

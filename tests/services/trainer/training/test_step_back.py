@@ -103,4 +103,6 @@ def test_a_gain_elsewhere_than_at_the_operating_point_is_none() -> None:
         return made
 
     assert step(make, None).share < 1
-    assert step(make, 1e-2).share == 1
+    kept = step(make, 1e-2)
+    assert (kept.share, kept.within_chance) == (1, None)
+    assert "comes with a higher FNMR around the target" in kept.describe()
