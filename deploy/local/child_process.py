@@ -1,5 +1,6 @@
 """A server that runs as a child process and ends with its parent."""
 
+import errno
 import functools
 import os
 import re
@@ -23,6 +24,8 @@ from shared.files import PRIVATE
 _LOG_LIMIT_BYTES = 10 * 2**20
 _POLL_S = 0.05
 # What a service prints before it ends because of a setting, which another start would not change.
+_LOOKED_AT_LINES = 15
+_NO_ROOM = os.strerror(errno.ENOSPC)
 _REFUSAL = re.compile(r"^\S.* cannot (start|run): ")
 
 # Run after setpriv has set the signal: a parent that ended before that would leave an orphan.
@@ -125,6 +128,7 @@ class ChildProcess(ABC):
         self.waits_for = waits_for
         self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @abstractmethod
     def _prepare(self) -> Command:
@@ -159,6 +163,7 @@ class ChildProcess(ABC):
         if self.log_file.exists() and self.log_file.stat().st_size > _LOG_LIMIT_BYTES:
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
         with self.log_file.open("ab") as log:
+            self._log_start = log.tell()
             self._process = _spawner.submit(
                 subprocess.Popen,
                 command.bound_argv(),
@@ -238,10 +243,17 @@ class ChildProcess(ABC):
         return f"exited with {code}; the end of {self.log_file}:\n{self.log_tail()}"
 
     def refusal(self) -> str:
-        """Gives the last line of the log if the server says there that it cannot start."""
-        ended = self._process is not None and self._process.poll() == 1
-        line = self.log_tail(1) if ended else ""
-        return line if _REFUSAL.search(line) else ""
+        """Gives the line of the log in which a server that ended says why it cannot start.
+
+        Empty if it has not ended, or says nothing that another start would not change.
+        """
+        code = None if self._process is None else self._process.poll()
+        if code is None or code <= 0:
+            return ""
+        said = self.log_file.read_bytes()[self._log_start :]
+        lines = said.decode(errors="replace").splitlines()[-_LOOKED_AT_LINES:]
+        full = (f"{self.name}: {line}" for line in reversed(lines) if _NO_ROOM in line)
+        return lines[-1] if lines and _REFUSAL.search(lines[-1]) else next(full, "")
 
     def describe_timeout(self) -> str:
         """Describes that the server was not ready in time, with the end of its log."""

@@ -114,7 +114,8 @@ class PostgresServer(ChildProcess):
             start_new_session=True,
         )
         if done.returncode != 0:
-            raise Unavailable(f"initdb failed for {self._data}:\n{done.stdout}{done.stderr}")
+            # Whatever went wrong is on stderr; stdout tells what went right before.
+            raise Unavailable(f"initdb failed for {self._data}: {' '.join(done.stderr.split())}")
         fresh.replace(self._data)
 
     def _answers(self) -> bool:

@@ -94,6 +94,15 @@ def test_one_that_says_it_cannot_start_is_not_started_again(
     assert not any("restarts" in line for line in lines)
 
 
+def test_a_full_disk_at_the_start_is_one_line(tmp_path: Path, supervisor: Supervisor) -> None:
+    says = "FATAL:  could not write lock file: No space left on device"
+    full = Script(tmp_path, "store", f"echo '{says}'; echo 'LOG:  shut down'; exit 2")
+    with pytest.raises(PreconditionFailed) as failed:
+        supervisor.bring_up([full])
+    assert str(failed.value) == f"store: {says}; the log is {full.log_file}"
+    assert (tmp_path / "order").read_text().count("start store") == 1
+
+
 def test_what_is_killed_is_started_again_and_said_so(
     tmp_path: Path, supervisor: Supervisor, stop: threading.Event, lines: list[str]
 ) -> None:

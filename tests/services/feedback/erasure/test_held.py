@@ -260,6 +260,8 @@ _CLOCK_READERS = {
     "shared/evaluation/report/page.py",
     "shared/model/export.py",
     "shared/registry/erasure_mark.py",
+    # Whether a token has expired; it holds a time of the issuer's clock.
+    "shared/rpc/access/tokens.py",
 }
 
 
