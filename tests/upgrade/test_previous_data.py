@@ -113,7 +113,7 @@ def test_the_version_that_served_serves_and_gives_the_same_embeddings(
     for face in embedded["faces"]:
         face["image"] = Path(face["image"]).name
     assert_contains(embedded, EXPECTED["embed"])
-    verified = installation.ask("verify", *installation.pictures[:2])
+    verified = installation.ask("verify", *installation.pictures[:2], "--embeddings")
     assert_contains(verified, EXPECTED["verify"])
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.trainer.data.arrays import FeatureArray
 from services.trainer.data.splits import EvaluationPairs
@@ -81,7 +82,8 @@ def step_back(
     of the choices. It is taken unless the gain over it exceeds the standard error of that gain, so
     that a training from which nothing was learned changes nothing. The area under the ROC curve
     chooses, because on few people it varies far less than the FNMR at one FMR; steps whose FNMR
-    around the target is above the parent's are left out.
+    around the target is above the parent's are left out, and so are those that do worse beside the
+    parent's stored embeddings, if any does not.
 
     With several processes each of them calls this, and all choose the same.
 
@@ -100,41 +102,70 @@ def step_back(
         network.load_state_dict(trained)
         interpolate(network, parent, share)
 
-    def scored(share: float) -> ScoredPeople:
+    def scored(share: float) -> _Step:
         move(share)
-        return ScoredPeople.of(score_pairs(pairs, features(network)), pairs.people)
+        found = features(network)
+        own = ScoredPeople.of(score_pairs(pairs, found), pairs.people)
+        mixed = score_pairs(pairs, found, stored)
+        return _Step(own, mixed.similarity[mixed.genuine])
 
-    chosen = broadcast(
-        _choose({share: scored(share) for share in (*_STEPS, 1.0)}, target_fmr, seed)
-    )
+    stored = features(parent)
+    steps = {share: scored(share) for share in (*_STEPS, 1.0)}
+    chosen = broadcast(_choose(steps, target_fmr, seed))
     move(chosen.share)
     return chosen
 
 
-def _choose(steps: dict[float, ScoredPeople], target_fmr: float | None, seed: int) -> StepBack:
-    parent = steps[1.0]
-    fmrs = () if target_fmr is None else _placeable(target_fmr, parent)
-    areas = {share: area_under_roc(scored) for share, scored in steps.items()}
-    fnmr = {share: _mean_fnmr(scored, fmrs) for share, scored in steps.items()}
-    eligible = [share for share in _STEPS if fnmr[share] <= fnmr[1.0]]
+@dataclass(frozen=True)
+class _Step:
+    """Scores of one step.
+
+    Attributes:
+        own: Scored pairs of the validation people.
+        mixed: float64 (2 G,), similarities of their genuine pairs with one of the two embeddings
+            stored by the parent.
+    """
+
+    own: ScoredPeople
+    mixed: NDArray[np.float64]
+
+    def mean_fnmr(self, fmrs: Sequence[float]) -> tuple[float, float]:
+        """Return the mean FNMR at some FMRs: of its own embeddings, and beside stored ones."""
+        thresholds = [threshold_for(self.own.impostor_similarity, fmr) for fmr in fmrs]
+        own, mixed = (
+            float(np.mean([(similarity < threshold).mean() for threshold in thresholds]))
+            for similarity in (self.own.genuine_similarity, self.mixed)
+        )
+        return own, mixed
+
+
+def _choose(steps: dict[float, _Step], target_fmr: float | None, seed: int) -> StepBack:
+    parent = steps[1.0].own
+    areas = {share: area_under_roc(step.own) for share, step in steps.items()}
+    eligible = _STEPS if target_fmr is None else _no_worse(steps, _placeable(target_fmr, parent))
     best = max(eligible or _STEPS, key=lambda share: (areas[share], share))
     gain = areas[best] - areas[1.0]
     bootstrap = PeopleBootstrap(parent, seed, _BOOTSTRAP_ROUNDS)
     rounds = [
         bootstrap.auc(each.genuine_similarity, each.impostor_similarity)
-        for each in (steps[best], parent)
+        for each in (steps[best].own, parent)
     ]
     noise = float(np.nanstd(rounds[0] - rounds[1]))
     kept = best if eligible and gain > noise else 1.0
     return StepBack(kept, gain, noise, parent.genuine_evidence().people)
 
 
+def _no_worse(steps: dict[float, _Step], fmrs: Sequence[float]) -> Sequence[float]:
+    """Return the steps whose FNMR is not above the parent's, beside stored embeddings as well.
+
+    If all are worse beside stored embeddings, those are returned that are not worse by themselves.
+    """
+    fnmr = {share: step.mean_fnmr(fmrs) for share, step in steps.items()}
+    limit, _ = fnmr[1.0]
+    alone = [share for share in _STEPS if fnmr[share][0] <= limit]
+    return [share for share in alone if fnmr[share][1] <= limit] or alone
+
+
 def _placeable(target_fmr: float, pairs: ScoredPeople) -> tuple[float, ...]:
     lowest = FEWEST_MATCHES / pairs.scores.impostor_pairs
     return tuple(min(max(factor * target_fmr, lowest), 0.5) for factor in _AROUND)
-
-
-def _mean_fnmr(pairs: ScoredPeople, fmrs: Sequence[float]) -> float:
-    thresholds = [threshold_for(pairs.impostor_similarity, fmr) for fmr in fmrs]
-    rejected = [(pairs.genuine_similarity < each).mean() for each in thresholds]
-    return float(np.mean(rejected)) if rejected else 0.0

@@ -91,6 +91,19 @@ def test_what_may_have_been_gained_on_few_people_is_named(seed: int) -> None:
     assert "within chance" in kept.describe()
 
 
+def test_a_step_that_no_longer_matches_stored_embeddings_is_left_out() -> None:
+    rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(32, 32)))
+
+    def make(share: float, rotated_below: float) -> FeatureArray:
+        made = faces(1.4 if share == 1 else 0.6 + 0.1 * share, 0)
+        return made @ rotation.astype(np.float32) if share < rotated_below else made
+
+    assert step(lambda share: make(share, 0.0), 1e-2).share == 0
+    assert step(lambda share: make(share, 0.4), 1e-2).share == 0.5
+    # Where no step matches them, the gate has to say so.
+    assert step(lambda share: make(share, 0.9), 1e-2).share == 0
+
+
 def test_a_gain_elsewhere_than_at_the_operating_point_is_none() -> None:
     """A few impostors become very similar, so the AUC rises and the operating point suffers."""
 
