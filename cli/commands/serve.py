@@ -24,6 +24,13 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    *,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", help="Let other machines call without TLS and tokens (MAGFACE_INSECURE)."
+        ),
+    ] = False,
 ) -> None:
     """Run one service until Ctrl-C, on your own Postgres and S3 server.
 
@@ -41,6 +48,8 @@ def serve(
     added = {name: value for name, value in defaults.items() if name not in given}
     if listen is not None:
         added["MAGFACE_LISTEN"] = listen
+    if insecure:
+        added["MAGFACE_INSECURE"] = "true"
     program = [sys.executable, "-P", "-m", f"services.{service}"]
     # In place of this process, so that signals and the exit status are those of the service.
     os.execve(program[0], program, os.environ | added)  # noqa: S606

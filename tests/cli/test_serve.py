@@ -63,6 +63,9 @@ def test_what_is_set_elsewhere_is_kept(
     assert started["MAGFACE_FEEDBACK_ADDRESS"] == "elsewhere:1"
     magface("serve", "trainer", "--listen", "127.0.0.1:7001")
     assert started["MAGFACE_LISTEN"] == "127.0.0.1:7001"
+    assert "MAGFACE_INSECURE" not in started
+    magface("serve", "trainer", "--insecure")
+    assert started["MAGFACE_INSECURE"] == "true"
 
 
 def test_a_service_serves_on_stores_of_ones_own_until_it_is_stopped(
