@@ -4,13 +4,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
+import magface_client
 from magface.v1 import embedder_pb2 as pb
 from magface.v1.embedder_pb2_grpc import EmbedderServiceStub
 
 from services.embedder.server import SERVICE_NAME, embedder
 from services.embedder.settings import EmbedderSettings
 from shared.rpc.server.runner import running_server
-from tests.support.waiting import until
+from tests.support.waiting import until, wait_until
 
 
 class Client:
@@ -44,6 +45,18 @@ class Client:
 
         await until(look, timeout_s)
         return seen[-1]
+
+
+def wait_until_serving(client: magface_client.Client, version: str) -> None:
+    """Blocks until the callers' client finds that the version serves."""
+
+    def serves() -> bool:
+        try:
+            return client.model().model_version == version
+        except magface_client.UnavailableError:
+            return False
+
+    wait_until(serves, 90)
 
 
 @asynccontextmanager

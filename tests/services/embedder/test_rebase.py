@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from services.embedder.server import SERVICE_NAME, embedder
 from shared.rpc.server.runner import running_server
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, png
+from tests.services.embedder.serving import wait_until_serving
 
 A, B = VERSIONS
 PICTURES = [png(crop) for crop in crops(8)] * 6
@@ -58,15 +58,8 @@ async def client(embedder_settings, published):  # noqa: ARG001
         embedder_settings, SERVICE_NAME, embedder(embedder_settings)
     ) as address:
         with Client(embedder=address, access=Access()) as client:
-            await asyncio.to_thread(_until_serving, client, A)
+            await asyncio.to_thread(wait_until_serving, client, A)
             yield client
-
-
-def _until_serving(client: Client, version: str) -> None:
-    deadline = time.monotonic() + 60
-    while client.model().model_version != version:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 async def test_it_goes_on_where_it_stopped_lowest_quality_first(client, published):
@@ -75,7 +68,7 @@ async def test_it_goes_on_where_it_stopped_lowest_quality_first(client, publishe
         store.fill(client)
         before = {key: face.quality for key, face in store.faces.items()}
         published.promote(B)
-        _until_serving(client, B)
+        wait_until_serving(client, B)
         store.saves_left = 10
         with pytest.raises(ConnectionError, match="the store is gone"):
             client.rebase(store)
@@ -114,13 +107,13 @@ async def test_a_promotion_meanwhile_is_followed(client, published):
         store = Store()
         store.fill(client)
         published.promote(B)
-        _until_serving(client, B)
+        wait_until_serving(client, B)
         promoted = []
 
         def promote(_: RebaseProgress) -> None:
             if not promoted:
                 promoted.append(published.promote(A))
-                _until_serving(client, A)
+                wait_until_serving(client, A)
 
         report = client.rebase(store, progress=promote)
         assert report.model_version == A

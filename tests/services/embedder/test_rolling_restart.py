@@ -7,26 +7,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from magface_client import Access, Client, UnavailableError
+from magface_client import Access, Client
 
 from tests.services.embedder.conftest import VERSIONS
 from tests.services.embedder.faces import crops, png
 from tests.services.embedder.process import EmbedderProcess
+from tests.services.embedder.serving import wait_until_serving
 from tests.support.certificates import Authority, Files
 from tests.support.processes import free_port
 from tests.support.tokens import Issuer, write_jwks
 
 PICTURES = [png(crop) for crop in crops(4)]
-
-
-def _until_serving(client: Client) -> None:
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            assert client.model().model_version == VERSIONS[0]
-            return
-        except UnavailableError:
-            assert time.monotonic() < deadline
 
 
 class _Traffic:
@@ -97,7 +88,7 @@ async def test_no_call_of_the_client_fails(embedder_settings, tmp_path):
                 process.start()
                 each.append(stack.enter_context(Client(embedder=address, access=access)))
             for client in each:
-                _until_serving(client)
+                wait_until_serving(client, VERSIONS[0])
             addresses = ",".join(client._channels.addresses["embedder"] for client in each)
             both = stack.enter_context(Client(embedder=f"ipv4:{addresses}", access=access))
             traffic = _Traffic(both)
@@ -108,7 +99,7 @@ async def test_no_call_of_the_client_fails(embedder_settings, tmp_path):
                         files.replace(authority.issue())
                     assert process.stop() == 0
                     process.start()
-                    _until_serving(client)
+                    wait_until_serving(client, VERSIONS[0])
                 time.sleep(1)
             finally:
                 traffic.stop()
