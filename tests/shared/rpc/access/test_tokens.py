@@ -281,8 +281,17 @@ async def test_keys_are_not_looked_for_where_the_url_does_not_point() -> None:
         ("[]", "not a JSON Web Key Set"),
         ('{"keys": []}', "not a JSON Web Key Set"),
         ('{"keys": [{"kty": "OKP"}]}', "not a JSON Web Key Set"),
-        (json.dumps({"keys": [OctKey.generate_key(256).as_dict()]}), "public keys only"),
-        (json.dumps({"keys": [Issuer().key.as_dict(private=True)]}), "public keys only"),
+        # Named, because the two processes of a parallel run make different keys.
+        pytest.param(
+            json.dumps({"keys": [OctKey.generate_key(256).as_dict()]}),
+            "public keys only",
+            id="a symmetric key",
+        ),
+        pytest.param(
+            json.dumps({"keys": [Issuer().key.as_dict(private=True)]}),
+            "public keys only",
+            id="a private key",
+        ),
         (None, "cannot be read"),
     ],
 )
