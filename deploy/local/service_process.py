@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import grpc
-
 from deploy.local.child_process import ChildProcess, Command
 from deploy.local.state_files import PortBook, is_released
 from shared.errors import PreconditionFailed
@@ -65,7 +63,7 @@ class ServiceProcess(ChildProcess):
         self._folder = folder
         self._ports = ports
         self._settings = settings
-        self._connect = partial(channel_to_self, tls=tls) if tls else grpc.insecure_channel
+        self._connect = partial(channel_to_self, tls=tls)
         self._port = 0
 
     @property

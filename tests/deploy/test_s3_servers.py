@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from deploy.local.s3_nanio import NanioServer, S3Server
 from shared.errors import Unavailable
 from shared.storage.objects import ObjectStore
+from tests.support.details import raises_with_details
 from tests.support.processes import lives
 from tests.support.seaweedfs import SeaweedServer
 from tests.support.waiting import wait_until
@@ -46,7 +47,7 @@ def test_it_listens_on_the_loopback_only(server: S3Server) -> None:
 
 def test_a_wrong_secret_is_refused_and_the_right_one_is_secret(server: S3Server) -> None:
     wrong = server.settings().model_copy(update={"s3_secret_key": SecretStr("guessed")})
-    with pytest.raises(Unavailable, match="SignatureDoesNotMatch"):
+    with raises_with_details(Unavailable, match="SignatureDoesNotMatch"):
         ObjectStore(wrong).put("x", b"x")
     folder = server.log_file.parent
     for name in ("credentials.json", "s3.json"):

@@ -10,6 +10,8 @@ from shared.model.image.face import FaceImage
 # be told from a real one.
 MIN_PEOPLE = 10
 MIN_GENUINE_PAIRS = 30
+# Share of the people with a genuine pair who choose the epoch and the threshold.
+VALIDATION_SHARE = 0.1
 
 
 @dataclass(frozen=True)

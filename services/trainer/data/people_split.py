@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from services.trainer.data.arrays import IndexArray
 from services.trainer.data.influence import PAIRS_PER_PERSON, one_of_each
-from services.trainer.data.labels import MIN_GENUINE_PAIRS, MIN_PEOPLE
+from services.trainer.data.labels import MIN_GENUINE_PAIRS, MIN_PEOPLE, VALIDATION_SHARE
 from services.trainer.data.pair_graph import PairGraph, group_by
 from shared.errors import PreconditionFailed
 
@@ -57,7 +57,7 @@ class Need:
 
 
 # Chooses the epoch and the threshold.
-VALIDATION = Need(0.1, 6)
+VALIDATION = Need(VALIDATION_SHARE, 6)
 # What the gate decides on: fewer people could not show a gain that users would notice.
 HELD_OUT = Need(0.2, MIN_PEOPLE, MIN_GENUINE_PAIRS)
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from services.trainer.data.labels import MIN_GENUINE_PAIRS, MIN_PEOPLE
-from services.trainer.data.people_split import VALIDATION
+from services.trainer.data.labels import MIN_GENUINE_PAIRS, MIN_PEOPLE, VALIDATION_SHARE
 from services.trainer.evaluation.candidate_figures import (
     CandidateFigures,
     Change,
@@ -165,7 +164,7 @@ def missing_evidence(check: GateCheck) -> str:
             return f"{check.limit - check.value:.0f} more genuine pairs to judge on"
         case "validation_gain":
             gain = max(check.value, _NOTICED_GAIN)
-            labelled = math.ceil(_more_people(check, gain) / VALIDATION.share)
+            labelled = math.ceil(_more_people(check, gain) / VALIDATION_SHARE)
             return (
                 f"a training on about {labelled:,} more people with a genuine pair would show a "
                 f"gain of {gain:.2g} of the AUC"

@@ -99,13 +99,13 @@ def sync_channel(
     return token.intercept(channel) if token else channel
 
 
-def channel_to_self(address: str, tls: TlsSettings) -> grpc.Channel:
+def channel_to_self(address: str, tls: TlsSettings | None) -> grpc.Channel:
     """Open a blocking channel to a server with the settings of this process.
 
     It trusts the certificate of `tls` alone, whatever name that is for, so that it works with the
     loopback address.
     """
-    if tls.tls_certificate is None:
+    if tls is None or tls.tls_certificate is None:
         return grpc.insecure_channel(address)
     own = ClientSettings.model_construct(
         tls_ca=tls.tls_certificate, tls_certificate=tls.tls_certificate, tls_key=tls.tls_key

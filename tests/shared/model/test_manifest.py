@@ -7,6 +7,7 @@ import pytest
 
 from shared.errors import CorruptData
 from shared.model.manifest import MANIFEST_FILE, ProbabilityCurve, quantiles_of, read_manifest
+from tests.support.details import raises_with_details
 
 
 def test_quality_is_the_place_among_the_reference_magnitudes(narrow_version: Path) -> None:
@@ -47,7 +48,7 @@ def test_a_manifest_that_breaks_its_format_is_corrupt_data(
 ) -> None:
     content = json.loads((narrow_version / MANIFEST_FILE).read_text())
     (tmp_path / MANIFEST_FILE).write_text(json.dumps(content | {field: value}))
-    with pytest.raises(CorruptData, match=field):
+    with raises_with_details(CorruptData, match=field):
         read_manifest(tmp_path)
 
 

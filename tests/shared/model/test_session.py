@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from shared.model.sessions.base import Engine, split_features
 from shared.model.sessions.cpu import cpu_threads
 from shared.model.sessions.factory import open_session, require_device
 from shared.model.sessions.onnx import OnnxSession
+from tests.support.details import raises_with_details
 
 ENGINES: tuple[Engine, ...] = ("onnxruntime", "torch")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -147,7 +149,7 @@ def test_a_damaged_network_is_corrupt_data(
         (folder / file).unlink()
     else:
         (folder / file).write_bytes(content)
-    with pytest.raises(CorruptData, match="version"):
+    with raises_with_details(CorruptData, match=re.escape(file)):
         open_session(folder, engine)
 
 
