@@ -33,8 +33,14 @@ _PARTS = ("postgres", "nanio", "services.feedback", "services.trainer", "service
 
 
 def _free_ports() -> int:
-    """Find a port that is free like the next two, and those 1000 above."""
-    for port in range(10_000 + os.getpid() % 5000, 20_000, 10):
+    """Find a port that is free like the next two, and those 1000 above.
+
+    The processes of a parallel run look in places of their own: one would find a port free that
+    the other is about to use.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 10_000 + 300 * (worker % 3)
+    for port in range(first, first + 300, 10):
         wanted = [port + offset for offset in (0, 1, 2, 1000, 1001, 1002)]
         if all(is_released(each, within_s=0) for each in wanted):
             return port
