@@ -231,9 +231,13 @@ class LabelService:
     async def _restore(
         self, known: Sequence[CheckedImage], stored: Mapping[str, ImageFacts], in_turn: bool
     ) -> bool:
-        """Write missing and damaged objects of images again; says whether there were any."""
+        """Write missing and damaged objects of images again; says whether there were any.
+
+        An image that is not among those stored was added by a call with the same key since these
+        were read, and from the same bytes.
+        """
         restored = (
-            self._vault.restore(image, stored[image.facts.sha256], in_turn=in_turn)
+            self._vault.restore(image, stored.get(image.facts.sha256, image.facts), in_turn=in_turn)
             for image in known
         )
         return any(await asyncio.gather(*restored))

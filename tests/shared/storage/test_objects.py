@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from pydantic import SecretStr
 
@@ -20,6 +21,7 @@ from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore, image_key
 from tests.support.details import raises_with_details
 from tests.support.seaweedfs import SeaweedServer
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=["seaweedfs", "nanio"], scope="module")
@@ -186,6 +188,8 @@ def test_frozen_server_is_unavailable_in_time_and_used_again(
 def _frozen(server: SeaweedServer) -> Iterator[None]:
     assert server.pid is not None
     os.killpg(server.pid, signal.SIGSTOP)
+    stopped = psutil.Process(server.pid)
+    wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED, 10)
     try:
         yield
     finally:
