@@ -6,7 +6,7 @@ of the bootstrap chooses these thresholds anew, so their uncertainty is part of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ _ROUNDS: Final = 1000
 _TWO_SIDED: Final = (0.025, 0.975)
 # Both ends of an interval of which one end is tested, with 95 % confidence.
 _ONE_SIDED: Final = (0.05, 0.95)
+
+_Rate: TypeAlias = tuple[float, RoundRates]
+"""An error rate on all pairs, and in each round."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +124,16 @@ def _balanced_change(
     """Compare balanced errors; the new version's are averaged over several similarities, (P,)."""
     bootstrap, genuine = PeopleBootstrap(pairs.child, seed), pairs.genuine
 
-    def errors(similarity: NDArray[np.float64], threshold: float) -> tuple[float, RoundRates]:
+    def errors(similarity: NDArray[np.float64], threshold: float) -> _Rate:
         rejected, accepted = similarity[genuine] < threshold, similarity[~genuine] >= threshold
         rounds = (bootstrap.fnmr(rejected) + bootstrap.fmr(accepted)) / 2
         return float((rejected.mean() + accepted.mean()) / 2), rounds
 
-    old, before = errors(pairs.parent.scores.similarity, thresholds.parent)
-    new = [errors(similarity, thresholds.child) for similarity in after]
-    value = float(np.mean([one for one, _ in new]))
-    rounds = np.mean([rounds for _, rounds in new], axis=0)
-    return _change(old, value, rounds - before, pairs.child.genuine_evidence())
+    return _mean_change(
+        errors(pairs.parent.scores.similarity, thresholds.parent),
+        [errors(similarity, thresholds.child) for similarity in after],
+        pairs.child.genuine_evidence(),
+    )
 
 
 class ErrorsAtTarget:
@@ -172,9 +175,7 @@ class ErrorsAtTarget:
     ) -> Change:
         before = self._fnmr(number, pairs, pairs.parent.scores.similarity, self._parent)
         others = [self._fnmr(number, pairs, similarity, self._child) for similarity in after]
-        value = float(np.mean([one for one, _ in others]))
-        rounds = np.mean([rounds for _, rounds in others], axis=0)
-        return _change(before[0], value, rounds - before[1], pairs.child.genuine_evidence())
+        return _mean_change(before, others, pairs.child.genuine_evidence())
 
     def _fnmr(
         self,
@@ -182,7 +183,7 @@ class ErrorsAtTarget:
         pairs: ComparedScores,
         similarity: NDArray[np.float64],
         threshold: "_Threshold",
-    ) -> tuple[float, RoundRates]:
+    ) -> _Rate:
         own = similarity[pairs.genuine]
         placed = np.zeros(len(self._set))
         placed[self._set == number] = own
@@ -240,6 +241,13 @@ def _false_matches(
         people=evidence.people,
         pairs=evidence.pairs,
     )
+
+
+def _mean_change(before: _Rate, after: Sequence[_Rate], evidence: Evidence) -> Change:
+    """Compare a rate with the mean of several of the new version."""
+    value = float(np.mean([one for one, _ in after]))
+    rounds = np.mean([rounds for _, rounds in after], axis=0)
+    return _change(before[0], value, rounds - before[1], evidence)
 
 
 def _change(before: float, after: float, rounds: RoundRates, evidence: Evidence) -> Change:

@@ -102,15 +102,17 @@ def step_back(
         network.load_state_dict(trained)
         interpolate(network, parent, share)
 
-    def scored(share: float) -> _Step:
+    def moved(share: float) -> FeatureArray:
         move(share)
-        found = features(network)
+        return features(network)
+
+    def scored(found: FeatureArray) -> _Step:
         own = ScoredPeople.of(score_pairs(pairs, found), pairs.people)
         mixed = score_pairs(pairs, found, stored)
         return _Step(own, mixed.similarity[mixed.genuine])
 
     stored = features(parent)
-    steps = {share: scored(share) for share in (*_STEPS, 1.0)}
+    steps = {share: scored(moved(share)) for share in _STEPS} | {1.0: scored(stored)}
     chosen = broadcast(_choose(steps, target_fmr, seed))
     move(chosen.share)
     return chosen

@@ -189,6 +189,6 @@ def _counts(spec: TrainingSpec, decoded: DecodedFeedback, split: FeedbackSplit) 
         "steps_an_epoch": steps(split.training),
         "steps_of_all_images": steps(np.arange(len(decoded.crops))),
         "validation_images": len(np.unique(validation)),
-        "step_back_images": (len(step_back._STEPS) + 2) * len(np.unique(validation)),
+        "step_back_images": (len(step_back._STEPS) + 1) * len(np.unique(validation)),
         "evaluated_images": len(np.unique(np.concatenate([validation, held_out]))),
     }
