@@ -15,6 +15,11 @@ def services() -> Iterator[ServiceDescriptor]:
         yield from module.DESCRIPTOR.services_by_name.values()
 
 
+def method_path(method: MethodDescriptor) -> str:
+    """Return the path of a method's requests, ``/package.Service/Name``."""
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
 def is_retryable(method: MethodDescriptor) -> bool:
     """Say whether the ``idempotency_level`` of a method allows retries."""
     return method.GetOptions().idempotency_level in _RETRYABLE

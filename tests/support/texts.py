@@ -16,6 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import BadRequest
 from grpc_status.rpc_status import from_call
 
+from shared.rpc.retries import method_path
 from shared.rpc.server.requests import text_rule
 from shared.validation import TextKind, TextRule
 
@@ -84,7 +85,7 @@ async def refusal(
         f"{'stream' if method.client_streaming else 'unary'}_"
         f"{'stream' if method.server_streaming else 'unary'}"
     )
-    call = getattr(channel, kind)(f"/{method.containing_service.full_name}/{method.name}")
+    call = getattr(channel, kind)(method_path(method))
     request = iter([bad.data]) if method.client_streaming else bad.data
     try:
         if method.server_streaming:

@@ -1,17 +1,11 @@
 """Which stored images a caller with a token may read, and label by their hash."""
 
 from collections.abc import Collection
-from typing import Final
-
-from magface.v1.access_pb2 import ROLE_OPERATOR, ROLE_TRAINER
 
 from services.feedback.selection import queries
 from shared.errors import PermissionDenied
 from shared.rpc.access.caller import Caller
 from shared.storage.postgres import Pool, fetch, transaction
-
-# Roles that may read every image.
-_ALL: Final = frozenset({ROLE_OPERATOR, ROLE_TRAINER})
 
 
 class ImageAccess:
@@ -37,7 +31,7 @@ class ImageAccess:
         Raises:
             PermissionDenied: If the caller may not; it does not tell whether they are stored.
         """
-        if caller is None or caller.roles & _ALL or not hashes:
+        if caller is None or caller.may_read_all_images or not hashes:
             return
         wanted = {bytes.fromhex(sha256) for sha256 in hashes}
         annotator = None if caller.may_name_others else caller.subject

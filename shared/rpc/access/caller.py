@@ -5,11 +5,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-from magface.v1.access_pb2 import ROLE_LABELLER, Role
+from magface.v1.access_pb2 import ROLE_LABELLER, ROLE_OPERATOR, ROLE_TRAINER, Role
 
 from shared.errors import PermissionDenied
 from shared.validation import normal_name
 
+_READ_ALL: Final = frozenset({ROLE_OPERATOR, ROLE_TRAINER})
 _LONGEST_KEY: Final = 128
 _OWNER_DIGITS: Final = 32
 
@@ -30,6 +31,11 @@ class Caller:
     def may_name_others(self) -> bool:
         """Whether the caller may label and lease in the name of any annotator."""
         return ROLE_LABELLER in self.roles
+
+    @property
+    def may_read_all_images(self) -> bool:
+        """Whether the caller may read every stored image."""
+        return not self.roles.isdisjoint(_READ_ALL)
 
     def named(self, field: str, name: str, *, or_others: bool) -> str:
         """Give the name that a request means where it names its caller.

@@ -9,7 +9,7 @@ from functools import cache
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from shared.errors import Overloaded
-from shared.rpc.retries import services
+from shared.rpc.retries import method_path, services
 from shared.settings import ServerSettings
 
 _MOST_BUCKETS = 10_000
@@ -129,7 +129,7 @@ def current_bucket() -> CallBucket | None:
 @cache
 def _kinds() -> dict[str, MethodKind]:
     return {
-        f"/{service.full_name}/{method.name}": (
+        method_path(method): (
             MethodKind.READ
             if method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
             else MethodKind.CHANGE

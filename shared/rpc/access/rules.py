@@ -6,7 +6,7 @@ from typing import Final
 from google.protobuf.descriptor import MethodDescriptor
 from magface.v1 import access_pb2
 
-from shared.rpc.retries import services
+from shared.rpc.retries import method_path, services
 
 ROLE_NAMES: Final = {
     name.removeprefix("ROLE_").lower(): role for name, role in access_pb2.Role.items() if role
@@ -39,7 +39,7 @@ def access_roles(method: MethodDescriptor) -> frozenset[access_pb2.Role.ValueTyp
 @cache
 def _contract() -> dict[str, frozenset[access_pb2.Role.ValueType]]:
     return {
-        f"/{service.full_name}/{method.name}": access_roles(method)
+        method_path(method): access_roles(method)
         for service in services()
         for method in service.methods
     }

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from shared.errors import Unavailable
 from shared.rpc.channel import open_channel
 from shared.rpc.errors import domain_errors
-from shared.rpc.retries import is_retryable, services
+from shared.rpc.retries import is_retryable, method_path, services
 from shared.rpc.server.lifecycle import Lifecycle
 from shared.rpc.server.runner import running_server
 from tests.shared.rpc.echo import LOCAL
@@ -50,11 +50,11 @@ async def test_a_channel_repeats_only_what_the_contract_marks() -> None:
         yield
 
     async with running_server(LOCAL, "away", build) as address, open_channel(address) as channel:
-        calls = [_call(channel, _path(method), method) for method in METHODS.values()]
-        calls += [_call(channel, unmarked, None), _call(channel, _path(health), health)]
+        calls = [_call(channel, method_path(method), method) for method in METHODS.values()]
+        calls += [_call(channel, unmarked, None), _call(channel, method_path(health), health)]
         *ended, _ = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(error) for error in ended} == {Unavailable}
-    repeated = {_path(method): 5 for method in METHODS.values() if is_retryable(method)}
+    repeated = {method_path(method): 5 for method in METHODS.values() if is_retryable(method)}
     assert counts == repeated | {unmarked: 1}
     assert not is_retryable(health)
 
@@ -74,10 +74,6 @@ class _Away(grpc.GenericRpcHandler):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
 
         return grpc.stream_stream_rpc_method_handler(away)
-
-
-def _path(method: MethodDescriptor) -> str:
-    return f"/{method.containing_service.full_name}/{method.name}"
 
 
 async def _call(channel: grpc.aio.Channel, path: str, method: MethodDescriptor | None) -> None:

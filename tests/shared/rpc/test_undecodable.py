@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from magface.v1 import embedder_pb2 as pb
 
 from shared.errors import InvalidInput
-from shared.rpc.retries import services
+from shared.rpc.retries import method_path, services
 from shared.rpc.server.requests import request_parser
 from shared.rpc.server.runner import running_server
 from tests.shared.rpc.contract import contract, kind_of
@@ -76,7 +76,7 @@ async def _send(
     channel: grpc.aio.Channel, method: MethodDescriptor, *messages: bytes
 ) -> tuple[list[bytes], grpc.StatusCode, str]:
     kind = kind_of(method)
-    call = getattr(channel, kind)(f"/{method.containing_service.full_name}/{method.name}")
+    call = getattr(channel, kind)(method_path(method))
     request = iter(messages) if method.client_streaming else messages[0]
     answers: list[bytes] = []
     try:

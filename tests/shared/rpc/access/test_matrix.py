@@ -17,7 +17,7 @@ from magface.v1.access_pb2 import Role
 
 from shared.rpc.access.rules import ROLE_NAMES, access_roles
 from shared.rpc.channel import open_channel
-from shared.rpc.retries import services
+from shared.rpc.retries import method_path, services
 from shared.rpc.server.runner import running_server
 from shared.settings import ClientSettings
 from tests.shared.rpc.contract import contract, kind_of
@@ -86,7 +86,7 @@ def _handler(method: MethodDescriptor) -> Any:
 
 
 async def _code(channel: grpc.aio.Channel, method: MethodDescriptor, metadata: Any) -> str:
-    path = f"/{method.containing_service.full_name}/{method.name}"
+    path = method_path(method)
     request: Any = [b""] if method.client_streaming else b""
     call = getattr(channel, kind_of(method))(path)(request, metadata=metadata, timeout=20)
     try:
