@@ -15,8 +15,6 @@ from shared.files import write_atomically
 
 app = typer.Typer(no_args_is_help=True, help="Keys for tokens, and tokens.")
 
-# RFC 9864; Ed25519 signatures are short and need no random numbers.
-_ALGORITHM: Final = "Ed25519"
 _PRIVATE_NAME: Final = "signing-key.json"
 _PUBLIC_NAME: Final = "jwks.json"
 _DAY_S: Final = 86_400
@@ -51,9 +49,11 @@ def keys(
     """
     from joserfc.jwk import OKPKey
 
+    from shared.key_sets import SIGNING_ALGORITHM
+
     private, public = folder / _PRIVATE_NAME, folder / _PUBLIC_NAME
-    earlier = [] if revoke or not public.exists() else _read_json(public, "keys")
-    key = OKPKey.generate_key("Ed25519", {"use": "sig", "alg": _ALGORITHM}, auto_kid=True)
+    earlier = [] if revoke or not public.exists() else _read_keys(public)
+    key = OKPKey.generate_key("Ed25519", {"use": "sig", "alg": SIGNING_ALGORITHM}, auto_kid=True)
     key_set = {"keys": [key.as_dict(private=False), *earlier]}
     folder.mkdir(parents=True, exist_ok=True)
     # The services know the key before anybody can sign with it.
@@ -89,6 +89,7 @@ def issue(
     """Sign a token and print it. Whoever has it is the subject, so keep it like a password."""
     from joserfc import jwt
 
+    from shared.key_sets import SIGNING_ALGORITHM
     from shared.validation import TextKind, TextRule
 
     name = TextRule(TextKind.PERSON, 128, required=True).check("--subject", subject)
@@ -103,8 +104,8 @@ def issue(
     if issuer is not None:
         claims["iss"] = issuer
     signing = _signing_key(key)
-    header = {"alg": _ALGORITHM, "kid": signing.kid}
-    token = jwt.encode(header, claims, signing, algorithms=[_ALGORITHM])
+    header = {"alg": SIGNING_ALGORITHM, "kid": signing.kid}
+    token = jwt.encode(header, claims, signing, algorithms=[SIGNING_ALGORITHM])
     if out is not None:
         write_atomically(out, token + "\n", 0o600)
     expires = datetime.fromtimestamp(claims["exp"], UTC).isoformat()
@@ -116,21 +117,16 @@ def issue(
 
 
 def _signing_key(path: Path) -> Any:
-    from joserfc.errors import JoseError
-    from joserfc.jwk import OKPKey
+    from shared.key_sets import load_signing_key
 
     try:
-        signing = OKPKey.import_key(_read_json(path))
-    except (JoseError, ValueError, KeyError, TypeError):
-        signing = None
-    if signing is None or not signing.is_private or signing.kid is None:
-        raise PreconditionFailed(f"{path} is not a signing key of `magface token keys`")
-    return signing
+        return load_signing_key([path.read_bytes()])
+    except ValueError as error:
+        raise PreconditionFailed(f"{path}: {error}") from None
 
 
-def _read_json(path: Path, entry: str | None = None) -> Any:
+def _read_keys(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text())
-        return content if entry is None else content[entry]
+        return json.loads(path.read_text())["keys"]
     except (ValueError, KeyError, TypeError):
         raise PreconditionFailed(f"{path} was not written by `magface token keys`") from None

@@ -5,7 +5,6 @@ A manifest has the hashes of its version's files, so they need none of their own
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
 
 from shared.errors import CorruptData
-from shared.key_sets import load_key_set
+from shared.key_sets import SIGNING_ALGORITHM, load_key_set, load_signing_key
 from shared.model.manifest import MANIFEST_FILE
 from shared.registry.serving_pointer import POINTER_KEY
 from shared.registry.shadow_pointer import SHADOW_KEY
@@ -23,7 +22,6 @@ from shared.settings import ObjectStoreSettings
 from shared.storage.objects import ObjectStore
 from shared.watched_files import WatchedFiles
 
-_ALGORITHM: Final = "Ed25519"
 _SIGNED: Final = b'{"jws": '
 
 
@@ -53,7 +51,7 @@ class SignedObjects(ObjectStore):
         self._key: WatchedFiles[OKPKey] | None = None
         self._trusted: WatchedFiles[KeySet] | None = None
         if signing_key is not None:
-            self._key = WatchedFiles({"MAGFACE_MODEL_SIGNING_KEY": signing_key}, _load_private)
+            self._key = WatchedFiles({"MAGFACE_MODEL_SIGNING_KEY": signing_key}, load_signing_key)
         if trusted is not None:
             self._trusted = WatchedFiles({"MAGFACE_MODEL_JWKS": trusted}, load_key_set)
 
@@ -81,9 +79,9 @@ class SignedObjects(ObjectStore):
         if self._key is None:
             return data
         private = self._key.current()
-        header = {"alg": _ALGORITHM, "kid": private.kid}
+        header = {"alg": SIGNING_ALGORITHM, "kid": private.kid}
         signature = jws.serialize_compact(
-            header, _statement(key, data), private, algorithms=[_ALGORITHM]
+            header, _statement(key, data), private, algorithms=[SIGNING_ALGORITHM]
         )
         return json.dumps({"jws": signature, "content": data.decode()}).encode()
 
@@ -104,7 +102,7 @@ class SignedObjects(ObjectStore):
 
     def _verify(self, key: str, content: bytes, signature: str, keys: KeySet) -> None:
         try:
-            verified = jws.deserialize_compact(signature, keys, algorithms=[_ALGORITHM])
+            verified = jws.deserialize_compact(signature, keys, algorithms=[SIGNING_ALGORITHM])
         except (JoseError, ValueError, TypeError, KeyError):
             raise CorruptData(f"object {key} is not signed with a trusted key") from None
         if verified.payload != _statement(key, content):
@@ -125,13 +123,3 @@ def _must_be_signed(key: str) -> bool:
 def _statement(key: str, data: bytes) -> bytes:
     """What is signed; with the key, so that an object is worth nothing in another's place."""
     return f"{key}\n{hashlib.sha256(data).hexdigest()}".encode()
-
-
-def _load_private(contents: Sequence[bytes]) -> OKPKey:
-    try:
-        key = OKPKey.import_key(json.loads(contents[0]))
-    except (JoseError, ValueError, TypeError, KeyError):
-        key = None
-    if key is None or not key.is_private or key.kid is None or key.curve_name != _ALGORITHM:
-        raise ValueError("it is not a signing key of `magface token keys`")
-    return key

@@ -82,9 +82,9 @@ def open_version(model_version: str, folder: Path | None) -> EvaluatedModel:
         store = VersionStore(objects, Path(cache))
         version = store.fetch(model_version)
         session = open_session(version)
-        pointer = read_pointer(objects)
-        point = read_manifest(version).kept_point(pointer.target_fmr if pointer else None)
-        threshold = read_manifest(version).threshold if point is None else point.threshold
+        manifest, pointer = read_manifest(version), read_pointer(objects)
+        point = manifest.kept_point(pointer.target_fmr if pointer else None)
+        threshold = manifest.threshold if point is None else point.threshold
         return EvaluatedModel(model_version, session, threshold)
 
 
